@@ -1,0 +1,33 @@
+// Package agentapi is the contract between the agent and its clients: openapi.yaml, the wire types generated from it, and
+// the one table that relates error codes, HTTP statuses and gRPC codes.
+package agentapi
+
+import _ "embed"
+
+//go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config models.cfg.yaml openapi.yaml
+//go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml
+
+// OpenAPI is the text of openapi.yaml, which the agent serves.
+//
+//go:embed openapi.yaml
+var OpenAPI []byte
+
+const (
+	// MaxBodyBytes is the largest request body that the agent reads: 1 MiB.
+	MaxBodyBytes = 1 << 20
+	// MaxPage is the largest limit of a list.
+	MaxPage = 1000
+	// MaxLabels is how many labels a volume, snapshot or export reference may carry.
+	MaxLabels = 32
+	// MinSizeBytes is the smallest size of a volume: 1 MiB.
+	MinSizeBytes = 1 << 20
+
+	// UsageTokenHeader carries the capability from an export answer to the usage of that volume.
+	UsageTokenHeader = "X-Usage-Token"
+	// RequestIDHeader carries the caller's request ID into the agent's log, and back.
+	RequestIDHeader = "X-Request-Id"
+	// CreatedByLabel names the creator of a volume, snapshot or reference; it is kept as it was first set.
+	CreatedByLabel = "created-by"
+	// DataDir is the subvolume inside a volume's or snapshot's directory: path/data is what clients mount.
+	DataDir = "data"
+)

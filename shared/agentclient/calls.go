@@ -1,0 +1,248 @@
+package agentclient
+
+import (
+	"context"
+	"iter"
+	"net/http"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// CreateVolume makes a volume, or returns the one that the same request made before.
+func (c *Client) CreateVolume(ctx context.Context, r agentapi.VolumeCreate) (*agentapi.VolumeDetail, error) {
+	return one[agentapi.VolumeDetail](ctx, c, "CreateVolume", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.CreateVolume(ctx, r)
+	})
+}
+
+// CloneVolume makes a volume from another.
+func (c *Client) CloneVolume(ctx context.Context, r agentapi.VolumeClone) (*agentapi.VolumeDetail, error) {
+	return one[agentapi.VolumeDetail](ctx, c, "CloneVolume", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.CloneVolume(ctx, r)
+	})
+}
+
+// CloneSnapshot makes a volume from a snapshot.
+func (c *Client) CloneSnapshot(ctx context.Context, r agentapi.SnapshotClone) (*agentapi.VolumeDetail, error) {
+	return one[agentapi.VolumeDetail](ctx, c, "CloneSnapshot", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.CloneSnapshot(ctx, r)
+	})
+}
+
+// GetVolume fails with NotFound where there is none.
+func (c *Client) GetVolume(ctx context.Context, name string) (*agentapi.VolumeDetail, error) {
+	return one[agentapi.VolumeDetail](ctx, c, "GetVolume", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetVolume(ctx, name)
+	})
+}
+
+// UpdateVolume changes the fields that are set. A size smaller than the present one is Invalid.
+func (c *Client) UpdateVolume(ctx context.Context, name string, r agentapi.VolumeUpdate) (*agentapi.VolumeDetail, error) {
+	return one[agentapi.VolumeDetail](ctx, c, "UpdateVolume", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.UpdateVolume(ctx, name, r)
+	})
+}
+
+// DeleteVolume succeeds where there is none, and fails with Busy while the volume is exported.
+func (c *Client) DeleteVolume(ctx context.Context, name string) error {
+	return c.do(ctx, "DeleteVolume", nil, func(ctx context.Context) (*http.Response, error) {
+		return c.wire.DeleteVolume(ctx, name)
+	})
+}
+
+// Export lets a client address mount the volume.
+func (c *Client) Export(ctx context.Context, volume string, r agentapi.ExportRequest) (*agentapi.Export, error) {
+	return one[agentapi.Export](ctx, c, "Export", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.ExportVolume(ctx, volume, r)
+	})
+}
+
+// Unexport removes the client's references that carry the labels; without labels all of them. When it returns and
+// the last one is gone, that client can no longer read or write.
+func (c *Client) Unexport(ctx context.Context, volume string, r agentapi.UnexportRequest) error {
+	return c.do(ctx, "Unexport", nil, func(ctx context.Context) (*http.Response, error) {
+		return c.wire.UnexportVolume(ctx, volume, r)
+	})
+}
+
+// Usage reads quota and usage with the client's token.
+func (c *Client) Usage(ctx context.Context, volume string) (*agentapi.Usage, error) {
+	return c.UsageWithToken(ctx, volume, "")
+}
+
+// UsageWithToken reads quota and usage with the token that an export gave.
+func (c *Client) UsageWithToken(ctx context.Context, volume, usageToken string) (*agentapi.Usage, error) {
+	return one[agentapi.Usage](ctx, c, "Usage", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetVolumeUsage(ctx, volume, func(_ context.Context, r *http.Request) error {
+			if usageToken != "" {
+				r.Header.Set(agentapi.UsageTokenHeader, usageToken)
+			}
+			return nil
+		})
+	})
+}
+
+// CreateSnapshot makes a read-only snapshot, or returns the one that the same request made before.
+func (c *Client) CreateSnapshot(ctx context.Context, r agentapi.SnapshotCreate) (*agentapi.SnapshotDetail, error) {
+	return one[agentapi.SnapshotDetail](ctx, c, "CreateSnapshot", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.CreateSnapshot(ctx, r)
+	})
+}
+
+// GetSnapshot fails with NotFound where there is none.
+func (c *Client) GetSnapshot(ctx context.Context, name string) (*agentapi.SnapshotDetail, error) {
+	return one[agentapi.SnapshotDetail](ctx, c, "GetSnapshot", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetSnapshot(ctx, name)
+	})
+}
+
+// DeleteSnapshot succeeds where there is none.
+func (c *Client) DeleteSnapshot(ctx context.Context, name string) error {
+	return c.do(ctx, "DeleteSnapshot", nil, func(ctx context.Context) (*http.Response, error) {
+		return c.wire.DeleteSnapshot(ctx, name)
+	})
+}
+
+// Stats are the pool's.
+func (c *Client) Stats(ctx context.Context) (*agentapi.Stats, error) {
+	return one[agentapi.Stats](ctx, c, "Stats", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetStats(ctx)
+	})
+}
+
+// Health needs no token.
+func (c *Client) Health(ctx context.Context) (*agentapi.Health, error) {
+	return one[agentapi.Health](ctx, c, "Health", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetHealth(ctx)
+	})
+}
+
+// Ready needs no token; it fails with Unavailable and the reason while the agent takes no changes.
+func (c *Client) Ready(ctx context.Context) (*agentapi.Health, error) {
+	return one[agentapi.Health](ctx, c, "Ready", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetReady(ctx)
+	})
+}
+
+// Page asks for a part of a list. The zero value is the first page, as long as the agent allows.
+type Page struct {
+	Limit  int      // items, 1 to agentapi.MaxPage; 0 for the maximum
+	After  string   // next of the page before
+	Labels []string // key=value or key; all must match
+}
+
+func (p Page) limit() *int {
+	if p.Limit == 0 {
+		p.Limit = agentapi.MaxPage
+	}
+	return &p.Limit
+}
+
+func (p Page) after() *string {
+	if p.After == "" {
+		return nil
+	}
+	return &p.After
+}
+
+func (p Page) labels() *[]string {
+	if len(p.Labels) == 0 {
+		return nil
+	}
+	return &p.Labels
+}
+
+// ListVolumes reads one page in detail. A bad Page.After is Invalid.
+func (c *Client) ListVolumes(ctx context.Context, p Page) (*agentapi.VolumeDetailList, error) {
+	detail := true
+	return one[agentapi.VolumeDetailList](ctx, c, "ListVolumes", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.ListVolumes(ctx, &agentapi.ListVolumesParams{Detail: &detail, Limit: p.limit(), After: p.after(), Label: p.labels()})
+	})
+}
+
+// ListSnapshots reads one page in detail, of one volume's snapshots or, with volume "", of all.
+func (c *Client) ListSnapshots(ctx context.Context, volume string, p Page) (*agentapi.SnapshotDetailList, error) {
+	detail := true
+	return one[agentapi.SnapshotDetailList](ctx, c, "ListSnapshots", func(ctx context.Context) (*http.Response, error) {
+		if volume != "" {
+			return c.wire.ListVolumeSnapshots(ctx, volume, &agentapi.ListVolumeSnapshotsParams{Detail: &detail, Limit: p.limit(), After: p.after(), Label: p.labels()})
+		}
+		return c.wire.ListSnapshots(ctx, &agentapi.ListSnapshotsParams{Detail: &detail, Limit: p.limit(), After: p.after(), Label: p.labels()})
+	})
+}
+
+// ListExports reads one page of the tenant's export references.
+func (c *Client) ListExports(ctx context.Context, p Page) (*agentapi.ExportList, error) {
+	return one[agentapi.ExportList](ctx, c, "ListExports", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.ListExports(ctx, &agentapi.ListExportsParams{Limit: p.limit(), After: p.after(), Label: p.labels()})
+	})
+}
+
+// Volumes walks all pages. It ends at the first error.
+func (c *Client) Volumes(ctx context.Context, labels ...string) iter.Seq2[agentapi.VolumeDetail, error] {
+	return pages(func(after string) ([]agentapi.VolumeDetail, string, error) {
+		list, err := c.ListVolumes(ctx, Page{After: after, Labels: labels})
+		if err != nil {
+			return nil, "", err
+		}
+		return list.Volumes, list.Next, nil
+	})
+}
+
+// Snapshots walks all pages. It ends at the first error.
+func (c *Client) Snapshots(ctx context.Context, volume string, labels ...string) iter.Seq2[agentapi.SnapshotDetail, error] {
+	return pages(func(after string) ([]agentapi.SnapshotDetail, string, error) {
+		list, err := c.ListSnapshots(ctx, volume, Page{After: after, Labels: labels})
+		if err != nil {
+			return nil, "", err
+		}
+		return list.Snapshots, list.Next, nil
+	})
+}
+
+// Exports walks all pages. It ends at the first error.
+func (c *Client) Exports(ctx context.Context, labels ...string) iter.Seq2[agentapi.ExportEntry, error] {
+	return pages(func(after string) ([]agentapi.ExportEntry, string, error) {
+		list, err := c.ListExports(ctx, Page{After: after, Labels: labels})
+		if err != nil {
+			return nil, "", err
+		}
+		return list.Exports, list.Next, nil
+	})
+}
+
+func pages[T any](fetch func(after string) (items []T, next string, err error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		after := ""
+		for {
+			items, next, err := fetch(after)
+			if err != nil {
+				yield(zero, err)
+				return
+			}
+			for _, item := range items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if next == "" {
+				return
+			}
+			if next == after {
+				yield(zero, agentapi.Errorf(agentapi.InternalError, "the agent's list does not advance"))
+				return
+			}
+			after = next
+		}
+	}
+}
+
+func one[T any](ctx context.Context, c *Client, operation string, call func(context.Context) (*http.Response, error)) (*T, error) {
+	out := new(T)
+	if err := c.do(ctx, operation, out, call); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+

@@ -1,0 +1,165 @@
+// Package agentclient calls the agent's HTTP API: typed errors, deadlines, TLS and paging over the generated client.
+package agentclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient/wire"
+)
+
+const (
+	// DefaultTimeout bounds one call where Options name no other.
+	DefaultTimeout = 30 * time.Second
+
+	maxAnswerBytes = 64 << 20 // a detailed list of tens of thousands of volumes; more is not an agent
+)
+
+// Options say how to reach an agent. The zero value is usable for plain HTTP without a token.
+type Options struct {
+	Token     string        // tenant token; empty for calls that need none
+	Timeout   time.Duration // of one call, DefaultTimeout when 0
+	TLS       TLSFiles
+	UserAgent string
+	// RequestID gives the ID that the agent logs for a call; nil sends none.
+	RequestID func(context.Context) string
+	// Observe is told of each call: operation, duration and result. nil for none.
+	Observe func(operation string, took time.Duration, err error)
+}
+
+// Client calls one agent with one token. It is safe for concurrent use and keeps connections open; Close ends them.
+type Client struct {
+	wire      *wire.Client
+	transport *http.Transport
+	timeout   time.Duration
+	observe   func(string, time.Duration, error)
+}
+
+// New makes a client for an agent at http://host:port or https://host:port. It does not call the agent. It fails on a
+// URL that is not of that form and on TLS files that cannot be read.
+func New(agentURL string, o Options) (*Client, error) {
+	base, err := ParseURL(agentURL)
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := o.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = tlsConfig
+	transport.MaxIdleConnsPerHost = 16
+	transport.Proxy = nil // an agent is a neighbour; a proxy from the environment would be handed the token
+
+	c := &Client{transport: transport, timeout: o.Timeout, observe: o.Observe}
+	if c.timeout <= 0 {
+		c.timeout = DefaultTimeout
+	}
+	if c.observe == nil {
+		c.observe = func(string, time.Duration, error) {}
+	}
+	c.wire, err = wire.NewClient(base.String(),
+		wire.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: refuseRedirect}),
+		wire.WithRequestEditorFn(o.editRequest))
+	return c, err
+}
+
+// ParseURL checks an agent URL: http or https, a host, and nothing behind the path's "/".
+func ParseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("agent URL %q: %w", s, err)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("agent URL %q must begin with http:// or https://", s)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("agent URL %q names no host", s)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("agent URL %q must hold only scheme, host, port and path", u.Redacted())
+	}
+	return u, nil
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// A redirect would carry the token to a place that nobody configured.
+func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+func (o Options) editRequest(ctx context.Context, r *http.Request) error {
+	if o.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+o.Token)
+	}
+	if o.UserAgent != "" {
+		r.Header.Set("User-Agent", o.UserAgent)
+	}
+	if o.RequestID != nil {
+		if id := o.RequestID(ctx); id != "" {
+			r.Header.Set(agentapi.RequestIDHeader, id)
+		}
+	}
+	return nil
+}
+
+// do makes one call within the client's timeout and the caller's deadline, whichever is earlier, and reads the answer
+// into out (nil for none). Every error is an *agentapi.Error; a deadline is there with errors.Is.
+func (c *Client) do(ctx context.Context, operation string, out any, call func(context.Context) (*http.Response, error)) (err error) {
+	begin := time.Now()
+	defer func() { c.observe(operation, time.Since(begin), err) }()
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+
+	answer, err := call(ctx)
+	if err != nil {
+		return unreachable(operation, err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes+1))
+	switch {
+	case err != nil:
+		return unreachable(operation, err)
+	case len(body) > maxAnswerBytes:
+		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is larger than %d bytes", operation, maxAnswerBytes)
+	case answer.StatusCode/100 != 2:
+		return failed(answer, body)
+	case out == nil:
+		return nil
+	}
+	return decode(operation, answer, body, out)
+}
+
+func unreachable(operation string, err error) error {
+	// The URL in the middle of a *url.Error says nothing that the caller does not know.
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err
+	}
+	return agentapi.Errorf(agentapi.Unavailable, "%s: cannot reach the agent: %w", operation, err)
+}
+
+func failed(answer *http.Response, body []byte) error {
+	var e agentapi.ErrorBody
+	if json.Unmarshal(body, &e) != nil {
+		e = agentapi.ErrorBody{}
+	}
+	return agentapi.FromHTTP(answer.StatusCode, e.Code, e.Error)
+}
+
+func decode(operation string, answer *http.Response, body []byte, out any) error {
+	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is not JSON (Content-Type %q): is this an agent?", operation, answer.Header.Get("Content-Type"))
+	}
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(out); err != nil {
+		return agentapi.Errorf(agentapi.InternalError, "%s: the answer cannot be read: %w", operation, err)
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package id
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+const separator = "|"
+
+// Volume identifies a volume or a snapshot across StorageClasses.
+type Volume struct {
+	Class string // key of the StorageClass, see ClassKey
+	Name  string // name on the agent
+}
+
+// NewVolume makes the ID for an agent name in a class. Use AgentName first for names that come from CSI.
+func NewVolume(class, name string) Volume {
+	return Volume{Class: ClassKey(class), Name: name}
+}
+
+// ParseVolume reads "{storageClassName}|{name}". The error says which part is wrong.
+func ParseVolume(s string) (Volume, error) {
+	if len(s) > MaxVolumeIDLen {
+		return Volume{}, fmt.Errorf("id is %d bytes long, the limit is %d", len(s), MaxVolumeIDLen)
+	}
+	class, name, found := strings.Cut(s, separator)
+	if !found {
+		return Volume{}, fmt.Errorf("id %q is not of the form {storageClassName}|{name}", s)
+	}
+	if err := validateClass(class); err != nil {
+		return Volume{}, fmt.Errorf("storage class in id %q %w", s, err)
+	}
+	if err := ValidateName(name); err != nil {
+		return Volume{}, fmt.Errorf("name in id %q %w", s, err)
+	}
+	return Volume{Class: class, Name: name}, nil
+}
+
+// String is the ID as CSI carries it.
+func (v Volume) String() string { return v.Class + separator + v.Name }
+
+// validateClass allows the bytes of a Kubernetes object name (DNS-1123 subdomain), and upper case and '_' for
+// orchestrators with wider rules.
+func validateClass(class string) error {
+	switch {
+	case class == "":
+		return fmt.Errorf("must not be empty")
+	case len(class) > maxClassLen:
+		return fmt.Errorf("is %d bytes long, the limit is %d", len(class), maxClassLen)
+	case !isAlphanumeric(class[0]):
+		return fmt.Errorf("must begin with a letter or a digit")
+	}
+	for i := range len(class) {
+		if !isNameByte(class[i]) {
+			return fmt.Errorf("may hold only letters, digits, '.', '_' and '-' (byte %d is %q)", i, class[i])
+		}
+	}
+	return nil
+}
+
+// Node identifies a worker node and the address that it mounts from.
+type Node struct {
+	Name string
+	IP   netip.Addr // IPv4 or IPv6, without a zone
+}
+
+// NewNode makes a node's ID. A node name too long for Kubernetes' 192 bytes is shortened with a hash of the whole.
+func NewNode(name string, ip netip.Addr) Node {
+	ip = ip.Unmap().WithZone("")
+	if limit := MaxNodeIDLen - len(separator) - len(ip.String()); len(name) > limit {
+		name = shorten(name, limit)
+	}
+	return Node{Name: name, IP: ip}
+}
+
+// ParseNode reads "{nodeName}|{nodeIP}". An IPv4-mapped IPv6 address is taken as the IPv4 address it is.
+func ParseNode(s string) (Node, error) {
+	if len(s) > MaxNodeIDLen {
+		return Node{}, fmt.Errorf("node id is %d bytes long, the limit is %d", len(s), MaxNodeIDLen)
+	}
+	name, address, found := strings.Cut(s, separator)
+	if !found {
+		return Node{}, fmt.Errorf("node id %q is not of the form {nodeName}|{nodeIP}", s)
+	}
+	if name == "" || clean(name) != name {
+		return Node{}, fmt.Errorf("node name in node id %q must begin with a letter or a digit and hold only letters, digits, '.', '_' and '-'", s)
+	}
+	ip, err := ParseClient(address)
+	if err != nil {
+		return Node{}, fmt.Errorf("address in node id %q: %w", s, err)
+	}
+	return Node{Name: name, IP: ip}, nil
+}
+
+// String is the ID as CSI carries it.
+func (n Node) String() string { return n.Name + separator + n.IP.String() }
+
+// ParseClient reads the address of an NFS client: IPv4 or IPv6, one host, no zone, no host name, no wildcard,
+// neither unspecified nor multicast. An IPv4-mapped IPv6 address is taken as the IPv4 address that it is.
+func ParseClient(s string) (netip.Addr, error) {
+	ip, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("%q is not an IPv4 or IPv6 address", s)
+	case ip.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("%q has a zone, which an NFS export cannot hold", s)
+	case ip.IsUnspecified() || ip.IsMulticast():
+		return netip.Addr{}, fmt.Errorf("%q is not the address of one host", s)
+	}
+	return ip.Unmap(), nil
+}
