@@ -1,0 +1,139 @@
+package btrfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// DestroySubvolume removes the subvolume name, read-only or not, from dir, whatever files it holds.
+// It does not wait for the space: the kernel frees that in the background, and for files that
+// somebody still has open when they are closed. The removal is durable after the next Commit.
+//
+// A subvolume that contains others is ENOTEMPTY (see DestroyTree), a name that is not a subvolume
+// EINVAL, a missing one ENOENT. In simple quota mode a subvolume whose extents others share leaves
+// its qgroup behind; see StaleQgroups.
+func DestroySubvolume(dir *os.File, name string) error {
+	return failed("destroy subvolume", name, destroySubvolume(dir, name))
+}
+
+// DestroySubvolumeID removes the subvolume with this ID, wherever in the filesystem it is. Unlike a
+// name, an ID cannot come to mean another subvolume. Needs kernel 5.7; errors are those of DestroySubvolume.
+func (fs *FS) DestroySubvolumeID(id uint64) error {
+	return failed("destroy subvolume", strconv.FormatUint(id, 10), destroyByID(fs.dir, id))
+}
+
+// DestroyTree removes the subvolume name in dir and all subvolumes in it, deepest first. They are
+// found in the tree of roots, so its cost does not depend on how many files there are.
+// If it fails midway, some of the nested ones are gone, and it can be called again.
+func DestroyTree(dir *os.File, name string) error {
+	return failed("destroy tree", name, destroyTree(dir, name))
+}
+
+func destroyTree(dir *os.File, name string) error {
+	err := destroySubvolume(dir, name)
+	if !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	root, err := openBeneath(dir, name)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // opened read-only
+	if err := destroyNested(root); err != nil {
+		return err
+	}
+	return destroySubvolume(dir, name)
+}
+
+// destroyNested removes the subvolumes below the one that parent is the root directory of.
+func destroyNested(parent *os.File) error {
+	info, err := Subvolume(parent)
+	if err != nil {
+		return err
+	}
+	children, err := childrenOf(parent, info.ID)
+	if err != nil || len(children) == 0 {
+		return err
+	}
+	// The kernel refuses, with EROFS, to take a directory entry out of a read-only subvolume.
+	if err := setReadOnly(parent, false); err != nil {
+		return err
+	}
+	for _, child := range children {
+		if err := destroyChild(parent, info.ID, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func destroyChild(parent *os.File, parentID uint64, child rootRef) error {
+	err := destroyByID(parent, child.id)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // somebody else removed it
+	}
+	if !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	directory, err := lookupDirectory(parent, parentID, child.dirID)
+	if err != nil {
+		return err
+	}
+	f, err := openBeneath(parent, directory+child.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // opened read-only
+	if info, err := Subvolume(f); err != nil || info.ID != child.id {
+		return errors.Join(err, unix.ESTALE)
+	}
+	if err := destroyNested(f); err != nil {
+		return err
+	}
+	return destroyByID(parent, child.id)
+}
+
+func destroySubvolume(dir *os.File, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	args := volArgs{}
+	copy(args.Name[:], name)
+	return ioctl(dir, iocSnapDestroy, unsafe.Pointer(&args))
+}
+
+func destroyByID(f *os.File, id uint64) error {
+	args := volArgsV2{Flags: subvolByID}
+	binary.NativeEndian.PutUint64(args.Name[:], id)
+	return ioctl(f, iocSnapDestroyV2, unsafe.Pointer(&args))
+}
+
+// openBeneath opens the directory path, which may have several elements, without following symbolic
+// links and without leaving dir.
+func openBeneath(dir *os.File, path string) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	}
+	var opened int
+	var callErr error
+	err := withFD(dir, func(fd uintptr) {
+		for {
+			// EAGAIN: something was renamed meanwhile (openat2(2)).
+			opened, callErr = unix.Openat2(int(fd), path, &how)
+			if callErr != unix.EINTR && callErr != unix.EAGAIN {
+				return
+			}
+		}
+	})
+	if err = errors.Join(err, callErr); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(opened), strings.TrimSuffix(path, "/")), nil
+}

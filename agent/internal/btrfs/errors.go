@@ -1,0 +1,63 @@
+package btrfs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNotBtrfs says that a descriptor is on another kind of filesystem.
+	ErrNotBtrfs = errors.New("not on a btrfs filesystem")
+	// ErrNotSubvolume says that a descriptor is not the root directory of a subvolume.
+	ErrNotSubvolume = errors.New("not a subvolume")
+	// ErrQuotaDisabled says that the filesystem keeps no quotas.
+	ErrQuotaDisabled = errors.New("quotas are disabled")
+	// ErrQuotaMode says that quotas are enabled, but in the other mode.
+	ErrQuotaMode = errors.New("quotas are enabled in another mode")
+	// ErrNoQgroup says that a subvolume has no qgroup.
+	ErrNoQgroup = errors.New("no such qgroup")
+)
+
+// Error is the failure of one operation. It wraps the kernel's errno or one of the errors of this
+// package, so that errors.Is(err, unix.ENOSPC) and errors.Is(err, fs.ErrNotExist) work.
+type Error struct {
+	Op     string // what was tried: "snapshot", "commit", "set limit"
+	Target string // what it was tried on: a name or an ID; may be empty
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("btrfs %s: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("btrfs %s %s: %v", e.Op, e.Target, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// failed returns nil for a nil err, and otherwise err as an *Error.
+func failed(op, target string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Op: op, Target: target, Err: err}
+}
+
+// checkName refuses what cannot be the name of one directory entry. The kernel takes the name in a
+// fixed buffer, so a longer one has to be refused before it would be cut.
+func checkName(name string) error {
+	switch {
+	case name == "", name == ".", name == "..":
+		return unix.EINVAL
+	case len(name) > maxName:
+		return unix.ENAMETOOLONG
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return unix.EINVAL
+		}
+	}
+	return nil
+}

@@ -1,0 +1,228 @@
+package btrfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"strings"
+	"unsafe"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// SubvolumeRef is one subvolume of a filesystem, as its tree of roots shows it.
+type SubvolumeRef struct {
+	ID         uint64
+	ParentID   uint64 // of the subvolume that contains it
+	UUID       uuid.UUID
+	ParentUUID uuid.UUID // of what it is a snapshot of; zero if it is none
+	ReadOnly   bool
+	Path       string // slash-separated, from the top of the filesystem (not from the mount point), no leading slash
+}
+
+// Subvolumes lists all subvolumes but the top of the filesystem, in the order of their IDs. Destroyed
+// ones that the kernel has not cleaned up yet are left out. It reads only the tree of roots and the
+// names of directories: its cost is in the number of subvolumes, not of files. What is created,
+// renamed or destroyed meanwhile may be seen or not.
+func (fs *FS) Subvolumes() ([]SubvolumeRef, error) {
+	roots, err := listRoots(fs.dir)
+	if err != nil {
+		return nil, failed("list subvolumes", "", err)
+	}
+	paths := pathResolver{dir: fs.dir, roots: roots.byID(), known: map[uint64]string{fsTree: ""}}
+	subvolumes := make([]SubvolumeRef, 0, len(roots))
+	for _, root := range roots {
+		path, err := paths.of(root.id)
+		if errors.Is(err, unix.ENOENT) {
+			continue // destroyed since
+		}
+		if err != nil {
+			return nil, failed("list subvolumes", "", err)
+		}
+		subvolumes = append(subvolumes, SubvolumeRef{
+			ID: root.id, ParentID: root.parentID, UUID: root.uuid, ParentUUID: root.parentUUID,
+			ReadOnly: root.readOnly, Path: path,
+		})
+	}
+	return subvolumes, nil
+}
+
+// PathOf returns where the directory dir is, from the top of the filesystem: what the paths of
+// Subvolumes begin with for subvolumes below it. The top itself is "".
+func (fs *FS) PathOf(dir *os.File) (string, error) {
+	path, err := fs.pathOf(dir)
+	return path, failed("path of", dir.Name(), err)
+}
+
+func (fs *FS) pathOf(dir *os.File) (string, error) {
+	inode, isDir, err := stat(dir)
+	if err != nil {
+		return "", err
+	}
+	if !isDir {
+		return "", unix.ENOTDIR
+	}
+	info, err := ContainingSubvolume(dir)
+	if err != nil {
+		return "", err
+	}
+	roots, err := listRoots(fs.dir)
+	if err != nil {
+		return "", err
+	}
+	paths := pathResolver{dir: fs.dir, roots: roots.byID(), known: map[uint64]string{fsTree: ""}}
+	subvolume, err := paths.of(info.ID)
+	if err != nil {
+		return "", err
+	}
+	directory, err := lookupDirectory(dir, info.ID, inode)
+	return strings.TrimSuffix(join(subvolume, directory), "/"), err
+}
+
+// rootRef is where a subvolume hangs: the directory dirID of the subvolume parentID, under name.
+type rootRef struct {
+	id, parentID, dirID uint64
+	name                string
+}
+
+type root struct {
+	rootRef
+	uuid, parentUUID uuid.UUID
+	readOnly         bool
+}
+
+type rootList []root
+
+func (l rootList) byID() map[uint64]root {
+	m := make(map[uint64]root, len(l))
+	for _, r := range l {
+		m[r.id] = r
+	}
+	return m
+}
+
+// listRoots reads the tree of roots: for each subvolume an item that describes it and, unless it was
+// destroyed, a reference back to where it hangs. The first sorts before the second.
+func listRoots(f *os.File) (rootList, error) {
+	var roots rootList
+	var current root
+	first, last := key{firstFreeObjectID, 0, 0}, key{lastFreeObjectID, rootBackrefKey, ^uint64(0)}
+	err := search(f, rootTree, first, last, func(it item) bool {
+		switch it.typ {
+		case rootItemKey:
+			current = parseRootItem(it)
+		case rootBackrefKey:
+			if current.id == it.object {
+				ref := parseRootRef(it.data)
+				ref.id, ref.parentID = it.object, it.offset
+				current.rootRef = ref
+				roots = append(roots, current)
+			}
+		}
+		return true
+	})
+	return roots, err
+}
+
+// listRootIDs returns every subvolume that has a root item: also those that were destroyed and wait
+// for the kernel to clean them up.
+func listRootIDs(f *os.File) (map[uint64]bool, error) {
+	ids := map[uint64]bool{}
+	first, last := key{firstFreeObjectID, 0, 0}, key{lastFreeObjectID, rootItemKey, ^uint64(0)}
+	err := search(f, rootTree, first, last, func(it item) bool {
+		if it.typ == rootItemKey {
+			ids[it.object] = true
+		}
+		return true
+	})
+	return ids, err
+}
+
+// childrenOf returns the subvolumes that hang directly in the subvolume id.
+func childrenOf(f *os.File, id uint64) ([]rootRef, error) {
+	var children []rootRef
+	err := search(f, rootTree, key{id, rootRefKey, 0}, key{id, rootRefKey, ^uint64(0)}, func(it item) bool {
+		ref := parseRootRef(it.data)
+		ref.id, ref.parentID = it.offset, it.object
+		children = append(children, ref)
+		return true
+	})
+	return children, err
+}
+
+// parseRootItem reads struct btrfs_root_item (linux/btrfs_tree.h, packed): the inode item has 160
+// bytes, flags are at 208, the UUIDs follow generation_v2.
+func parseRootItem(it item) root {
+	const (
+		flags      = 208
+		uuidAt     = 247
+		parentAt   = 263
+		uuidsUntil = 279
+	)
+	r := root{rootRef: rootRef{id: it.object}}
+	r.readOnly = field64(it.data, flags)&rootFlagReadOnly != 0
+	if len(it.data) >= uuidsUntil {
+		copy(r.uuid[:], it.data[uuidAt:])
+		copy(r.parentUUID[:], it.data[parentAt:])
+	}
+	return r
+}
+
+// parseRootRef reads struct btrfs_root_ref (packed: dirid, sequence, name_len) and the name behind it.
+func parseRootRef(data []byte) rootRef {
+	const nameLenAt, nameAt = 16, 18
+	if len(data) < nameAt {
+		return rootRef{}
+	}
+	length := int(binary.LittleEndian.Uint16(data[nameLenAt:]))
+	return rootRef{dirID: field64(data, 0), name: string(data[nameAt:min(nameAt+length, len(data))])}
+}
+
+// pathResolver builds paths from references, each subvolume once.
+type pathResolver struct {
+	dir   *os.File
+	roots map[uint64]root
+	known map[uint64]string
+}
+
+func (p *pathResolver) of(id uint64) (string, error) {
+	if path, ok := p.known[id]; ok {
+		return path, nil
+	}
+	root, ok := p.roots[id]
+	if !ok {
+		return "", unix.ENOENT
+	}
+	parent, err := p.of(root.parentID)
+	if err != nil {
+		return "", err
+	}
+	directory, err := lookupDirectory(p.dir, root.parentID, root.dirID)
+	if err != nil {
+		return "", err
+	}
+	path := join(parent, directory+root.name)
+	p.known[id] = path
+	return path, nil
+}
+
+// lookupDirectory returns the path of a directory within its subvolume: empty for the subvolume's
+// root, else with a slash at the end.
+func lookupDirectory(f *os.File, subvolume, inode uint64) (string, error) {
+	if inode == firstFreeObjectID {
+		return "", nil
+	}
+	args := inoLookupArgs{TreeID: subvolume, ObjectID: inode}
+	if err := ioctl(f, iocInoLookup, unsafe.Pointer(&args)); err != nil {
+		return "", err
+	}
+	return cString(args.Name[:]), nil
+}
+
+func join(parent, child string) string {
+	if parent == "" {
+		return child
+	}
+	return parent + "/" + child
+}

@@ -1,0 +1,210 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// QuotaMode is how a filesystem counts for quotas.
+type QuotaMode string
+
+const (
+	// QuotaOff counts nothing.
+	QuotaOff QuotaMode = "off"
+	// QuotaFull counts what each subvolume references, shared or not ("qgroups").
+	QuotaFull QuotaMode = "full"
+	// QuotaSimple charges each extent to the subvolume that wrote it, for as long as anybody uses it
+	// ("squota"). Cheaper; needs kernel 6.7.
+	QuotaSimple QuotaMode = "simple"
+)
+
+// MaxTreeLevel is the height limit of btrfs trees (BTRFS_MAX_LEVEL). As a drop threshold it means never.
+const MaxTreeLevel = 8
+
+// QuotaStatus is the state of a filesystem's quotas.
+type QuotaStatus struct {
+	Enabled bool
+	Mode    QuotaMode
+	// Inconsistent says that the numbers are wrong and limits are not enforced. A rescan cures it.
+	Inconsistent bool
+	Rescanning   bool
+	// DropThreshold is the height of a destroyed subvolume's tree from which on the kernel does not
+	// count what it drops but declares the quotas inconsistent. MaxTreeLevel where that never happens.
+	DropThreshold int
+}
+
+// Flags of the qgroup status item (linux/btrfs_tree.h).
+const (
+	qgroupStatusOn           = 1 << 0
+	qgroupStatusRescan       = 1 << 1
+	qgroupStatusInconsistent = 1 << 2
+	qgroupStatusSimple       = 1 << 3
+)
+
+// Quota reads the state of the quotas: from sysfs, and where the kernel does not show it there from
+// the quota tree, whose state is that of the last commit.
+func (fs *FS) Quota() (QuotaStatus, error) {
+	status, err := fs.quotaFromSysfs()
+	if errors.Is(err, os.ErrNotExist) {
+		status, err = fs.quotaFromTree()
+	}
+	if err == nil && status.Enabled && !status.Rescanning {
+		status.Rescanning, err = fs.rescanning()
+	}
+	return status, failed("quota status", "", err)
+}
+
+// quotaFromSysfs reads /sys/fs/btrfs/<fsid>/qgroups, which is there while quotas are enabled, since
+// Linux 5.9. mode came with simple quotas in 6.7, drop_subtree_threshold in 6.2.
+func (fs *FS) quotaFromSysfs() (QuotaStatus, error) {
+	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
+	enabled, err := fs.readSysfs("qgroups/enabled")
+	if err != nil || enabled != "1" {
+		return status, err
+	}
+	inconsistent, err := fs.readSysfs("qgroups/inconsistent")
+	if err != nil {
+		return status, err
+	}
+	status.Enabled, status.Mode, status.Inconsistent = true, QuotaFull, inconsistent == "1"
+	switch mode, err := fs.readSysfs("qgroups/mode"); {
+	case err == nil && mode == "squota":
+		status.Mode = QuotaSimple
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return status, err
+	}
+	switch threshold, err := fs.readSysfs("qgroups/drop_subtree_threshold"); {
+	case err == nil:
+		status.DropThreshold, err = strconv.Atoi(threshold)
+		return status, err
+	case !errors.Is(err, os.ErrNotExist):
+		return status, err
+	}
+	return status, nil
+}
+
+// quotaFromTree reads the status item of the quota tree.
+func (fs *FS) quotaFromTree() (QuotaStatus, error) {
+	const flagsAt = 16 // struct btrfs_qgroup_status_item: version, generation, flags, rescan
+	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
+	data, found, err := searchOne(fs.dir, quotaTree, key{0, qgroupStatusKey, 0})
+	if noSuchTree(err) {
+		return status, nil
+	}
+	if err != nil || !found {
+		return status, err
+	}
+	flags := field64(data, flagsAt)
+	if flags&qgroupStatusOn == 0 {
+		return status, nil
+	}
+	status.Enabled, status.Mode = true, QuotaFull
+	if flags&qgroupStatusSimple != 0 {
+		status.Mode = QuotaSimple
+	}
+	status.Rescanning = flags&qgroupStatusRescan != 0
+	status.Inconsistent = flags&qgroupStatusInconsistent != 0
+	return status, nil
+}
+
+// EnableQuota makes the filesystem count for quotas. It is durable when it returns. In QuotaFull the
+// kernel then scans what is there already: until WaitRescan returns, numbers are too low. QuotaSimple
+// counts only what is written from now on, and is EINVAL before kernel 6.7. If quotas are enabled in
+// this mode, nothing happens; in the other mode, it is ErrQuotaMode.
+func (fs *FS) EnableQuota(mode QuotaMode) error {
+	return failed("enable quota", string(mode), fs.enableQuota(mode))
+}
+
+func (fs *FS) enableQuota(mode QuotaMode) error {
+	args := quotaCtlArgs{}
+	switch mode {
+	case QuotaFull:
+		args.Cmd = quotaCtlEnable
+	case QuotaSimple:
+		args.Cmd = quotaCtlEnableSimple
+	default:
+		return unix.EINVAL
+	}
+	if err := ioctl(fs.dir, iocQuotaCtl, unsafe.Pointer(&args)); err != nil {
+		return err
+	}
+	// The kernel answers success, and changes nothing, if they are enabled in whichever mode.
+	status, err := fs.Quota()
+	if err != nil {
+		return err
+	}
+	if status.Mode != mode {
+		return ErrQuotaMode
+	}
+	return nil
+}
+
+// DisableQuota ends the counting, and forgets all numbers and limits. If quotas are off, nothing happens.
+func (fs *FS) DisableQuota() error {
+	args := quotaCtlArgs{Cmd: quotaCtlDisable}
+	err := ioctl(fs.dir, iocQuotaCtl, unsafe.Pointer(&args))
+	if errors.Is(err, unix.ENOTCONN) {
+		err = nil
+	}
+	return failed("disable quota", "", err)
+}
+
+// SetDropThreshold sets QuotaStatus.DropThreshold until the filesystem is unmounted or its quotas are
+// disabled. MaxTreeLevel keeps quotas consistent whatever is destroyed, at the price of slower commits
+// while the kernel cleans up large subvolumes. Needs kernel 6.2: os.ErrNotExist before, where the
+// kernel always behaves as with MaxTreeLevel.
+func (fs *FS) SetDropThreshold(level int) error {
+	return failed("set drop threshold", strconv.Itoa(level),
+		os.WriteFile(fs.sysfsPath("qgroups/drop_subtree_threshold"), []byte(strconv.Itoa(level)), 0))
+}
+
+// StartRescan makes the kernel count everything anew, in the background. If it does so already,
+// nothing happens. Only full quotas can be rescanned: in simple mode it is EINVAL.
+func (fs *FS) StartRescan() error {
+	args := quotaRescanArgs{}
+	err := ioctl(fs.dir, iocQuotaRescan, unsafe.Pointer(&args))
+	switch {
+	case errors.Is(err, unix.EINPROGRESS):
+		err = nil
+	case errors.Is(err, unix.ENOTCONN):
+		err = ErrQuotaDisabled
+	}
+	return failed("start rescan", "", err)
+}
+
+// WaitRescan returns when no rescan is running. It asks for the state instead of blocking in
+// QUOTA_RESCAN_WAIT, which cannot be told to give up when ctx ends.
+func (fs *FS) WaitRescan(ctx context.Context) error {
+	const interval = 50 * time.Millisecond
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		running, err := fs.rescanning()
+		if err != nil || !running {
+			return failed("wait for rescan", "", err)
+		}
+		select {
+		case <-ctx.Done():
+			return failed("wait for rescan", "", ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+func (fs *FS) rescanning() (bool, error) {
+	args := quotaRescanArgs{}
+	err := ioctl(fs.dir, iocQuotaRescanStatus, unsafe.Pointer(&args))
+	return args.Flags != 0, err
+}
+
+func (fs *FS) readSysfs(elem ...string) (string, error) {
+	data, err := os.ReadFile(fs.sysfsPath(elem...))
+	return strings.TrimSpace(string(data)), err
+}
