@@ -1,0 +1,145 @@
+// Package storage is the agent's domain: volumes, snapshots, clones and exports as btrfs subvolumes below one base path.
+// It keeps the rules of docs/architecture.md: acknowledged means durable, whole or absent, same request same answer,
+// one writer a name.
+package storage
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Properties of a subvolume that volumes and snapshots share. Owner and mode are those of its root directory.
+type Properties struct {
+	SizeBytes   int64  `json:"size_bytes"`
+	QuotaBytes  int64  `json:"quota_bytes"`
+	NoCOW       bool   `json:"nocow"`
+	Compression string `json:"compression"` // btrfs.compression, "" for the filesystem's default
+	UID         int64  `json:"uid"`
+	GID         int64  `json:"gid"`
+	Mode        uint32 `json:"mode"` // permission bits, setuid, setgid, sticky: 0 to 07777
+}
+
+// Volume is one volume as the agent intends it. Values handed out are copies.
+type Volume struct {
+	Name string
+	UUID uuid.UUID // of the data subvolume; names the volume in NFS file handles
+	Path string    // directory that holds data
+	Properties
+	Labels         map[string]string
+	SourceVolume   string // a clone of this volume,
+	SourceSnapshot string // or of this snapshot
+	Refs           []Ref
+	Quarantine     string // why the volume cannot be used; "" for a good one
+	CreatedAt      time.Time
+	UpdatedAt      time.Time
+	LastAttachAt   time.Time // zero: never
+}
+
+// Ref is one reason for a client to be let in: a client and the labels of who asked. Several may name one client.
+type Ref struct {
+	Client    netip.Addr        `json:"client"`
+	ReadOnly  bool              `json:"read_only,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	CreatedAt time.Time         `json:"created_at"`
+}
+
+// Snapshot is a read-only subvolume with the contents of a volume at one moment.
+type Snapshot struct {
+	Name   string
+	UUID   uuid.UUID
+	Path   string
+	Volume string
+	Properties
+	Labels     map[string]string
+	Quarantine string
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// Usage of one subvolume as the kernel counts it. Counts move when the filesystem commits.
+type Usage struct {
+	UsedBytes      int64 // referenced data; 0 where quotas are off
+	ExclusiveBytes int64 // what deleting it would free
+}
+
+// VolumeSpec asks for a new volume.
+type VolumeSpec struct {
+	Name        string
+	SizeBytes   int64
+	QuotaBytes  int64 // 0: SizeBytes
+	NoCOW       bool
+	Compression string
+	UID, GID    *int64  // nil: 0
+	Mode        *uint32 // nil: AGENT_DEFAULT_DATA_MODE
+	Labels      map[string]string
+}
+
+// CloneSpec asks for a new volume with the contents of a volume or of a snapshot: exactly one of the two is set.
+type CloneSpec struct {
+	Name      string
+	Volume    string
+	Snapshot  string
+	SizeBytes int64 // 0: the source's
+	Labels    map[string]string
+}
+
+// SnapshotSpec asks for a snapshot of a volume.
+type SnapshotSpec struct {
+	Name   string
+	Volume string
+	Labels map[string]string
+}
+
+// VolumeUpdate changes what is not nil.
+type VolumeUpdate struct {
+	SizeBytes   *int64
+	NoCOW       *bool
+	Compression *string
+	UID, GID    *int64
+	Mode        *uint32
+	Labels      map[string]string // replaces all, but created-by, when not nil
+}
+
+// ExportSpec lets a client in.
+type ExportSpec struct {
+	Client   netip.Addr
+	ReadOnly bool
+	Labels   map[string]string
+}
+
+// ExportGrant is what a client needs to mount a volume and to read its usage.
+type ExportGrant struct {
+	Path         string
+	MountPath    string
+	MountOptions []string
+	UsageToken   string
+}
+
+// ExportEntry is one reference of one volume.
+type ExportEntry struct {
+	Volume    string
+	CreatedBy string // the volume's creator
+	Ref
+}
+
+// Query selects a page of a list.
+type Query struct {
+	Limit  int      // 0: everything
+	After  string   // cursor from the page before
+	Labels []string // key=value or key; all must match
+	Volume string   // snapshots of this volume only
+}
+
+// Page is a part of a list in the order of names.
+type Page[T any] struct {
+	Items []T
+	Total int    // how many match in all
+	Next  string // cursor; "" at the end
+}
+
+// Condition is something that is wrong with the pool or a volume.
+type Condition = agentapi.Condition
