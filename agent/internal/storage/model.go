@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -27,6 +28,7 @@ type Properties struct {
 type Volume struct {
 	Name string
 	UUID uuid.UUID // of the data subvolume; names the volume in NFS file handles
+	ID   uint64    // of the data subvolume in its filesystem; key to Usage
 	Path string    // directory that holds data
 	Properties
 	Labels         map[string]string
@@ -51,6 +53,7 @@ type Ref struct {
 type Snapshot struct {
 	Name   string
 	UUID   uuid.UUID
+	ID     uint64
 	Path   string
 	Volume string
 	Properties
@@ -139,6 +142,20 @@ type Page[T any] struct {
 	Items []T
 	Total int    // how many match in all
 	Next  string // cursor; "" at the end
+}
+
+// Report is what the user of one volume may know of it.
+type Report struct {
+	QuotaBytes int64 // 0 where quotas are off
+	UsedBytes  int64
+	Conditions []Condition
+}
+
+// Stats are the pool's numbers.
+type Stats struct {
+	StatfsTotal, StatfsUsed, StatfsFree int64 // bytes, as df shows them
+	Space                               btrfs.Space
+	Devices                             []btrfs.Device
 }
 
 // Condition is something that is wrong with the pool or a volume.
