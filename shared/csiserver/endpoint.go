@@ -1,0 +1,75 @@
+package csiserver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// maxSocketPath is the longest path that fits sockaddr_un.sun_path with its final NUL (unix(7)).
+const maxSocketPath = 107
+
+// ParseEndpoint splits unix:///path, unix:path, tcp://host:port or a bare absolute path into what net.Listen takes.
+func ParseEndpoint(endpoint string) (network, address string, err error) {
+	scheme, rest, found := strings.Cut(endpoint, ":")
+	switch {
+	case strings.HasPrefix(endpoint, "/"):
+		scheme, rest = "unix", endpoint
+	case !found:
+		return "", "", fmt.Errorf("endpoint %q must be unix:///path or tcp://host:port", endpoint)
+	}
+	address = strings.TrimPrefix(rest, "//")
+	switch {
+	case scheme != "unix" && scheme != "tcp":
+		return "", "", fmt.Errorf("endpoint %q must be unix:///path or tcp://host:port", endpoint)
+	case address == "":
+		return "", "", fmt.Errorf("endpoint %q names no address", endpoint)
+	case scheme == "unix" && len(address) > maxSocketPath:
+		return "", "", fmt.Errorf("endpoint %q: the path is %d bytes long, the limit is %d", endpoint, len(address), maxSocketPath)
+	}
+	return scheme, address, nil
+}
+
+// Listen opens the endpoint. A socket that a dead process left is removed; one that still answers, or a file that is no
+// socket, is an error. The socket is for its owner and group only.
+func Listen(endpoint string) (net.Listener, error) {
+	network, address, err := ParseEndpoint(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		if err := removeStale(address); err != nil {
+			return nil, err
+		}
+	}
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		if err := os.Chmod(address, 0o660); err != nil {
+			return nil, errors.Join(err, listener.Close())
+		}
+	}
+	return listener, nil
+}
+
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is there and is no socket", path)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		return errors.Join(fmt.Errorf("another process serves on %s", path), conn.Close())
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,132 @@
+package csiserver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// interceptors in the order in which a call passes them. A panic is made an error first, an error gets its code next, so
+// that metrics and log see what the caller sees.
+func interceptors(logger *slog.Logger, registry *prometheus.Registry) []grpc.UnaryServerInterceptor {
+	return []grpc.UnaryServerInterceptor{
+		withRequestID,
+		logCalls(logger),
+		newCallMetrics(registry).intercept,
+		mapErrors,
+		recoverPanics(logger),
+	}
+}
+
+type requestIDKey struct{}
+
+// maxRequestIDLen bounds what a caller can make us write to logs and headers.
+const maxRequestIDLen = 64
+
+// RequestID is the ID of the CSI call that ctx belongs to, "" outside of one. Hand it to the agent, so that both
+// logs can be read together.
+func RequestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}
+
+// WithRequestID gives ctx a request ID, for work that is not a CSI call.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// withRequestID takes the caller's x-request-id where it is a plain one, and makes one otherwise.
+func withRequestID(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	id := ""
+	if given := metadata.ValueFromIncomingContext(ctx, agentapi.RequestIDHeader); len(given) > 0 && isPlain(given[0]) {
+		id = given[0]
+	}
+	if id == "" {
+		id = uuid.NewString()
+	}
+	return next(WithRequestID(ctx, id), request)
+}
+
+func isPlain(id string) bool {
+	if len(id) > maxRequestIDLen {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// mapErrors gives every error its gRPC code. A handler that knows better than the table (CSI has codes of its own for
+// some conditions) returns a status error, which passes as it is.
+func mapErrors(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	answer, err := next(ctx, request)
+	return answer, StatusError(err)
+}
+
+// StatusError is err as gRPC carries it: a status error as it is, any other by agentapi.GRPCCode.
+func StatusError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Err()
+	}
+	return status.Error(agentapi.GRPCCode(err), err.Error())
+}
+
+func recoverPanics(logger *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (answer any, err error) {
+		defer func() {
+			if cause := recover(); cause != nil {
+				logger.Error("panic", "request_id", RequestID(ctx), "method", info.FullMethod, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+				answer, err = nil, status.Errorf(codes.Internal, "%s failed unexpectedly; see the log, request ID %s", info.FullMethod, RequestID(ctx))
+			}
+		}()
+		return next(ctx, request)
+	}
+}
+
+// logCalls writes one line a call: failures and changes at info, what is asked again and again at debug.
+func logCalls(logger *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		log := logger.With(append([]any{"request_id", RequestID(ctx), "method", methodName(info.FullMethod)}, subjects(request)...)...)
+		log.Debug("call", "request", sanitized{request})
+		begin := time.Now()
+		answer, err := next(ctx, request)
+		result := []any{"duration", time.Since(begin).Round(time.Microsecond), "code", status.Code(err)}
+		switch {
+		case err != nil && isFault(status.Code(err)):
+			log.Error("failed", append(result, "error", status.Convert(err).Message())...)
+		case err != nil:
+			log.Info("refused", append(result, "error", status.Convert(err).Message())...)
+		case isRoutine(request):
+			log.Debug("done", result...)
+		default:
+			log.Info("done", result...)
+		}
+		return answer, err
+	}
+}
+
+// isFault tells what needs somebody's attention from what the caller did or may repeat.
+func isFault(code codes.Code) bool {
+	switch code {
+	case codes.Internal, codes.Unknown, codes.DataLoss, codes.Unavailable, codes.DeadlineExceeded, codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,84 @@
+package csiserver
+
+import (
+	"log/slog"
+	"maps"
+	"path"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
+	"google.golang.org/protobuf/proto"
+)
+
+// UsageTokenKey is the publish_context entry with the capability to read a volume's usage. The field is not a secret in
+// the sense of the specification, so it has to be kept out of logs by name.
+const UsageTokenKey = "usageToken"
+
+func methodName(fullMethod string) string { return path.Base(fullMethod) }
+
+// subjects are the volume, snapshot and node that a request is about, as keys and values for the log.
+func subjects(request any) []any {
+	var out []any
+	add := func(key, value string) {
+		if value != "" {
+			out = append(out, key, value)
+		}
+	}
+	if r, ok := request.(interface{ GetName() string }); ok {
+		add("name", r.GetName())
+	}
+	if r, ok := request.(interface{ GetVolumeId() string }); ok {
+		add("volume", r.GetVolumeId())
+	}
+	if r, ok := request.(interface{ GetSourceVolumeId() string }); ok {
+		add("volume", r.GetSourceVolumeId())
+	}
+	if r, ok := request.(interface{ GetSnapshotId() string }); ok {
+		add("snapshot", r.GetSnapshotId())
+	}
+	if r, ok := request.(interface{ GetNodeId() string }); ok {
+		add("node", r.GetNodeId())
+	}
+	return out
+}
+
+// isRoutine is for calls that sidecars and the kubelet repeat all the time.
+func isRoutine(request any) bool {
+	switch request.(type) {
+	case *csi.ProbeRequest, *csi.GetPluginInfoRequest, *csi.GetPluginCapabilitiesRequest,
+		*csi.ControllerGetCapabilitiesRequest, *csi.NodeGetCapabilitiesRequest, *csi.NodeGetInfoRequest, *csi.NodeGetVolumeStatsRequest,
+		*csi.ListVolumesRequest, *csi.ListSnapshotsRequest, *csi.GetCapacityRequest,
+		*csi.ControllerGetVolumeRequest, *csi.ControllerGetVolumeHealthRequest, *csi.ControllerListVolumeHealthRequest,
+		*csi.NodeGetVolumeHealthRequest, *csi.NodeGetStorageHealthRequest:
+		return true
+	}
+	return false
+}
+
+// sanitized is a request as text without secrets, made only when the line is written.
+type sanitized struct{ request any }
+
+func (s sanitized) LogValue() slog.Value {
+	return slog.StringValue(protosanitizer.StripSecrets(withoutUsageToken(s.request)).String())
+}
+
+func withoutUsageToken(request any) any {
+	r, ok := request.(interface {
+		proto.Message
+		GetPublishContext() map[string]string
+	})
+	if !ok || r.GetPublishContext()[UsageTokenKey] == "" {
+		return request
+	}
+	context := maps.Clone(r.GetPublishContext())
+	context[UsageTokenKey] = "***stripped***"
+	switch copied := proto.Clone(r).(type) {
+	case *csi.NodeStageVolumeRequest:
+		copied.PublishContext = context
+		return copied
+	case *csi.NodePublishVolumeRequest:
+		copied.PublishContext = context
+		return copied
+	}
+	return "***stripped***" // a request that the specification gains later
+}

@@ -1,0 +1,96 @@
+// Package csiserver is what the gRPC servers of the controller and of the node driver have in common: the socket, the
+// interceptors (request ID, log, metrics, error mapping, panics), the identity service, the metrics listener and the drain.
+package csiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+)
+
+// DefaultDrain bounds how long Serve waits for the calls under way where Options name no other time.
+const DefaultDrain = 30 * time.Second
+
+// Options say what to serve and where.
+type Options struct {
+	Endpoint   string // unix:///path/csi.sock or tcp://host:port
+	DriverName string // for the log
+	Logger     *slog.Logger
+	Register   func(*grpc.Server) // registers the services
+
+	Registry    *prometheus.Registry // nil for no metrics
+	MetricsAddr string               // host:port of the metrics listener; empty for none
+
+	DrainTimeout time.Duration // DefaultDrain when 0
+
+	// Listening is told the addresses once both listeners are there; metrics is nil without one. May be nil.
+	Listening func(endpoint, metrics net.Addr)
+}
+
+// Serve answers until ctx ends, then takes no new calls, waits for those under way for at most DrainTimeout, and returns
+// nil. It fails when it cannot listen, or when another process serves on the socket.
+func Serve(ctx context.Context, o Options) error {
+	endpoint, err := Listen(o.Endpoint)
+	if err != nil {
+		return err
+	}
+	metrics, err := listenMetrics(o)
+	if err != nil {
+		return errors.Join(err, endpoint.Close())
+	}
+	if o.Listening != nil {
+		o.Listening(endpoint.Addr(), addrOf(metrics))
+	}
+	o.Logger.Info("serving", "driver", o.DriverName, "endpoint", o.Endpoint, "metrics", o.MetricsAddr)
+
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(interceptors(o.Logger, o.Registry)...))
+	o.Register(server)
+
+	// When one part fails the others end as well.
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(endpoint) })
+	group.Go(func() error { return serveMetrics(running, metrics, o.Registry) })
+	group.Go(func() error {
+		<-running.Done()
+		drain(server, o)
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("serving %s: %w", o.Endpoint, err)
+	}
+	return nil
+}
+
+func drain(server *grpc.Server, o Options) {
+	bound := o.DrainTimeout
+	if bound <= 0 {
+		bound = DefaultDrain
+	}
+	o.Logger.Info("draining", "timeout", bound)
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		server.GracefulStop()
+	}()
+	select {
+	case <-drained:
+	case <-time.After(bound):
+		o.Logger.Warn("calls were still under way when the drain ended; they are cut off", "timeout", bound)
+		server.Stop() // ends the contexts of the calls, and with it GracefulStop
+		<-drained
+	}
+}
+
+func addrOf(l net.Listener) net.Addr {
+	if l == nil {
+		return nil
+	}
+	return l.Addr()
+}
