@@ -65,13 +65,13 @@ type Node struct {
 	IP   netip.Addr // IPv4 or IPv6, without a zone
 }
 
-// NewNode makes a node's ID. A node name too long for Kubernetes' 192 bytes is shortened with a hash of the whole.
+// NewNode makes a node's ID. A node name too long for Kubernetes' 192 bytes is shortened with a hash of the whole, to the
+// same name whatever the address: a node whose address changed is still found by its name.
 func NewNode(name string, ip netip.Addr) Node {
-	ip = ip.Unmap().WithZone("")
-	if limit := MaxNodeIDLen - len(separator) - len(ip.String()); len(name) > limit {
-		name = shorten(name, limit)
+	if len(name) > maxNodeNameLen {
+		name = shorten(name, maxNodeNameLen)
 	}
-	return Node{Name: name, IP: ip}
+	return Node{Name: name, IP: ip.Unmap().WithZone("")}
 }
 
 // ParseNode reads "{nodeName}|{nodeIP}". An IPv4-mapped IPv6 address is taken as the IPv4 address it is.

@@ -94,6 +94,8 @@ func TestNodeOfLongName(t *testing.T) {
 	got, err := ParseNode(n.String())
 	assert.NilError(t, err)
 	assert.Equal(t, got, n)
+	moved := NewNode(strings.Repeat("n", 253), netip.MustParseAddr("10.0.0.1"))
+	assert.Equal(t, moved.Name, n.Name, "the name does not depend on the address")
 }
 
 func FuzzParseVolume(f *testing.F) {

@@ -22,6 +22,9 @@ const (
 	// maxClassLen is how much of a volume ID the class may take; the rest is for the name.
 	maxClassLen = 63
 	hashLen     = 16 // hex digits: 64 bits
+
+	// maxNodeNameLen leaves room for the longest address, which is 39 bytes of IPv6.
+	maxNodeNameLen = MaxNodeIDLen - len(separator) - len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 )
 
 // ValidateName checks a volume, snapshot or tenant name: [A-Za-z0-9][A-Za-z0-9._-]{0,127}, and not "snapshots",
