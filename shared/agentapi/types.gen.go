@@ -142,7 +142,7 @@ type DeviceStats struct {
 type ErrorBody struct {
 	Code Code `json:"code"`
 
-	// Error What is wrong
+	// Error What is wrong, naming the field and the limit.
 	Error string `json:"error"`
 }
 
@@ -460,7 +460,7 @@ type VolumeMade = VolumeDetail
 
 // ListExportsParams defines parameters for ListExports.
 type ListExportsParams struct {
-	// Limit Items a page
+	// Limit Items a page, 1 to 1000. Without it everything comes at once.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -475,7 +475,7 @@ type ListSnapshotsParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page
+	// Limit Items a page, 1 to 1000. Without it everything comes at once.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -490,7 +490,7 @@ type ListVolumesParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page
+	// Limit Items a page, 1 to 1000. Without it everything comes at once.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -510,7 +510,7 @@ type ListVolumeSnapshotsParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page
+	// Limit Items a page, 1 to 1000. Without it everything comes at once.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
