@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/native"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
+)
+
+// Values of BNC_LAB; without it, the kind is chosen by what this kernel has.
+const (
+	kindUML    = "uml"
+	kindNative = "native"
+)
+
+// startMachine makes a machine of the kind that suits this kernel.
+func startMachine(ctx context.Context, visible []string) (machine, error) {
+	options, err := setup.FromEnv()
+	if err != nil {
+		return nil, err
+	}
+	if err := setup.Packages(ctx, options); err != nil {
+		return nil, err
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	visible = append(visible, wd)
+	useNative, err := choose()
+	if err != nil {
+		return nil, err
+	}
+	if useNative {
+		return startNative(ctx, visible)
+	}
+	return startUML(ctx, options, visible)
+}
+
+func choose() (useNative bool, err error) {
+	switch kind := os.Getenv("BNC_LAB"); kind {
+	case kindUML:
+		return false, nil
+	case kindNative:
+		if err := native.Capable(); err != nil {
+			return false, fmt.Errorf("BNC_LAB=%s: %w", kind, err)
+		}
+		return true, nil
+	case "":
+		return native.Capable() == nil, nil
+	default:
+		return false, fmt.Errorf("BNC_LAB=%q: set it to %q or %q", kind, kindUML, kindNative)
+	}
+}
+
+func startNative(ctx context.Context, visible []string) (machine, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return native.Start(ctx, self, wire.Setup{
+		Hostname: "lab", Visible: append(visible, self), Self: self, Env: uml.DefaultEnv(),
+	})
+}
+
+func startUML(ctx context.Context, options setup.Options, visible []string) (machine, error) {
+	begin := time.Now()
+	g, err := uml.Boot(ctx, uml.Config{
+		Name: "lab", Visible: visible, Setup: &options, Console: os.Getenv("BNC_LAB_CONSOLE"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(os.Stderr, "lab: Linux %s (User Mode Linux) up in %.1f s\n", g.Kernel, time.Since(begin).Seconds())
+	go reportPanic(g)
+	return g, nil
+}
+
+// reportPanic shows why a guest ended by itself; a halt on request leaves no oops.
+func reportPanic(g *uml.Guest) {
+	<-g.Done()
+	if tail := g.ConsoleTail(40); strings.Contains(tail, "Kernel panic") {
+		fmt.Fprintf(os.Stderr, "lab: the kernel died:\n%s\n", tail)
+	}
+}
+
+// prepare is `lab setup`.
+func prepare() error {
+	ctx := context.Background()
+	begin := time.Now()
+	options, err := setup.FromEnv()
+	if err != nil {
+		return err
+	}
+	options.Retry = true
+	if err := setup.Packages(ctx, options); err != nil {
+		return err
+	}
+	useNative, err := choose()
+	if err != nil {
+		return err
+	}
+	what := "this machine's own kernel has NFS"
+	if !useNative {
+		kernel, err := uml.Prepare(ctx, options)
+		if err != nil {
+			return err
+		}
+		what = "User Mode Linux " + kernel.Version
+	}
+	fmt.Printf("lab: ready after %.1f s: %s\n", time.Since(begin).Seconds(), what)
+	return nil
+}

@@ -1,0 +1,60 @@
+// Command lab runs programs in the lab: on a kernel with btrfs, an NFS client and an NFS server,
+// whatever this machine's own kernel has.
+//
+//	lab exec [-name NAME] PROGRAM [ARGS...]   run a program in a fresh machine (go test -exec "lab exec")
+//	lab shell [-name NAME]                    a terminal in a fresh machine
+//	lab enter [-name NAME] [-host HOST] [PROGRAM ARGS...]   run a program in a machine that has a name
+//	lab setup                                 install and prepare what the others need
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/guestd"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fail(errors.New("usage: lab exec|shell|enter|setup ..."))
+	}
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
+		fail(err)
+	}
+}
+
+func run(verb string, args []string) error {
+	switch verb {
+	case "exec":
+		return execute(args)
+	case "shell":
+		return shell(args)
+	case "enter":
+		return enter(args)
+	case "on-host":
+		return onHost(args)
+	case "setup":
+		return prepare()
+	case "init-uml": // process 1 of a guest
+		return guestd.RunUML()
+	case "init-namespaces": // process 1 of a machine in namespaces
+		return guestd.RunNamespaces(3)
+	default:
+		return fmt.Errorf("unknown command %q: lab exec|shell|enter|setup", verb)
+	}
+}
+
+// labFailed is the exit code when the lab, not the program in it, went wrong.
+const labFailed = 125
+
+// fail passes a program's exit code on.
+func fail(err error) {
+	var exit *guest.ExitError
+	if errors.As(err, &exit) {
+		os.Exit(exit.Code)
+	}
+	fmt.Fprintf(os.Stderr, "lab: %v\n", err)
+	os.Exit(labFailed)
+}

@@ -1,0 +1,194 @@
+// Package lab gives a test a storage host with a btrfs pool and a kernel NFS server, and any
+// number of worker nodes, each with an address of its own.
+//
+// The hosts are network and mount namespaces of the kernel that the test runs in, joined by a
+// bridge to which the test process belongs as well. They need a kernel with btrfs, nfs and nfsd,
+// and a machine whose mounts and network are nobody else's: run the test with
+//
+//	go test -exec "$PWD/bin/lab exec" ./...
+//
+// All hosts share the process table and the files of the machine; mounts, network, host name,
+// /run and /sys are each host's own.
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options describe a lab. The zero value is one with no worker nodes and a pool of 1 GiB, whose
+// NFS server runs and leaves exports to exportfs.
+type Options struct {
+	// Nodes is the number of worker nodes, at most 200.
+	Nodes int
+	// PoolSize is that of the file behind the pool, in bytes; default 1 GiB. The file is sparse.
+	PoolSize int64
+	// PoolDevice is a block device to use in place of a file, such as /dev/ubda.
+	PoolDevice string
+	// KeepPool mounts the btrfs that PoolDevice holds, if it holds one, instead of a fresh one.
+	KeepPool bool
+	// PoolMountOptions are for mount(8), such as "noatime".
+	PoolMountOptions string
+	// NFS says who tells the kernel what is exported.
+	NFS NFSMode
+	// NFSStopped leaves starting the server to the test.
+	NFSStopped bool
+	// NFSThreads is the number of server threads; default 8.
+	NFSThreads int
+	// Lease and Grace are the NFSv4 server's, in whole seconds of at least 10 s for the lease;
+	// default 10 s each.
+	Lease, Grace time.Duration
+}
+
+// NFSMode says who answers the kernel's questions about exports.
+type NFSMode int
+
+const (
+	// Mountd is rpc.mountd, driven by exportfs and the exports files.
+	Mountd NFSMode = iota
+	// Unanswered is nobody: the test starts something that does.
+	Unanswered
+)
+
+// Lab is a storage host and its worker nodes.
+type Lab struct {
+	Storage *Host
+	Nodes   []*Host
+	// Pool is where the btrfs file system is mounted, on the storage host and for the test.
+	Pool string
+
+	options Options
+	pool    pool
+	nfs     nfsServer
+	lock    *os.File
+}
+
+// The hosts' numbers, which are the last part of their addresses.
+const (
+	testNumber    = 254
+	storageNumber = 1
+	firstNode     = 11
+	maxNodes      = 200
+)
+
+// New makes a lab, and removes it when the test ends. A machine holds one at a time: New waits
+// for another test's. Outside the lab's machines it skips the test, or fails it when
+// BNC_LAB_REQUIRED is set.
+func New(t testing.TB, o Options) *Lab {
+	t.Helper()
+	requireMachine(t)
+	l, err := newLab(o.withDefaults())
+	t.Cleanup(func() {
+		if err := l.close(); err != nil {
+			t.Errorf("lab: tear down: %v", err)
+		}
+	})
+	if err != nil {
+		t.Fatalf("lab: %v", err)
+	}
+	return l
+}
+
+// machineDir is made by the lab's process 1.
+const machineDir = "/lab"
+
+func requireMachine(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat(machineDir + "/bin"); err == nil {
+		return
+	}
+	const hint = `needs a kernel with NFS in a machine of the lab: go test -exec "$PWD/bin/lab exec"`
+	if os.Getenv("BNC_LAB_REQUIRED") != "" {
+		t.Fatal(hint)
+	}
+	t.Skip(hint)
+}
+
+func (o Options) withDefaults() Options {
+	if o.PoolSize == 0 {
+		o.PoolSize = 1 << 30
+	}
+	if o.NFSThreads == 0 {
+		o.NFSThreads = 8
+	}
+	if o.Lease == 0 {
+		o.Lease = 10 * time.Second
+	}
+	if o.Grace == 0 {
+		o.Grace = 10 * time.Second
+	}
+	return o
+}
+
+// newLab returns what it has made also when it fails, to be closed.
+func newLab(o Options) (l *Lab, err error) {
+	l = &Lab{Pool: "/srv/btrfs", options: o}
+	if o.Nodes > maxNodes {
+		return l, fmt.Errorf("%d nodes: at most %d", o.Nodes, maxNodes)
+	}
+	if l.lock, err = lockMachine(); err != nil {
+		return l, err
+	}
+	if err := makeBridge(); err != nil {
+		return l, err
+	}
+	// The nodes come before the pool is mounted, so that they have no copy of that mount.
+	for i := range o.Nodes {
+		node := newHost(fmt.Sprintf("node-%d", i+1), firstNode+i, nodeScript)
+		l.Nodes = append(l.Nodes, node)
+		if err := node.boot(); err != nil {
+			return l, err
+		}
+	}
+	if err := l.pool.mount(l.Pool, o); err != nil {
+		return l, err
+	}
+	l.Storage = newHost("storage", storageNumber, storageScript)
+	if err := l.Storage.boot(); err != nil {
+		return l, err
+	}
+	l.nfs = nfsServer{host: l.Storage, options: o}
+	l.Storage.onHalt = l.nfs.stop // server threads belong to the kernel
+	if !o.NFSStopped {
+		return l, l.StartNFSServer()
+	}
+	return l, nil
+}
+
+// close takes everything down, in the reverse order, as far as it was made.
+func (l *Lab) close() error {
+	var errs []error
+	for _, node := range l.Nodes {
+		errs = append(errs, node.halt())
+	}
+	if l.Storage != nil {
+		errs = append(errs, l.Storage.halt())
+	}
+	errs = append(errs, l.pool.unmount())
+	if l.lock != nil {
+		errs = append(errs, removeBridge(), l.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func lockMachine() (*os.File, error) {
+	f, err := os.OpenFile(machineDir+"/lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// address returns a host's addresses: 10.77.0.n, and fd77::n with n's decimal digits.
+func address(n int) (v4, v6 netip.Addr) {
+	return netip.MustParseAddr(fmt.Sprintf("10.77.0.%d", n)), netip.MustParseAddr(fmt.Sprintf("fd77::%d", n))
+}

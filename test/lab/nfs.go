@@ -1,0 +1,182 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// storageScript is for the storage host: the common part, and what nfs-utils keep of their own.
+const storageScript = commonScript + `mount -t tmpfs -o mode=755 nfs /var/lib/nfs
+mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/nfsdcld /var/lib/nfs/v4recovery
+touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
+mkdir /run/rpc_pipefs
+mount --bind /var/lib/nfs/rpc_pipefs /run/rpc_pipefs
+mount -t nfsd nfsd /proc/fs/nfsd
+mount -t tmpfs -o mode=755 exports.d /etc/exports.d
+` + holdOn
+
+// nfsServer is the storage host's NFSv4 server and its daemons.
+type nfsServer struct {
+	host    *Host
+	options Options
+	daemons []*daemon
+	running bool
+}
+
+// StartNFSServer starts the kernel's server, for NFSv4.1 and 4.2 over TCP, and the daemons that
+// it needs. Exports in /etc/exports.d of the storage host come back, others do not (exportfs(8)).
+func (l *Lab) StartNFSServer() error { return l.nfs.start() }
+
+// StopNFSServer stops the server as its systemd unit does: clients wait, exports are forgotten.
+func (l *Lab) StopNFSServer() error { return l.nfs.stop() }
+
+// RestartNFSServer is StopNFSServer and StartNFSServer.
+func (l *Lab) RestartNFSServer() error {
+	return errors.Join(l.nfs.stop(), l.nfs.start())
+}
+
+func (s *nfsServer) start() error {
+	if s.running {
+		return nil
+	}
+	s.running = true // also after a failure there is something to stop
+	if err := s.setTimes(); err != nil {
+		return fmt.Errorf("nfsd times: %w", err)
+	}
+	// nfsdcld records clients on stable storage, so that they can reclaim after a restart and
+	// the grace period ends as soon as all of them have.
+	if err := s.startDaemon("", "nfsdcld", "--foreground"); err != nil {
+		return err
+	}
+	if s.options.NFS == Mountd {
+		if _, err := s.host.Run("exportfs", "-r"); err != nil {
+			return err
+		}
+		// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. The kernel asks
+		// nobody while no process has the channel open, and refuses the client.
+		if err := s.startDaemon("/nfsd.export/channel", "rpc.mountd", "--foreground", "-N", "2", "-N", "3"); err != nil {
+			return err
+		}
+	}
+	_, err := s.host.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "-U",
+		strconv.Itoa(s.options.NFSThreads))
+	return err
+}
+
+// setTimes must come before the threads start. The grace period may not be shorter than the
+// lease, so the lease is set first.
+func (s *nfsServer) setTimes() error {
+	for _, f := range []struct {
+		name  string
+		value time.Duration
+	}{{"nfsv4leasetime", s.options.Lease}, {"nfsv4gracetime", s.options.Grace}} {
+		seconds := strconv.Itoa(int(f.value / time.Second))
+		if err := os.WriteFile(s.host.Path("/proc/fs/nfsd/"+f.name), []byte(seconds), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *nfsServer) stop() error {
+	if !s.running {
+		return nil
+	}
+	s.running = false
+	var errs []error
+	if s.host.PID() != 0 {
+		_, err := s.host.Run("rpc.nfsd", "0")
+		errs = append(errs, err)
+		if s.options.NFS == Mountd {
+			_, err := s.host.Run("exportfs", "-au")
+			_, err2 := s.host.Run("exportfs", "-f")
+			errs = append(errs, err, err2)
+		}
+	}
+	for _, d := range s.daemons {
+		d.kill()
+	}
+	s.daemons = nil
+	return errors.Join(errs...)
+}
+
+// daemon is a child that runs until it is killed.
+type daemon struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// startDaemon starts a program on the storage host, and returns when it has opened a file whose
+// path ends so; empty: at once.
+func (s *nfsServer) startDaemon(opens, name string, args ...string) error {
+	cmd := s.host.Command(context.Background(), name, args...)
+	logPath := s.host.Path("/run/" + name + ".log")
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d := &daemon{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // killed
+		close(d.done)
+	}()
+	s.daemons = append(s.daemons, d)
+	if opens != "" && !d.waitForOpen(opens) {
+		said, _ := os.ReadFile(logPath)
+		return fmt.Errorf("%s does not start: %s", name, said)
+	}
+	return nil
+}
+
+// daemonTime bounds a daemon's start.
+const daemonTime = 10 * time.Second
+
+// waitForOpen returns false when the daemon ends or takes too long.
+func (d *daemon) waitForOpen(suffix string) bool {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(daemonTime)
+	for !hasOpen(d.cmd.Process.Pid, suffix) {
+		select {
+		case <-d.done:
+			return false
+		case <-timeout:
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+func hasOpen(pid int, suffix string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(fds, func(e os.DirEntry) bool {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		return err == nil && strings.HasSuffix(target, suffix)
+	})
+}
+
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Signal(unix.SIGKILL)
+	<-d.done
+}

@@ -1,0 +1,100 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pool is the btrfs file system of the storage host.
+type pool struct {
+	image   string // the file behind it, or empty
+	mounted string // where, or empty
+}
+
+func (p *pool) mount(dir string, o Options) error {
+	device, options := o.PoolDevice, o.PoolMountOptions
+	if device == "" {
+		var err error
+		if device, err = p.makeImage(o.PoolSize); err != nil {
+			return err
+		}
+		options = strings.TrimPrefix(options+",loop", ",") // the loop device goes with the mount
+	}
+	if !(o.KeepPool && holdsBtrfs(device)) {
+		if _, err := output(exec.Command("mkfs.btrfs", "-q", "-f", device), "mkfs.btrfs"); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	args := []string{"-t", "btrfs"}
+	if options != "" {
+		args = append(args, "-o", options)
+	}
+	if _, err := output(exec.Command("mount", append(args, device, dir)...), "mount the pool"); err != nil {
+		return err
+	}
+	p.mounted = dir
+	return nil
+}
+
+func (p *pool) makeImage(size int64) (string, error) {
+	f, err := os.CreateTemp("", "pool-*.img")
+	if err != nil {
+		return "", err
+	}
+	p.image = f.Name()
+	return p.image, errors.Join(f.Truncate(size), f.Close())
+}
+
+// holdsBtrfs looks for the magic number: superblock at 64 KiB, field at 64 bytes
+// (btrfs on-disk format, struct btrfs_super_block).
+func holdsBtrfs(device string) bool {
+	f, err := os.Open(device)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	magic := make([]byte, 8)
+	_, err = f.ReadAt(magic, 64<<10+64)
+	return err == nil && string(magic) == "_BHRfS_M"
+}
+
+// unmountTime bounds the wait for namespaces that still refer to the pool and are being torn down.
+const unmountTime = 20 * time.Second
+
+func (p *pool) unmount() error {
+	var errs []error
+	if p.mounted != "" {
+		errs = append(errs, unmountSoon(p.mounted))
+		p.mounted = ""
+	}
+	if p.image != "" {
+		errs = append(errs, os.Remove(p.image))
+		p.image = ""
+	}
+	return errors.Join(errs...)
+}
+
+// unmountSoon tries until the kernel's references are gone: it drops the last ones (exports, the
+// mounts of a dead namespace) from worker threads.
+func unmountSoon(dir string) error {
+	deadline := time.Now().Add(unmountTime)
+	for {
+		err := unix.Unmount(dir, 0)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

@@ -1,0 +1,111 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// processesOf lists the processes in the mount or network namespace of holder, without it.
+func processesOf(holder int) ([]int, error) {
+	mnt, net := namespace(holder, "mnt"), namespace(holder, "net")
+	if mnt == "" || net == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == holder {
+			continue
+		}
+		if namespace(pid, "mnt") == mnt || namespace(pid, "net") == net {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// namespace identifies a process's namespace; empty for zombies and kernel threads' absent ones.
+func namespace(pid int, kind string) string {
+	id, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+	if err != nil {
+		return ""
+	}
+	return id
+}
+
+// waitForExit waits until the processes have ended, or for the given time.
+func waitForExit(pids []int, most time.Duration) {
+	deadline := time.Now().Add(most)
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has ended
+		}
+		left := max(time.Until(deadline), 0)
+		// A pidfd is readable when its process has ended (pidfd_open(2)).
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		_ = unix.Close(fd)
+	}
+}
+
+// nfsMounts returns where NFS is mounted in the namespace of holder, last first.
+func nfsMounts(holder int) []string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", holder))
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) > 2 && (f[2] == "nfs" || f[2] == "nfs4") {
+			dirs = append([]string{f[1]}, dirs...)
+		}
+	}
+	return dirs
+}
+
+// abortNFS fails the pending requests of all NFS mounts (MNT_FORCE in umount(2)), so that
+// processes which wait for them can end.
+func abortNFS(holder int) {
+	for _, dir := range nfsMounts(holder) {
+		_ = inNamespaces(holder, "umount", "-f", dir)
+	}
+}
+
+// dropMounts takes all NFS mounts out of the namespace, whether their server answers or not.
+func dropMounts(holder int) error {
+	var errs []error
+	for _, dir := range nfsMounts(holder) {
+		_ = inNamespaces(holder, "umount", "-f", dir) // EBUSY tells of aborted requests too
+		if err := inNamespaces(holder, "umount", "-l", "-c", dir); err != nil && stillMounted(holder, dir) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func stillMounted(holder int, dir string) bool {
+	for _, d := range nfsMounts(holder) {
+		if d == dir {
+			return true
+		}
+	}
+	return false
+}
+
+func inNamespaces(holder int, args ...string) error {
+	enter := []string{"--target", strconv.Itoa(holder), "--net", "--mount", "--"}
+	_, err := output(exec.Command("nsenter", append(enter, args...)...), strings.Join(args, " "))
+	return err
+}

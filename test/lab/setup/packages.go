@@ -1,0 +1,127 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// tools are the programs that the lab uses, and the Debian packages that hold them.
+var tools = map[string]string{
+	"exportfs":             "nfs-kernel-server",
+	"gcc":                  "gcc",
+	"ip":                   "iproute2",
+	"mkfs.btrfs":           "btrfs-progs",
+	"modprobe":             "kmod",
+	"mount.nfs":            "nfs-common",
+	"nfsdcld":              "nfs-kernel-server",
+	"nsenter":              "util-linux",
+	"patchelf":             "patchelf",
+	"rpc.mountd":           "nfs-kernel-server",
+	"rpc.nfsd":             "nfs-kernel-server",
+	"rpcbind":              "rpcbind",
+	"/usr/include/stdio.h": "libc6-dev",
+}
+
+// Packages installs the Debian packages that are missing, without starting their services.
+func Packages(ctx context.Context, o Options) error {
+	missing := missingPackages()
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("install these packages' programs first (no apt-get here): %s", strings.Join(missing, " "))
+	}
+	o.say("installing %s", strings.Join(missing, " "))
+	restore, err := keepServicesStopped()
+	if err != nil {
+		return err
+	}
+	defer restore()
+	if install(ctx, missing) != nil { // the package lists may be missing or old
+		o.say("updating the package lists")
+		if err := aptGet(ctx, "update", "-q"); err != nil {
+			return err
+		}
+		if err := install(ctx, missing); err != nil {
+			return err
+		}
+	}
+	if missing = missingPackages(); len(missing) > 0 {
+		return fmt.Errorf("still missing after installation: %s", strings.Join(missing, " "))
+	}
+	return nil
+}
+
+func missingPackages() []string {
+	missing := map[string]bool{}
+	for tool, pkg := range tools {
+		if findTool(tool) == "" {
+			missing[pkg] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(missing))
+}
+
+// findTool looks beyond PATH, because a user's PATH need not have the sbin directories.
+func findTool(name string) string {
+	candidates := []string{name}
+	if !filepath.IsAbs(name) {
+		candidates = nil
+		for _, dir := range append([]string{"/usr/sbin", "/sbin", "/usr/bin", "/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
+			candidates = append(candidates, filepath.Join(dir, name))
+		}
+	}
+	for _, path := range candidates {
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			return path
+		}
+	}
+	return ""
+}
+
+func install(ctx context.Context, packages []string) error {
+	return aptGet(ctx, append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)...)
+}
+
+func aptGet(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "apt-get", args...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+	return runQuietly(cmd)
+}
+
+// runQuietly runs cmd and quotes its last lines when it fails.
+func runQuietly(cmd *exec.Cmd) error {
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-6):], "\n"))
+}
+
+// policyFile, while it exists, keeps package installation from starting services
+// (invoke-rc.d(8)): the lab runs its NFS servers itself, in namespaces of their own.
+const policyFile = "/usr/sbin/policy-rc.d"
+
+func keepServicesStopped() (restore func(), err error) {
+	f, err := os.OpenFile(policyFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return func() {}, nil // the administrator's own policy
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return func() { _ = os.Remove(policyFile) }, nil
+}

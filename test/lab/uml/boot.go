@@ -1,0 +1,202 @@
+// Package uml boots User Mode Linux guests: a kernel with btrfs, nfs and nfsd that runs as an
+// ordinary program, with the host's files as its own.
+package uml
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/guestd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
+)
+
+// Config describes a guest. Its zero value is a machine without disks or network.
+type Config struct {
+	// Name is the host name; default "guest".
+	Name string
+	// Memory in bytes; default 2 GiB. It is taken from the host as the guest touches it.
+	Memory int64
+	// Disks are files of the host that become /dev/ubda, /dev/ubdb and so on.
+	Disks []string
+	// Networks are the guest's interfaces vec0, vec1 and so on.
+	Networks []Network
+	// CPU overrides Setup.CPU.
+	CPU string
+	// Console is a file to which the kernel's messages are appended. Default: a temporary one
+	// that goes with the guest; Guest.ConsoleTail reads either.
+	Console string
+	// Env is what programs get that bring no environment of their own; default: DefaultEnv.
+	Env []string
+	// Visible are more paths of the host that must be there under the same name. Everything
+	// is but what lies in /dev, /media, /mnt, /proc, /run, /srv, /sys and /var.
+	Visible []string
+	// Setup says where kernel and lab command come from; default: setup.FromEnv.
+	Setup *setup.Options
+}
+
+// modules are loaded in every guest: NFS on both sides, and what the network layer is made of.
+var modules = []string{"nfsd", "nfs", "nfsv4", "loop", "veth", "bridge", "ipv6"}
+
+// Boot starts a guest and returns when programs can be run in it. The first call on a machine
+// prepares a kernel, which can take a minute; a boot takes one to two seconds. ctx bounds Boot
+// only. The guest ends with this process at the latest.
+func Boot(ctx context.Context, cfg Config) (*Guest, error) {
+	options, err := cfg.options()
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := Prepare(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return boot(ctx, cfg, options, kernel)
+}
+
+// Prepare makes sure that a kernel which boots is in the cache, and returns it.
+func Prepare(ctx context.Context, options setup.Options) (setup.Kernel, error) {
+	return setup.EnsureKernel(ctx, options, func(ctx context.Context, k setup.Kernel) error {
+		return testBoot(ctx, options, k)
+	})
+}
+
+func (cfg Config) options() (setup.Options, error) {
+	if cfg.Setup != nil {
+		return *cfg.Setup, nil
+	}
+	return setup.FromEnv()
+}
+
+func boot(ctx context.Context, cfg Config, options setup.Options, kernel setup.Kernel) (*Guest, error) {
+	lab, err := labCommand(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	g, err := newGuest(cfg)
+	if err != nil {
+		return nil, err
+	}
+	g.Kernel = kernel.Version
+	if err := g.start(cfg, options, kernel, lab); err != nil {
+		g.discard()
+		return nil, err
+	}
+	g.Session, err = guest.Open(ctx, g.control, cfg.setup(kernel, lab))
+	if err != nil {
+		_ = g.PowerCut()
+		err = fmt.Errorf("boot Linux %s: %w; console:\n%s", kernel.Version, err, g.ConsoleTail(30))
+		g.discard()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (cfg Config) setup(kernel setup.Kernel, lab string) wire.Setup {
+	s := wire.Setup{
+		Hostname:   cmp.Or(cfg.Name, "guest"),
+		Visible:    append([]string{lab, kernel.ModuleRoot}, cfg.Visible...),
+		Self:       lab,
+		ModuleRoot: kernel.ModuleRoot,
+		Modules:    kernel.Separate(modules),
+		Env:        cfg.Env,
+	}
+	if s.Env == nil {
+		s.Env = DefaultEnv()
+	}
+	for i, n := range cfg.Networks {
+		s.Networks = append(s.Networks, wire.Network{Name: fmt.Sprintf("vec%d", i), MAC: n.MAC, Addresses: n.Addresses})
+	}
+	return s
+}
+
+// DefaultEnv is the environment of programs in a guest: this process's own, with TMPDIR on the
+// guest's tmpfs and the sbin directories in PATH.
+func DefaultEnv() []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return len(kv) > 7 && kv[:7] == "TMPDIR=" || len(kv) > 5 && kv[:5] == "PATH="
+	})
+	path := os.Getenv("PATH")
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		if !slices.Contains(filepath.SplitList(path), dir) {
+			path += ":" + dir
+		}
+	}
+	return append(env, "PATH="+path, "TMPDIR="+guestd.TempDir, "BNC_LAB_HOST_TMPDIR="+os.TempDir())
+}
+
+// The guest's descriptors; 1 is the console.
+const (
+	controlFD = 3 + iota
+	firstNetworkFD
+)
+
+// start runs the kernel in a process namespace of which it is process 1, so that its death, which
+// follows this process's, ends all the processes that it is made of.
+func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, lab string) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	g.control = ours
+	cmd := exec.Command(kernel.Program, g.commandLine(cfg, kernel, lab)...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // its memory is a file in TMPDIR
+	if kernel.Preload != "" {
+		cmd.Env = append(cmd.Env, "LD_PRELOAD="+kernel.Preload)
+	}
+	cmd.Stdout, cmd.Stderr = g.console, g.console
+	cmd.ExtraFiles = []*os.File{theirs}
+	for _, n := range cfg.Networks {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, n.Port.guestEnd())
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: unix.CLONE_NEWPID,
+	}
+	if g.cpu, err = chooseCPU(options.Cache, cmp.Or(cfg.CPU, options.CPU)); err != nil {
+		return err
+	}
+	g.cmd = cmd
+	if err := g.run(); err != nil {
+		return errors.Join(fmt.Errorf("start the kernel: %w", err), g.cpu.release())
+	}
+	return nil
+}
+
+func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []string {
+	args := []string{
+		fmt.Sprintf("mem=%dM", cmp.Or(cfg.Memory, 2<<30)>>20),
+		"rootfstype=hostfs", "rootflags=/", "rw", "init=" + lab,
+		"con=null", "con0=null,fd:1", "ssl=null", fmt.Sprintf("ssl0=fd:%d", controlFD),
+		"uml_dir=" + g.runDir,
+	}
+	args = append(args, kernel.Options...)
+	for i, disk := range cfg.Disks {
+		args = append(args, fmt.Sprintf("ubd%c=%s", 'a'+i, disk))
+	}
+	for i := range cfg.Networks {
+		args = append(args, fmt.Sprintf("vec%d:transport=fd,fd=%d,depth=128", i, firstNetworkFD+i))
+	}
+	return append(args, "--", "init-uml") // what follows the dashes goes to init
+}
+
+// socketPair returns a connected pair; the first end works with the runtime's poller.
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+}
