@@ -236,7 +236,10 @@ func withFD(f *os.File, use func(fd uintptr)) error {
 	if err != nil {
 		return err
 	}
-	return conn.Control(use)
+	if err := conn.Control(use); err != nil {
+		return os.ErrClosed // the only reason there is, under a name that is not exported (poll.ErrFileClosing)
+	}
+	return nil
 }
 
 // cString returns the bytes before the first NUL.

@@ -151,32 +151,33 @@ func childrenOf(f *os.File, id uint64) ([]rootRef, error) {
 	return children, err
 }
 
-// parseRootItem reads struct btrfs_root_item (linux/btrfs_tree.h, packed): the inode item has 160
-// bytes, flags are at 208, the UUIDs follow generation_v2.
+// Where things are in struct btrfs_root_item and struct btrfs_root_ref (linux/btrfs_tree.h, packed).
+const (
+	rootItemInodeSize  = 160
+	rootItemFlags      = rootItemInodeSize + 48
+	rootItemUUID       = 247
+	rootItemParentUUID = rootItemUUID + 16
+
+	rootRefNameLen = 16
+	rootRefName    = 18 // behind the struct
+)
+
 func parseRootItem(it item) root {
-	const (
-		flags      = 208
-		uuidAt     = 247
-		parentAt   = 263
-		uuidsUntil = 279
-	)
 	r := root{rootRef: rootRef{id: it.object}}
-	r.readOnly = field64(it.data, flags)&rootFlagReadOnly != 0
-	if len(it.data) >= uuidsUntil {
-		copy(r.uuid[:], it.data[uuidAt:])
-		copy(r.parentUUID[:], it.data[parentAt:])
+	r.readOnly = field64(it.data, rootItemFlags)&rootFlagReadOnly != 0
+	if len(it.data) >= rootItemParentUUID+16 { // items of filesystems from before Linux 3.6 are shorter
+		copy(r.uuid[:], it.data[rootItemUUID:])
+		copy(r.parentUUID[:], it.data[rootItemParentUUID:])
 	}
 	return r
 }
 
-// parseRootRef reads struct btrfs_root_ref (packed: dirid, sequence, name_len) and the name behind it.
 func parseRootRef(data []byte) rootRef {
-	const nameLenAt, nameAt = 16, 18
-	if len(data) < nameAt {
+	if len(data) < rootRefName {
 		return rootRef{}
 	}
-	length := int(binary.LittleEndian.Uint16(data[nameLenAt:]))
-	return rootRef{dirID: field64(data, 0), name: string(data[nameAt:min(nameAt+length, len(data))])}
+	end := rootRefName + int(binary.LittleEndian.Uint16(data[rootRefNameLen:]))
+	return rootRef{dirID: field64(data, 0), name: string(data[rootRefName:min(end, len(data))])}
 }
 
 // pathResolver builds paths from references, each subvolume once.

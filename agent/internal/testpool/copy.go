@@ -1,9 +1,7 @@
 package testpool
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -17,8 +15,8 @@ import (
 // only keeps in memory. (What btrfs wrote but did not ask the device to flush is in it too: this finds
 // data that was never sent to the device, not a flush that is missing.)
 //
-// The pool must be quiet meanwhile, or have AtomicCopies. The copy's UUID differs from the pool's while both are
-// mounted: use PowerCut where that matters.
+// The pool must be quiet meanwhile, or have AtomicCopies. The copy has a UUID of its own, for two
+// filesystems of one UUID cannot be mounted side by side: use PowerCut where that matters.
 func (p *Pool) Copy() *Pool {
 	p.t.Helper()
 	image := p.copyImage()
@@ -30,9 +28,10 @@ func (p *Pool) Copy() *Pool {
 		c.guard.stop()
 		_ = os.Remove(image)
 	})
-	if err := c.mountTwin(); err != nil {
-		p.t.Fatalf("testpool: mount the copy of %s: %v", p.Image, err)
+	if err := changeUUID(image); err != nil {
+		p.t.Fatalf("testpool: change the UUID of %s: %v", image, err)
 	}
+	c.Mount()
 	return c
 }
 
@@ -48,17 +47,6 @@ func (p *Pool) PowerCut() {
 	}
 	p.Image, p.images = image, []string{image}
 	p.Mount()
-}
-
-// mountTwin mounts a copy while the original is mounted. Linux >= 6.7 gives it a temporary UUID by
-// itself; earlier kernels refuse two filesystems of one UUID, so there the copy is given another for good.
-func (p *Pool) mountTwin() error {
-	if _, err := os.Stat("/sys/fs/btrfs/features/temp_fsid"); err != nil {
-		if out, err := exec.Command("btrfstune", "-f", "-m", p.Image).CombinedOutput(); err != nil {
-			return fmt.Errorf("btrfstune: %w\n%s", err, out)
-		}
-	}
-	return p.mount(p.options.Subvolume)
 }
 
 // copyImage copies the file behind the loop device. It is read through the page cache, which is what

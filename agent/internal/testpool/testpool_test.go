@@ -49,15 +49,20 @@ func TestCopyHoldsOnlyWhatReachedTheDevice(t *testing.T) {
 			pool := testpool.New(t, testpool.Options{AtomicCopies: atomic, MountOptions: "commit=300"})
 			makeSubvolume(t, pool, "committed")
 			commit(t, pool)
+			fsynced := filepath.Join("committed", "fsynced") // in the log tree, not in a transaction
+			writeAndSync(t, filepath.Join(pool.Dir, fsynced))
 			makeSubvolume(t, pool, "later")
 
 			cut := pool.Copy()
 			assert.Assert(t, exists(t, cut, "committed"))
+			assert.Assert(t, exists(t, cut, fsynced))
 			assert.Assert(t, !exists(t, cut, "later"))
+			assert.Assert(t, fsid(t, cut) != fsid(t, pool))
 
 			before := fsid(t, pool)
 			pool.PowerCut()
 			assert.Assert(t, exists(t, pool, "committed"))
+			assert.Assert(t, exists(t, pool, fsynced))
 			assert.Assert(t, !exists(t, pool, "later"))
 			assert.Equal(t, fsid(t, pool), before)
 		})
@@ -165,6 +170,16 @@ func makeSubvolume(t *testing.T, pool *testpool.Pool, name string) {
 	assert.NilError(t, err)
 	defer dir.Close()
 	assert.NilError(t, btrfs.CreateSubvolume(dir, name))
+}
+
+func writeAndSync(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	assert.NilError(t, err)
+	defer f.Close()
+	_, err = f.WriteString("content")
+	assert.NilError(t, err)
+	assert.NilError(t, f.Sync())
 }
 
 func commit(t *testing.T, pool *testpool.Pool) {

@@ -1,0 +1,178 @@
+package btrfs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+// rarely keeps the kernel from committing by itself during a test.
+const rarely = "commit=300"
+
+// Of what Commit promises, everything is there after a power cut; of what came later, nothing.
+func TestCommitMakesTreeChangesDurable(t *testing.T) {
+	f := newFixture(t, testpool.Options{MountOptions: rarely, Quota: btrfs.QuotaFull})
+	_, info := f.subvolume("volume")
+	f.subvolume("destroyed")
+	assert.NilError(t, os.WriteFile(f.path("staging"), nil, 0o600))
+	assert.NilError(t, os.WriteFile(f.path("delayed"), make([]byte, 100_000), 0o600))
+	f.commit()
+
+	volume := openDir(t, f.path("volume"))
+	assert.NilError(t, f.SetLimit(info.ID, 10*mib))
+	assert.NilError(t, os.Rename(f.path("staging"), f.path("published")))
+	assert.NilError(t, btrfs.DestroySubvolume(f.dir, "destroyed"))
+	assert.NilError(t, btrfs.SetCompression(volume, "zstd"))
+	assert.NilError(t, os.Chmod(f.path("volume"), 0o2770))
+	f.commit()
+	f.subvolume("later")
+
+	cut := f.powerCut()
+	qgroup, err := cut.Qgroup(info.ID)
+	assert.NilError(t, err)
+	assert.Equal(t, qgroup.MaxReferenced, uint64(10*mib))
+	compression, err := btrfs.Compression(openDir(t, cut.path("volume")))
+	assert.NilError(t, err)
+	assert.Equal(t, compression, "zstd")
+	assert.Equal(t, cut.stat("volume").Mode().Perm(), os.FileMode(0o770))
+	cut.stat("published")
+	for _, gone := range []string{"staging", "destroyed", "later"} {
+		_, err := os.Lstat(cut.path(gone))
+		assert.Assert(t, os.IsNotExist(err), gone)
+	}
+	// The limit of what it promises: the file is there, its data is not.
+	assert.Equal(t, cut.stat("delayed").Size(), int64(0))
+}
+
+func TestSnapshotMakesTreeChangesDurable(t *testing.T) {
+	f := newFixture(t, testpool.Options{MountOptions: rarely})
+	source, _ := f.subvolume("source")
+	assert.NilError(t, os.WriteFile(f.path("source", "file"), []byte("content"), 0o600)) // not flushed
+	assert.NilError(t, btrfs.Snapshot(source, f.dir, "snapshot", true))
+	cut := f.powerCut()
+	content, err := os.ReadFile(cut.path("snapshot", "file"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), "content")
+}
+
+// Each of many who commit at the same time finds its own change durable.
+func TestConcurrentCommits(t *testing.T) {
+	f := newFixture(t, testpool.Options{MountOptions: rarely})
+	before, err := f.Info()
+	assert.NilError(t, err)
+	const clients, each = 16, 10
+	var group errgroup.Group
+	for client := range clients {
+		group.Go(func() error {
+			for i := range each {
+				if err := btrfs.CreateSubvolume(f.dir, fmt.Sprintf("volume-%d-%d", client, i)); err != nil {
+					return err
+				}
+				if err := f.Commit(context.Background()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	assert.NilError(t, group.Wait())
+	after, err := f.Info()
+	assert.NilError(t, err)
+	assert.Assert(t, after.Generation-before.Generation < clients*each,
+		"%d commits for %d calls: none was shared", after.Generation-before.Generation, clients*each)
+	entries, err := os.ReadDir(f.powerCut().pool.Dir)
+	assert.NilError(t, err)
+	assert.Equal(t, len(entries), clients*each)
+}
+
+func TestCommitOfNothing(t *testing.T) {
+	f := newFixture(t, testpool.Options{MountOptions: rarely})
+	f.commit()
+	before, err := f.Info()
+	assert.NilError(t, err)
+	f.commit()
+	after, err := f.Info()
+	assert.NilError(t, err)
+	assert.Equal(t, after.Generation, before.Generation)
+}
+
+func TestCommitGivesUp(t *testing.T) {
+	f := newFixture(t, testpool.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.ErrorIs(t, f.Commit(ctx), context.Canceled)
+}
+
+func TestCommitOnReadOnlyFilesystem(t *testing.T) {
+	f := newFixture(t, testpool.Options{})
+	command(t, "mount", "-o", "remount,ro", f.pool.Dir)
+	readOnly, err := f.ReadOnly()
+	assert.NilError(t, err)
+	assert.Assert(t, readOnly)
+	assert.ErrorIs(t, f.Commit(t.Context()), unix.EROFS)
+	assert.ErrorIs(t, btrfs.CreateSubvolume(f.dir, "volume"), unix.EROFS)
+}
+
+// A device that stops taking writes must not be acknowledged. The image lies on a tmpfs that fills up.
+func TestCommitReportsAbort(t *testing.T) {
+	host := t.TempDir()
+	command(t, "mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", host)
+	t.Cleanup(func() { assert.Check(t, unix.Unmount(host, 0)) })
+	t.Setenv("TMPDIR", host)
+	t.Run("on a full host", func(t *testing.T) { // a test of its own has its directory there
+		f := newFixture(t, testpool.Options{SizeBytes: 512 * mib, MountOptions: rarely})
+		assert.ErrorType(t, f.writeUntilItFails(), isAborted)
+		readOnly, err := f.ReadOnly()
+		assert.NilError(t, err)
+		assert.Assert(t, readOnly)
+		assert.ErrorType(t, f.Commit(t.Context()), isAborted)
+	})
+}
+
+// writeUntilItFails makes files with xattrs, which are metadata, and commits.
+func (f *fixture) writeUntilItFails() error {
+	const enough = 20_000 // times 3000 bytes, and twice for DUP
+	value := make([]byte, 3000)
+	for i := range enough {
+		path := f.path(fmt.Sprintf("file%d", i))
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return err
+		}
+		if err := unix.Setxattr(path, "user.value", value, 0); err != nil {
+			return err
+		}
+		if i%100 == 99 {
+			if err := f.Commit(f.t.Context()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isAborted(err error) bool { return errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO) }
+
+// powerCut opens what a power cut now would leave.
+func (f *fixture) powerCut() *fixture {
+	f.t.Helper()
+	cut := &fixture{t: f.t, pool: f.pool.Copy()}
+	cut.open()
+	f.t.Cleanup(cut.close)
+	return cut
+}
+
+func (f *fixture) stat(name string) os.FileInfo {
+	f.t.Helper()
+	info, err := os.Lstat(f.path(name))
+	assert.NilError(f.t, err)
+	return info
+}

@@ -1,0 +1,12 @@
+package btrfs
+
+// WithSysfs returns fs as it would be if sysfs were mounted at another place.
+func (fs *FS) WithSysfs(path string) *FS {
+	return &FS{dir: fs.dir, sysfs: path, fsid: fs.fsid}
+}
+
+// StoredInline shows whether a file's content is in the tree.
+var StoredInline = storedInline
+
+// Subvolumes are listed in calls of this many bytes.
+const SearchBufferSize = searchBufferSize
