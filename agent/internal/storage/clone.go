@@ -1,0 +1,211 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Clone makes a volume with the contents of a volume or of a snapshot at this moment, or returns the one that the same
+// request made. It is of use at once and shares its data with the source until either writes.
+func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created bool, err error) {
+	source, err := t.planClone(spec)
+	if err != nil {
+		return Volume{}, false, err
+	}
+	err = t.store.change(ctx, func(ctx context.Context) error {
+		if have, found := t.volumes.get(Volume{Name: spec.Name}); found {
+			v = have
+			return sameClone(have, spec)
+		}
+		created = true
+		v, err = t.clone(ctx, spec)
+		return err
+	}, t.volumeClaim(spec.Name), source.reading())
+	return v, created, err
+}
+
+func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
+	if (spec.Volume == "") == (spec.Snapshot == "") {
+		return claim{}, invalid("exactly one source is needed: a volume or a snapshot")
+	}
+	source = t.volumeClaim(spec.Volume)
+	if spec.Snapshot != "" {
+		err = validateName("snapshot", spec.Snapshot)
+		source = t.snapshotClaim(spec.Snapshot)
+	} else {
+		err = validateName("source", spec.Volume)
+	}
+	if err != nil {
+		return claim{}, err
+	}
+	if err := validateName("name", spec.Name); err != nil {
+		return claim{}, err
+	}
+	if spec.Name == spec.Volume {
+		return claim{}, invalid("name %q is also the source", spec.Name)
+	}
+	if spec.SizeBytes != 0 {
+		if err := validateSize("size_bytes", spec.SizeBytes); err != nil {
+			return claim{}, err
+		}
+	}
+	return source, validateLabels(spec.Labels)
+}
+
+func sameClone(have Volume, spec CloneSpec) error {
+	if have.Quarantine != "" {
+		return quarantinedName(have.Name, have.Quarantine)
+	}
+	size := spec.SizeBytes
+	if size == 0 {
+		size = have.SizeBytes
+	}
+	return conflict("volume", have.Name, differences(
+		[3]any{"source volume", have.SourceVolume, spec.Volume},
+		[3]any{"source snapshot", have.SourceSnapshot, spec.Snapshot},
+		[3]any{"size_bytes", have.SizeBytes, size},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(spec.Labels)},
+	))
+}
+
+// original is what a clone or snapshot is made from.
+type original struct {
+	Properties
+	uuid uuid.UUID
+	path string // below the base directory
+}
+
+func (t *Tenant) original(spec CloneSpec) (original, error) {
+	if spec.Snapshot != "" {
+		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
+		return original{s.Properties, s.UUID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Name)
+	}
+	return t.originalVolume(spec.Volume)
+}
+
+func (t *Tenant) originalVolume(name string) (original, error) {
+	v, err := t.GetVolume(context.Background(), name)
+	return original{v.Properties, v.UUID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Name)
+}
+
+func usable(err error, quarantine, name string) error {
+	if err == nil && quarantine != "" {
+		return agentapi.Errorf(agentapi.MetadataError, "%q is quarantined: %s", name, quarantine)
+	}
+	return err
+}
+
+// clone publishes with the snapshot's own commit: directory and metadata are put in place first, and the one transaction that
+// makes the subvolume makes them durable too. A directory without its subvolume is what an interruption leaves; the next
+// start removes it. The limit is in the next commit, and until then in the metadata, from which the next start would set it.
+func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
+	source, err := t.original(spec)
+	if err != nil {
+		return Volume{}, err
+	}
+	v := Volume{
+		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: spec.Labels,
+		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, CreatedAt: now(),
+	}
+	v.UpdatedAt = v.CreatedAt
+	if spec.SizeBytes != 0 {
+		if spec.SizeBytes < source.SizeBytes {
+			return Volume{}, invalid("size_bytes is %d, the source has %d: a clone cannot be smaller", spec.SizeBytes, source.SizeBytes)
+		}
+		v.SizeBytes, v.QuotaBytes = spec.SizeBytes, max(spec.SizeBytes, source.QuotaBytes)
+	}
+	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
+		return Volume{}, err
+	}
+	info, err := t.publishSnapshot(t.dir, source, v.Name, v.metadata(), false)
+	if err != nil {
+		return Volume{}, err
+	}
+	v.ID, v.UUID = info.ID, info.UUID
+	if err := t.store.limit(v); err != nil {
+		return Volume{}, errors.Join(err, t.takeBack(v.Name))
+	}
+	t.volumes.put(v)
+	return v, nil
+}
+
+// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays.
+func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
+	d := t.store.disk
+	from, err := t.openOriginal(source)
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, err
+	}
+	defer from.Close()
+
+	stage := t.store.upkeep.temporary(stagePrefix)
+	defer t.store.upkeep.done(stage)
+	err = d.mkdir(parent, stage, t.store.config.DirMode)
+	var dir *os.File
+	if err == nil {
+		dir, err = openBeneath(parent, stage, unix.O_DIRECTORY)
+	}
+	if err == nil {
+		defer dir.Close()
+		err = d.writeMetadata(dir, m)
+	}
+	if err == nil {
+		err = d.rename(parent, stage, name)
+	}
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, errors.Join(takenOnDisk(name, err), d.discard(parent, stage))
+	}
+	info, err := d.snapshotInto(from, dir, readOnly)
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, name))
+	}
+	return info, nil
+}
+
+func (d *disk) snapshotInto(from, dir *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
+	if err := d.snapshot(from, dir, readOnly); err != nil {
+		return btrfs.SubvolumeInfo{}, err
+	}
+	data, info, err := d.openSubvolume(dir)
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, err
+	}
+	return info, data.Close()
+}
+
+// openOriginal opens the subvolume and makes sure that it is the one that the catalogue means.
+func (t *Tenant) openOriginal(source original) (*os.File, error) {
+	dir, err := t.store.disk.open(source.path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	data, info, err := t.store.disk.openSubvolume(dir)
+	if err != nil {
+		return nil, err
+	}
+	if info.UUID != source.uuid {
+		data.Close()
+		return nil, replacedOnDisk(source.path, source.uuid, info.UUID)
+	}
+	return data, nil
+}
+
+func replacedOnDisk(path string, want, have uuid.UUID) error {
+	return agentapi.Errorf(agentapi.MetadataError, "the data of %s is subvolume %s, not %s which the agent knows: somebody replaced it; restart the agent to take it as it is", path, have, want)
+}
+
+func formatLabels(labels map[string]string) string {
+	if len(labels) == 0 {
+		return ""
+	}
+	return fmt.Sprint(labels)
+}

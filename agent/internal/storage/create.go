@@ -1,0 +1,192 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+var errNotExist = os.ErrNotExist
+
+// CreateVolume makes a volume, or returns the one that the same request made. A volume of that name that is not as asked
+// for is AlreadyExists, saying in what it differs.
+func (t *Tenant) CreateVolume(ctx context.Context, spec VolumeSpec) (v Volume, created bool, err error) {
+	want, err := t.planVolume(spec)
+	if err != nil {
+		return Volume{}, false, err
+	}
+	err = t.store.change(ctx, func(ctx context.Context) error {
+		if have, found := t.volumes.get(want); found {
+			v = have
+			return sameVolume(have, want)
+		}
+		created = true
+		v, err = t.create(ctx, want)
+		return err
+	}, t.volumeClaim(spec.Name))
+	return v, created, err
+}
+
+func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
+	if err := validateName("name", spec.Name); err != nil {
+		return Volume{}, err
+	}
+	if err := validateSize("size_bytes", spec.SizeBytes); err != nil {
+		return Volume{}, err
+	}
+	if spec.QuotaBytes == 0 {
+		spec.QuotaBytes = spec.SizeBytes
+	}
+	if err := validateSize("quota_bytes", spec.QuotaBytes); err != nil {
+		return Volume{}, err
+	}
+	v := Volume{
+		Name: spec.Name,
+		Properties: Properties{
+			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression,
+			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
+		},
+		Labels: spec.Labels,
+	}
+	if err := t.store.validateProperties(v.Properties); err != nil {
+		return Volume{}, err
+	}
+	return v, validateLabels(spec.Labels)
+}
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// sameVolume says in what the volume that there is differs from the one asked for.
+func sameVolume(have, want Volume) error {
+	if have.Quarantine != "" {
+		return quarantinedName(have.Name, have.Quarantine)
+	}
+	diff := differences(
+		[3]any{"size_bytes", have.SizeBytes, want.SizeBytes},
+		[3]any{"quota_bytes", have.QuotaBytes, want.QuotaBytes},
+		[3]any{"nocow", have.NoCOW, want.NoCOW},
+		[3]any{"compression", have.Compression, want.Compression},
+		[3]any{"uid", have.UID, want.UID},
+		[3]any{"gid", have.GID, want.GID},
+		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},
+		[3]any{"source volume", have.SourceVolume, want.SourceVolume},
+		[3]any{"source snapshot", have.SourceSnapshot, want.SourceSnapshot},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(want.Labels)},
+	)
+	return conflict("volume", have.Name, diff)
+}
+
+func conflict(kind, name, diff string) error {
+	if diff == "" {
+		return nil
+	}
+	return agentapi.Errorf(agentapi.AlreadyExists, "%s %q exists and differs: %s", kind, name, diff)
+}
+
+func quarantinedName(name, reason string) error {
+	return agentapi.Errorf(agentapi.AlreadyExists, "%q is quarantined and keeps its name until an administrator has repaired or removed it: %s", name, reason)
+}
+
+// create builds a volume under a name of the agent's own and publishes it with one rename. One commit makes all of it
+// durable; should the power fail before, the next start removes what is there of it.
+func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
+	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
+		return Volume{}, err
+	}
+	d := t.store.disk
+	stage := t.store.upkeep.temporary(stagePrefix)
+	defer t.store.upkeep.done(stage)
+
+	v.Path = t.path(v.Name)
+	v.CreatedAt = now()
+	v.UpdatedAt = v.CreatedAt
+	err := t.build(stage, &v)
+	if err == nil {
+		err = d.rename(t.dir, stage, v.Name)
+	}
+	if err != nil {
+		return Volume{}, errors.Join(takenOnDisk(v.Name, err), d.discard(t.dir, stage))
+	}
+	if err := d.commit(ctx); err != nil {
+		return Volume{}, errors.Join(err, t.takeBack(v.Name))
+	}
+	t.volumes.put(v)
+	return v, nil
+}
+
+// build makes the directory dir with all that belongs to the volume, and completes v with what the kernel gave it.
+func (t *Tenant) build(name string, v *Volume) error {
+	d := t.store.disk
+	if err := d.mkdir(t.dir, name, t.store.config.DirMode); err != nil {
+		return err
+	}
+	dir, err := openBeneath(t.dir, name, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := d.createSubvolume(dir); err != nil {
+		return err
+	}
+	data, info, err := d.openSubvolume(dir)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	v.ID, v.UUID = info.ID, info.UUID
+	if v.NoCOW || v.Compression != "" {
+		if err := d.setStorage(data, v.Properties); err != nil {
+			return err
+		}
+	}
+	if err := d.chown(data, v.UID, v.GID); err != nil {
+		return err
+	}
+	if err := d.chmod(data, v.Mode); err != nil { // after chown, which clears setuid and setgid
+		return err
+	}
+	if err := t.store.limit(*v); err != nil {
+		return err
+	}
+	return d.writeMetadata(dir, v.metadata())
+}
+
+// takeBack removes a volume that is published but not acknowledged. If that fails too, the volume stands: the same request
+// again finds it.
+func (t *Tenant) takeBack(name string) error {
+	err := t.store.disk.discard(t.dir, name)
+	if err != nil {
+		t.loadVolume(name)
+	}
+	return err
+}
+
+// takenOnDisk explains a name that is free in the catalogue and taken on disk, by something that somebody put there.
+func takenOnDisk(name string, err error) error {
+	if !isErrno(err, unix.EEXIST) {
+		return err
+	}
+	return agentapi.Errorf(agentapi.AlreadyExists, "the storage host has a directory %q that the agent did not make: move it away, or restart the agent to see what is wrong with it", name)
+}
+
+// path of a volume's directory, as the NFS server and the admin see it.
+func (t *Tenant) path(volume string) string {
+	return filepath.Join(t.store.pool.path, t.name, volume)
+}
+
+func (t *Tenant) snapshotPath(name string) string { return t.path(filepath.Join(snapshotsDir, name)) }
+
+// now in whole milliseconds UTC: what metadata.json keeps is what an answer says.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

@@ -1,0 +1,96 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// DeleteVolume deletes a volume and its data; one that is not there is deleted already. While clients have it exported it
+// is Busy. Snapshots and clones of it stay.
+func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
+	if err := validateName("name", name); err != nil {
+		return err
+	}
+	return t.store.change(ctx, func(ctx context.Context) error {
+		v, found := t.volumes.get(Volume{Name: name})
+		if !found {
+			return nil
+		}
+		if err := usable(nil, v.Quarantine, name); err != nil {
+			return err
+		}
+		if len(v.Refs) > 0 {
+			return agentapi.Errorf(agentapi.Busy, "volume %q is exported to %d client(s), %s among them: unexport it first", name, len(v.Refs), v.Refs[0].Client)
+		}
+		return t.delete(ctx, t.dir, name, v.UUID, func() { t.volumes.remove(v) })
+	}, t.volumeClaim(name))
+}
+
+// delete takes the name away with one rename, then destroys what it held, then commits both together. What a crash or a
+// failure leaves in the trash, upkeep and the next start remove. forget is called once the name is free.
+//
+// A filesystem so full that it cannot even rename still destroys subvolumes and unlinks files (btrfs lets those use its
+// global reserve): then the data goes first and its directory after, and what a crash leaves is a directory
+// without data, which the next start removes too.
+func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
+	d := t.store.disk
+	if err := t.checkSubvolume(parent, name, id); err != nil {
+		return err
+	}
+	trash := t.store.upkeep.temporary(trashPrefix)
+	defer t.store.upkeep.done(trash)
+	err := d.rename(parent, name, trash)
+	if isErrno(err, unix.ENOSPC) {
+		trash, err = name, nil
+	}
+	if err != nil {
+		return err
+	}
+	if trash != name {
+		forget()
+	}
+	if err := d.discard(parent, trash); err != nil {
+		if trash == name || !isForeign(err) {
+			return err
+		}
+		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
+	}
+	forget()
+	t.store.upkeep.deleted()
+	return d.commit(ctx)
+}
+
+// checkSubvolume makes sure that what is to be destroyed is what the catalogue means. Data that is gone already is no
+// hindrance.
+func (t *Tenant) checkSubvolume(parent *os.File, name string, want uuid.UUID) error {
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	data, info, err := t.store.disk.openSubvolume(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, btrfs.ErrNotSubvolume) {
+		return agentapi.Errorf(agentapi.MetadataError, "%s/%s is not a subvolume: somebody replaced it", name, dataDir)
+	}
+	if err != nil {
+		return err
+	}
+	data.Close()
+	if info.UUID != want {
+		return replacedOnDisk(name, want, info.UUID)
+	}
+	return nil
+}
+
+// isForeign recognises a directory that is not empty because of files that are not the agent's.
+func isForeign(err error) bool { return isErrno(err, unix.ENOTEMPTY) }

@@ -1,0 +1,259 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// disk makes every system call that changes the pool, each behind a fault point, so that tests can fail or cut off a
+// change between any two of them. It works on descriptors below the base directory and follows no symbolic link.
+type disk struct {
+	fs    *btrfs.FS
+	base  *os.File
+	fault func(step string) error // asked before each step; nil in production
+}
+
+func (d *disk) before(step, what string) error {
+	if d.fault == nil {
+		return nil
+	}
+	if err := d.fault(step); err != nil {
+		return &fs.PathError{Op: step, Path: what, Err: err}
+	}
+	return nil
+}
+
+// open opens a directory below the base. Nothing on the way may be a symbolic link or a mount point: openat2(2).
+func (d *disk) open(path string) (*os.File, error) {
+	return openBeneath(d.base, path, unix.O_DIRECTORY)
+}
+
+func openBeneath(dir *os.File, path string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), dir.Name()+"/"+path), nil
+}
+
+// openSubvolume opens the data subvolume in a volume's or snapshot's directory, and says what it is.
+func (d *disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error) {
+	f, err := openBeneath(dir, dataDir, unix.O_DIRECTORY)
+	if err != nil {
+		return nil, btrfs.SubvolumeInfo{}, err
+	}
+	info, err := btrfs.Subvolume(f)
+	if err != nil {
+		f.Close()
+		return nil, btrfs.SubvolumeInfo{}, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return f, info, nil
+}
+
+func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
+	if err := d.before("mkdir", name); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	// The umask of the process must not decide.
+	return unix.Fchmodat(int(dir.Fd()), name, mode, 0)
+}
+
+func (d *disk) rmdir(dir *os.File, name string) error {
+	if err := d.before("rmdir", name); err != nil {
+		return err
+	}
+	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR), "rmdir", name)
+}
+
+func (d *disk) unlink(dir *os.File, name string) error {
+	if err := d.before("unlink", name); err != nil {
+		return err
+	}
+	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, 0), "unlink", name)
+}
+
+func ignoreMissing(err error, op, name string) error {
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+// rename moves within one directory and never replaces: renameat2(2) RENAME_NOREPLACE.
+func (d *disk) rename(dir *os.File, from, to string) error {
+	if err := d.before("rename", to); err != nil {
+		return err
+	}
+	if err := unix.Renameat2(int(dir.Fd()), from, int(dir.Fd()), to, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// writeFile puts a whole file in place of name. After the next commit, or snapshot, either the old or the new one is
+// there, never a part.
+func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
+	temporary := name + temporarySuffix
+	if err := d.before("write", name); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(dir.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: temporary, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), temporary)
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := d.before("flush", name); err != nil {
+		return err
+	}
+	if err := btrfs.FlushFile(f); err != nil {
+		return err
+	}
+	if err := d.before("replace", name); err != nil {
+		return err
+	}
+	if err := unix.Renameat(int(dir.Fd()), temporary, int(dir.Fd()), name); err != nil {
+		return &os.LinkError{Op: "rename", Old: temporary, New: name, Err: err}
+	}
+	return nil
+}
+
+func (d *disk) createSubvolume(dir *os.File) error {
+	if err := d.before("create subvolume", dataDir); err != nil {
+		return err
+	}
+	return btrfs.CreateSubvolume(dir, dataDir)
+}
+
+// snapshot commits a transaction: see btrfs.Snapshot.
+func (d *disk) snapshot(source, dir *os.File, readOnly bool) error {
+	if err := d.before("snapshot", dataDir); err != nil {
+		return err
+	}
+	return btrfs.Snapshot(source, dir, dataDir, readOnly)
+}
+
+func (d *disk) destroySubvolume(dir *os.File) error {
+	if err := d.before("destroy subvolume", dataDir); err != nil {
+		return err
+	}
+	return ignoreNotExist(btrfs.DestroyTree(dir, dataDir))
+}
+
+func (d *disk) setLimit(id uint64, bytes int64) error {
+	if err := d.before("limit", fmt.Sprint(id)); err != nil {
+		return err
+	}
+	return d.fs.SetLimit(id, uint64(bytes)) //nolint:gosec // validated to be positive
+}
+
+// setStorage says how new data is stored. btrfs refuses compression beside NoCOW, so what goes is taken away before what
+// comes is set.
+func (d *disk) setStorage(f *os.File, p Properties) error {
+	if err := d.before("storage", f.Name()); err != nil {
+		return err
+	}
+	if p.NoCOW {
+		if err := btrfs.SetCompression(f, ""); err != nil {
+			return err
+		}
+		return btrfs.SetNoCOW(f, true)
+	}
+	if err := btrfs.SetNoCOW(f, false); err != nil {
+		return err
+	}
+	return btrfs.SetCompression(f, p.Compression)
+}
+
+// chown leaves alone what is -1.
+func (d *disk) chown(f *os.File, uid, gid int64) error {
+	if err := d.before("chown", f.Name()); err != nil {
+		return err
+	}
+	return f.Chown(int(uid), int(gid))
+}
+
+func (d *disk) chmod(f *os.File, mode uint32) error {
+	if err := d.before("chmod", f.Name()); err != nil {
+		return err
+	}
+	return unix.Fchmod(int(f.Fd()), mode)
+}
+
+func (d *disk) commit(ctx context.Context) error {
+	if err := d.before("commit", ""); err != nil {
+		return err
+	}
+	return d.fs.Commit(ctx)
+}
+
+// discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
+// What it did not put there it does not remove: the directory then stays, and the error says so.
+func (d *disk) discard(parent *os.File, name string) error {
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer dir.Close()
+	if err := d.destroySubvolume(dir); err != nil {
+		return err
+	}
+	if err := d.discardClients(dir); err != nil {
+		return err
+	}
+	for _, file := range []string{metadataFile, metadataFile + temporarySuffix} {
+		if err := d.unlink(dir, file); err != nil {
+			return err
+		}
+	}
+	return d.rmdir(parent, name)
+}
+
+func (d *disk) discardClients(dir *os.File) error {
+	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer clients.Close()
+	names, err := clients.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := d.unlink(clients, name); err != nil {
+			return err
+		}
+	}
+	return d.rmdir(dir, clientsDir)
+}
+
+func ignoreNotExist(err error) error {
+	if os.IsNotExist(err) || isErrno(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// temporaryName makes a name of the agent's own: it begins with a dot, which no volume's does.
+func temporaryName(prefix string) string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	return prefix + hex.EncodeToString(b[:])
+}

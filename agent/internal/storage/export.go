@@ -1,0 +1,214 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// maxRefs bounds the references of one volume.
+const maxRefs = 4096
+
+// mountOptions are what a client needs to mount from this server.
+var mountOptions = []string{"vers=4.2"}
+
+// Export lets a client in. A client with several references may write if one of them may. It is kept over restarts of
+// everything until the reference is taken back.
+func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (grant ExportGrant, err error) {
+	if err := validateName("name", volume); err != nil {
+		return ExportGrant{}, err
+	}
+	if err := validateLabels(spec.Labels); err != nil {
+		return ExportGrant{}, err
+	}
+	if !spec.Client.IsValid() || spec.Client.IsUnspecified() || spec.Client.IsMulticast() || spec.Client.Zone() != "" {
+		return ExportGrant{}, invalid("client must be the IPv4 or IPv6 address of one host")
+	}
+	ref := Ref{Client: spec.Client.Unmap(), ReadOnly: spec.ReadOnly, Labels: spec.Labels, CreatedAt: now()}
+	err = t.store.change(ctx, func(ctx context.Context) error {
+		v, err := t.usableVolume(volume)
+		if err != nil {
+			return err
+		}
+		grant = t.grant(v, ref.Client)
+		return t.export(ctx, v, ref)
+	}, t.volumeClaim(volume))
+	return grant, err
+}
+
+func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
+	return ExportGrant{
+		Path: v.Path, MountPath: filepath.Join(v.Path, dataDir), MountOptions: mountOptions,
+		UsageToken: t.store.usageToken(t.name, v, client),
+	}
+}
+
+// export keeps the reference first, durably, then lets the client in: should the power fail between the two, the next start
+// finishes. A reference that there is already only has the server told again.
+func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
+	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
+	if found && v.Refs[at].ReadOnly == ref.ReadOnly {
+		return t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)})
+	}
+	if len(v.Refs) >= maxRefs {
+		return invalid("volume %q has %d export references, the limit is %d", v.Name, len(v.Refs), maxRefs)
+	}
+	old := v
+	undo := func() error { return t.dropRefs(ctx, old, []Ref{ref}) }
+	v.Refs = slices.Clone(v.Refs)
+	if found {
+		before := v.Refs[at]
+		undo = func() error { return t.keepRef(ctx, old, before) }
+		ref.CreatedAt = before.CreatedAt
+		v.Refs[at] = ref
+	} else {
+		v.Refs = slices.Insert(v.Refs, at, ref)
+	}
+	v.LastAttachAt = now()
+	if err := t.keepRef(ctx, v, ref); err != nil {
+		return errors.Join(err, undo())
+	}
+	if err := t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)}); err != nil {
+		return errors.Join(err, t.shutOut(ctx, old, ref.Client), undo())
+	}
+	return nil
+}
+
+// shutOut makes sure that a client without a reference is not in after an export that failed half-way.
+func (t *Tenant) shutOut(ctx context.Context, v Volume, client netip.Addr) error {
+	if v.hasClient(client) {
+		return nil
+	}
+	return t.store.exporter.Unexport(ctx, []nfs.Export{v.export(client)})
+}
+
+// Unexport takes back the client's references that carry all the labels; without labels every one of the client. When the
+// last is gone and Unexport has returned, the client can neither read nor write.
+func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr, labels map[string]string) error {
+	if err := validateName("name", volume); err != nil {
+		return err
+	}
+	if err := validateLabels(labels); err != nil {
+		return err
+	}
+	client = client.Unmap()
+	return t.store.change(ctx, func(ctx context.Context) error {
+		v, found := t.volumes.get(Volume{Name: volume})
+		if !found {
+			return nil
+		}
+		if err := usable(nil, v.Quarantine, volume); err != nil {
+			return err
+		}
+		return t.unexport(ctx, v, client, labels)
+	}, t.volumeClaim(volume))
+}
+
+// unexport shuts the client out first and forgets the reference after: as long as the client may be in, a reference says so.
+func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labels map[string]string) error {
+	var gone []Ref
+	left := v
+	left.Refs = slices.DeleteFunc(slices.Clone(v.Refs), func(r Ref) bool {
+		matches := r.Client == client && r.hasLabels(labels)
+		if matches {
+			gone = append(gone, r)
+		}
+		return matches
+	})
+	var err error
+	if left.hasClient(client) {
+		err = t.store.exporter.Export(ctx, []nfs.Export{left.export(client)}) // perhaps read-only from now on
+	} else {
+		err = t.store.exporter.Unexport(ctx, []nfs.Export{v.export(client)})
+	}
+	if err != nil {
+		return err
+	}
+	return t.dropRefs(ctx, left, gone)
+}
+
+// keepRef writes a reference to disk and makes v, which has it, the volume.
+func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
+	d := t.store.disk
+	dir, err := d.open(t.name + "/" + v.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := d.writeRef(dir, ref); err != nil {
+		return err
+	}
+	if err := d.writeMetadata(dir, v.metadata()); err != nil {
+		return err
+	}
+	if err := d.commit(ctx); err != nil {
+		return err
+	}
+	t.volumes.put(v)
+	return nil
+}
+
+// dropRefs removes references from the disk and makes left the volume.
+func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	d := t.store.disk
+	dir, err := d.open(t.name + "/" + left.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, ref := range gone {
+		if err := d.removeRef(dir, ref); err != nil {
+			return err
+		}
+	}
+	if err := d.commit(ctx); err != nil {
+		return err
+	}
+	t.volumes.put(left)
+	return nil
+}
+
+func (v Volume) hasClient(client netip.Addr) bool {
+	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client })
+}
+
+// export is what the NFS server is to be told of one client.
+func (v Volume) export(client netip.Addr) nfs.Export {
+	readOnly := true
+	for _, ref := range v.Refs {
+		if ref.Client == client && !ref.ReadOnly {
+			readOnly = false
+		}
+	}
+	return nfs.Export{
+		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
+		Options: nfs.Options{ReadOnly: readOnly},
+	}
+}
+
+// exports are all that the NFS server is to be told of the volume, one a client.
+func (v Volume) exports() []nfs.Export {
+	var out []nfs.Export
+	for _, ref := range v.Refs { // ordered by client
+		if len(out) == 0 || out[len(out)-1].Client != ref.Client {
+			out = append(out, v.export(ref.Client))
+		}
+	}
+	return out
+}
+
+// ListExports lists references in the order of volume names.
+func (t *Tenant) ListExports(_ context.Context, q Query) (Page[ExportEntry], error) {
+	return listExports(t, q)
+}
+
+func creator(labels map[string]string) string { return labels[agentapi.CreatedByLabel] }

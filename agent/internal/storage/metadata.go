@@ -1,0 +1,170 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Names on disk: docs/architecture.md, "On disk".
+const (
+	dataDir         = agentapi.DataDir
+	snapshotsDir    = "snapshots"
+	metadataFile    = "metadata.json"
+	clientsDir      = "clients" // in a volume's directory: a file a reference
+	temporarySuffix = ".new"
+	stagePrefix     = ".new-"
+	trashPrefix     = ".trash-"
+	ownDir          = ".agent" // in the base directory: lock and key
+
+	metadataVersion  = 1
+	maxMetadataBytes = 1 << 20 // 32 labels take 6 KiB; anything longer was not written by an agent
+)
+
+// metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
+// is not in it, nor are references (see refs.go).
+type metadata struct {
+	Version        int               `json:"version"`
+	Name           string            `json:"name"`
+	UUID           uuid.UUID         `json:"uuid,omitzero"` // of data; absent where data is a snapshot made after this file
+	SizeBytes      int64             `json:"size_bytes"`
+	QuotaBytes     int64             `json:"quota_bytes"`
+	NoCOW          bool              `json:"nocow"`
+	Compression    string            `json:"compression"`
+	UID            int64             `json:"uid"`
+	GID            int64             `json:"gid"`
+	Mode           string            `json:"mode"` // octal text
+	Labels         map[string]string `json:"labels,omitempty"`
+	Volume         string            `json:"volume,omitempty"`          // a snapshot: of which volume
+	SourceVolume   string            `json:"source_volume,omitempty"`   // a clone: of which volume
+	SourceSnapshot string            `json:"source_snapshot,omitempty"` // or snapshot
+	CreatedAt      time.Time         `json:"created_at"`
+	UpdatedAt      time.Time         `json:"updated_at"`
+	LastAttachAt   time.Time         `json:"last_attach_at,omitzero"`
+}
+
+func (m metadata) properties() (Properties, error) {
+	mode, err := strconv.ParseUint(m.Mode, 8, 32)
+	if err != nil || mode > 0o7777 {
+		return Properties{}, fmt.Errorf("mode %q is not octal text from 0 to 7777", m.Mode)
+	}
+	return Properties{
+		SizeBytes: m.SizeBytes, QuotaBytes: m.QuotaBytes, NoCOW: m.NoCOW, Compression: m.Compression,
+		UID: m.UID, GID: m.GID, Mode: uint32(mode),
+	}, nil
+}
+
+func (m *metadata) setProperties(p Properties) {
+	m.SizeBytes, m.QuotaBytes, m.NoCOW, m.Compression = p.SizeBytes, p.QuotaBytes, p.NoCOW, p.Compression
+	m.UID, m.GID, m.Mode = p.UID, p.GID, strconv.FormatUint(uint64(p.Mode), 8)
+}
+
+func (v Volume) metadata() metadata {
+	m := metadata{
+		Version: metadataVersion, Name: v.Name, UUID: v.UUID, Labels: v.Labels,
+		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
+	}
+	m.setProperties(v.Properties)
+	return m
+}
+
+func (s Snapshot) metadata() metadata {
+	m := metadata{
+		Version: metadataVersion, Name: s.Name, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
+		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
+	}
+	m.setProperties(s.Properties)
+	return m
+}
+
+func (m metadata) volume() (Volume, error) {
+	p, err := m.properties()
+	return Volume{
+		Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels,
+		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot,
+		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
+	}, err
+}
+
+func (m metadata) snapshot() (Snapshot, error) {
+	p, err := m.properties()
+	return Snapshot{
+		Name: m.Name, UUID: m.UUID, Volume: m.Volume, Properties: p, Labels: m.Labels,
+		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt,
+	}, err
+}
+
+func (d *disk) writeMetadata(dir *os.File, m metadata) error {
+	content, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return d.writeFile(dir, metadataFile, append(content, '\n'))
+}
+
+// readMetadata reads and checks metadata.json in a directory called name. The error of a missing file is fs.ErrNotExist.
+func readMetadata(dir *os.File, name string) (metadata, error) {
+	content, err := readFile(dir, metadataFile)
+	if err != nil {
+		return metadata{}, err
+	}
+	m, err := decodeMetadata(content)
+	if err == nil && m.Name != name {
+		err = fmt.Errorf("%s is that of %q", metadataFile, m.Name)
+	}
+	return m, err
+}
+
+func readFile(dir *os.File, name string) ([]byte, error) {
+	f, err := openBeneath(dir, name, unix.O_NONBLOCK) // a FIFO must not hold up the start
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxMetadataBytes+1))
+	if err == nil && len(content) > maxMetadataBytes {
+		err = fmt.Errorf("%s is longer than %d bytes", name, maxMetadataBytes)
+	}
+	return content, err
+}
+
+func decodeMetadata(content []byte) (metadata, error) {
+	if len(bytes.TrimSpace(content)) == 0 {
+		return metadata{}, fmt.Errorf("%s is empty", metadataFile)
+	}
+	var m metadata
+	if err := json.Unmarshal(content, &m); err != nil {
+		return metadata{}, fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+	}
+	return m, m.validate()
+}
+
+func (m metadata) validate() error {
+	switch {
+	case m.Version > metadataVersion:
+		return fmt.Errorf("%s has version %d, written by a newer agent; this one reads up to %d", metadataFile, m.Version, metadataVersion)
+	case m.Version < 1:
+		return fmt.Errorf("%s has no version of this agent's", metadataFile)
+	case m.SizeBytes < 0 || m.QuotaBytes < 0:
+		return fmt.Errorf("%s has a negative size", metadataFile)
+	}
+	if err := id.ValidateName(m.Name); err != nil {
+		return fmt.Errorf("name in %s %w", metadataFile, err)
+	}
+	_, err := m.properties()
+	return err
+}
+
+func isErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }

@@ -1,0 +1,151 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// pool is the base directory and the filesystem that it is on, held open from start to end.
+type pool struct {
+	path string // absolute, without symbolic links: what the NFS server is told
+	base *os.File
+	fs   *btrfs.FS
+	own  *os.File // ownDir
+	lock *os.File // ownDir/lock, while this agent has the pool
+	dev  uint64
+	ino  uint64
+}
+
+// openPool takes the pool for this process. It fails if the path is missing, not a directory, not btrfs, read-only, or
+// another agent's.
+func openPool(path string) (*pool, error) {
+	if path == "" {
+		return nil, errors.New("AGENT_BASE_PATH is not set")
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		resolved, err = filepath.Abs(resolved)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("base path: %w", err)
+	}
+	p := &pool{path: resolved}
+	if err := p.open(); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *pool) open() (err error) {
+	if p.base, err = os.OpenFile(p.path, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+		return fmt.Errorf("base path: %w", err)
+	}
+	p.fs, err = btrfs.OpenFile(p.base)
+	if errors.Is(err, btrfs.ErrNotBtrfs) {
+		return fmt.Errorf("base path %s is not on btrfs: is the filesystem mounted?", p.path)
+	}
+	if err != nil {
+		return fmt.Errorf("base path %s: %w", p.path, err)
+	}
+	if readOnly, err := p.fs.ReadOnly(); err != nil || readOnly {
+		return errors.Join(fmt.Errorf("base path %s is on a filesystem that is mounted read-only", p.path), err)
+	}
+	info, err := p.base.Stat()
+	if err != nil {
+		return err
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	p.dev, p.ino = stat.Dev, stat.Ino
+	return p.takeLock()
+}
+
+// takeLock keeps a second agent away: flock(2) goes with the process, however it ends.
+func (p *pool) takeLock() error {
+	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("making %s in %s: %w", ownDir, p.path, err)
+	}
+	var err error
+	if p.own, err = openBeneath(p.base, ownDir, unix.O_DIRECTORY); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock of %s: %w", p.path, err)
+	}
+	p.lock = os.NewFile(uintptr(fd), "lock")
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another agent has %s: only one agent may run on a pool", p.path)
+	}
+	return nil
+}
+
+func (p *pool) close() {
+	for _, f := range []*os.File{p.lock, p.own, p.base} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if p.fs != nil {
+		p.fs.Close()
+	}
+}
+
+// check says whether the base path still leads to the directory that it led to at start, and takes changes. All work is
+// done on the descriptor that has been open since then, so that between check and use nothing can come in between.
+func (p *pool) check() error {
+	var stat unix.Stat_t
+	if err := unix.Stat(p.path, &stat); err != nil {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s: %w", p.path, err)
+	}
+	if stat.Dev != p.dev || stat.Ino != p.ino {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s is no longer the directory that it was when the agent started; mount the filesystem and restart the agent", p.path)
+	}
+	readOnly, err := p.fs.ReadOnly()
+	if err != nil {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool does not answer: %w", err)
+	}
+	if readOnly {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %s takes no changes", p.path)
+	}
+	return nil
+}
+
+// keepFree is what a new volume, clone or snapshot must leave free, so that deletes and unexports go on working.
+const keepFree = 16 << 20
+
+// checkRoom refuses what would fill up the pool, and a size that the pool could never hold. Below that, sizes may add up to
+// more than the pool has.
+func (p *pool) checkRoom(size int64) error {
+	space, err := p.fs.Space()
+	if err != nil {
+		return err
+	}
+	if space.FreeBytes < keepFree {
+		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %d bytes are free, %d are kept for deleting", space.FreeBytes, keepFree)
+	}
+	return fits(size, space)
+}
+
+func (p *pool) checkSize(size int64) error {
+	space, err := p.fs.Space()
+	if err != nil {
+		return err
+	}
+	return fits(size, space)
+}
+
+func fits(size int64, space btrfs.Space) error {
+	if uint64(size) > space.TotalBytes { //nolint:gosec // validated not to be negative
+		return agentapi.Errorf(agentapi.NoSpace, "size_bytes is %d, the whole pool holds %d", size, space.TotalBytes)
+	}
+	return nil
+}

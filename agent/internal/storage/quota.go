@@ -1,0 +1,92 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// Quota says how sizes are enforced: docs/operations.md, "Quotas".
+type Quota string
+
+// Quota modes of AGENT_QUOTA_MODE.
+const (
+	QuotaAuto   Quota = "auto"   // whatever the filesystem has; full where it has none
+	QuotaFull   Quota = "full"   // limits what a volume references
+	QuotaSimple Quota = "simple" // limits what a volume writes anew; kernel 6.7
+	QuotaOff    Quota = "off"    // sizes are not enforced, usage is not counted
+)
+
+// setUpQuota brings the filesystem's quotas into the mode that is asked for. It never turns off or converts quotas that
+// somebody else turned on: another mode than the one asked for is an error.
+func setUpQuota(fs *btrfs.FS, want Quota) (btrfs.QuotaMode, error) {
+	status, err := fs.Quota()
+	if err != nil {
+		return "", fmt.Errorf("reading the quota state: %w", err)
+	}
+	mode := btrfs.QuotaMode(want)
+	switch want {
+	case QuotaOff:
+		return btrfs.QuotaOff, nil
+	case QuotaAuto:
+		mode = btrfs.QuotaFull
+		if status.Enabled {
+			mode = status.Mode
+		}
+	case QuotaFull, QuotaSimple:
+	default:
+		return "", fmt.Errorf("quota mode %q is not one of auto, full, simple, off", want)
+	}
+	if status.Enabled && status.Mode != mode {
+		return "", fmt.Errorf("AGENT_QUOTA_MODE is %s, but the filesystem has %s quotas: use auto, or turn them off with \"btrfs quota disable\"", want, status.Mode)
+	}
+	if err := fs.EnableQuota(mode); err != nil {
+		return "", fmt.Errorf("turning %s quotas on: %w", mode, err)
+	}
+	return mode, keepConsistent(fs, mode)
+}
+
+// keepConsistent makes the kernel count also when it drops large deleted subvolumes, where it would otherwise give up and
+// stop enforcing limits until a rescan (sysfs qgroups/drop_subtree_threshold, kernel 6.2).
+func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
+	if mode != btrfs.QuotaFull {
+		return nil
+	}
+	if err := fs.SetDropThreshold(btrfs.MaxTreeLevel); !errors.Is(err, errNotExist) {
+		return err
+	}
+	return nil
+}
+
+// reconcileLimits sets the limits that differ from the intended ones, as after a power cut between a clone and the commit
+// of its limit.
+func (s *Store) reconcileLimits() error {
+	if s.quota == btrfs.QuotaOff {
+		return nil
+	}
+	groups, err := s.pool.fs.Qgroups()
+	if err != nil {
+		return fmt.Errorf("reading quotas: %w", err)
+	}
+	for _, t := range s.tenants {
+		for _, v := range t.volumes.all() {
+			if v.Quarantine != "" || int64(groups[v.ID].MaxReferenced) == v.QuotaBytes { //nolint:gosec // a limit was an int64
+				continue
+			}
+			if err := s.disk.setLimit(v.ID, v.QuotaBytes); err != nil {
+				return fmt.Errorf("limit of %s: %w", v.Path, err)
+			}
+			s.log.Info("set a limit that was not the intended one", "tenant", t.name, "volume", v.Name, "quota_bytes", v.QuotaBytes)
+		}
+	}
+	return nil
+}
+
+// limit sets a volume's limit where quotas are on.
+func (s *Store) limit(v Volume) error {
+	if s.quota == btrfs.QuotaOff {
+		return nil
+	}
+	return s.disk.setLimit(v.ID, v.QuotaBytes)
+}

@@ -1,0 +1,104 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// intendedExports are what the NFS server is to serve below the base path.
+func (s *Store) intendedExports() []nfs.Export {
+	var out []nfs.Export
+	for _, t := range s.Tenants() {
+		for _, v := range t.volumes.all() {
+			if v.Quarantine == "" {
+				out = append(out, v.exports()...)
+			}
+		}
+	}
+	return out
+}
+
+// reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
+// anybody up; what differs is looked at again with the volume's name held, as it may have changed meanwhile.
+func (s *Store) reconcileExports(ctx context.Context) error {
+	actual, err := s.exporter.List(ctx)
+	if err != nil {
+		return err
+	}
+	have := make(map[nfs.Key]nfs.Export, len(actual))
+	for _, e := range actual {
+		have[e.Key()] = e
+	}
+	differing := map[string]bool{}
+	for _, want := range s.intendedExports() {
+		if have[want.Key()] != want {
+			differing[want.Path] = true
+		}
+		delete(have, want.Key())
+	}
+	for _, extra := range have {
+		differing[extra.Path] = true
+	}
+	var failures []error
+	for path := range differing {
+		failures = append(failures, s.reconcilePath(ctx, path, actual))
+	}
+	return errors.Join(failures...)
+}
+
+// reconcilePath makes the exports of one path what they should be. The volume's name is held meanwhile.
+func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Export) error {
+	t, name := s.locate(path)
+	if t == nil {
+		return s.revoke(ctx, path, nil, actual)
+	}
+	return s.change(ctx, func(ctx context.Context) error {
+		v, _ := t.volumes.get(Volume{Name: name})
+		if v.Quarantine != "" {
+			return nil // what its clients had they keep, until somebody has looked
+		}
+		want := v.exports()
+		if err := s.revoke(ctx, path, want, actual); err != nil || len(want) == 0 {
+			return err
+		}
+		return s.exporter.Export(ctx, want)
+	}, t.volumeClaim(name))
+}
+
+// revoke takes back the exports of a path that are there and not wanted.
+func (s *Store) revoke(ctx context.Context, path string, want, actual []nfs.Export) error {
+	var unwanted []nfs.Export
+	for _, e := range actual {
+		if e.Path == path && !slices.ContainsFunc(want, func(w nfs.Export) bool { return w.Key() == e.Key() }) {
+			unwanted = append(unwanted, e)
+		}
+	}
+	if len(unwanted) == 0 {
+		return nil
+	}
+	s.log.Warn("revoking exports that nobody asked the agent for", "path", path, "count", len(unwanted))
+	return s.exporter.Unexport(ctx, unwanted)
+}
+
+// locate finds the volume whose data path is; no tenant where there can be none.
+func (s *Store) locate(path string) (*Tenant, string) {
+	below, err := filepath.Rel(s.pool.path, path)
+	if err != nil {
+		return nil, ""
+	}
+	parts := strings.Split(below, string(filepath.Separator))
+	if len(parts) != 3 || parts[2] != dataDir || id.ValidateName(parts[1]) != nil {
+		return nil, ""
+	}
+	t, err := s.Tenant(parts[0])
+	if err != nil {
+		return nil, ""
+	}
+	return t, parts[1]
+}

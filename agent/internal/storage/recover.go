@@ -1,0 +1,266 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// loaders is how many directories are read at once at start.
+const loaders = 8
+
+// recover loads what is on disk, finishing or undoing what a crash left: leftovers under names of the agent's own are
+// removed, and directories whose subvolume was never made or is gone already. What holds data and cannot be
+// understood is quarantined and left alone.
+func (s *Store) recover(ctx context.Context) error {
+	begin := time.Now()
+	names, err := s.tenantNames()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		t, err := s.openTenant(name)
+		if err != nil {
+			return fmt.Errorf("tenant %s: %w", name, err)
+		}
+		s.tenants[name] = t
+		if err := t.load(); err != nil {
+			return fmt.Errorf("tenant %s: %w", name, err)
+		}
+	}
+	if err := s.reconcileLimits(); err != nil {
+		return err
+	}
+	if err := s.reapQgroups(ctx); err != nil {
+		s.log.Warn("stale qgroups are left", "error", err)
+	}
+	if err := s.disk.commit(ctx); err != nil {
+		return err
+	}
+	volumes, snapshots := 0, 0
+	for _, t := range s.tenants {
+		volumes += t.volumes.items.Len()
+		snapshots += t.snapshots.items.Len()
+	}
+	s.log.Info("loaded the pool", "path", s.pool.path, "tenants", len(s.tenants), "volumes", volumes, "snapshots", snapshots,
+		"quarantined", s.quarantined(), "quota", s.quota, "took", time.Since(begin).Round(time.Millisecond))
+	return nil
+}
+
+// tenantNames are the configured ones, and those that are on disk.
+func (s *Store) tenantNames() ([]string, error) {
+	names := map[string]bool{}
+	for _, name := range s.config.Tenants {
+		names[name] = true
+	}
+	entries, err := readDir(s.pool.base)
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if !names[entry] && id.ValidateName(entry) == nil && s.holdsSnapshotsDir(entry) {
+			s.log.Info("a tenant on disk is not configured: its exports are kept, its API is not served", "tenant", entry)
+			names[entry] = true
+		}
+	}
+	out := make([]string, 0, len(names))
+	for name := range names {
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// holdsSnapshotsDir tells a tenant's directory, which always has one, from what else may lie in the base directory.
+func (s *Store) holdsSnapshotsDir(name string) bool {
+	dir, err := s.disk.open(name + "/" + snapshotsDir)
+	if err != nil {
+		return false
+	}
+	dir.Close()
+	return true
+}
+
+// readDir lists a directory that stays open.
+func readDir(dir *os.File) ([]string, error) {
+	again, err := openBeneath(dir, ".", unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer again.Close()
+	return again.Readdirnames(-1)
+}
+
+func (t *Tenant) load() error {
+	if err := t.loadAll(t.dir, func(name string) {
+		if name != snapshotsDir {
+			t.loadVolume(name)
+		}
+	}); err != nil {
+		return err
+	}
+	return t.loadAll(t.snapsDir, t.loadSnapshot)
+}
+
+// loadAll removes the leftovers in a directory and gives the other names to load.
+func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
+	names, err := readDir(parent)
+	if err != nil {
+		return err
+	}
+	var work errgroup.Group
+	work.SetLimit(loaders)
+	for _, name := range names {
+		work.Go(func() error {
+			if isTemporary(name) {
+				t.sweep(parent, name)
+			} else if !strings.HasPrefix(name, ".") {
+				load(name)
+			}
+			return nil
+		})
+	}
+	return work.Wait()
+}
+
+func isTemporary(name string) bool {
+	return strings.HasPrefix(name, stagePrefix) || strings.HasPrefix(name, trashPrefix)
+}
+
+// sweep removes one leftover of an interrupted change.
+func (t *Tenant) sweep(parent *os.File, name string) {
+	if err := t.store.disk.discard(parent, name); err != nil {
+		t.store.log.Warn("a leftover of an interrupted change cannot be removed", "tenant", t.name, "name", name, "error", err)
+		return
+	}
+	t.store.log.Info("removed a leftover of an interrupted change", "tenant", t.name, "name", name)
+	t.store.upkeep.deleted()
+}
+
+// loadVolume makes the catalogue say what is on disk under name.
+func (t *Tenant) loadVolume(name string) {
+	v := Volume{Name: name}
+	dir, found := t.examine(t.dir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
+		if v, err = m.volume(); err != nil {
+			return err
+		}
+		v.ID, v.UUID = info.ID, info.UUID
+		v.Refs, err = readRefs(dir)
+		return err
+	})
+	if !found {
+		t.volumes.remove(v)
+		return
+	}
+	v.Name, v.Path, v.Quarantine = name, t.path(name), dir
+	if v.Quarantine != "" {
+		t.store.log.Error("a volume is quarantined", "tenant", t.name, "volume", name, "reason", v.Quarantine)
+	}
+	t.volumes.put(v)
+}
+
+func (t *Tenant) loadSnapshot(name string) {
+	s := Snapshot{Name: name}
+	quarantine, found := t.examine(t.snapsDir, name, func(_ *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
+		s, err = m.snapshot()
+		s.ID, s.UUID = info.ID, info.UUID
+		return err
+	})
+	if !found {
+		t.snapshots.remove(s)
+		return
+	}
+	s.Name, s.Path, s.Quarantine = name, t.snapshotPath(name), quarantine
+	if s.Quarantine != "" {
+		t.store.log.Error("a snapshot is quarantined", "tenant", t.name, "snapshot", name, "reason", s.Quarantine)
+	}
+	t.snapshots.put(s)
+}
+
+// examine decides what a directory is: a whole thing (which read then takes over), nothing (found is false, and what was
+// there of the agent's is removed), or something that holds data and is not understood (quarantine says why).
+func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metadata, btrfs.SubvolumeInfo) error) (quarantine string, found bool) {
+	if err := id.ValidateName(name); err != nil {
+		return "the directory's name " + err.Error(), true
+	}
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if isErrno(err, unix.ENOENT) {
+		return "", false
+	}
+	if err != nil {
+		return err.Error(), true
+	}
+	defer dir.Close()
+	data, info, err := t.store.disk.openSubvolume(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return t.withoutData(parent, name)
+	}
+	if err != nil {
+		return err.Error(), true
+	}
+	data.Close()
+	m, err := readMetadata(dir, name)
+	if err == nil {
+		if m.UUID != info.UUID && m.UUID != (metadata{}).UUID {
+			t.store.log.Warn("the data is another subvolume than before: taken as it is", "tenant", t.name, "name", name, "was", m.UUID, "is", info.UUID)
+		}
+		err = read(dir, m, info)
+	}
+	if err != nil {
+		return err.Error(), true
+	}
+	return "", true
+}
+
+// withoutData removes what an interrupted clone, snapshot or delete left: a directory whose subvolume was never made or is
+// gone. If there is more in it than the agent's own files it is somebody's, and stays.
+func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, found bool) {
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if err != nil {
+		return err.Error(), true
+	}
+	entries, err := readDir(dir)
+	dir.Close()
+	if err != nil {
+		return err.Error(), true
+	}
+	for _, entry := range entries {
+		if entry != metadataFile && entry != metadataFile+temporarySuffix && entry != clientsDir {
+			return fmt.Sprintf("the directory has no subvolume %q, but holds %q, which the agent did not make", dataDir, entry), true
+		}
+	}
+	t.sweep(parent, name)
+	return "", false
+}
+
+// reapQgroups removes the qgroups of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
+// mode all do while a clone uses the data; those are tried again later.
+func (s *Store) reapQgroups(ctx context.Context) error {
+	if s.quota == btrfs.QuotaOff {
+		return nil
+	}
+	stale, err := s.pool.fs.StaleQgroups(ctx)
+	if err != nil {
+		return err
+	}
+	reaped := 0
+	for _, id := range stale {
+		if err := s.disk.fs.RemoveQgroup(id); err == nil {
+			reaped++
+		} else if !isErrno(err, unix.EBUSY) && !isErrno(err, unix.ENOENT) {
+			return err
+		}
+	}
+	if reaped > 0 {
+		s.log.Info("removed qgroups of deleted subvolumes", "count", reaped)
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package storage
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// References are kept as one file each, so that taking one away is an unlink: on a filesystem without room for even a
+// rewritten metadata.json, unlink still works (it may use btrfs' global reserve), and so unexport does.
+
+const refSuffix = ".json"
+
+// key tells references of one volume apart: the client and the labels of who asked.
+func (r Ref) key() string {
+	var b strings.Builder
+	b.WriteString(r.Client.String())
+	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+		fmt.Fprintf(&b, "\x00%s=%s", k, r.Labels[k])
+	}
+	return b.String()
+}
+
+func (r Ref) file() string {
+	sum := sha256.Sum256([]byte(r.key()))
+	return hex.EncodeToString(sum[:16]) + refSuffix
+}
+
+// hasLabels reports whether the reference carries all of the labels.
+func (r Ref) hasLabels(labels map[string]string) bool {
+	for k, v := range labels {
+		if have, found := r.Labels[k]; !found || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+func sortRefs(refs []Ref) {
+	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.key(), b.key()) })
+}
+
+func (d *disk) writeRef(dir *os.File, ref Ref) error {
+	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	if os.IsNotExist(err) {
+		if err := d.mkdir(dir, clientsDir, 0o700); err != nil {
+			return err
+		}
+		clients, err = openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	}
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	content, err := json.MarshalIndent(ref, "", "  ")
+	if err != nil {
+		return err
+	}
+	return d.writeFile(clients, ref.file(), append(content, '\n'))
+}
+
+func (d *disk) removeRef(dir *os.File, ref Ref) error {
+	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer clients.Close()
+	return d.unlink(clients, ref.file())
+}
+
+// readRefs reads the references of the volume in dir, in the order of their keys. What an interrupted write left is
+// passed over.
+func readRefs(dir *os.File) ([]Ref, error) {
+	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	if err != nil {
+		return nil, ignoreNotExist(err)
+	}
+	defer clients.Close()
+	names, err := clients.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var refs []Ref
+	for _, name := range names {
+		if strings.HasSuffix(name, temporarySuffix) {
+			continue
+		}
+		content, err := readFile(clients, name)
+		if err != nil {
+			return nil, err
+		}
+		var ref Ref
+		if err := json.Unmarshal(content, &ref); err != nil {
+			return nil, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
+		}
+		if ref.Client == (netip.Addr{}) || ref.file() != name {
+			return nil, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+		}
+		refs = append(refs, ref)
+	}
+	sortRefs(refs)
+	return refs, nil
+}

@@ -1,0 +1,91 @@
+package storage
+
+import (
+	"context"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// CreateSnapshot makes a read-only snapshot of a volume, or returns the one that the same request made.
+func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snapshot, created bool, err error) {
+	if err := validateName("name", spec.Name); err != nil {
+		return Snapshot{}, false, err
+	}
+	if err := validateName("volume", spec.Volume); err != nil {
+		return Snapshot{}, false, err
+	}
+	if err := validateLabels(spec.Labels); err != nil {
+		return Snapshot{}, false, err
+	}
+	err = t.store.change(ctx, func(context.Context) error {
+		if have, found := t.snapshots.get(Snapshot{Name: spec.Name}); found {
+			s = have
+			return sameSnapshot(have, spec)
+		}
+		created = true
+		s, err = t.snapshot(spec)
+		return err
+	}, t.snapshotClaim(spec.Name), t.volumeClaim(spec.Volume).reading())
+	return s, created, err
+}
+
+func sameSnapshot(have Snapshot, spec SnapshotSpec) error {
+	if have.Quarantine != "" {
+		return quarantinedName(have.Name, have.Quarantine)
+	}
+	return conflict("snapshot", have.Name, differences(
+		[3]any{"volume", have.Volume, spec.Volume},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(spec.Labels)},
+	))
+}
+
+func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
+	source, err := t.originalVolume(spec.Volume)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if err := t.store.pool.checkRoom(0); err != nil {
+		return Snapshot{}, err
+	}
+	s := Snapshot{
+		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, Properties: source.Properties,
+		Labels: spec.Labels, CreatedAt: now(),
+	}
+	s.UpdatedAt = s.CreatedAt
+	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	s.ID, s.UUID = info.ID, info.UUID
+	t.snapshots.put(s)
+	return s, nil
+}
+
+// GetSnapshot fails with NotFound where there is none.
+func (t *Tenant) GetSnapshot(_ context.Context, name string) (Snapshot, error) {
+	if err := validateName("name", name); err != nil {
+		return Snapshot{}, err
+	}
+	s, found := t.snapshots.get(Snapshot{Name: name})
+	if !found {
+		return Snapshot{}, agentapi.Errorf(agentapi.NotFound, "there is no snapshot %q", name)
+	}
+	return s, nil
+}
+
+// DeleteSnapshot deletes a snapshot; one that is not there is deleted already. Clones of it are not affected.
+func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
+	if err := validateName("name", name); err != nil {
+		return err
+	}
+	return t.store.change(ctx, func(ctx context.Context) error {
+		s, found := t.snapshots.get(Snapshot{Name: name})
+		if !found {
+			return nil
+		}
+		if err := usable(nil, s.Quarantine, name); err != nil {
+			return err
+		}
+		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(s) })
+	}, t.snapshotClaim(name))
+}

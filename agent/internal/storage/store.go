@@ -1,0 +1,254 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Exporter is what the domain needs of an export engine: see nfs.Exporter.
+type Exporter interface {
+	Start(ctx context.Context, initial []nfs.Export) error
+	Export(ctx context.Context, exports []nfs.Export) error
+	Unexport(ctx context.Context, exports []nfs.Export) error
+	List(ctx context.Context) ([]nfs.Export, error)
+	Changed() <-chan struct{}
+}
+
+// Config of a Store.
+type Config struct {
+	BasePath          string        // directory on a btrfs filesystem
+	Tenants           []string      // made if they are not there; others on disk are served to nobody but kept exported
+	Quota             Quota         // "" is QuotaAuto
+	DirMode           uint32        // of a volume's directory, 0: 0700
+	DataMode          uint32        // of a volume's data where the request names none, 0: 2770
+	MaxID             int64         // largest uid and gid, 0: 65534
+	ReconcileInterval time.Duration // how often exports are compared where nothing tells of drift, 0: 10 minutes
+	Logger            *slog.Logger  // nil: none
+
+	fault func(step string) error // tests only: see disk
+}
+
+func (c Config) withDefaults() Config {
+	set := func(p *uint32, value uint32) {
+		if *p == 0 {
+			*p = value
+		}
+	}
+	set(&c.DirMode, 0o700)
+	set(&c.DataMode, 0o2770)
+	if c.Quota == "" {
+		c.Quota = QuotaAuto
+	}
+	if c.MaxID == 0 {
+		c.MaxID = 65534
+	}
+	if c.ReconcileInterval == 0 {
+		c.ReconcileInterval = 10 * time.Minute
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Store is the pool with everything in it. It is safe for concurrent use.
+type Store struct {
+	config   Config
+	log      *slog.Logger
+	pool     *pool
+	disk     *disk
+	exporter Exporter
+	quota    btrfs.QuotaMode // off: no limits are set
+	key      []byte          // signs usage tokens and cursors
+	gate     gate
+	locks    nameLocks
+	upkeep   upkeep
+
+	mu      sync.RWMutex
+	tenants map[string]*Tenant
+}
+
+// Tenant is one tenant's part of the pool. No method of it can reach another's.
+type Tenant struct {
+	store     *Store
+	name      string
+	dir       *os.File // {base}/{tenant}
+	snapsDir  *os.File // {base}/{tenant}/snapshots
+	volumes   *catalogue[Volume]
+	snapshots *catalogue[Snapshot]
+}
+
+// Open takes the pool, finishes or undoes what a crash left, brings limits and exports in line with what is intended, and
+// then keeps them so until Close. It fails if the pool is not a writable btrfs filesystem, or is another agent's.
+func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
+	config = config.withDefaults()
+	p, err := openPool(config.BasePath)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		config:   config,
+		log:      config.Logger,
+		pool:     p,
+		disk:     &disk{fs: p.fs, base: p.base, fault: config.fault},
+		exporter: exporter,
+		locks:    nameLocks{locks: map[string]*nameLock{}},
+		tenants:  map[string]*Tenant{},
+	}
+	if err := s.start(ctx); err != nil {
+		s.release()
+		return nil, err
+	}
+	s.upkeep.start(s)
+	return s, nil
+}
+
+func (s *Store) start(ctx context.Context) (err error) {
+	if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
+		return err
+	}
+	if s.key, err = loadKey(s.pool.own); err != nil {
+		return err
+	}
+	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	return s.exporter.Start(ctx, s.intendedExports())
+}
+
+// Close lets started changes finish, refuses new ones, and gives the pool back. Exports stay as they are. When ctx ends
+// first, Close returns its error with the changes still under way; the process may end then, as after a crash.
+func (s *Store) Close(ctx context.Context) error {
+	if err := s.gate.close(ctx); err != nil {
+		return fmt.Errorf("changes are still under way: %w", err)
+	}
+	s.upkeep.stop()
+	s.release()
+	return nil
+}
+
+// Drain makes Ready fail and refuses new changes; those that have started go on.
+func (s *Store) Drain() { s.gate.shut() }
+
+func (s *Store) release() {
+	for _, t := range s.tenants {
+		t.dir.Close()
+		t.snapsDir.Close()
+	}
+	s.pool.close()
+}
+
+// Ready says why the store takes no changes: *agentapi.Error with Unavailable, or nil.
+func (s *Store) Ready() error {
+	if s.gate.isShut() {
+		return errDraining
+	}
+	return s.pool.check()
+}
+
+// Tenant returns a configured tenant's part. Another name is NotFound.
+func (s *Store) Tenant(name string) (*Tenant, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if t := s.tenants[name]; t != nil {
+		return t, nil
+	}
+	return nil, agentapi.Errorf(agentapi.NotFound, "there is no tenant %q", name)
+}
+
+// Tenants are all that are on disk, in no order.
+func (s *Store) Tenants() []*Tenant {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*Tenant, 0, len(s.tenants))
+	for _, t := range s.tenants {
+		out = append(out, t)
+	}
+	return out
+}
+
+// Name of the tenant.
+func (t *Tenant) Name() string { return t.name }
+
+// openTenant opens, and where it is missing makes, a tenant's directories.
+func (s *Store) openTenant(name string) (*Tenant, error) {
+	if err := id.ValidateName(name); err != nil {
+		return nil, fmt.Errorf("tenant %q %w", name, err)
+	}
+	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
+	var err error
+	if t.dir, err = s.openOrMake(s.pool.base, name); err != nil {
+		return nil, err
+	}
+	if t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir); err != nil {
+		t.dir.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (s *Store) openOrMake(parent *os.File, name string) (*os.File, error) {
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if !os.IsNotExist(err) {
+		return dir, err
+	}
+	if err := s.disk.mkdir(parent, name, s.config.DirMode); err != nil {
+		return nil, err
+	}
+	return openBeneath(parent, name, unix.O_DIRECTORY)
+}
+
+// change runs do with the claimed names to itself, once the pool is known to be the pool. Waiting ends with ctx; a started
+// change goes on when the caller hangs up.
+func (s *Store) change(ctx context.Context, do func(context.Context) error, claims ...claim) error {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	release, err := s.locks.acquire(ctx, claims...)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.pool.check(); err != nil {
+		return err
+	}
+	return classify(do(context.WithoutCancel(ctx)))
+}
+
+// classify gives the kernel's errors the code that a client can act on.
+func classify(err error) error {
+	if _, coded := errors.AsType[*agentapi.Error](err); coded || err == nil {
+		return err
+	}
+	switch {
+	case isErrno(err, unix.ENOSPC), isErrno(err, unix.EDQUOT):
+		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
+	case isErrno(err, unix.EROFS):
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %w", err)
+	case errors.Is(err, nfs.ErrUnavailable):
+		return agentapi.Errorf(agentapi.Unavailable, "the NFS server: %w", err)
+	}
+	return agentapi.Errorf(agentapi.InternalError, "%w", err)
+}
+
+func (t *Tenant) volumeClaim(name string) claim   { return claim{key: t.name + "/" + name} }
+func (t *Tenant) snapshotClaim(name string) claim { return claim{key: t.name + "/snapshots/" + name} }
+
+func (c claim) reading() claim {
+	c.shared = true
+	return c
+}

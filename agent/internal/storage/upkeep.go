@@ -1,0 +1,130 @@
+package storage
+
+import (
+	"context"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// upkeepInterval is how often the pool is looked after. What it looks at costs microseconds.
+const upkeepInterval = time.Minute
+
+// upkeep is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
+// removed at once, qgroups of deleted subvolumes.
+type upkeep struct {
+	freshness
+	active   sync.Map    // temporary names in use: not leftovers
+	reap     atomic.Bool // subvolumes were deleted since the last look
+	exports  atomic.Pointer[error]
+	cancel   context.CancelFunc
+	finished chan struct{}
+}
+
+func (u *upkeep) start(s *Store) {
+	ctx, cancel := context.WithCancel(context.Background())
+	u.cancel, u.finished = cancel, make(chan struct{})
+	go func() {
+		defer close(u.finished)
+		u.run(ctx, s)
+	}()
+}
+
+func (u *upkeep) stop() {
+	u.cancel()
+	<-u.finished
+}
+
+func (u *upkeep) run(ctx context.Context, s *Store) {
+	pool := time.NewTicker(upkeepInterval)
+	defer pool.Stop()
+	exports := time.NewTicker(s.config.ReconcileInterval)
+	defer exports.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pool.C:
+			u.lookAfterPool(ctx, s)
+		case <-exports.C:
+			u.reconcile(ctx, s)
+		case <-s.exporter.Changed():
+			u.reconcile(ctx, s)
+		}
+	}
+}
+
+func (u *upkeep) reconcile(ctx context.Context, s *Store) {
+	err := s.reconcileExports(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("exports cannot be brought in line", "error", err)
+	}
+	u.exports.Store(&err)
+}
+
+func (u *upkeep) exportError() error {
+	if err := u.exports.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
+	if s.pool.check() != nil {
+		return // Conditions say so
+	}
+	s.rescanQuota()
+	for _, t := range s.Tenants() {
+		t.sweepLeftovers(t.dir)
+		t.sweepLeftovers(t.snapsDir)
+	}
+	if u.reap.Swap(false) {
+		if err := s.reapQgroups(ctx); err != nil {
+			u.reap.Store(true)
+			s.log.Warn("stale qgroups are left", "error", err)
+		}
+	}
+}
+
+// rescanQuota cures inconsistent quotas: while they are, limits are not enforced.
+func (s *Store) rescanQuota() {
+	if s.quota != btrfs.QuotaFull {
+		return
+	}
+	status, err := s.pool.fs.Quota()
+	if err != nil || !status.Enabled || !status.Inconsistent || status.Rescanning {
+		return
+	}
+	s.log.Warn("quotas are inconsistent and limits not enforced: rescanning")
+	if err := s.pool.fs.StartRescan(); err != nil {
+		s.log.Error("the rescan cannot be started", "error", err)
+	}
+}
+
+// sweepLeftovers tries again what a failed change could not remove.
+func (t *Tenant) sweepLeftovers(parent *os.File) {
+	names, err := readDir(parent)
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		if _, active := t.store.upkeep.active.Load(name); isTemporary(name) && !active {
+			t.sweep(parent, name)
+		}
+	}
+}
+
+// temporary makes a name that is not taken for a leftover until done.
+func (u *upkeep) temporary(prefix string) string {
+	name := temporaryName(prefix)
+	u.active.Store(name, true)
+	return name
+}
+
+func (u *upkeep) done(name string) { u.active.Delete(name) }
+
+// deleted remembers that there may be qgroups to remove.
+func (u *upkeep) deleted() { u.reap.Store(true) }

@@ -1,0 +1,146 @@
+package storage
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+var (
+	labelKey   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	labelValue = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
+)
+
+func invalid(format string, args ...any) error {
+	return agentapi.Errorf(agentapi.Invalid, format, args...)
+}
+
+func validateName(field, name string) error {
+	if err := id.ValidateName(name); err != nil {
+		return invalid("%s %w", field, err)
+	}
+	return nil
+}
+
+func validateLabels(labels map[string]string) error {
+	if len(labels) > agentapi.MaxLabels {
+		return invalid("labels: %d given, the limit is %d", len(labels), agentapi.MaxLabels)
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if !labelKey.MatchString(key) {
+			return invalid("labels: key %q must match %s", key, labelKey)
+		}
+		if !labelValue.MatchString(labels[key]) {
+			return invalid("labels: value %q of %q must match %s", labels[key], key, labelValue)
+		}
+	}
+	return nil
+}
+
+func validateSize(field string, size int64) error {
+	if size < agentapi.MinSizeBytes {
+		return invalid("%s is %d, the least is %d (1 MiB)", field, size, agentapi.MinSizeBytes)
+	}
+	return nil
+}
+
+func (s *Store) validateID(field string, value int64) error {
+	if value < 0 || value > s.config.MaxID {
+		return invalid("%s is %d, it must be from 0 to %d", field, value, s.config.MaxID)
+	}
+	return nil
+}
+
+func validateMode(mode uint32) error {
+	if mode > 0o7777 {
+		return invalid("mode is %o, the limit is 7777", mode)
+	}
+	return nil
+}
+
+// ValidateCompression checks a compression setting: "" (the filesystem's default), none, lzo, zstd[:1-15] or zlib[:1-9].
+func ValidateCompression(value string) error {
+	algorithm, level, hasLevel := strings.Cut(value, ":")
+	highest, known := map[string]int{"": 0, "none": 0, "lzo": 0, "zstd": 15, "zlib": 9}[algorithm]
+	if !known {
+		return invalid("compression %q is not one of none, lzo, zstd[:1-15], zlib[:1-9]", value)
+	}
+	if !hasLevel {
+		return nil
+	}
+	n, err := strconv.Atoi(level)
+	if err != nil || n < 1 || n > highest || strconv.Itoa(n) != level {
+		return invalid("compression %q: the level must be from 1 to %d (lzo and none have no level)", value, highest)
+	}
+	return nil
+}
+
+func (s *Store) validateProperties(p Properties) error {
+	checks := []error{
+		ValidateCompression(p.Compression), validateMode(p.Mode), s.validateID("uid", p.UID), s.validateID("gid", p.GID),
+	}
+	for _, err := range checks {
+		if err != nil {
+			return err
+		}
+	}
+	if p.NoCOW && p.Compression != "" && p.Compression != "none" {
+		return invalid("nocow excludes compression, which is %q: btrfs does not compress data that it overwrites in place", p.Compression)
+	}
+	return nil
+}
+
+// selector matches labels against key=value and key terms.
+type selector []struct {
+	key, value string
+	hasValue   bool
+}
+
+// ParseSelector reads label terms, each "key=value" or "key".
+func parseSelector(terms []string) (selector, error) {
+	if len(terms) > agentapi.MaxLabels {
+		return nil, invalid("label: %d terms given, the limit is %d", len(terms), agentapi.MaxLabels)
+	}
+	s := make(selector, len(terms))
+	for i, term := range terms {
+		s[i].key, s[i].value, s[i].hasValue = strings.Cut(term, "=")
+		if !labelKey.MatchString(s[i].key) || !labelValue.MatchString(s[i].value) {
+			return nil, invalid("label %q must be key or key=value, with a key matching %s and a value matching %s", term, labelKey, labelValue)
+		}
+	}
+	return s, nil
+}
+
+func (s selector) matches(labels map[string]string) bool {
+	for _, term := range s {
+		value, found := labels[term.key]
+		if !found || term.hasValue && value != term.value {
+			return false
+		}
+	}
+	return true
+}
+
+// differences says in which fields a request asks for something else than there is; "" where it does not.
+func differences(pairs ...[3]any) string {
+	var out []string
+	for _, pair := range pairs {
+		if have, want := fmt.Sprint(pair[1]), fmt.Sprint(pair[2]); have != want {
+			out = append(out, fmt.Sprintf("%s is %s, asked for %s", pair[0], orNone(have), orNone(want)))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
