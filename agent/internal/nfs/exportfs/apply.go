@@ -1,0 +1,178 @@
+package exportfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// attempt applies a batch once. What the export table holds afterwards decides
+// over success; exportfs's exit code does not: it fails for one bad path of many
+// and for an export that is gone already.
+func (e *Engine) attempt(ctx context.Context, b *batch) error {
+	table, err := e.table(ctx)
+	if err != nil {
+		return err
+	}
+	e.adopt(b)
+	publish, revoke := plan(b, table)
+	if err := e.writeFile(); err != nil {
+		return err
+	}
+	if len(publish) == 0 && len(revoke) == 0 {
+		return nil
+	}
+	var ran error
+	e.unwatched(func() {
+		ran = errors.Join(e.revoke(ctx, revoke), e.publish(ctx, publish))
+		table, err = e.table(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if e.drifted(table) {
+		e.notify()
+	}
+	publish, revoke = plan(b, table)
+	if left := len(publish) + len(revoke); left > 0 {
+		if ran == nil {
+			ran = nfs.ErrUnavailable
+		}
+		return fmt.Errorf("%d exports are not as they should be: %w", left, ran)
+	}
+	return nil
+}
+
+// adopt makes the batch part of what is wanted, less what cannot be exported.
+func (e *Engine) adopt(b *batch) {
+	if b.replace {
+		clear(e.wanted)
+	}
+	for key, c := range b.changes {
+		if c.remove {
+			delete(e.wanted, key)
+			continue
+		}
+		if err := directory(c.export.Path); err != nil {
+			b.failed[key] = err
+			delete(e.wanted, key)
+			continue
+		}
+		delete(b.failed, key)
+		e.wanted[key] = c.export
+	}
+}
+
+// directory checks the path first, because exportfs adds paths to its table
+// that it could not find.
+func directory(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nfs.ErrNotFound
+	case err != nil:
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	case !info.IsDir():
+		return fmt.Errorf("%w: not a directory", nfs.ErrInvalid)
+	}
+	return nil
+}
+
+// plan compares the table with the batch.
+func plan(b *batch, table []entry) (publish, revoke []nfs.Export) {
+	present := make(map[nfs.Key]entry, len(table))
+	emptied := map[string]bool{} // paths that a client must lose
+	for _, c := range b.changes {
+		emptied[c.export.Path] = emptied[c.export.Path] || c.remove
+	}
+	for _, have := range table {
+		present[have.Key()] = have
+		c, mentioned := b.changes[have.Key()]
+		switch {
+		case mentioned && c.remove, mentioned && b.failed[have.Key()] != nil:
+			revoke = append(revoke, have.Export)
+		case !mentioned && (b.replace || have.Spec != "" && emptied[have.Path]):
+			revoke = append(revoke, have.Export)
+		}
+	}
+	for key, c := range b.changes {
+		if c.remove || b.failed[key] != nil {
+			continue
+		}
+		if have, ok := present[key]; !ok || !have.ours || have.Export != c.export {
+			publish = append(publish, c.export)
+		}
+	}
+	return publish, revoke
+}
+
+// drifted reports whether the table differs from all that is wanted.
+func (e *Engine) drifted(table []entry) bool {
+	for _, have := range table {
+		if want, ok := e.wanted[have.Key()]; !ok || !have.ours || want != have.Export {
+			return true
+		}
+	}
+	return len(table) != len(e.wanted)
+}
+
+// maxArguments keeps a command line far below the kernel's 2 MiB (execve(2)).
+const maxArguments = 2000
+
+// revoke takes exports back, however many, with one run for 2,000 of them.
+func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
+	if len(exports) == 0 {
+		return nil
+	}
+	var errs []error
+	for some := range slices.Chunk(exports, maxArguments) {
+		args := []string{"-u"}
+		for _, export := range some {
+			args = append(args, argument(export))
+		}
+		if _, err := e.run(ctx, args...); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := e.fence(ctx, exports); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// publish adds exports. All clients of one subvolume with the same options fit
+// in one run; exports that differ need a run each, or the bulk way.
+func (e *Engine) publish(ctx context.Context, exports []nfs.Export) error {
+	alike := map[string][]nfs.Export{}
+	for _, export := range exports {
+		line := options(export, e.config.Insecure)
+		alike[line] = append(alike[line], export)
+	}
+	if len(alike) > 1 && !e.noBulk {
+		err := e.publishBulk(ctx, exports)
+		if !errors.Is(err, errNoNamespace) {
+			return err
+		}
+		e.noBulk = true
+		e.config.Logger.Warn("exports are published one by one, which is slow for many", "engine", Name, "error", err)
+	}
+	var errs []error
+	for _, line := range slices.Sorted(maps.Keys(alike)) {
+		for some := range slices.Chunk(alike[line], maxArguments) {
+			args := []string{"-i", "-o", line}
+			for _, export := range some {
+				args = append(args, argument(export))
+			}
+			if _, err := e.run(ctx, args...); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,91 @@
+package exportfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
+)
+
+// fence returns when the kernel lets none of the clients in any more. exportfs
+// -u flushes the kernel's caches, but rpc.mountd may have looked at the old
+// table just before and answer just after; that answer would hold for half an
+// hour. So the kernel's cache is looked at, and flushed again where needed.
+func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for calm := 0; calm < 2; {
+		open, err := e.stillOpen(revoked)
+		if err != nil {
+			return err
+		}
+		if open {
+			calm = 0
+			if _, err := e.run(ctx, "-f"); err != nil {
+				return fmt.Errorf("fencing: %w", err)
+			}
+		} else {
+			calm++
+		}
+		if calm == 2 {
+			break
+		}
+		// rpc.mountd takes milliseconds from reading its table to answering.
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the kernel still lets a revoked client in: %w", nfs.ErrUnavailable, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// stillOpen reports whether the kernel has a cached answer that lets one of the
+// clients of a revoked export in.
+func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
+	file, err := os.Open(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/content"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // the kernel has no NFS server to let anybody in
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	defer func() { _ = file.Close() }() // only read
+	cached, err := rpccache.ParseExports(file)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	closed := map[string]map[string]bool{}
+	for _, export := range revoked {
+		if closed[export.Path] == nil {
+			closed[export.Path] = map[string]bool{}
+		}
+		closed[export.Path][clientName(export)] = true
+	}
+	for _, entry := range cached {
+		if !entry.Positive || entry.PseudoRoot || closed[entry.Path] == nil {
+			continue
+		}
+		// rpc.mountd names a client by all that it matches: "10.0.0.1,10.0.0.0/8".
+		for name := range strings.SplitSeq(entry.Domain, ",") {
+			if closed[entry.Path][name] {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func clientName(export nfs.Export) string {
+	if export.Spec != "" {
+		return export.Spec
+	}
+	return export.Client.String()
+}

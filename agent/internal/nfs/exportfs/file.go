@@ -1,0 +1,46 @@
+package exportfs
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// writeFile makes the exports file hold what is wanted. It comes before the
+// change itself and is durable, because the file alone decides what clients may
+// reach after a power cut until the agent runs again.
+func (e *Engine) writeFile() error {
+	text := exportsFile(slices.Collect(maps.Values(e.wanted)), e.config.Insecure)
+	old, err := os.ReadFile(e.config.ExportsFile)
+	if err == nil && bytes.Equal(old, text) {
+		return nil
+	}
+	folder := filepath.Dir(e.config.ExportsFile)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	if err := renameio.WriteFile(e.config.ExportsFile, text, 0o644); err != nil {
+		return fmt.Errorf("%w: writing %s: %w", nfs.ErrUnavailable, e.config.ExportsFile, err)
+	}
+	if err := syncFolder(folder); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// syncFolder makes the rename durable; renameio syncs the file only.
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }() // only synced
+	return folder.Sync()
+}

@@ -1,0 +1,113 @@
+package rpccache
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// CachedExport is one line of /proc/net/rpc/nfsd.export/content: what the
+// kernel now answers a client from.
+type CachedExport struct {
+	Path   string
+	Domain string // the name that auth.unix.ip gives the client
+
+	// Positive entries let the client in; the others only remember that it may
+	// not, or wait for an answer.
+	Positive bool
+
+	// PseudoRoot marks a directory that is only the way to an export.
+	PseudoRoot bool
+
+	FSID    uuid.UUID // uuid.Nil when the export has none
+	Options nfs.Options
+}
+
+// ParseExports reads nfsd.export/content. Entries that are expired, flushed or
+// negative are commented out there and are left out here.
+func ParseExports(r io.Reader) ([]CachedExport, error) {
+	var exports []CachedExport
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
+	for lines.Scan() {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		export, err := parseExport(line)
+		if err != nil {
+			return nil, err
+		}
+		exports = append(exports, export)
+	}
+	return exports, lines.Err()
+}
+
+// parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)",
+// as svc_export_show in fs/nfsd/export.c writes it.
+func parseExport(line string) (CachedExport, error) {
+	quotedPath, rest, ok := strings.Cut(line, "\t")
+	open := strings.LastIndexByte(rest, '(')
+	if !ok || open < 0 || !strings.HasSuffix(rest, ")") {
+		return CachedExport{}, fmt.Errorf("line %q of nfsd.export/content is not path, domain and flags", line)
+	}
+	path, err := UnquoteOctal(quotedPath)
+	if err != nil {
+		return CachedExport{}, err
+	}
+	domain, err := UnquoteOctal(rest[:open])
+	if err != nil {
+		return CachedExport{}, err
+	}
+	export := CachedExport{Path: path, Domain: domain}
+	flags := rest[open+1 : len(rest)-1]
+	export.Positive = flags != ""
+	for flag := range strings.SplitSeq(flags, ",") {
+		export.setFlag(flag)
+	}
+	return export, nil
+}
+
+func (e *CachedExport) setFlag(flag string) {
+	switch name, value, _ := strings.Cut(flag, "="); name {
+	case "v4root":
+		e.PseudoRoot = true
+	case "ro":
+		e.Options.ReadOnly = true
+	case "root_squash":
+		e.Options.RootSquash = true
+	case "uuid":
+		raw, err := hex.DecodeString(strings.ReplaceAll(value, ":", ""))
+		if err == nil && len(raw) == len(e.FSID) {
+			e.FSID = uuid.UUID(raw)
+		}
+	case "sec":
+		e.Options.Security = securityByNumber(value)
+	}
+}
+
+// securityByNumber turns "1:390005" into flavour names; unknown numbers stay.
+func securityByNumber(numbers string) nfs.Flavors {
+	names := strings.Split(numbers, ":")
+	for i, number := range names {
+		for name, pseudoflavor := range pseudoflavors {
+			if number == fmt.Sprint(pseudoflavor) {
+				names[i] = name
+			}
+		}
+	}
+	return nfs.FlavorsOf(names...)
+}
+
+// pseudoflavors are the numbers of RFC 5531 section 8.2 and RFC 2623
+// section 2.1, as in nfs-utils and include/linux/sunrpc/msg_prot.h.
+var pseudoflavors = map[string]int{"sys": 1, "krb5": 390003, "krb5i": 390004, "krb5p": 390005}
+
+// Pseudoflavor returns the number of a security flavour, 0 when unknown.
+func Pseudoflavor(name string) int { return pseudoflavors[name] }
