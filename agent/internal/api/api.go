@@ -1,0 +1,51 @@
+// Package api is the agent's HTTP API: routes generated from shared/agentapi/openapi.yaml, authentication, and the
+// translation between the wire and the domain. It decides nothing about volumes.
+package api
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+)
+
+// The generator cannot run in workspace mode: GOWORK=off go generate ./internal/api
+//go:generate go tool -modfile=../../../tools/go.mod oapi-codegen -config server.cfg.yaml ../../../shared/agentapi/openapi.yaml
+
+// Store is what the API needs of the domain as a whole. Errors that carry an agentapi.Code go to the client with it; all
+// others are internal errors, whose text stays in the log.
+type Store interface {
+	// Tenant gives one tenant's part of the store. The tenant is one that has a token.
+	Tenant(name string) (Tenant, error)
+	// ReportByToken is Forbidden where the token is not for that volume.
+	ReportByToken(ctx context.Context, volume, usageToken string) (storage.Report, error)
+	Stats(ctx context.Context) (storage.Stats, error)
+	// Conditions are shown to anybody: they say nothing of tenants and volumes.
+	Conditions() []storage.Condition
+	// Ready is nil while changes are taken, else Unavailable with the reason.
+	Ready() error
+}
+
+// Tenant is what the API needs of one tenant's volumes. Contexts bound how long a call waits for its turn; a change that
+// has begun is finished whatever becomes of the context.
+type Tenant interface {
+	CreateVolume(ctx context.Context, spec storage.VolumeSpec) (v storage.Volume, created bool, err error)
+	GetVolume(ctx context.Context, name string) (storage.Volume, error)
+	ListVolumes(ctx context.Context, q storage.Query) (storage.Page[storage.Volume], error)
+	UpdateVolume(ctx context.Context, name string, u storage.VolumeUpdate) (storage.Volume, error)
+	DeleteVolume(ctx context.Context, name string) error
+	Clone(ctx context.Context, spec storage.CloneSpec) (v storage.Volume, created bool, err error)
+
+	CreateSnapshot(ctx context.Context, spec storage.SnapshotSpec) (s storage.Snapshot, created bool, err error)
+	GetSnapshot(ctx context.Context, name string) (storage.Snapshot, error)
+	ListSnapshots(ctx context.Context, q storage.Query) (storage.Page[storage.Snapshot], error)
+	DeleteSnapshot(ctx context.Context, name string) error
+
+	Export(ctx context.Context, volume string, spec storage.ExportSpec) (storage.ExportGrant, error)
+	Unexport(ctx context.Context, volume string, client netip.Addr, labels map[string]string) error
+	ListExports(ctx context.Context, q storage.Query) (storage.Page[storage.ExportEntry], error)
+
+	// Usage reads many subvolumes, by ID, in one call.
+	Usage(ctx context.Context, ids ...uint64) (map[uint64]storage.Usage, error)
+	Report(ctx context.Context, volume string) (storage.Report, error)
+}

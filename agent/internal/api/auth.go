@@ -1,0 +1,113 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"strings"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Tokens tells tenants by their tokens, of which it keeps only hashes.
+type Tokens struct {
+	entries []tokenEntry
+}
+
+type tokenEntry struct {
+	tenant string
+	hash   [sha256.Size]byte
+}
+
+// Add lets a token in as a tenant. A tenant may have several. An empty token is ignored: it never lets anybody in.
+func (t *Tokens) Add(tenant, token string) {
+	if token != "" {
+		t.entries = append(t.entries, tokenEntry{tenant, sha256.Sum256([]byte(token))})
+	}
+}
+
+// Tenant is whose token it is. The time it takes depends neither on which token matches nor on how much of one does.
+func (t *Tokens) Tenant(token string) (name string, ok bool) {
+	if token == "" {
+		return "", false
+	}
+	hash := sha256.Sum256([]byte(token))
+	found := -1
+	for i := range t.entries {
+		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(hash[:], t.entries[i].hash[:]), i, found)
+	}
+	if found < 0 {
+		return "", false
+	}
+	return t.entries[found].tenant, true
+}
+
+// tenant is who asks, and their part of the store.
+type tenant struct {
+	name string
+	Tenant
+}
+
+// openRoutes need no token. Everything else does, whether or not there is such a route.
+var openRoutes = map[string]bool{"/healthz": true, "/readyz": true, "/v1/openapi.yaml": true}
+
+func (s *Server) authenticate(c *fiber.Ctx) error {
+	header := c.Get(fiber.HeaderAuthorization)
+	switch {
+	case openRoutes[c.Path()]:
+		return c.Next()
+	case header == "" && isUsageCapability(c):
+		return c.Next() // the handler checks it; it finds no tenant
+	case fromForeignPage(c):
+		return agentapi.Errorf(agentapi.Forbidden, "a page of another site may not change anything here")
+	}
+	token, ok := tokenOf(header)
+	if !ok {
+		return agentapi.Errorf(agentapi.Unauthorized, "a token is needed: Authorization: Bearer TOKEN, or Basic with the token as password")
+	}
+	name, ok := s.config.Tokens.Tenant(token)
+	if !ok {
+		return agentapi.Errorf(agentapi.Unauthorized, "the token is not known")
+	}
+	volumes, err := s.config.Store.Tenant(name)
+	if err != nil {
+		return err
+	}
+	c.Locals(tenantKey{}, tenant{name, volumes})
+	return c.Next()
+}
+
+func isUsageCapability(c *fiber.Ctx) bool {
+	return c.Get(agentapi.UsageTokenHeader) != "" &&
+		(c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead) &&
+		strings.HasPrefix(c.Path(), "/v1/volumes/") && strings.HasSuffix(c.Path(), "/usage")
+}
+
+// fromForeignPage: browsers keep Basic credentials and send them along with requests that any page makes; since we take
+// JSON of any content type, nothing else would stop those (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/).
+func fromForeignPage(c *fiber.Ctx) bool {
+	safe := c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead
+	site := c.Get("Sec-Fetch-Site")
+	return !safe && site != "" && site != "same-origin" && site != "none"
+}
+
+// tokenOf reads an Authorization header: Bearer (RFC 6750), or the password of Basic (RFC 7617). Scheme names are
+// case-insensitive (RFC 9110, 11.1).
+func tokenOf(header string) (token string, ok bool) {
+	scheme, credentials, _ := strings.Cut(header, " ")
+	credentials = strings.TrimLeft(credentials, " ")
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		return credentials, credentials != ""
+	case strings.EqualFold(scheme, "Basic"):
+		plain, err := base64.StdEncoding.DecodeString(credentials)
+		if err != nil {
+			return "", false
+		}
+		_, password, _ := strings.Cut(string(plain), ":")
+		return password, password != ""
+	}
+	return "", false
+}

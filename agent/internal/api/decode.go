@@ -1,0 +1,115 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+func badRequest(format string, args ...any) error {
+	return agentapi.Errorf(agentapi.BadRequest, format, args...)
+}
+
+// decodeBody reads one JSON object into out, a pointer to a flat struct. Fields must be known, spelt exactly, and of
+// their type; nothing may follow. Whether the values make sense is the domain's to say. The request's Content-Type does
+// not matter: old clients and scripts send any.
+func decodeBody(body []byte, out any) error {
+	switch {
+	case len(bytes.TrimSpace(body)) == 0:
+		return badRequest("the body is empty, it must be a JSON object")
+	case !utf8.Valid(body):
+		return badRequest("the body is not UTF-8")
+	}
+	// encoding/json matches names in any case, so they are looked at first.
+	var fields map[string]json.RawMessage
+	if err := decodeJSON(body, &fields); err != nil {
+		return err
+	}
+	if fields == nil {
+		return badRequest("the body must be a JSON object, not null")
+	}
+	known := fieldNames(out)
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if !slices.Contains(known, name) {
+			return badRequest("field %.64q is not known here; known are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return decodeJSON(body, out)
+}
+
+func decodeJSON(body []byte, out any) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if err := decoder.Decode(out); err != nil {
+		return explain(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return badRequest("the body goes on after its JSON object (byte %d)", decoder.InputOffset())
+	}
+	return nil
+}
+
+// explain says what is wrong in the terms of JSON and of the contract, not of Go.
+func explain(err error) error {
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if wrongType.Field == "" {
+			return badRequest("the body must be a JSON object, not %s", wrongType.Value)
+		}
+		return badRequest("field %.64q must be %s, not %s", wrongType.Field, jsonType(wrongType.Type), wrongType.Value)
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return badRequest("the body is not JSON: %w (byte %d)", err, syntax.Offset)
+	}
+	return badRequest("the body is not JSON: %w", err)
+}
+
+func jsonType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Int, reflect.Int64:
+		return "an integer of 64 bits"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Map:
+		return "an object of texts"
+	}
+	return "a text"
+}
+
+// fieldNames are the names that a struct has in JSON, in the struct's order.
+func fieldNames(structPointer any) []string {
+	t := reflect.TypeOf(structPointer).Elem()
+	names := make([]string, t.NumField())
+	for i := range names {
+		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	}
+	return names
+}
+
+// parseMode reads permission bits as octal text, with or without a leading zero.
+func parseMode(text string) (uint32, error) {
+	mode, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || mode > 0o7777 || len(text) > len("07777") {
+		return 0, agentapi.Errorf(agentapi.Invalid, "mode %.32q must be octal digits, 0 to 7777", text)
+	}
+	return uint32(mode), nil
+}
+
+func formatMode(mode uint32) string { return fmt.Sprintf("%04o", mode) }
+
+// checkName is for names in paths, which may hold anything that can be percent-encoded.
+func checkName(name string) error {
+	if err := id.ValidateName(name); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "name %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+)
+
+// fakeStore answers with its functions; a call of one that a test did not set fails the test: that is how tests see
+// that a refused request changed nothing.
+type fakeStore struct {
+	t             *testing.T
+	tenants       map[string]*fakeTenant
+	reportByToken func(volume, usageToken string) (storage.Report, error)
+	stats         func() (storage.Stats, error)
+	conditions    []storage.Condition
+	ready         error
+}
+
+func (f *fakeStore) Tenant(name string) (Tenant, error) {
+	if t := f.tenants[name]; t != nil {
+		return t, nil
+	}
+	f.t.Errorf("unexpected tenant %q", name)
+	return &fakeTenant{t: f.t}, nil
+}
+
+func (f *fakeStore) ReportByToken(_ context.Context, volume, usageToken string) (storage.Report, error) {
+	if f.reportByToken == nil {
+		f.t.Errorf("unexpected ReportByToken(%q)", volume)
+		return storage.Report{}, nil
+	}
+	return f.reportByToken(volume, usageToken)
+}
+
+func (f *fakeStore) Stats(context.Context) (storage.Stats, error) {
+	if f.stats == nil {
+		f.t.Error("unexpected Stats")
+		return storage.Stats{}, nil
+	}
+	return f.stats()
+}
+
+func (f *fakeStore) Conditions() []storage.Condition { return f.conditions }
+func (f *fakeStore) Ready() error                    { return f.ready }
+
+type fakeTenant struct {
+	t              *testing.T
+	createVolume   func(ctx context.Context, spec storage.VolumeSpec) (storage.Volume, bool, error)
+	getVolume      func(name string) (storage.Volume, error)
+	listVolumes    func(q storage.Query) (storage.Page[storage.Volume], error)
+	updateVolume   func(name string, u storage.VolumeUpdate) (storage.Volume, error)
+	deleteVolume   func(name string) error
+	clone          func(spec storage.CloneSpec) (storage.Volume, bool, error)
+	createSnapshot func(spec storage.SnapshotSpec) (storage.Snapshot, bool, error)
+	getSnapshot    func(name string) (storage.Snapshot, error)
+	listSnapshots  func(q storage.Query) (storage.Page[storage.Snapshot], error)
+	deleteSnapshot func(name string) error
+	export         func(volume string, spec storage.ExportSpec) (storage.ExportGrant, error)
+	unexport       func(volume string, client netip.Addr, labels map[string]string) error
+	listExports    func(q storage.Query) (storage.Page[storage.ExportEntry], error)
+	usage          func(ids []uint64) (map[uint64]storage.Usage, error)
+	report         func(volume string) (storage.Report, error)
+}
+
+func set[F any](t *testing.T, call string, f F, isNil bool) (F, bool) {
+	if isNil {
+		t.Errorf("%s reached the domain", call)
+	}
+	return f, !isNil
+}
+
+func (f *fakeTenant) CreateVolume(ctx context.Context, spec storage.VolumeSpec) (v storage.Volume, _ bool, _ error) {
+	if do, ok := set(f.t, "CreateVolume", f.createVolume, f.createVolume == nil); ok {
+		return do(ctx, spec)
+	}
+	return v, false, nil
+}
+
+func (f *fakeTenant) GetVolume(_ context.Context, name string) (v storage.Volume, _ error) {
+	if do, ok := set(f.t, "GetVolume", f.getVolume, f.getVolume == nil); ok {
+		return do(name)
+	}
+	return v, nil
+}
+
+func (f *fakeTenant) ListVolumes(_ context.Context, q storage.Query) (p storage.Page[storage.Volume], _ error) {
+	if do, ok := set(f.t, "ListVolumes", f.listVolumes, f.listVolumes == nil); ok {
+		return do(q)
+	}
+	return p, nil
+}
+
+func (f *fakeTenant) UpdateVolume(_ context.Context, name string, u storage.VolumeUpdate) (v storage.Volume, _ error) {
+	if do, ok := set(f.t, "UpdateVolume", f.updateVolume, f.updateVolume == nil); ok {
+		return do(name, u)
+	}
+	return v, nil
+}
+
+func (f *fakeTenant) DeleteVolume(_ context.Context, name string) error {
+	if do, ok := set(f.t, "DeleteVolume", f.deleteVolume, f.deleteVolume == nil); ok {
+		return do(name)
+	}
+	return nil
+}
+
+func (f *fakeTenant) Clone(_ context.Context, spec storage.CloneSpec) (v storage.Volume, _ bool, _ error) {
+	if do, ok := set(f.t, "Clone", f.clone, f.clone == nil); ok {
+		return do(spec)
+	}
+	return v, false, nil
+}
+
+func (f *fakeTenant) CreateSnapshot(_ context.Context, spec storage.SnapshotSpec) (s storage.Snapshot, _ bool, _ error) {
+	if do, ok := set(f.t, "CreateSnapshot", f.createSnapshot, f.createSnapshot == nil); ok {
+		return do(spec)
+	}
+	return s, false, nil
+}
+
+func (f *fakeTenant) GetSnapshot(_ context.Context, name string) (s storage.Snapshot, _ error) {
+	if do, ok := set(f.t, "GetSnapshot", f.getSnapshot, f.getSnapshot == nil); ok {
+		return do(name)
+	}
+	return s, nil
+}
+
+func (f *fakeTenant) ListSnapshots(_ context.Context, q storage.Query) (p storage.Page[storage.Snapshot], _ error) {
+	if do, ok := set(f.t, "ListSnapshots", f.listSnapshots, f.listSnapshots == nil); ok {
+		return do(q)
+	}
+	return p, nil
+}
+
+func (f *fakeTenant) DeleteSnapshot(_ context.Context, name string) error {
+	if do, ok := set(f.t, "DeleteSnapshot", f.deleteSnapshot, f.deleteSnapshot == nil); ok {
+		return do(name)
+	}
+	return nil
+}
+
+func (f *fakeTenant) Export(_ context.Context, volume string, spec storage.ExportSpec) (g storage.ExportGrant, _ error) {
+	if do, ok := set(f.t, "Export", f.export, f.export == nil); ok {
+		return do(volume, spec)
+	}
+	return g, nil
+}
+
+func (f *fakeTenant) Unexport(_ context.Context, volume string, client netip.Addr, labels map[string]string) error {
+	if do, ok := set(f.t, "Unexport", f.unexport, f.unexport == nil); ok {
+		return do(volume, client, labels)
+	}
+	return nil
+}
+
+func (f *fakeTenant) ListExports(_ context.Context, q storage.Query) (p storage.Page[storage.ExportEntry], _ error) {
+	if do, ok := set(f.t, "ListExports", f.listExports, f.listExports == nil); ok {
+		return do(q)
+	}
+	return p, nil
+}
+
+// Usage is 0 of everything where a test does not say otherwise.
+func (f *fakeTenant) Usage(_ context.Context, ids ...uint64) (map[uint64]storage.Usage, error) {
+	if f.usage == nil {
+		return map[uint64]storage.Usage{}, nil
+	}
+	return f.usage(ids)
+}
+
+func (f *fakeTenant) Report(_ context.Context, volume string) (r storage.Report, _ error) {
+	if do, ok := set(f.t, "Report", f.report, f.report == nil); ok {
+		return do(volume)
+	}
+	return r, nil
+}

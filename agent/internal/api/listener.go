@@ -1,0 +1,39 @@
+package api
+
+import (
+	"io"
+	"net"
+	"time"
+)
+
+const (
+	lingerTime  = time.Second
+	lingerBytes = 4 << 20
+)
+
+// lingering makes connections close gently. When the server answers before it has read the whole request, as it does for
+// a body over the limit, closing at once makes the kernel send a reset, and the client may never see the answer
+// (RFC 9112, 9.6).
+type lingering struct {
+	net.Listener
+}
+
+func (l lingering) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
+		return lingeringConn{tcp}, nil
+	}
+	return conn, err
+}
+
+type lingeringConn struct {
+	*net.TCPConn
+}
+
+// Close ends the answer, reads what the client still sends until it closes as well, within bounds, and then closes.
+func (c lingeringConn) Close() error {
+	if c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+		_, _ = io.CopyN(io.Discard, c.TCPConn, lingerBytes)
+	}
+	return c.TCPConn.Close()
+}

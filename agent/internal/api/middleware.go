@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Keys of fiber.Ctx.Locals.
+type (
+	requestIDKey struct{}
+	tenantKey    struct{}
+	causeKey     struct{}
+)
+
+// requestIDForm keeps what a client sends printable and short, because it goes into the log.
+var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
+
+// observe is the outermost middleware: request ID, deadline for waiting, error answer, log line and metrics.
+func (s *Server) observe(c *fiber.Ctx) error {
+	begin := time.Now()
+	c.Set(agentapi.RequestIDHeader, requestID(c))
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
+
+	// fasthttp does not tell when a client hangs up, and a change that has begun must not be cut in half anyway.
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.Wait)
+	defer cancel()
+	c.SetUserContext(ctx)
+
+	if err := c.Next(); err != nil {
+		if err := s.fail(c, err); err != nil {
+			return err
+		}
+	}
+	took := time.Since(begin)
+	s.config.Observe(routeOf(c), c.Method(), c.Response().StatusCode(), took)
+	s.logRequest(c, took)
+	return nil
+}
+
+// requestID is the caller's, where it is fit for a log, else a random one. It is the same each time it is asked for.
+func requestID(c *fiber.Ctx) string {
+	if known, ok := c.Locals(requestIDKey{}).(string); ok {
+		return known
+	}
+	given := c.Get(agentapi.RequestIDHeader)
+	if !requestIDForm.MatchString(given) {
+		given = rand.Text()
+	}
+	c.Locals(requestIDKey{}, given)
+	return given
+}
+
+// routeOf is the pattern that a request met. Only middleware is registered at "/".
+func routeOf(c *fiber.Ctx) string {
+	if route := c.Route().Path; route != "/" {
+		return route
+	}
+	return "other"
+}
+
+// logRequest never logs headers, queries or bodies: they hold tokens and other people's labels.
+func (s *Server) logRequest(c *fiber.Ctx, took time.Duration) {
+	status := c.Response().StatusCode()
+	attrs := []slog.Attr{
+		slog.String("request_id", requestID(c)), slog.String("method", c.Method()), slog.String("route", routeOf(c)),
+		slog.String("path", fmt.Sprintf("%.256s", c.Path())), slog.Int("status", status), slog.Duration("took", took),
+		slog.String("remote", c.IP()),
+	}
+	if who, ok := c.Locals(tenantKey{}).(tenant); ok {
+		attrs = append(attrs, slog.String("tenant", who.name))
+	}
+	if cause, ok := c.Locals(causeKey{}).(error); ok {
+		attrs = append(attrs, slog.Any("error", cause))
+	}
+	s.config.Logger.LogAttrs(context.Background(), levelOf(c.Method(), status), "request", attrs...)
+}
+
+// levelOf keeps polling out of the log: what changes something or fails is worth a line.
+func levelOf(method string, status int) slog.Level {
+	switch {
+	case status == fiber.StatusServiceUnavailable:
+		return slog.LevelWarn
+	case status >= fiber.StatusInternalServerError:
+		return slog.LevelError
+	case status < fiber.StatusBadRequest && (method == fiber.MethodGet || method == fiber.MethodHead):
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+func (s *Server) recoverPanic(c *fiber.Ctx) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			s.config.Logger.Error("panic", "request_id", requestID(c), "reason", reason, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", reason)
+		}
+	}()
+	return c.Next()
+}
+
+// refuseWhileDraining refuses what comes on connections that are still open. /healthz goes on, because the process lives.
+func (s *Server) refuseWhileDraining(c *fiber.Ctx) error {
+	if s.draining.Load() && c.Path() != "/healthz" {
+		c.Context().SetConnectionClose()
+		return errDraining
+	}
+	return c.Next()
+}
+
+var errDraining = agentapi.Errorf(agentapi.Unavailable, "the agent is shutting down")
+
+// fail answers with an error in the form of the contract. Fiber also calls it for requests that it could not read.
+func (s *Server) fail(c *fiber.Ctx, err error) error {
+	status, body := s.errorAnswer(c, err)
+	c.Locals(causeKey{}, causeOf(err))
+	if status == fiber.StatusUnauthorized {
+		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="btrfs-nfs-agent", Basic realm="btrfs-nfs-agent"`)
+	}
+	return c.Status(status).JSON(body)
+}
+
+func (s *Server) errorAnswer(c *fiber.Ctx, err error) (status int, body agentapi.ErrorBody) {
+	if e, ok := errors.AsType[*fiber.Error](err); ok {
+		return e.Code, agentapi.ErrorBody{Code: codeOfStatus(e.Code), Error: routingMessage(c, e)}
+	}
+	e, ok := errors.AsType[*agentapi.Error](err)
+	switch {
+	case !ok && errors.Is(err, context.DeadlineExceeded):
+		e = agentapi.Errorf(agentapi.Unavailable, "other requests for the same name took too long, try again")
+	case !ok || e.Code == agentapi.InternalError:
+		// The cause may name files and commands of the host: it is for the log, which has the same ID.
+		e = agentapi.Errorf(agentapi.InternalError, "internal error; the agent's log has the cause under request %s", requestID(c))
+	}
+	return agentapi.HTTPStatus(e), agentapi.ErrorBody{Code: e.Code, Error: e.Message}
+}
+
+// causeOf is what the log shows: an Error's message may leave out its cause.
+func causeOf(err error) error {
+	e, ok := errors.AsType[*agentapi.Error](err)
+	if ok && e.Cause != nil && !strings.Contains(err.Error(), e.Cause.Error()) {
+		return fmt.Errorf("%w: %w", err, e.Cause)
+	}
+	return err
+}
+
+func codeOfStatus(status int) agentapi.Code {
+	if status == fiber.StatusNotFound || status == fiber.StatusRequestEntityTooLarge {
+		return agentapi.FromHTTP(status, "", "").Code
+	}
+	return agentapi.BadRequest
+}
+
+func routingMessage(c *fiber.Ctx, e *fiber.Error) string {
+	switch e.Code {
+	case fiber.StatusNotFound:
+		return fmt.Sprintf("there is no route %s %.256q", c.Method(), c.Path())
+	case fiber.StatusMethodNotAllowed:
+		return fmt.Sprintf("route %.256q does not take %s", c.Path(), c.Method())
+	case fiber.StatusRequestEntityTooLarge:
+		return fmt.Sprintf("the body is larger than %d bytes (1 MiB)", agentapi.MaxBodyBytes)
+	case fiber.StatusRequestHeaderFieldsTooLarge:
+		return fmt.Sprintf("request line and headers are larger than %d bytes", headerBytes)
+	}
+	return e.Message
+}

@@ -1,0 +1,81 @@
+package api
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+func (h *handlers) GetHealth(c *fiber.Ctx) error { return c.JSON(h.health()) }
+
+func (h *handlers) GetReady(c *fiber.Ctx) error {
+	if err := h.config.Store.Ready(); err != nil {
+		return err
+	}
+	return c.JSON(h.health())
+}
+
+func (h *handlers) health() agentapi.Health {
+	conditions := h.config.Store.Conditions()
+	return agentapi.Health{
+		Status: statusOf(conditions), Version: h.config.Version, Commit: h.config.Commit,
+		UptimeSeconds: int64(time.Since(h.started).Seconds()), Conditions: conditions,
+	}
+}
+
+func (h *handlers) GetOpenAPI(c *fiber.Ctx) error {
+	c.Set(fiber.HeaderContentType, fiber.MIMETextPlainCharsetUTF8)
+	return c.Send(agentapi.OpenAPI)
+}
+
+func (h *handlers) GetStats(c *fiber.Ctx) error {
+	who, err := h.tenant(c)
+	if err != nil {
+		return err
+	}
+	stats, err := h.config.Store.Stats(c.UserContext())
+	if err != nil {
+		return err
+	}
+	return c.JSON(wireStats(who.name, stats))
+}
+
+func wireStats(tenantName string, s storage.Stats) agentapi.Stats {
+	return agentapi.Stats{
+		TenantName: tenantName,
+		Statfs:     agentapi.StatfsStats{TotalBytes: s.StatfsTotal, UsedBytes: s.StatfsUsed, FreeBytes: s.StatfsFree},
+		Btrfs: agentapi.BtrfsStats{
+			TotalBytes: wireInt(s.Space.TotalBytes), UsedBytes: wireInt(s.Space.UsedBytes), FreeBytes: wireInt(s.Space.FreeBytes),
+			UnallocatedBytes:   wireInt(s.Space.UnallocatedBytes),
+			MetadataUsedBytes:  wireInt(s.Space.Metadata.UsedBytes),
+			MetadataTotalBytes: wireInt(s.Space.Metadata.TotalBytes),
+			DataRatio:          s.Space.DataRatio,
+			Devices:            mapped(s.Devices, wireDevice),
+		},
+	}
+}
+
+func wireDevice(d btrfs.Device) agentapi.DeviceStats {
+	return agentapi.DeviceStats{
+		Devid: strconv.FormatUint(d.ID, 10), Device: d.Path, Missing: d.Missing,
+		SizeBytes: wireInt(d.SizeBytes), AllocatedBytes: wireInt(d.AllocatedBytes),
+		Io: agentapi.DeviceIO{
+			ReadBytesTotal: wireInt(d.IO.ReadBytes), ReadIosTotal: wireInt(d.IO.ReadIOs), ReadTimeMsTotal: wireInt(d.IO.ReadTimeMs),
+			WriteBytesTotal: wireInt(d.IO.WriteBytes), WriteIosTotal: wireInt(d.IO.WriteIOs), WriteTimeMsTotal: wireInt(d.IO.WriteTimeMs),
+			IosInProgress: wireInt(d.IO.InProgress), IoTimeMsTotal: wireInt(d.IO.IOTimeMs), WeightedIoTimeMsTotal: wireInt(d.IO.WeightedIOTimeMs),
+		},
+		Errors: agentapi.DeviceErrors{
+			ReadErrs: wireInt(d.Errors.Read), WriteErrs: wireInt(d.Errors.Write), FlushErrs: wireInt(d.Errors.Flush),
+			CorruptionErrs: wireInt(d.Errors.Corruption), GenerationErrs: wireInt(d.Errors.Generation),
+		},
+	}
+}
+
+// wireInt turns the kernel's unsigned counts into the contract's signed ones.
+func wireInt(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

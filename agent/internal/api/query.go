@@ -1,0 +1,101 @@
+package api
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// listQueries are the query parameters that each list takes, by route. No other route takes any.
+var listQueries = map[string][]string{
+	"/v1/volumes":                 {"detail", "limit", "after", "label"},
+	"/v1/volumes/:name/snapshots": {"detail", "limit", "after", "label"},
+	"/v1/snapshots":               {"detail", "limit", "after", "label"},
+	"/v1/exports":                 {"limit", "after", "label"},
+}
+
+// checkQuery refuses parameters that no route takes, and values of the wrong form, before the generated code reads them:
+// its messages speak of Go.
+func checkQuery(c *fiber.Ctx) error {
+	if err := checkQueryText(string(c.Request().URI().QueryString())); err != nil {
+		return err
+	}
+	return c.Next()
+}
+
+func checkQueryText(text string) error {
+	query, err := url.ParseQuery(text)
+	if err != nil {
+		return badRequest("the query cannot be read: %w", err)
+	}
+	for name, values := range query {
+		if name != "label" && len(values) > 1 {
+			return badRequest("query parameter %.64q is given %d times", name, len(values))
+		}
+		for _, value := range values {
+			if err := checkQueryValue(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkQueryValue(name, value string) error {
+	if !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
+		return badRequest("query parameter %.64q is not text", name)
+	}
+	switch name {
+	case "label", "after": // the domain knows whether they are good
+		return nil
+	case "limit":
+		if n, err := strconv.Atoi(value); err != nil || n < 1 || n > agentapi.MaxPage {
+			return badRequest("query parameter limit is %.32q, it must be a number from 1 to %d", value, agentapi.MaxPage)
+		}
+		return nil
+	case "detail":
+		if _, err := strconv.ParseBool(value); err != nil {
+			return badRequest("query parameter detail is %.32q, it must be true or false", value)
+		}
+		return nil
+	}
+	return badRequest("query parameter %.64q is not known", name)
+}
+
+// refuseForeignQuery refuses what other routes take and this one does not.
+func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
+	var allowed []string
+	if c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead {
+		allowed = listQueries[c.Route().Path]
+	}
+	query, err := url.ParseQuery(string(c.Request().URI().QueryString()))
+	if err != nil {
+		return badRequest("the query cannot be read: %w", err)
+	}
+	for name := range query {
+		if !slices.Contains(allowed, name) {
+			return badRequest("query parameter %.64q is not taken by this route", name)
+		}
+	}
+	return next(c)
+}
+
+func storageQuery(limit *agentapi.Limit, after *agentapi.After, labels *agentapi.Label) storage.Query {
+	return storage.Query{Limit: valueOf(limit), After: valueOf(after), Labels: valueOf(labels)}
+}
+
+// valueOf is the zero value for nil.
+func valueOf[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
+	spec := storage.VolumeSpec{
+		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: body.Nocow,
+		Compression: body.Compression, UID: body.Uid, GID: body.Gid, Labels: body.Labels,
+	}
+	if body.Mode == "" {
+		return spec, nil
+	}
+	mode, err := parseMode(body.Mode)
+	spec.Mode = &mode
+	return spec, err
+}
+
+func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
+	update := storage.VolumeUpdate{
+		SizeBytes: body.SizeBytes, NoCOW: body.Nocow, Compression: body.Compression, UID: body.Uid, GID: body.Gid,
+	}
+	if body.Labels != nil {
+		update.Labels = *body.Labels
+	}
+	if body.Mode == nil {
+		return update, nil
+	}
+	mode, err := parseMode(*body.Mode)
+	update.Mode = &mode
+	return update, err
+}
+
+// checkSource keeps a clone of nothing from reaching the domain, where it would be one of the other kind.
+func checkSource(field, name string) error {
+	if name == "" {
+		return agentapi.Errorf(agentapi.Invalid, "%s must not be empty", field)
+	}
+	return nil
+}
+
+func volumeShort(v storage.Volume, u storage.Usage) agentapi.Volume {
+	return agentapi.Volume{
+		Name: v.Name, CreatedBy: v.Labels[agentapi.CreatedByLabel], SizeBytes: v.SizeBytes, UsedBytes: u.UsedBytes,
+		Clients: len(v.Refs), CreatedAt: v.CreatedAt.UTC(),
+	}
+}
+
+func volumeDetail(v storage.Volume, u storage.Usage) agentapi.VolumeDetail {
+	createdBy := v.Labels[agentapi.CreatedByLabel]
+	client := func(r storage.Ref) agentapi.ExportEntry {
+		return exportEntry(storage.ExportEntry{Volume: v.Name, CreatedBy: createdBy, Ref: r})
+	}
+	health := healthOf(v.Quarantine)
+	detail := agentapi.VolumeDetail{
+		Name: v.Name, CreatedBy: createdBy, Path: v.Path,
+		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
+		Nocow: v.NoCOW, Compression: v.Compression, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
+		Labels: labelsOf(v.Labels), SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		Clients: mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
+	}
+	if !v.LastAttachAt.IsZero() {
+		detail.LastAttachAt = new(v.LastAttachAt.UTC())
+	}
+	return detail
+}
+
+// healthOf is what is known of a volume or snapshot without looking at the pool.
+func healthOf(quarantine string) agentapi.VolumeHealth {
+	if quarantine == "" {
+		return volumeHealth(nil)
+	}
+	return volumeHealth([]agentapi.Condition{{Reason: "Quarantined", Message: quarantine}})
+}
+
+func volumeHealth(conditions []agentapi.Condition) agentapi.VolumeHealth {
+	return agentapi.VolumeHealth{Status: statusOf(conditions), Conditions: conditions}
+}
+
+func statusOf(conditions []agentapi.Condition) agentapi.Status {
+	if len(conditions) > 0 {
+		return agentapi.StatusDegraded
+	}
+	return agentapi.StatusOK
+}
+
+// labelsOf is never nil, so that JSON has {} for none.
+func labelsOf(labels map[string]string) agentapi.Labels {
+	if labels == nil {
+		return agentapi.Labels{}
+	}
+	return labels
+}
+
+func exportEntry(e storage.ExportEntry) agentapi.ExportEntry {
+	return agentapi.ExportEntry{
+		Name: e.Volume, CreatedBy: e.CreatedBy, Client: e.Client.String(), ReadOnly: e.ReadOnly,
+		Labels: labelsOf(e.Labels), CreatedAt: e.CreatedAt.In(time.UTC),
+	}
+}
