@@ -245,4 +245,3 @@ func one[T any](ctx context.Context, c *Client, operation string, call func(cont
 	}
 	return out, nil
 }
-
