@@ -1,0 +1,78 @@
+// btrfs-nfs-node is the CSI node driver: it mounts volumes over NFS on the worker node that it runs on.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nodeip"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
+)
+
+const component = "btrfs-nfs-node"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", component, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	c, err := config.Load()
+	if err != nil {
+		return err
+	}
+	logger, err := csiserver.NewLogger(os.Stderr, c.LogLevel, c.LogFormat)
+	if err != nil {
+		return err
+	}
+	store, err := staged.Open(c.StateDir)
+	if err != nil {
+		return err
+	}
+	registry := csiserver.NewRegistry("node")
+	agents := driver.NewAgentPool(agentclient.Options{
+		Timeout:   c.StatTimeout,
+		TLS:       agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey},
+		UserAgent: version.UserAgent(component),
+		RequestID: csiserver.RequestID,
+		Observe:   csiserver.AgentObserver(registry),
+	})
+	defer agents.Close()
+
+	limits := nfsmount.Limits{Mount: c.MountTimeout, Unmount: c.UnmountTimeout, Stat: c.StatTimeout, Group: c.GroupTimeout}
+	choice := nodeip.Choice{IP: c.NodeIP, Interface: c.StorageInterface, CIDR: c.StorageCIDR, HostName: c.NodeID}
+	node := &driver.Node{
+		Name:    c.NodeID,
+		Address: func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
+		Mounts:  driver.Measured(nfsmount.New(limits, logger), registry),
+		Agents:  agents,
+		Store:   store,
+		Logger:  logger,
+	}
+	identity := &csiserver.Identity{Name: c.DriverName, Capabilities: driver.PluginCapabilities(), Ready: node.Ready, Logger: logger}
+	logger.Info("starting", "component", component, "version", version.Version, "node", c.NodeID)
+	return csiserver.Serve(ctx, csiserver.Options{
+		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr,
+		Register: func(s *grpc.Server) {
+			csi.RegisterIdentityServer(s, identity)
+			csi.RegisterNodeServer(s, driver.OneAtATime(node))
+		},
+	})
+}

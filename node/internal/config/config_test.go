@@ -1,0 +1,51 @@
+package config_test
+
+import (
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/config"
+)
+
+func TestDefaults(t *testing.T) {
+	t.Setenv("DRIVER_NODE_ID", "worker-1")
+	c, err := config.Load()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, c, config.Config{
+		DriverName: "btrfs-nfs-csi", Endpoint: "unix:///csi/csi.sock", NodeID: "worker-1", StateDir: "/csi/state",
+		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 100 * time.Second,
+		LogLevel: "info", LogFormat: "text",
+	})
+}
+
+func TestABadEnvironmentNamesItsVariable(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  map[string]string
+		want string
+	}{
+		"no node name":       {map[string]string{"DRIVER_NODE_ID": ""}, "DRIVER_NODE_ID must be set"},
+		"endpoint":           {map[string]string{"DRIVER_ENDPOINT": "http://x"}, "DRIVER_ENDPOINT: "},
+		"tcp without state":  {map[string]string{"DRIVER_ENDPOINT": "tcp://127.0.0.1:1"}, "DRIVER_STATE_DIR must be set"},
+		"relative state":     {map[string]string{"DRIVER_STATE_DIR": "state"}, `DRIVER_STATE_DIR "state" must be absolute`},
+		"certificate alone":  {map[string]string{"DRIVER_AGENT_CERT": "/c"}, "DRIVER_AGENT_KEY must be set together"},
+		"key alone":          {map[string]string{"DRIVER_AGENT_KEY": "/k"}, "DRIVER_AGENT_KEY must be set together"},
+		"address":            {map[string]string{"DRIVER_NODE_IP": "worker"}, `DRIVER_NODE_IP "worker"`},
+		"network":            {map[string]string{"DRIVER_STORAGE_CIDR": "10.0.0.1"}, `DRIVER_STORAGE_CIDR "10.0.0.1"`},
+		"negative timeout":   {map[string]string{"DRIVER_MOUNT_TIMEOUT": "-1s"}, "DRIVER_MOUNT_TIMEOUT -1s"},
+		"zero timeout":       {map[string]string{"DRIVER_STAT_TIMEOUT": "0s"}, "DRIVER_STAT_TIMEOUT 0s"},
+		"endless timeout":    {map[string]string{"DRIVER_UNMOUNT_TIMEOUT": "2h"}, "DRIVER_UNMOUNT_TIMEOUT 2h"},
+		"not a timeout":      {map[string]string{"DRIVER_GROUP_TIMEOUT": "soon"}, "DRIVER_GROUP_TIMEOUT"},
+		"timeout sans units": {map[string]string{"DRIVER_GROUP_TIMEOUT": "30"}, "DRIVER_GROUP_TIMEOUT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("DRIVER_NODE_ID", "worker-1")
+			for key, value := range c.env {
+				t.Setenv(key, value)
+			}
+			_, err := config.Load()
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}

@@ -1,0 +1,82 @@
+// Package driver is the CSI node service: it checks requests, lets nfsmount do what they ask for, and gives errors
+// their codes.
+package driver
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Mounts is what the node service asks of nfsmount.Mounter, which tells what each does.
+type Mounts interface {
+	Mount(ctx context.Context, source nfsmount.Source, dir string, options []string) error
+	Unmount(ctx context.Context, dir string) error
+	Bind(ctx context.Context, dir, target string, readOnly bool) error
+	Unbind(ctx context.Context, target string) error
+
+	Volume(ctx context.Context, dir string) (nfsmount.Point, error)
+	Others(ctx context.Context, dir, target string) ([]nfsmount.Point, error)
+	Check(ctx context.Context, dir string) error
+	Capacity(ctx context.Context, dir string) (nfsmount.Capacity, error)
+	SetGroup(ctx context.Context, dir string, gid uint32) error
+}
+
+// Agents reads the quota and usage of a volume with the capability that came with its publishing.
+type Agents interface {
+	Usage(ctx context.Context, agentURL, volume, usageToken string) (*agentapi.Usage, error)
+}
+
+// Store keeps what the driver must know of a volume after a restart.
+type Store interface {
+	Save(staged.Record) error
+	Load(volumeID string) (staged.Record, error)
+	Delete(volumeID string) error
+}
+
+// Node is the CSI node service.
+type Node struct {
+	csi.UnimplementedNodeServer
+
+	Name    string                     // of this node
+	Address func() (netip.Addr, error) // from which this node mounts
+	Mounts  Mounts
+	Agents  Agents
+	Store   Store
+	Logger  *slog.Logger
+}
+
+var _ csi.NodeServer = (*Node)(nil)
+
+// NodeGetInfo answers Unavailable while the node's address is not known. There is no limit to the number of volumes and no
+// topology: every node reaches every agent.
+func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	address, err := n.Address()
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return &csi.NodeGetInfoResponse{NodeId: id.NewNode(n.Name, address).String()}, nil
+}
+
+// NodeGetCapabilities tells what the node service can do.
+func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+	response := &csi.NodeGetCapabilitiesResponse{}
+	for _, capability := range []csi.NodeServiceCapability_RPC_Type{
+		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
+		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+	} {
+		response.Capabilities = append(response.Capabilities, &csi.NodeServiceCapability{
+			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: capability}},
+		})
+	}
+	return response, nil
+}

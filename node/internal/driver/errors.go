@@ -1,0 +1,49 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// mountCodes is the one place where mount errors get their gRPC codes. The first row that matches counts.
+var mountCodes = []struct {
+	err  error
+	code codes.Code
+}{
+	// Before the deadlines, which are its reason: not the caller's time is over but the server's.
+	{nfsmount.ErrUnresponsive, codes.Unavailable},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+	{nfsmount.ErrInvalid, codes.InvalidArgument},
+	{nfsmount.ErrConflict, codes.AlreadyExists},
+	// Staging, or cleaning up, comes first.
+	{nfsmount.ErrNotMounted, codes.FailedPrecondition},
+	{nfsmount.ErrTarget, codes.FailedPrecondition},
+	{nfsmount.ErrStale, codes.Unavailable},
+}
+
+func mountError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, row := range mountCodes {
+		if errors.Is(err, row.err) {
+			return status.Error(row.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+func invalid(field, format string, args ...any) error {
+	return status.Errorf(codes.InvalidArgument, "%s %s", field, fmt.Sprintf(format, args...))
+}
+
+func notFound(err error) error { return status.Error(codes.NotFound, err.Error()) }
+
+func unavailable(err error) error { return status.Error(codes.Unavailable, err.Error()) }

@@ -1,0 +1,120 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// publication is a checked NodePublishVolumeRequest.
+type publication struct {
+	dir    string // where the volume is staged
+	target string
+	access access
+	attach *attachment // nil where the request carries no publish context
+}
+
+// NodePublishVolume shows the staged volume at target_path, and hands it to the mount group first. What is not mounted is
+// never bound: the workload would write to the node's own disk.
+func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	p, err := parsePublication(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.ensureStaged(ctx, p); err != nil {
+		return nil, mountError(err)
+	}
+	if err := n.requireSingleWriter(ctx, p); err != nil {
+		return nil, err
+	}
+	// kubelet, too, leaves the ownership of volumes alone that a pod has read-only.
+	if p.access.group != nil && !p.access.readOnly {
+		if err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group); err != nil {
+			return nil, mountError(err)
+		}
+	}
+	if err := n.Mounts.Bind(ctx, p.dir, p.target, p.access.readOnly); err != nil {
+		return nil, mountError(err)
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+// NodeUnpublishVolume takes the volume from target_path and removes that.
+func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	if err := requireVolumeID(r.VolumeId); err != nil {
+		return nil, err
+	}
+	if err := requirePath("target_path", r.TargetPath); err != nil {
+		return nil, err
+	}
+	if err := n.Mounts.Unbind(ctx, r.TargetPath); err != nil {
+		return nil, mountError(err)
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
+	if _, err := parseVolumeID(r.VolumeId); err != nil {
+		return publication{}, err
+	}
+	if err := requirePath("target_path", r.TargetPath); err != nil {
+		return publication{}, err
+	}
+	wanted, err := parseCapability(r.VolumeCapability)
+	if err != nil {
+		return publication{}, err
+	}
+	if r.StagingTargetPath == "" { // CSI spec, "NodePublishVolume Errors"
+		return publication{}, status.Error(codes.FailedPrecondition, "staging_target_path must not be empty")
+	}
+	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
+		return publication{}, err
+	}
+	wanted.readOnly = wanted.readOnly || r.Readonly
+	p := publication{dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: wanted}
+	if p.target == p.dir || p.target == filepath.Clean(r.StagingTargetPath) {
+		return publication{}, invalid("target_path", "must not be where the volume is staged")
+	}
+	if len(r.PublishContext) > 0 {
+		a, err := parseContext(r.PublishContext, r.VolumeCapability)
+		if err != nil {
+			return publication{}, err
+		}
+		p.attach = &a
+	}
+	return p, nil
+}
+
+// ensureStaged fails unless the volume is mounted where it was staged. A mount gone stale since (the export was revoked and
+// given again) is replaced: the orchestrator takes it for staged and would not do that again.
+func (n *Node) ensureStaged(ctx context.Context, p publication) error {
+	if _, err := n.Mounts.Volume(ctx, p.dir); err != nil {
+		return err
+	}
+	err := n.Mounts.Check(ctx, p.dir)
+	if errors.Is(err, nfsmount.ErrStale) && p.attach != nil {
+		return n.Mounts.Mount(ctx, p.attach.source, p.dir, p.attach.options)
+	}
+	return err
+}
+
+// requireSingleWriter refuses a second target of a volume that only one workload may use.
+func (n *Node) requireSingleWriter(ctx context.Context, p publication) error {
+	if p.access.mode != csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER {
+		return nil
+	}
+	others, err := n.Mounts.Others(ctx, p.dir, p.target)
+	switch {
+	case err != nil:
+		return mountError(err)
+	case len(others) > 0:
+		return status.Errorf(codes.FailedPrecondition, "the volume's access mode allows one workload, and it is published at %s", others[0].Dir)
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+)
+
+// NodeStageVolume mounts the volume at {staging_target_path}/data and keeps whom to ask for its usage.
+func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	if _, err := parseVolumeID(r.VolumeId); err != nil {
+		return nil, err
+	}
+	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
+		return nil, err
+	}
+	if _, err := parseCapability(r.VolumeCapability); err != nil {
+		return nil, err
+	}
+	a, err := parseContext(r.PublishContext, r.VolumeCapability)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Mounts.Mount(ctx, a.source, dataDir(r.StagingTargetPath), a.options); err != nil {
+		return nil, mountError(err)
+	}
+	record := staged.Record{VolumeID: r.VolumeId, Source: a.source.String(), AgentURL: a.agentURL, UsageToken: a.usageToken}
+	if err := n.Store.Save(record); err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// NodeUnstageVolume unmounts the volume, whether its server answers or not, and leaves staging_target_path empty.
+func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	if err := requireVolumeID(r.VolumeId); err != nil {
+		return nil, err
+	}
+	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
+		return nil, err
+	}
+	if err := n.Mounts.Unmount(ctx, dataDir(r.StagingTargetPath)); err != nil {
+		return nil, mountError(err)
+	}
+	if err := n.Store.Delete(r.VolumeId); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
+}

@@ -1,0 +1,116 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// NodeGetVolumeStats tells quota and usage as the agent counts them. Where it cannot be asked, or quotas are off, it tells
+// what statfs(2) says, which over NFS is the server's whole pool.
+func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
+	if err := requireVolumeID(r.VolumeId); err != nil {
+		return nil, err
+	}
+	if r.VolumePath == "" {
+		return nil, invalid("volume_path", "must not be empty")
+	}
+	volume, record, err := n.findVolume(ctx, r.VolumeId, r.VolumePath)
+	if err != nil {
+		return nil, err
+	}
+	usage, err := n.agentUsage(ctx, volume, record)
+	switch {
+	case agentapi.IsCode(err, agentapi.NotFound):
+		return nil, notFound(err)
+	case err != nil:
+		n.Logger.WarnContext(ctx, "usage comes from statfs, which tells the pool's and not the volume's", "volume", r.VolumeId, "reason", err)
+	case usage.QuotaBytes > 0:
+		return quotaStats(usage), nil
+	}
+	capacity, err := n.Mounts.Capacity(ctx, r.VolumePath)
+	if err != nil {
+		return nil, mountError(err)
+	}
+	return poolStats(capacity, usage), nil
+}
+
+// findVolume answers NotFound unless the volume is what is mounted at the path: by what was kept when it was staged, or,
+// where that is lost, by the name of the volume in the mounted directory ({volume}/data).
+func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume, staged.Record, error) {
+	volume, err := id.ParseVolume(volumeID)
+	if err != nil {
+		return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume_id %w", err))
+	}
+	if err := nfsmount.ValidatePath(path); err != nil {
+		return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume_path %w", err))
+	}
+	point, err := n.Mounts.Volume(ctx, path)
+	switch {
+	case errors.Is(err, nfsmount.ErrNotMounted), errors.Is(err, nfsmount.ErrTarget):
+		return id.Volume{}, staged.Record{}, notFound(err)
+	case err != nil:
+		return id.Volume{}, staged.Record{}, mountError(err)
+	}
+	record, err := n.Store.Load(volumeID)
+	if err != nil {
+		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", volumeID, "reason", err)
+		record = staged.Record{Source: point.Source}
+		if !strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir) {
+			return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
+		}
+	}
+	if record.Source != point.Source {
+		return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
+	}
+	return volume, record, nil
+}
+
+func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.Record) (*agentapi.Usage, error) {
+	if record.AgentURL == "" || record.UsageToken == "" {
+		return nil, errors.New("no agent and token are known for it")
+	}
+	return n.Agents.Usage(ctx, record.AgentURL, volume.Name, record.UsageToken)
+}
+
+func quotaStats(usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
+	stats := []*csi.VolumeUsage{{
+		Unit:  csi.VolumeUsage_BYTES,
+		Total: usage.QuotaBytes,
+		// Never negative: metadata can push the count a little beyond the limit.
+		Available: max(0, usage.QuotaBytes-usage.UsedBytes),
+		Used:      usage.UsedBytes,
+	}}
+	return &csi.NodeGetVolumeStatsResponse{Usage: appendInodes(stats, usage)}
+}
+
+func poolStats(c nfsmount.Capacity, usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
+	bytes := &csi.VolumeUsage{Unit: csi.VolumeUsage_BYTES, Total: c.TotalBytes, Available: c.AvailableBytes, Used: c.UsedBytes}
+	if usage != nil { // quotas are off, and the agent counts all the same
+		bytes.Used = usage.UsedBytes
+	}
+	stats := []*csi.VolumeUsage{bytes}
+	if c.TotalInodes > 0 {
+		stats = append(stats, &csi.VolumeUsage{
+			Unit: csi.VolumeUsage_INODES, Total: c.TotalInodes, Available: c.AvailableInodes, Used: c.UsedInodes,
+		})
+		return &csi.NodeGetVolumeStatsResponse{Usage: stats}
+	}
+	return &csi.NodeGetVolumeStatsResponse{Usage: appendInodes(stats, usage)}
+}
+
+// appendInodes adds the number of files where the agent knows it. btrfs has no limit for it.
+func appendInodes(stats []*csi.VolumeUsage, usage *agentapi.Usage) []*csi.VolumeUsage {
+	if usage == nil || usage.Inodes == nil {
+		return stats
+	}
+	return append(stats, &csi.VolumeUsage{Unit: csi.VolumeUsage_INODES, Used: *usage.Inodes})
+}

@@ -1,0 +1,153 @@
+package driver
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Keys of the publish context, as the controller fills them.
+const (
+	KeyServer       = "nfsServer"       // host name or address, IPv6 without brackets
+	KeyPath         = "nfsPath"         // absolute path on the server
+	KeyMountOptions = "nfsMountOptions" // comma-separated; optional
+	KeyAgentURL     = "agentURL"        // whom to ask for usage; optional
+	KeyUsageToken   = csiserver.UsageTokenKey
+)
+
+const (
+	maxContextBytes = 4 << 10 // CSI spec, "Size Limits", of a map
+	maxTokenBytes   = 1 << 10
+
+	maxGroup = 1<<32 - 2 // the largest gid; 2^32-1 means "leave as it is" to chown(2)
+)
+
+// attachment is what a publish context says.
+type attachment struct {
+	source     nfsmount.Source
+	options    []string
+	agentURL   string
+	usageToken string
+}
+
+func parseVolumeID(s string) (id.Volume, error) {
+	if s == "" {
+		return id.Volume{}, invalid("volume_id", "must not be empty")
+	}
+	volume, err := id.ParseVolume(s)
+	if err != nil {
+		return id.Volume{}, invalid("volume_id", "%v", err)
+	}
+	return volume, nil
+}
+
+// requireVolumeID is for calls that take things away: they must work for every ID that there ever was.
+func requireVolumeID(s string) error {
+	switch {
+	case s == "":
+		return invalid("volume_id", "must not be empty")
+	case len(s) > id.MaxVolumeIDLen:
+		return invalid("volume_id", "is %d bytes long, the limit is %d", len(s), id.MaxVolumeIDLen)
+	}
+	return nil
+}
+
+func requirePath(field, path string) error {
+	if err := nfsmount.ValidatePath(path); err != nil {
+		return invalid(field, "%v", err)
+	}
+	return nil
+}
+
+// dataDir is where a volume is mounted below its staging path.
+func dataDir(stagingPath string) string { return filepath.Join(stagingPath, "data") }
+
+// parseContext reads a publish context and the options of the capability, which go before those of the class.
+func parseContext(context map[string]string, capability *csi.VolumeCapability) (attachment, error) {
+	size := 0
+	for key, value := range context {
+		size += len(key) + len(value)
+	}
+	if size > maxContextBytes {
+		return attachment{}, invalid("publish_context", "is %d bytes long, the limit is %d", size, maxContextBytes)
+	}
+	source, err := nfsmount.NewSource(context[KeyServer], context[KeyPath])
+	if err != nil {
+		return attachment{}, invalid("publish_context", "(%s, %s): %v", KeyServer, KeyPath, err)
+	}
+	options, err := nfsmount.MergeOptions(nfsmount.Defaults(), nfsmount.SplitOptions(context[KeyMountOptions]), capability.GetMount().GetMountFlags())
+	if err != nil {
+		return attachment{}, invalid("publish_context or mount_flags", "%v", err)
+	}
+	a := attachment{source: source, options: options, agentURL: context[KeyAgentURL], usageToken: context[KeyUsageToken]}
+	return a, a.checkAgent()
+}
+
+func (a attachment) checkAgent() error {
+	if a.agentURL != "" {
+		if _, err := agentclient.ParseURL(a.agentURL); err != nil {
+			return invalid("publish_context", "(%s): %v", KeyAgentURL, err)
+		}
+	}
+	// The token itself is never repeated.
+	switch {
+	case len(a.usageToken) > maxTokenBytes:
+		return invalid("publish_context", "(%s): is %d bytes long, the limit is %d", KeyUsageToken, len(a.usageToken), maxTokenBytes)
+	case strings.ContainsFunc(a.usageToken, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }):
+		return invalid("publish_context", "(%s): holds something else than printable ASCII", KeyUsageToken)
+	}
+	return nil
+}
+
+// access is what a capability and the read-only flag of a request come to.
+type access struct {
+	mode     csi.VolumeCapability_AccessMode_Mode
+	readOnly bool
+	group    *uint32 // nil for none
+}
+
+func parseCapability(capability *csi.VolumeCapability) (access, error) {
+	switch {
+	case capability == nil:
+		return access{}, invalid("volume_capability", "must not be empty")
+	case capability.GetBlock() != nil:
+		return access{}, invalid("volume_capability", "block access is not supported: volumes are NFS shares")
+	case capability.GetMount() == nil:
+		return access{}, invalid("volume_capability", "must name an access type")
+	}
+	if fsType := capability.GetMount().GetFsType(); !slices.Contains([]string{"", "nfs", "nfs4"}, fsType) {
+		return access{}, invalid("volume_capability.mount.fs_type", "%q is not supported, only nfs", fsType)
+	}
+	mode := capability.GetAccessMode().GetMode()
+	if _, known := csi.VolumeCapability_AccessMode_Mode_name[int32(mode)]; !known || mode == csi.VolumeCapability_AccessMode_UNKNOWN {
+		return access{}, invalid("volume_capability.access_mode", "must be set and known")
+	}
+	group, err := parseGroup(capability.GetMount().GetVolumeMountGroup())
+	if err != nil {
+		return access{}, invalid("volume_capability.mount.volume_mount_group", "%v", err)
+	}
+	readOnly := mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || mode == csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	return access{mode: mode, readOnly: readOnly, group: group}, nil
+}
+
+func parseGroup(s string) (*uint32, error) {
+	if s == "" {
+		return nil, nil
+	}
+	gid, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || gid > maxGroup {
+		return nil, fmt.Errorf("%q is not a group number between 0 and %d", s, uint64(maxGroup))
+	}
+	group := uint32(gid)
+	return &group, nil
+}

@@ -1,0 +1,131 @@
+package nfsmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bind shows the volume that is mounted at dir also at target, which is made where it is missing. A read-only bind mount is
+// never writable, not even for an instant. Where target shows the volume already in the same way, that is all; a stale one
+// is replaced. ErrNotMounted where no volume is mounted at dir: a directory of the node's own disk is never bound.
+// ErrConflict where target is a mount of something else or differs in being read-only.
+func (m *Mounter) Bind(ctx context.Context, dir, target string, readOnly bool) error {
+	volume, err := m.Volume(ctx, dir)
+	if err != nil {
+		return err
+	}
+	target, err = m.resolve(ctx, target)
+	if err != nil {
+		return err
+	}
+	done, err := m.bound(ctx, volume, target, readOnly)
+	if done || err != nil {
+		return err
+	}
+	if err := makeMountPoint(target); err != nil {
+		return err
+	}
+	if err := m.bind(ctx, volume, target, readOnly); err != nil {
+		return fmt.Errorf("binding %s to %s: %w", volume.Dir, target, err)
+	}
+	return m.verifyBind(ctx, volume, target)
+}
+
+// bound reports whether target is as it should be. A mount there that is broken is taken away.
+func (m *Mounter) bound(ctx context.Context, volume Point, target string, readOnly bool) (bool, error) {
+	present, err := m.Lookup(target)
+	switch {
+	case errors.Is(err, ErrNotMounted):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if err := m.Check(ctx, target); errors.Is(err, ErrStale) {
+		m.log.WarnContext(ctx, "replacing a bind mount", "target", target, "source", present.Source, "reason", err)
+		return false, m.detach(ctx, target)
+	} else if err != nil {
+		return false, err
+	}
+	switch {
+	case !present.sameAs(volume):
+		return false, fmt.Errorf("%s is %w: %s (%s)", target, ErrConflict, present.Source, present.Type)
+	case present.ReadOnly != (readOnly || volume.ReadOnly):
+		return false, fmt.Errorf("%s is %w: the same volume with read-only %t", target, ErrConflict, present.ReadOnly)
+	}
+	return true, nil
+}
+
+// bind makes a detached copy of the mount, makes that read-only, and only then puts it in its place
+// (open_tree(2), mount_setattr(2), move_mount(2); Linux 5.12).
+func (m *Mounter) bind(ctx context.Context, volume Point, target string, readOnly bool) error {
+	patience, cancel := m.patience(ctx)
+	defer cancel()
+	// The only step that may ask the server.
+	tree, err := Bounded(patience, func() (int, error) {
+		return unix.OpenTree(unix.AT_FDCWD, volume.Dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	}, func(late int) { _ = unix.Close(late) })
+	if err == nil {
+		defer unix.Close(tree)
+		err = m.place(tree, target, readOnly)
+	}
+	if errors.Is(err, unix.ENOSYS) {
+		return m.bindOld(ctx, volume, target, readOnly)
+	}
+	return err
+}
+
+func (m *Mounter) place(tree int, target string, readOnly bool) error {
+	if readOnly {
+		attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attributes); err != nil {
+			return err
+		}
+	}
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// bindOld is for kernels before 5.12. The read-only bind mount is writable until its second step, so one that gets no
+// further is taken away.
+func (m *Mounter) bindOld(ctx context.Context, volume Point, target string, readOnly bool) error {
+	patience, cancel := m.patience(ctx)
+	defer cancel()
+	err := boundedErr(patience, func() error { return unix.Mount(volume.Dir, target, "", unix.MS_BIND, "") })
+	if err != nil || !readOnly {
+		return err
+	}
+	if err := unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|keptFlags(volume), ""); err != nil {
+		return errors.Join(err, m.detach(ctx, target))
+	}
+	return nil
+}
+
+// keptFlags are what a remount of a bind mount would otherwise drop (mount(2), MS_REMOUNT|MS_BIND).
+func keptFlags(p Point) uintptr {
+	var flags uintptr
+	for name, flag := range map[string]uintptr{
+		"nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
+		"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME,
+	} {
+		if slices.Contains(p.options, name) {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+// verifyBind makes sure that what arrived at target is the volume and not the directory that it was mounted on, in case the
+// volume was unmounted by somebody else meanwhile.
+func (m *Mounter) verifyBind(ctx context.Context, volume Point, target string) error {
+	made, err := m.Lookup(target)
+	if err != nil {
+		return err
+	}
+	if !made.sameAs(volume) {
+		return errors.Join(fmt.Errorf("%s: %w any more", volume.Dir, ErrNotMounted), m.detach(ctx, target))
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package nfsmount
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// Bounded runs f on a goroutine of its own and waits for it until ctx ends; then it answers with the reason of that, and
+// f's goroutine, which may be stuck in the kernel, is left behind. What f returns after that goes to late (nil to
+// drop it), so that an abandoned call can give back what it got.
+//
+// An abandoned goroutine costs one operating system thread until the server answers or the mount is forced away. Calls
+// that are made again and again go through a probe, so that the cost is one thread a mount and not one a call.
+func Bounded[T any](ctx context.Context, f func() (T, error), late func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	if ctx.Err() != nil {
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+	done := make(chan result)
+	go func() {
+		value, err := f()
+		select {
+		case done <- result{value, err}:
+		case <-ctx.Done():
+			if err == nil && late != nil {
+				late(value)
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+}
+
+// boundedErr is Bounded for calls that return nothing but an error.
+func boundedErr(ctx context.Context, f func() error) error {
+	_, err := Bounded(ctx, func() (struct{}, error) { return struct{}{}, f() }, nil)
+	return err
+}
+
+// probe joins questions about the same mount: while one is still stuck in the kernel, the next waits for that one's answer.
+type probe struct{ group singleflight.Group }
+
+func (p *probe) ask(ctx context.Context, key string, f func() (any, error)) (any, error) {
+	answer := p.group.DoChan(key, f)
+	select {
+	case r := <-answer:
+		return r.Val, r.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUnresponsive, context.Cause(ctx))
+	}
+}

@@ -1,0 +1,73 @@
+package nfsmount
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/mount-utils"
+)
+
+const (
+	// reapTime is how long killed mount processes are waited for. NFS waits in the kernel end with SIGKILL
+	// (TASK_KILLABLE), so this is ample.
+	reapTime = 5 * time.Second
+
+	maxMountOutput = 1024 // bytes of mount(8)'s words in an error
+)
+
+// NFS mounts through mount(8) and mount.nfs(8), which find the server's address, the transport and this client's address.
+func NFS() Filesystem {
+	return Filesystem{
+		Types: []string{"nfs4", "nfs"},
+		Mount: func(ctx context.Context, source Source, dir string, options []string) error {
+			return runMount(ctx, "mount", source, dir, options)
+		},
+	}
+}
+
+// runMount runs mount(8) and kills it with its children when ctx ends, so that no mount appears after the call has failed.
+func runMount(ctx context.Context, program string, source Source, dir string, options []string) error {
+	command := exec.CommandContext(ctx, program, mount.MakeMountArgs(source.String(), dir, "nfs", options)...)
+	command.Env = append(os.Environ(), "LC_ALL=C")
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.WaitDelay = reapTime
+
+	// Not ctx: it kills the processes, and what counts is whether they are gone.
+	reap, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(2*reapTime, func() { cancel(context.Cause(ctx)) })
+	})
+	defer stop()
+
+	output, err := Bounded(reap, command.CombinedOutput, nil)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return &MountError{Source: source.String(), Output: oneLine(string(output)), Err: plainExit(err)}
+}
+
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxMountOutput {
+		s = s[:maxMountOutput] + " …"
+	}
+	return s
+}
+
+// plainExit drops what an exit error repeats of the output.
+func plainExit(err error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		exit.Stderr = nil
+	}
+	return err
+}

@@ -1,0 +1,163 @@
+package nfsmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLayers bounds how many mounts on top of each other are taken from one directory.
+const maxLayers = 16
+
+// Unbind takes the bind mount at target away and removes target, which must then be empty. It is content with what is
+// done already.
+//
+// A process that is still inside does not stop it: the mount is then detached (MNT_DETACH), and goes when the process does.
+// MNT_FORCE is never used here: it would fail the requests of everyone who has the same volume mounted.
+func (m *Mounter) Unbind(ctx context.Context, target string) error {
+	return m.clear(ctx, target, m.unbindOne)
+}
+
+// Unmount takes the volume at dir away and removes dir, which must then be empty. It is content with what is done already.
+//
+// While the server answers, what is not yet written is written back first and the mount is unmounted in an orderly way; if a
+// process is still inside it is detached, and goes when the process does: at this point nobody is to use the volume any
+// more, and the server revokes this node's access next. When the server does not answer, what was not written cannot be
+// saved: requests that wait are failed (MNT_FORCE), unless the volume is still bound elsewhere, and the mount is detached.
+func (m *Mounter) Unmount(ctx context.Context, dir string) error {
+	if err := m.clear(ctx, dir+replacementSuffix, m.unbindOne); err != nil {
+		return err
+	}
+	return m.clear(ctx, dir, m.unmountOne)
+}
+
+// clear takes every mount from dir, and then dir. What is done is what mountinfo says.
+func (m *Mounter) clear(ctx context.Context, dir string, one func(context.Context, string) error) error {
+	dir, err := m.resolve(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for range maxLayers {
+		if _, err := m.Lookup(dir); errors.Is(err, ErrNotMounted) {
+			return removeMountPoint(dir)
+		} else if err != nil {
+			return err
+		}
+		if err := one(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w: more than %d mounts on top of each other", dir, ErrBusy, maxLayers)
+}
+
+func (m *Mounter) unbindOne(ctx context.Context, target string) error {
+	polite, cancel := m.polite(ctx)
+	defer cancel()
+	err := m.umount(polite, target, 0)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	m.log.WarnContext(ctx, "detaching a bind mount that cannot be unmounted", "target", target, "reason", err)
+	return m.takeAway(ctx, target, 0)
+}
+
+func (m *Mounter) unmountOne(ctx context.Context, dir string) error {
+	err := m.unmountOrderly(ctx, dir)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	force := 0
+	if errors.Is(err, ErrUnresponsive) && m.isLast(ctx, dir) {
+		force = unix.MNT_FORCE
+	}
+	m.log.WarnContext(ctx, "detaching a volume that cannot be unmounted", "dir", dir, "force", force != 0, "reason", err)
+	return m.takeAway(ctx, dir, force)
+}
+
+func (m *Mounter) unmountOrderly(ctx context.Context, dir string) error {
+	polite, cancel := m.polite(ctx)
+	defer cancel()
+	if err := m.Check(polite, dir); err != nil {
+		return err
+	}
+	if err := writeBack(polite, dir); err != nil {
+		return err
+	}
+	return m.umount(polite, dir, 0)
+}
+
+// isLast reports whether this node has the volume mounted nowhere else.
+func (m *Mounter) isLast(ctx context.Context, dir string) bool {
+	others, err := m.Others(ctx, dir, dir)
+	return err == nil && len(others) == 0
+}
+
+// detach takes all mounts from dir without waiting for their users or the server.
+func (m *Mounter) detach(ctx context.Context, dir string) error {
+	for range maxLayers {
+		if _, err := m.Lookup(dir); errors.Is(err, ErrNotMounted) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := m.takeAway(ctx, dir, 0); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w: more than %d mounts on top of each other", dir, ErrBusy, maxLayers)
+}
+
+func (m *Mounter) takeAway(ctx context.Context, dir string, force int) error {
+	patience, cancel := m.patience(ctx)
+	defer cancel()
+	if err := m.umount(patience, dir, unix.MNT_DETACH|force); err != nil {
+		return fmt.Errorf("%s: %w: %w", dir, ErrBusy, err)
+	}
+	return nil
+}
+
+// umount calls umount2(2). The call takes the mount from the table first and may then wait for the server to take what is
+// still in memory, for ever if it is gone: so a deadline that passes with the mount gone is a success. UMOUNT_NOFOLLOW also
+// spares the kernel's question to the server whether the directory is still there (fs/namei.c, LOOKUP_MOUNTPOINT).
+func (m *Mounter) umount(ctx context.Context, dir string, flags int) error {
+	before, err := m.Lookup(dir)
+	if errors.Is(err, ErrNotMounted) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	err = boundedErr(ctx, func() error { return unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW) })
+	if err == nil {
+		return nil
+	}
+	after, lookupErr := m.Lookup(dir)
+	if errors.Is(lookupErr, ErrNotMounted) || lookupErr == nil && after.id != before.id {
+		m.log.WarnContext(ctx, "unmounted, but not yet written back", "dir", dir, "reason", err)
+		return nil
+	}
+	return err
+}
+
+// writeBack sends what processes have written and left in memory, also that of processes that have ended (syncfs(2)).
+func writeBack(ctx context.Context, dir string) error {
+	return boundedErr(ctx, func() error {
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Syncfs(fd)
+	})
+}
+
+// polite leaves some of the caller's time for taking the mount away by other means.
+func (m *Mounter) polite(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := m.limits.Unmount
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/2)
+	}
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %v", ErrUnresponsive, limit))
+}
