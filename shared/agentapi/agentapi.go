@@ -4,8 +4,8 @@ package agentapi
 
 import _ "embed"
 
-//go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config models.cfg.yaml openapi.yaml
-//go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml
+//go:generate env GOWORK=off go tool -modfile=../../tools/go.mod oapi-codegen -config models.cfg.yaml openapi.yaml
+//go:generate env GOWORK=off go tool -modfile=../../tools/go.mod oapi-codegen -config client.cfg.yaml openapi.yaml
 
 // OpenAPI is the text of openapi.yaml, which the agent serves.
 //

@@ -175,7 +175,7 @@ func TestParseURL(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}

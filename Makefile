@@ -1,0 +1,95 @@
+# btrfs-nfs-csi: `sudo make demo` shows it, `sudo make test` checks it. `make help` lists the rest.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MODULES     := shared agent controller node test
+DAEMONS     := agent controller node
+VERSION     ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-dev)
+COMMIT      ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DATE        ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+VERSION_PKG := github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version
+LDFLAGS     := -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Commit=$(COMMIT) -X $(VERSION_PKG).Date=$(DATE)
+BIN         := $(CURDIR)/bin
+LAB         := $(BIN)/lab
+TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
+LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec"
+
+# A user's PATH need not have the sbin directories, nor sudo's the one of Go.
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
+# cgo is for the race detector alone: everything that ships is static.
+export CGO_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: build
+build: ## Build the three daemons and the lab into bin/
+	@mkdir -p $(BIN)
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./test/lab/cmd/... ./test/cmd/...
+
+.PHONY: root
+root:
+	@if [ "$$(id -u)" != 0 ]; then echo "this needs root, for mounts, loop devices and namespaces: sudo make $(MAKECMDGOALS)" >&2; exit 1; fi
+
+.PHONY: lab
+lab: root # what the lab needs: Debian packages and a kernel with NFS (cached)
+	@mkdir -p $(BIN)
+	@go build -o $(LAB) ./test/lab/cmd/lab
+	@$(LAB) setup
+
+.PHONY: demo
+demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KEEP=1 leaves it running)
+	@echo "btrfs-nfs-csi demo: building (the first time takes a few minutes) ..."
+	@$(MAKE) --no-print-directory lab build
+	@BNC_BIN=$(BIN) $(LAB) exec -name demo $(BIN)/demo $(if $(KEEP),-keep)
+
+.PHONY: test
+test: root lab ## Run everything: checks, unit tests with the race detector, real btrfs, the lab (root)
+	@$(MAKE) --no-print-directory check unit lab-test
+
+.PHONY: check
+check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter
+
+.PHONY: vet
+vet:
+	@go vet work
+
+.PHONY: lint
+lint: ## Run golangci-lint (pinned in tools/go.mod)
+	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: generate
+generate: ## Make generated code anew
+	@for m in shared agent; do (cd $$m && go generate ./...); done
+
+.PHONY: verify-generated
+verify-generated: generate
+	@git diff --exit-code --stat -- '*.gen.go' || { echo "generated code is stale: run make generate and commit" >&2; exit 1; }
+
+.PHONY: tidy-check
+tidy-check: # every module builds by itself and has a tidy go.mod
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./... && GOWORK=off go mod tidy -diff) || { echo "module $$m: run go mod tidy" >&2; exit 1; }; done
+
+.PHONY: unit
+unit: root ## Unit and real-btrfs tests with the race detector (root)
+	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) work
+
+.PHONY: lab-test
+lab-test: root lab build ## Tests on real NFS, in the lab (root)
+	@$(LAB_TEST) -tags lab $(LAB_FLAGS) ./test/lab/... ./test/system/... ./agent/internal/nfs/... ./node/internal/...
+
+.PHONY: bench
+bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
+	@$(BIN)/bench
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (5m)
+	@test/fuzz.sh $(or $(FUZZTIME),5m)
+
+.PHONY: clean
+clean: ## Remove what was built here (caches stay)
+	@rm -rf $(BIN)
+
+-include helm/helm.mk test/e2e/e2e.mk
