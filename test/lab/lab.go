@@ -82,32 +82,44 @@ const (
 // BNC_LAB_REQUIRED is set.
 func New(t testing.TB, o Options) *Lab {
 	t.Helper()
-	requireMachine(t)
-	l, err := newLab(o.withDefaults())
-	t.Cleanup(func() {
-		if err := l.close(); err != nil {
-			t.Errorf("lab: tear down: %v", err)
+	if err := requireMachine(); err != nil {
+		if os.Getenv("BNC_LAB_REQUIRED") != "" {
+			t.Fatal(err)
 		}
-	})
+		t.Skip(err)
+	}
+	l, err := Start(o)
 	if err != nil {
 		t.Fatalf("lab: %v", err)
 	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("lab: tear down: %v", err)
+		}
+	})
 	return l
+}
+
+// Start is New for a program that is no test: it closes the lab itself.
+func Start(o Options) (*Lab, error) {
+	if err := requireMachine(); err != nil {
+		return nil, err
+	}
+	l, err := newLab(o.withDefaults())
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // machineDir is made by the lab's process 1.
 const machineDir = "/lab"
 
-func requireMachine(t testing.TB) {
-	t.Helper()
-	if _, err := os.Stat(machineDir + "/bin"); err == nil {
-		return
+func requireMachine() error {
+	if _, err := os.Stat(machineDir + "/bin"); err != nil {
+		return errors.New(`needs a kernel with NFS in a machine of the lab: go test -exec "$PWD/bin/lab exec"`)
 	}
-	const hint = `needs a kernel with NFS in a machine of the lab: go test -exec "$PWD/bin/lab exec"`
-	if os.Getenv("BNC_LAB_REQUIRED") != "" {
-		t.Fatal(hint)
-	}
-	t.Skip(hint)
+	return nil
 }
 
 func (o Options) withDefaults() Options {
@@ -161,8 +173,8 @@ func newLab(o Options) (l *Lab, err error) {
 	return l, nil
 }
 
-// close takes everything down, in the reverse order, as far as it was made.
-func (l *Lab) close() error {
+// Close takes everything down, in the reverse order, as far as it was made.
+func (l *Lab) Close() error {
 	var errs []error
 	for _, node := range l.Nodes {
 		errs = append(errs, node.halt())
