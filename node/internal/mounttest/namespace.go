@@ -1,0 +1,44 @@
+// Package mounttest lets tests make real mounts, and holds the behaviour that every volume filesystem must show: the suite runs
+// against filesystems that every kernel has, and in the lab against NFS.
+package mounttest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// namespaceMark tells a test binary that it runs in a mount namespace of its own.
+const namespaceMark = "MOUNTTEST_PRIVATE_NAMESPACE"
+
+// Main runs the tests in a mount namespace of their own, in which nothing that they mount is seen by the machine, and which
+// takes all mounts with it when it ends, however it ends. At last it looks for goroutines left behind. It needs root.
+func Main(m *testing.M) {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "these tests make mounts: run them as root (sudo make test)")
+		os.Exit(1)
+	}
+	if os.Getenv(namespaceMark) != "" {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	inside := exec.Command("/proc/self/exe", os.Args[1:]...)
+	inside.Stdin, inside.Stdout, inside.Stderr = os.Stdin, os.Stdout, os.Stderr
+	inside.Env = append(os.Environ(), namespaceMark+"=1")
+	// With Unshareflags the os package also makes all mounts private there.
+	inside.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err := inside.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "a mount namespace for the tests:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
