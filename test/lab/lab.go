@@ -82,12 +82,7 @@ const (
 // BNC_LAB_REQUIRED is set.
 func New(t testing.TB, o Options) *Lab {
 	t.Helper()
-	if err := requireMachine(); err != nil {
-		if os.Getenv("BNC_LAB_REQUIRED") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	Require(t)
 	l, err := Start(o)
 	if err != nil {
 		t.Fatalf("lab: %v", err)
@@ -98,6 +93,19 @@ func New(t testing.TB, o Options) *Lab {
 		}
 	})
 	return l
+}
+
+// Require skips a test that runs outside the lab's machines, or fails it when BNC_LAB_REQUIRED is set.
+func Require(t testing.TB) {
+	t.Helper()
+	err := requireMachine()
+	switch {
+	case err == nil:
+	case os.Getenv("BNC_LAB_REQUIRED") != "":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
 }
 
 // Start is New for a program that is no test: it closes the lab itself.

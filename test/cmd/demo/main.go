@@ -1,0 +1,88 @@
+// Command demo shows btrfs-nfs-csi at work, on real btrfs and real NFS: run it with `sudo make demo`.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+func main() {
+	keep := flag.Bool("keep", false, "leave everything running when the demo is over, until Ctrl-C")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	out := newPrinter(os.Stdout)
+	if err := run(ctx, out, *keep); err != nil {
+		out.fail(err)
+		os.Exit(1)
+	}
+}
+
+const poolBytes = 4 << 30
+
+func run(ctx context.Context, out *printer, keep bool) (err error) {
+	out.title("btrfs-nfs-csi: one storage host, two worker nodes, real btrfs, the kernel's NFS server")
+	var s *system.System
+	if err := out.step("start storage host, agent, controller and two node drivers", func() (string, error) {
+		var err error
+		s, err = system.Start(system.Options{Lab: lab.Options{Nodes: 2, PoolSize: poolBytes}})
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("agent at %s, nodes %s and %s", s.AgentURL(), s.Nodes[0].ID, s.Nodes[1].ID), nil
+	}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, s.Logs())
+		}
+		if closeErr := s.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	show := &show{System: s, ctx: ctx}
+	for _, step := range show.steps() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := out.step(step.name, step.do); err != nil {
+			return err
+		}
+	}
+	out.done()
+	if keep {
+		return leaveRunning(ctx, out, show)
+	}
+	return nil
+}
+
+// leaveRunning attaches a volume to play with, says how, and waits.
+func leaveRunning(ctx context.Context, out *printer, s *show) error {
+	v, err := s.CreateVolume(ctx, "playground", gib, nil)
+	if err != nil {
+		return err
+	}
+	for _, n := range s.Nodes {
+		a, err := s.Attach(ctx, n, v, system.AttachOptions{})
+		if err != nil {
+			return err
+		}
+		out.line(fmt.Sprintf("volume %q is mounted on %s at %s", v.GetVolumeId(), n.Name, a.Target))
+	}
+	out.line("")
+	out.line("Everything goes on running. From another terminal, as root:")
+	out.line("  bin/lab enter -name demo -host node-1 df -h -t nfs4      # a worker node; node-2 is the other")
+	out.line("  bin/lab enter -name demo -host storage exportfs -v       # the storage host")
+	out.line(fmt.Sprintf("  bin/lab enter -name demo -host storage curl -s -H 'Authorization: Bearer %s' %s/v1/volumes", system.Token, s.AgentURL()))
+	out.line("Ctrl-C here ends it.")
+	<-ctx.Done()
+	return nil
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+)
+
+// show is the story that the demo tells, and what it has made so far.
+type show struct {
+	*system.System
+	ctx context.Context
+
+	volume   *csi.Volume
+	one, two *system.Attachment
+	snapshot *csi.Snapshot
+	restored *csi.Volume
+	clone    *csi.Volume
+}
+
+type step struct {
+	name string
+	do   func() (string, error)
+}
+
+func (s *show) steps() []step {
+	return []step{
+		{"create a volume of 1 GiB, compressed with zstd", s.create},
+		{"publish, stage and mount it on both nodes", s.attach},
+		{"write on node-1, read on node-2", s.share},
+		{"write past the quota: it must fail, and the volume must not outgrow 1 GiB", s.overfill},
+		{"make room again, and take a snapshot", s.takeSnapshot},
+		{"restore the snapshot into a new volume, and look inside", s.restore},
+		{"clone the volume as it is now", s.cloneVolume},
+		{"grow the mounted volume to 2 GiB, and write what did not fit", s.grow},
+		{"read the usage as a kubelet sees it", s.usage},
+		{"fence node-2: its next write must fail while node-1 goes on", s.fence},
+		{"unmount everywhere and delete everything: the pool must be empty", s.clear},
+	}
+}
+
+func (s *show) create() (string, error) {
+	var err error
+	s.volume, err = s.CreateVolume(s.ctx, "pvc-demo", gib, nil)
+	return fmt.Sprintf("volume %s, %d bytes", s.volume.GetVolumeId(), s.volume.GetCapacityBytes()), err
+}
+
+func (s *show) attach() (string, error) {
+	var err error
+	if s.one, err = s.Attach(s.ctx, s.Nodes[0], s.volume, system.AttachOptions{}); err != nil {
+		return "", err
+	}
+	if s.two, err = s.Attach(s.ctx, s.Nodes[1], s.volume, system.AttachOptions{}); err != nil {
+		return "", err
+	}
+	return s.one.Shell(`findmnt -no SOURCE,FSTYPE --target "$V" | tail -1`)
+}
+
+func (s *show) share() (string, error) {
+	if _, err := s.one.Shell(`echo "hello from $(hostname)" > "$V/greeting"`); err != nil {
+		return "", err
+	}
+	seen, err := s.two.Shell(`echo "$(hostname) reads: $(cat "$V/greeting")"`)
+	if err == nil && !strings.Contains(seen, "hello from node-1") {
+		err = fmt.Errorf("node-2 read %q", seen)
+	}
+	return seen, err
+}
+
+// overfill writes what cannot be compressed, until the quota says no.
+func (s *show) overfill() (string, error) {
+	out, err := s.one.Shell(`dd if=/dev/urandom of="$V/big" bs=1M count=1200 conv=fsync 2>&1 && exit 1; true`)
+	if err != nil {
+		return "", fmt.Errorf("1200 MiB fitted into 1 GiB: %w", err)
+	}
+	if !strings.Contains(out, "quota") {
+		return "", fmt.Errorf("the write failed, but not for the quota: %s", out)
+	}
+	used, total, err := s.one.Usage(s.ctx)
+	if err != nil {
+		return "", err
+	}
+	if used > gib || total != gib {
+		return "", fmt.Errorf("%d of %d bytes are used", used, total)
+	}
+	return fmt.Sprintf("%s\n%d of %d bytes are used", firstLine(out), used, total), nil
+}
+
+func (s *show) takeSnapshot() (string, error) {
+	if _, err := s.one.Shell(`truncate -s 400M "$V/big"; sync "$V/big"`); err != nil {
+		return "", err
+	}
+	answer, err := s.CSI.CreateSnapshot(s.ctx, &csi.CreateSnapshotRequest{Name: "snap-demo", SourceVolumeId: s.volume.GetVolumeId()})
+	s.snapshot = answer.GetSnapshot()
+	if err == nil && !s.snapshot.GetReadyToUse() {
+		err = fmt.Errorf("the snapshot is not ready: %v", s.snapshot)
+	}
+	return "snapshot " + s.snapshot.GetSnapshotId() + ", ready at once", err
+}
+
+func (s *show) restore() (string, error) {
+	if _, err := s.one.Shell(`echo "after the snapshot" > "$V/greeting"`); err != nil {
+		return "", err
+	}
+	var err error
+	s.restored, err = s.CreateVolume(s.ctx, "pvc-restored", gib, &csi.VolumeContentSource{
+		Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: s.snapshot.GetSnapshotId()}},
+	})
+	if err != nil {
+		return "", err
+	}
+	return s.look(s.restored, "hello from node-1")
+}
+
+func (s *show) cloneVolume() (string, error) {
+	var err error
+	s.clone, err = s.CreateVolume(s.ctx, "pvc-clone", gib, &csi.VolumeContentSource{
+		Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: s.volume.GetVolumeId()}},
+	})
+	if err != nil {
+		return "", err
+	}
+	return s.look(s.clone, "after the snapshot")
+}
+
+// look mounts a volume on node-2, makes sure that it is writable and holds the greeting and 400 MiB, and unmounts it.
+func (s *show) look(v *csi.Volume, greeting string) (string, error) {
+	a, err := s.Attach(s.ctx, s.Nodes[1], v, system.AttachOptions{})
+	if err != nil {
+		return "", err
+	}
+	seen, err := a.Shell(`cat "$V/greeting"; stat -c %s "$V/big"; echo more > "$V/more"`)
+	if err != nil {
+		return "", err
+	}
+	if want := fmt.Sprintf("%s\n%d", greeting, 400*mib); seen != want {
+		return "", fmt.Errorf("it holds %q, not %q", seen, want)
+	}
+	return fmt.Sprintf("%s holds %q and 400 MiB, and is writable", v.GetVolumeId(), greeting), a.Detach(s.ctx)
+}
+
+func (s *show) grow() (string, error) {
+	answer, err := s.CSI.ControllerExpandVolume(s.ctx, &csi.ControllerExpandVolumeRequest{
+		VolumeId: s.volume.GetVolumeId(), CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gib},
+	})
+	if err != nil {
+		return "", err
+	}
+	if answer.GetCapacityBytes() != 2*gib || answer.GetNodeExpansionRequired() {
+		return "", fmt.Errorf("unexpected answer: %v", answer)
+	}
+	return s.one.Shell(`dd if=/dev/urandom of="$V/rest" bs=1M count=800 conv=fsync 2>&1 | tail -1`)
+}
+
+func (s *show) usage() (string, error) {
+	used, total, err := s.two.Usage(s.ctx)
+	if err == nil && (total != 2*gib || used < 1200*mib || used > 1210*mib) {
+		err = fmt.Errorf("%d of %d bytes, not about 1200 MiB of 2 GiB", used, total)
+	}
+	return fmt.Sprintf("%d MiB of %d MiB: the quota, not the pool", used/mib, total/mib), err
+}
+
+func (s *show) fence() (string, error) {
+	if err := s.two.ControllerUnpublish(s.ctx); err != nil {
+		return "", err
+	}
+	refused, err := s.two.Shell(`(echo late > "$V/late") 2>&1 && exit 1; true`)
+	if err != nil {
+		return "", fmt.Errorf("node-2 still writes: %w", err)
+	}
+	if _, err := s.one.Shell(`test ! -e "$V/late"; echo "node-1 goes on" > "$V/greeting"; sync "$V/greeting"`); err != nil {
+		return "", err
+	}
+	return "node-2: " + lastPart(refused) + "; node-1 writes on", nil
+}
+
+func (s *show) clear() (string, error) {
+	for _, a := range []*system.Attachment{s.one, s.two} {
+		if err := a.Detach(s.ctx); err != nil {
+			return "", err
+		}
+	}
+	if _, err := s.CSI.DeleteSnapshot(s.ctx, &csi.DeleteSnapshotRequest{SnapshotId: s.snapshot.GetSnapshotId()}); err != nil {
+		return "", err
+	}
+	for _, v := range []*csi.Volume{s.volume, s.restored, s.clone} {
+		if err := s.DeleteVolume(s.ctx, v.GetVolumeId()); err != nil {
+			return "", err
+		}
+	}
+	return s.checkEmpty()
+}
+
+// checkEmpty looks where it counts: at the API, the filesystem and the NFS server.
+func (s *show) checkEmpty() (string, error) {
+	for v, err := range s.API.Volumes(s.ctx) {
+		if err != nil {
+			return "", err
+		}
+		return "", fmt.Errorf("volume %s is left", v.Name)
+	}
+	subvolumes, err := s.Lab.Storage.Run("btrfs", "subvolume", "list", s.Lab.Pool)
+	if err != nil || subvolumes != "" {
+		return "", fmt.Errorf("subvolumes are left: %s %w", subvolumes, err)
+	}
+	exports, err := s.Lab.Storage.Run("cat", "/proc/fs/nfsd/exports")
+	if err != nil || strings.Contains(exports, s.Lab.Pool+"/"+system.Tenant) && strings.Contains(exports, "/data") {
+		return "", fmt.Errorf("exports are left: %s %w", exports, err)
+	}
+	return "no volume, no subvolume, no export is left", nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+func lastPart(s string) string { return strings.TrimSpace(s[strings.LastIndex(s, ":")+1:]) }

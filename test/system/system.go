@@ -1,0 +1,270 @@
+// Package system brings up the whole on a lab: the real agent on the storage host, the real controller, and a real node
+// driver on each worker node, and drives them through CSI as an orchestrator does. The demo and the tests of the whole
+// stand on it.
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+)
+
+// Class is a StorageClass as the controller's static classes file has it.
+type Class struct {
+	Name       string            `json:"name"`
+	Parameters map[string]string `json:"parameters"`
+	Token      string            `json:"token"`
+}
+
+// Options of a System. The zero value has no nodes, one tenant and one class.
+type Options struct {
+	Lab      lab.Options
+	AgentEnv []string // NAME=value, over the defaults
+	NodeEnv  []string
+	NodeIPv6 bool // nodes mount from their IPv6 addresses
+}
+
+// System is everything, running.
+type System struct {
+	Lab        *lab.Lab
+	Agent      *Daemon
+	API        *agentclient.Client // with the tenant's token
+	Controller *Daemon
+	CSI        csi.ControllerClient
+	Identity   csi.IdentityClient
+	Nodes      []*Node
+	Class      Class
+
+	dir     string
+	options Options
+	conns   []*grpc.ClientConn
+}
+
+// Node is a worker node with its driver.
+type Node struct {
+	*lab.Host
+	Driver *Daemon
+	CSI    csi.NodeClient
+	ID     string // as NodeGetInfo gives it
+	dir    string
+}
+
+const (
+	// Tenant and Token are what the agent and the class are set up with.
+	Tenant = "demo"
+	Token  = "the-token-of-the-demo-tenant"
+	// AgentPort is where the agent listens on the storage host.
+	AgentPort = "8080"
+)
+
+// Start brings the system up in a fresh lab. What it has made when it fails it takes down again.
+func Start(o Options) (*System, error) {
+	dir, err := os.MkdirTemp("", "system-")
+	if err != nil {
+		return nil, err
+	}
+	s := &System{dir: dir, options: o}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *System) start() (err error) {
+	if s.Lab, err = lab.Start(s.options.Lab); err != nil {
+		return err
+	}
+	s.Class = Class{
+		Name:       "fast",
+		Parameters: map[string]string{"agentURL": s.AgentURL(), "compression": "zstd"},
+		Token:      Token,
+	}
+	for _, step := range []func() error{s.startAgent, s.startController, s.startNodes} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AgentURL is the agent's, as nodes and controller reach it.
+func (s *System) AgentURL() string {
+	if s.options.NodeIPv6 {
+		return fmt.Sprintf("http://[%s]:%s", s.Lab.Storage.IP6, AgentPort)
+	}
+	return fmt.Sprintf("http://%s:%s", s.Lab.Storage.IP, AgentPort)
+}
+
+func (s *System) startAgent() error {
+	binary, err := program("btrfs-nfs-agent")
+	if err != nil {
+		return err
+	}
+	if s.API, err = agentclient.New(s.AgentURL(), agentclient.Options{Token: Token}); err != nil {
+		return err
+	}
+	s.Agent = &Daemon{
+		Name: "agent", host: s.Lab.Storage, program: binary, log: s.path("agent.log"),
+		env: append([]string{
+			"AGENT_BASE_PATH=" + s.Lab.Pool,
+			"AGENT_TENANTS=" + Tenant + ":" + Token,
+			"AGENT_LISTEN_ADDR=:" + AgentPort,
+			"LOG_LEVEL=debug",
+		}, s.options.AgentEnv...),
+		ready: func(ctx context.Context) error {
+			_, err := s.API.Ready(ctx)
+			return err
+		},
+	}
+	return s.Agent.Start()
+}
+
+func (s *System) startController() error {
+	binary, err := program("btrfs-nfs-controller")
+	if err != nil {
+		return err
+	}
+	classes := s.path("classes.yaml")
+	if err := s.writeClasses(classes, s.Class); err != nil {
+		return err
+	}
+	endpoint := "unix://" + s.path("controller.sock")
+	conn, err := s.dial(endpoint)
+	if err != nil {
+		return err
+	}
+	s.CSI, s.Identity = csi.NewControllerClient(conn), csi.NewIdentityClient(conn)
+	s.Controller = &Daemon{
+		Name: "controller", program: binary, log: s.path("controller.log"),
+		env:   []string{"DRIVER_ENDPOINT=" + endpoint, "DRIVER_CLASSES_FILE=" + classes, "LOG_LEVEL=debug"},
+		ready: func(ctx context.Context) error { return probe(ctx, s.Identity) },
+	}
+	return s.Controller.Start()
+}
+
+func (s *System) writeClasses(path string, classes ...Class) error {
+	content, err := json.Marshal(map[string]any{"classes": classes}) // JSON is YAML
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, content, 0o600)
+}
+
+func probe(ctx context.Context, identity csi.IdentityClient) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	answer, err := identity.Probe(ctx, &csi.ProbeRequest{})
+	if err == nil && answer.GetReady() != nil && !answer.GetReady().GetValue() {
+		err = errors.New("Probe answers: not ready")
+	}
+	return err
+}
+
+func (s *System) startNodes() error {
+	binary, err := program("btrfs-nfs-node")
+	if err != nil {
+		return err
+	}
+	for _, host := range s.Lab.Nodes {
+		n := &Node{Host: host, dir: s.path(host.Name)}
+		s.Nodes = append(s.Nodes, n)
+		if err := os.Mkdir(n.dir, 0o700); err != nil {
+			return err
+		}
+		if err := s.startNode(n, binary); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *System) startNode(n *Node, binary string) error {
+	endpoint := "unix://" + filepath.Join(n.dir, "csi.sock")
+	conn, err := s.dial(endpoint)
+	if err != nil {
+		return err
+	}
+	n.CSI = csi.NewNodeClient(conn)
+	ip := n.IP
+	if s.options.NodeIPv6 {
+		ip = n.IP6
+	}
+	n.Driver = &Daemon{
+		Name: "node driver of " + n.Name, host: n.Host, program: binary, log: filepath.Join(n.dir, "node.log"),
+		env: append([]string{
+			"DRIVER_ENDPOINT=" + endpoint, "DRIVER_NODE_ID=" + n.Name, "DRIVER_NODE_IP=" + ip.String(), "LOG_LEVEL=debug",
+		}, s.options.NodeEnv...),
+		ready: func(ctx context.Context) error { return probe(ctx, csi.NewIdentityClient(conn)) },
+	}
+	if err := n.Driver.Start(); err != nil {
+		return err
+	}
+	info, err := n.CSI.NodeGetInfo(context.Background(), &csi.NodeGetInfoRequest{})
+	n.ID = info.GetNodeId()
+	return err
+}
+
+func (s *System) dial(endpoint string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err == nil {
+		s.conns = append(s.conns, conn)
+	}
+	return conn, err
+}
+
+func (s *System) path(name string) string { return filepath.Join(s.dir, name) }
+
+// Daemons are all that have been started.
+func (s *System) Daemons() []*Daemon {
+	var out []*Daemon
+	for _, n := range s.Nodes {
+		if n.Driver != nil {
+			out = append(out, n.Driver)
+		}
+	}
+	for _, d := range []*Daemon{s.Controller, s.Agent} {
+		if d != nil {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// Logs are the ends of all logs, for a failure's message.
+func (s *System) Logs() string {
+	var b strings.Builder
+	for _, d := range s.Daemons() {
+		fmt.Fprintf(&b, "--- %s\n%s\n", d.Name, d.Tail())
+	}
+	return b.String()
+}
+
+// Close ends the daemons well, which is an error if it fails, and takes the lab down.
+func (s *System) Close() error {
+	var errs []error
+	for _, d := range s.Daemons() {
+		errs = append(errs, d.Stop())
+	}
+	for _, conn := range s.conns {
+		errs = append(errs, conn.Close())
+	}
+	if s.API != nil {
+		s.API.Close()
+	}
+	if s.Lab != nil {
+		errs = append(errs, s.Lab.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
