@@ -2,7 +2,9 @@ package btrfs
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,39 +18,118 @@ import (
 // it cheap beside syncfs while clients write. A file that was written but not flushed has its name
 // after a power cut, and no content.
 //
-// Callers that wait at the same time share transactions, so n concurrent calls cost about two commits,
-// not n. An error means that nothing is known to be durable; if the filesystem has turned itself
-// read-only it is EROFS. The kernel cannot be told to give up: when ctx ends first, Commit returns
-// ctx's error and the commit goes on behind it.
+// Calls that come while one commit runs all wait for the next, so that any number of them costs two.
+//
+// An error means that nothing is known to be durable. It is EROFS or EIO if btrfs aborted the
+// transaction, after which the filesystem stays read-only until it is mounted again. The kernel cannot
+// be told to give up: when ctx ends first, Commit returns ctx's error and the commit goes on.
 func (fs *FS) Commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return failed("commit", "", err)
 	}
-	if ctx.Done() == nil {
-		return failed("commit", "", fs.commit())
-	}
-	done := make(chan error, 1)
-	go func() { done <- fs.commit() }()
+	round := fs.commits.join(fs.commitNow)
 	select {
-	case err := <-done:
-		return failed("commit", "", err)
+	case <-round.done:
+		return failed("commit", "", round.err)
 	case <-ctx.Done():
 		return failed("commit", "", ctx.Err())
 	}
 }
 
-// commit asks for the commit of the transaction that is running now, and waits until its superblocks
+// commitGroup lets callers share commits. The zero value is ready.
+type commitGroup struct {
+	mu      sync.Mutex
+	running bool
+	next    *commitRound // that callers are joining; nil if there are none
+}
+
+type commitRound struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// join returns a round that has not begun: it will see what the caller has done until now.
+func (g *commitGroup) join(commit func() error) *commitRound {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next == nil {
+		g.next = &commitRound{done: make(chan struct{})}
+	}
+	if !g.running {
+		g.running = true
+		go g.run(commit)
+	}
+	return g.next
+}
+
+// run does one round after the other until nobody waits.
+func (g *commitGroup) run(commit func() error) {
+	for {
+		g.mu.Lock()
+		round := g.next
+		g.next = nil
+		g.running = round != nil
+		g.mu.Unlock()
+		if round == nil {
+			return
+		}
+		round.err = commit()
+		close(round.done)
+	}
+}
+
+// commitNow asks for the commit of the transaction that is running now, and waits until its superblocks
 // are on disk. START_SYNC attaches to the running transaction or, if there is none, waits for the one
 // that is being committed (btrfs_attach_transaction_barrier in fs/btrfs/transaction.c).
-func (fs *FS) commit() error {
-	var transaction uint64
-	if err := ioctl(fs.dir, iocStartSync, unsafe.Pointer(&transaction)); err != nil {
+func (fs *FS) commitNow() error {
+	transaction, err := fs.startCommit()
+	if err != nil {
 		return err
 	}
 	if err := ioctl(fs.dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
 		return err
 	}
 	return fs.checkNotAborted()
+}
+
+// startCommit returns the number of the transaction that is being committed.
+//
+// Since Linux 5.17, START_SYNC sets a flag, wakes the kernel thread that commits, and waits until that
+// has begun (btrfs_commit_transaction_async). But a thread that is still busy with the end of the last
+// commit does not look at the flag again before it sleeps for the commit interval, 30 s by default
+// (transaction_kthread in fs/btrfs/disk-io.c): the wake-up is lost, and with it 30 s. Another START_SYNC
+// wakes it again; it does no harm where the first one is merely slow. The intervals double, so that
+// a commit that takes a minute to begin has some 14 calls waiting for it, not thousands.
+func (fs *FS) startCommit() (uint64, error) {
+	const firstNudge = 4 * time.Millisecond // a commit that is not held up has begun by then
+	type result struct {
+		transaction uint64
+		err         error
+	}
+	first := make(chan result, 1)
+	go func() {
+		transaction, err := fs.startSync()
+		first <- result{transaction, err}
+	}()
+	interval := firstNudge
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	for {
+		select {
+		case r := <-first:
+			return r.transaction, r.err
+		case <-timer.C:
+			go func() { _, _ = fs.startSync() }() // only for its effect on the first
+			interval *= 2
+			timer.Reset(interval)
+		}
+	}
+}
+
+func (fs *FS) startSync() (uint64, error) {
+	var transaction uint64
+	err := ioctl(fs.dir, iocStartSync, unsafe.Pointer(&transaction))
+	return transaction, err
 }
 
 // checkNotAborted tells a commit from an abort. WAIT_SYNC returned 0 for aborted transactions until
@@ -61,7 +142,7 @@ func (fs *FS) checkNotAborted() error {
 		return err
 	}
 	if readOnly {
-		return errors.Join(errors.New("the filesystem is read-only"), unix.EROFS)
+		return fmt.Errorf("the filesystem takes no changes: %w", unix.EROFS)
 	}
 	return nil
 }

@@ -17,9 +17,10 @@ import (
 
 // FS is an open btrfs filesystem. It holds a descriptor, which keeps the filesystem mounted.
 type FS struct {
-	dir   *os.File
-	sysfs string // where sysfs is mounted
-	fsid  uuid.UUID
+	dir     *os.File
+	sysfs   string // where sysfs is mounted
+	fsid    uuid.UUID
+	commits commitGroup
 }
 
 // Info describes a filesystem.

@@ -183,8 +183,9 @@ func TestNoSuchQgroup(t *testing.T) {
 func TestQgroupOfDestroyedSubvolume(t *testing.T) {
 	forEachMode(t, testpool.Options{}, func(t *testing.T, f *fixture) {
 		_, kept := f.subvolume("kept")
-		_, info := f.subvolume("volume")
+		volume, info := f.subvolume("volume")
 		assert.NilError(t, write(f.path("volume", "file"), mib))
+		assert.NilError(t, volume.Close()) // the kernel keeps what is open
 		assert.NilError(t, btrfs.DestroySubvolume(f.dir, "volume"))
 		f.reapUntilGone(t, info.ID)
 		_, err := f.Qgroup(kept.ID)

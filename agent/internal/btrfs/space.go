@@ -101,6 +101,10 @@ func (fs *FS) space() (Space, error) {
 	return space, nil
 }
 
+// metadataMargin is what the smallest changes reserve for the time they run. btrfs_statfs (fs/btrfs/super.c)
+// uses the same; it shows no free space either then, but only from when an allocation has failed.
+const metadataMargin = 4 << 20
+
 // metadataExhausted says whether the metadata that is allocated is full but for the kernel's reserve,
 // and cannot grow.
 func (s *Space) metadataExhausted(ratio float64) bool {
@@ -108,7 +112,7 @@ func (s *Space) metadataExhausted(ratio float64) bool {
 		return false
 	}
 	canGrow := float64(s.UnallocatedBytes) >= ratio*minMetadataChunk
-	return !canGrow && s.Metadata.UsedBytes+s.GlobalReserve.TotalBytes >= s.Metadata.TotalBytes
+	return !canGrow && s.Metadata.UsedBytes+s.GlobalReserve.TotalBytes+metadataMargin >= s.Metadata.TotalBytes
 }
 
 func (u *Usage) add(group spaceInfo) {
