@@ -1,0 +1,156 @@
+package nodeip_test
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nodeip"
+)
+
+type network struct {
+	interfaces []nodeip.Interface
+	routes     map[bool]string // by whether the destination is IPv4
+	hosts      map[string][]netip.Addr
+	err        error
+}
+
+func (n network) Interfaces() ([]nodeip.Interface, error) { return n.interfaces, n.err }
+
+func (n network) RouteSource(to netip.Addr) (netip.Addr, error) {
+	if source, ok := n.routes[to.Is4()]; ok {
+		return netip.ParseAddr(source)
+	}
+	return netip.Addr{}, errors.New("network is unreachable")
+}
+
+func (n network) Lookup(host string) ([]netip.Addr, error) {
+	if found, ok := n.hosts[host]; ok {
+		return found, nil
+	}
+	return nil, errors.New("no such host")
+}
+
+func addresses(all ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range all {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+func worker() network {
+	return network{
+		interfaces: []nodeip.Interface{
+			{Name: "lo", Up: true, Addresses: addresses("127.0.0.1", "::1")},
+			{Name: "eth0", Up: true, Addresses: addresses("192.168.1.5", "fe80::5", "2001:db8:1::5")},
+			{Name: "storage0", Up: true, Addresses: addresses("fe80::6", "169.254.3.4", "fd00:9::6", "10.9.0.6")},
+			{Name: "v6only", Up: true, Addresses: addresses("fe80::7", "fd00:7::7")},
+			{Name: "bare", Up: true, Addresses: addresses("fe80::8", "169.254.1.1")},
+			{Name: "off", Addresses: addresses("10.8.0.9")},
+		},
+		routes: map[bool]string{true: "192.168.1.5", false: "2001:db8:1::5"},
+		hosts: map[string][]netip.Addr{
+			"worker": addresses("127.0.1.1", "::ffff:172.16.0.4"), "v6": addresses("::1", "fe80::1", "fd00::4"), "self": addresses("127.0.1.1"),
+		},
+	}
+}
+
+func TestFind(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		choice nodeip.Choice
+		want   string
+	}{
+		{"given", nodeip.Choice{IP: "10.1.2.3", Interface: "eth0"}, "10.1.2.3"},
+		{"given, IPv6", nodeip.Choice{IP: "fd00::5"}, "fd00::5"},
+		{"given, mapped", nodeip.Choice{IP: "::ffff:10.1.2.3"}, "10.1.2.3"},
+		{"given, agent on the same machine", nodeip.Choice{IP: "127.0.0.1"}, "127.0.0.1"},
+		{"interface", nodeip.Choice{Interface: "eth0"}, "192.168.1.5"},
+		{"interface, IPv4 first and never link-local", nodeip.Choice{Interface: "storage0"}, "10.9.0.6"},
+		{"interface, IPv6 only", nodeip.Choice{Interface: "v6only"}, "fd00:7::7"},
+		{"interface and network", nodeip.Choice{Interface: "storage0", CIDR: "fd00:9::/64"}, "fd00:9::6"},
+		{"network", nodeip.Choice{CIDR: "10.9.0.0/16"}, "10.9.0.6"},
+		{"network, IPv6", nodeip.Choice{CIDR: "2001:db8:1::/48"}, "2001:db8:1::5"},
+		{"network, with host bits", nodeip.Choice{CIDR: "10.9.7.7/16"}, "10.9.0.6"},
+		{"default route", nodeip.Choice{HostName: "worker"}, "192.168.1.5"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ip, err := nodeip.Find(c.choice, worker())
+			assert.NilError(t, err)
+			assert.Equal(t, ip.String(), c.want)
+		})
+	}
+}
+
+func TestFindWithoutRoute(t *testing.T) {
+	w := worker()
+	w.routes = map[bool]string{false: "2001:db8:1::5"}
+	ip, err := nodeip.Find(nodeip.Choice{HostName: "worker"}, w)
+	assert.NilError(t, err)
+	assert.Equal(t, ip.String(), "2001:db8:1::5", "the IPv6 route")
+
+	w.routes = map[bool]string{true: "169.254.1.1", false: "fe80::1"}
+	ip, err = nodeip.Find(nodeip.Choice{HostName: "worker"}, w)
+	assert.NilError(t, err)
+	assert.Equal(t, ip.String(), "172.16.0.4", "the host name")
+	ip, err = nodeip.Find(nodeip.Choice{HostName: "v6"}, w)
+	assert.NilError(t, err)
+	assert.Equal(t, ip.String(), "fd00::4")
+}
+
+func TestNoAddress(t *testing.T) {
+	alone := worker()
+	alone.routes = nil
+	broken := worker()
+	broken.err = errors.New("netlink is closed")
+	for _, c := range []struct {
+		name   string
+		choice nodeip.Choice
+		on     network
+		want   string
+	}{
+		{"given, not an address", nodeip.Choice{IP: "worker"}, worker(), `"worker" is not an IPv4 or IPv6 address`},
+		{"given, link-local", nodeip.Choice{IP: "169.254.1.1"}, worker(), "169.254.1.1 cannot be used"},
+		{"given, link-local IPv6", nodeip.Choice{IP: "fe80::1%eth0"}, worker(), "fe80::1%eth0 cannot be used"},
+		{"given, unspecified", nodeip.Choice{IP: "0.0.0.0"}, worker(), "0.0.0.0 cannot be used"},
+		{"given, multicast", nodeip.Choice{IP: "ff02::1"}, worker(), "ff02::1 cannot be used"},
+		{"unknown interface", nodeip.Choice{Interface: "eth9"}, worker(), "there are: [lo eth0 storage0 v6only bare off]"},
+		{"interface that is down", nodeip.Choice{Interface: "off"}, worker(), "off (down)"},
+		{"interface with link-local addresses only", nodeip.Choice{Interface: "bare"}, worker(), "169.254.1.1"},
+		{"loopback interface", nodeip.Choice{Interface: "lo"}, worker(), "no usable address"},
+		{"interface outside of the network", nodeip.Choice{Interface: "eth0", CIDR: "10.9.0.0/16"}, worker(), `interface "eth0", network "10.9.0.0/16"`},
+		{"network that nobody is in", nodeip.Choice{CIDR: "10.77.0.0/16"}, worker(), `network "10.77.0.0/16"`},
+		{"network of link-local addresses", nodeip.Choice{CIDR: "169.254.0.0/16"}, worker(), "no usable address"},
+		{"not a network", nodeip.Choice{CIDR: "10.9.0.6"}, worker(), `"10.9.0.6" is not of the form`},
+		{"no interfaces to be read", nodeip.Choice{CIDR: "10.9.0.0/16"}, broken, "netlink is closed"},
+		{"no route, no name", nodeip.Choice{}, alone, "no default route, and no host name"},
+		{"no route, unknown name", nodeip.Choice{HostName: "nobody"}, alone, "no such host"},
+		{"no route, name for loopback", nodeip.Choice{HostName: "self"}, alone, `"self" stands for [127.0.1.1]`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := nodeip.Find(c.choice, c.on)
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func TestThisMachine(t *testing.T) {
+	interfaces, err := nodeip.Machine{}.Interfaces()
+	assert.NilError(t, err)
+	found := map[netip.Addr]bool{}
+	for _, i := range interfaces {
+		for _, a := range i.Addresses {
+			found[a] = true
+		}
+	}
+	assert.Assert(t, found[netip.MustParseAddr("127.0.0.1")], "%v", interfaces)
+	source, err := nodeip.Machine{}.RouteSource(netip.MustParseAddr("127.0.0.1"))
+	assert.NilError(t, err)
+	assert.Equal(t, source.Unmap().String(), "127.0.0.1")
+	local, err := nodeip.Machine{}.Lookup("localhost")
+	assert.NilError(t, err)
+	assert.Assert(t, len(local) > 0)
+}
