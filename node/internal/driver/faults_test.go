@@ -1,0 +1,200 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc/codes"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// soon fails when a call against a server that does not answer takes longer than its deadlines.
+func soon(t *testing.T, call func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("the call hangs")
+		return nil
+	}
+}
+
+func TestTheServerDies(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v, healthy := w.volumeOf(f.Source, rwx), w.volume(t, rwx)
+
+	f.Silence()
+	hasCode(t, soon(t, func() error { return v.stage(t) }), codes.Unavailable, "does not answer")
+	assert.Equal(t, len(w.mounts(t)), 0)
+	f.Revive()
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+
+	f.Silence()
+	hasCode(t, soon(t, func() error { return v.publish(t, "other", false) }), codes.Unavailable, "does not answer")
+	hasCode(t, soon(t, func() error { return v.stage(t) }), codes.Unavailable, "does not answer")
+	stats, err := v.stats(t, v.target("pod"))
+	assert.NilError(t, err, "the agent answers")
+	assert.Equal(t, stats.Usage[0].Total, int64(1<<30))
+	w.agent.server.Close()
+	hasCode(t, soon(t, func() error { _, err := v.stats(t, v.target("pod")); return err }), codes.Unavailable)
+	assert.NilError(t, soon(t, func() error { return healthy.stage(t) }))
+	assert.NilError(t, soon(t, func() error { return healthy.publish(t, "pod", false) }))
+
+	w.restart(t)
+	for range 2 {
+		assert.NilError(t, soon(t, func() error { return v.unpublish(t, "pod") }))
+	}
+	for range 2 {
+		assert.NilError(t, soon(t, func() error { return v.unstage(t) }))
+	}
+	isEmpty(t, v.staging)
+	f.Revive()
+}
+
+func TestAnExportIsRevokedAndGivenAgain(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v := w.volumeOf(f.Source, rwx)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "old", false))
+	f.Revoke()
+	assert.Assert(t, soon(t, func() error { return v.publish(t, "new", false) }) != nil)
+	f.Restore()
+	assert.NilError(t, v.publish(t, "new", false), "the orchestrator does not stage again")
+	assert.NilError(t, v.publish(t, "old", false))
+	for _, pod := range []string{"old", "new"} {
+		assert.NilError(t, w.backend.Mounter().Check(t.Context(), v.target(pod)))
+		assert.NilError(t, v.unpublish(t, pod))
+	}
+	assert.NilError(t, v.unstage(t))
+	assert.Equal(t, len(w.mounts(t)), 0)
+}
+
+// fake mounts as its functions say.
+type fake struct {
+	driver.Mounts
+	mount func(ctx context.Context, options []string) error
+}
+
+func (f *fake) Mount(ctx context.Context, _ nfsmount.Source, _ string, options []string) error {
+	return f.mount(ctx, options)
+}
+
+func TestAnotherCallForAVolumeIsAborted(t *testing.T) {
+	w := newWorld(t)
+	v, other := w.volume(t, rwx), w.volume(t, rwx)
+	entered, release := make(chan struct{}), make(chan struct{})
+	first := true
+	w.NodeServer = driver.OneAtATime(w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error {
+		if first {
+			first = false
+			close(entered)
+			<-release
+		}
+		return nil
+	}}))
+	done := make(chan error, 1)
+	go func() { done <- v.stage(t) }()
+	<-entered
+	for _, call := range []func() error{
+		func() error { return v.stage(t) },
+		func() error { return v.publish(t, "pod", false) },
+		func() error { return v.unpublish(t, "pod") },
+		func() error { return v.unstage(t) },
+	} {
+		hasCode(t, call(), codes.Aborted, v.id)
+	}
+	assert.NilError(t, other.unstage(t), "another volume goes on")
+	_, err := v.stats(t, "/nowhere/pod")
+	hasCode(t, err, codes.NotFound)
+	close(release)
+	assert.NilError(t, <-done)
+	assert.NilError(t, v.unstage(t))
+}
+
+func TestOptionsOfTheCapabilityGoBeforeThoseOfTheClass(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	var got []string
+	w.NodeServer = w.node(t, &fake{mount: func(_ context.Context, options []string) error { got = options; return nil }})
+	request := v.stageRequest()
+	request.PublishContext["nfsMountOptions"] = "vers=4.1,nconnect=4,noatime"
+	request.VolumeCapability.GetMount().MountFlags = []string{"nconnect=8", "soft"}
+	_, err := w.NodeStageVolume(t.Context(), request)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, []string{"vers=4.1", "soft", "retry=0", "nconnect=8", "noatime"})
+}
+
+func TestErrorsGetTheirCodes(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	for _, c := range []struct {
+		err  error
+		want codes.Code
+	}{
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+		{errors.Join(nfsmount.ErrUnresponsive, context.DeadlineExceeded), codes.Unavailable},
+		{&nfsmount.MountError{Output: "mount.nfs: Connection refused", Err: errors.New("exit status 32")}, codes.Unavailable},
+		{&nfsmount.MountError{Output: "mount.nfs: access denied by server", Err: errors.New("exit status 32")}, codes.Internal},
+		{nfsmount.ErrConflict, codes.AlreadyExists},
+		{nfsmount.ErrTarget, codes.FailedPrecondition},
+		{nfsmount.ErrStale, codes.Unavailable},
+		{nfsmount.ErrBusy, codes.Internal},
+		{errors.New("what"), codes.Internal},
+	} {
+		w.NodeServer = w.node(t, &fake{mount: func(context.Context, []string) error { return c.err }})
+		hasCode(t, v.stage(t), c.want)
+	}
+}
+
+func TestMountOperationsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	registry := prometheus.NewPedanticRegistry()
+	w.NodeServer = w.node(t, driver.Measured(w.backend.Mounter(), registry))
+	hasCode(t, v.publish(t, "pod", false), codes.FailedPrecondition)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.NilError(t, v.unstage(t))
+	for _, operation := range []string{"mount", "unmount", "bind", "unbind", "check"} {
+		assert.Equal(t, count(t, registry, operation, "OK"), 1.0, operation)
+	}
+	problems, err := testutil.GatherAndLint(registry)
+	assert.NilError(t, err)
+	assert.Equal(t, len(problems), 0, "%v", problems)
+}
+
+func count(t *testing.T, registry *prometheus.Registry, operation, code string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	assert.NilError(t, err)
+	for _, family := range families {
+		if family.GetName() != "btrfs_nfs_csi_node_mount_operations_total" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, label := range metric.GetLabel() {
+				labels[label.GetName()] = label.GetValue()
+			}
+			if labels["operation"] == operation && labels["code"] == code {
+				return metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}

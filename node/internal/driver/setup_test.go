@@ -1,0 +1,245 @@
+package driver_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+	"k8s.io/mount-utils"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+func TestMain(m *testing.M) { mounttest.Main(m) }
+
+const (
+	rwo  = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	rwop = csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	rox  = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	rwx  = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+)
+
+// world is a node with its kubelet directory and an agent.
+type world struct {
+	csi.NodeServer // the driver as it runs now
+
+	backend *mounttest.Local
+	dir     string // kubelet's
+	state   string
+	agent   *agent
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	assert.NilError(t, err)
+	w := &world{backend: mounttest.NewLocal(mounttest.Limits()), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t)}
+	t.Cleanup(func() { w.reboot(t) })
+	w.restart(t)
+	return w
+}
+
+// restart puts a new driver in the place of the old one. Nothing but disk and mounts is handed on.
+func (w *world) restart(t *testing.T) {
+	t.Helper()
+	w.NodeServer = driver.OneAtATime(w.node(t, w.backend.Mounter()))
+}
+
+func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
+	t.Helper()
+	store, err := staged.Open(w.state)
+	assert.NilError(t, err)
+	agents := driver.NewAgentPool(agentclient.Options{Timeout: 500 * time.Millisecond})
+	t.Cleanup(agents.Close)
+	return &driver.Node{
+		Name: "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
+		Mounts: mounts, Agents: agents, Store: store, Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// mounts are all below the world's directory, in the kernel's order.
+func (w *world) mounts(t *testing.T) []string {
+	t.Helper()
+	infos, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	assert.NilError(t, err)
+	var found []string
+	for _, info := range infos {
+		if rel, err := filepath.Rel(w.dir, info.MountPoint); err == nil && filepath.IsLocal(rel) {
+			found = append(found, rel)
+		}
+	}
+	return found
+}
+
+// reboot takes all mounts away, as a reboot does: the directories stay.
+func (w *world) reboot(t *testing.T) {
+	t.Helper()
+	for _, m := range slices.Backward(w.mounts(t)) {
+		assert.NilError(t, unix.Unmount(filepath.Join(w.dir, m), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+	}
+}
+
+// volume is one with its place in the world and its requests.
+type volume struct {
+	w       *world
+	id      string
+	source  nfsmount.Source
+	mode    csi.VolumeCapability_AccessMode_Mode
+	group   string
+	staging string
+}
+
+func (w *world) volume(t *testing.T, mode csi.VolumeCapability_AccessMode_Mode) *volume {
+	t.Helper()
+	return w.volumeOf(w.backend.NewVolume(t), mode)
+}
+
+func (w *world) volumeOf(source nfsmount.Source, mode csi.VolumeCapability_AccessMode_Mode) *volume {
+	name := filepath.Base(filepath.Dir(source.Path)) // …/{volume}/data
+	return &volume{w: w, id: "class|" + name, source: source, mode: mode, staging: filepath.Join(w.dir, "plugins", name, "globalmount")}
+}
+
+func (v *volume) name() string { return filepath.Base(filepath.Dir(v.source.Path)) }
+
+func (v *volume) capability() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: v.mode},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: v.group}},
+	}
+}
+
+func (v *volume) context() map[string]string {
+	return map[string]string{
+		"nfsServer": v.source.Server, "nfsPath": v.source.Path, "nfsMountOptions": "noatime",
+		"agentURL": v.w.agent.url(), "usageToken": "token-of-" + v.name(),
+	}
+}
+
+func (v *volume) target(pod string) string {
+	return filepath.Join(v.w.dir, "pods", pod, "volumes", v.name(), "mount")
+}
+
+func (v *volume) stageRequest() *csi.NodeStageVolumeRequest {
+	return &csi.NodeStageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging, VolumeCapability: v.capability(), PublishContext: v.context()}
+}
+
+func (v *volume) publishRequest(pod string, readOnly bool) *csi.NodePublishVolumeRequest {
+	return &csi.NodePublishVolumeRequest{
+		VolumeId: v.id, StagingTargetPath: v.staging, TargetPath: v.target(pod), Readonly: readOnly,
+		VolumeCapability: v.capability(), PublishContext: v.context(),
+	}
+}
+
+func (v *volume) stage(t *testing.T) error {
+	_, err := v.w.NodeStageVolume(t.Context(), v.stageRequest())
+	return err
+}
+
+func (v *volume) publish(t *testing.T, pod string, readOnly bool) error {
+	_, err := v.w.NodePublishVolume(t.Context(), v.publishRequest(pod, readOnly))
+	return err
+}
+
+func (v *volume) unpublish(t *testing.T, pod string) error {
+	_, err := v.w.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
+	return err
+}
+
+func (v *volume) unstage(t *testing.T) error {
+	_, err := v.w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+	return err
+}
+
+func (v *volume) stats(t *testing.T, path string) (*csi.NodeGetVolumeStatsResponse, error) {
+	return v.w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: path})
+}
+
+func hasCode(t *testing.T, err error, want codes.Code, words ...string) {
+	t.Helper()
+	assert.Equal(t, status.Code(err), want, "%v", err)
+	for _, w := range words {
+		assert.ErrorContains(t, err, w)
+	}
+}
+
+func isEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	assert.NilError(t, err)
+	assert.Equal(t, len(entries), 0, "%v", entries)
+}
+
+// agent answers for usage as the test says.
+type agent struct {
+	server *httptest.Server
+
+	mu     sync.Mutex
+	answer func(http.ResponseWriter)
+}
+
+func newAgent(t *testing.T) *agent {
+	t.Helper()
+	a := &agent{}
+	a.usage(agentapi.Usage{QuotaBytes: 1 << 30, UsedBytes: 1 << 20, Health: agentapi.VolumeHealth{}})
+	a.server = httptest.NewServer(http.HandlerFunc(a.serve))
+	t.Cleanup(a.server.Close)
+	return a
+}
+
+func (a *agent) url() string { return a.server.URL }
+
+func (a *agent) serve(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var name string
+	if _, err := fmt.Sscanf(r.URL.Path, "/v1/volumes/%s", &name); err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	if r.Header.Get(agentapi.UsageTokenHeader) != "token-of-"+filepath.Dir(name) {
+		reply(w, http.StatusForbidden, agentapi.ErrorBody{Code: agentapi.Forbidden, Error: "not this volume's token"})
+		return
+	}
+	a.answer(w)
+}
+
+func (a *agent) set(answer func(http.ResponseWriter)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answer = answer
+}
+
+func (a *agent) usage(u agentapi.Usage) {
+	a.set(func(w http.ResponseWriter) { reply(w, http.StatusOK, u) })
+}
+
+func (a *agent) fail(httpStatus int, code agentapi.Code) {
+	a.set(func(w http.ResponseWriter) {
+		reply(w, httpStatus, agentapi.ErrorBody{Code: code, Error: "as the test says"})
+	})
+}
+
+func reply(w http.ResponseWriter, httpStatus int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(httpStatus)
+	_ = json.NewEncoder(w).Encode(body) // the client tells
+}
