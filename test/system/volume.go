@@ -175,3 +175,11 @@ func (a *Attachment) Usage(ctx context.Context) (used, total int64, err error) {
 func (a *Attachment) Shell(script string) (string, error) {
 	return a.Node.Run("env", "V="+a.Target, "sh", "-ec", script)
 }
+
+// DeleteVolumeByForce fences the node and deletes the volume under its mounts, as an administrator may.
+func (s *System) DeleteVolumeByForce(ctx context.Context, a *Attachment) error {
+	if err := a.ControllerUnpublish(ctx); err != nil {
+		return err
+	}
+	return s.DeleteVolume(ctx, a.Volume.GetVolumeId())
+}

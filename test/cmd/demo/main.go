@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/story"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
@@ -48,25 +49,24 @@ func run(ctx context.Context, out *printer, keep bool) (err error) {
 			err = closeErr
 		}
 	}()
-	show := &show{System: s, ctx: ctx}
-	for _, step := range show.steps() {
+	for _, step := range story.Steps(ctx, s) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := out.step(step.name, step.do); err != nil {
+		if err := out.step(step.Name, step.Do); err != nil {
 			return err
 		}
 	}
 	out.done()
 	if keep {
-		return leaveRunning(ctx, out, show)
+		return leaveRunning(ctx, out, s)
 	}
 	return nil
 }
 
 // leaveRunning attaches a volume to play with, says how, and waits.
-func leaveRunning(ctx context.Context, out *printer, s *show) error {
-	v, err := s.CreateVolume(ctx, "playground", gib, nil)
+func leaveRunning(ctx context.Context, out *printer, s *system.System) error {
+	v, err := s.CreateVolume(ctx, "playground", 1<<30, nil)
 	if err != nil {
 		return err
 	}

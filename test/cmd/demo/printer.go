@@ -65,7 +65,9 @@ func (p *printer) done() {
 	fmt.Fprintf(p.out, "\n%s\n", p.paint(green, fmt.Sprintf("All %d steps went as they should, in %s.", p.counted, took(time.Since(p.begin)))))
 }
 
-func (p *printer) fail(err error) { fmt.Fprintf(os.Stderr, "\n%s %v\n", p.paint(red, "demo failed:"), err) }
+func (p *printer) fail(err error) {
+	fmt.Fprintf(os.Stderr, "\n%s %v\n", p.paint(red, "demo failed:"), err)
+}
 
 func took(d time.Duration) string {
 	if d < time.Second {

@@ -1,4 +1,6 @@
-package main
+// Package story is the life of a volume from creation to deletion, step by step, each with its proof: the demo tells it, and
+// a test holds us to it.
+package story
 
 import (
 	"context"
@@ -15,8 +17,8 @@ const (
 	gib = int64(1) << 30
 )
 
-// show is the story that the demo tells, and what it has made so far.
-type show struct {
+// story is how far it has come.
+type story struct {
 	*system.System
 	ctx context.Context
 
@@ -27,13 +29,16 @@ type show struct {
 	clone    *csi.Volume
 }
 
-type step struct {
-	name string
-	do   func() (string, error)
+// Step is one step. Do returns what there is to see, and an error for anything that is not as it should be.
+type Step struct {
+	Name string
+	Do   func() (string, error)
 }
 
-func (s *show) steps() []step {
-	return []step{
+// Steps of the story, to be done in order on a system with two nodes and an empty pool of at least 4 GiB.
+func Steps(ctx context.Context, sys *system.System) []Step {
+	s := &story{System: sys, ctx: ctx}
+	return []Step{
 		{"create a volume of 1 GiB, compressed with zstd", s.create},
 		{"publish, stage and mount it on both nodes", s.attach},
 		{"write on node-1, read on node-2", s.share},
@@ -48,13 +53,13 @@ func (s *show) steps() []step {
 	}
 }
 
-func (s *show) create() (string, error) {
+func (s *story) create() (string, error) {
 	var err error
 	s.volume, err = s.CreateVolume(s.ctx, "pvc-demo", gib, nil)
 	return fmt.Sprintf("volume %s, %d bytes", s.volume.GetVolumeId(), s.volume.GetCapacityBytes()), err
 }
 
-func (s *show) attach() (string, error) {
+func (s *story) attach() (string, error) {
 	var err error
 	if s.one, err = s.Attach(s.ctx, s.Nodes[0], s.volume, system.AttachOptions{}); err != nil {
 		return "", err
@@ -65,7 +70,7 @@ func (s *show) attach() (string, error) {
 	return s.one.Shell(`findmnt -no SOURCE,FSTYPE --target "$V" | tail -1`)
 }
 
-func (s *show) share() (string, error) {
+func (s *story) share() (string, error) {
 	if _, err := s.one.Shell(`echo "hello from $(hostname)" > "$V/greeting"`); err != nil {
 		return "", err
 	}
@@ -77,7 +82,7 @@ func (s *show) share() (string, error) {
 }
 
 // overfill writes what cannot be compressed, until the quota says no.
-func (s *show) overfill() (string, error) {
+func (s *story) overfill() (string, error) {
 	out, err := s.one.Shell(`dd if=/dev/urandom of="$V/big" bs=1M count=1200 conv=fsync 2>&1 && exit 1; true`)
 	if err != nil {
 		return "", fmt.Errorf("1200 MiB fitted into 1 GiB: %w", err)
@@ -95,7 +100,7 @@ func (s *show) overfill() (string, error) {
 	return fmt.Sprintf("%s\n%d of %d bytes are used", firstLine(out), used, total), nil
 }
 
-func (s *show) takeSnapshot() (string, error) {
+func (s *story) takeSnapshot() (string, error) {
 	if _, err := s.one.Shell(`truncate -s 400M "$V/big"; sync "$V/big"`); err != nil {
 		return "", err
 	}
@@ -107,7 +112,7 @@ func (s *show) takeSnapshot() (string, error) {
 	return "snapshot " + s.snapshot.GetSnapshotId() + ", ready at once", err
 }
 
-func (s *show) restore() (string, error) {
+func (s *story) restore() (string, error) {
 	if _, err := s.one.Shell(`echo "after the snapshot" > "$V/greeting"`); err != nil {
 		return "", err
 	}
@@ -121,7 +126,7 @@ func (s *show) restore() (string, error) {
 	return s.look(s.restored, "hello from node-1")
 }
 
-func (s *show) cloneVolume() (string, error) {
+func (s *story) cloneVolume() (string, error) {
 	var err error
 	s.clone, err = s.CreateVolume(s.ctx, "pvc-clone", gib, &csi.VolumeContentSource{
 		Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: s.volume.GetVolumeId()}},
@@ -133,7 +138,7 @@ func (s *show) cloneVolume() (string, error) {
 }
 
 // look mounts a volume on node-2, makes sure that it is writable and holds the greeting and 400 MiB, and unmounts it.
-func (s *show) look(v *csi.Volume, greeting string) (string, error) {
+func (s *story) look(v *csi.Volume, greeting string) (string, error) {
 	a, err := s.Attach(s.ctx, s.Nodes[1], v, system.AttachOptions{})
 	if err != nil {
 		return "", err
@@ -148,7 +153,7 @@ func (s *show) look(v *csi.Volume, greeting string) (string, error) {
 	return fmt.Sprintf("%s holds %q and 400 MiB, and is writable", v.GetVolumeId(), greeting), a.Detach(s.ctx)
 }
 
-func (s *show) grow() (string, error) {
+func (s *story) grow() (string, error) {
 	answer, err := s.CSI.ControllerExpandVolume(s.ctx, &csi.ControllerExpandVolumeRequest{
 		VolumeId: s.volume.GetVolumeId(), CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gib},
 	})
@@ -161,7 +166,7 @@ func (s *show) grow() (string, error) {
 	return s.one.Shell(`dd if=/dev/urandom of="$V/rest" bs=1M count=800 conv=fsync 2>&1 | tail -1`)
 }
 
-func (s *show) usage() (string, error) {
+func (s *story) usage() (string, error) {
 	used, total, err := s.two.Usage(s.ctx)
 	if err == nil && (total != 2*gib || used < 1200*mib || used > 1210*mib) {
 		err = fmt.Errorf("%d of %d bytes, not about 1200 MiB of 2 GiB", used, total)
@@ -169,7 +174,7 @@ func (s *show) usage() (string, error) {
 	return fmt.Sprintf("%d MiB of %d MiB: the quota, not the pool", used/mib, total/mib), err
 }
 
-func (s *show) fence() (string, error) {
+func (s *story) fence() (string, error) {
 	if err := s.two.ControllerUnpublish(s.ctx); err != nil {
 		return "", err
 	}
@@ -183,7 +188,7 @@ func (s *show) fence() (string, error) {
 	return "node-2: " + lastPart(refused) + "; node-1 writes on", nil
 }
 
-func (s *show) clear() (string, error) {
+func (s *story) clear() (string, error) {
 	for _, a := range []*system.Attachment{s.one, s.two} {
 		if err := a.Detach(s.ctx); err != nil {
 			return "", err
@@ -201,7 +206,7 @@ func (s *show) clear() (string, error) {
 }
 
 // checkEmpty looks where it counts: at the API, the filesystem and the NFS server.
-func (s *show) checkEmpty() (string, error) {
+func (s *story) checkEmpty() (string, error) {
 	for v, err := range s.API.Volumes(s.ctx) {
 		if err != nil {
 			return "", err

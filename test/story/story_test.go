@@ -1,0 +1,33 @@
+//go:build lab
+
+package story_test
+
+import (
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/story"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+// With each engine, the whole story.
+func TestStory(t *testing.T) {
+	for _, engine := range []struct {
+		name string
+		nfs  lab.NFSMode
+	}{{"exportfs", lab.Mountd}, {"kernel", lab.Unanswered}} {
+		t.Run(engine.name, func(t *testing.T) {
+			s := system.New(t, system.Options{
+				Lab:      lab.Options{Nodes: 2, PoolSize: 4 << 30, NFS: engine.nfs},
+				AgentEnv: []string{"AGENT_NFS_EXPORTER=" + engine.name},
+			})
+			for _, step := range story.Steps(t.Context(), s) {
+				seen, err := step.Do()
+				assert.NilError(t, err, step.Name)
+				t.Logf("%s: %s", step.Name, seen)
+			}
+		})
+	}
+}
