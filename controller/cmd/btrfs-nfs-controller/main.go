@@ -1,0 +1,117 @@
+// Command btrfs-nfs-controller serves the CSI controller of btrfs-nfs-csi. It is configured by its environment, see
+// internal/config.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
+)
+
+const component = "btrfs-nfs-controller"
+
+func main() {
+	showVersion := flag.Bool("version", false, "print the version and end")
+	flag.Parse()
+	if *showVersion {
+		fmt.Println(component, version.Version, version.Commit, version.Date)
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", component, err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	settings, err := config.Load()
+	if err != nil {
+		return err
+	}
+	logger, err := csiserver.NewLogger(os.Stderr, settings.LogLevel, settings.LogFormat)
+	if err != nil {
+		return err
+	}
+	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "driver", settings.DriverName)
+	metrics := csiserver.NewRegistry(component)
+	clients := agents.NewClients(agentclient.Options{
+		Timeout: settings.AgentTimeout, TLS: settings.TLS(), UserAgent: version.UserAgent(component),
+		RequestID: csiserver.RequestID, Observe: csiserver.AgentObserver(metrics),
+	})
+	defer clients.Close()
+	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: settings.TLS()}); err != nil {
+		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
+	}
+	kube, static, err := sources(settings, logger)
+	if err != nil {
+		return err
+	}
+	registry := agents.NewRegistry(kube, static, clients)
+
+	// The informers outlive the server, so that calls that are drained can still resolve.
+	informers, stopInformers := context.WithCancel(context.WithoutCancel(ctx))
+	group, serving := errgroup.WithContext(ctx)
+	if kube != nil {
+		group.Go(func() error {
+			kube.Run(informers)
+			return nil
+		})
+	}
+	group.Go(func() error {
+		defer stopInformers()
+		return csiserver.Serve(serving, csiserver.Options{
+			Endpoint: settings.Endpoint, DriverName: settings.DriverName, Logger: logger,
+			Registry: metrics, MetricsAddr: settings.MetricsAddr, DrainTimeout: settings.DrainTimeout,
+			Register: register(settings.DriverName, registry, logger),
+		})
+	})
+	return group.Wait()
+}
+
+// sources opens what tells about classes: the Kubernetes API where there is one, the classes file where one is named.
+func sources(settings *config.Config, logger *slog.Logger) (*agents.Kube, *agents.Static, error) {
+	var static *agents.Static
+	if settings.ClassesFile != "" {
+		var err error
+		if static, err = agents.NewStatic(settings.ClassesFile, logger); err != nil {
+			return nil, nil, err
+		}
+	}
+	kube, err := connect(settings, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	if kube == nil && static == nil {
+		return nil, nil, errors.New("there is neither Kubernetes (KUBECONFIG is not set and this is no pod) nor DRIVER_CLASSES_FILE")
+	}
+	return kube, static, nil
+}
+
+func register(name string, registry *agents.Registry, logger *slog.Logger) func(*grpc.Server) {
+	return func(server *grpc.Server) {
+		csi.RegisterIdentityServer(server, &csiserver.Identity{
+			Name: name, Capabilities: driver.PluginCapabilities(), Logger: logger,
+			Ready: func(context.Context) error { return registry.Ready() },
+		})
+		csi.RegisterControllerServer(server, driver.New(name, registry, logger))
+	}
+}

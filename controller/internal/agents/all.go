@@ -1,0 +1,122 @@
+package agents
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// All gives every tenant of every agent that a class of ours names, or a volume whose class is gone. Two classes with one
+// tenant give one Target, of the class that comes first by name; Targets are in that order. A class that cannot be
+// resolved is an error: a list that lacks its volumes in silence would be worse.
+func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Target, error) {
+	if err := r.Ready(); err != nil {
+		return nil, err
+	}
+	places, err := r.places()
+	if err != nil {
+		return nil, err
+	}
+	var out []*Target
+	seen := map[clientKey]bool{}
+	for _, p := range places {
+		parsed, err := p.parse()
+		if err != nil {
+			return nil, err
+		}
+		agent, err := r.listing(ctx, p, parsed.AgentURL, secrets)
+		if err != nil {
+			return nil, err
+		}
+		if key := agent.identity(); !seen[key] {
+			seen[key] = true
+			out = append(out, &Target{Agent: agent, Class: p.key, Parameters: parsed})
+		}
+	}
+	return out, nil
+}
+
+// listing uses the request's token only where the class has none: one token cannot be that of every class.
+func (r *Registry) listing(ctx context.Context, p place, agentURL string, secrets map[string]string) (*Agent, error) {
+	if p.tokens != nil {
+		secrets = nil
+	}
+	return r.agentFor(ctx, p, agentURL, secrets)
+}
+
+// places are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
+func (r *Registry) places() ([]place, error) {
+	var out []place
+	if r.kube != nil {
+		out = r.kube.places()
+	}
+	if r.static != nil {
+		for _, p := range r.static.all() {
+			if !slices.ContainsFunc(out, func(other place) bool { return other.key == p.key }) {
+				out = append(out, p)
+			}
+		}
+	}
+	return byName(out), nil
+}
+
+// Pools gives one Target for each agent, for what does not depend on the tenant. With parameters of a class only the agents
+// of the classes that fit them; none fitting is agentapi.Invalid.
+func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([]*Target, error) {
+	asked, err := class.Parse(parameters)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	targets, err := r.fitting(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	var out []*Target
+	seen := map[string]bool{}
+	for _, t := range targets {
+		if url := normalise(t.URL()); !seen[url] {
+			seen[url] = true
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Target, error) {
+	if asked.Name == "" && asked.AgentURL == "" {
+		return r.All(ctx, nil)
+	}
+	if err := r.Ready(); err != nil {
+		return nil, err
+	}
+	places, err := r.places()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range places {
+		parsed, err := p.parse()
+		if err != nil || !fits(p, parsed, asked) {
+			continue
+		}
+		agent, err := r.agentFor(ctx, p, parsed.AgentURL, nil)
+		if err != nil {
+			return nil, err
+		}
+		return []*Target{{Agent: agent, Class: p.key, Parameters: parsed}}, nil
+	}
+	return nil, agentapi.Errorf(agentapi.Invalid, "no storage class fits the parameters %s", describe(asked))
+}
+
+// fits compares what tells classes apart.
+func fits(p place, parsed, asked class.Parameters) bool {
+	return (asked.Name == "" || asked.Name == p.name) &&
+		(asked.AgentURL == "" || normalise(asked.AgentURL) == normalise(parsed.AgentURL)) &&
+		(asked.NFSServer == "" || asked.NFSServer == parsed.Server())
+}
+
+func describe(asked class.Parameters) string {
+	return fmt.Sprintf("%s=%q, %s=%q, %s=%q", class.Name, asked.Name, class.AgentURL, asked.AgentURL, class.NFSServer, asked.NFSServer)
+}

@@ -1,0 +1,215 @@
+package agents
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Kube is what the Kubernetes API tells: StorageClasses, PersistentVolumes and CSINodes by informers; secrets, claims and
+// nodes on demand.
+type Kube struct {
+	client  kubernetes.Interface
+	driver  string
+	timeout time.Duration // of one call to the API
+	secrets *secrets
+
+	factory informers.SharedInformerFactory
+	classes cache.SharedIndexInformer
+	volumes cache.SharedIndexInformer
+	nodes   cache.SharedIndexInformer
+}
+
+// Indexes of the informers.
+const (
+	byClassKey = "class" // StorageClasses of ours, and our PersistentVolumes, by id.ClassKey
+	byHandle   = "handle"
+	byNodeName = "node" // CSINodes where our driver runs, by the name in the node ID
+)
+
+// NewKube prepares the informers; Run starts them. driver is the provisioner name of our classes.
+func NewKube(client kubernetes.Interface, driver string, timeout, secretTTL time.Duration) (*Kube, error) {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(withoutManagedFields))
+	k := &Kube{
+		client: client, driver: driver, timeout: timeout, secrets: newSecrets(client, timeout, secretTTL),
+		factory: factory,
+		classes: factory.Storage().V1().StorageClasses().Informer(),
+		volumes: factory.Core().V1().PersistentVolumes().Informer(),
+		nodes:   factory.Storage().V1().CSINodes().Informer(),
+	}
+	if err := k.classes.AddIndexers(cache.Indexers{byClassKey: k.classIndex}); err != nil {
+		return nil, err
+	}
+	if err := k.volumes.AddIndexers(cache.Indexers{byHandle: k.handleIndex, byClassKey: k.volumeClassIndex}); err != nil {
+		return nil, err
+	}
+	if err := k.nodes.AddIndexers(cache.Indexers{byNodeName: k.nodeIndex}); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Run keeps the informers going until ctx ends.
+func (k *Kube) Run(ctx context.Context) {
+	k.factory.StartWithContext(ctx)
+	<-ctx.Done()
+	k.factory.Shutdown()
+}
+
+func (k *Kube) ready() error {
+	for _, informer := range []struct {
+		name string
+		cache.SharedIndexInformer
+	}{{"StorageClasses", k.classes}, {"PersistentVolumes", k.volumes}, {"CSINodes", k.nodes}} {
+		if !informer.HasSynced() {
+			return agentapi.Errorf(agentapi.Unavailable, "the %s have not been read from the Kubernetes API yet", informer.name)
+		}
+	}
+	return nil
+}
+
+// Claim is what a PersistentVolumeClaim tells.
+type Claim struct {
+	Namespace, Name string
+	Class           string // "" where it names none
+	Annotations     map[string]string
+}
+
+// claim reads a claim, nil where it is gone.
+func (k *Kube) claim(ctx context.Context, namespace, name string) (*Claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	claim, err := k.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, agentapi.Errorf(agentapi.Unavailable, "reading claim %s/%s: %w", namespace, name, err)
+	}
+	out := &Claim{Namespace: namespace, Name: name, Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
+	if claim.Spec.StorageClassName != nil {
+		out.Class = *claim.Spec.StorageClassName
+	}
+	return out, nil
+}
+
+// nodeKnown looks among the nodes where the driver runs; for one that has just joined it asks the API as well.
+func (k *Kube) nodeKnown(ctx context.Context, node id.Node) (bool, error) {
+	found, err := k.nodes.GetIndexer().ByIndex(byNodeName, node.Name)
+	if err != nil || len(found) > 0 {
+		return len(found) > 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	defer cancel()
+	_, err = k.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, agentapi.Errorf(agentapi.Unavailable, "reading node %s: %w", node.Name, err)
+	}
+	return true, nil
+}
+
+func (k *Kube) classIndex(object any) ([]string, error) {
+	if class, ok := object.(*storagev1.StorageClass); ok && class.Provisioner == k.driver {
+		return []string{id.ClassKey(class.Name)}, nil
+	}
+	return nil, nil
+}
+
+func (k *Kube) handleIndex(object any) ([]string, error) {
+	if pv, ok := k.ours(object); ok {
+		return []string{pv.Spec.CSI.VolumeHandle}, nil
+	}
+	return nil, nil
+}
+
+func (k *Kube) volumeClassIndex(object any) ([]string, error) {
+	pv, ok := k.ours(object)
+	if !ok {
+		return nil, nil
+	}
+	v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle)
+	if err != nil {
+		return nil, nil // a volume made by hand with a handle that is not of ours
+	}
+	return []string{v.Class}, nil
+}
+
+func (k *Kube) ours(object any) (*corev1.PersistentVolume, bool) {
+	pv, ok := object.(*corev1.PersistentVolume)
+	return pv, ok && pv.Spec.CSI != nil && pv.Spec.CSI.Driver == k.driver
+}
+
+func (k *Kube) nodeIndex(object any) ([]string, error) {
+	node, ok := object.(*storagev1.CSINode)
+	if !ok {
+		return nil, nil
+	}
+	for _, driver := range node.Spec.Drivers {
+		if driver.Name == k.driver {
+			name, _, _ := strings.Cut(driver.NodeID, "|")
+			return []string{name}, nil
+		}
+	}
+	return nil, nil
+}
+
+// named finds the StorageClass of that name.
+func (k *Kube) named(name string, parameters map[string]string) (place, bool) {
+	for _, class := range k.classesOf(id.ClassKey(name)) {
+		if class.Name == name {
+			return k.classPlace(class, varsOfRequest(parameters), nil), true
+		}
+	}
+	return place{}, false
+}
+
+func (k *Kube) classesOf(key string) []*storagev1.StorageClass {
+	return typed[*storagev1.StorageClass](k.classes.GetIndexer().ByIndex(byClassKey, key))
+}
+
+func (k *Kube) volumesOf(key string) []*corev1.PersistentVolume {
+	return sortedByName(typed[*corev1.PersistentVolume](k.volumes.GetIndexer().ByIndex(byClassKey, key)))
+}
+
+// typed casts what an index gives. The only error is an index that does not exist.
+func typed[T any](objects []any, err error) []T {
+	if err != nil {
+		return nil
+	}
+	out := make([]T, 0, len(objects))
+	for _, object := range objects {
+		if t, ok := object.(T); ok {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func sortedByName[T metav1.Object](objects []T) []T {
+	slices.SortFunc(objects, func(a, b T) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return objects
+}
+
+// withoutManagedFields keeps out of memory what nobody reads and what is often the larger half of an object.
+func withoutManagedFields(object any) (any, error) {
+	if accessor, err := meta.Accessor(object); err == nil { // the tombstone of a missed delete has no metadata
+		accessor.SetManagedFields(nil)
+	}
+	return object, nil
+}

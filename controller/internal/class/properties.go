@@ -1,0 +1,157 @@
+package class
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Properties are the settings of a volume that a class or a claim may choose. An unset one is left to the agent.
+type Properties struct {
+	NoCOW       *bool
+	Compression string // none, zstd[:1-15], zlib[:1-9] or lzo; "" unset
+	UID, GID    *int64
+	Mode        string            // octal text; "" unset
+	Labels      map[string]string // only by annotation
+}
+
+const (
+	keyNoCOW       = "nocow"
+	keyCompression = "compression"
+	keyUID         = "uid"
+	keyGID         = "gid"
+	keyMode        = "mode"
+	keyLabels      = "labels"
+
+	// AnnotationPrefix begins the claim annotations that override the class for that claim.
+	AnnotationPrefix = "btrfs-nfs-csi/"
+)
+
+func propertyKeys() []string { return []string{keyNoCOW, keyCompression, keyUID, keyGID, keyMode} }
+
+var (
+	compression = regexp.MustCompile(`^(none|lzo|zstd(:([1-9]|1[0-5]))?|zlib(:[1-9])?)$`)
+	octalMode   = regexp.MustCompile(`^[0-7]{1,5}$`)
+	labelKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	labelValue  = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
+)
+
+// set reads one property. known is false for a key that is none.
+func (p *Properties) set(key, value string) (known bool, err error) {
+	switch key {
+	case keyNoCOW:
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return true, fmt.Errorf("is %q, it must be true or false", value)
+		}
+		p.NoCOW = &on
+	case keyCompression:
+		if !compression.MatchString(value) {
+			return true, fmt.Errorf("is %q, it must be none, zstd, zstd:1 to zstd:15, zlib, zlib:1 to zlib:9 or lzo", value)
+		}
+		p.Compression = value
+	case keyUID:
+		p.UID, err = parseOwner(value)
+		return true, err
+	case keyGID:
+		p.GID, err = parseOwner(value)
+		return true, err
+	case keyMode:
+		mode, err := strconv.ParseUint(value, 8, 32)
+		if err != nil || mode > 0o7777 || !octalMode.MatchString(value) {
+			return true, fmt.Errorf("is %q, it must be an octal mode from 0 to 7777", value)
+		}
+		p.Mode = value
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+// parseOwner allows what the kernel does: every 32-bit ID but the last, which means "none" (user_namespaces(7)). The
+// agent may allow less and then says so.
+func parseOwner(value string) (*int64, error) {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 || n >= math.MaxUint32 {
+		return nil, fmt.Errorf("is %q, it must be a number from 0 to %d", value, int64(math.MaxUint32)-1)
+	}
+	return &n, nil
+}
+
+func (p Properties) check() error {
+	if p.NoCOW != nil && *p.NoCOW && p.Compression != "" && p.Compression != "none" {
+		return fmt.Errorf("nocow excludes compression, which is %q", p.Compression)
+	}
+	return nil
+}
+
+// Override applies a claim's annotations of the form btrfs-nfs-csi/{nocow,compression,uid,gid,mode,labels}. The error
+// names the annotation that is wrong.
+func (p Properties) Override(annotations map[string]string) (Properties, error) {
+	for _, annotation := range slices.Sorted(maps.Keys(annotations)) {
+		key, ours := strings.CutPrefix(annotation, AnnotationPrefix)
+		if !ours {
+			continue
+		}
+		known, err := true, error(nil)
+		if key == keyLabels {
+			p.Labels, err = parseLabels(annotations[annotation])
+		} else {
+			known, err = p.set(key, annotations[annotation])
+		}
+		if !known {
+			return Properties{}, fmt.Errorf("annotation %q is not known; known are %s{%s,%s}", annotation, AnnotationPrefix, strings.Join(propertyKeys(), ","), keyLabels)
+		}
+		if err != nil {
+			return Properties{}, fmt.Errorf("annotation %q %w", annotation, err)
+		}
+	}
+	if err := p.check(); err != nil {
+		return Properties{}, fmt.Errorf("class and annotations %q together: %w", AnnotationPrefix+"{nocow,compression}", err)
+	}
+	return p, nil
+}
+
+// reservedLabels are set by the driver.
+var reservedLabels = []string{agentapi.CreatedByLabel, LabelClass, LabelClaim, LabelClaimNamespace}
+
+// Labels that the driver sets on what it creates.
+const (
+	LabelClass          = "storage-class"
+	LabelClaim          = "pvc-name"
+	LabelClaimNamespace = "pvc-namespace"
+)
+
+func parseLabels(s string) (map[string]string, error) {
+	out := map[string]string{}
+	if strings.TrimSpace(s) == "" {
+		return out, nil
+	}
+	for pair := range strings.SplitSeq(s, ",") {
+		key, value, found := strings.Cut(strings.TrimSpace(pair), "=")
+		switch {
+		case !found:
+			return nil, fmt.Errorf("has %q, which is not of the form key=value", pair)
+		case !labelKey.MatchString(key):
+			return nil, fmt.Errorf("has the key %q, which must match %s", key, labelKey)
+		case !labelValue.MatchString(value):
+			return nil, fmt.Errorf("has the value %q of %q, which must match %s", value, key, labelValue)
+		case slices.Contains(reservedLabels, key):
+			return nil, fmt.Errorf("has the key %q, which the driver sets itself", key)
+		}
+		if _, twice := out[key]; twice {
+			return nil, fmt.Errorf("has the key %q twice", key)
+		}
+		out[key] = value
+	}
+	if limit := agentapi.MaxLabels - len(reservedLabels); len(out) > limit {
+		return nil, fmt.Errorf("has %d labels, the limit is %d", len(out), limit)
+	}
+	return out, nil
+}

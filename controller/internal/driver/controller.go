@@ -1,0 +1,61 @@
+// Package driver is the CSI controller service: each method validates, asks or changes the agent, and translates the answer.
+package driver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Agents resolves classes and volumes; *agents.Registry is it.
+type Agents interface {
+	ForCreate(ctx context.Context, parameters, secrets map[string]string) (*agents.Provision, error)
+	ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error)
+	All(ctx context.Context, secrets map[string]string) ([]*agents.Target, error)
+	Pools(ctx context.Context, parameters map[string]string) ([]*agents.Target, error)
+	NodeKnown(ctx context.Context, node id.Node) (bool, error)
+	Ready() error
+}
+
+// controller is the service without locks; New adds them.
+type controller struct {
+	csi.UnimplementedControllerServer
+
+	name   string // of the driver
+	agents Agents
+	logger *slog.Logger
+}
+
+// New makes the controller service of a driver.
+func New(name string, agents Agents, logger *slog.Logger) csi.ControllerServer {
+	return &exclusive{
+		ControllerServer: &controller{name: name, agents: agents, logger: logger},
+		locks:            newLocks(),
+	}
+}
+
+// target finds the agent of a volume or snapshot that a request names.
+func (c *controller) target(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error) {
+	t, err := c.agents.ForVolume(ctx, v, secrets)
+	return t, withCode(err)
+}
+
+// withCode gives the resolver's own errors their codes. Those of the agent pass to the one table (csiserver.StatusError).
+// An unknown class is not NotFound: the volume may well exist, and a caller must not take it for deleted or detached.
+func withCode(err error) error {
+	if errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, agents.ErrMisconfigured) {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return err
+}
+
+func invalidf(format string, args ...any) error {
+	return status.Errorf(codes.InvalidArgument, format, args...)
+}

@@ -1,0 +1,108 @@
+package driver
+
+import (
+	"context"
+	"maps"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// CreateVolume makes an empty volume, or one with the contents of a snapshot or of another volume. It is idempotent by
+// name: a volume that is there and fits the request is the answer; one that does not is AlreadyExists.
+func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	if err := checkName(r.GetName()); err != nil {
+		return nil, err
+	}
+	if err := checkCapabilities(r.GetVolumeCapabilities()); err != nil {
+		return nil, invalidf("%v", err)
+	}
+	if len(r.GetMutableParameters()) > 0 {
+		return nil, invalidf("mutable_parameters are not supported")
+	}
+	size, err := parseRange(r.GetCapacityRange())
+	if err != nil {
+		return nil, err
+	}
+	provision, err := c.agents.ForCreate(ctx, r.GetParameters(), r.GetSecrets())
+	if err != nil {
+		return nil, withCode(err)
+	}
+	wanted := c.wanted(r, provision, size)
+	volume, err := c.make(ctx, wanted, r.GetVolumeContentSource())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
+		VolumeId:      id.NewVolume(provision.Class, wanted.name).String(),
+		CapacityBytes: capacity(volume),
+		VolumeContext: provision.Parameters.VolumeContext(),
+		ContentSource: r.GetVolumeContentSource(),
+	}}, nil
+}
+
+// wanted is a volume as a request asks for it.
+type wanted struct {
+	*agents.Provision
+	name   string // on the agent
+	size   sizeRange
+	labels agentapi.Labels
+}
+
+func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange) *wanted {
+	labels := agentapi.Labels{}
+	maps.Copy(labels, p.Properties.Labels)
+	maps.Copy(labels, c.labels(p.Class))
+	addClaim(labels, r.GetParameters())
+	return &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, labels: labels}
+}
+
+func (c *controller) make(ctx context.Context, w *wanted, source *csi.VolumeContentSource) (*agentapi.VolumeDetail, error) {
+	switch from := source.GetType().(type) {
+	case nil:
+		return c.makeEmpty(ctx, w)
+	case *csi.VolumeContentSource_Snapshot:
+		return c.makeFromSnapshot(ctx, w, from.Snapshot.GetSnapshotId())
+	case *csi.VolumeContentSource_Volume:
+		return c.makeFromVolume(ctx, w, from.Volume.GetVolumeId())
+	default:
+		return nil, invalidf("volume_content_source has a type that is not known")
+	}
+}
+
+func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.VolumeDetail, error) {
+	size, err := w.size.forNew()
+	if err != nil {
+		return nil, err
+	}
+	request := agentapi.VolumeCreate{
+		Name: w.name, SizeBytes: size, Labels: w.labels,
+		Compression: w.Properties.Compression, Uid: w.Properties.UID, Gid: w.Properties.GID, Mode: w.Properties.Mode,
+	}
+	if w.Properties.NoCOW != nil {
+		request.Nocow = *w.Properties.NoCOW
+	}
+	volume, err := w.CreateVolume(ctx, request)
+	if agentapi.IsCode(err, agentapi.AlreadyExists) {
+		volume, err = w.existing(ctx, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return volume, w.checkExisting(volume, origin{})
+}
+
+// existing reads the volume that is in the way. One that has gone in the meantime is for the caller to try again: to
+// report success without having seen the volume would be a lie.
+func (w *wanted) existing(ctx context.Context, conflict error) (*agentapi.VolumeDetail, error) {
+	volume, err := w.GetVolume(ctx, w.name)
+	if agentapi.IsCode(err, agentapi.NotFound) {
+		return nil, status.Errorf(codes.Aborted, "volume %s was in the way and is gone now: %v", w.name, conflict)
+	}
+	return volume, err
+}

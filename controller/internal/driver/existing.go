@@ -1,0 +1,85 @@
+package driver
+
+import (
+	"fmt"
+	"strconv"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// origin is what a volume is a copy of; both are empty for a volume that was made empty.
+type origin struct{ snapshot, volume string }
+
+func (o origin) String() string {
+	switch {
+	case o.snapshot != "":
+		return "snapshot " + o.snapshot
+	case o.volume != "":
+		return "volume " + o.volume
+	}
+	return "nothing"
+}
+
+// checkExisting tells whether a volume of the wanted name is the wanted volume. AlreadyExists says in what it differs.
+func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
+	reason := w.size.check(capacity(v))
+	if found := (origin{v.SourceSnapshot, v.SourceVolume}); reason == nil && !found.comesFrom(from) {
+		reason = fmt.Errorf("it is a copy of %s, not of %s", found, from)
+	}
+	if found, ok := v.Labels[class.LabelClass]; reason == nil && ok && found != w.labels[class.LabelClass] {
+		reason = fmt.Errorf("it is of storage class %s", found)
+	}
+	if reason == nil && from == (origin{}) { // a copy takes its properties from the source at first
+		reason = differs(v, w.Properties)
+	}
+	if reason != nil {
+		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: %v", w.name, reason)
+	}
+	return nil
+}
+
+// comesFrom allows for an agent that notes, beside the snapshot, the volume that the snapshot was of.
+func (o origin) comesFrom(from origin) bool {
+	if from.snapshot != "" {
+		return o.snapshot == from.snapshot
+	}
+	return o == from
+}
+
+// differs compares what was asked for. What was not is the agent's choice.
+func differs(v *agentapi.VolumeDetail, p class.Properties) error {
+	if p.NoCOW != nil && *p.NoCOW != v.Nocow {
+		return fmt.Errorf("nocow is %t", v.Nocow)
+	}
+	if p.Compression != "" && p.Compression != orNone(v.Compression) {
+		return fmt.Errorf("compression is %s", orNone(v.Compression))
+	}
+	if p.UID != nil && *p.UID != v.Uid {
+		return fmt.Errorf("uid is %d", v.Uid)
+	}
+	if p.GID != nil && *p.GID != v.Gid {
+		return fmt.Errorf("gid is %d", v.Gid)
+	}
+	if p.Mode != "" && !sameMode(p.Mode, v.Mode) {
+		return fmt.Errorf("mode is %s", v.Mode)
+	}
+	return nil
+}
+
+func orNone(compression string) string {
+	if compression == "" {
+		return "none"
+	}
+	return compression
+}
+
+// sameMode compares as numbers: 0770 is 770.
+func sameMode(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 8, 32)
+	y, errY := strconv.ParseUint(b, 8, 32)
+	return errX == nil && errY == nil && x == y
+}

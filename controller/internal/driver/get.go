@@ -1,0 +1,85 @@
+package driver
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// ControllerGetVolume reads one volume and where it is published.
+func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	v, err := existingVolume(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	target, volume, err := c.volume(ctx, v, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeResponse{
+		Volume: volumeOf(target, volume, v.Class),
+		Status: &csi.ControllerGetVolumeResponse_VolumeStatus{PublishedNodeIds: publishedNodes(volume)},
+	}, nil
+}
+
+// volumeOf is a volume as CSI shows it, with the ID of a class.
+func volumeOf(target *agents.Target, v *agentapi.VolumeDetail, classKey string) *csi.Volume {
+	return &csi.Volume{
+		VolumeId:      id.NewVolume(classKey, v.Name).String(),
+		CapacityBytes: capacity(v),
+		VolumeContext: target.Parameters.VolumeContext(),
+		ContentSource: contentSource(v, classKey),
+	}
+}
+
+// contentSource names the source by this class, which is at the same tenant as the source's own.
+func contentSource(v *agentapi.VolumeDetail, classKey string) *csi.VolumeContentSource {
+	switch {
+	case v.SourceSnapshot != "":
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{
+			SnapshotId: id.NewVolume(classKey, v.SourceSnapshot).String(),
+		}}}
+	case v.SourceVolume != "":
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{
+			VolumeId: id.NewVolume(classKey, v.SourceVolume).String(),
+		}}}
+	}
+	return nil
+}
+
+// publishedNodes are the IDs of the nodes that have the volume, sorted.
+func publishedNodes(v *agentapi.VolumeDetail) []string {
+	nodes := map[string]bool{}
+	for _, reference := range v.Clients {
+		if node, ok := nodeOf(reference); ok {
+			nodes[node.String()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(nodes))
+}
+
+// volumeClass is the class that a volume belongs to: the one that is noted on it.
+func volumeClass(v *agentapi.VolumeDetail, otherwise string) string {
+	if key := v.Labels[class.LabelClass]; key != "" {
+		return key
+	}
+	return otherwise
+}
+
+// firstUnknown is the first parameter, by name, that does not speak to a sidecar.
+func firstUnknown(parameters map[string]string) (string, bool) {
+	for _, key := range slices.Sorted(maps.Keys(parameters)) {
+		if !strings.HasPrefix(key, class.ProvisionerPrefix) {
+			return key, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,118 @@
+package driver
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+const (
+	pageItems = 200 // asked of an agent at once
+	// maxAnswer is where a list without max_entries is cut and goes on by next_token, in bytes. gRPC clients take 4 MiB.
+	maxAnswer = 2 << 20
+)
+
+// cursor is where a list goes on: at an agent, which is known by the first class that leads to it, and there behind what
+// its own cursor says.
+type cursor struct {
+	Class string `json:"c"`
+	After string `json:"a,omitempty"`
+}
+
+func (c cursor) String() string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return "" // two strings can always be marshalled
+	}
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// parseCursor reads a starting_token. One that is not of ours is Aborted (CSI spec, "ListVolumes Errors").
+func parseCursor(token string) (cursor, error) {
+	var c cursor
+	if token == "" {
+		return c, nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(token)
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err != nil || c.Class == "" {
+		return cursor{}, badToken(token)
+	}
+	return c, nil
+}
+
+func badToken(token string) error {
+	return status.Errorf(codes.Aborted, "starting_token %q is not one of this driver, or what it points to is gone: list from the start", token)
+}
+
+// fetch reads a page of an agent into the answer, and gives the agent's cursor for the next one.
+type fetch func(ctx context.Context, target *agents.Target, page agentclient.Page) (next string, err error)
+
+// walk goes through the agents from a token on, until limit entries (0: no limit) are in the answer or it is large. count
+// and answer are asked what the fetches have put together so far. It gives the token to go on with, "" at the end.
+func walk(ctx context.Context, targets []*agents.Target, token string, limit int, answer proto.Message, count func() int, fetch fetch) (string, error) {
+	at, err := parseCursor(token)
+	if err != nil {
+		return "", err
+	}
+	targets, err = from(targets, at, token)
+	if err != nil {
+		return "", err
+	}
+	for i, target := range targets {
+		after := ""
+		if i == 0 {
+			after = at.After
+		}
+		for first := true; first || after != ""; first = false {
+			page := agentclient.Page{After: after, Limit: pageItems}
+			if limit > 0 {
+				page.Limit = min(pageItems, limit-count())
+			}
+			if page.Limit <= 0 || proto.Size(answer) > maxAnswer {
+				return cursor{target.Class, after}.String(), nil
+			}
+			next, err := fetch(ctx, target, page)
+			if agentapi.IsCode(err, agentapi.Invalid) && after != "" && after == at.After {
+				return "", badToken(token) // the agent does not know the cursor
+			}
+			if err != nil {
+				return "", err
+			}
+			if next != "" && next == after {
+				return "", status.Errorf(codes.Internal, "agent %s: its list does not advance", target.URL())
+			}
+			after = next
+		}
+	}
+	return "", nil
+}
+
+func from(targets []*agents.Target, at cursor, token string) ([]*agents.Target, error) {
+	if at.Class == "" {
+		return targets, nil
+	}
+	for i, target := range targets {
+		if target.Class == at.Class {
+			return targets[i:], nil
+		}
+	}
+	return nil, badToken(token)
+}
+
+func checkMaxEntries(n int32) error {
+	if n < 0 {
+		return invalidf("max_entries is %d, it must not be negative", n)
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package driver
+
+import (
+	"context"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Keys of publish_context beside csiserver.UsageTokenKey; the node driver reads them.
+const (
+	ContextServer       = class.NFSServer    // host name or address, IPv6 without brackets
+	ContextPath         = "nfsPath"          // what to mount from it
+	ContextMountOptions = class.MountOptions // comma separated
+	ContextAgentURL     = class.AgentURL
+)
+
+// ControllerPublishVolume lets a node's address mount the volume.
+func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
+	v, err := checkPublish(r)
+	if err != nil {
+		return nil, err
+	}
+	target, volume, err := c.volume(ctx, v, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	node, err := c.node(ctx, r.GetNodeId())
+	if err != nil {
+		return nil, err
+	}
+	wanted := publication{node: node, mode: r.GetVolumeCapability().GetAccessMode().GetMode(), readOnly: r.GetReadonly()}
+	if err := wanted.conflict(volume); err != nil {
+		return nil, err
+	}
+	if err := wanted.moveAway(ctx, target, volume); err != nil {
+		return nil, err
+	}
+	export, err := target.Export(ctx, v.Name, agentapi.ExportRequest{Client: node.IP.String(), ReadOnly: wanted.onlyReads(), Labels: c.referenceLabels(wanted)})
+	if err != nil {
+		return nil, err
+	}
+	if err := wanted.confirm(ctx, target, v.Name); err != nil {
+		return nil, err
+	}
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, export)}, nil
+}
+
+func checkPublish(r *csi.ControllerPublishVolumeRequest) (id.Volume, error) {
+	switch {
+	case r.GetVolumeId() == "":
+		return id.Volume{}, invalidf("volume_id must not be empty")
+	case r.GetNodeId() == "":
+		return id.Volume{}, invalidf("node_id must not be empty")
+	case r.GetVolumeCapability() == nil:
+		return id.Volume{}, invalidf("volume_capability must not be empty")
+	}
+	if err := checkCapability(r.GetVolumeCapability()); err != nil {
+		return id.Volume{}, invalidf("volume_capability: %v", err)
+	}
+	return existingVolume(r.GetVolumeId())
+}
+
+// node parses the ID of a node that has to exist.
+func (c *controller) node(ctx context.Context, nodeID string) (id.Node, error) {
+	node, err := id.ParseNode(nodeID)
+	if err != nil {
+		return id.Node{}, status.Errorf(codes.NotFound, "node: %v", err)
+	}
+	known, err := c.agents.NodeKnown(ctx, node)
+	if err == nil && !known {
+		err = status.Errorf(codes.NotFound, "there is no node %s", node.Name)
+	}
+	return node, err
+}
+
+// confirm looks again after a volume for one node, or one writer, was published: another replica of the controller may have published it
+// to another node between the look and the export. Both then take their own back, and one of the retries wins.
+func (p publication) confirm(ctx context.Context, target *agents.Target, volume string) error {
+	if !p.oneAtATime() {
+		return nil
+	}
+	now, err := target.GetVolume(ctx, volume)
+	if err != nil {
+		return err
+	}
+	conflict := p.conflict(now)
+	if conflict == nil {
+		return nil
+	}
+	if err := target.Unexport(ctx, volume, p.reference()); err != nil {
+		return err
+	}
+	return status.Errorf(codes.Aborted, "published elsewhere at the same time: %s", status.Convert(conflict).Message())
+}
+
+func publishContext(target *agents.Target, export *agentapi.Export) map[string]string {
+	return map[string]string{
+		ContextServer:           target.Parameters.Server(),
+		ContextPath:             export.MountPath,
+		ContextMountOptions:     strings.Join(mountOptions(export.MountOptions, target.Parameters.MountOptions), ","),
+		ContextAgentURL:         target.URL(),
+		csiserver.UsageTokenKey: export.UsageToken,
+	}
+}
+
+// mountOptions are the server's, then the class's. Where both set the same one the class's stands alone, since mount.nfs
+// does not say which of two counts (nfs(5)).
+func mountOptions(server, ofClass []string) []string {
+	chosen := map[string]bool{}
+	for _, option := range ofClass {
+		chosen[optionName(option)] = true
+	}
+	var out []string
+	for _, option := range server {
+		if !chosen[optionName(option)] {
+			out = append(out, option)
+		}
+	}
+	return append(out, ofClass...)
+}
+
+// optionName gives the spellings of one option one name.
+func optionName(option string) string {
+	name, _, _ := strings.Cut(option, "=")
+	if name == "vers" {
+		return "nfsvers"
+	}
+	return name
+}

@@ -1,0 +1,90 @@
+package driver
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// DefaultSizeBytes is the size of a volume whose request names none: 1 GiB.
+const DefaultSizeBytes = 1 << 30
+
+// sizeRange is a checked CapacityRange: what a volume must at least and may at most have, in bytes.
+type sizeRange struct {
+	required int64 // 0 for none
+	limit    int64 // math.MaxInt64 for none
+}
+
+func parseRange(r *csi.CapacityRange) (sizeRange, error) {
+	required, limit := r.GetRequiredBytes(), r.GetLimitBytes()
+	switch {
+	case required < 0:
+		return sizeRange{}, invalidf("required_bytes is %d, it must not be negative", required)
+	case limit < 0:
+		return sizeRange{}, invalidf("limit_bytes is %d, it must not be negative", limit)
+	case limit == 0:
+		limit = math.MaxInt64
+	}
+	if required > limit {
+		return sizeRange{}, outOfRange("required_bytes %d is more than limit_bytes %d", required, limit)
+	}
+	return sizeRange{required, limit}, nil
+}
+
+// forNew is the size of a new, empty volume: what is required, else the default or the limit if that is less; at least
+// agentapi.MinSizeBytes, if the limit allows that.
+func (r sizeRange) forNew() (int64, error) {
+	size := r.required
+	if size == 0 {
+		size = min(DefaultSizeBytes, r.limit)
+	}
+	size = max(size, agentapi.MinSizeBytes)
+	if size > r.limit {
+		return 0, outOfRange("limit_bytes %d is less than the smallest volume, which has %d", r.limit, int64(agentapi.MinSizeBytes))
+	}
+	return size, nil
+}
+
+// forCopy is the size of a volume with the contents of another: what is required, else the source's; never less than the
+// source's.
+func (r sizeRange) forCopy(source string, sourceSize int64) (int64, error) {
+	size := r.required
+	if size == 0 {
+		size = sourceSize
+	}
+	switch {
+	case size < sourceSize:
+		return 0, outOfRange("required_bytes %d is less than the %d bytes of %s", size, sourceSize, source)
+	case size > r.limit:
+		return 0, outOfRange("limit_bytes %d is less than the %d bytes of %s", r.limit, sourceSize, source)
+	}
+	return size, nil
+}
+
+// check tells in words why a size is not in the range.
+func (r sizeRange) check(size int64) error {
+	switch {
+	case size < r.required:
+		return fmt.Errorf("it has %d bytes, %d are required", size, r.required)
+	case size > r.limit:
+		return fmt.Errorf("it has %d bytes, the limit is %d", size, r.limit)
+	}
+	return nil
+}
+
+func outOfRange(format string, args ...any) error {
+	return status.Errorf(codes.OutOfRange, format, args...)
+}
+
+// capacity is what a volume can really hold: its quota; where quotas are off, its nominal size.
+func capacity(v *agentapi.VolumeDetail) int64 {
+	if v.QuotaBytes > 0 {
+		return v.QuotaBytes
+	}
+	return v.SizeBytes
+}

@@ -1,0 +1,115 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// CreateSnapshot makes a snapshot, ready at once. It is idempotent by name; the name of another volume's snapshot is
+// AlreadyExists.
+func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+	if err := checkName(r.GetName()); err != nil {
+		return nil, err
+	}
+	if r.GetSourceVolumeId() == "" {
+		return nil, invalidf("source_volume_id must not be empty")
+	}
+	if err := checkSnapshotParameters(r.GetParameters()); err != nil {
+		return nil, err
+	}
+	source, err := existingVolume(r.GetSourceVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	target, err := c.target(ctx, source, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	name := id.AgentName(source.Class, r.GetName())
+	snapshot, err := target.CreateSnapshot(ctx, agentapi.SnapshotCreate{Volume: source.Name, Name: name, Labels: c.labels(source.Class)})
+	switch {
+	case agentapi.IsCode(err, agentapi.AlreadyExists):
+		snapshot, err = existingOf(ctx, target, name, err)
+	case agentapi.IsCode(err, agentapi.NotFound):
+		// The volume may have gone after an earlier call made the snapshot.
+		if before, errBefore := target.GetSnapshot(ctx, name); errBefore == nil {
+			snapshot, err = before, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if snapshot.Volume != source.Name || snapshotClass(snapshot, source.Class) != source.Class {
+		return nil, status.Errorf(codes.AlreadyExists, "snapshot %s is there, and it is of volume %s", name, snapshot.Volume)
+	}
+	return &csi.CreateSnapshotResponse{Snapshot: snapshotOf(snapshot, source.Class)}, nil
+}
+
+func existingOf(ctx context.Context, target *agents.Target, name string, conflict error) (*agentapi.SnapshotDetail, error) {
+	snapshot, err := target.GetSnapshot(ctx, name)
+	if agentapi.IsCode(err, agentapi.NotFound) {
+		return nil, status.Errorf(codes.Aborted, "snapshot %s was in the way and is gone now: %v", name, conflict)
+	}
+	return snapshot, err
+}
+
+// checkSnapshotParameters: a VolumeSnapshotClass has none of ours, only those that speak to the sidecar.
+func checkSnapshotParameters(parameters map[string]string) error {
+	if key, found := firstUnknown(parameters); found {
+		return invalidf("parameter %q is not known; snapshots take no parameters but those of the sidecar (%s…)", key, class.ProvisionerPrefix)
+	}
+	return nil
+}
+
+// GetSnapshot reads one snapshot.
+func (c *controller) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
+	v, err := existingSnapshot(r.GetSnapshotId())
+	if err != nil {
+		return nil, err
+	}
+	target, err := c.target(ctx, v, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	snapshot, err := target.GetSnapshot(ctx, v.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.GetSnapshotResponse{Snapshot: snapshotOf(snapshot, v.Class)}, nil
+}
+
+// snapshotOf is a snapshot as CSI shows it, with the IDs of a class.
+func snapshotOf(s *agentapi.SnapshotDetail, classKey string) *csi.Snapshot {
+	return &csi.Snapshot{
+		SnapshotId:     id.NewVolume(classKey, s.Name).String(),
+		SourceVolumeId: id.NewVolume(snapshotClass(s, classKey), s.Volume).String(),
+		SizeBytes:      snapshotSize(s),
+		CreationTime:   timestamppb.New(s.CreatedAt),
+		ReadyToUse:     true,
+	}
+}
+
+// snapshotClass is the class that a snapshot, and so its volume, belongs to.
+func snapshotClass(s *agentapi.SnapshotDetail, otherwise string) string {
+	if key := s.Labels[class.LabelClass]; key != "" {
+		return key
+	}
+	return otherwise
+}
+
+// snapshotSize is what a volume made from it must at least have, in bytes. It is never 0, which would mean "unknown".
+func snapshotSize(s *agentapi.SnapshotDetail) int64 {
+	if s.QuotaBytes > 0 {
+		return s.QuotaBytes
+	}
+	return max(s.SizeBytes, agentapi.MinSizeBytes)
+}
