@@ -31,6 +31,9 @@ type Config struct {
 	Disks []string
 	// Networks are the guest's interfaces vec0, vec1 and so on.
 	Networks []Network
+	// NetworkNamespace is the path of the one whose TAP devices Networks name, such as
+	// /run/netns/NAME; default: this process's.
+	NetworkNamespace string
 	// CPU overrides Setup.CPU.
 	CPU string
 	// Console is a file to which the kernel's messages are appended. Default: a temporary one
@@ -134,11 +137,8 @@ func DefaultEnv() []string {
 	return append(env, "PATH="+path, "TMPDIR="+guestd.TempDir, "BNC_LAB_HOST_TMPDIR="+os.TempDir())
 }
 
-// The guest's descriptors; 1 is the console.
-const (
-	controlFD = 3 + iota
-	firstNetworkFD
-)
+// controlFD is the first of the kernel's descriptors after the standard ones; 1 is the console.
+const controlFD = 3
 
 // start runs the kernel in a process namespace of which it is process 1, so that its death, which
 // follows this process's, ends all the processes that it is made of.
@@ -150,22 +150,31 @@ func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, la
 	defer theirs.Close()
 	g.control = ours
 	cmd := exec.Command(kernel.Program, g.commandLine(cfg, kernel, lab)...)
+	cmd.ExtraFiles = []*os.File{theirs}
+	for i, n := range cfg.Networks {
+		transport, end, err := n.plug(len(cmd.ExtraFiles) + controlFD)
+		if err != nil {
+			return fmt.Errorf("network %d: %w", i, err)
+		}
+		if end != nil {
+			defer end.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, end)
+		}
+		cmd.Args = append(cmd.Args, fmt.Sprintf("vec%d:%s", i, transport))
+	}
+	cmd.Args = append(cmd.Args, "--", "init-uml")                         // what follows the dashes goes to init
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // its memory is a file in TMPDIR
 	if kernel.Preload != "" {
 		cmd.Env = append(cmd.Env, "LD_PRELOAD="+kernel.Preload)
 	}
 	cmd.Stdout, cmd.Stderr = g.console, g.console
-	cmd.ExtraFiles = []*os.File{theirs}
-	for _, n := range cfg.Networks {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, n.Port.guestEnd())
-	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true, Pdeathsig: unix.SIGKILL, Cloneflags: unix.CLONE_NEWPID,
 	}
 	if g.cpu, err = chooseCPU(options.Cache, cmp.Or(cfg.CPU, options.CPU)); err != nil {
 		return err
 	}
-	g.cmd = cmd
+	g.cmd, g.networkNamespace = cmd, cfg.NetworkNamespace
 	if err := g.run(); err != nil {
 		return errors.Join(fmt.Errorf("start the kernel: %w", err), g.cpu.release())
 	}
@@ -183,10 +192,7 @@ func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []strin
 	for i, disk := range cfg.Disks {
 		args = append(args, fmt.Sprintf("ubd%c=%s", 'a'+i, disk))
 	}
-	for i := range cfg.Networks {
-		args = append(args, fmt.Sprintf("vec%d:transport=fd,fd=%d,depth=128", i, firstNetworkFD+i))
-	}
-	return append(args, "--", "init-uml") // what follows the dashes goes to init
+	return args
 }
 
 // socketPair returns a connected pair; the first end works with the runtime's poller.

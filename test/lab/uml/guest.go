@@ -27,6 +27,8 @@ type Guest struct {
 	cpu     *cpuClaim
 	runDir  string
 	ended   chan struct{}
+
+	networkNamespace string
 }
 
 func newGuest(cfg Config) (*Guest, error) {
@@ -53,7 +55,7 @@ func (g *Guest) run() error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		err := g.cpu.pinThread()
+		err := errors.Join(g.cpu.pinThread(), g.enterNetwork())
 		if err == nil {
 			err = g.cmd.Start()
 		}
@@ -67,6 +69,20 @@ func (g *Guest) run() error {
 		close(g.ended)
 	}()
 	return <-started
+}
+
+// enterNetwork moves the calling thread to the network namespace in which the kernel opens its
+// TAP devices.
+func (g *Guest) enterNetwork() error {
+	if g.networkNamespace == "" {
+		return nil
+	}
+	ns, err := os.Open(g.networkNamespace)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
 // Done is closed when the guest has ended, for whatever reason.

@@ -1,11 +1,16 @@
 package uml
 
-import "os"
+import (
+	"fmt"
+	"os"
+)
 
-// Network is an interface of a guest.
+// Network is an interface of a guest: plugged into a Switch, or tied to a TAP device of the host.
 type Network struct {
 	// Port is where it is plugged in.
 	Port *Port
+	// Tap is a TAP device in Config.NetworkNamespace, for guests that talk to the host.
+	Tap string
 	// MAC is its hardware address. Give a guest the same one after a power cut: with another,
 	// its peers go on only when their neighbour entries expire (30 s).
 	MAC string
@@ -13,7 +18,13 @@ type Network struct {
 	Addresses []string
 }
 
-// Port is a socket of a switch.
-type Port struct{ theirs *os.File }
-
-func (p *Port) guestEnd() *os.File { return p.theirs }
+// plug returns the interface's part of the kernel's command line, and the file that it names as
+// descriptor fd, if any.
+func (n Network) plug(fd int) (transport string, end *os.File, err error) {
+	const queue = 128 // packets
+	if n.Port == nil {
+		return fmt.Sprintf("transport=tap,ifname=%s,depth=%d", n.Tap, queue), nil, nil
+	}
+	end, err = n.Port.connect()
+	return fmt.Sprintf("transport=fd,fd=%d,depth=%d", fd, queue), end, err
+}

@@ -45,7 +45,11 @@ func buildRoot(kind rootKind, setup wire.Setup) error {
 	if err := unix.Mount("root", root, "tmpfs", 0, "mode=755,size=80%"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", root, err)
 	}
-	if err := bind("/", root+hostDir, 0); err != nil {
+	host := "/"
+	if _, err := os.Stat(hostDir); err == nil {
+		host = hostDir // a machine within a machine: links in /etc already point there
+	}
+	if err := bind(host, root+hostDir, 0); err != nil {
 		return err
 	}
 	if err := shareHost(root); err != nil {

@@ -1,0 +1,19 @@
+//go:build tools
+
+// Package k8s pins the Kubernetes programs that the cluster runs. It builds nothing itself.
+//
+// k8s.io/kubernetes cannot be installed with `go install`, as its go.mod replaces its staging
+// modules by directories. This module replaces them by their published versions instead, and
+// copies the godebug lines, which count only in a main module.
+package k8s
+
+import (
+	_ "github.com/onsi/ginkgo/v2/ginkgo"
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "k8s.io/kubernetes/cmd/kubelet"
+	_ "k8s.io/kubernetes/test/e2e"
+	_ "k8s.io/kubernetes/test/images/agnhost"
+)
