@@ -10,7 +10,7 @@ import (
 )
 
 // The generator cannot run in workspace mode: GOWORK=off go generate ./internal/api
-//go:generate go tool -modfile=../../../tools/go.mod oapi-codegen -config server.cfg.yaml ../../../shared/agentapi/openapi.yaml
+//go:generate env GOWORK=off go tool -modfile=../../../tools/go.mod oapi-codegen -config server.cfg.yaml ../../../shared/agentapi/openapi.yaml
 
 // Store is what the API needs of the domain as a whole. Errors that carry an agentapi.Code go to the client with it; all
 // others are internal errors, whose text stays in the log.

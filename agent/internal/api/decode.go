@@ -63,9 +63,9 @@ func decodeJSON(body []byte, out any) error {
 func explain(err error) error {
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if wrongType.Field == "" {
-			return badRequest("the body must be a JSON object, not %s", wrongType.Value)
+			return badRequest("the body must be a JSON object, not %.64s", wrongType.Value)
 		}
-		return badRequest("field %.64q must be %s, not %s", wrongType.Field, jsonType(wrongType.Type), wrongType.Value)
+		return badRequest("field %.64q must be %s, not %.64s", wrongType.Field, jsonType(wrongType.Type), wrongType.Value)
 	}
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return badRequest("the body is not JSON: %w (byte %d)", err, syntax.Offset)

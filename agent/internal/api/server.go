@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,10 @@ type Server struct {
 	app      *fiber.App
 	started  time.Time
 	draining atomic.Bool
+
+	mu       sync.Mutex
+	listener net.Listener
+	closed   bool
 }
 
 // New makes a server; Serve starts it.
@@ -90,6 +95,13 @@ func New(config Config) *Server {
 
 // Serve answers on the listener until Shutdown, and then returns nil. It closes the listener.
 func (s *Server) Serve(listener net.Listener) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return listener.Close() // Shutdown came first
+	}
+	s.listener = listener
+	s.mu.Unlock()
 	if err := s.app.Listener(lingering{listener}); err != nil {
 		return fmt.Errorf("serving %s: %w", listener.Addr(), err)
 	}
@@ -99,8 +111,16 @@ func (s *Server) Serve(listener net.Listener) error {
 // Shutdown takes no new connections and refuses new requests on old ones, waits for the requests under way until ctx
 // ends, and says how it went.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.draining.Store(true)
-	if err := s.app.ShutdownWithContext(ctx); err != nil {
+	s.Drain()
+	err := s.app.ShutdownWithContext(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.listener != nil {
+		// fasthttp knows the listener only some time after Serve began; until then it has not closed it. Else it has.
+		_ = s.listener.Close()
+	}
+	if err != nil {
 		return fmt.Errorf("requests were still under way: %w", err)
 	}
 	return nil

@@ -1,0 +1,58 @@
+package api
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+// Every operation of the contract has a route, and every route is an operation of the contract.
+func TestRoutesAreTheContract(t *testing.T) {
+	var specified, routed []string
+	for path, item := range contractDocument(t).Paths.Map() {
+		for method := range item.Operations() {
+			specified = append(specified, method+" "+strings.ReplaceAll(path, "{name}", ":name"))
+		}
+	}
+	server := start(t).server
+	for _, route := range server.app.GetRoutes(true) {
+		if route.Method != "HEAD" {
+			routed = append(routed, route.Method+" "+route.Path)
+		}
+	}
+	slices.Sort(specified)
+	slices.Sort(routed)
+	assert.DeepEqual(t, routed, specified)
+}
+
+// The parameters that the server takes are those of the contract.
+func TestQueriesAreTheContract(t *testing.T) {
+	specified := map[string][]string{}
+	for path, item := range contractDocument(t).Paths.Map() {
+		for method, operation := range item.Operations() {
+			for _, parameter := range operation.Parameters {
+				if parameter.Value.In == "query" {
+					assert.Equal(t, method, "GET")
+					route := strings.ReplaceAll(path, "{name}", ":name")
+					specified[route] = append(specified[route], parameter.Value.Name)
+				}
+			}
+		}
+	}
+	assert.DeepEqual(t, listQueries, specified)
+}
+
+// The routes that need no token are those of the contract.
+func TestOpenRoutesAreTheContract(t *testing.T) {
+	specified := map[string]bool{}
+	for path, item := range contractDocument(t).Paths.Map() {
+		for _, operation := range item.Operations() {
+			if operation.Security != nil && len(*operation.Security) == 0 {
+				specified[path] = true
+			}
+		}
+	}
+	assert.DeepEqual(t, openRoutes, specified)
+}
