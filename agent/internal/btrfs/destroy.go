@@ -44,7 +44,7 @@ func destroyTree(dir *os.File, name string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // opened read-only
+	defer func() { _ = root.Close() }()
 	if err := destroyNested(root); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func destroyChild(parent *os.File, parentID uint64, child rootRef) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // opened read-only
+	defer func() { _ = f.Close() }()
 	if info, err := Subvolume(f); err != nil || info.ID != child.id {
 		return errors.Join(err, unix.ESTALE)
 	}
