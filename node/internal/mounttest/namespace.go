@@ -17,14 +17,15 @@ import (
 const namespaceMark = "MOUNTTEST_PRIVATE_NAMESPACE"
 
 // Main runs the tests in a mount namespace of their own, in which nothing that they mount is seen by the machine, and which
-// takes all mounts with it when it ends, however it ends. At last it looks for goroutines left behind. It needs root.
-func Main(m *testing.M) {
+// takes all mounts with it when it ends, however it ends. At last it looks for goroutines left
+// behind, but not for the ignored ones. It needs root.
+func Main(m *testing.M, ignored ...goleak.Option) {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make mounts: run them as root (sudo make test)")
 		os.Exit(1)
 	}
 	if os.Getenv(namespaceMark) != "" {
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(m, ignored...)
 		return
 	}
 	inside := exec.Command("/proc/self/exe", os.Args[1:]...)
