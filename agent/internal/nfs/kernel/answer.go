@@ -1,0 +1,101 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
+)
+
+const (
+	// far is how long an entry that lets a client in lasts: until it is taken
+	// back. Mounts go on for that long without the agent.
+	far = 10 * 365 * 24 * time.Hour
+
+	// near is how long the kernel remembers that something is not there. A
+	// negative export entry holds on to the directory, and with it to the
+	// space of a deleted subvolume, so it must not last.
+	near = 5 * time.Second
+
+	// revoked is how long the kernel remembers that a handle was taken back,
+	// so that a client that goes on trying needs nobody to be told so.
+	revoked = time.Hour
+)
+
+// answer returns what to tell the kernel about one of its questions; nothing
+// for a question that makes no sense or is not about NFS.
+func (e *Engine) answer(from cache, question string) (message, bool) {
+	words, err := rpccache.Words(question)
+	if err != nil {
+		return message{}, false
+	}
+	now := e.now()
+	switch {
+	case from == cacheClient && len(words) == 2 && words[0] == "nfsd":
+		return e.answerClient(words[1], now)
+	case from == cacheExport && len(words) == 2:
+		return e.answerExport(words[0], words[1], now), true
+	case from == cacheHandle && len(words) == 3:
+		kind, err := strconv.Atoi(words[1])
+		if err != nil {
+			return message{}, false
+		}
+		return e.answerHandle(words[0], fsid{kind, words[2]}, now), true
+	default:
+		return message{}, false
+	}
+}
+
+func (e *Engine) answerClient(text string, now time.Time) (message, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return message{}, false
+	}
+	addr = addr.Unmap()
+	if known := e.clients[addr]; known != nil {
+		return clientMessage(addr, known.domain(), now.Add(far).Unix()), true
+	}
+	return clientMessage(addr, "", now.Add(near).Unix()), true
+}
+
+func (e *Engine) answerExport(domain, path string, now time.Time) message {
+	if known := e.clients.byDomain(domain); known != nil {
+		if export, ok := known.exports[path]; ok {
+			return exportMessage(domain, export.Export, e.config.Insecure, now.Add(far).Unix())
+		}
+		if known.ways[path] > 0 {
+			return pseudoRootMessage(domain, path, known.security(), e.config.Insecure, now.Add(far).Unix())
+		}
+	}
+	return noExportMessage(domain, path, now.Add(near).Unix())
+}
+
+// answerHandle looks at the directory again, because the file system ID is the
+// client's word: one with another inode would make the kernel remember any
+// number of keys for one export.
+func (e *Engine) answerHandle(domain string, key fsid, now time.Time) message {
+	known := e.clients.byDomain(domain)
+	if known == nil {
+		return handleMessage(domain, key, "", now.Add(near).Unix())
+	}
+	if key == rootFSID && known.ways[pseudoRootPath] > 0 {
+		return handleMessage(domain, key, pseudoRootPath, now.Add(far).Unix())
+	}
+	if id, _, ok := key.split(); ok {
+		path := known.paths[id]
+		if path == "" {
+			path = known.wayIDs[id]
+		}
+		if at, err := inspect(path); path != "" && err == nil && exportFSID(id, at.inode, at.mountRoot) == key {
+			return handleMessage(domain, key, path, now.Add(far).Unix())
+		}
+	}
+	return handleMessage(domain, key, "", now.Add(near).Unix())
+}
+
+// describe is a question for the log.
+func describe(from cache, question string) string {
+	return fmt.Sprintf("%s: %q", cacheNames[from], question)
+}

@@ -1,0 +1,131 @@
+package kernel
+
+import (
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// clients is what each client may reach.
+type clients map[netip.Addr]*client
+
+// client is one address. It is its own domain, so that nothing which is cached
+// for it can let another in.
+type client struct {
+	addr    netip.Addr
+	exports map[string]published // by path
+	paths   map[uuid.UUID]string // where a file system ID is
+	ways    map[string]int       // directories on the way, with how many exports use them
+	wayIDs  map[uuid.UUID]string
+}
+
+// published is an export and what its directory was when it was published.
+type published struct {
+	nfs.Export
+	key fsid
+}
+
+func (c *client) domain() string { return c.addr.String() }
+
+// byDomain finds the client of a domain that the kernel names.
+func (c clients) byDomain(domain string) *client {
+	addr, err := netip.ParseAddr(domain)
+	if err != nil {
+		return nil
+	}
+	return c[addr]
+}
+
+// get returns the client, which it makes if need be.
+func (c clients) get(addr netip.Addr) *client {
+	known := c[addr]
+	if known == nil {
+		known = &client{
+			addr:    addr,
+			exports: map[string]published{},
+			paths:   map[uuid.UUID]string{},
+			ways:    map[string]int{},
+			wayIDs:  map[uuid.UUID]string{},
+		}
+		c[addr] = known
+	}
+	return known
+}
+
+// add remembers the export, and returns the one that it replaces and the
+// directories that the client could not walk through before, the top first.
+func (c *client) add(export published) (old published, replaced bool, newWays []string) {
+	old, replaced = c.exports[export.Path]
+	if replaced && c.paths[old.FSID] == old.Path {
+		delete(c.paths, old.FSID)
+	}
+	c.exports[export.Path] = export
+	c.paths[export.FSID] = export.Path
+	if replaced {
+		return old, true, nil
+	}
+	for _, way := range waysTo(export.Path) {
+		if c.ways[way]++; c.ways[way] == 1 {
+			c.wayIDs[pseudoRootID(way)] = way
+			newWays = append(newWays, way)
+		}
+	}
+	return old, false, newWays
+}
+
+// remove forgets the export at path, and returns it and the directories that
+// lead nowhere now.
+func (c *client) remove(path string) (old published, had bool, oldWays []string) {
+	old, had = c.exports[path]
+	if !had {
+		return old, false, nil
+	}
+	delete(c.exports, path)
+	if c.paths[old.FSID] == path {
+		delete(c.paths, old.FSID)
+	}
+	for _, way := range waysTo(path) {
+		if c.ways[way]--; c.ways[way] == 0 {
+			delete(c.ways, way)
+			delete(c.wayIDs, pseudoRootID(way))
+			oldWays = append(oldWays, way)
+		}
+	}
+	return old, true, oldWays
+}
+
+// security is all flavours that any of the client's exports allows: what it may
+// use on the way. Empty while that is AUTH_SYS alone.
+func (c *client) security() nfs.Flavors {
+	var names []string
+	for _, export := range c.exports {
+		for _, name := range export.Options.Security.List() {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	if security := nfs.FlavorsOf(names...); security != "sys" {
+		return security
+	}
+	return ""
+}
+
+// waysTo lists the directories above p, the top first.
+func waysTo(p string) []string {
+	var ways []string
+	for dir := path.Dir(p); ; dir = path.Dir(dir) {
+		ways = append(ways, dir)
+		if dir == pseudoRootPath || !strings.HasPrefix(dir, "/") {
+			break
+		}
+	}
+	slices.Reverse(ways)
+	return ways
+}

@@ -1,0 +1,225 @@
+// Package kernel is the nfs.Exporter that tells the kernel itself what is
+// exported, in place of rpc.mountd and exportfs. The kernel asks over three
+// files below /proc/net/rpc; an answer may also be given unasked. So publishing
+// and revoking is a write or two, however many exports there are, and nothing
+// else that the server does is disturbed. NFSv4 only.
+//
+// The protocol: Documentation/filesystems/nfs/rpc-cache.rst, net/sunrpc/cache.c
+// and fs/nfsd/export.c of Linux.
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// Name of the engine, as settings and metrics have it.
+const Name = "kernel"
+
+// Engine answers the kernel. There can be one on a machine.
+type Engine struct {
+	config   Config
+	channels *channels
+	xprtsec  bool // the kernel knows transport security
+
+	// mu covers what is told to the kernel as well as what is known, so that
+	// no answer which was right a moment ago is given after its revocation.
+	mu      sync.Mutex
+	clients clients
+	closed  bool
+	stopped bool // by StopServer
+
+	changed chan struct{}
+	wake    int // eventfd that ends the loop
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	now     func() time.Time
+}
+
+// New takes over the kernel's export caches. It fails with ChannelsBusyError
+// while another process answers, and with nfs.ErrUnsupported where the kernel
+// has no NFS server. Until Start the kernel's questions wait, and the clients
+// with them: an answer now would cut off mounts of an earlier run. Close ends it.
+func New(ctx context.Context, config Config) (*Engine, error) {
+	config = config.withDefaults()
+	if base := config.BasePath; !filepath.IsAbs(base) || filepath.Clean(base) != base || base == "/" {
+		return nil, fmt.Errorf("%w: base path %q is not an absolute, clean path below /", nfs.ErrInvalid, base)
+	}
+	if err := loadServer(ctx, config); err != nil {
+		return nil, err
+	}
+	// Looked at before opening, so that two engines do not refuse each other.
+	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
+		return nil, err
+	}
+	opened, err := openChannels(config.ProcRoot)
+	if err != nil {
+		return nil, err
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		opened.close()
+		return nil, fmt.Errorf("%w: eventfd: %w", nfs.ErrUnavailable, err)
+	}
+	return &Engine{
+		config:   config,
+		channels: opened,
+		xprtsec:  kernelAtLeast(6, 4),
+		clients:  clients{},
+		changed:  make(chan struct{}, 1),
+		wake:     wake,
+		now:      time.Now,
+	}, nil
+}
+
+// Name implements nfs.Exporter.
+func (e *Engine) Name() string { return Name }
+
+// Changed implements nfs.Exporter.
+func (e *Engine) Changed() <-chan struct{} { return e.changed }
+
+// Start implements nfs.Exporter. It also starts the NFS server, once the kernel
+// knows all exports, so that no client meets a server that does not know it.
+func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
+	wanted, invalid := e.prepare(initial)
+	if err := e.takeOver(wanted); err != nil {
+		return err
+	}
+	return errors.Join(invalid, e.prime(ctx), e.startServer(ctx))
+}
+
+// takeOver makes the kernel forget what an earlier agent or another program has
+// told it. Clients that ask meanwhile are answered from what is wanted now.
+func (e *Engine) takeOver(wanted []published) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nfs.ErrClosed
+	}
+	e.clients = clients{}
+	for _, export := range wanted {
+		e.clients.get(export.Client).add(export)
+	}
+	if e.stop == nil {
+		e.done.Go(e.answerAll)
+	}
+	if err := e.channels.flush(); err != nil {
+		return fmt.Errorf("%w: flushing the export caches: %w", nfs.ErrUnavailable, err)
+	}
+	if e.stop == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		e.stop = stop
+		watcher, err := e.newWatcher()
+		if err != nil {
+			return fmt.Errorf("%w: watching the export caches: %w", nfs.ErrUnavailable, err)
+		}
+		e.done.Go(func() { watcher.run(ctx) })
+	}
+	return nil
+}
+
+// Export implements nfs.Exporter.
+func (e *Engine) Export(ctx context.Context, exports []nfs.Export) error {
+	wanted, invalid := e.prepare(exports)
+	errs := []error{invalid}
+	for _, export := range wanted {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if err := e.publish(export); err != nil {
+			errs = append(errs, &nfs.ExportError{Export: export.Export, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Unexport implements nfs.Exporter.
+func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
+	for _, export := range exports {
+		if err := nfs.ValidatePath(e.config.BasePath, export.Path); err != nil {
+			return &nfs.ExportError{Export: export, Err: fmt.Errorf("%w: %w", nfs.ErrInvalid, err)}
+		}
+	}
+	var errs []error
+	for _, export := range exports {
+		if err := e.revoke(export); err != nil {
+			errs = append(errs, &nfs.ExportError{Export: export, Err: err})
+		}
+	}
+	return errors.Join(append(errs, e.drain(ctx))...)
+}
+
+// Close implements nfs.Exporter. The server and all mounts go on.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	e.mu.Unlock()
+
+	if e.stop != nil {
+		e.stop()
+	}
+	// Adding 1 to an eventfd makes it readable (eventfd(2)).
+	if _, err := unix.Write(e.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		return fmt.Errorf("ending the answers: %w", err)
+	}
+	e.done.Wait()
+	_ = unix.Close(e.wake) // an eventfd holds nothing
+	e.channels.close()
+	return nil
+}
+
+// prepare checks exports and looks at their directories; those that cannot work
+// are left out and reported.
+func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid error) {
+	var errs []error
+	for _, export := range exports {
+		normal, err := export.Normalize(e.config.BasePath)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		at, err := inspect(normal.Path)
+		if err == nil {
+			err = e.possible(normal)
+		}
+		if err != nil {
+			errs = append(errs, &nfs.ExportError{Export: normal, Err: err})
+			continue
+		}
+		wanted = append(wanted, published{Export: normal, key: exportFSID(normal.FSID, at.inode, at.mountRoot)})
+	}
+	return wanted, errors.Join(errs...)
+}
+
+// possible refuses what this kernel would not enforce or could not read. One
+// that does not know xprtsec ignores it, and would let clients in without TLS.
+func (e *Engine) possible(export nfs.Export) error {
+	if export.Options.XprtSec != "" && !e.xprtsec {
+		return fmt.Errorf("%w: xprtsec needs Linux 6.4 or newer", nfs.ErrUnsupported)
+	}
+	longest := exportMessage(export.Client.String(), export, e.config.Insecure, e.now().Add(far).Unix())
+	if len(longest.text) > e.channels.limit {
+		return fmt.Errorf("%w: %w: path of %d bytes", nfs.ErrInvalid, errTooLong, len(export.Path))
+	}
+	return nil
+}
+
+// notify tells whoever reads Changed.
+func (e *Engine) notify() {
+	select {
+	case e.changed <- struct{}{}:
+	default: // one is waiting already
+	}
+}

@@ -1,0 +1,107 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// ChannelsBusyError says that another process answers the kernel's questions
+// about exports. Two would answer against each other.
+type ChannelsBusyError struct {
+	PID  int
+	Comm string // name of the program, at most 15 bytes
+}
+
+func (e *ChannelsBusyError) Error() string {
+	return fmt.Sprintf("process %d (%s) already answers the kernel about NFS exports: stop it, or use the exportfs engine",
+		e.PID, e.Comm)
+}
+
+func (e *ChannelsBusyError) Unwrap() error { return nfs.ErrUnavailable }
+
+// transient is how long a holder may take to go away: exportfs opens a channel
+// for a moment to test what can be exported.
+const transient = time.Second
+
+// waitUntilFree returns when no other process has a channel open.
+func waitUntilFree(ctx context.Context, procRoot string) error {
+	deadline := time.Now().Add(transient)
+	for {
+		holder, err := OtherHolder(procRoot)
+		if err != nil {
+			return err
+		}
+		if holder == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return holder
+		}
+		select {
+		case <-ctx.Done():
+			return holder
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// OtherHolder finds another process of this network namespace that has one of
+// the export caches' channels open; nil when there is none. It needs to see
+// all processes of the machine.
+func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
+	processes, err := os.ReadDir(procRoot)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	network, err := os.Readlink(filepath.Join(procRoot, "self/ns/net"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	for _, process := range processes {
+		pid, err := strconv.Atoi(process.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		folder := filepath.Join(procRoot, process.Name())
+		if !holdsChannel(folder) {
+			continue
+		}
+		if other, err := os.Readlink(filepath.Join(folder, "ns/net")); err != nil || other != network {
+			continue // gone meanwhile, or in a container with caches of its own
+		}
+		comm, err := os.ReadFile(filepath.Join(folder, "comm"))
+		if err != nil {
+			continue // gone meanwhile
+		}
+		return &ChannelsBusyError{PID: pid, Comm: strings.TrimSpace(string(comm))}, nil
+	}
+	return nil, nil
+}
+
+// holdsChannel reports whether the process below folder has a channel open.
+// Processes end while they are looked at; that is no error.
+func holdsChannel(folder string) bool {
+	files, err := os.ReadDir(filepath.Join(folder, "fd"))
+	if err != nil {
+		return false
+	}
+	for _, file := range files {
+		target, err := os.Readlink(filepath.Join(folder, "fd", file.Name()))
+		if err != nil {
+			continue
+		}
+		for _, name := range cacheNames {
+			if strings.HasSuffix(target, "/net/rpc/"+name+"/channel") {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,65 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// listen gives the server its sockets. They are made here and handed over by
+// their number, which unlike "tcp 2049" can name an address (nfsd(7), portlist).
+func (e *Engine) listen(ctx context.Context) error {
+	existing, err := os.ReadFile(e.nfsd("portlist"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	if strings.TrimSpace(string(existing)) != "" {
+		return nil // somebody set up the sockets and no threads
+	}
+	for _, address := range e.config.Server.Listen {
+		err := e.listenOn(ctx, address)
+		// A machine without IPv6 serves what it can.
+		if errors.Is(err, unix.EAFNOSUPPORT) && address.Addr() == netip.IPv6Unspecified() {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%w: listening on %s: %w", nfs.ErrUnavailable, address, err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) listenOn(ctx context.Context, address netip.AddrPort) error {
+	network := "tcp4"
+	if address.Addr().Is6() {
+		network = "tcp6" // Go sets IPV6_V6ONLY for it, so that 0.0.0.0 can be had as well
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, network, address.String())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }() // the server has its own reference
+	socket, ok := listener.(syscall.Conn)
+	if !ok {
+		return errors.New("listener has no socket")
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var handover error
+	err = raw.Control(func(fd uintptr) {
+		handover = os.WriteFile(e.nfsd("portlist"), []byte(strconv.Itoa(int(fd))+"\n"), 0)
+	})
+	return errors.Join(err, handover)
+}

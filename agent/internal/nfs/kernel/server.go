@@ -1,0 +1,185 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// loadServer makes the kernel's NFS server and its settings reachable.
+func loadServer(ctx context.Context, config Config) error {
+	folder := nfsdFolder(config.ProcRoot)
+	if _, err := os.Stat(filepath.Join(folder, "threads")); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+		cmd := exec.CommandContext(ctx, "/sbin/modprobe", "nfsd")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: the kernel has no NFS server: modprobe nfsd: %w: %s",
+				nfs.ErrUnsupported, err, strings.TrimSpace(string(out)))
+		}
+	}
+	if err := unix.Mount("nfsd", folder, "nfsd", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%w: mounting the nfsd file system on %s: %w", nfs.ErrUnsupported, folder, err)
+	}
+	return nil
+}
+
+func nfsdFolder(procRoot string) string { return filepath.Join(procRoot, "fs/nfsd") }
+
+func (e *Engine) nfsd(name string) string {
+	return filepath.Join(nfsdFolder(e.config.ProcRoot), name)
+}
+
+// threads is how many threads the server has; 0: it does not run.
+func (e *Engine) threads() (int, error) {
+	text, err := os.ReadFile(e.nfsd("threads"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// startServer starts the server unless it runs. See nfsd(7) for the files, and
+// for the order: versions before sockets, because sockets are registered for the
+// versions that are on; times before threads, because threads begin the grace
+// period.
+func (e *Engine) startServer(ctx context.Context) error {
+	server := e.config.Server
+	if server.Unmanaged {
+		return nil
+	}
+	running, err := e.threads()
+	if err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	if running > 0 {
+		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
+		return nil
+	}
+	if err := e.checkNfsdcld(); err != nil {
+		return err
+	}
+	started := time.Now()
+	for _, setting := range []struct{ file, value string }{
+		{"nfsv4leasetime", wholeSeconds(server.LeaseTime)},
+		{"nfsv4gracetime", wholeSeconds(server.GraceTime)},
+		{"versions", "-2 -3 +4 -4.0 +4.1 +4.2"},
+	} {
+		if err := e.set(setting.file, setting.value); err != nil {
+			return err
+		}
+	}
+	if err := e.listen(ctx); err != nil {
+		return err
+	}
+	if err := e.rememberStart(); err != nil {
+		return err
+	}
+	if err := e.set("threads", strconv.Itoa(server.Threads)); err != nil {
+		return err
+	}
+	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
+		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
+	return nil
+}
+
+func (e *Engine) set(file, value string) error {
+	if value == "" {
+		return nil
+	}
+	if err := os.WriteFile(e.nfsd(file), []byte(value+"\n"), 0); err != nil {
+		return fmt.Errorf("%w: setting the NFS server's %s to %s: %w", nfs.ErrUnavailable, file, value, err)
+	}
+	return nil
+}
+
+func wholeSeconds(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(d.Round(time.Second) / time.Second))
+}
+
+// StopServer stops the NFS server if the engine started it since the machine
+// booted, and makes the kernel forget all exports. Clients wait until it runs
+// again.
+func (e *Engine) StopServer() (stopped bool, err error) {
+	if !e.rememberedStart() {
+		return false, nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopped = true // the watcher must not start it again
+	if err := e.set("threads", "0"); err != nil {
+		return false, err
+	}
+	if err := e.channels.flush(); err != nil {
+		return true, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	if err := os.Remove(e.config.Server.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return true, nil
+}
+
+// rememberStart notes that the server is the engine's. The file is below /run,
+// which does not outlive the machine's run any more than the server does.
+func (e *Engine) rememberStart() error {
+	path := e.config.Server.StateFile
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	return nil
+}
+
+func (e *Engine) rememberedStart() bool {
+	_, err := os.Stat(e.config.Server.StateFile)
+	return err == nil
+}
+
+// checkNfsdcld looks for the daemon that keeps clients' records for the kernel.
+func (e *Engine) checkNfsdcld() error {
+	processes, err := filepath.Glob(filepath.Join(e.config.ProcRoot, "[0-9]*/comm"))
+	if err != nil {
+		return err
+	}
+	for _, path := range processes {
+		if comm, err := os.ReadFile(path); err == nil && string(comm) == "nfsdcld\n" {
+			return nil
+		}
+	}
+	const consequence = "nfsdcld does not run: clients cannot reclaim locks after a restart of the NFS server"
+	if e.config.Server.RequireNfsdcld {
+		return fmt.Errorf("%w: %s", nfs.ErrUnavailable, consequence)
+	}
+	e.config.Logger.Warn(consequence, "engine", Name)
+	return nil
+}
+
+// kernelAtLeast compares the running kernel's version.
+func kernelAtLeast(major, minor int) bool {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	var haveMajor, haveMinor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &haveMajor, &haveMinor); err != nil {
+		return false
+	}
+	return haveMajor > major || haveMajor == major && haveMinor >= minor
+}

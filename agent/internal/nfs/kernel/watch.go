@@ -1,0 +1,165 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// watcher notices when somebody flushes the caches or stops the server, and
+// repairs it. Clients do not depend on it: the kernel asks again for what it has
+// been made to forget.
+type watcher struct {
+	*Engine
+	flushed [cacheCount]string
+	missing int  // exports that the kernel does not take, such as of lost directories
+	down    bool // the server was, the last time
+	tidied  time.Time
+}
+
+func (e *Engine) newWatcher() (*watcher, error) {
+	flushed, err := e.channels.flushTimes()
+	return &watcher{Engine: e, flushed: flushed}, err
+}
+
+func (w *watcher) run(ctx context.Context) {
+	ticker := time.NewTicker(w.config.WatchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if w.wasFlushed() {
+			w.restore(ctx)
+		}
+		w.checkServer(ctx)
+		w.tidy()
+	}
+}
+
+// wasFlushed also looks for missing entries: when the last server thread ends,
+// the kernel empties the caches without setting the time of the flush.
+func (w *watcher) wasFlushed() bool {
+	now, err := w.channels.flushTimes()
+	if err != nil {
+		return false
+	}
+	flushed := now != w.flushed
+	w.flushed = now
+	missing := w.entriesMissing()
+	flushed = flushed || missing > w.missing
+	w.missing = missing
+	return flushed
+}
+
+// entriesMissing counts how many exports the kernel has not cached, as far as
+// the first 64 KiB of its list tell: after a flush, that is all of it.
+func (w *watcher) entriesMissing() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wanted := 0
+	for _, known := range w.clients {
+		wanted += len(known.exports)
+	}
+	if wanted == 0 {
+		return 0
+	}
+	file, err := os.Open(filepath.Join(w.channels.root, cacheNames[cacheExport], "content"))
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = file.Close() }() // only read
+	page := make([]byte, 64<<10)
+	n, err := io.ReadFull(file, page)
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0 // there is more
+	}
+	cached := 0
+	for line := range strings.Lines(string(page[:n])) {
+		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "v4root") && !strings.HasSuffix(line, "()\n") {
+			cached++
+		}
+	}
+	return max(0, wanted-cached)
+}
+
+// restore brings back what somebody made the kernel forget.
+func (w *watcher) restore(ctx context.Context) {
+	started := time.Now()
+	if err := w.prime(ctx); err != nil {
+		w.config.Logger.Error("exports could not be restored after a flush", "engine", Name, "error", err)
+	} else {
+		w.config.Logger.Info("somebody flushed the kernel's export caches; all exports are restored", "engine", Name,
+			"took", time.Since(started).Round(time.Millisecond))
+	}
+	if holder, err := OtherHolder(w.config.ProcRoot); err == nil && holder != nil && holder.Comm != "exportfs" {
+		w.config.Logger.Error("another process answers the kernel about NFS exports as well; stop it", "engine", Name,
+			"pid", holder.PID, "comm", holder.Comm)
+	}
+	w.missing = w.entriesMissing()
+	w.notify()
+}
+
+// checkServer starts a server that has been found down twice: once may be in
+// the middle of somebody's restart.
+func (w *watcher) checkServer(ctx context.Context) {
+	running, err := w.threads()
+	if w.config.Server.Unmanaged || err != nil || running > 0 {
+		w.down = false
+		return
+	}
+	w.mu.Lock()
+	meant := w.stopped
+	w.mu.Unlock()
+	if !w.down || meant || !w.rememberedStart() {
+		w.down = true
+		return
+	}
+	w.config.Logger.Warn("somebody stopped the NFS server; starting it", "engine", Name)
+	if err := w.startServer(ctx); err != nil {
+		w.config.Logger.Error("the NFS server could not be started", "engine", Name, "error", err)
+		return
+	}
+	w.down = false
+	w.notify()
+}
+
+const (
+	tidyInterval  = 5 * time.Second
+	nobodysDomain = "btrfs-nfs-csi"
+)
+
+var nobodysAddress = netip.IPv6Unspecified()
+
+// tidy makes the kernel drop entries that have been replaced. Each holds on to
+// its directory, and with it to the space of a deleted subvolume; but the kernel
+// looks for them only when the earliest expiry that it knows of has come, or
+// after half an hour (cache_clean in net/sunrpc/cache.c). So there is always an
+// entry that expires soon, and writing the next one makes the kernel look. It is
+// for the address ::, which no client can have.
+func (w *watcher) tidy() {
+	if time.Since(w.tidied) < tidyInterval {
+		return
+	}
+	w.tidied = time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	expiry := w.now().Add(tidyInterval).Unix()
+	for _, m := range []message{
+		clientMessage(nobodysAddress, nobodysDomain, w.now().Add(far).Unix()),
+		noExportMessage(nobodysDomain, pseudoRootPath, expiry),
+		handleMessage(nobodysDomain, rootFSID, "", expiry),
+	} {
+		if err := w.channels.send(m); err != nil {
+			w.config.Logger.Warn("the kernel's export caches could not be tidied", "engine", Name, "error", err)
+			return
+		}
+	}
+}

@@ -1,0 +1,109 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// Node is a worker: a network and mount namespace.
+type Node struct {
+	IPv4, IPv6 netip.Addr
+
+	pid    string
+	folder string
+	mounts int
+}
+
+func (w *World) newNode(number int) *Node {
+	w.t.Helper()
+	n := &Node{
+		IPv4:   netip.MustParseAddr(fmt.Sprintf("10.78.0.1%d", number)),
+		IPv6:   netip.MustParseAddr(fmt.Sprintf("fd78::1%d", number)),
+		folder: w.t.TempDir(),
+	}
+	holder := exec.Command("unshare", "--net", "--mount", "--uts", "--propagation", "private",
+		"sh", "-c", `hostname "$0"; echo ready; exec sleep infinity`, fmt.Sprintf("nfstest-%d", number))
+	holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ready, err := holder.StdoutPipe()
+	assert.NilError(w.t, err)
+	assert.NilError(w.t, holder.Start())
+	w.t.Cleanup(func() {
+		assert.Check(w.t, holder.Process.Kill())
+		_ = holder.Wait() // killed
+	})
+	_, err = bufio.NewReader(ready).ReadString('\n')
+	assert.NilError(w.t, err)
+	n.pid = strconv.Itoa(holder.Process.Pid)
+
+	cable := fmt.Sprintf("nfstest%d", number)
+	// A fixed hardware address, so that nobody's neighbour table is out of date.
+	w.Run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0",
+		"address", fmt.Sprintf("02:78:00:00:00:0%d", number), "netns", n.pid)
+	w.Run("ip", "link", "set", cable, "master", bridge, "up")
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"address", "add", n.IPv4.String() + "/24", "dev", "eth0"},
+		{"address", "add", n.IPv6.String() + "/64", "dev", "eth0", "nodad"},
+		{"link", "set", "eth0", "up"},
+	} {
+		_, err := n.run(w.t.Context(), "ip", args...)
+		assert.NilError(w.t, err)
+	}
+	return n
+}
+
+// run runs a program on the node.
+func (n *Node) run(ctx context.Context, name string, args ...string) (string, error) {
+	enter := []string{"--target", n.pid, "--net", "--mount", "--uts", "--wdns=/", "--", name}
+	return execute(ctx, "nsenter", append(enter, args...)...)
+}
+
+// Mount mounts an export from the address family of its client, until the test
+// ends, and returns where the test finds it.
+func (n *Node) Mount(t *testing.T, export nfs.Export, options ...string) string {
+	t.Helper()
+	at, err := n.TryMount(t, export.Path, export.Client.Is6(), options...)
+	assert.NilError(t, err)
+	return at
+}
+
+// TryMount mounts a path of the server. Nothing is cached on attributes and
+// names, so that the server is asked.
+func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string) (string, error) {
+	t.Helper()
+	n.mounts++
+	at := filepath.Join(n.folder, fmt.Sprint("mount", n.mounts))
+	assert.NilError(t, os.Mkdir(at, 0o755))
+	server := serverIPv4
+	if ipv6 {
+		server = "[" + serverIPv6 + "]"
+	}
+	options = append([]string{"vers=4.2", "noac", "lookupcache=none"}, options...)
+	_, err := n.run(t.Context(), "timeout", "20", "mount", "-t", "nfs", "-o", strings.Join(options, ","), server+":"+path, at)
+	if err != nil {
+		return "", err
+	}
+	t.Cleanup(func() {
+		_, err := n.run(context.Background(), "umount", "-f", "-l", at)
+		assert.Check(t, err)
+	})
+	return n.Path(at), nil
+}
+
+// Path is where the test finds what the node has at path.
+func (n *Node) Path(path string) string { return "/proc/" + n.pid + "/root" + path }

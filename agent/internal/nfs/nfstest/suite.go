@@ -1,0 +1,161 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// Subject is an engine and its surroundings.
+type Subject struct {
+	// New makes an engine for exports below w.Base. The NFS server has to run
+	// when the engine has started.
+	New func(t *testing.T, w *World) nfs.Exporter
+
+	// Restart restarts the NFS server as an administrator does, and returns
+	// when it runs again. An engine runs meanwhile.
+	Restart func(t *testing.T, w *World)
+
+	// Smuggle lets a client into a directory behind the engine's back.
+	Smuggle func(t *testing.T, w *World, export nfs.Export)
+}
+
+// Run shows that the subject behaves as an nfs.Exporter.
+func Run(t *testing.T, subject Subject) {
+	s := &suite{Subject: subject, w: NewWorld(t)}
+	for _, behaviour := range []struct {
+		name string
+		run  func(*testing.T, *run)
+	}{
+		{"publish and revoke", publishAndRevoke},
+		{"IPv6 client", ipv6Client},
+		{"IPv4-mapped client", mappedClient},
+		{"read-only", readOnly},
+		{"root squash", rootSquash},
+		{"two clients, one volume", twoClients},
+		{"clients see only their own", onlyTheirOwn},
+		{"revocation reaches open files", revocationReachesOpenFiles},
+		{"another volume at the same path", anotherVolumeAtTheSamePath},
+		{"renamed volume keeps its handles", renamedVolume},
+		{"others are not disturbed", othersUndisturbed},
+		{"engine restart", engineRestart},
+		{"engine away", engineAway},
+		{"server restart", serverRestart},
+		{"flush by somebody else", flushedBySomebody},
+		{"unintended exports", unintendedExports},
+		{"start replaces what is there", startReplaces},
+		{"names that need quoting", quotedNames},
+		{"a thousand exports", thousandExports},
+		{"storm", storm},
+		{"missing directory", missingDirectory},
+		{"space of a deleted volume is freed", spaceIsFreed},
+	} {
+		t.Run(behaviour.name, func(t *testing.T) {
+			r := &run{suite: s}
+			r.engine = s.start(t)
+			behaviour.run(t, r)
+		})
+	}
+}
+
+type suite struct {
+	Subject
+	w *World
+}
+
+// run is one behaviour being shown.
+type run struct {
+	*suite
+	engine nfs.Exporter
+}
+
+// start makes an engine with the exports given.
+func (s *suite) start(t *testing.T, exports ...nfs.Export) nfs.Exporter {
+	t.Helper()
+	// The world's helpers report to the test that uses them.
+	outer := s.w.t
+	s.w.t = t
+	t.Cleanup(func() { s.w.t = outer })
+	engine := s.New(t, s.w)
+	t.Cleanup(func() {
+		// Of several engines of a test the first is closed already.
+		if err := engine.Close(); err != nil {
+			assert.Check(t, strings.Contains(err.Error(), "closed"), err)
+		}
+	})
+	assert.NilError(t, engine.Start(t.Context(), exports))
+	return engine
+}
+
+func (r *run) export(t *testing.T, exports ...nfs.Export) {
+	t.Helper()
+	assert.NilError(t, r.engine.Export(t.Context(), exports))
+}
+
+func (r *run) unexport(t *testing.T, exports ...nfs.Export) {
+	t.Helper()
+	assert.NilError(t, r.engine.Unexport(t.Context(), exports))
+}
+
+// hasExactly compares List with what should be there.
+func hasExactly(t *testing.T, engine nfs.Exporter, want ...nfs.Export) {
+	t.Helper()
+	have, err := engine.List(t.Context())
+	assert.NilError(t, err)
+	byText := func(a, b nfs.Export) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }
+	slices.SortFunc(have, byText)
+	want = slices.Clone(want)
+	slices.SortFunc(want, byText)
+	if !slices.Equal(have, want) {
+		t.Fatalf("%d exports, want %d\nhave %v\nwant %v", len(have), len(want), head(have), head(want))
+	}
+}
+
+func head(exports []nfs.Export) []nfs.Export { return exports[:min(len(exports), 10)] }
+
+// signaled waits until the engine says that somebody changed something.
+func signaled(t *testing.T, engine nfs.Exporter) {
+	t.Helper()
+	select {
+	case <-engine.Changed():
+	case <-time.After(5 * time.Second):
+		t.Fatal("the engine did not notice")
+	}
+}
+
+// drained forgets a signal of what the test did before.
+func drained(engine nfs.Exporter) {
+	select {
+	case <-engine.Changed():
+	default:
+	}
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if !holds() {
+			return poll.Continue("%s", what)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(patience), poll.WithDelay(20*time.Millisecond))
+}
+
+// flushCaches is what exportfs -f does, and what nobody should do.
+func flushCaches(t *testing.T) {
+	t.Helper()
+	for _, cache := range []string{"auth.unix.ip", "nfsd.export", "nfsd.fh"} {
+		assert.NilError(t, os.WriteFile("/proc/net/rpc/"+cache+"/flush", []byte("1\n"), 0))
+	}
+}
