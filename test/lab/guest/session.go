@@ -16,7 +16,8 @@ var ErrGone = errors.New("the machine is gone")
 
 // Session is the connection to a running machine. Its methods may be called by several goroutines.
 type Session struct {
-	conn *wire.Conn
+	conn  *wire.Conn
+	setup chan wire.Frame // the machine's part of the handshake
 
 	mu     sync.Mutex
 	nextID uint32
@@ -27,31 +28,30 @@ type Session struct {
 // Open shakes hands with a machine that has just been started and tells it what to become.
 // It returns when commands can be run, or with ctx's error.
 func Open(ctx context.Context, stream io.ReadWriteCloser, setup wire.Setup) (*Session, error) {
-	s := &Session{conn: wire.NewConn(stream), cmds: map[uint32]*Cmd{}}
-	opened := make(chan error, 1)
-	go func() { opened <- s.handshake(setup) }()
-	select {
-	case err := <-opened:
-		if err != nil {
-			return nil, err
-		}
-	case <-ctx.Done():
-		_ = stream.Close() // ends the handshake
-		<-opened
-		return nil, fmt.Errorf("waiting for the machine: %w", context.Cause(ctx))
+	s := &Session{
+		conn:  wire.NewConn(stream),
+		setup: make(chan wire.Frame, 2), // as many as there are
+		cmds:  map[uint32]*Cmd{},
 	}
 	go s.receive()
+	if err := s.handshake(ctx, setup); err != nil {
+		_ = stream.Close() // ends receive
+		return nil, err
+	}
 	return s, nil
 }
 
-func (s *Session) handshake(setup wire.Setup) error {
-	if _, err := s.expect(wire.Hello); err != nil {
+func (s *Session) handshake(ctx context.Context, setup wire.Setup) error {
+	if _, err := s.expect(ctx, wire.Hello); err != nil {
 		return err
 	}
-	if err := s.conn.SendJSON(wire.Configure, 0, setup); err != nil {
+	stop := context.AfterFunc(ctx, s.conn.Break)
+	err := s.conn.SendJSON(wire.Configure, 0, setup)
+	stop()
+	if err != nil {
 		return err
 	}
-	ready, err := s.expect(wire.Ready)
+	ready, err := s.expect(ctx, wire.Ready)
 	if err != nil {
 		return err
 	}
@@ -61,15 +61,19 @@ func (s *Session) handshake(setup wire.Setup) error {
 	return nil
 }
 
-func (s *Session) expect(want wire.Type) (wire.Frame, error) {
-	f, err := s.conn.Receive()
-	if err != nil {
-		return f, fmt.Errorf("%w before it was ready: %w", ErrGone, err)
+func (s *Session) expect(ctx context.Context, want wire.Type) (wire.Frame, error) {
+	select {
+	case f, ok := <-s.setup:
+		if !ok {
+			return f, fmt.Errorf("%w before it was ready", ErrGone)
+		}
+		if f.Type != want {
+			return f, fmt.Errorf("machine sent %q, not %q", f.Type, want)
+		}
+		return f, nil
+	case <-ctx.Done():
+		return wire.Frame{}, fmt.Errorf("waiting for the machine: %w", context.Cause(ctx))
 	}
-	if f.Type != want {
-		return f, fmt.Errorf("machine sent %q, not %q", f.Type, want)
-	}
-	return f, nil
 }
 
 // PowerOff asks the machine to sync, unmount and halt; it does not wait.
@@ -84,6 +88,13 @@ func (s *Session) receive() {
 		if err != nil {
 			break
 		}
+		if f.Type == wire.Hello || f.Type == wire.Ready {
+			select {
+			case s.setup <- f:
+			default: // more than there should be
+			}
+			continue
+		}
 		s.mu.Lock()
 		cmd := s.cmds[f.ID]
 		if f.Type == wire.Exit {
@@ -94,6 +105,7 @@ func (s *Session) receive() {
 			cmd.queue.put(f)
 		}
 	}
+	close(s.setup)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true

@@ -92,12 +92,17 @@ func (g *Guest) Done() <-chan struct{} { return g.ended }
 // What it wrote to its disks does, as on a disk that honours flushes. The guest is gone when
 // PowerCut returns; boot another one from the same disks to go on.
 func (g *Guest) PowerCut() error {
+	defer g.discard()
+	select {
+	case <-g.ended: // its number may be another process's by now
+		return nil
+	default:
+	}
 	err := syscall.Kill(-g.cmd.Process.Pid, unix.SIGKILL)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	<-g.ended
-	g.discard()
 	return nil
 }
 

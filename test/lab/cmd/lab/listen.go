@@ -61,7 +61,7 @@ func listen(name string, m machine) (io.Closer, error) {
 // serve runs one program for the process at the other end.
 func serve(c net.Conn, m machine) {
 	defer c.Close()
-	conn := wire.NewConn(c)
+	conn := wire.NewMachineConn(c)
 	cmd, stdin, err := accept(conn, m)
 	if err != nil {
 		return // the other end has left or is no `lab enter`

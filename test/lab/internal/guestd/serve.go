@@ -49,7 +49,7 @@ type server struct {
 }
 
 func newServer(stream *os.File) *server {
-	return &server{conn: wire.NewConn(stream), reaper: newReaper(), commands: map[uint32]*command{}}
+	return &server{conn: wire.NewMachineConn(stream), reaper: newReaper(), commands: map[uint32]*command{}}
 }
 
 // run answers frames until the stream ends or the machine is told to halt.

@@ -24,6 +24,7 @@ const (
 	Stdout Type = 'o' // bytes of a command
 	Stderr Type = 'e' // bytes of a command
 	Exit   Type = 'x' // payload: ExitStatus
+	Credit Type = 'w' // payload: number of bytes read, 4 bytes big-endian; Receive consumes it
 )
 
 // Frames to the machine.
@@ -89,30 +90,112 @@ type Frame struct {
 // MaxPayload bounds a frame, in bytes; the longest legitimate one is a Command with its environment.
 const MaxPayload = 1 << 20
 
+// window is how many bytes may be on their way to the machine. The serial line of a User Mode
+// Linux guest stops for good when its 4,096-byte input buffer runs full (seen with 6.1 and 7.2).
+const window = 2048
+
 // Conn reads and writes frames. Send may be called by several goroutines at once.
 type Conn struct {
-	r  *bufio.Reader
-	mu sync.Mutex
+	r *bufio.Reader
+
+	mu sync.Mutex // held while a frame is written
 	w  io.Writer
+
+	// The end that must not send too much.
+	creditMu sync.Mutex
+	credited sync.Cond
+	credit   int // bytes; negative: unlimited
+	broken   bool
 }
 
-// NewConn returns a connection over stream.
+// NewConn returns the starter's end of the stream. Its Send waits for the machine to read, so
+// that another goroutine must be in Receive.
 func NewConn(stream io.ReadWriter) *Conn {
-	return &Conn{r: bufio.NewReader(stream), w: stream}
+	c := &Conn{r: bufio.NewReader(stream), w: stream, credit: window}
+	c.credited.L = &c.creditMu
+	return c
+}
+
+// NewMachineConn returns the machine's end of the stream.
+func NewMachineConn(stream io.ReadWriter) *Conn {
+	c := &Conn{w: stream, credit: -1}
+	c.credited.L = &c.creditMu
+	c.r = bufio.NewReader(&creditingReader{from: stream, conn: c})
+	return c
+}
+
+// creditingReader tells the other end what has been read.
+type creditingReader struct {
+	from   io.Reader
+	conn   *Conn
+	unsaid int // bytes
+}
+
+func (r *creditingReader) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if r.unsaid += n; r.unsaid >= window/4 {
+		if err := r.conn.Send(Credit, 0, binary.BigEndian.AppendUint32(nil, uint32(r.unsaid))); err != nil {
+			return n, err
+		}
+		r.unsaid = 0
+	}
+	return n, err
 }
 
 const headerSize = 9
 
 // Send writes one frame.
 func (c *Conn) Send(t Type, id uint32, payload []byte) error {
+	if len(payload) > MaxPayload {
+		return fmt.Errorf("frame of %d bytes: at most %d", len(payload), MaxPayload)
+	}
 	buf := make([]byte, headerSize, headerSize+len(payload))
 	buf[0] = byte(t)
 	binary.BigEndian.PutUint32(buf[1:], id)
 	binary.BigEndian.PutUint32(buf[5:], uint32(len(payload)))
+	buf = append(buf, payload...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err := c.w.Write(append(buf, payload...))
-	return err
+	for len(buf) > 0 {
+		n, err := c.takeCredit(len(buf))
+		if err != nil {
+			return err
+		}
+		if _, err := c.w.Write(buf[:n]); err != nil {
+			return err
+		}
+		buf = buf[n:]
+	}
+	return nil
+}
+
+// takeCredit waits until something may be sent, and returns how much of want.
+func (c *Conn) takeCredit(want int) (int, error) {
+	c.creditMu.Lock()
+	defer c.creditMu.Unlock()
+	for c.credit == 0 && !c.broken {
+		c.credited.Wait()
+	}
+	if c.broken {
+		return 0, io.ErrClosedPipe
+	}
+	if c.credit < 0 {
+		return want, nil
+	}
+	n := min(want, c.credit)
+	c.credit -= n
+	return n, nil
+}
+
+// Break makes Send fail, also one that waits.
+func (c *Conn) Break() { c.addCredit(0, true) }
+
+func (c *Conn) addCredit(n int, broken bool) {
+	c.creditMu.Lock()
+	defer c.creditMu.Unlock()
+	c.credit += n
+	c.broken = c.broken || broken
+	c.credited.Broadcast()
 }
 
 // SendJSON writes one frame whose payload is v in JSON.
@@ -124,8 +207,24 @@ func (c *Conn) SendJSON(t Type, id uint32, v any) error {
 	return c.Send(t, id, payload)
 }
 
-// Receive reads the next frame.
+// Receive reads the next frame. After an error, Send fails too.
 func (c *Conn) Receive() (Frame, error) {
+	for {
+		f, err := c.receive()
+		if err != nil {
+			c.addCredit(0, true)
+			return f, err
+		}
+		if f.Type != Credit {
+			return f, nil
+		}
+		if len(f.Payload) == 4 {
+			c.addCredit(int(binary.BigEndian.Uint32(f.Payload)), false)
+		}
+	}
+}
+
+func (c *Conn) receive() (Frame, error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(c.r, header[:]); err != nil {
 		return Frame{}, err
