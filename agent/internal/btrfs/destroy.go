@@ -127,7 +127,7 @@ func openBeneath(dir *os.File, path string) (*os.File, error) {
 		for {
 			// EAGAIN: something was renamed meanwhile (openat2(2)).
 			opened, callErr = unix.Openat2(int(fd), path, &how)
-			if callErr != unix.EINTR && callErr != unix.EAGAIN {
+			if !errors.Is(callErr, unix.EINTR) && !errors.Is(callErr, unix.EAGAIN) {
 				return
 			}
 		}

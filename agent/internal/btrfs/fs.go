@@ -130,7 +130,7 @@ func statfs(f *os.File) (unix.Statfs_t, error) {
 	var callErr error
 	err := withFD(f, func(fd uintptr) {
 		for {
-			if callErr = unix.Fstatfs(int(fd), &stat); callErr != unix.EINTR {
+			if callErr = unix.Fstatfs(int(fd), &stat); !errors.Is(callErr, unix.EINTR) {
 				return
 			}
 		}
