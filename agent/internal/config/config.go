@@ -1,0 +1,149 @@
+// Package config reads the agent's settings from the environment. The struct tags of Config are the reference from which
+// docs/configuration.md is made.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+// Config is every setting of the agent. Load makes a good one.
+type Config struct {
+	BasePath string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path. Required."`
+	Tenants  Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Required."`
+
+	ListenAddr  string `envconfig:"AGENT_LISTEN_ADDR" default:":8080" desc:"host:port of the API."`
+	MetricsAddr string `envconfig:"AGENT_METRICS_ADDR" default:"127.0.0.1:9090" desc:"host:port of the Prometheus metrics, which need no token. Empty for none."`
+	TLSCert     string `envconfig:"AGENT_TLS_CERT" desc:"PEM file with the API's certificate and its chain. With AGENT_TLS_KEY the API speaks HTTPS. Read again when it changes."`
+	TLSKey      string `envconfig:"AGENT_TLS_KEY" desc:"PEM file with the key of AGENT_TLS_CERT."`
+
+	QuotaMode       string `envconfig:"AGENT_QUOTA_MODE" default:"auto" desc:"How sizes are enforced: auto (what the filesystem has; full where it has none), full, simple (kernel 6.7) or off."`
+	DefaultDirMode  Mode   `envconfig:"AGENT_DEFAULT_DIR_MODE" default:"0700" desc:"Octal mode of the directories that hold volumes. Clients never see them."`
+	DefaultDataMode Mode   `envconfig:"AGENT_DEFAULT_DATA_MODE" default:"2770" desc:"Octal mode of a volume's root where the request names none."`
+	MaxOwnerID      int64  `envconfig:"AGENT_MAX_OWNER_ID" default:"65534" desc:"Largest uid and gid that a volume may be given, at most 4294967294."`
+
+	NFS NFS `envconfig:""`
+
+	ShutdownTimeout time.Duration `envconfig:"AGENT_SHUTDOWN_TIMEOUT" default:"30s" desc:"How long the agent waits at SIGTERM for requests under way."`
+	LogLevel        string        `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
+	LogFormat       string        `envconfig:"LOG_FORMAT" default:"text" desc:"text, logfmt or json."`
+}
+
+// NFS is how volumes are exported.
+type NFS struct {
+	Exporter          string        `envconfig:"AGENT_NFS_EXPORTER" default:"auto" desc:"Engine: exportfs (drives nfs-utils), kernel (answers the kernel itself) or auto."`
+	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
+	ReconcileInterval time.Duration `envconfig:"AGENT_NFS_RECONCILE_INTERVAL" default:"10m" desc:"How often the server's exports are compared with the intended ones where nothing tells of a change; at least 1s."`
+	ExportsFile       string        `envconfig:"AGENT_NFS_EXPORTS_FILE" default:"/etc/exports.d/btrfs-nfs-csi.exports" desc:"exportfs engine: file that brings the exports back when the NFS server restarts without the agent."`
+	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else."`
+	ServerThreads     int           `envconfig:"AGENT_NFS_SERVER_THREADS" desc:"kernel engine: threads of the NFS server that the agent starts; 0 for 8 a core."`
+}
+
+// Load reads the environment. Its error names every setting that is wrong, and holds no token.
+func Load() (Config, error) {
+	var c Config
+	if err := envconfig.Process("", &c); err != nil {
+		return Config{}, withoutValue(err)
+	}
+	return c, c.validate()
+}
+
+// withoutValue: envconfig puts the value into its error, which for AGENT_TENANTS holds tokens.
+func withoutValue(err error) error {
+	if parse, ok := errors.AsType[*envconfig.ParseError](err); ok {
+		return fmt.Errorf("%s: %w", parse.KeyName, parse.Err)
+	}
+	return err
+}
+
+func (c Config) validate() error {
+	return errors.Join(
+		c.validateBasePath(),
+		c.validateTenants(),
+		validateAddress("AGENT_LISTEN_ADDR", c.ListenAddr, false),
+		validateAddress("AGENT_METRICS_ADDR", c.MetricsAddr, true),
+		c.validateTLS(),
+		oneOf("AGENT_QUOTA_MODE", c.QuotaMode, "auto", "full", "simple", "off"),
+		oneOf("AGENT_NFS_EXPORTER", c.NFS.Exporter, "auto", "exportfs", "kernel"),
+		oneOf("LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error"),
+		oneOf("LOG_FORMAT", c.LogFormat, "text", "logfmt", "json"),
+		between("AGENT_MAX_OWNER_ID", c.MaxOwnerID, 0, maxOwnerID),
+		between("AGENT_NFS_SERVER_THREADS", c.NFS.ServerThreads, 0, maxThreads),
+		between("AGENT_NFS_RECONCILE_INTERVAL", c.NFS.ReconcileInterval, time.Second, 24*time.Hour),
+		between("AGENT_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour),
+		c.validateExportsFile(),
+	)
+}
+
+const (
+	maxOwnerID = 1<<32 - 2 // 2^32-1 is "no change" to chown(2)
+	maxThreads = 4096
+)
+
+func (c Config) validateBasePath() error {
+	switch {
+	case c.BasePath == "":
+		return errors.New("AGENT_BASE_PATH is not set: it names the directory that holds the volumes")
+	case !filepath.IsAbs(c.BasePath):
+		return fmt.Errorf("AGENT_BASE_PATH is %q, it must be an absolute path", c.BasePath)
+	}
+	return nil
+}
+
+func (c Config) validateTenants() error {
+	if len(c.Tenants) == 0 {
+		return errors.New("AGENT_TENANTS is not set: it names who may use the API, as tenant:token,…")
+	}
+	return nil
+}
+
+func (c Config) validateTLS() error {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("AGENT_TLS_CERT and AGENT_TLS_KEY are only good together")
+	}
+	return nil
+}
+
+// exportfs reads only *.exports (exports(5)).
+func (c Config) validateExportsFile() error {
+	if file := c.NFS.ExportsFile; !filepath.IsAbs(file) || filepath.Ext(file) != ".exports" {
+		return fmt.Errorf("AGENT_NFS_EXPORTS_FILE is %q, it must be an absolute path that ends in .exports", file)
+	}
+	return nil
+}
+
+func validateAddress(name, value string, mayBeEmpty bool) error {
+	if value == "" && mayBeEmpty {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is %q, it must be host:port or :port: %w", name, value, err)
+	}
+	return nil
+}
+
+func oneOf(name, value string, known ...string) error {
+	for _, k := range known {
+		if value == k {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is %q, it must be one of %s", name, value, strings.Join(known, ", "))
+}
+
+func between[T int | int64 | time.Duration](name string, value, least, most T) error {
+	if value < least || value > most {
+		return fmt.Errorf("%s is %v, it must be from %v to %v", name, value, least, most)
+	}
+	return nil
+}

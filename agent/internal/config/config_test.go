@@ -1,0 +1,167 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+)
+
+// environment makes these the only settings.
+func environment(t *testing.T, pairs ...string) {
+	t.Helper()
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "AGENT_") || strings.HasPrefix(name, "LOG_") {
+			t.Setenv(name, "") // so that it comes back
+			assert.NilError(t, os.Unsetenv(name))
+		}
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		t.Setenv(pairs[i], pairs[i+1])
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret")
+	got, err := Load()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Config{
+		BasePath: "/pool", Tenants: Tenants{{"a", "secret"}}, ListenAddr: ":8080", MetricsAddr: "127.0.0.1:9090",
+		QuotaMode: "auto", DefaultDirMode: 0o700, DefaultDataMode: 0o2770, MaxOwnerID: 65534,
+		NFS: NFS{
+			Exporter: "auto", ReconcileInterval: 10 * time.Minute, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
+		},
+		ShutdownTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "text",
+	})
+}
+
+func TestEverySetting(t *testing.T) {
+	environment(t,
+		"AGENT_BASE_PATH", "/srv/x", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
+		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
+		"AGENT_DEFAULT_DATA_MODE", "0000", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
+		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,no_root_squash", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
+		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
+		"AGENT_SHUTDOWN_TIMEOUT", "5s", "LOG_LEVEL", "debug", "LOG_FORMAT", "json",
+	)
+	got, err := Load()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Config{
+		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k",
+		QuotaMode: "simple", DefaultDirMode: 0o755, MaxOwnerID: 4294967294,
+		NFS: NFS{
+			Exporter: "kernel", ExportOptions: ExportOptions{Insecure: true}, ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
+			ServerUnmanaged: true, ServerThreads: 8,
+		},
+		ShutdownTimeout: 5 * time.Second, LogLevel: "debug", LogFormat: "json",
+	})
+}
+
+func TestBadSettings(t *testing.T) {
+	for _, c := range []struct{ name, value string }{
+		{"AGENT_BASE_PATH", ""}, {"AGENT_BASE_PATH", "relative/path"},
+		{"AGENT_LISTEN_ADDR", ""}, {"AGENT_LISTEN_ADDR", "8080"}, {"AGENT_LISTEN_ADDR", ":x"}, {"AGENT_LISTEN_ADDR", ":99999"}, {"AGENT_LISTEN_ADDR", "a:b:c"},
+		{"AGENT_METRICS_ADDR", "9090"},
+		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},
+		{"AGENT_DEFAULT_DIR_MODE", "rwx"}, {"AGENT_DEFAULT_DIR_MODE", "10000"}, {"AGENT_DEFAULT_DATA_MODE", "8"}, {"AGENT_DEFAULT_DATA_MODE", "-1"},
+		{"AGENT_MAX_OWNER_ID", "-1"}, {"AGENT_MAX_OWNER_ID", "4294967295"}, {"AGENT_MAX_OWNER_ID", "x"},
+		{"AGENT_KERNEL_EXPORT_OPTIONS", "root_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw,fsid=1"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw async"},
+		{"AGENT_NFS_RECONCILE_INTERVAL", "0"}, {"AGENT_NFS_RECONCILE_INTERVAL", "-1s"}, {"AGENT_NFS_RECONCILE_INTERVAL", "5"},
+		{"AGENT_NFS_EXPORTS_FILE", "x.exports"}, {"AGENT_NFS_EXPORTS_FILE", "/etc/exports"},
+		{"AGENT_NFS_SERVER_THREADS", "-1"}, {"AGENT_NFS_SERVER_UNMANAGED", "perhaps"},
+		{"AGENT_SHUTDOWN_TIMEOUT", "0s"}, {"AGENT_TLS_CERT", "/c"}, {"AGENT_TLS_KEY", "/k"}, {"LOG_LEVEL", "loud"}, {"LOG_FORMAT", "xml"},
+	} {
+		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret", c.name, c.value)
+		_, err := Load()
+		assert.ErrorContains(t, err, c.name, "%s=%q", c.name, c.value)
+		assert.Assert(t, !strings.Contains(err.Error(), "secret"))
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	environment(t, "AGENT_QUOTA_MODE", "x", "LOG_LEVEL", "y")
+	_, err := Load()
+	for _, name := range []string{"AGENT_BASE_PATH", "AGENT_TENANTS", "AGENT_QUOTA_MODE", "LOG_LEVEL"} {
+		assert.ErrorContains(t, err, name)
+	}
+}
+
+func TestBadTenants(t *testing.T) {
+	for text, says := range map[string]string{
+		"":                                   "not set",
+		"secret":                             "entry 1 is not of the form",
+		"a:secret,secret2":                   "entry 2 is not of the form",
+		"a:secret,":                          "entry 2 is not of the form",
+		",":                                  "entry 1",
+		"a:":                                 `"a" has an empty token`,
+		"a: ":                                "empty token",
+		"a:secret,b:":                        `"b" has an empty token`,
+		":secret":                            "name in entry 1 must not be empty",
+		"a:secret,a:secret2":                 `"a" is named twice`,
+		"a:secret,b:secret":                  `"a" and "b" have the same token`,
+		"../x:secret":                        "name in entry 1 must begin",
+		"snapshots:secret":                   "reserved",
+		"a/b:secret":                         "name in entry 1 may hold only",
+		"a:secret\nb:secret2":                "not printable",
+		"a:sec ret":                          "not printable",
+		"a:geheimnis-ö-secret":               "not printable",
+		strings.Repeat("x", 129) + ":secret": "the limit is 128",
+	} {
+		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", text)
+		_, err := Load()
+		assert.ErrorContains(t, err, "AGENT_TENANTS", "%q", text)
+		assert.ErrorContains(t, err, says, "%q", text)
+		assert.Assert(t, !strings.Contains(err.Error(), "secret"), "%q: %v", text, err)
+	}
+}
+
+func TestTokensDoNotPrint(t *testing.T) {
+	tenants := Tenants{{"a", "secret"}}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "tenants", tenants, "token", tenants[0].Token)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "tenants", tenants, "token", tenants[0].Token)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		fmt.Fprintf(&log, verb, tenants)
+		fmt.Fprintf(&log, verb, Config{Tenants: tenants})
+	}
+	assert.Assert(t, !strings.Contains(log.String(), "secret"), log.String())
+	assert.Equal(t, tenants[0].Token.Reveal(), "secret")
+}
+
+// Each setting is documented: docs are made from the tags.
+func TestEverySettingIsDescribed(t *testing.T) {
+	for _, part := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[NFS]()} {
+		for i := range part.NumField() {
+			field := part.Field(i)
+			if name := field.Tag.Get("envconfig"); name != "" {
+				assert.Check(t, strings.HasSuffix(field.Tag.Get("desc"), "."), "%s has no sentence", name)
+			}
+		}
+	}
+}
+
+func FuzzTenants(f *testing.F) {
+	for _, seed := range []string{"", "a:b", "a:b,c:d", ":", "a:", ",", "a:b:c, d:e"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var tenants Tenants
+		if tenants.Decode(text) != nil {
+			return
+		}
+		tokens, names := map[string]bool{}, map[string]bool{}
+		for _, tenant := range tenants {
+			token := tenant.Token.Reveal()
+			if token == "" || tokens[token] || names[tenant.Name] {
+				t.Fatalf("%q was taken", text)
+			}
+			tokens[token], names[tenant.Name] = true, true
+		}
+	})
+}

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// Token lets somebody in. It prints as "redacted", so that it cannot get into a log by accident.
+type Token string
+
+const redacted = "redacted"
+
+// Reveal is the token itself.
+func (t Token) Reveal() string { return string(t) }
+
+func (Token) String() string               { return redacted }
+func (Token) GoString() string             { return redacted }
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue implements slog.LogValuer.
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// Tenant is one user of the API.
+type Tenant struct {
+	Name  string
+	Token Token
+}
+
+// Tenants is who may use the API.
+type Tenants []Tenant
+
+// Decode reads "tenant:token,…". A token may hold a colon, a name cannot. Errors count from 1 and name no token.
+func (t *Tenants) Decode(text string) error {
+	if text == "" {
+		return nil
+	}
+	var out Tenants
+	for i, entry := range strings.Split(text, ",") {
+		name, token, found := strings.Cut(strings.TrimSpace(entry), ":")
+		if !found {
+			return fmt.Errorf("entry %d is not of the form tenant:token", i+1)
+		}
+		// The name is shown only once it is known to be one: where the colon is missing or misplaced it may be a token.
+		if err := id.ValidateName(name); err != nil {
+			return fmt.Errorf("tenant name in entry %d %w", i+1, withoutByte(err))
+		}
+		if err := out.admit(name, Token(token)); err != nil {
+			return err
+		}
+		out = append(out, Tenant{name, Token(token)})
+	}
+	*t = out
+	return nil
+}
+
+func (t Tenants) admit(name string, token Token) error {
+	if strings.TrimSpace(token.Reveal()) == "" {
+		return fmt.Errorf("tenant %q has an empty token", name)
+	}
+	for _, r := range token.Reveal() {
+		// What an HTTP header cannot carry could never be presented (RFC 9110, 5.5).
+		if r <= ' ' || r > '~' {
+			return fmt.Errorf("the token of tenant %q holds a character that is not printable ASCII", name)
+		}
+	}
+	for _, other := range t {
+		if other.Name == name {
+			return fmt.Errorf("tenant %q is named twice", name)
+		}
+		if other.Token == token {
+			return fmt.Errorf("tenants %q and %q have the same token", other.Name, name)
+		}
+	}
+	return nil
+}
+
+// withoutByte drops the detail that would show a part of what may be a token.
+func withoutByte(err error) error {
+	text, _, _ := strings.Cut(err.Error(), " (")
+	return fmt.Errorf("%s", text)
+}
+
+// Names of the tenants, in the order in which they were given.
+func (t Tenants) Names() []string {
+	out := make([]string, len(t))
+	for i := range t {
+		out[i] = t[i].Name
+	}
+	return out
+}
+
+// Mode is permission bits, given in octal: 0 to 7777.
+type Mode uint32
+
+// Decode implements envconfig.Decoder.
+func (m *Mode) Decode(text string) error {
+	mode, err := strconv.ParseUint(text, 8, 32)
+	if err != nil || mode > 0o7777 {
+		return fmt.Errorf("%q must be octal digits, 0 to 7777", text)
+	}
+	*m = Mode(mode)
+	return nil
+}
+
+func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
+
+// ExportOptions are what may be said of every export.
+type ExportOptions struct {
+	// Insecure lets clients use source ports above 1023, as clients behind address translation do.
+	Insecure bool
+}
+
+// Decode reads options of exports(5). Those that always hold are taken too, because they are in many people's
+// configuration; anything else is refused rather than ignored.
+func (o *ExportOptions) Decode(text string) error {
+	*o = ExportOptions{}
+	for option := range strings.SplitSeq(text, ",") {
+		switch strings.TrimSpace(option) {
+		case "", "rw", "sync", "no_root_squash", "no_subtree_check":
+		case "secure":
+			o.Insecure = false
+		case "insecure":
+			o.Insecure = true
+		default:
+			return fmt.Errorf("option %q is not one of insecure, secure, rw, sync, no_root_squash, no_subtree_check", option)
+		}
+	}
+	return nil
+}
