@@ -1,0 +1,29 @@
+// Package log makes the loggers of all components, so that their lines look alike.
+package log
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/charmbracelet/log"
+)
+
+// New writes to w at a level (debug, info, warn, error) in a format (text, json, logfmt). Empty values mean info and text.
+// Times are UTC, RFC 3339 with milliseconds.
+func New(w io.Writer, level, format string) (*slog.Logger, error) {
+	levels := map[string]log.Level{"": log.InfoLevel, "debug": log.DebugLevel, "info": log.InfoLevel, "warn": log.WarnLevel, "error": log.ErrorLevel}
+	formats := map[string]log.Formatter{"": log.TextFormatter, "text": log.TextFormatter, "json": log.JSONFormatter, "logfmt": log.LogfmtFormatter}
+	l, ok := levels[strings.ToLower(level)]
+	if !ok {
+		return nil, fmt.Errorf("log level %q must be debug, info, warn or error", level)
+	}
+	f, ok := formats[strings.ToLower(format)]
+	if !ok {
+		return nil, fmt.Errorf("log format %q must be text, json or logfmt", format)
+	}
+	return slog.New(log.NewWithOptions(w, log.Options{
+		Level: l, Formatter: f, ReportTimestamp: true, TimeFunction: log.NowUTC, TimeFormat: "2006-01-02T15:04:05.000Z07:00",
+	})), nil
+}
