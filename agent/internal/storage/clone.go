@@ -131,7 +131,7 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	}
 	v.ID, v.UUID = info.ID, info.UUID
 	if err := t.store.limit(v); err != nil {
-		return Volume{}, errors.Join(err, t.takeBack(v.Name))
+		return Volume{}, errors.Join(err, t.store.disk.discard(t.dir, v.Name))
 	}
 	t.volumes.put(v)
 	return v, nil

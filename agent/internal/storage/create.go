@@ -120,7 +120,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		return Volume{}, errors.Join(takenOnDisk(v.Name, err), d.discard(t.dir, stage))
 	}
 	if err := d.commit(ctx); err != nil {
-		return Volume{}, errors.Join(err, t.takeBack(v.Name))
+		return Volume{}, errors.Join(err, d.discard(t.dir, v.Name))
 	}
 	t.volumes.put(v)
 	return v, nil
@@ -161,16 +161,6 @@ func (t *Tenant) build(name string, v *Volume) error {
 		return err
 	}
 	return d.writeMetadata(dir, v.metadata())
-}
-
-// takeBack removes a volume that is published but not acknowledged. If that fails too, the volume stands: the same request
-// again finds it.
-func (t *Tenant) takeBack(name string) error {
-	err := t.store.disk.discard(t.dir, name)
-	if err != nil {
-		t.loadVolume(name)
-	}
-	return err
 }
 
 // takenOnDisk explains a name that is free in the catalogue and taken on disk, by something that somebody put there.

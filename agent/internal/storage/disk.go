@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -108,6 +109,14 @@ func (d *disk) rename(dir *os.File, from, to string) error {
 // there, never a part.
 func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
 	temporary := name + temporarySuffix
+	err := d.replaceFile(dir, name, temporary, content)
+	if err != nil {
+		err = errors.Join(err, d.unlink(dir, temporary))
+	}
+	return err
+}
+
+func (d *disk) replaceFile(dir *os.File, name, temporary string, content []byte) error {
 	if err := d.before("write", name); err != nil {
 		return err
 	}
@@ -161,7 +170,7 @@ func (d *disk) setLimit(id uint64, bytes int64) error {
 	if err := d.before("limit", fmt.Sprint(id)); err != nil {
 		return err
 	}
-	return d.fs.SetLimit(id, uint64(bytes)) //nolint:gosec // validated to be positive
+	return d.fs.SetLimit(id, uint64(bytes))
 }
 
 // setStorage says how new data is stored. btrfs refuses compression beside NoCOW, so what goes is taken away before what

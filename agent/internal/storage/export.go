@@ -75,15 +75,15 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 		return errors.Join(err, undo())
 	}
 	if err := t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)}); err != nil {
-		return errors.Join(err, t.shutOut(ctx, old, ref.Client), undo())
+		return errors.Join(err, t.restore(ctx, old, ref.Client), undo())
 	}
 	return nil
 }
 
-// shutOut makes sure that a client without a reference is not in after an export that failed half-way.
-func (t *Tenant) shutOut(ctx context.Context, v Volume, client netip.Addr) error {
+// restore tells the server what v has for the client, after an export that failed and may have had its effect.
+func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error {
 	if v.hasClient(client) {
-		return nil
+		return t.store.exporter.Export(ctx, []nfs.Export{v.export(client)})
 	}
 	return t.store.exporter.Unexport(ctx, []nfs.Export{v.export(client)})
 }

@@ -27,6 +27,7 @@ type nameLock struct {
 type claim struct {
 	key    string
 	shared bool
+	reload func() error // loads the name from disk, as at start: see doubts
 }
 
 const allReaders = 1 << 30

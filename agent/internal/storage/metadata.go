@@ -52,6 +52,7 @@ type metadata struct {
 	CreatedAt      time.Time         `json:"created_at"`
 	UpdatedAt      time.Time         `json:"updated_at"`
 	LastAttachAt   time.Time         `json:"last_attach_at,omitzero"`
+	Unfinished     changes           `json:"unfinished,omitzero"` // what data may not follow yet; only while a change is under way
 }
 
 func (m metadata) properties() (Properties, error) {

@@ -148,23 +148,38 @@ func (t *Tenant) sweep(parent *os.File, name string) {
 // loadVolume makes the catalogue say what is on disk under name.
 func (t *Tenant) loadVolume(name string) {
 	v := Volume{Name: name}
-	dir, found := t.examine(t.dir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
+	quarantine, found := t.examine(t.dir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
 		if v, err = m.volume(); err != nil {
 			return err
 		}
 		v.ID, v.UUID = info.ID, info.UUID
 		v.Refs, err = readRefs(dir)
+		t.tidy(dir, v, m.Unfinished)
 		return err
 	})
 	if !found {
 		t.volumes.remove(v)
 		return
 	}
-	v.Name, v.Path, v.Quarantine = name, t.path(name), dir
+	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
 	if v.Quarantine != "" {
 		t.store.log.Error("a volume is quarantined", "tenant", t.name, "volume", name, "reason", v.Quarantine)
 	}
 	t.volumes.put(v)
+}
+
+// tidy finishes an update that was cut off, and removes what interrupted writes left. What cannot be done now is tried
+// again by upkeep.
+func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
+	d := t.store.disk
+	err := errors.Join(d.unlink(dir, metadataFile+temporarySuffix), d.tidyRefs(dir))
+	if unfinished != (changes{}) {
+		err = errors.Join(err, t.finish(dir, v, unfinished))
+		t.store.log.Info("finished an interrupted update", "tenant", t.name, "volume", v.Name, "error", err)
+	}
+	if err != nil {
+		t.store.doubts.add(t.volumeClaim(v.Name))
+	}
 }
 
 func (t *Tenant) loadSnapshot(name string) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -74,6 +75,22 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	}
 	defer clients.Close()
 	return d.unlink(clients, ref.file())
+}
+
+// tidyRefs removes what interrupted writes left.
+func (d *disk) tidyRefs(dir *os.File) error {
+	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer clients.Close()
+	names, err := clients.Readdirnames(-1)
+	for _, name := range names {
+		if strings.HasSuffix(name, temporarySuffix) {
+			err = errors.Join(err, d.unlink(clients, name))
+		}
+	}
+	return err
 }
 
 // readRefs reads the references of the volume in dir, in the order of their keys. What an interrupted write left is

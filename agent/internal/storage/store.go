@@ -74,6 +74,7 @@ type Store struct {
 	key      []byte          // signs usage tokens and cursors
 	gate     gate
 	locks    nameLocks
+	doubts   doubts
 	upkeep   upkeep
 
 	mu      sync.RWMutex
@@ -226,12 +227,27 @@ func (s *Store) change(ctx context.Context, do func(context.Context) error, clai
 	if err := s.pool.check(); err != nil {
 		return err
 	}
-	return classify(do(context.WithoutCancel(ctx)))
+	ctx = context.WithoutCancel(ctx)
+	if err := s.settle(ctx, claims); err != nil {
+		return classify(err)
+	}
+	err = do(ctx)
+	if err != nil && !isCoded(err) {
+		s.doubts.add(claims...)
+		s.upkeep.drifted.Store(true)
+	}
+	return classify(err)
+}
+
+// isCoded tells a refusal from the failure of a system call or of the NFS server.
+func isCoded(err error) bool {
+	_, coded := errors.AsType[*agentapi.Error](err)
+	return coded
 }
 
 // classify gives the kernel's errors the code that a client can act on.
 func classify(err error) error {
-	if _, coded := errors.AsType[*agentapi.Error](err); coded || err == nil {
+	if err == nil || isCoded(err) {
 		return err
 	}
 	switch {
@@ -245,8 +261,13 @@ func classify(err error) error {
 	return agentapi.Errorf(agentapi.InternalError, "%w", err)
 }
 
-func (t *Tenant) volumeClaim(name string) claim   { return claim{key: t.name + "/" + name} }
-func (t *Tenant) snapshotClaim(name string) claim { return claim{key: t.name + "/snapshots/" + name} }
+func (t *Tenant) volumeClaim(name string) claim {
+	return claim{key: t.name + "/" + name, reload: func() error { return t.reloadVolume(name) }}
+}
+
+func (t *Tenant) snapshotClaim(name string) claim {
+	return claim{key: t.name + "/snapshots/" + name, reload: func() error { return t.reloadSnapshot(name) }}
+}
 
 func (c claim) reading() claim {
 	c.shared = true

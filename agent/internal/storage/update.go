@@ -73,7 +73,23 @@ func keepCreator(old, replacement map[string]string) map[string]string {
 	return labels
 }
 
-// update writes the intent first, then makes the subvolume follow: should the power fail between the two, the next start
+// changes are the properties in which a subvolume is to follow its metadata.
+type changes struct {
+	Limit   bool `json:"limit,omitempty"`
+	Storage bool `json:"storage,omitempty"` // NoCOW and compression
+	UID     bool `json:"uid,omitempty"`
+	GID     bool `json:"gid,omitempty"`
+	Mode    bool `json:"mode,omitempty"`
+}
+
+func (u VolumeUpdate) changes() changes {
+	return changes{
+		Limit: u.SizeBytes != nil, Storage: u.NoCOW != nil || u.Compression != nil,
+		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
+	}
+}
+
+// update writes the intent first, then makes the subvolume follow: should the agent end between the two, the next start
 // finishes. If anything else fails, both are put back.
 func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) error {
 	d := t.store.disk
@@ -90,48 +106,73 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	if info.UUID != v.UUID {
 		return replacedOnDisk(v.Name, v.UUID, info.UUID)
 	}
-	apply := func(v Volume) error {
-		return errors.Join(d.writeMetadata(dir, v.metadata()), t.follow(data, v, u))
-	}
-	err = apply(v)
+	c := u.changes()
+	err = t.apply(dir, data, v, c)
 	if err == nil {
 		err = d.commit(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, apply(old))
+		return errors.Join(err, t.apply(dir, data, old, c))
 	}
 	t.volumes.put(v)
 	return nil
 }
 
-// follow makes the subvolume what v says, in what the update named. The rest is the clients': a pod may have changed owner
+// apply never lets the subvolume follow what is not written.
+func (t *Tenant) apply(dir, data *os.File, v Volume, c changes) error {
+	m := v.metadata()
+	m.Unfinished = c
+	if err := t.store.disk.writeMetadata(dir, m); err != nil || c == (changes{}) {
+		return err
+	}
+	if err := t.follow(data, v, c); err != nil {
+		return err
+	}
+	return t.store.disk.writeMetadata(dir, v.metadata())
+}
+
+// finish makes the subvolume follow where an update was cut off.
+func (t *Tenant) finish(dir *os.File, v Volume, c changes) error {
+	data, _, err := t.store.disk.openSubvolume(dir)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	if err := t.follow(data, v, c); err != nil {
+		return err
+	}
+	return t.store.disk.writeMetadata(dir, v.metadata())
+}
+
+// follow makes the subvolume what v says, in what has changed. The rest is the clients': a pod may have changed owner
 // and mode of its volume's root, and growing the volume must not change them back.
-func (t *Tenant) follow(data *os.File, v Volume, u VolumeUpdate) error {
+func (t *Tenant) follow(data *os.File, v Volume, c changes) error {
 	d := t.store.disk
-	if u.SizeBytes != nil {
+	if c.Limit {
 		if err := t.store.limit(v); err != nil {
 			return err
 		}
 	}
-	if u.NoCOW != nil || u.Compression != nil {
+	if c.Storage {
 		if err := d.setStorage(data, v.Properties); err != nil {
 			return err
 		}
 	}
-	if u.UID != nil || u.GID != nil {
-		if err := d.chown(data, given(u.UID, v.UID), given(u.GID, v.GID)); err != nil {
+	if c.UID || c.GID {
+		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in fs/open.c).
+		if err := d.chown(data, given(c.UID, v.UID), given(c.GID, v.GID)); err != nil {
 			return err
 		}
 	}
-	if u.Mode != nil || u.UID != nil || u.GID != nil { // chown clears setuid and setgid
+	if c.Mode {
 		return d.chmod(data, v.Mode)
 	}
 	return nil
 }
 
-// given is the value where the update names one, else what tells chown(2) to leave it alone.
-func given(asked *int64, value int64) int64 {
-	if asked == nil {
+// given is the value where it is to change, else what tells chown(2) to leave it alone.
+func given(change bool, value int64) int64 {
+	if !change {
 		return -1
 	}
 	return value

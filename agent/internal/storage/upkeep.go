@@ -19,6 +19,7 @@ type upkeep struct {
 	freshness
 	active   sync.Map    // temporary names in use: not leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last look
+	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
 	exports  atomic.Pointer[error]
 	cancel   context.CancelFunc
 	finished chan struct{}
@@ -75,6 +76,10 @@ func (u *upkeep) exportError() error {
 func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 	if s.pool.check() != nil {
 		return // Conditions say so
+	}
+	s.settleAll(ctx)
+	if u.drifted.Swap(false) || u.exportError() != nil {
+		u.reconcile(ctx, s)
 	}
 	s.rescanQuota()
 	for _, t := range s.Tenants() {

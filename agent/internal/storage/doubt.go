@@ -1,0 +1,84 @@
+package storage
+
+import (
+	"context"
+	"sync"
+)
+
+// doubts are the names whose last change failed so that it is open what of it is on disk, and how durably: a system call
+// failed, and perhaps those that were to undo it too. Before the next change of such a name is looked at, the name is loaded
+// as at start and what is there is committed. So no answer rests on what a power cut could still take back, and what
+// was left half-made is finished or undone without a restart.
+type doubts struct {
+	claims sync.Map // key of a claim -> claim
+}
+
+// add notes that the claimed names are in doubt. Those that were only read are not.
+func (d *doubts) add(claims ...claim) {
+	for _, c := range claims {
+		if !c.shared {
+			d.claims.Store(c.key, c)
+		}
+	}
+}
+
+func (d *doubts) all() []claim {
+	var out []claim
+	d.claims.Range(func(_, c any) bool {
+		out = append(out, c.(claim))
+		return true
+	})
+	return out
+}
+
+// settle ends the doubts about the claimed names, which the caller holds.
+func (s *Store) settle(ctx context.Context, claims []claim) error {
+	for _, c := range claims {
+		if c.shared {
+			continue
+		}
+		if _, doubtful := s.doubts.claims.LoadAndDelete(c.key); !doubtful {
+			continue
+		}
+		err := c.reload() // which may find new doubts
+		if err == nil {
+			err = s.disk.commit(ctx)
+		}
+		if err != nil {
+			s.doubts.add(c)
+			return err
+		}
+	}
+	return nil
+}
+
+// settleAll ends the doubts that no request has ended.
+func (s *Store) settleAll(ctx context.Context) {
+	for _, c := range s.doubts.all() {
+		if err := s.change(ctx, func(context.Context) error { return nil }, c); err != nil {
+			s.log.Warn("it is still open what a failed change left", "name", c.key, "error", err)
+		}
+	}
+}
+
+// reloadVolume makes the catalogue, and the volume's limit, what is on disk.
+func (t *Tenant) reloadVolume(name string) error {
+	t.loadVolume(name)
+	v, found := t.volumes.get(Volume{Name: name})
+	switch {
+	case !found:
+		return nil
+	case v.Quarantine != "":
+		t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
+		return nil
+	}
+	return t.store.limit(v)
+}
+
+func (t *Tenant) reloadSnapshot(name string) error {
+	t.loadSnapshot(name)
+	if s, _ := t.snapshots.get(Snapshot{Name: name}); s.Quarantine != "" {
+		t.store.doubts.add(t.snapshotClaim(name))
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// rig is a store whose steps can be made to fail, and what its changes should look like.
+type rig struct {
+	t        *testing.T
+	pool     *testpool.Pool
+	faults   *faults
+	exporter faultyExporter
+	store    *Store
+	ten      *Tenant
+}
+
+func newRig(t *testing.T, options testpool.Options) *rig {
+	t.Helper()
+	r := &rig{t: t, pool: testpool.New(t, options), faults: &faults{}}
+	r.exporter = faultyExporter{newMemoryExporter(), r.faults}
+	r.open()
+	t.Cleanup(func() { r.store.abandon() })
+	withBystanders(t, r.ten)
+	return r
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	var err error
+	r.store, err = Open(r.t.Context(), Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, fault: r.faults.step}, r.exporter)
+	assert.NilError(r.t, err)
+	r.ten = mustTenant(r.t, r.store)
+}
+
+func (r *rig) view() view {
+	r.t.Helper()
+	return viewOf(r.t, r.ten)
+}
+
+// learn runs the operation without faults and returns what it turned what into, and its steps.
+func (r *rig) learn(op operation) (before, after view, steps []string) {
+	r.t.Helper()
+	op.prepare(r.t, r.ten)
+	before = r.view()
+	r.faults.arm(math.MaxInt, math.MaxInt, nil)
+	assert.NilError(r.t, op.do(r.t.Context(), r.ten))
+	steps = r.faults.disarm()
+	after = r.view()
+	assertRules(r.t, r.store)
+	wipe(r.t, r.ten)
+	assert.Assert(r.t, len(steps) > 0)
+	return before, after, steps
+}
+
+// again brings the state that the operation starts from back.
+func (r *rig) again(op operation, before view) {
+	r.t.Helper()
+	wipe(r.t, r.ten)
+	op.prepare(r.t, r.ten)
+	assert.DeepEqual(r.t, r.view(), before)
+}
+
+// Each step of each change fails, alone or together with those that follow it (the clean-up too, then): the change says so
+// with the right code, nothing is half-made, what there was is as it was, and the same request again succeeds.
+func TestEveryStepFails(t *testing.T) {
+	kinds := []struct {
+		name string
+		err  error
+		code agentapi.Code
+		many []int // how many steps fail together
+	}{
+		{"EIO", unix.EIO, agentapi.InternalError, []int{1, 2, math.MaxInt32}},
+		{"ENOSPC", unix.ENOSPC, agentapi.NoSpace, []int{1, math.MaxInt32}},
+	}
+	for _, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, testpool.Options{})
+			before, after, steps := r.learn(op)
+			for _, kind := range kinds {
+				for k := range steps {
+					for _, width := range kind.many {
+						r.failStep(op, before, after, k+1, width, kind.err, kind.code)
+						if t.Failed() {
+							t.Fatalf("%s at step %d (%s) of %v, and %d in all", kind.name, k+1, steps[k], steps, width)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+func (r *rig) failStep(op operation, before, after view, k, width int, failure error, code agentapi.Code) {
+	t := r.t
+	r.again(op, before)
+	r.faults.arm(k, k+width, failure)
+	err := op.do(t.Context(), r.ten)
+	steps := r.faults.disarm()
+	fail := func(format string, args ...any) {
+		t.Errorf("step %d and %d in all of %v fail with %v: "+format, append([]any{k, width, steps, failure}, args...)...)
+	}
+	want := []view{before}
+	switch forward := strings.HasPrefix(op.name, "delete") || strings.HasPrefix(op.name, "unexport"); {
+	case err == nil: // there is another way to do it, on a full filesystem
+		want = []view{after}
+	case !errors.Is(err, failure) || agentapi.CodeOf(err) != code:
+		fail("the error is %v (%s)", err, agentapi.CodeOf(err))
+	case forward: // goes as far as it gets, and never back
+		want = nil
+	case width > 1: // where the undoing failed too, either is right
+		want = []view{before, after}
+	}
+	r.store.lookAfter(context.Background())
+	r.store.upkeep.reconcile(context.Background(), r.store)
+	have := r.view()
+	if want != nil && !slices.ContainsFunc(want, func(v view) bool { return slices.Equal(v, have) }) {
+		fail("afterwards there is\n%q, want one of\n%q", have, want)
+	}
+	if lost := have.lost(before, after); len(lost) > 0 {
+		fail("afterwards there is no %q", lost)
+	}
+	assertRules(t, r.store)
+	if err := op.do(t.Context(), r.ten); err != nil {
+		fail("the same request again: %v", err)
+	}
+	if have := r.view(); !slices.Equal(have, after) {
+		fail("after the same request again there is\n%q, want\n%q", have, after)
+	}
+	assertRules(t, r.store)
+}

@@ -1,0 +1,156 @@
+package storage
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+// operation is a change and the state that it starts from.
+type operation struct {
+	name    string
+	prepare func(t testing.TB, ten *Tenant)
+	do      func(ctx context.Context, ten *Tenant) error
+}
+
+var (
+	client1 = netip.MustParseAddr("10.0.0.1")
+	client2 = netip.MustParseAddr("fd00::2")
+)
+
+// operations are all changes that there are, in all their forms. Beside what they act on there is always a volume, a snapshot
+// and an export that must not be touched.
+func operations() []operation {
+	return []operation{
+		creating("create", VolumeSpec{Name: "v", SizeBytes: 64 * mib}),
+		creating("create nocow", VolumeSpec{Name: "v", SizeBytes: 64 * mib, QuotaBytes: 32 * mib, NoCOW: true}),
+		creating("create compressed", VolumeSpec{
+			Name: "v", SizeBytes: 64 * mib, Compression: "zstd:3", UID: ptr(int64(1000)), GID: ptr(int64(2000)),
+			Mode: ptr(uint32(0o6751)), Labels: map[string]string{"a": "b", "created-by": "me"},
+		}),
+		cloning("clone of a volume", CloneSpec{Name: "c", Volume: "v", Labels: map[string]string{"a": "c"}}),
+		cloning("larger clone of a snapshot", CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib}),
+		{"snapshot", withVolume, func(ctx context.Context, ten *Tenant) error {
+			_, _, err := ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v", Labels: map[string]string{"a": "d"}})
+			return err
+		}},
+		updating("resize", VolumeUpdate{SizeBytes: ptr(128 * mib)}),
+		updating("patch nocow", VolumeUpdate{NoCOW: ptr(true)}),
+		updating("patch compression", VolumeUpdate{Compression: ptr("zlib:5")}),
+		updating("patch owner", VolumeUpdate{UID: ptr(int64(7)), GID: ptr(int64(8))}),
+		updating("patch mode", VolumeUpdate{Mode: ptr(uint32(0o1711))}),
+		updating("patch labels", VolumeUpdate{Labels: map[string]string{"new": "label"}}),
+		updating("patch everything", VolumeUpdate{
+			SizeBytes: ptr(256 * mib), NoCOW: ptr(false), Compression: ptr("lzo"), UID: ptr(int64(9)), GID: ptr(int64(10)),
+			Mode: ptr(uint32(0o4700)), Labels: map[string]string{"all": "new"},
+		}),
+		exporting("first export", withVolume, ExportSpec{Client: client1, Labels: map[string]string{"pod": "1"}}),
+		exporting("second reference", withExport, ExportSpec{Client: client1, ReadOnly: true, Labels: map[string]string{"pod": "2"}}),
+		exporting("export to a second client", withExport, ExportSpec{Client: client2}),
+		exporting("export becomes read-only", withExport, ExportSpec{Client: client1, ReadOnly: true, Labels: map[string]string{"pod": "1"}}),
+		exporting("same export again", withExport, ExportSpec{Client: client1, Labels: map[string]string{"pod": "1"}}),
+		unexporting("unexport of the last reference", withExport, nil),
+		unexporting("unexport of one reference", withTwoReferences, map[string]string{"pod": "1"}),
+		unexporting("unexport of all references", withTwoReferences, nil),
+		{"delete volume", withVolume, func(ctx context.Context, ten *Tenant) error { return ten.DeleteVolume(ctx, "v") }},
+		{"delete volume that was exported", wasExported, func(ctx context.Context, ten *Tenant) error { return ten.DeleteVolume(ctx, "v") }},
+		{"delete snapshot", withSnapshot, func(ctx context.Context, ten *Tenant) error { return ten.DeleteSnapshot(ctx, "s") }},
+	}
+}
+
+func creating(name string, spec VolumeSpec) operation {
+	return operation{name, func(testing.TB, *Tenant) {}, func(ctx context.Context, ten *Tenant) error {
+		_, _, err := ten.CreateVolume(ctx, spec)
+		return err
+	}}
+}
+
+func cloning(name string, spec CloneSpec) operation {
+	return operation{name, withSnapshot, func(ctx context.Context, ten *Tenant) error {
+		_, _, err := ten.Clone(ctx, spec)
+		return err
+	}}
+}
+
+func updating(name string, update VolumeUpdate) operation {
+	return operation{name, withVolume, func(ctx context.Context, ten *Tenant) error {
+		_, err := ten.UpdateVolume(ctx, "v", update)
+		return err
+	}}
+}
+
+func exporting(name string, prepare func(testing.TB, *Tenant), spec ExportSpec) operation {
+	return operation{name, prepare, func(ctx context.Context, ten *Tenant) error {
+		_, err := ten.Export(ctx, "v", spec)
+		return err
+	}}
+}
+
+func unexporting(name string, prepare func(testing.TB, *Tenant), labels map[string]string) operation {
+	return operation{name, prepare, func(ctx context.Context, ten *Tenant) error {
+		return ten.Unexport(ctx, "v", client1, labels)
+	}}
+}
+
+func withVolume(t testing.TB, ten *Tenant) {
+	t.Helper()
+	v, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 64 * mib, Labels: map[string]string{"created-by": "me"}})
+	assert.NilError(t, err)
+	fill(t, v.Path, "of v")
+}
+
+func withSnapshot(t testing.TB, ten *Tenant) {
+	t.Helper()
+	withVolume(t, ten)
+	_, _, err := ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
+	assert.NilError(t, err)
+}
+
+func withExport(t testing.TB, ten *Tenant) {
+	t.Helper()
+	withVolume(t, ten)
+	_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client1, Labels: map[string]string{"pod": "1"}})
+	assert.NilError(t, err)
+}
+
+func withTwoReferences(t testing.TB, ten *Tenant) {
+	t.Helper()
+	withExport(t, ten)
+	_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client1, ReadOnly: true, Labels: map[string]string{"pod": "2"}})
+	assert.NilError(t, err)
+}
+
+func wasExported(t testing.TB, ten *Tenant) {
+	t.Helper()
+	withExport(t, ten)
+	assert.NilError(t, ten.Unexport(t.Context(), "v", client1, nil))
+}
+
+// withBystanders makes what no operation may touch.
+func withBystanders(t testing.TB, ten *Tenant) {
+	t.Helper()
+	ctx := t.Context()
+	v, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "bystander", SizeBytes: 16 * mib})
+	assert.NilError(t, err)
+	fill(t, v.Path, "of bystander")
+	_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "bystander", Volume: "bystander"})
+	assert.NilError(t, err)
+	_, err = ten.Export(ctx, "bystander", ExportSpec{Client: client1})
+	assert.NilError(t, err)
+}
+
+// wipe deletes what operations work on.
+func wipe(t testing.TB, ten *Tenant) {
+	t.Helper()
+	ctx := t.Context()
+	for _, name := range []string{"v", "c"} {
+		assert.NilError(t, ten.Unexport(ctx, name, client1, nil))
+		assert.NilError(t, ten.Unexport(ctx, name, client2, nil))
+		assert.NilError(t, ten.DeleteVolume(ctx, name))
+	}
+	assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
+}
+
+func ptr[T any](value T) *T { return &value }

@@ -1,0 +1,227 @@
+package storage
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// assertRules checks what is true of a store whenever no change is under way: catalogue, disk, kernel and NFS server say
+// the same, and nothing else is there.
+func assertRules(t testing.TB, s *Store) {
+	t.Helper()
+	assertNobodyInside(t, s)
+	subvolumes := map[string]btrfs.SubvolumeRef{}
+	for _, ten := range s.Tenants() {
+		assertDirectories(t, ten)
+		for _, v := range ten.volumes.all() {
+			assertVolumeOnDisk(t, ten, v)
+			subvolumes[ten.name+"/"+v.Name+"/"+dataDir] = btrfs.SubvolumeRef{ID: v.ID, UUID: v.UUID}
+		}
+		for _, snap := range ten.snapshots.all() {
+			assertSnapshotOnDisk(t, ten, snap)
+			subvolumes[ten.name+"/snapshots/"+snap.Name+"/"+dataDir] = btrfs.SubvolumeRef{ID: snap.ID, UUID: snap.UUID, ReadOnly: true}
+		}
+	}
+	assertSubvolumes(t, s, subvolumes)
+	assertLimits(t, s)
+	assertExports(t, s)
+}
+
+// assertNobodyInside makes sure that no lock, name or place in the gate was left taken.
+func assertNobodyInside(t testing.TB, s *Store) {
+	t.Helper()
+	s.gate.mu.Lock()
+	assert.Equal(t, s.gate.inner, 0)
+	s.gate.mu.Unlock()
+	s.locks.mu.Lock()
+	assert.Equal(t, len(s.locks.locks), 0)
+	s.locks.mu.Unlock()
+	s.upkeep.active.Range(func(name, _ any) bool {
+		t.Errorf("the temporary name %s is still in use", name)
+		return true
+	})
+}
+
+func assertDirectories(t testing.TB, ten *Tenant) {
+	t.Helper()
+	volumes := []string{snapshotsDir}
+	for _, v := range ten.volumes.all() {
+		volumes = append(volumes, v.Name)
+	}
+	assert.DeepEqual(t, entries(t, ten.dir.Name()), sorted(volumes))
+	snapshots := []string{}
+	for _, snap := range ten.snapshots.all() {
+		snapshots = append(snapshots, snap.Name)
+	}
+	assert.DeepEqual(t, entries(t, ten.snapsDir.Name()), sorted(snapshots))
+	assert.DeepEqual(t, entries(t, ten.store.pool.own.Name()), []string{keyFile, "lock"})
+}
+
+func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
+	t.Helper()
+	assert.Equal(t, v.Quarantine, "", "volume %s", v.Name)
+	dir := openPath(t, v.Path)
+	defer dir.Close()
+	m, err := readMetadata(dir, v.Name)
+	assert.NilError(t, err)
+	onDisk, err := m.volume()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, onDisk.Properties, v.Properties)
+	assert.Equal(t, formatLabels(onDisk.Labels), formatLabels(v.Labels))
+	assert.Equal(t, onDisk.SourceVolume+"|"+onDisk.SourceSnapshot, v.SourceVolume+"|"+v.SourceSnapshot)
+	assert.Equal(t, onDisk.CreatedAt, v.CreatedAt)
+	assert.Equal(t, onDisk.UpdatedAt, v.UpdatedAt)
+	refs, err := readRefs(dir)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, refs, v.Refs, compareAddr, cmpopts.EquateEmpty())
+
+	want := []string{dataDir, metadataFile}
+	files := []string{}
+	for _, ref := range v.Refs {
+		files = append(files, ref.file())
+	}
+	if have := entries(t, v.Path); slices.Contains(have, clientsDir) {
+		want = append(want, clientsDir)
+		assert.DeepEqual(t, entries(t, filepath.Join(v.Path, clientsDir)), sorted(files))
+	} else {
+		assert.Equal(t, len(files), 0)
+	}
+	assert.DeepEqual(t, entries(t, v.Path), sorted(want))
+	assertRoot(t, v.Path, v.Properties)
+}
+
+func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
+	t.Helper()
+	assert.Equal(t, s.Quarantine, "", "snapshot %s", s.Name)
+	dir := openPath(t, s.Path)
+	defer dir.Close()
+	m, err := readMetadata(dir, s.Name)
+	assert.NilError(t, err)
+	onDisk, err := m.snapshot()
+	assert.NilError(t, err)
+	onDisk.ID, onDisk.UUID, onDisk.Path = s.ID, s.UUID, s.Path
+	assert.DeepEqual(t, onDisk, s)
+	assert.DeepEqual(t, entries(t, s.Path), []string{dataDir, metadataFile})
+}
+
+// assertRoot compares the root of a volume's data with the properties.
+func assertRoot(t testing.TB, dir string, p Properties) {
+	t.Helper()
+	f := openPath(t, filepath.Join(dir, dataDir))
+	defer f.Close()
+	var stat unix.Stat_t
+	assert.NilError(t, unix.Fstat(int(f.Fd()), &stat))
+	assert.Equal(t, int64(stat.Uid), p.UID)
+	assert.Equal(t, int64(stat.Gid), p.GID)
+	assert.Equal(t, stat.Mode&0o7777, p.Mode, "mode is %o, want %o", stat.Mode, p.Mode)
+	compression, err := btrfs.Compression(f)
+	assert.NilError(t, err)
+	if !p.NoCOW { // btrfs keeps no compression beside NoCOW, not even "none"
+		assert.Equal(t, compression, p.Compression)
+	}
+	nocow, err := btrfs.NoCOW(f)
+	assert.NilError(t, err)
+	assert.Equal(t, nocow, p.NoCOW)
+}
+
+// assertSubvolumes makes sure that the subvolumes below the base path are those and no others.
+func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef) {
+	t.Helper()
+	base, err := s.pool.fs.PathOf(s.pool.base)
+	assert.NilError(t, err)
+	all, err := s.pool.fs.Subvolumes()
+	assert.NilError(t, err)
+	have := map[string]btrfs.SubvolumeRef{}
+	for _, sub := range all {
+		if below, found := strings.CutPrefix("/"+sub.Path, path.Join("/", base)+"/"); base != "" && found {
+			have[below] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
+		} else if base == "" {
+			have[sub.Path] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
+		}
+	}
+	assert.DeepEqual(t, have, want)
+}
+
+// assertLimits makes sure that limits are as intended, and that no qgroup is left of what is gone.
+func assertLimits(t testing.TB, s *Store) {
+	t.Helper()
+	if s.quota == btrfs.QuotaOff {
+		return
+	}
+	groups, err := s.pool.fs.Qgroups()
+	assert.NilError(t, err)
+	for _, ten := range s.Tenants() {
+		for _, v := range ten.volumes.all() {
+			assert.Equal(t, int64(groups[v.ID].MaxReferenced), v.QuotaBytes, "limit of %s", v.Name)
+		}
+	}
+	if s.quota == btrfs.QuotaSimple {
+		return // they stay while clones use the data
+	}
+	// The kernel drops a subvolume and then its qgroup: between the two it looks stale.
+	eventually(t, func() poll.Result {
+		stale, err := s.pool.fs.StaleQgroups(t.Context())
+		if err != nil || len(stale) > 0 {
+			return poll.Continue("stale qgroups: %v %v", stale, err)
+		}
+		return poll.Success()
+	})
+}
+
+// assertExports makes sure that the NFS server serves what is intended and nothing else.
+func assertExports(t testing.TB, s *Store) {
+	t.Helper()
+	want := s.intendedExports()
+	have, err := s.exporter.List(t.Context())
+	assert.NilError(t, err)
+	byKey := func(a, b nfs.Export) int {
+		return strings.Compare(a.Path+" "+a.Client.String(), b.Path+" "+b.Client.String())
+	}
+	slices.SortFunc(want, byKey)
+	slices.SortFunc(have, byKey)
+	assert.Equal(t, len(have), len(want), "exports are %v, want %v", have, want)
+	for i := range want {
+		assert.Equal(t, have[i], want[i])
+	}
+}
+
+func eventually(t testing.TB, check func() poll.Result) {
+	t.Helper()
+	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(10*time.Millisecond), poll.WithTimeout(20*time.Second))
+}
+
+func entries(t testing.TB, dir string) []string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	assert.NilError(t, err)
+	out := []string{}
+	for _, entry := range list {
+		out = append(out, entry.Name())
+	}
+	return out
+}
+
+func sorted(names []string) []string {
+	slices.Sort(names)
+	return names
+}
+
+func openPath(t testing.TB, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	assert.NilError(t, err)
+	return f
+}
