@@ -66,7 +66,7 @@ func start(t *testing.T, adjust ...func(*Config)) *harness {
 	h.url = "http://" + listener.Addr().String()
 
 	served := make(chan error, 1)
-	go func() { served <- h.server.Serve(listener) }()
+	go func() { served <- h.server.Serve(Linger(listener)) }()
 	transport := &http.Transport{}
 	h.client = &http.Client{Transport: transport, Timeout: 20 * time.Second}
 	t.Cleanup(func() {

@@ -11,9 +11,11 @@ const (
 	lingerBytes = 4 << 20
 )
 
-// lingering makes connections close gently. When the server answers before it has read the whole request, as it does for
-// a body over the limit, closing at once makes the kernel send a reset, and the client may never see the answer
-// (RFC 9112, 9.6).
+// Linger makes the connections of a TCP listener close gently; TLS goes on top. When the server answers before it has
+// read the whole request, as it does for a body over the limit, closing at once makes the kernel send a reset, and the
+// client may never see the answer (RFC 9112, 9.6).
+func Linger(listener net.Listener) net.Listener { return lingering{listener} }
+
 type lingering struct {
 	net.Listener
 }

@@ -93,7 +93,7 @@ func New(config Config) *Server {
 	return s
 }
 
-// Serve answers on the listener until Shutdown, and then returns nil. It closes the listener.
+// Serve answers on the listener (see Linger) until Shutdown, and then returns nil. It closes the listener.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {
@@ -102,7 +102,7 @@ func (s *Server) Serve(listener net.Listener) error {
 	}
 	s.listener = listener
 	s.mu.Unlock()
-	if err := s.app.Listener(lingering{listener}); err != nil {
+	if err := s.app.Listener(listener); err != nil {
 		return fmt.Errorf("serving %s: %w", listener.Addr(), err)
 	}
 	return nil

@@ -1,0 +1,59 @@
+// Command btrfs-nfs-agent turns the btrfs filesystem of this machine into a storage backend: see docs/architecture.md.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	// A second signal finds the default again, and ends the process at once.
+	context.AfterFunc(ctx, stop)
+	if err := rootCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "btrfs-nfs-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "btrfs-nfs-agent",
+		Short:         "Storage agent of btrfs-nfs-csi",
+		Long:          "Serves volumes, snapshots, clones and NFS exports of a btrfs filesystem over HTTP. Settings come from the environment.",
+		Args:          cobra.NoArgs,
+		RunE:          runServe,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
+		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
+	)
+	return root
+}
+
+func runServe(command *cobra.Command, _ []string) error {
+	c, err := config.Load()
+	if err != nil {
+		return fmt.Errorf("the environment is not good:\n%w", err)
+	}
+	logger, err := log.New(command.ErrOrStderr(), c.LogLevel, c.LogFormat)
+	if err != nil {
+		return err
+	}
+	return serve(command.Context(), c, logger)
+}
+
+func printVersion(command *cobra.Command, _ []string) {
+	fmt.Fprintf(command.OutOrStdout(), "btrfs-nfs-agent %s (commit %s, %s)\n", version.Version, version.Commit, version.Date)
+}

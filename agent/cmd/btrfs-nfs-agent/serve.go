@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
+)
+
+// serve runs the agent until ctx ends, then drains: started requests are finished within AGENT_SHUTDOWN_TIMEOUT.
+func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error) {
+	logger.Info("starting", "version", version.Version, "commit", version.Commit, "base_path", c.BasePath, "tenants", c.Tenants.Names())
+	exporter, err := newExporter(ctx, c, logger)
+	if err != nil {
+		return fmt.Errorf("export engine: %w", err)
+	}
+	defer func() { err = errors.Join(err, exporter.Close()) }()
+
+	store, err := storage.Open(ctx, storage.Config{
+		BasePath: c.BasePath, Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
+		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
+		ReconcileInterval: c.NFS.ReconcileInterval, Logger: logger,
+	}, exporter)
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	// What is still under way after the drain gets as long again to come to an end; beyond that it is as after a crash.
+	defer func() { err = errors.Join(err, within(c, store.Close)) }()
+
+	listeners, err := listen(c, logger)
+	if err != nil {
+		return err
+	}
+	logger.Info("serving", "api", c.ListenAddr, "tls", c.TLSCert != "", "metrics", c.MetricsAddr, "nfs", exporter.Name())
+	return run(ctx, c, logger, store, listeners)
+}
+
+func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, on listeners) error {
+	registry := metrics.NewRegistry(version.Version, version.Commit)
+	metrics.CollectStore(registry, metricsStore{store}, logger)
+	server := api.New(api.Config{
+		Store: apiStore{store}, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit,
+		Observe: metrics.NewRequests(registry).Observe,
+	})
+
+	// The metrics and the watchdog go on during the drain. When one part fails, the others end as well.
+	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBackground()
+	parts, running := errgroup.WithContext(ctx)
+	parts.Go(func() error { return server.Serve(on.api) })
+	if on.metrics != nil {
+		parts.Go(func() error { return metrics.Serve(background, on.metrics, registry) })
+	}
+	parts.Go(func() error { return watchdog(background, store) })
+	parts.Go(func() error {
+		<-running.Done()
+		defer endBackground()
+		notify(logger, stopping)
+		logger.Info("draining", "timeout", c.ShutdownTimeout)
+		return within(c, server.Shutdown)
+	})
+	notify(logger, readyToServe)
+	return parts.Wait()
+}
+
+// within gives f the time that the configuration grants for ending.
+func within(c config.Config, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.ShutdownTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+type listeners struct {
+	api     net.Listener
+	metrics net.Listener // nil for none
+}
+
+func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
+	var secure *tls.Config
+	if c.TLSCert != "" {
+		if secure, err = api.TLSConfig(c.TLSCert, c.TLSKey, logger); err != nil {
+			return on, err
+		}
+	}
+	if on.api, err = net.Listen("tcp", c.ListenAddr); err != nil {
+		return on, fmt.Errorf("AGENT_LISTEN_ADDR: %w", err)
+	}
+	on.api = api.Linger(on.api)
+	if secure != nil {
+		on.api = tls.NewListener(on.api, secure)
+	}
+	if c.MetricsAddr != "" {
+		if on.metrics, err = net.Listen("tcp", c.MetricsAddr); err != nil {
+			return on, errors.Join(fmt.Errorf("AGENT_METRICS_ADDR: %w", err), on.api.Close())
+		}
+	}
+	return on, nil
+}
+
+func tokensOf(tenants config.Tenants) *api.Tokens {
+	tokens := &api.Tokens{}
+	for _, tenant := range tenants {
+		tokens.Add(tenant.Name, tenant.Token.Reveal())
+	}
+	return tokens
+}

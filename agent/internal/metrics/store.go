@@ -1,0 +1,157 @@
+package metrics
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+)
+
+// Store is what is collected.
+type Store interface {
+	Tenants() []Tenant
+	Stats(ctx context.Context) (storage.Stats, error)
+	Conditions() []storage.Condition
+	Ready() error
+}
+
+// Tenant is what is collected of one tenant.
+type Tenant interface {
+	Name() string
+	ListVolumes(ctx context.Context, q storage.Query) (storage.Page[storage.Volume], error)
+	ListSnapshots(ctx context.Context, q storage.Query) (storage.Page[storage.Snapshot], error)
+	Usage(ctx context.Context, ids ...uint64) (map[uint64]storage.Usage, error)
+}
+
+// CollectStore registers the metrics of volumes, snapshots, exports and the pool. What cannot be read at a scrape is left
+// out of it, logged, and shown in collector_success; the rest is still there.
+func CollectStore(registry prometheus.Registerer, store Store, logger *slog.Logger) {
+	registry.MustRegister(&collector{store: store, log: logger})
+}
+
+type collector struct {
+	store Store
+	log   *slog.Logger
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+// metric is one family whose samples are made at each scrape.
+type metric struct {
+	*prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func gauge(name, help string, labels ...string) metric {
+	return metric{desc(name, help, labels...), prometheus.GaugeValue}
+}
+
+func counter(name, help string, labels ...string) metric {
+	return metric{desc(name, help, labels...), prometheus.CounterValue}
+}
+
+var (
+	success    = gauge("collector_success", "1 if this part of the metrics could be read, else 0.", "part")
+	ready      = gauge("ready", "1 while the agent takes changes, else 0.")
+	conditions = gauge("condition", "1 for each thing that is wrong with the pool.", "reason")
+
+	volumes     = gauge("volumes", "Volumes.", "tenant")
+	snapshots   = gauge("snapshots", "Snapshots.", "tenant")
+	exports     = gauge("exports", "Export references: reasons for a client to be let in.", "tenant")
+	quarantined = gauge("quarantined", "Volumes and snapshots that cannot be used until somebody looks at them.", "tenant")
+
+	volumeSize    = gauge("volume_size_bytes", "Size of the volume.", "tenant", "volume")
+	volumeQuota   = gauge("volume_quota_bytes", "Enforced limit of the volume.", "tenant", "volume")
+	volumeUsed    = gauge("volume_used_bytes", "What the volume references, as of the last commit. Missing where quotas are off.", "tenant", "volume")
+	volumeExports = gauge("volume_exports", "Export references of the volume.", "tenant", "volume")
+
+	poolTotal         = gauge("pool_total_bytes", "What the pool could hold if all of it were data.")
+	poolUsed          = gauge("pool_used_bytes", "pool_total_bytes less what is free.")
+	poolFree          = gauge("pool_free_bytes", "How much data can still be written.")
+	poolRaw           = gauge("pool_raw_bytes", "Sizes of the devices, before redundancy.")
+	poolUnallocated   = gauge("pool_unallocated_bytes", "What no block group has taken yet, before redundancy.")
+	poolMetadataUsed  = gauge("pool_metadata_used_bytes", "Metadata in use.")
+	poolMetadataTotal = gauge("pool_metadata_total_bytes", "Space allocated to metadata.")
+	poolDataRatio     = gauge("pool_data_ratio", "Raw bytes that a byte of data takes: 1 single, 2 RAID1.")
+
+	deviceSize       = gauge("device_size_bytes", "Size of the device.", "devid", "device")
+	deviceAllocated  = gauge("device_allocated_bytes", "What block groups have taken of the device.", "devid", "device")
+	deviceMissing    = gauge("device_missing", "1 if the device is missing, else 0.", "devid", "device")
+	deviceErrors     = counter("device_errors_total", "Errors of the device, as btrfs keeps them on disk.", "devid", "device", "kind")
+	deviceBytes      = counter("device_io_bytes_total", "Bytes read and written, by all users of the device.", "devid", "device", "direction")
+	deviceIOs        = counter("device_ios_total", "Requests read and written, by all users of the device.", "devid", "device", "direction")
+	deviceIOSeconds  = counter("device_io_seconds_total", "Time of requests, summed over them.", "devid", "device", "direction")
+	deviceBusy       = counter("device_busy_seconds_total", "Time in which there was any request.", "devid", "device")
+	deviceWeighted   = counter("device_weighted_io_seconds_total", "Time of requests, waiting included, summed over them.", "devid", "device")
+	deviceInProgress = gauge("device_ios_in_progress", "Requests under way.", "devid", "device")
+)
+
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, m := range []metric{
+		success, ready, conditions, volumes, snapshots, exports, quarantined, volumeSize, volumeQuota, volumeUsed, volumeExports,
+		poolTotal, poolUsed, poolFree, poolRaw, poolUnallocated, poolMetadataUsed, poolMetadataTotal, poolDataRatio,
+		deviceSize, deviceAllocated, deviceMissing, deviceErrors, deviceBytes, deviceIOs, deviceIOSeconds, deviceBusy, deviceWeighted, deviceInProgress,
+	} {
+		out <- m.Desc
+	}
+}
+
+// scrape is one reading.
+type scrape chan<- prometheus.Metric
+
+func (s scrape) add(m metric, value float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(m.Desc, m.kind, value, labels...)
+}
+
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	s := scrape(out)
+	s.add(ready, boolean(c.store.Ready() == nil))
+	// Several conditions of one reason (two missing devices) are one sample: two would spoil the whole scrape.
+	seen := map[string]bool{}
+	for _, condition := range c.store.Conditions() {
+		if !seen[condition.Reason] {
+			seen[condition.Reason] = true
+			s.add(conditions, 1, condition.Reason)
+		}
+	}
+	c.part(s, "pool", c.collectPool(s))
+	c.part(s, "volumes", c.collectTenants(s))
+}
+
+func (c *collector) part(s scrape, name string, err error) {
+	if err != nil {
+		c.log.Warn("metrics cannot be read", "part", name, "error", err)
+	}
+	s.add(success, boolean(err == nil), name)
+}
+
+func (c *collector) collectPool(s scrape) error {
+	stats, err := c.store.Stats(context.Background())
+	if err != nil {
+		return err
+	}
+	space := stats.Space
+	s.add(poolTotal, float64(space.TotalBytes))
+	s.add(poolUsed, float64(space.UsedBytes))
+	s.add(poolFree, float64(space.FreeBytes))
+	s.add(poolRaw, float64(space.RawBytes))
+	s.add(poolUnallocated, float64(space.UnallocatedBytes))
+	s.add(poolMetadataUsed, float64(space.Metadata.UsedBytes))
+	s.add(poolMetadataTotal, float64(space.Metadata.TotalBytes))
+	s.add(poolDataRatio, space.DataRatio)
+	for _, device := range stats.Devices {
+		s.addDevice(device)
+	}
+	return nil
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
