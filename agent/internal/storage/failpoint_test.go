@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -30,17 +31,38 @@ func newRig(t *testing.T, options testpool.Options) *rig {
 	r := &rig{t: t, pool: testpool.New(t, options), faults: &faults{}}
 	r.exporter = faultyExporter{newMemoryExporter(), r.faults}
 	r.open()
-	t.Cleanup(func() { r.store.abandon() })
+	t.Cleanup(func() {
+		if r.store != nil {
+			r.store.abandon()
+		}
+	})
 	withBystanders(t, r.ten)
 	return r
 }
 
 func (r *rig) open() {
 	r.t.Helper()
-	var err error
-	r.store, err = Open(r.t.Context(), Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, fault: r.faults.step}, r.exporter)
-	assert.NilError(r.t, err)
+	r.store = reopened(r.t, Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, fault: r.faults.step}, r.exporter)
 	r.ten = mustTenant(r.t, r.store)
+}
+
+// reopened opens a store. A process that another test is just starting may hold the lock of the one before until its
+// exec(2): all descriptors of this process are its own, too, until then.
+func reopened(t *testing.T, config Config, exporter Exporter) *Store {
+	t.Helper()
+	var s *Store
+	eventually(t, func() poll.Result {
+		opened, err := Open(t.Context(), config, exporter)
+		if err != nil && strings.Contains(err.Error(), "another agent") {
+			return poll.Continue("%v", err)
+		}
+		if err != nil {
+			return poll.Error(err)
+		}
+		s = opened
+		return poll.Success()
+	})
+	return s
 }
 
 func (r *rig) view() view {

@@ -1,0 +1,146 @@
+package storage
+
+import (
+	"errors"
+	"flag"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+var (
+	cutSeed = flag.Uint64("cut.seed", rand.Uint64(), "which steps TestPowerCut cuts at")
+	cutAll  = flag.Bool("cut.all", false, "TestPowerCut cuts at every step")
+)
+
+// smallPool is enough for operations, and is copied sooner than a larger one.
+var smallPool = testpool.Options{SizeBytes: 512 << 20}
+
+// reopen is a new start of the agent after the old one is gone, whose last change was the operation.
+func (r *rig) reopen(op operation, before, after view, acknowledged bool, what string) {
+	t := r.t
+	t.Helper()
+	r.open()
+	have := r.view()
+	switch {
+	case acknowledged && !slices.Equal(have, after):
+		t.Errorf("%s: there is\n%q, want\n%q", what, have, after)
+	case strings.HasPrefix(op.name, "unexport"): // of several references, some may be gone
+		lost := have.lost(before, after)
+		assert.Equal(t, len(lost), 0, "%s: there is no %q", what, lost)
+	case !slices.Equal(have, before) && !slices.Equal(have, after):
+		t.Errorf("%s: there is\n%q, want\n%q or\n%q", what, have, before, after)
+	}
+	assertRules(t, r.store)
+	assert.NilError(t, op.do(t.Context(), r.ten), what)
+	assert.DeepEqual(t, r.view(), after)
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// The agent is killed at each step of each change. The next start finds the change whole or not at all, and everything
+// else as it was.
+func TestKilledAtEveryStep(t *testing.T) {
+	for _, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, smallPool)
+			before, after, steps := r.learn(op)
+			for k := 1; k <= len(steps)+1; k++ {
+				r.again(op, before)
+				acknowledged := r.killAt(op, k)
+				assert.Equal(t, acknowledged, k > len(steps), "step %d of %v", k, steps)
+				r.store.abandon()
+				r.faults.disarm()
+				r.reopen(op, before, after, acknowledged, "killed before "+nth(steps, k))
+			}
+		})
+	}
+}
+
+func (r *rig) killAt(op operation, k int) (acknowledged bool) {
+	r.t.Helper()
+	r.faults.kill(k)
+	err := op.do(r.t.Context(), r.ten)
+	if err != nil {
+		assert.Assert(r.t, errors.Is(err, errKilled), "%v", err)
+	}
+	return err == nil
+}
+
+func nth(steps []string, k int) string {
+	if k > len(steps) {
+		return "the next request"
+	}
+	return steps[k-1]
+}
+
+// The power fails at a step of each change: what the agent has not committed is gone, or, if somebody else's commit comes just
+// before, is there. A change that was acknowledged is there, also if it was first refused and then acknowledged to a retry.
+func TestPowerCut(t *testing.T) {
+	t.Logf("seed: -cut.seed=%d", *cutSeed)
+	const cutsEach = 3
+	for i, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, smallPool)
+			before, after, steps := r.learn(op)
+			cuts := allCuts(len(steps))
+			if !*cutAll {
+				random := rand.New(rand.NewPCG(*cutSeed, uint64(i))) //nolint:gosec // a test's choice
+				random.Shuffle(len(cuts), func(a, b int) { cuts[a], cuts[b] = cuts[b], cuts[a] })
+				cuts = append(cuts[:cutsEach], cut{step: len(steps) + 1})
+			}
+			for _, c := range cuts {
+				r.cut(op, before, after, steps, c)
+			}
+		})
+	}
+}
+
+// cut is a moment for the power to fail.
+type cut struct {
+	step      int
+	committed bool // somebody's commit comes just before
+	retried   bool // the step only fails, with the clean-up; the retry is acknowledged, and then the power fails
+}
+
+func allCuts(steps int) []cut {
+	out := []cut{{step: steps + 1}}
+	for k := range steps {
+		out = append(out, cut{step: k + 1}, cut{step: k + 1, committed: true}, cut{step: k + 1, retried: true})
+	}
+	return out
+}
+
+func (r *rig) cut(op operation, before, after view, steps []string, c cut) {
+	r.t.Helper()
+	r.again(op, before)
+	assert.NilError(r.t, r.store.pool.fs.Commit(r.t.Context()))
+	var acknowledged bool
+	if c.retried {
+		r.faults.arm(c.step, math.MaxInt, unix.EIO)
+		_ = op.do(r.t.Context(), r.ten) // TestEveryStepFails looks at the answer
+		r.faults.disarm()
+		acknowledged = op.do(r.t.Context(), r.ten) == nil
+		assert.Assert(r.t, acknowledged)
+	} else {
+		acknowledged = r.killAt(op, c.step)
+	}
+	if c.committed {
+		assert.NilError(r.t, r.store.pool.fs.Commit(r.t.Context()))
+	}
+	r.store.abandon()
+	r.faults.disarm()
+	r.pool.PowerCut()
+	clear(r.exporter.exports) // the NFS server is new too
+	r.reopen(op, before, after, acknowledged, "power cut before "+nth(steps, c.step))
+}
