@@ -6,6 +6,7 @@ require (
 	github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared v0.1.0
 	github.com/container-storage-interface/spec v1.13.0
 	github.com/kelseyhightower/envconfig v1.4.0
+	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.24.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

@@ -1,0 +1,196 @@
+// Package controllertest is the behaviour that a controller must have, whatever agent is behind it. The controller's own tests
+// run it against an agent in memory, the lab against the real one.
+package controllertest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+// Backend gives the suite what it runs on. What it starts ends with the test.
+type Backend interface {
+	// Agent starts an agent with an empty pool of at least 8 GiB and these tenants (token to name), and gives its URL.
+	Agent(t *testing.T, tenants map[string]string) string
+	// Controller starts a controller named btrfs-nfs-csi with these static classes, without Kubernetes.
+	Controller(t *testing.T, classes []Class) grpc.ClientConnInterface
+}
+
+// Class is an entry of the classes file, in its format.
+type Class struct {
+	Name       string            `json:"name"`
+	Parameters map[string]string `json:"parameters"`
+	Token      string            `json:"token,omitempty"`
+}
+
+// Run runs all behaviours.
+func Run(t *testing.T, b Backend) {
+	for _, group := range []struct {
+		name  string
+		tests []behaviour
+	}{
+		{"create", createTests}, {"copy", copyTests}, {"publish", publishTests}, {"snapshot", snapshotTests},
+		{"list", listTests}, {"classes", classTests}, {"expand", expandTests}, {"bad input", badInputTests},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, test := range group.tests {
+				t.Run(test.name, func(t *testing.T) { test.run(t, b) })
+			}
+		})
+	}
+}
+
+type behaviour struct {
+	name string
+	run  func(t *testing.T, b Backend)
+}
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+
+	className = "fast"
+	token     = "token-of-the-first-tenant"
+	token2    = "token-of-the-second-tenant"
+
+	node1 = "worker-1|192.0.2.1"
+	node2 = "worker-2|192.0.2.2"
+)
+
+// env is a controller with one class, "fast", and its agent.
+type env struct {
+	*testing.T
+	csi.ControllerClient
+	url   string
+	agent *agentclient.Client // the tenant's own view
+	ctx   context.Context
+}
+
+func start(t *testing.T, b Backend) *env {
+	t.Helper()
+	url := b.Agent(t, map[string]string{token: "one", token2: "two"})
+	return startWith(t, b, url, []Class{{Name: className, Token: token, Parameters: map[string]string{"agentURL": url}}})
+}
+
+func startWith(t *testing.T, b Backend, url string, classes []Class) *env {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return &env{T: t, ControllerClient: csi.NewControllerClient(b.Controller(t, classes)), url: url, agent: agentFor(t, url, token), ctx: ctx}
+}
+
+func agentFor(t *testing.T, url, token string) *agentclient.Client {
+	t.Helper()
+	client, err := agentclient.New(url, agentclient.Options{Token: token})
+	assert.NilError(t, err)
+	t.Cleanup(client.Close)
+	return client
+}
+
+func capability(mode csi.VolumeCapability_AccessMode_Mode) *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	}
+}
+
+const (
+	manyWriters = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+	oneNode     = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+)
+
+// request is a valid CreateVolumeRequest for the class.
+func request(name string, size int64) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: size},
+		VolumeCapabilities: []*csi.VolumeCapability{capability(manyWriters)},
+		Parameters:         map[string]string{"storageClassName": className},
+	}
+}
+
+func (e *env) create(r *csi.CreateVolumeRequest) *csi.Volume {
+	e.Helper()
+	answer, err := e.CreateVolume(e.ctx, r)
+	assert.NilError(e, err)
+	return answer.Volume
+}
+
+func (e *env) volume(name string) *csi.Volume {
+	e.Helper()
+	return e.create(request(name, gib))
+}
+
+func (e *env) snapshot(volumeID, name string) *csi.Snapshot {
+	e.Helper()
+	answer, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volumeID, Name: name})
+	assert.NilError(e, err)
+	return answer.Snapshot
+}
+
+func (e *env) publishAs(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode, readOnly bool) (map[string]string, error) {
+	answer, err := e.ControllerPublishVolume(e.ctx, &csi.ControllerPublishVolumeRequest{
+		VolumeId: volumeID, NodeId: node, VolumeCapability: capability(mode), Readonly: readOnly,
+	})
+	return answer.GetPublishContext(), err
+}
+
+func (e *env) publish(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode) map[string]string {
+	e.Helper()
+	context, err := e.publishAs(volumeID, node, mode, false)
+	assert.NilError(e, err)
+	return context
+}
+
+func (e *env) unpublish(volumeID, node string) {
+	e.Helper()
+	_, err := e.ControllerUnpublishVolume(e.ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: volumeID, NodeId: node})
+	assert.NilError(e, err)
+}
+
+func (e *env) delete(volumeID string) {
+	e.Helper()
+	_, err := e.DeleteVolume(e.ctx, &csi.DeleteVolumeRequest{VolumeId: volumeID})
+	assert.NilError(e, err)
+}
+
+// clients are the addresses that the volume is exported to, by the agent.
+func (e *env) clients(volumeID string) []string {
+	e.Helper()
+	out := []string{}
+	for _, client := range e.stored(volumeID).Clients {
+		out = append(out, client.Client)
+	}
+	return out
+}
+
+// stored is the volume as the agent has it.
+func (e *env) stored(volumeID string) *agentapi.VolumeDetail {
+	e.Helper()
+	_, name, _ := strings.Cut(volumeID, "|")
+	volume, err := e.agent.GetVolume(e.ctx, name)
+	assert.NilError(e, err)
+	return volume
+}
+
+// failed checks code and message of an error.
+func failed(t *testing.T, err error, code codes.Code, parts ...string) {
+	t.Helper()
+	assert.Equal(t, status.Code(err), code, "error: %v", err)
+	for _, part := range parts {
+		assert.Assert(t, cmp.Contains(status.Convert(err).Message(), part))
+	}
+}
+
+func numbered(prefix string, i int) string { return fmt.Sprintf("%s-%03d", prefix, i) }

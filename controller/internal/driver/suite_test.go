@@ -1,0 +1,32 @@
+package driver_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// inMemory is the suite's backend without btrfs and NFS.
+type inMemory struct{}
+
+func (inMemory) Agent(t *testing.T, tenants map[string]string) string {
+	agent := fakeagent.New(tenants)
+	url := agent.Start()
+	t.Cleanup(agent.Close)
+	return url
+}
+
+func (inMemory) Controller(t *testing.T, classes []controllertest.Class) grpc.ClientConnInterface {
+	static, _ := harness.Static(t, classes)
+	return harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), nil)
+}
+
+func TestBehaviour(t *testing.T) { controllertest.Run(t, inMemory{}) }

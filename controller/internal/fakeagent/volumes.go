@@ -1,0 +1,232 @@
+package fakeagent
+
+import (
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+var (
+	labelKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	labelValue  = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
+	compression = regexp.MustCompile(`^(|none|lzo|zstd(:([1-9]|1[0-5]))?|zlib(:[1-9])?)$`)
+	mode        = regexp.MustCompile(`^(|0?[0-7]{1,4})$`)
+)
+
+func checkLabels(labels agentapi.Labels) error {
+	if len(labels) > agentapi.MaxLabels {
+		return agentapi.Errorf(agentapi.Invalid, "labels: %d, the limit is %d", len(labels), agentapi.MaxLabels)
+	}
+	for key, value := range labels {
+		if !labelKey.MatchString(key) || !labelValue.MatchString(value) {
+			return agentapi.Errorf(agentapi.Invalid, "label %q=%q is not allowed", key, value)
+		}
+	}
+	return nil
+}
+
+func checkProperties(nocow bool, compress, fileMode string) error {
+	switch {
+	case !compression.MatchString(compress):
+		return agentapi.Errorf(agentapi.Invalid, "compression %q is not known", compress)
+	case nocow && compress != "" && compress != "none":
+		return agentapi.Errorf(agentapi.Invalid, "nocow excludes compression")
+	case !mode.MatchString(fileMode):
+		return agentapi.Errorf(agentapi.Invalid, "mode %q is not octal", fileMode)
+	}
+	return nil
+}
+
+func cloned(v *agentapi.VolumeDetail) agentapi.VolumeDetail {
+	out := *v
+	out.Labels = maps.Clone(v.Labels)
+	out.Clients = slices.Clone(v.Clients)
+	return out
+}
+
+func or[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
+}
+
+func deref(p *int64) int64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+func (c *call) createVolume() error {
+	var r agentapi.VolumeCreate
+	if err := c.read(&r); err != nil {
+		return err
+	}
+	if err := id.ValidateName(r.Name); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "name %w", err)
+	}
+	if r.SizeBytes < agentapi.MinSizeBytes {
+		return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, the least is %d", r.SizeBytes, agentapi.MinSizeBytes)
+	}
+	if err := checkLabels(r.Labels); err != nil {
+		return err
+	}
+	if err := checkProperties(r.Nocow, r.Compression, r.Mode); err != nil {
+		return err
+	}
+	v := c.newVolume(r.Name, r.SizeBytes, r.Labels)
+	v.QuotaBytes = or(r.QuotaBytes, r.SizeBytes)
+	v.Nocow, v.Compression, v.Mode = r.Nocow, or(r.Compression, "none"), or(r.Mode, "2770")
+	v.Uid, v.Gid = deref(r.Uid), deref(r.Gid)
+	return c.put(v)
+}
+
+// put answers 200 for the same request again and 409 for another of that name.
+func (c *call) put(v *agentapi.VolumeDetail) error {
+	old, exists := c.tenant.volumes[v.Name]
+	if !exists {
+		c.tenant.volumes[v.Name] = v
+		answer(c.w, http.StatusCreated, v)
+		return nil
+	}
+	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Nocow == v.Nocow && old.Compression == v.Compression &&
+		old.Uid == v.Uid && old.Gid == v.Gid && old.Mode == v.Mode && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume
+	if !same {
+		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", v.Name)
+	}
+	answer(c.w, http.StatusOK, old)
+	return nil
+}
+
+func (c *call) newVolume(name string, size int64, labels agentapi.Labels) *agentapi.VolumeDetail {
+	return &agentapi.VolumeDetail{
+		Name: name, SizeBytes: size, QuotaBytes: size, Labels: or2(labels), CreatedBy: labels[agentapi.CreatedByLabel],
+		Path: "/pool/" + c.tenant.name + "/" + name, CreatedAt: now(), UpdatedAt: now(), Clients: []agentapi.ExportEntry{},
+	}
+}
+
+func or2(labels agentapi.Labels) agentapi.Labels {
+	if labels == nil {
+		return agentapi.Labels{}
+	}
+	return labels
+}
+
+func (c *call) volume(name string) (*agentapi.VolumeDetail, error) {
+	v, ok := c.tenant.volumes[name]
+	if !ok {
+		return nil, agentapi.Errorf(agentapi.NotFound, "there is no volume %s", name)
+	}
+	return v, nil
+}
+
+func (c *call) getVolume(name string) error {
+	v, err := c.volume(name)
+	if err == nil {
+		answer(c.w, http.StatusOK, v)
+	}
+	return err
+}
+
+func (c *call) updateVolume(name string) error {
+	var r agentapi.VolumeUpdate
+	if err := c.read(&r); err != nil {
+		return err
+	}
+	v, err := c.volume(name)
+	if err != nil {
+		return err
+	}
+	changed := cloned(v)
+	if r.SizeBytes != nil {
+		if *r.SizeBytes < v.SizeBytes {
+			return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, less than the present %d", *r.SizeBytes, v.SizeBytes)
+		}
+		changed.SizeBytes, changed.QuotaBytes = *r.SizeBytes, *r.SizeBytes
+	}
+	set(&changed.Nocow, r.Nocow)
+	set(&changed.Compression, r.Compression)
+	set(&changed.Uid, r.Uid)
+	set(&changed.Gid, r.Gid)
+	set(&changed.Mode, r.Mode)
+	set(&changed.Labels, r.Labels)
+	if err := checkProperties(changed.Nocow, changed.Compression, changed.Mode); err != nil {
+		return err
+	}
+	changed.UpdatedAt = now()
+	c.tenant.volumes[name] = &changed
+	answer(c.w, http.StatusOK, changed)
+	return nil
+}
+
+func set[T any](field *T, value *T) {
+	if value != nil {
+		*field = *value
+	}
+}
+
+func (c *call) deleteVolume(name string) error {
+	if v, ok := c.tenant.volumes[name]; ok && len(v.Clients) > 0 {
+		return agentapi.Errorf(agentapi.Busy, "volume %s is exported to %s", name, v.Clients[0].Client)
+	}
+	delete(c.tenant.volumes, name)
+	answer(c.w, http.StatusNoContent, nil)
+	return nil
+}
+
+func (c *call) cloneVolume() error {
+	var r agentapi.VolumeClone
+	if err := c.read(&r); err != nil {
+		return err
+	}
+	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceVolume == r.Source && (r.SizeBytes == 0 || r.SizeBytes == made.SizeBytes) {
+		answer(c.w, http.StatusOK, made)
+		return nil
+	}
+	source, err := c.volume(r.Source)
+	if err != nil {
+		return err
+	}
+	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
+	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
+	v.SourceVolume = r.Source
+	return c.putCopy(v, source.SizeBytes)
+}
+
+func (c *call) cloneSnapshot() error {
+	var r agentapi.SnapshotClone
+	if err := c.read(&r); err != nil {
+		return err
+	}
+	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceSnapshot == r.Snapshot && (r.SizeBytes == 0 || r.SizeBytes == made.SizeBytes) {
+		answer(c.w, http.StatusOK, made)
+		return nil
+	}
+	source, ok := c.tenant.snapshots[r.Snapshot]
+	if !ok {
+		return agentapi.Errorf(agentapi.NotFound, "there is no snapshot %s", r.Snapshot)
+	}
+	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
+	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
+	v.SourceSnapshot = r.Snapshot
+	return c.putCopy(v, source.SizeBytes)
+}
+
+func (c *call) putCopy(v *agentapi.VolumeDetail, least int64) error {
+	if err := id.ValidateName(v.Name); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "name %w", err)
+	}
+	if v.SizeBytes < least {
+		return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, less than the source's %d", v.SizeBytes, least)
+	}
+	if err := checkLabels(v.Labels); err != nil {
+		return err
+	}
+	return c.put(v)
+}
