@@ -161,11 +161,14 @@ func (h *Host) halt() error {
 	if pid == 0 {
 		return nil
 	}
-	errs := []error{h.CutNetwork()} // first, so that nobody hears of the end
+	// The cable goes first, so that nobody hears of the end. With it goes the route, which ends
+	// the wait for an NFS server: since Linux 6.15, ENETUNREACH is fatal to mounts of network
+	// namespaces (fatal_neterrors in nfs(5)).
+	errs := []error{removeLink(h.link())}
 	if h.onHalt != nil {
 		errs = append(errs, h.onHalt())
 	}
-	errs = append(errs, h.killAll(pid), dropMounts(pid), removeLink(h.link()))
+	errs = append(errs, h.killAll(pid), dropMounts(pid))
 	_ = h.holder.Process.Kill()
 	_ = h.holder.Wait()
 	h.mu.Lock()

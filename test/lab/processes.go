@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,7 +81,7 @@ func nfsMounts(holder int) []string {
 // processes which wait for them can end.
 func abortNFS(holder int) {
 	for _, dir := range nfsMounts(holder) {
-		_ = inNamespaces(holder, "umount", "-f", dir)
+		_ = umount(holder, "-f", dir) // EBUSY, when it has aborted what kept it busy
 	}
 }
 
@@ -87,25 +89,25 @@ func abortNFS(holder int) {
 func dropMounts(holder int) error {
 	var errs []error
 	for _, dir := range nfsMounts(holder) {
-		_ = inNamespaces(holder, "umount", "-f", dir) // EBUSY tells of aborted requests too
-		if err := inNamespaces(holder, "umount", "-l", "-c", dir); err != nil && stillMounted(holder, dir) {
+		_ = umount(holder, "-f", dir)
+		if err := umount(holder, "-l", dir); err != nil && slices.Contains(nfsMounts(holder), dir) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func stillMounted(holder int, dir string) bool {
-	for _, d := range nfsMounts(holder) {
-		if d == dir {
-			return true
-		}
-	}
-	return false
-}
+// umountTime bounds an unmount, which says good-bye to a server that may not hear it. Killed, it
+// goes on without.
+const umountTime = time.Second
 
-func inNamespaces(holder int, args ...string) error {
-	enter := []string{"--target", strconv.Itoa(holder), "--net", "--mount", "--"}
-	_, err := output(exec.Command("nsenter", append(enter, args...)...), strings.Join(args, " "))
+func umount(holder int, how, dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), umountTime)
+	defer cancel()
+	// -c: do not look at the directory, which would ask the server; -i: no helper, which would
+	// outlive the kill.
+	cmd := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(holder), "--net", "--mount", "--",
+		"umount", "-i", "-c", how, dir)
+	_, err := output(cmd, "umount "+how+" "+dir)
 	return err
 }
