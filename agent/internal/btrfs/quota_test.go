@@ -255,28 +255,29 @@ var waitOptions = []poll.SettingOp{poll.WithTimeout(30 * time.Second), poll.With
 // Subvolumes that are being created are never taken for stale.
 func TestStaleQgroupsDuringCreation(t *testing.T) {
 	f := newFixture(t, testpool.Options{Quota: btrfs.QuotaFull})
-	stop, stopped := make(chan struct{}), make(chan error, 1)
+	const count = 3000 // some 100 MB of metadata
+	created := make(chan error, 1)
 	go func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				stopped <- nil
+		for i := range count {
+			if err := btrfs.CreateSubvolume(f.dir, fmt.Sprintf("volume%d", i)); err != nil {
+				created <- err
 				return
-			default:
-				if err := btrfs.CreateSubvolume(f.dir, fmt.Sprintf("volume%d", i)); err != nil {
-					stopped <- err
-					return
-				}
 			}
 		}
+		created <- nil
 	}()
-	for range 30 {
+	for calls := 1; ; calls++ {
 		stale, err := f.StaleQgroups(t.Context())
 		assert.NilError(t, err)
 		assert.Equal(t, len(stale), 0, "%v", stale)
+		select {
+		case err := <-created:
+			assert.NilError(t, err)
+			assert.Assert(t, calls > 1, "all was created before the first call")
+			return
+		default:
+		}
 	}
-	close(stop)
-	assert.NilError(t, <-stopped)
 }
 
 func TestRescanCuresInconsistency(t *testing.T) {
