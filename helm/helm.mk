@@ -1,0 +1,10 @@
+# The chart: included by the Makefile. Needs nothing but Go; Helm comes from the module proxy.
+
+.PHONY: helm-test
+helm-test: ## test the chart, with Helm 3 and Helm 4, and compare what it renders with what is committed
+	cd helm/test && GOWORK=off go vet ./... && GOWORK=off go test ./...
+
+.PHONY: helm-generate
+helm-generate: ## write the chart's README and the committed renders anew
+	cd helm/test && GOWORK=off go run ./cmd/readme > ../btrfs-nfs-csi/README.md.new && mv ../btrfs-nfs-csi/README.md.new ../btrfs-nfs-csi/README.md
+	cd helm/test && GOWORK=off go test . -run TestRenders -update

@@ -1,0 +1,55 @@
+package charttest
+
+import (
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+func TestStorageClass(t *testing.T) {
+	objects := render(t, "classes")
+	fast := objects["StorageClass//fast"]
+	assert.DeepEqual(t, fast.get("parameters"), map[string]any{
+		"agentURL": "http://10.0.0.1:8080", "nfsServer": "10.1.0.1", "compression": "zstd:3", "mode": "2770", "uid": "0", "gid": "65534",
+		"storageClassName":                                       "fast",
+		"csi.storage.k8s.io/provisioner-secret-name":             "fast-agent",
+		"csi.storage.k8s.io/provisioner-secret-namespace":        "storage",
+		"csi.storage.k8s.io/controller-publish-secret-name":      "fast-agent",
+		"csi.storage.k8s.io/controller-publish-secret-namespace": "storage",
+		"csi.storage.k8s.io/controller-expand-secret-name":       "fast-agent",
+		"csi.storage.k8s.io/controller-expand-secret-namespace":  "storage",
+	})
+	assert.Equal(t, fast.get("metadata", "annotations", "storageclass.kubernetes.io/is-default-class"), "true")
+	assert.Equal(t, fast["allowVolumeExpansion"], true)
+	assert.Equal(t, objects["Secret/storage/fast-agent"].get("stringData", "agentToken"), "fast-token")
+
+	database := objects["StorageClass//database"]
+	assert.Equal(t, database["allowVolumeExpansion"], false)
+	assert.Equal(t, database["volumeBindingMode"], "WaitForFirstConsumer")
+	assert.Equal(t, database["reclaimPolicy"], "Retain")
+	assert.DeepEqual(t, database["mountOptions"], []any{"nconnect=4", "hard"})
+	assert.Equal(t, database.get("parameters", "nocow"), "true")
+	assert.Equal(t, database.get("parameters", "csi.storage.k8s.io/provisioner-secret-namespace"), "databases")
+	_, made := objects["Secret/databases/database-token"]
+	assert.Assert(t, !made, "an existing secret is made anew")
+}
+
+func TestSnapshotClasses(t *testing.T) {
+	objects := render(t, "classes")
+	assert.Equal(t, objects["VolumeSnapshotClass//fast"].get("metadata", "annotations", "snapshot.storage.kubernetes.io/is-default-class"), "true")
+	assert.Equal(t, objects["VolumeSnapshotClass//database-snapshots"]["deletionPolicy"], "Retain")
+	assert.Equal(t, objects["VolumeSnapshotClass//fast"].get("parameters", "csi.storage.k8s.io/snapshotter-secret-name"), "fast-agent")
+	assert.Equal(t, objects["VolumeGroupSnapshotClass//database-groups"]["driver"], "btrfs-nfs-csi")
+	_, made := objects["VolumeSnapshotClass//archive"]
+	assert.Assert(t, !made)
+	for key, o := range render(t, "small") {
+		assert.Assert(t, o["kind"] != "VolumeSnapshotClass", key)
+	}
+}
+
+func TestVolumeAttributesClasses(t *testing.T) {
+	compressed := render(t, "classes")["VolumeAttributesClass//compressed"]
+	assert.Equal(t, compressed["apiVersion"], "storage.k8s.io/v1")
+	assert.Equal(t, compressed["driverName"], "btrfs-nfs-csi")
+	assert.DeepEqual(t, compressed["parameters"], map[string]any{"compression": "zstd:9"})
+}

@@ -1,0 +1,209 @@
+package charttest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"sigs.k8s.io/yaml"
+)
+
+// object is a rendered object; get reads into it.
+type object map[string]any
+
+// render gives the objects of a committed set of values, by kind/namespace/name.
+func render(t *testing.T, set string) map[string]object {
+	t.Helper()
+	text, err := renderHelm3(chartDir, valueSets(t)[set])
+	assert.NilError(t, err)
+	objects := map[string]object{}
+	for document := range strings.SplitSeq(text, "\n---\n") {
+		var o object
+		if strings.Contains(document, "/NOTES.txt\n") {
+			continue
+		}
+		assert.NilError(t, yaml.Unmarshal([]byte(document), &o), document)
+		if o == nil {
+			continue
+		}
+		namespace, _ := o.get("metadata", "namespace").(string)
+		key := fmt.Sprintf("%s/%s/%s", o["kind"], namespace, o.get("metadata", "name"))
+		_, twice := objects[key]
+		assert.Assert(t, !twice, "%s is there twice", key)
+		objects[key] = o
+	}
+	return objects
+}
+
+func (o object) get(path ...string) any {
+	var at any = map[string]any(o)
+	for _, key := range path {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return nil
+		}
+		at = m[key]
+	}
+	return at
+}
+
+// containers are those of a Deployment, DaemonSet or Pod, by name.
+func (o object) containers() map[string]object {
+	list, ok := o.get("spec", "template", "spec", "containers").([]any)
+	if !ok {
+		list, _ = o.get("spec", "containers").([]any)
+	}
+	out := map[string]object{}
+	for _, c := range list {
+		container := object(c.(map[string]any))
+		out[container["name"].(string)] = container
+	}
+	return out
+}
+
+// environment is that of a container, by name; a value from elsewhere is shown as its field.
+func (o object) environment() map[string]string {
+	out := map[string]string{}
+	list, _ := o["env"].([]any)
+	for _, e := range list {
+		entry := object(e.(map[string]any))
+		value, ok := entry["value"].(string)
+		if !ok {
+			value = fmt.Sprint(entry.get("valueFrom", "fieldRef", "fieldPath"))
+		}
+		out[entry["name"].(string)] = value
+	}
+	return out
+}
+
+func (o object) strings(key string) []string {
+	var out []string
+	list, _ := o[key].([]any)
+	for _, e := range list {
+		out = append(out, fmt.Sprint(e))
+	}
+	return out
+}
+
+const (
+	controllerKey = "Deployment/storage/btrfs-nfs-csi-controller"
+	nodeKey       = "DaemonSet/storage/btrfs-nfs-csi-node"
+)
+
+func TestDriverObject(t *testing.T) {
+	spec := render(t, "default")["CSIDriver//btrfs-nfs-csi"].get("spec")
+	assert.DeepEqual(t, spec, map[string]any{
+		"attachRequired": true, "fsGroupPolicy": "File", "podInfoOnMount": false, "storageCapacity": true,
+		"volumeLifecycleModes": []any{"Persistent"},
+	})
+}
+
+func TestImages(t *testing.T) {
+	objects := render(t, "default")
+	images := map[string]string{}
+	for _, workload := range []string{controllerKey, nodeKey} {
+		for name, container := range objects[workload].containers() {
+			images[name] = container["image"].(string)
+		}
+	}
+	assert.DeepEqual(t, images, map[string]string{
+		"controller":            "ghcr.io/btrfs-nfs-csi/btrfs-nfs-controller:v0.1.0",
+		"node":                  "ghcr.io/btrfs-nfs-csi/btrfs-nfs-node:v0.1.0",
+		"csi-provisioner":       "registry.k8s.io/sig-storage/csi-provisioner:v5.3.0",
+		"csi-attacher":          "registry.k8s.io/sig-storage/csi-attacher:v4.11.0",
+		"csi-snapshotter":       "registry.k8s.io/sig-storage/csi-snapshotter:v8.5.0",
+		"csi-resizer":           "registry.k8s.io/sig-storage/csi-resizer:v2.1.0",
+		"node-driver-registrar": "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.16.0",
+		"liveness-probe":        "registry.k8s.io/sig-storage/livenessprobe:v2.18.0",
+	})
+	everything := render(t, "everything")["Deployment/storage/storage-driver-controller"].containers()
+	assert.Equal(t, everything["controller"]["image"], "registry.example.org/controller@sha256:"+strings.Repeat("1", 64))
+	assert.Equal(t, everything["csi-provisioner"]["image"], "registry.k8s.io/sig-storage/csi-provisioner@sha256:"+strings.Repeat("2", 64))
+}
+
+func TestEnvironment(t *testing.T) {
+	objects := render(t, "default")
+	assert.DeepEqual(t, objects[controllerKey].containers()["controller"].environment(), map[string]string{
+		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9810",
+		"DRIVER_AGENT_TIMEOUT": "30s", "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+	})
+	assert.DeepEqual(t, objects[nodeKey].containers()["node"].environment(), map[string]string{
+		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9820",
+		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_NODE_IP": "status.hostIP", "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+	})
+	objects = render(t, "everything")
+	node := objects["DaemonSet/storage/storage-driver-node"].containers()["node"].environment()
+	assert.DeepEqual(t, node, map[string]string{
+		"DRIVER_NAME": "nfs.btrfs.example.org", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9820",
+		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_STORAGE_INTERFACE": "eth1", "DRIVER_STORAGE_CIDR": "10.1.0.0/16",
+		"DRIVER_AGENT_CA": "/etc/agent-ca/ca.crt", "DRIVER_AGENT_CERT": "/etc/agent-client/tls.crt", "DRIVER_AGENT_KEY": "/etc/agent-client/tls.key",
+		"DRIVER_MOUNT_TIMEOUT": "2m", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
+	})
+	controller := objects["Deployment/storage/storage-driver-controller"].containers()["controller"].environment()
+	for _, key := range []string{"DRIVER_AGENT_CA", "DRIVER_AGENT_CERT", "DRIVER_AGENT_KEY", "HTTPS_PROXY"} {
+		assert.Check(t, controller[key] != "", key)
+	}
+}
+
+// TestHardening holds all containers but the node driver to the restricted pod security standard
+// (kubernetes.io/docs/concepts/security/pod-security-standards), as far as host paths allow.
+func TestHardening(t *testing.T) {
+	for set := range valueSets(t) {
+		for key, o := range render(t, set) {
+			for name, container := range o.containers() {
+				security := object(container).get("securityContext").(map[string]any)
+				assert.Check(t, is.Equal(security["readOnlyRootFilesystem"], true), "%s %s %s", set, key, name)
+				if name == "node" {
+					assert.Check(t, is.Equal(security["privileged"], true))
+					continue
+				}
+				assert.Check(t, is.Equal(security["allowPrivilegeEscalation"], false), "%s %s %s", set, key, name)
+				assert.Check(t, is.DeepEqual(object(security).get("capabilities", "drop"), []any{"ALL"}), "%s %s %s", set, key, name)
+				assert.Check(t, security["privileged"] == nil, "%s %s %s", set, key, name)
+			}
+			if o["kind"] == "Deployment" {
+				pod := object(o.get("spec", "template", "spec", "securityContext").(map[string]any))
+				assert.Check(t, is.Equal(pod["runAsNonRoot"], true))
+				assert.Check(t, is.Equal(pod.get("seccompProfile", "type"), "RuntimeDefault"))
+			}
+		}
+	}
+}
+
+func TestNodeMounts(t *testing.T) {
+	node := render(t, "everything")["DaemonSet/storage/storage-driver-node"]
+	var bidirectional []string
+	mounts, _ := node.containers()["node"]["volumeMounts"].([]any)
+	for _, m := range mounts {
+		if mount := object(m.(map[string]any)); mount["mountPropagation"] == "Bidirectional" {
+			bidirectional = append(bidirectional, mount["mountPath"].(string))
+		}
+	}
+	assert.DeepEqual(t, bidirectional, []string{"/var/lib/k0s/kubelet"})
+	assert.Assert(t, is.Contains(node.containers()["node-driver-registrar"].strings("args"),
+		"--kubelet-registration-path=/var/lib/k0s/kubelet/plugins/nfs.btrfs.example.org/csi.sock"))
+	assert.Equal(t, node.get("spec", "template", "spec", "hostNetwork"), true)
+	assert.Equal(t, render(t, "small")[nodeKey].get("spec", "template", "spec", "hostNetwork"), nil)
+}
+
+// TestSidecarArguments catches a flag that the sidecars' versions do not share.
+func TestSidecarArguments(t *testing.T) {
+	containers := render(t, "default")[controllerKey].containers()
+	for name, own := range map[string][]string{
+		"csi-provisioner": {"--extra-create-metadata", "--enable-capacity", "--capacity-ownerref-level=2", "--worker-threads=40", "--feature-gates=VolumeAttributesClass=true"},
+		"csi-attacher":    {"--worker-threads=40"},
+		"csi-snapshotter": {"--extra-create-metadata", "--worker-threads=20"},
+		"csi-resizer":     {"--workers=20"},
+	} {
+		args := containers[name].strings("args")
+		for _, want := range append(own, "--leader-election", "--csi-address=/csi/csi.sock", "--timeout=60s") {
+			assert.Check(t, is.Contains(args, want), name)
+		}
+	}
+	assert.DeepEqual(t, slices.Sorted(maps.Keys(render(t, "small")[controllerKey].containers())),
+		[]string{"controller", "csi-attacher", "csi-provisioner", "csi-resizer", "liveness-probe"})
+}
