@@ -73,7 +73,9 @@ func (c Config) validate() error {
 		oneOf("AGENT_NFS_EXPORTER", c.NFS.Exporter, "auto", "exportfs", "kernel"),
 		oneOf("LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error"),
 		oneOf("LOG_FORMAT", c.LogFormat, "text", "logfmt", "json"),
-		between("AGENT_MAX_OWNER_ID", c.MaxOwnerID, 0, maxOwnerID),
+		between("AGENT_MAX_OWNER_ID", c.MaxOwnerID, 1, maxOwnerID),
+		between("AGENT_DEFAULT_DIR_MODE", c.DefaultDirMode, 1, maxMode),
+		between("AGENT_DEFAULT_DATA_MODE", c.DefaultDataMode, 1, maxMode),
 		between("AGENT_NFS_SERVER_THREADS", c.NFS.ServerThreads, 0, maxThreads),
 		between("AGENT_NFS_RECONCILE_INTERVAL", c.NFS.ReconcileInterval, time.Second, 24*time.Hour),
 		between("AGENT_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour),
@@ -83,6 +85,7 @@ func (c Config) validate() error {
 
 const (
 	maxOwnerID = 1<<32 - 2 // 2^32-1 is "no change" to chown(2)
+	maxMode    = 0o7777
 	maxThreads = 4096
 )
 
@@ -141,7 +144,7 @@ func oneOf(name, value string, known ...string) error {
 	return fmt.Errorf("%s is %q, it must be one of %s", name, value, strings.Join(known, ", "))
 }
 
-func between[T int | int64 | time.Duration](name string, value, least, most T) error {
+func between[T int | int64 | Mode | time.Duration](name string, value, least, most T) error {
 	if value < least || value > most {
 		return fmt.Errorf("%s is %v, it must be from %v to %v", name, value, least, most)
 	}

@@ -45,7 +45,7 @@ func TestEverySetting(t *testing.T) {
 	environment(t,
 		"AGENT_BASE_PATH", "/srv/x", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
 		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
-		"AGENT_DEFAULT_DATA_MODE", "0000", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
+		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
 		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,no_root_squash", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
 		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
 		"AGENT_SHUTDOWN_TIMEOUT", "5s", "LOG_LEVEL", "debug", "LOG_FORMAT", "json",
@@ -54,7 +54,7 @@ func TestEverySetting(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, got, Config{
 		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k",
-		QuotaMode: "simple", DefaultDirMode: 0o755, MaxOwnerID: 4294967294,
+		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
 			Exporter: "kernel", ExportOptions: ExportOptions{Insecure: true}, ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
 			ServerUnmanaged: true, ServerThreads: 8,
@@ -69,8 +69,8 @@ func TestBadSettings(t *testing.T) {
 		{"AGENT_LISTEN_ADDR", ""}, {"AGENT_LISTEN_ADDR", "8080"}, {"AGENT_LISTEN_ADDR", ":x"}, {"AGENT_LISTEN_ADDR", ":99999"}, {"AGENT_LISTEN_ADDR", "a:b:c"},
 		{"AGENT_METRICS_ADDR", "9090"},
 		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},
-		{"AGENT_DEFAULT_DIR_MODE", "rwx"}, {"AGENT_DEFAULT_DIR_MODE", "10000"}, {"AGENT_DEFAULT_DATA_MODE", "8"}, {"AGENT_DEFAULT_DATA_MODE", "-1"},
-		{"AGENT_MAX_OWNER_ID", "-1"}, {"AGENT_MAX_OWNER_ID", "4294967295"}, {"AGENT_MAX_OWNER_ID", "x"},
+		{"AGENT_DEFAULT_DIR_MODE", "rwx"}, {"AGENT_DEFAULT_DIR_MODE", "10000"}, {"AGENT_DEFAULT_DATA_MODE", "8"}, {"AGENT_DEFAULT_DATA_MODE", "-1"}, {"AGENT_DEFAULT_DATA_MODE", "0"},
+		{"AGENT_MAX_OWNER_ID", "-1"}, {"AGENT_MAX_OWNER_ID", "0"}, {"AGENT_MAX_OWNER_ID", "4294967295"}, {"AGENT_MAX_OWNER_ID", "x"},
 		{"AGENT_KERNEL_EXPORT_OPTIONS", "root_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw,fsid=1"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw async"},
 		{"AGENT_NFS_RECONCILE_INTERVAL", "0"}, {"AGENT_NFS_RECONCILE_INTERVAL", "-1s"}, {"AGENT_NFS_RECONCILE_INTERVAL", "5"},
 		{"AGENT_NFS_EXPORTS_FILE", "x.exports"}, {"AGENT_NFS_EXPORTS_FILE", "/etc/exports"},

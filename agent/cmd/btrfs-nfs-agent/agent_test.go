@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// fasthttp keeps one clock for the process, and lets the last sweep of each server's workers sleep out its 10 s.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+}
+
+// noServer stands for an NFS server without clients: this test has no kernel with one.
+type noServer struct{}
+
+func (noServer) Start(context.Context, []nfs.Export) error    { return nil }
+func (noServer) Export(context.Context, []nfs.Export) error   { return nil }
+func (noServer) Unexport(context.Context, []nfs.Export) error { return nil }
+func (noServer) List(context.Context) ([]nfs.Export, error)   { return nil, nil }
+func (noServer) Changed() <-chan struct{}                     { return nil }
+
+// agent is the whole agent but its export engine, on a real btrfs filesystem.
+type agent struct {
+	t          *testing.T
+	url        string
+	metricsURL string
+	notified   net.PacketConn
+	stop       context.CancelFunc
+	ended      chan error
+	log        string
+}
+
+func start(t *testing.T) *agent {
+	t.Helper()
+	a := &agent{t: t, ended: make(chan error, 1), log: filepath.Join(t.TempDir(), "log")}
+	socket := filepath.Join(t.TempDir(), "notify")
+	var err error
+	a.notified, err = net.ListenPacket("unixgram", socket)
+	assert.NilError(t, err)
+	t.Cleanup(func() { _ = a.notified.Close() })
+	t.Setenv("NOTIFY_SOCKET", socket)
+	t.Setenv("WATCHDOG_USEC", "200000")
+	t.Setenv("WATCHDOG_PID", "")
+
+	c := config.Config{
+		BasePath: testpool.New(t, testpool.Options{}).Dir, ListenAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0",
+		Tenants: config.Tenants{{Name: "a", Token: "token-of-a"}, {Name: "b", Token: "token-of-b"}}, ShutdownTimeout: 10 * time.Second,
+	}
+	file, err := os.Create(a.log)
+	assert.NilError(t, err)
+	t.Cleanup(func() { _ = file.Close() })
+	logger := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	store, err := storage.Open(t.Context(), storage.Config{BasePath: c.BasePath, Tenants: c.Tenants.Names(), Logger: logger}, noServer{})
+	assert.NilError(t, err)
+	on, err := listen(c, logger)
+	assert.NilError(t, err)
+	a.url, a.metricsURL = "http://"+on.api.Addr().String(), "http://"+on.metrics.Addr().String()+"/metrics"
+
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop = cancel
+	go func() {
+		a.ended <- run(ctx, c, logger, store, on)
+		close(a.ended)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		for range a.ended {
+		}
+		assert.Check(t, store.Close(context.Background()))
+	})
+	return a
+}
+
+func (a *agent) client(token string) *agentclient.Client {
+	a.t.Helper()
+	client, err := agentclient.New(a.url, agentclient.Options{Token: token})
+	assert.NilError(a.t, err)
+	a.t.Cleanup(client.Close)
+	return client
+}
+
+func (a *agent) waitFor(state string) {
+	a.t.Helper()
+	assert.NilError(a.t, a.notified.SetReadDeadline(time.Now().Add(10*time.Second)))
+	buffer := make([]byte, 4096)
+	for {
+		n, _, err := a.notified.ReadFrom(buffer)
+		assert.NilError(a.t, err, "waiting for %s", state)
+		if strings.Contains(string(buffer[:n]), state) {
+			return
+		}
+	}
+}
+
+func (a *agent) scrape() string {
+	a.t.Helper()
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(a.metricsURL)
+	assert.NilError(a.t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	assert.NilError(a.t, err)
+	assert.Equal(a.t, response.StatusCode, 200, "%s", text)
+	return string(text)
+}
+
+func TestLifecycle(t *testing.T) {
+	a := start(t)
+	a.waitFor("READY=1")
+	a.waitFor("WATCHDOG=1")
+	a.waitFor("WATCHDOG=1")
+
+	ctx, client := t.Context(), a.client("token-of-a")
+	want := agentapi.VolumeCreate{Name: "v1", SizeBytes: 64 << 20, Compression: "zstd", Labels: agentapi.Labels{"created-by": "test"}}
+	made, err := client.CreateVolume(ctx, want)
+	assert.NilError(t, err)
+	again, err := client.CreateVolume(ctx, want)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, again, made)
+	_, err = client.CreateSnapshot(ctx, agentapi.SnapshotCreate{Name: "s1", Volume: "v1"})
+	assert.NilError(t, err)
+	_, err = client.CloneSnapshot(ctx, agentapi.SnapshotClone{Name: "v2", Snapshot: "s1", SizeBytes: 128 << 20})
+	assert.NilError(t, err)
+	_, err = client.CloneVolume(ctx, agentapi.VolumeClone{Name: "v3", Source: "v1"})
+	assert.NilError(t, err)
+	_, err = client.UpdateVolume(ctx, "v3", agentapi.VolumeUpdate{SizeBytes: new(int64(256 << 20))})
+	assert.NilError(t, err)
+
+	grant, err := client.Export(ctx, "v1", agentapi.ExportRequest{Client: "10.0.0.7"})
+	assert.NilError(t, err)
+	usage, err := a.client("").UsageWithToken(ctx, "v1", grant.UsageToken)
+	assert.NilError(t, err)
+	assert.Equal(t, usage.QuotaBytes, int64(64<<20))
+	_, err = a.client("").UsageWithToken(ctx, "v2", grant.UsageToken)
+	assert.Assert(t, agentapi.IsCode(err, agentapi.Forbidden), "%v", err)
+	assert.Assert(t, agentapi.IsCode(client.DeleteVolume(ctx, "v1"), agentapi.Busy))
+	stats, err := client.Stats(ctx)
+	assert.NilError(t, err)
+	assert.Assert(t, stats.TenantName == "a" && stats.Btrfs.FreeBytes > 0 && len(stats.Btrfs.Devices) == 1, "%+v", stats)
+
+	metrics := a.scrape()
+	for _, line := range []string{
+		`btrfs_nfs_agent_volumes{tenant="a"} 3`, `btrfs_nfs_agent_volumes{tenant="b"} 0`, `btrfs_nfs_agent_snapshots{tenant="a"} 1`,
+		`btrfs_nfs_agent_exports{tenant="a"} 1`, `btrfs_nfs_agent_volume_size_bytes{tenant="a",volume="v2"} 1.34217728e+08`,
+		`btrfs_nfs_agent_collector_success{part="pool"} 1`, `btrfs_nfs_agent_collector_success{part="volumes"} 1`,
+		`btrfs_nfs_agent_http_requests_total{code="201",method="POST",route="/v1/volumes"} 1`,
+	} {
+		assert.Check(t, strings.Contains(metrics, line+"\n"), "%s is not in\n%s", line, metrics)
+	}
+
+	assert.NilError(t, client.Unexport(ctx, "v1", agentapi.UnexportRequest{Client: "10.0.0.7"}))
+	for _, name := range []string{"v1", "v1", "v2", "v3"} {
+		assert.NilError(t, client.DeleteVolume(ctx, name))
+	}
+	assert.NilError(t, client.DeleteSnapshot(ctx, "s1"))
+	assert.Check(t, !strings.Contains(a.scrape(), `volume="v1"`), "a deleted volume still has metrics")
+
+	text, err := os.ReadFile(a.log)
+	assert.NilError(t, err)
+	for _, secret := range []string{"token-of", grant.UsageToken} {
+		assert.Check(t, !strings.Contains(string(text), secret), "a token is in the log")
+	}
+}
+
+func TestTenantsDoNotMeet(t *testing.T) {
+	a := start(t)
+	ctx, one, other := t.Context(), a.client("token-of-a"), a.client("token-of-b")
+	_, err := one.CreateVolume(ctx, agentapi.VolumeCreate{Name: "v1", SizeBytes: 1 << 20})
+	assert.NilError(t, err)
+	_, err = one.CreateVolume(ctx, agentapi.VolumeCreate{Name: "v2", SizeBytes: 1 << 20})
+	assert.NilError(t, err)
+
+	_, err = other.GetVolume(ctx, "v1")
+	assert.Assert(t, agentapi.IsCode(err, agentapi.NotFound), "%v", err)
+	assert.NilError(t, other.DeleteVolume(ctx, "v1"))
+	page, err := one.ListVolumes(ctx, agentclient.Page{Limit: 1})
+	assert.NilError(t, err)
+	assert.Assert(t, page.Total == 2 && page.Next != "")
+	_, err = other.ListVolumes(ctx, agentclient.Page{After: page.Next})
+	assert.Assert(t, agentapi.IsCode(err, agentapi.Invalid), "a cursor of another tenant: %v", err)
+	list, err := other.ListVolumes(ctx, agentclient.Page{})
+	assert.NilError(t, err)
+	assert.Equal(t, list.Total, 0)
+}
+
+// What the domain refuses comes out of HTTP as 400 with the field's name, and leaves nothing behind.
+func TestBadInput(t *testing.T) {
+	a := start(t)
+	long := strings.Repeat("x", 129)
+	for _, c := range [][3]string{
+		{"/v1/volumes", `{"size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"","size_bytes":1048576}`, "name"},
+		{"/v1/volumes", `{"name":"` + long + `","size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"a/b","size_bytes":1048576}`, "name"},
+		{"/v1/volumes", `{"name":"..","size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"a\u0000b","size_bytes":1048576}`, "name"},
+		{"/v1/volumes", `{"name":"a|b","size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"grün","size_bytes":1048576}`, "name"},
+		{"/v1/volumes", `{"name":"\ud800","size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"snapshots","size_bytes":1048576}`, "name"},
+		{"/v1/volumes", `{"name":"v"}`, "size_bytes"}, {"/v1/volumes", `{"name":"v","size_bytes":0}`, "size_bytes"},
+		{"/v1/volumes", `{"name":"v","size_bytes":-1}`, "size_bytes"}, {"/v1/volumes", `{"name":"v","size_bytes":1048575}`, "size_bytes"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"quota_bytes":-1}`, "quota_bytes"}, {"/v1/volumes", `{"name":"v","size_bytes":1048576,"quota_bytes":5}`, "quota_bytes"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"uid":-1}`, "uid"}, {"/v1/volumes", `{"name":"v","size_bytes":1048576,"gid":65535}`, "gid"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"mode":"17777"}`, "mode"}, {"/v1/volumes", `{"name":"v","size_bytes":1048576,"compression":"zstd:16"}`, "compression"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"compression":"gzip"}`, "compression"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"compression":"zstd","nocow":true}`, "nocow"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"labels":{"A":"b"}}`, "labels"}, {"/v1/volumes", `{"name":"v","size_bytes":1048576,"labels":{"a":"b c"}}`, "labels"},
+		{"/v1/volumes", `{"name":"v","size_bytes":1048576,"labels":{"":"b"}}`, "labels"}, {"/v1/volumes", `{"name":"v","size_bytes":1048576,"labels":{"a":"` + long + `"}}`, "labels"},
+		{"/v1/volumes/clone", `{"name":"v","source":"../x"}`, "source"}, {"/v1/volumes/clone", `{"name":"..","source":"v0"}`, "name"},
+		{"/v1/clones", `{"name":"v","snapshot":"a/b"}`, "snapshot"}, {"/v1/snapshots", `{"name":"s"}`, "volume"}, {"/v1/snapshots", `{"volume":"v0"}`, "name"},
+		{"/v1/snapshots", `{"name":"a\nb","volume":"v0"}`, "name"}, {"/v1/snapshots", `{"name":"s","volume":"v0","labels":{"a b":"c"}}`, "labels"},
+		{"/v1/volumes/v0/export", `{"client":"10.0.0.1","labels":{"ä":"b"}}`, "labels"},
+	} {
+		status, code, message := a.post(c[0], c[1])
+		assert.Check(t, status == 400 && code == agentapi.Invalid && strings.Contains(message, c[2]), "%s %s: %d %s %s", c[0], c[1], status, code, message)
+	}
+	list, err := a.client("token-of-a").ListVolumes(t.Context(), agentclient.Page{})
+	assert.NilError(t, err)
+	assert.Equal(t, list.Total, 0)
+	for _, path := range []string{"/v1/volumes?after=nonsense", "/v1/volumes?label=A", "/v1/volumes?label=", "/v1/exports?label=a=b%20c", "/v1/snapshots?after=%2B"} {
+		status, code, _ := a.ask("GET", path, "")
+		assert.Check(t, status == 400 && code == agentapi.Invalid, "%s: %d %s", path, status, code)
+	}
+}
+
+func (a *agent) post(path, body string) (int, agentapi.Code, string) { return a.ask("POST", path, body) }
+
+func (a *agent) ask(method, path, body string) (int, agentapi.Code, string) {
+	a.t.Helper()
+	r, err := http.NewRequestWithContext(a.t.Context(), method, a.url+path, strings.NewReader(body))
+	assert.NilError(a.t, err)
+	r.Header.Set("Authorization", "Bearer token-of-a")
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(r)
+	assert.NilError(a.t, err)
+	defer response.Body.Close()
+	var answer agentapi.ErrorBody
+	assert.NilError(a.t, json.NewDecoder(response.Body).Decode(&answer))
+	return response.StatusCode, answer.Code, answer.Error
+}
+
+// SIGTERM is a cancelled context: what has begun is finished, systemd is told, and connections that idle do not hold it up.
+func TestDrain(t *testing.T) {
+	a := start(t)
+	client := a.client("token-of-a")
+	_, err := client.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: "v1", SizeBytes: 1 << 20})
+	assert.NilError(t, err) // and its connection stays open
+	begin := time.Now()
+	a.stop()
+	a.waitFor("STOPPING=1")
+	assert.NilError(t, <-a.ended)
+	assert.Assert(t, time.Since(begin) < 5*time.Second, "an idle connection held it up")
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://")); err == nil {
+			_ = conn.Close()
+			return poll.Continue("it still listens")
+		}
+		return poll.Success()
+	})
+}
