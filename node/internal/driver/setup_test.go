@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"gotest.tools/v3/assert"
-	"k8s.io/mount-utils"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
@@ -42,7 +42,7 @@ const (
 type world struct {
 	csi.NodeServer // the driver as it runs now
 
-	backend *mounttest.Local
+	backend mounttest.Backend
 	dir     string // kubelet's
 	state   string
 	agent   *agent
@@ -52,7 +52,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	assert.NilError(t, err)
-	w := &world{backend: mounttest.NewLocal(mounttest.Limits()), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t)}
+	w := &world{backend: mounttest.New(t), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t)}
 	t.Cleanup(func() { w.reboot(t) })
 	w.restart(t)
 	return w
@@ -79,11 +79,11 @@ func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 // mounts are all below the world's directory, in the kernel's order.
 func (w *world) mounts(t *testing.T) []string {
 	t.Helper()
-	infos, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	infos, err := mountinfo.GetMounts(nil)
 	assert.NilError(t, err)
 	var found []string
 	for _, info := range infos {
-		if rel, err := filepath.Rel(w.dir, info.MountPoint); err == nil && filepath.IsLocal(rel) {
+		if rel, err := filepath.Rel(w.dir, info.Mountpoint); err == nil && filepath.IsLocal(rel) {
 			found = append(found, rel)
 		}
 	}

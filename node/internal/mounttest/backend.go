@@ -1,23 +1,11 @@
 package mounttest
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
-
-// Limits that let tests with a silent server end soon.
-func Limits() nfsmount.Limits {
-	return nfsmount.Limits{Mount: time.Second, Unmount: time.Second, Stat: 500 * time.Millisecond, Group: 10 * time.Second}
-}
 
 // Fragile is a volume on a server of its own.
 type Fragile struct {
@@ -32,6 +20,9 @@ type Fragile struct {
 // Backend is a filesystem for volumes under test.
 type Backend interface {
 	Mounter() *nfsmount.Mounter
+	// Limits are the mounter's. They let tests with a silent server end soon.
+	Limits() nfsmount.Limits
+	// Options are what a volume of it is mounted with.
 	Options() []string
 	// NewVolume makes an empty volume.
 	NewVolume(t *testing.T) nfsmount.Source
@@ -39,62 +30,8 @@ type Backend interface {
 	NewFragile(t *testing.T) Fragile
 }
 
-// Local is a Backend of what every kernel has: tmpfs for volumes, FUSE for fragile ones.
-type Local struct {
-	mounter *nfsmount.Mounter
-	count   atomic.Int64
-
-	mu      sync.Mutex
-	servers map[string]*server // by source
-}
-
-// NewLocal makes a Local with the limits.
-func NewLocal(limits nfsmount.Limits) *Local {
-	l := &Local{servers: map[string]*server{}}
-	l.mounter = nfsmount.NewFor(nfsmount.Filesystem{Types: []string{"tmpfs", "fuse"}, Mount: l.mount}, limits, slog.New(slog.DiscardHandler))
-	return l
-}
-
-// Mounter manages the backend's mounts.
-func (l *Local) Mounter() *nfsmount.Mounter { return l.mounter }
-
-// Options are none: tmpfs knows not those of NFS.
-func (l *Local) Options() []string { return nil }
-
-// NewVolume is a tmpfs that goes with its last mount.
-func (l *Local) NewVolume(t *testing.T) nfsmount.Source {
-	t.Helper()
-	source, err := nfsmount.NewSource("storage.test", fmt.Sprintf("/pool/tenant/vol-%d/data", l.count.Add(1)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return source
-}
-
-// NewFragile is served over FUSE.
-func (l *Local) NewFragile(t *testing.T) Fragile {
-	t.Helper()
-	source := l.NewVolume(t)
-	s := newServer(t)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.servers[source.String()] = s
-	return Fragile{
-		Source:  source,
-		Silence: func() { s.set(func() { s.silent = true }) },
-		Revive:  func() { s.set(func() { s.silent = false }) },
-		Revoke:  s.revoke,
-		Restore: func() { s.set(func() { s.closed = false }) },
-		Waiting: s.open,
-	}
-}
-
-func (l *Local) mount(ctx context.Context, source nfsmount.Source, dir string, _ []string) error {
-	l.mu.Lock()
-	s := l.servers[source.String()]
-	l.mu.Unlock()
-	if s != nil {
-		return s.mount(ctx, source, dir)
-	}
-	return unix.Mount(source.String(), dir, "tmpfs", 0, "size=16m,mode=0755")
+// Patience is more than any operation may take when a server does not answer.
+func Patience(b Backend) time.Duration {
+	limits := b.Limits()
+	return limits.Mount + limits.Unmount + 6*limits.Stat
 }

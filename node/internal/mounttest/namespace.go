@@ -25,7 +25,10 @@ func Main(m *testing.M, ignored ...goleak.Option) {
 		os.Exit(1)
 	}
 	if os.Getenv(namespaceMark) != "" {
-		goleak.VerifyTestMain(m, ignored...)
+		goleak.VerifyTestMain(m, append(ignored, goleak.Cleanup(func(code int) {
+			shutdown()
+			os.Exit(code)
+		}))...)
 		return
 	}
 	inside := exec.Command("/proc/self/exe", os.Args[1:]...)

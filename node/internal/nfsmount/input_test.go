@@ -1,9 +1,12 @@
 package nfsmount
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
 
@@ -85,12 +88,26 @@ func TestHostileOptions(t *testing.T) {
 	assert.ErrorContains(t, err, "the limit is 64")
 }
 
-func TestUnescape(t *testing.T) {
-	for escaped, want := range map[string]string{
-		`/plain`: "/plain", `/a\040b`: "/a b", `/a\134040b`: `/a\040b`, `/a\011\012b`: "/a\t\nb", `/\043x`: "/#x", `/end\04`: `/end\04`, `/\999`: `/\999`, "": "",
-	} {
-		assert.Equal(t, unescape(escaped), want)
-	}
+func TestTheTableIsReadWhateverOthersMount(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mountinfo")
+	assert.NilError(t, os.WriteFile(file, []byte(`44 43 0:18 / /.host rw,relatime - hostfs  rw,/
+45 43 0:19 / /with\040blank\134040 ro,nosuid shared:1 master:2 - nfs4 [fd00::1]:/v\040v rw,vers=4.2
+46 43 0:20 /sub /plain rw - nfs4 server:/v ro,vers=4.2
+`), 0o600))
+	points, err := readTable(file)
+	assert.NilError(t, err)
+	assert.Equal(t, len(points), 3)
+	assert.Equal(t, points[0].Source, "", "a mount without a source, which mount-utils cannot read")
+	p, ok := points.at(`/with blank\040`)
+	assert.Assert(t, ok)
+	assert.Equal(t, p.Source, "[fd00::1]:/v v")
+	assert.Assert(t, p.ReadOnly)
+	assert.Equal(t, keptFlags(p), uintptr(unix.MS_NOSUID))
+	p, _ = points.at("/plain")
+	assert.Equal(t, p.Root, "/sub")
+	assert.Assert(t, p.ReadOnly, "its filesystem is")
+	_, err = readTable(filepath.Join(t.TempDir(), "none"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestTheMountOnTopIsTheOneThatCounts(t *testing.T) {
@@ -119,15 +136,5 @@ func FuzzMergeOptions(f *testing.F) {
 		name, _, _ := strings.Cut(s, "=")
 		_, isForbidden := forbidden[name]
 		assert.Assert(t, !isForbidden && name[0] != '-', "%q", s)
-	})
-}
-
-// FuzzUnescape: what the kernel escapes comes back as it was.
-func FuzzUnescape(f *testing.F) {
-	f.Add("/a b")
-	f.Add(`/a\040`)
-	f.Fuzz(func(t *testing.T, s string) {
-		escaped := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`).Replace(s)
-		assert.Equal(t, unescape(escaped), s)
 	})
 }

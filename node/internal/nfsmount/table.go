@@ -1,14 +1,21 @@
 package nfsmount
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
-	"k8s.io/mount-utils"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	"k8s.io/utils/io"
 )
 
-const mountInfoFile = "/proc/self/mountinfo"
+const (
+	mountInfoFile = "/proc/self/mountinfo"
+	maxReads      = 10 // until two are the same, on old kernels
+)
 
 // Point is one mount as mountinfo shows it (proc_pid_mountinfo(5)).
 type Point struct {
@@ -30,25 +37,44 @@ func (p Point) sameAs(other Point) bool { return p.Device == other.Device && p.R
 type table []Point
 
 func readTable(file string) (table, error) {
-	infos, err := mount.ParseMountInfo(file)
+	content, err := readWhole(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
+	}
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	points := make(table, len(infos))
 	for i, info := range infos {
+		options := strings.Split(info.Options, ",")
 		points[i] = Point{
-			Dir:      unescape(info.MountPoint),
-			Source:   unescape(info.Source),
-			Root:     unescape(info.Root),
-			Type:     info.FsType,
+			Dir:      info.Mountpoint,
+			Source:   info.Source,
+			Root:     info.Root,
+			Type:     info.FSType,
 			Device:   fmt.Sprintf("%d:%d", info.Major, info.Minor),
-			ReadOnly: slices.Contains(info.MountOptions, "ro") || slices.Contains(info.SuperOptions, "ro"),
+			ReadOnly: slices.Contains(options, "ro") || slices.Contains(strings.Split(info.VFSOptions, ","), "ro"),
 			id:       info.ID,
-			parent:   info.ParentID,
-			options:  info.MountOptions,
+			parent:   info.Parent,
+			options:  options,
 		}
 	}
 	return points, nil
+}
+
+// readWhole reads the table. Before Linux 5.8 (commit 9f6c61f96f2d) a read can leave out mounts when others are unmounted
+// meanwhile; there it is repeated until it is the same twice.
+func readWhole(file string) ([]byte, error) {
+	var kernel unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&kernel); err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(kernel.Release[:]), "%d.%d", &major, &minor); err != nil || major < 5 || major == 5 && minor < 8 {
+		return io.ConsistentRead(file, maxReads)
+	}
+	return os.ReadFile(file)
 }
 
 // at is the mount that a path walk to dir arrives at: of several on one directory, the one that no other covers.
@@ -66,23 +92,3 @@ func (t table) at(dir string) (Point, bool) {
 	}
 	return Point{}, false
 }
-
-// unescape undoes what the kernel does to blanks, newlines, backslashes and '#' (fs/proc_namespace.c, mangle: \ooo), which
-// mount-utils leaves as they are.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) && isOctal(s[i+1]) && isOctal(s[i+2]) && isOctal(s[i+3]) {
-			b.WriteByte((s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0'))
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func isOctal(c byte) bool { return c >= '0' && c <= '7' }

@@ -8,6 +8,5 @@ import (
 
 func TestMain(m *testing.M) { mounttest.Main(m) }
 
-func TestOnTmpfsAndFUSE(t *testing.T) {
-	mounttest.Suite(t, mounttest.NewLocal(mounttest.Limits()))
-}
+// TestBehaviour runs on tmpfs and FUSE, and with build tag lab on NFS.
+func TestBehaviour(t *testing.T) { mounttest.Suite(t, mounttest.New(t)) }

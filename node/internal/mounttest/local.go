@@ -1,0 +1,80 @@
+package mounttest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// Local is a Backend of what every kernel has: tmpfs for volumes, FUSE for fragile ones.
+type Local struct {
+	mounter *nfsmount.Mounter
+	count   atomic.Int64
+
+	mu      sync.Mutex
+	servers map[string]*server // by source
+}
+
+// NewLocal makes a Local.
+func NewLocal() *Local {
+	l := &Local{servers: map[string]*server{}}
+	l.mounter = nfsmount.NewFor(nfsmount.Filesystem{Types: []string{"tmpfs", "fuse"}, Mount: l.mount}, l.Limits(), slog.New(slog.DiscardHandler))
+	return l
+}
+
+// Limits suit servers that answer within microseconds.
+func (l *Local) Limits() nfsmount.Limits {
+	return nfsmount.Limits{Mount: time.Second, Unmount: time.Second, Stat: 500 * time.Millisecond, Group: 10 * time.Second}
+}
+
+// Mounter manages the backend's mounts.
+func (l *Local) Mounter() *nfsmount.Mounter { return l.mounter }
+
+// Options are none: tmpfs knows not those of NFS.
+func (l *Local) Options() []string { return nil }
+
+// NewVolume is a tmpfs that goes with its last mount.
+func (l *Local) NewVolume(t *testing.T) nfsmount.Source {
+	t.Helper()
+	source, err := nfsmount.NewSource("storage.test", fmt.Sprintf("/pool/tenant/vol-%d/data", l.count.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+// NewFragile is served over FUSE.
+func (l *Local) NewFragile(t *testing.T) Fragile {
+	t.Helper()
+	source := l.NewVolume(t)
+	s := newServer(t)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.servers[source.String()] = s
+	return Fragile{
+		Source:  source,
+		Silence: func() { s.set(func() { s.silent = true }) },
+		Revive:  func() { s.set(func() { s.silent = false }) },
+		Revoke:  s.revoke,
+		Restore: func() { s.set(func() { s.closed = false }) },
+		Waiting: s.open,
+	}
+}
+
+func (l *Local) mount(ctx context.Context, source nfsmount.Source, dir string, _ []string) error {
+	l.mu.Lock()
+	s := l.servers[source.String()]
+	l.mu.Unlock()
+	if s != nil {
+		return s.mount(ctx, source, dir)
+	}
+	return unix.Mount(source.String(), dir, "tmpfs", 0, "size=16m,mode=0755")
+}

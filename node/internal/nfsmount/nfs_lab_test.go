@@ -1,0 +1,107 @@
+//go:build lab
+
+package nfsmount_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// superOptions are what the kernel made of the mount options.
+func superOptions(t *testing.T, dir string) string {
+	t.Helper()
+	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	assert.NilError(t, err)
+	assert.Equal(t, len(infos), 1)
+	return "," + infos[0].VFSOptions + ","
+}
+
+func place(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	assert.NilError(t, err)
+	return filepath.Join(dir, "data")
+}
+
+func TestIPv6(t *testing.T) {
+	b := mounttest.New(t).(*mounttest.NFS)
+	source, data := b.NewVolume6(t), place(t)
+	assert.Assert(t, strings.HasPrefix(source.String(), "[fd79::"))
+	for range 2 {
+		assert.NilError(t, b.Mounter().Mount(t.Context(), source, data, b.Options()))
+	}
+	p, err := b.Mounter().Volume(t.Context(), data)
+	assert.NilError(t, err)
+	assert.Equal(t, p.Source, source.String())
+	assert.NilError(t, os.WriteFile(filepath.Join(data, "f"), []byte("x"), 0o644))
+	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
+}
+
+func TestOptionsReachTheKernel(t *testing.T) {
+	b := mounttest.New(t)
+	for _, c := range []struct {
+		options []string
+		want    []string
+	}{
+		{nil, []string{"vers=4.2", "hard"}},
+		{[]string{"vers=4.1", "soft", "timeo=50"}, []string{"vers=4.1", "soft", "timeo=50"}},
+		{[]string{"ro", "actimeo=3"}, []string{"ro", "vers=4.2"}},
+	} {
+		options, err := nfsmount.MergeOptions(b.Options(), c.options)
+		assert.NilError(t, err)
+		data := place(t)
+		assert.NilError(t, b.Mounter().Mount(t.Context(), b.NewVolume(t), data, options))
+		got := superOptions(t, data)
+		for _, option := range c.want {
+			assert.Assert(t, strings.Contains(got, ","+option+","), "%v in %v", option, got)
+		}
+		assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
+	}
+}
+
+func TestAReadOnlyMountCanOnlyBeBoundReadOnly(t *testing.T) {
+	b := mounttest.New(t)
+	options, err := nfsmount.MergeOptions(b.Options(), []string{"ro"})
+	assert.NilError(t, err)
+	data := place(t)
+	target := filepath.Join(filepath.Dir(data), "target")
+	assert.NilError(t, b.Mounter().Mount(t.Context(), b.NewVolume(t), data, options))
+	for range 2 {
+		assert.NilError(t, b.Mounter().Bind(t.Context(), data, target, false))
+	}
+	assert.ErrorIs(t, os.WriteFile(filepath.Join(target, "f"), nil, 0o644), unix.EROFS)
+	assert.NilError(t, b.Mounter().Unbind(t.Context(), target))
+	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
+}
+
+// What a process wrote and left in memory when it died is on the server when unmounting returns, before the server revokes
+// this node's access.
+func TestUnmountWritesBackFirst(t *testing.T) {
+	b := mounttest.New(t)
+	source, data := b.NewVolume(t), place(t)
+	assert.NilError(t, b.Mounter().Mount(t.Context(), source, data, b.Options()))
+	content := []byte(strings.Repeat("x", 1<<20))
+	f, err := os.Create(filepath.Join(data, "f"))
+	assert.NilError(t, err)
+	assert.NilError(t, f.Truncate(int64(len(content))))
+	mapped, err := unix.Mmap(int(f.Fd()), 0, len(content), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	assert.NilError(t, err)
+	copy(mapped, content)
+	defer func() {
+		assert.NilError(t, unix.Munmap(mapped))
+		assert.NilError(t, f.Close())
+	}()
+	assert.NilError(t, b.Mounter().Unmount(t.Context(), data), "with the process still inside")
+	got, err := os.ReadFile(filepath.Join(source.Path, "f")) // on the server's own filesystem
+	assert.NilError(t, err)
+	assert.Equal(t, string(got), string(content))
+}
