@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 
 	"github.com/google/uuid"
@@ -112,7 +113,7 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: spec.Labels,
+		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: maps.Clone(spec.Labels),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -53,7 +54,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
-		Labels: spec.Labels,
+		Labels: maps.Clone(spec.Labels), // the caller's may change
 	}
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err

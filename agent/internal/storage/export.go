@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -30,7 +31,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if !spec.Client.IsValid() || spec.Client.IsUnspecified() || spec.Client.IsMulticast() || spec.Client.Zone() != "" {
 		return ExportGrant{}, invalid("client must be the IPv4 or IPv6 address of one host")
 	}
-	ref := Ref{Client: spec.Client.Unmap(), ReadOnly: spec.ReadOnly, Labels: spec.Labels, CreatedAt: now()}
+	ref := Ref{Client: spec.Client.Unmap(), ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		v, err := t.usableVolume(volume)
 		if err != nil {

@@ -16,40 +16,61 @@ var errKilled = errors.New("the process was killed")
 type faults struct {
 	mu       sync.Mutex
 	steps    []string
-	from, to int // steps that fail, counted from 1; to is not one of them
+	from, to int    // steps that fail, counted from 1; to is not one of them
+	named    string // a kill waits for the first step of this name
 	err      error
-	at       func(step string) // called once, before the first step that fails
+	at       func(step string) // called before each step
 }
 
 // arm makes the steps from, from+1, ... before to fail, counted from now.
 func (f *faults) arm(from, to int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.steps, f.from, f.to, f.err, f.at = nil, from, to, err, nil
+	f.steps, f.from, f.to, f.err, f.named = nil, from, to, err, ""
 }
 
 // kill makes every step fail from the given one on.
 func (f *faults) kill(from int) { f.arm(from, math.MaxInt, errKilled) }
+
+// killBefore makes every step fail from the first of that name on.
+func (f *faults) killBefore(step string) {
+	f.arm(math.MaxInt, math.MaxInt, errKilled)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.named = step
+}
+
+// watch has each step told, before it is made; nil ends that.
+func (f *faults) watch(at func(step string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = at
+}
 
 // disarm makes everything work again and returns the steps since arm.
 func (f *faults) disarm() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	steps := f.steps
-	f.steps, f.from, f.to, f.at = nil, 0, 0, nil
+	f.steps, f.from, f.to, f.named = nil, 0, 0, ""
 	return steps
 }
 
 func (f *faults) step(name string) error {
 	f.mu.Lock()
+	at := f.at
+	f.mu.Unlock()
+	if at != nil {
+		at(name)
+	}
+	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.steps = append(f.steps, name)
+	if name == f.named {
+		f.from, f.named = len(f.steps), ""
+	}
 	if n := len(f.steps); n < f.from || n >= f.to {
 		return nil
-	}
-	if f.at != nil {
-		f.at(name)
-		f.at = nil
 	}
 	return f.err
 }
@@ -62,6 +83,23 @@ type faultyExporter struct {
 
 func (e faultyExporter) Export(ctx context.Context, exports []nfs.Export) error {
 	return e.around("export", func() error { return e.memoryExporter.Export(ctx, exports) })
+}
+
+func (m *memoryExporter) put(e nfs.Export) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.exports[e.Key()] = e
+}
+
+func (m *memoryExporter) drop(e nfs.Export) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.exports, e.Key())
+}
+
+func (m *memoryExporter) list() []nfs.Export {
+	out, _ := m.List(context.Background()) // never fails
+	return out
 }
 
 func (e faultyExporter) Unexport(ctx context.Context, exports []nfs.Export) error {

@@ -24,7 +24,8 @@ type Properties struct {
 	Mode        uint32 `json:"mode"` // permission bits, setuid, setgid, sticky: 0 to 07777
 }
 
-// Volume is one volume as the agent intends it. Values handed out are copies.
+// Volume is one volume as the agent intends it. Values handed out are copies, but for Labels and Refs: those are shared, and
+// are to be read only.
 type Volume struct {
 	Name string
 	UUID uuid.UUID // of the data subvolume; names the volume in NFS file handles

@@ -96,9 +96,5 @@ func (s *Store) locate(path string) (*Tenant, string) {
 	if len(parts) != 3 || parts[2] != dataDir || id.ValidateName(parts[1]) != nil {
 		return nil, ""
 	}
-	t, err := s.Tenant(parts[0])
-	if err != nil {
-		return nil, ""
-	}
-	return t, parts[1]
+	return s.tenantOnDisk(parts[0]), parts[1]
 }

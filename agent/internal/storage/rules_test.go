@@ -225,3 +225,11 @@ func openPath(t testing.TB, path string) *os.File {
 	assert.NilError(t, err)
 	return f
 }
+
+// when is Success if true, else the reason to wait on.
+func when(ok bool, format string, args ...any) poll.Result {
+	if ok {
+		return poll.Success()
+	}
+	return poll.Continue(format, args...)
+}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"maps"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -49,7 +50,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	}
 	s := Snapshot{
 		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, Properties: source.Properties,
-		Labels: spec.Labels, CreatedAt: now(),
+		Labels: maps.Clone(spec.Labels), CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
 	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)

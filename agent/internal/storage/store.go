@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -161,12 +162,17 @@ func (s *Store) Ready() error {
 
 // Tenant returns a configured tenant's part. Another name is NotFound.
 func (s *Store) Tenant(name string) (*Tenant, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if t := s.tenants[name]; t != nil {
+	if t := s.tenantOnDisk(name); t != nil && slices.Contains(s.config.Tenants, name) {
 		return t, nil
 	}
 	return nil, agentapi.Errorf(agentapi.NotFound, "there is no tenant %q", name)
+}
+
+// tenantOnDisk is also one that is no longer configured; nil where there is none.
+func (s *Store) tenantOnDisk(name string) *Tenant {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tenants[name]
 }
 
 // Tenants are all that are on disk, in no order.

@@ -79,8 +79,8 @@ func (s *Store) ReportByToken(ctx context.Context, volume, token string) (Report
 	if err != nil {
 		return Report{}, errToken
 	}
-	t, err := s.Tenant(tenant)
-	if err != nil {
+	t := s.tenantOnDisk(tenant)
+	if t == nil {
 		return Report{}, errToken
 	}
 	v, err := t.GetVolume(ctx, volume)

@@ -64,12 +64,10 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 }
 
 func keepCreator(old, replacement map[string]string) map[string]string {
-	creator, found := old[agentapi.CreatedByLabel]
-	if !found {
-		return replacement
-	}
 	labels := maps.Clone(replacement)
-	labels[agentapi.CreatedByLabel] = creator
+	if creator, found := old[agentapi.CreatedByLabel]; found {
+		labels[agentapi.CreatedByLabel] = creator
+	}
 	return labels
 }
 
