@@ -92,7 +92,23 @@ func (p *Pool) makeImages() {
 		p.images = append(p.images, image)
 	}
 	p.Image = p.images[0]
-	command(p.t, "mkfs.btrfs", append(args, p.images...)...)
+	p.mkfs(append(args, p.images...))
+}
+
+// mkfs tries again where mkfs.btrfs looked for mounts of the image among the loop devices just when somebody else's
+// vanished (ENXIO).
+func (p *Pool) mkfs(args []string) {
+	p.t.Helper()
+	const attempts = 10
+	for attempt := 1; ; attempt++ {
+		out, err := exec.Command("mkfs.btrfs", args...).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if attempt == attempts || !strings.Contains(string(out), "cannot check mount status") {
+			p.t.Fatalf("testpool: mkfs.btrfs %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
 }
 
 func (p *Pool) createImage(path string) {
