@@ -101,7 +101,7 @@ func (s *story) overfill() (string, error) {
 }
 
 func (s *story) takeSnapshot() (string, error) {
-	if _, err := s.one.Shell(`truncate -s 400M "$V/big"; sync "$V/big"`); err != nil {
+	if _, err := s.one.Shell(`rm "$V/big"; dd if=/dev/urandom of="$V/big" bs=1M count=200 conv=fsync 2>/dev/null`); err != nil {
 		return "", err
 	}
 	answer, err := s.CSI.CreateSnapshot(s.ctx, &csi.CreateSnapshotRequest{Name: "snap-demo", SourceVolumeId: s.volume.GetVolumeId()})
@@ -137,7 +137,7 @@ func (s *story) cloneVolume() (string, error) {
 	return s.look(s.clone, "after the snapshot")
 }
 
-// look mounts a volume on node-2, makes sure that it is writable and holds the greeting and 400 MiB, and unmounts it.
+// look mounts a volume on node-2, makes sure that it is writable and holds the greeting and 200 MiB, and unmounts it.
 func (s *story) look(v *csi.Volume, greeting string) (string, error) {
 	a, err := s.Attach(s.ctx, s.Nodes[1], v, system.AttachOptions{})
 	if err != nil {
@@ -147,10 +147,10 @@ func (s *story) look(v *csi.Volume, greeting string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if want := fmt.Sprintf("%s\n%d", greeting, 400*mib); seen != want {
+	if want := fmt.Sprintf("%s\n%d", greeting, 200*mib); seen != want {
 		return "", fmt.Errorf("it holds %q, not %q", seen, want)
 	}
-	return fmt.Sprintf("%s holds %q and 400 MiB, and is writable", v.GetVolumeId(), greeting), a.Detach(s.ctx)
+	return fmt.Sprintf("%s holds %q and 200 MiB, and is writable", v.GetVolumeId(), greeting), a.Detach(s.ctx)
 }
 
 func (s *story) grow() (string, error) {
@@ -163,7 +163,7 @@ func (s *story) grow() (string, error) {
 	if answer.GetCapacityBytes() != 2*gib || answer.GetNodeExpansionRequired() {
 		return "", fmt.Errorf("unexpected answer: %v", answer)
 	}
-	return s.one.Shell(`dd if=/dev/urandom of="$V/rest" bs=1M count=800 conv=fsync 2>&1 | tail -1`)
+	return s.one.Shell(`dd if=/dev/urandom of="$V/rest" bs=1M count=1000 conv=fsync 2>&1 | tail -1`)
 }
 
 func (s *story) usage() (string, error) {

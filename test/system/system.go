@@ -155,7 +155,7 @@ func (s *System) startController() error {
 }
 
 func (s *System) writeClasses(path string, classes ...Class) error {
-	content, err := json.Marshal(map[string]any{"classes": classes}) // JSON is YAML
+	content, err := json.Marshal(classes) // JSON is YAML
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,6 @@ var tools = map[string]string{
 	"patchelf":             "patchelf",
 	"rpc.mountd":           "nfs-kernel-server",
 	"rpc.nfsd":             "nfs-kernel-server",
-	"rpcbind":              "rpcbind",
 	"/usr/include/stdio.h": "libc6-dev",
 }
 

@@ -85,7 +85,7 @@ func boot(ctx context.Context, cfg Config, options setup.Options, kernel setup.K
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGuest(cfg)
+	g, err := newGuest(cfg, options.Cache)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +186,7 @@ func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []strin
 		fmt.Sprintf("mem=%dM", cmp.Or(cfg.Memory, 2<<30)>>20),
 		"rootfstype=hostfs", "rootflags=/", "rw", "init=" + lab,
 		"con=null", "con0=null,fd:1", "ssl=null", fmt.Sprintf("ssl0=fd:%d", controlFD),
-		"uml_dir=" + g.runDir,
+		"uml_dir=" + g.runDir.path,
 	}
 	args = append(args, kernel.Options...)
 	for i, disk := range cfg.Disks {

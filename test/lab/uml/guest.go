@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -25,24 +26,24 @@ type Guest struct {
 	control *os.File
 	console *os.File
 	cpu     *cpuClaim
-	runDir  string
+	runDir  *runDir
 	ended   chan struct{}
 
 	networkNamespace string
 }
 
-func newGuest(cfg Config) (*Guest, error) {
+func newGuest(cfg Config, cache string) (*Guest, error) {
 	g := &Guest{ended: make(chan struct{})}
 	var err error
-	if g.runDir, err = os.MkdirTemp("", "lab-uml"); err != nil {
+	if g.runDir, err = makeRunDir(cache); err != nil {
 		return nil, err
 	}
 	path := cfg.Console
 	if path == "" {
-		path = g.runDir + "/console"
+		path = filepath.Join(g.runDir.path, "console")
 	}
 	if g.console, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644); err != nil {
-		_ = os.RemoveAll(g.runDir)
+		g.runDir.remove()
 		return nil, err
 	}
 	return g, nil
@@ -126,7 +127,7 @@ func (g *Guest) discard() {
 	if g.control != nil {
 		_ = g.control.Close()
 	}
-	_ = os.RemoveAll(g.runDir)
+	g.runDir.remove()
 }
 
 // ConsoleTail returns the last n lines of the kernel's messages, also after the guest's end.

@@ -21,12 +21,12 @@ import (
 
 // shell is `lab shell`: a machine for as long as the shell in it.
 func shell(args []string) error {
-	flags := flag.NewFlagSet("shell", flag.ContinueOnError)
-	name := flags.String("name", "shell", "let `lab enter -name NAME` run programs in the machine")
+	var want request
+	flags := want.flags("shell", "shell")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	return withMachine(*name, nil, func(m machine) error {
+	return withMachine(want, func(m machine) error {
 		return interact(inDirectory(m.Command, flags.Args()))
 	})
 }

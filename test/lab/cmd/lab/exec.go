@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,8 +17,8 @@ import (
 
 // execute is `lab exec`.
 func execute(args []string) error {
-	flags := flag.NewFlagSet("exec", flag.ContinueOnError)
-	name := flags.String("name", "", "let `lab enter -name NAME` run programs in the machine")
+	var want request
+	flags := want.flags("exec", "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -30,7 +29,8 @@ func execute(args []string) error {
 	if err != nil {
 		return err
 	}
-	return withMachine(*name, []string{program}, func(m machine) error {
+	want.visible = append(want.visible, program)
+	return withMachine(want, func(m machine) error {
 		cmd := m.Command(program, flags.Args()[1:]...)
 		if cmd.Dir, err = os.Getwd(); err != nil {
 			return err
@@ -59,11 +59,11 @@ type machine interface {
 const shutdownTime = 5 * time.Second
 
 // withMachine makes a machine, lets use work with it, and ends it.
-func withMachine(name string, visible []string, use func(machine) error) error {
+func withMachine(want request, use func(machine) error) error {
 	// A signal before the program runs ends the start of the machine.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	m, err := startMachine(ctx, visible)
+	m, err := startMachine(ctx, want)
 	if err != nil {
 		return err
 	}
@@ -72,8 +72,8 @@ func withMachine(name string, visible []string, use func(machine) error) error {
 		defer cancel()
 		_ = m.Shutdown(ctx) // cut off at the latest
 	}()
-	if name != "" {
-		l, err := listen(name, m)
+	if want.name != "" {
+		l, err := listen(want.name, m)
 		if err != nil {
 			return err
 		}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,8 +22,28 @@ const (
 	kindNative = "native"
 )
 
+// request says what machine the user wants.
+type request struct {
+	name    string
+	memory  int64 // MiB
+	disks   []string
+	visible []string
+}
+
+func (r *request) flags(verb, name string) *flag.FlagSet {
+	flags := flag.NewFlagSet(verb, flag.ContinueOnError)
+	flags.StringVar(&r.name, "name", name, "let `lab enter -name NAME` run programs in the machine")
+	flags.Int64Var(&r.memory, "memory", 2048, "memory of a guest in `MiB`")
+	flags.Func("disk", "`file` that becomes /dev/ubda of a guest; may be repeated", func(path string) error {
+		path, err := filepath.Abs(path)
+		r.disks = append(r.disks, path)
+		return err
+	})
+	return flags
+}
+
 // startMachine makes a machine of the kind that suits this kernel.
-func startMachine(ctx context.Context, visible []string) (machine, error) {
+func startMachine(ctx context.Context, want request) (machine, error) {
 	options, err := setup.FromEnv()
 	if err != nil {
 		return nil, err
@@ -32,15 +55,19 @@ func startMachine(ctx context.Context, visible []string) (machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	visible = append(visible, wd)
+	want.visible = append(want.visible, wd)
 	useNative, err := choose()
 	if err != nil {
 		return nil, err
 	}
-	if useNative {
-		return startNative(ctx, visible)
+	switch {
+	case !useNative:
+		return startUML(ctx, options, want)
+	case len(want.disks) > 0:
+		return nil, errors.New("only guests have disks: set BNC_LAB=" + kindUML)
+	default:
+		return startNative(ctx, want.visible)
 	}
-	return startUML(ctx, options, visible)
 }
 
 func choose() (useNative bool, err error) {
@@ -69,10 +96,11 @@ func startNative(ctx context.Context, visible []string) (machine, error) {
 	})
 }
 
-func startUML(ctx context.Context, options setup.Options, visible []string) (machine, error) {
+func startUML(ctx context.Context, options setup.Options, want request) (machine, error) {
 	begin := time.Now()
 	g, err := uml.Boot(ctx, uml.Config{
-		Name: "lab", Visible: visible, Setup: &options, Console: os.Getenv("BNC_LAB_CONSOLE"),
+		Name: "lab", Memory: want.memory << 20, Disks: want.disks, Visible: want.visible, Setup: &options,
+		Console: os.Getenv("BNC_LAB_CONSOLE"),
 	})
 	if err != nil {
 		return nil, err
