@@ -241,7 +241,9 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func (a *agent) post(path, body string) (int, agentapi.Code, string) { return a.ask("POST", path, body) }
+func (a *agent) post(path, body string) (int, agentapi.Code, string) {
+	return a.ask("POST", path, body)
+}
 
 func (a *agent) ask(method, path, body string) (int, agentapi.Code, string) {
 	a.t.Helper()

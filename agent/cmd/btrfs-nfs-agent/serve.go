@@ -35,7 +35,7 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 		return fmt.Errorf("storage: %w", err)
 	}
 	// What is still under way after the drain gets as long again to come to an end; beyond that it is as after a crash.
-	defer func() { err = errors.Join(err, within(c, store.Close)) }()
+	defer func() { err = errors.Join(err, within(ctx, c, store.Close)) }()
 
 	listeners, err := listen(c, logger)
 	if err != nil {
@@ -67,15 +67,15 @@ func run(ctx context.Context, c config.Config, logger *slog.Logger, store *stora
 		defer endBackground()
 		notify(logger, stopping)
 		logger.Info("draining", "timeout", c.ShutdownTimeout)
-		return within(c, server.Shutdown)
+		return within(ctx, c, server.Shutdown)
 	})
 	notify(logger, readyToServe)
 	return parts.Wait()
 }
 
-// within gives f the time that the configuration grants for ending.
-func within(c config.Config, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), c.ShutdownTimeout)
+// within gives f the time that the configuration grants for ending, which begins when ctx has ended.
+func within(ctx context.Context, c config.Config, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
 	return f(ctx)
 }

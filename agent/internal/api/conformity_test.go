@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func TestRoutesAreTheContract(t *testing.T) {
 	}
 	server := start(t).server
 	for _, route := range server.app.GetRoutes(true) {
-		if route.Method != "HEAD" {
+		if route.Method != http.MethodHead {
 			routed = append(routed, route.Method+" "+route.Path)
 		}
 	}

@@ -37,13 +37,14 @@ func TestMain(m *testing.M) {
 
 // harness is a server on a loopback port with tenants a and b.
 type harness struct {
-	t      *testing.T
-	store  *fakeStore
-	server *Server
-	url    string
-	client *http.Client
-	log    *logBuffer
-	spec   routers.Router
+	t       *testing.T
+	store   *fakeStore
+	server  *Server
+	url     string
+	address string // host:port
+	client  *http.Client
+	log     *logBuffer
+	spec    routers.Router
 }
 
 func start(t *testing.T, adjust ...func(*Config)) *harness {
@@ -63,7 +64,8 @@ func start(t *testing.T, adjust ...func(*Config)) *harness {
 	h.server = New(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	assert.NilError(t, err)
-	h.url = "http://" + listener.Addr().String()
+	h.address = listener.Addr().String()
+	h.url = "http://" + h.address
 
 	served := make(chan error, 1)
 	go func() { served <- h.server.Serve(Linger(listener)) }()

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// readTimeout bounds the reading of one whole request. fasthttp has no bound for the header alone; with bodies of at most
-	// 1 MiB, one bound is enough.
-	readTimeout = 15 * time.Second
+	// defaultReadTimeout is for slow networks. fasthttp has no bound for the header alone; with bodies of at most 1 MiB, one
+	// bound is enough.
+	defaultReadTimeout = 15 * time.Second
 	// writeTimeout bounds the writing of one answer, from when the handler has made it: it does not end operations.
 	writeTimeout = time.Minute
-	// idleTimeout is how long a connection may wait for its next request. Longer than the 90 s of Go's default client, so
-	// that the client is the one to close and never sends into a closing connection.
-	idleTimeout = 2 * time.Minute
+	// defaultIdleTimeout is longer than the 90 s of Go's default client, so that the client is the one to close and never
+	// sends into a closing connection.
+	defaultIdleTimeout = 2 * time.Minute
 	// headerBytes bounds the request line and headers.
 	headerBytes = 16 << 10
 	// maxConnections is how many are served at once; further ones are refused with 503.
@@ -41,6 +41,10 @@ type Config struct {
 	Version, Commit string
 	// Wait bounds how long a request waits for others that change the same volume; 25 s when 0.
 	Wait time.Duration
+	// ReadTimeout bounds the reading of one whole request; 15 s when 0.
+	ReadTimeout time.Duration
+	// IdleTimeout is how long a connection may wait for its next request; 2 min when 0.
+	IdleTimeout time.Duration
 	// Observe is told of each answer. route is a pattern such as /v1/volumes/:name, and "other" for requests that reach none.
 	// nil for none.
 	Observe func(route, method string, status int, took time.Duration)
@@ -60,12 +64,7 @@ type Server struct {
 
 // New makes a server; Serve starts it.
 func New(config Config) *Server {
-	if config.Wait <= 0 {
-		config.Wait = defaultWait
-	}
-	if config.Observe == nil {
-		config.Observe = func(string, string, int, time.Duration) {}
-	}
+	config = config.withDefaults()
 	s := &Server{config: config, started: time.Now()}
 	s.app = fiber.New(fiber.Config{
 		AppName:               "btrfs-nfs-agent",
@@ -74,11 +73,11 @@ func New(config Config) *Server {
 		Concurrency:           maxConnections,
 		DisableStartupMessage: true,
 		ErrorHandler:          s.fail,
-		IdleTimeout:           idleTimeout,
+		IdleTimeout:           config.IdleTimeout,
 		// Names outlive their request in the catalogue: without this they would be views of a buffer that is used again.
 		Immutable:      true,
 		ReadBufferSize: headerBytes,
-		ReadTimeout:    readTimeout,
+		ReadTimeout:    config.ReadTimeout,
 		StrictRouting:  true,
 		WriteTimeout:   writeTimeout,
 		RequestMethods: []string{fiber.MethodGet, fiber.MethodHead, fiber.MethodPost, fiber.MethodPatch, fiber.MethodDelete},
@@ -91,6 +90,22 @@ func New(config Config) *Server {
 		HandlerMiddlewares: []HandlerMiddlewareFunc{refuseForeignQuery},
 	})
 	return s
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Wait, defaultWait)
+	setDefault(&c.ReadTimeout, defaultReadTimeout)
+	setDefault(&c.IdleTimeout, defaultIdleTimeout)
+	if c.Observe == nil {
+		c.Observe = func(string, string, int, time.Duration) {}
+	}
+	return c
+}
+
+func setDefault(field *time.Duration, value time.Duration) {
+	if *field <= 0 {
+		*field = value
+	}
 }
 
 // Serve answers on the listener (see Linger) until Shutdown, and then returns nil. It closes the listener.

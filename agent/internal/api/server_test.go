@@ -168,7 +168,7 @@ func TestAChangeGoesOnWithoutItsClient(t *testing.T) {
 		finished <- ctx.Err()
 		return fullVolume(), true, nil
 	}
-	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	conn, err := net.Dial("tcp", h.address)
 	assert.NilError(t, err)
 	_, err = io.WriteString(conn, "POST /v1/volumes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+tokenA+"\r\nContent-Length: 2\r\n\r\n{}")
 	assert.NilError(t, err)
@@ -183,13 +183,14 @@ func TestRequestID(t *testing.T) {
 	assert.Equal(t, h.do("GET", "/healthz", "", "X-Request-Id", "caller-7").header.Get("X-Request-Id"), "caller-7")
 	assert.Check(t, strings.Contains(h.log.String(), "request_id=caller-7"))
 	for _, bad := range []string{"", "a b", "-x", strings.Repeat("x", 65), `x"y`, "grün"} {
-		r, err := http.NewRequest("GET", h.url+"/healthz", nil)
+		r, err := http.NewRequest(http.MethodGet, h.url+"/healthz", http.NoBody)
 		assert.NilError(t, err)
 		r.Header["X-Request-Id"] = []string{bad}
 		got := h.send(r).header.Get("X-Request-Id")
 		assert.Check(t, got != bad && len(got) == 26, "%q gave %q", bad, got)
 	}
-	assert.Check(t, h.do("GET", "/healthz", "").header.Get("X-Request-Id") != h.do("GET", "/healthz", "").header.Get("X-Request-Id"))
+	one, other := h.do("GET", "/healthz", ""), h.do("GET", "/healthz", "")
+	assert.Check(t, one.header.Get("X-Request-Id") != other.header.Get("X-Request-Id"))
 }
 
 func TestObserve(t *testing.T) {
@@ -250,7 +251,7 @@ func TestShutdownFinishesStartedRequests(t *testing.T) {
 	down := make(chan error, 1)
 	go func() { down <- h.server.Shutdown(context.Background()) }()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		conn, err := net.Dial("tcp", h.address)
 		if err != nil {
 			return poll.Success()
 		}

@@ -17,8 +17,13 @@ const redacted = "redacted"
 // Reveal is the token itself.
 func (t Token) Reveal() string { return string(t) }
 
-func (Token) String() string               { return redacted }
-func (Token) GoString() string             { return redacted }
+// String implements fmt.Stringer.
+func (Token) String() string { return redacted }
+
+// GoString implements fmt.GoStringer.
+func (Token) GoString() string { return redacted }
+
+// MarshalText implements encoding.TextMarshaler.
 func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // LogValue implements slog.LogValuer.

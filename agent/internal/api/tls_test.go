@@ -1,0 +1,137 @@
+package api
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+)
+
+func TestRenewedCertificateIsUsed(t *testing.T) {
+	dir, log := t.TempDir(), &logBuffer{}
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	writePair(t, certFile, keyFile, 1)
+	config, err := TLSConfig(certFile, keyFile, slog.New(slog.NewTextHandler(log, nil)))
+	assert.NilError(t, err)
+	assert.Equal(t, servedSerial(t, config), int64(1))
+
+	writePair(t, certFile, keyFile, 2)
+	assert.Equal(t, servedSerial(t, config), int64(2))
+
+	// A half-written pair is not used; once it is whole, it is.
+	assert.NilError(t, os.WriteFile(certFile, []byte("garbage"), 0o600))
+	assert.Equal(t, servedSerial(t, config), int64(2))
+	assert.Check(t, strings.Contains(log.String(), "old one stays"))
+	assert.NilError(t, os.Remove(keyFile))
+	assert.Equal(t, servedSerial(t, config), int64(2))
+	writePair(t, certFile, keyFile, 3)
+	assert.Equal(t, servedSerial(t, config), int64(3))
+}
+
+// Kubernetes and others renew by pointing a symbolic link elsewhere, where the files may be older and of the same size.
+func TestCertificateBehindALink(t *testing.T) {
+	dir := t.TempDir()
+	for serial, name := range map[int64]string{1: "one", 2: "two"} {
+		assert.NilError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+		writePair(t, filepath.Join(dir, name, "crt"), filepath.Join(dir, name, "key"), serial)
+	}
+	link := filepath.Join(dir, "now")
+	assert.NilError(t, os.Symlink("one", link))
+	config, err := TLSConfig(filepath.Join(link, "crt"), filepath.Join(link, "key"), slog.New(slog.DiscardHandler))
+	assert.NilError(t, err)
+	assert.Equal(t, servedSerial(t, config), int64(1))
+	assert.NilError(t, os.Remove(link))
+	assert.NilError(t, os.Symlink("two", link))
+	assert.Equal(t, servedSerial(t, config), int64(2))
+}
+
+func TestNoCertificateToBeginWith(t *testing.T) {
+	dir := t.TempDir()
+	good, other := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	writePair(t, good+".crt", good+".key", 1)
+	writePair(t, other+".crt", other+".key", 2)
+	for _, pair := range [][2]string{{"/none", good + ".key"}, {good + ".crt", "/none"}, {good + ".crt", other + ".key"}, {good + ".key", good + ".crt"}} {
+		_, err := TLSConfig(pair[0], pair[1], slog.New(slog.DiscardHandler))
+		assert.ErrorContains(t, err, "TLS certificate")
+	}
+}
+
+// servedSerial shakes hands and says which certificate was shown.
+func servedSerial(t *testing.T, config *tls.Config) int64 {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	served := make(chan error, 1)
+	go func() {
+		served <- tls.Server(theirs, config).Handshake()
+	}()
+	client := tls.Client(ours, &tls.Config{InsecureSkipVerify: true, ServerName: "agent"})
+	assert.NilError(t, client.SetDeadline(time.Now().Add(10*time.Second)))
+	assert.NilError(t, client.Handshake())
+	assert.NilError(t, <-served)
+	return client.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+}
+
+func writePair(t *testing.T, certFile, keyFile string, serial int64) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	assert.NilError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), DNSNames: []string{"agent"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	assert.NilError(t, err)
+	keyBytes, err := x509.MarshalPKCS8PrivateKey(key)
+	assert.NilError(t, err)
+	writePEM(t, certFile, "CERTIFICATE", cert)
+	writePEM(t, keyFile, "PRIVATE KEY", keyBytes)
+}
+
+// writePEM replaces the file, as tools that renew certificates do.
+func writePEM(t *testing.T, file, kind string, content []byte) {
+	t.Helper()
+	assert.NilError(t, os.WriteFile(file+".new", pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600))
+	assert.NilError(t, os.Rename(file+".new", file))
+}
+
+func TestServingTLS(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "crt"), filepath.Join(dir, "key")
+	writePair(t, certFile, keyFile, 1)
+	config, err := TLSConfig(certFile, keyFile, slog.New(slog.DiscardHandler))
+	assert.NilError(t, err)
+	server := New(Config{Store: &fakeStore{t: t}, Tokens: &Tokens{}, Logger: slog.New(slog.DiscardHandler)})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	assert.NilError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(tls.NewListener(Linger(listener), config)) }()
+
+	pem, err := os.ReadFile(certFile)
+	assert.NilError(t, err)
+	trusted := x509.NewCertPool()
+	assert.Assert(t, trusted.AppendCertsFromPEM(pem))
+	client := http.Client{
+		Timeout:   10 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "agent"}, DisableKeepAlives: true},
+	}
+	response, err := client.Get("https://" + listener.Addr().String() + "/healthz")
+	assert.NilError(t, err)
+	assert.NilError(t, response.Body.Close())
+	assert.Equal(t, response.StatusCode, 200)
+	assert.NilError(t, server.Shutdown(t.Context()))
+	assert.NilError(t, <-served)
+}
