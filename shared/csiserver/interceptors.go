@@ -104,10 +104,12 @@ func recoverPanics(logger *slog.Logger) grpc.UnaryServerInterceptor {
 func logCalls(logger *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		log := logger.With(append([]any{"request_id", RequestID(ctx), "method", methodName(info.FullMethod)}, subjects(request)...)...)
-		log.Debug("call", "request", sanitized{request})
+		if log.Enabled(ctx, slog.LevelDebug) {
+			log.Debug("call", "request", sanitized(request))
+		}
 		begin := time.Now()
 		answer, err := next(ctx, request)
-		result := []any{"duration", time.Since(begin).Round(time.Microsecond), "code", status.Code(err)}
+		result := []any{"duration", time.Since(begin).Round(time.Microsecond).String(), "code", status.Code(err).String()}
 		switch {
 		case err != nil && isFault(status.Code(err)):
 			log.Error("failed", append(result, "error", status.Convert(err).Message())...)

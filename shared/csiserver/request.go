@@ -1,7 +1,6 @@
 package csiserver
 
 import (
-	"log/slog"
 	"maps"
 	"path"
 
@@ -55,11 +54,10 @@ func isRoutine(request any) bool {
 	return false
 }
 
-// sanitized is a request as text without secrets, made only when the line is written.
-type sanitized struct{ request any }
-
-func (s sanitized) LogValue() slog.Value {
-	return slog.StringValue(protosanitizer.StripSecrets(withoutUsageToken(s.request)).String())
+// sanitized is a request as text without secrets. Handlers differ in what they make of other values than text, and not
+// all of them resolve a slog.LogValuer.
+func sanitized(request any) string {
+	return protosanitizer.StripSecrets(withoutUsageToken(request)).String()
 }
 
 func withoutUsageToken(request any) any {
