@@ -28,10 +28,11 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if err := validateLabels(spec.Labels); err != nil {
 		return ExportGrant{}, err
 	}
-	if !spec.Client.IsValid() || spec.Client.IsUnspecified() || spec.Client.IsMulticast() || spec.Client.Zone() != "" {
-		return ExportGrant{}, invalid("client must be the IPv4 or IPv6 address of one host")
+	client, err := validateClient(spec.Client)
+	if err != nil {
+		return ExportGrant{}, err
 	}
-	ref := Ref{Client: spec.Client.Unmap(), ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
+	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		v, err := t.usableVolume(volume)
 		if err != nil {
@@ -57,7 +58,7 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	if found && v.Refs[at].ReadOnly == ref.ReadOnly {
 		return t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)})
 	}
-	if len(v.Refs) >= maxRefs {
+	if !found && len(v.Refs) >= maxRefs {
 		return invalid("volume %q has %d export references, the limit is %d", v.Name, len(v.Refs), maxRefs)
 	}
 	old := v
@@ -98,7 +99,10 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 	if err := validateLabels(labels); err != nil {
 		return err
 	}
-	client = client.Unmap()
+	client, err := validateClient(client)
+	if err != nil {
+		return err
+	}
 	return t.store.change(ctx, func(ctx context.Context) error {
 		v, found := t.volumes.get(Volume{Name: volume})
 		if !found {

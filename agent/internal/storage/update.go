@@ -60,6 +60,9 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 		v.Labels = keepCreator(v.Labels, u.Labels)
 	}
 	v.UpdatedAt = now()
+	if err := validateLabels(v.Labels); err != nil { // the creator's may be one too many
+		return v, err
+	}
 	return v, t.store.validateProperties(v.Properties)
 }
 

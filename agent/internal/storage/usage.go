@@ -53,7 +53,7 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 }
 
 func usageOf(g btrfs.Qgroup) Usage {
-	return Usage{UsedBytes: int64(g.Referenced), ExclusiveBytes: int64(g.Exclusive)} //nolint:gosec // bytes of a filesystem
+	return Usage{UsedBytes: int64(g.Referenced), ExclusiveBytes: int64(g.Exclusive)}
 }
 
 // Report reads one volume's quota, and its usage as of now: if the last commit is older than a second it makes one first,
@@ -112,9 +112,9 @@ func (s *Store) Stats(context.Context) (Stats, error) {
 	}
 	block := int64(st.Bsize)
 	return Stats{
-		StatfsTotal: int64(st.Blocks) * block,          //nolint:gosec // bytes of a filesystem
-		StatfsUsed:  int64(st.Blocks-st.Bfree) * block, //nolint:gosec // bytes of a filesystem
-		StatfsFree:  int64(st.Bavail) * block,          //nolint:gosec // bytes of a filesystem
+		StatfsTotal: int64(st.Blocks) * block,
+		StatfsUsed:  int64(st.Blocks-st.Bfree) * block,
+		StatfsFree:  int64(st.Bavail) * block,
 		Space:       space, Devices: devices,
 	}, nil
 }
@@ -190,7 +190,7 @@ func (s *Store) conditionsOf(v Volume, used Usage) []Condition {
 	if v.Quarantine != "" {
 		out = append(out, agentapi.Condition{Reason: "Quarantined", Message: v.Quarantine})
 	}
-	if v.QuotaBytes > 0 && used.UsedBytes*100 >= v.QuotaBytes*nearlyFull {
+	if v.QuotaBytes > 0 && used.UsedBytes >= v.QuotaBytes/100*nearlyFull { // a quota times 100 may be too much for an int64
 		out = append(out, agentapi.Condition{Reason: "VolumeNearlyFull", Message: fmt.Sprintf("%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)})
 	}
 	return out

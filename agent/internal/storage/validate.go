@@ -3,6 +3,7 @@ package storage
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 var (
 	labelKey   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	broadcast  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	labelValue = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
 )
 
@@ -79,6 +81,15 @@ func ValidateCompression(value string) error {
 		return invalid("compression %q: the level must be from 1 to %d (lzo and none have no level)", value, highest)
 	}
 	return nil
+}
+
+// validateClient returns the address in the one form in which it is kept: an IPv4-mapped IPv6 address means the IPv4 address.
+func validateClient(client netip.Addr) (netip.Addr, error) {
+	client = client.Unmap()
+	if !client.IsValid() || client.IsUnspecified() || client.IsMulticast() || client.Zone() != "" || client == broadcast {
+		return client, invalid("client must be the IPv4 or IPv6 address of one host, without a zone")
+	}
+	return client, nil
 }
 
 func (s *Store) validateProperties(p Properties) error {
