@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -35,11 +36,11 @@ func checkQueryText(text string) error {
 	if err != nil {
 		return badRequest("the query cannot be read: %w", err)
 	}
-	for name, values := range query {
-		if name != "label" && len(values) > 1 {
-			return badRequest("query parameter %.64q is given %d times", name, len(values))
+	for _, name := range slices.Sorted(maps.Keys(query)) { // so that the same request gets the same answer
+		if name != "label" && len(query[name]) > 1 {
+			return badRequest("query parameter %.64q is given %d times", name, len(query[name]))
 		}
-		for _, value := range values {
+		for _, value := range query[name] {
 			if err := checkQueryValue(name, value); err != nil {
 				return err
 			}
@@ -79,7 +80,7 @@ func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
 	if err != nil {
 		return badRequest("the query cannot be read: %w", err)
 	}
-	for name := range query {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(allowed, name) {
 			return badRequest("query parameter %.64q is not taken by this route", name)
 		}
