@@ -12,18 +12,19 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
 // soon fails when a call against a server that does not answer takes longer than its deadlines.
-func soon(t *testing.T, call func() error) error {
+func (w *world) soon(t *testing.T, call func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- call() }()
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * mounttest.Patience(w.backend)):
 		t.Fatal("the call hangs")
 		return nil
 	}
@@ -35,29 +36,29 @@ func TestTheServerDies(t *testing.T) {
 	v, healthy := w.volumeOf(f.Source, rwx), w.volume(t, rwx)
 
 	f.Silence()
-	hasCode(t, soon(t, func() error { return v.stage(t) }), codes.Unavailable, "does not answer")
+	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable) // no answer, or no route to it
 	assert.Equal(t, len(w.mounts(t)), 0)
 	f.Revive()
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 
 	f.Silence()
-	hasCode(t, soon(t, func() error { return v.publish(t, "other", false) }), codes.Unavailable, "does not answer")
-	hasCode(t, soon(t, func() error { return v.stage(t) }), codes.Unavailable, "does not answer")
+	hasCode(t, w.soon(t, func() error { return v.publish(t, "other", false) }), codes.Unavailable, "does not answer")
+	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable)
 	stats, err := v.stats(t, v.target("pod"))
 	assert.NilError(t, err, "the agent answers")
 	assert.Equal(t, stats.Usage[0].Total, int64(1<<30))
 	w.agent.server.Close()
-	hasCode(t, soon(t, func() error { _, err := v.stats(t, v.target("pod")); return err }), codes.Unavailable)
-	assert.NilError(t, soon(t, func() error { return healthy.stage(t) }))
-	assert.NilError(t, soon(t, func() error { return healthy.publish(t, "pod", false) }))
+	hasCode(t, w.soon(t, func() error { _, err := v.stats(t, v.target("pod")); return err }), codes.Unavailable)
+	assert.NilError(t, w.soon(t, func() error { return healthy.stage(t) }))
+	assert.NilError(t, w.soon(t, func() error { return healthy.publish(t, "pod", false) }))
 
 	w.restart(t)
 	for range 2 {
-		assert.NilError(t, soon(t, func() error { return v.unpublish(t, "pod") }))
+		assert.NilError(t, w.soon(t, func() error { return v.unpublish(t, "pod") }))
 	}
 	for range 2 {
-		assert.NilError(t, soon(t, func() error { return v.unstage(t) }))
+		assert.NilError(t, w.soon(t, func() error { return v.unstage(t) }))
 	}
 	isEmpty(t, v.staging)
 	f.Revive()
@@ -70,7 +71,7 @@ func TestAnExportIsRevokedAndGivenAgain(t *testing.T) {
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "old", false))
 	f.Revoke()
-	assert.Assert(t, soon(t, func() error { return v.publish(t, "new", false) }) != nil)
+	assert.Assert(t, w.soon(t, func() error { return v.publish(t, "new", false) }) != nil)
 	f.Restore()
 	assert.NilError(t, v.publish(t, "new", false), "the orchestrator does not stage again")
 	assert.NilError(t, v.publish(t, "old", false))

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 )
 
 func TestEveryCallRepeatedAndTheDriverRestartedBetween(t *testing.T) {
@@ -221,13 +223,13 @@ func TestMountGroup(t *testing.T) {
 func TestManyVolumesOnANode(t *testing.T) {
 	w := newWorld(t)
 	var all []*volume
-	for range 200 {
+	for range mounttest.Many {
 		v := w.volume(t, rwx)
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, v.publish(t, "pod", false))
 		all = append(all, v)
 	}
-	assert.Equal(t, len(w.mounts(t)), 400)
+	assert.Equal(t, len(w.mounts(t)), 2*mounttest.Many)
 	for i, v := range all {
 		assert.NilError(t, v.unpublish(t, "pod"), fmt.Sprint(i))
 		assert.NilError(t, v.unstage(t))

@@ -10,11 +10,10 @@ import (
 // Fragile is a volume on a server of its own.
 type Fragile struct {
 	Source  nfsmount.Source
-	Silence func()     // the server answers no more
-	Revive  func()     // it answers again
-	Revoke  func()     // it lets this node in no more, and its mounts go stale
-	Restore func()     // it lets this node in again, with new mounts
-	Waiting func() int // questions that the server has not answered; nil where that cannot be told
+	Silence func() // the server answers no more
+	Revive  func() // it answers again
+	Revoke  func() // it lets this node in no more, and its mounts go stale
+	Restore func() // it lets this node in again, with new mounts
 }
 
 // Backend is a filesystem for volumes under test.

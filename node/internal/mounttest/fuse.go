@@ -36,10 +36,9 @@ const (
 type server struct {
 	mu      sync.Mutex
 	silent  bool
-	closed  bool           // to new mounts
-	devices map[int]bool   // /dev/fuse, one a mount; true: gone stale
-	waiting []request      // while silent
-	asked   map[uint32]int // requests by opcode
+	closed  bool         // to new mounts
+	devices map[int]bool // /dev/fuse, one a mount; true: gone stale
+	waiting []request    // while silent
 }
 
 type request struct {
@@ -49,7 +48,7 @@ type request struct {
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{asked: map[uint32]int{}, devices: map[int]bool{}}
+	s := &server{devices: map[int]bool{}}
 	t.Cleanup(func() {
 		s.set(func() { s.silent = false })
 	})
@@ -68,13 +67,6 @@ func (s *server) set(change func()) {
 		s.answer(r)
 	}
 	s.waiting = nil
-}
-
-// open is how many questions wait for an answer.
-func (s *server) open() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.waiting)
 }
 
 // mount does what mount.nfs would: it asks the server first.
@@ -116,7 +108,6 @@ func (s *server) serve(device int) {
 		}
 		r := request{device: device, opcode: binary.LittleEndian.Uint32(buffer[4:]), unique: binary.LittleEndian.Uint64(buffer[8:])}
 		s.mu.Lock()
-		s.asked[r.opcode]++
 		if s.silent && r.opcode != fuseInit {
 			s.waiting = append(s.waiting, r)
 		} else {

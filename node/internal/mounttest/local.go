@@ -65,7 +65,6 @@ func (l *Local) NewFragile(t *testing.T) Fragile {
 		Revive:  func() { s.set(func() { s.silent = false }) },
 		Revoke:  s.revoke,
 		Restore: func() { s.set(func() { s.closed = false }) },
-		Waiting: s.open,
 	}
 }
 

@@ -27,14 +27,15 @@ type NFS struct {
 	count             atomic.Int64
 }
 
-// machine is the one backend of a test binary: a server takes seconds to start.
-type machine struct {
+// Many is a number of volumes whose making does not take minutes on an emulated machine.
+const Many = 40
+
+// shared is the one backend of a test binary: servers take seconds to start.
+var shared struct {
 	once sync.Once
 	nfs  *NFS
 	err  error
 }
-
-var shared machine //nolint:gochecknoglobals // one test binary is one machine
 
 // New is the machine's NFS backend.
 func New(t *testing.T) Backend {

@@ -4,8 +4,8 @@ package mounttest
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -73,8 +73,12 @@ exec sleep infinity
 func newNFSServer(number int) (*nfsServer, error) {
 	s := &nfsServer{ipv4: fmt.Sprintf("10.79.0.%d", number), ipv6: fmt.Sprintf("fd79::%d", number), link: fmt.Sprintf("mounttest-%d", number)}
 	s.holder = exec.Command("unshare", "--net", "--mount", "--uts", "--propagation", "private", "sh", "-c", serverScript, "server", strconv.Itoa(number))
-	var said bytes.Buffer
-	s.holder.Stderr = &said
+	said, err := os.CreateTemp("", s.link+"-*.log")
+	if err != nil {
+		return nil, err
+	}
+	defer said.Close()
+	s.holder.Stderr = said
 	stdin, err := s.holder.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -88,7 +92,7 @@ func newNFSServer(number int) (*nfsServer, error) {
 	}
 	lines := bufio.NewScanner(stdout)
 	if !lines.Scan() {
-		return nil, fmt.Errorf("NFS server %d: %s", number, said.String())
+		return nil, fmt.Errorf("NFS server %d: %s", number, contents(said))
 	}
 	if err := s.join(number); err != nil {
 		return nil, err
@@ -97,9 +101,17 @@ func newNFSServer(number int) (*nfsServer, error) {
 		return nil, err
 	}
 	if !lines.Scan() || lines.Text() != "ready" {
-		return nil, fmt.Errorf("NFS server %d: %s", number, said.String())
+		return nil, fmt.Errorf("NFS server %d: %s", number, contents(said))
 	}
 	return s, nil
+}
+
+func contents(f *os.File) []byte {
+	text, err := os.ReadFile(f.Name())
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return text
 }
 
 // join gives the server an interface. Hardware addresses are fixed, so that nobody's neighbour entries grow stale.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -104,4 +105,44 @@ func TestUnmountWritesBackFirst(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(source.Path, "f")) // on the server's own filesystem
 	assert.NilError(t, err)
 	assert.Equal(t, string(got), string(content))
+}
+
+// The worst case: pages that no server takes, a process that waits for it, and the volume in two places.
+func TestUnmountingWithDirtyPagesAndADeadServer(t *testing.T) {
+	b := mounttest.New(t)
+	f, data := b.NewFragile(t), place(t)
+	target := filepath.Join(filepath.Dir(data), "target")
+	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, data, b.Options()))
+	assert.NilError(t, b.Mounter().Bind(t.Context(), data, target, false))
+	inside, err := os.Create(filepath.Join(target, "f"))
+	assert.NilError(t, err)
+	f.Silence()
+	_, err = inside.Write(make([]byte, 4<<20))
+	assert.NilError(t, err)
+	synced := make(chan error, 1)
+	go func() { synced <- inside.Sync() }()
+
+	for _, unmount := range []func() error{
+		func() error { return b.Mounter().Unbind(t.Context(), target) },
+		func() error { return b.Mounter().Unmount(t.Context(), data) },
+		func() error { return b.Mounter().Unmount(t.Context(), data) },
+	} {
+		begin := time.Now()
+		assert.NilError(t, unmount())
+		assert.Assert(t, time.Since(begin) < mounttest.Patience(b), "took %v", time.Since(begin))
+	}
+	_, err = os.Lstat(data)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+
+	f.Revive()
+	select {
+	case err := <-synced: // fails or not: its requests were forced to fail
+		t.Logf("fsync after the server came back: %v", err)
+	case <-time.After(2 * time.Minute):
+		t.Error("the process inside hangs for ever")
+	}
+	_ = inside.Close() // may repeat that error
+	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, data, b.Options()))
+	assert.NilError(t, os.WriteFile(filepath.Join(data, "g"), []byte("x"), 0o644))
+	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
 }

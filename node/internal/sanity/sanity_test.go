@@ -54,7 +54,7 @@ func serve(t *testing.T, dir string) string {
 	logger := slog.New(slog.DiscardHandler)
 	node := &driver.Node{
 		Name: "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
-		Mounts: mounttest.New(t).Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
+		Mounts: mounttest.NewLocal().Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
 	}
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
 	ready, ended := make(chan struct{}), make(chan error, 1)
