@@ -35,7 +35,10 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 		return fmt.Errorf("storage: %w", err)
 	}
 	// What is still under way after the drain gets as long again to come to an end; beyond that it is as after a crash.
-	defer func() { err = errors.Join(err, within(ctx, c, store.Close)) }()
+	defer func() {
+		err = errors.Join(err, within(ctx, c, store.Close))
+		logger.Info("stopped")
+	}()
 
 	listeners, err := listen(c, logger)
 	if err != nil {

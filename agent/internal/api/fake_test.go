@@ -65,100 +65,101 @@ type fakeTenant struct {
 	report         func(volume string) (storage.Report, error)
 }
 
-func set[F any](t *testing.T, call string, f F, isNil bool) (F, bool) {
+// given reports whether a test set the function that answers a call.
+func (f *fakeTenant) given(call string, isNil bool) bool {
 	if isNil {
-		t.Errorf("%s reached the domain", call)
+		f.t.Errorf("%s reached the domain", call)
 	}
-	return f, !isNil
+	return !isNil
 }
 
 func (f *fakeTenant) CreateVolume(ctx context.Context, spec storage.VolumeSpec) (v storage.Volume, _ bool, _ error) {
-	if do, ok := set(f.t, "CreateVolume", f.createVolume, f.createVolume == nil); ok {
-		return do(ctx, spec)
+	if f.given("CreateVolume", f.createVolume == nil) {
+		return f.createVolume(ctx, spec)
 	}
 	return v, false, nil
 }
 
 func (f *fakeTenant) GetVolume(_ context.Context, name string) (v storage.Volume, _ error) {
-	if do, ok := set(f.t, "GetVolume", f.getVolume, f.getVolume == nil); ok {
-		return do(name)
+	if f.given("GetVolume", f.getVolume == nil) {
+		return f.getVolume(name)
 	}
 	return v, nil
 }
 
 func (f *fakeTenant) ListVolumes(_ context.Context, q storage.Query) (p storage.Page[storage.Volume], _ error) {
-	if do, ok := set(f.t, "ListVolumes", f.listVolumes, f.listVolumes == nil); ok {
-		return do(q)
+	if f.given("ListVolumes", f.listVolumes == nil) {
+		return f.listVolumes(q)
 	}
 	return p, nil
 }
 
 func (f *fakeTenant) UpdateVolume(_ context.Context, name string, u storage.VolumeUpdate) (v storage.Volume, _ error) {
-	if do, ok := set(f.t, "UpdateVolume", f.updateVolume, f.updateVolume == nil); ok {
-		return do(name, u)
+	if f.given("UpdateVolume", f.updateVolume == nil) {
+		return f.updateVolume(name, u)
 	}
 	return v, nil
 }
 
 func (f *fakeTenant) DeleteVolume(_ context.Context, name string) error {
-	if do, ok := set(f.t, "DeleteVolume", f.deleteVolume, f.deleteVolume == nil); ok {
-		return do(name)
+	if f.given("DeleteVolume", f.deleteVolume == nil) {
+		return f.deleteVolume(name)
 	}
 	return nil
 }
 
 func (f *fakeTenant) Clone(_ context.Context, spec storage.CloneSpec) (v storage.Volume, _ bool, _ error) {
-	if do, ok := set(f.t, "Clone", f.clone, f.clone == nil); ok {
-		return do(spec)
+	if f.given("Clone", f.clone == nil) {
+		return f.clone(spec)
 	}
 	return v, false, nil
 }
 
 func (f *fakeTenant) CreateSnapshot(_ context.Context, spec storage.SnapshotSpec) (s storage.Snapshot, _ bool, _ error) {
-	if do, ok := set(f.t, "CreateSnapshot", f.createSnapshot, f.createSnapshot == nil); ok {
-		return do(spec)
+	if f.given("CreateSnapshot", f.createSnapshot == nil) {
+		return f.createSnapshot(spec)
 	}
 	return s, false, nil
 }
 
 func (f *fakeTenant) GetSnapshot(_ context.Context, name string) (s storage.Snapshot, _ error) {
-	if do, ok := set(f.t, "GetSnapshot", f.getSnapshot, f.getSnapshot == nil); ok {
-		return do(name)
+	if f.given("GetSnapshot", f.getSnapshot == nil) {
+		return f.getSnapshot(name)
 	}
 	return s, nil
 }
 
 func (f *fakeTenant) ListSnapshots(_ context.Context, q storage.Query) (p storage.Page[storage.Snapshot], _ error) {
-	if do, ok := set(f.t, "ListSnapshots", f.listSnapshots, f.listSnapshots == nil); ok {
-		return do(q)
+	if f.given("ListSnapshots", f.listSnapshots == nil) {
+		return f.listSnapshots(q)
 	}
 	return p, nil
 }
 
 func (f *fakeTenant) DeleteSnapshot(_ context.Context, name string) error {
-	if do, ok := set(f.t, "DeleteSnapshot", f.deleteSnapshot, f.deleteSnapshot == nil); ok {
-		return do(name)
+	if f.given("DeleteSnapshot", f.deleteSnapshot == nil) {
+		return f.deleteSnapshot(name)
 	}
 	return nil
 }
 
 func (f *fakeTenant) Export(_ context.Context, volume string, spec storage.ExportSpec) (g storage.ExportGrant, _ error) {
-	if do, ok := set(f.t, "Export", f.export, f.export == nil); ok {
-		return do(volume, spec)
+	if f.given("Export", f.export == nil) {
+		return f.export(volume, spec)
 	}
 	return g, nil
 }
 
 func (f *fakeTenant) Unexport(_ context.Context, volume string, client netip.Addr, labels map[string]string) error {
-	if do, ok := set(f.t, "Unexport", f.unexport, f.unexport == nil); ok {
-		return do(volume, client, labels)
+	if f.given("Unexport", f.unexport == nil) {
+		return f.unexport(volume, client, labels)
 	}
 	return nil
 }
 
 func (f *fakeTenant) ListExports(_ context.Context, q storage.Query) (p storage.Page[storage.ExportEntry], _ error) {
-	if do, ok := set(f.t, "ListExports", f.listExports, f.listExports == nil); ok {
-		return do(q)
+	if f.given("ListExports", f.listExports == nil) {
+		return f.listExports(q)
 	}
 	return p, nil
 }
@@ -172,8 +173,8 @@ func (f *fakeTenant) Usage(_ context.Context, ids ...uint64) (map[uint64]storage
 }
 
 func (f *fakeTenant) Report(_ context.Context, volume string) (r storage.Report, _ error) {
-	if do, ok := set(f.t, "Report", f.report, f.report == nil); ok {
-		return do(volume)
+	if f.given("Report", f.report == nil) {
+		return f.report(volume)
 	}
 	return r, nil
 }
