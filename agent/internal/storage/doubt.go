@@ -2,7 +2,10 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"sync"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
 // doubts are the names whose last change failed so that it is open what of it is on disk, and how durably: a system call
@@ -72,7 +75,10 @@ func (t *Tenant) reloadVolume(name string) error {
 		t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
 		return nil
 	}
-	return t.store.limit(v)
+	if err := t.store.limit(v); !errors.Is(err, btrfs.ErrQuotaDisabled) {
+		return err
+	}
+	return nil // Conditions say so; the next start sets the limits
 }
 
 func (t *Tenant) reloadSnapshot(name string) error {

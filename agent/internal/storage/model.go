@@ -147,7 +147,7 @@ type Page[T any] struct {
 
 // Report is what the user of one volume may know of it.
 type Report struct {
-	QuotaBytes int64 // 0 where quotas are off
+	QuotaBytes int64 // 0 where quotas are off, or do not count the volume
 	UsedBytes  int64
 	Conditions []Condition
 }

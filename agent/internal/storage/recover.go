@@ -266,13 +266,19 @@ func (s *Store) reapQgroups(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	reaped := 0
+	reaped, busy := 0, false
 	for _, id := range stale {
-		if err := s.disk.fs.RemoveQgroup(id); err == nil {
+		switch err := s.disk.fs.RemoveQgroup(id); {
+		case err == nil:
 			reaped++
-		} else if !isErrno(err, unix.EBUSY) && !isErrno(err, unix.ENOENT) {
+		case isErrno(err, unix.EBUSY):
+			busy = true
+		case !errors.Is(err, btrfs.ErrNoQgroup):
 			return err
 		}
+	}
+	if busy {
+		s.upkeep.deleted()
 	}
 	if reaped > 0 {
 		s.log.Info("removed qgroups of deleted subvolumes", "count", reaped)

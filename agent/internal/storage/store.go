@@ -261,6 +261,8 @@ func classify(err error) error {
 		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
 	case isErrno(err, unix.EROFS):
 		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %w", err)
+	case errors.Is(err, btrfs.ErrQuotaDisabled):
+		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)
 	case errors.Is(err, nfs.ErrUnavailable):
 		return agentapi.Errorf(agentapi.Unavailable, "the NFS server: %w", err)
 	}

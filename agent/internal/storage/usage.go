@@ -29,7 +29,7 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 	}
 	if len(ids) >= wholeScan {
 		groups, err := s.pool.fs.Qgroups()
-		if err != nil {
+		if err != nil && !errors.Is(err, btrfs.ErrQuotaDisabled) {
 			return nil, classify(err)
 		}
 		for _, id := range ids {
@@ -41,7 +41,7 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 	}
 	for _, id := range ids {
 		group, err := s.pool.fs.Qgroup(id)
-		if errors.Is(err, btrfs.ErrNoQgroup) {
+		if errors.Is(err, btrfs.ErrNoQgroup) || errors.Is(err, btrfs.ErrQuotaDisabled) {
 			continue
 		}
 		if err != nil {
@@ -73,7 +73,10 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	used := usage[v.ID]
+	used, counted := usage[v.ID]
+	if !counted {
+		return Report{Conditions: t.store.conditionsOf(v, used)}, nil
+	}
 	return Report{QuotaBytes: v.QuotaBytes, UsedBytes: used.UsedBytes, Conditions: t.store.conditionsOf(v, used)}, nil
 }
 

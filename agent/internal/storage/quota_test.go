@@ -1,0 +1,252 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// assertEnforced makes sure that the volume takes some megabytes more and not as many as are given.
+func assertEnforced(t *testing.T, dir string, some, tooMany int64) {
+	t.Helper()
+	assert.NilError(t, writeBytes(dir, time.Now().Format("some-150405.000000000"), some))
+	err := writeBytes(dir, time.Now().Format("many-150405.000000000"), tooMany)
+	assert.Assert(t, errors.Is(err, unix.EDQUOT), "writing beyond the limit: %v", err)
+}
+
+func TestLimitsAreEnforced(t *testing.T) {
+	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			pool := newPool(t)
+			config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: mode}
+			s := reopened(t, config, newMemoryExporter())
+			t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
+			ten := mustTenant(t, s)
+			ctx := t.Context()
+
+			v, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "v", SizeBytes: 16 * mib})
+			assert.NilError(t, err)
+			assertEnforced(t, v.Path, 4*mib, 16*mib)
+
+			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"}) // of a volume that is full
+			assert.NilError(t, err)
+			c, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 64 * mib})
+			assert.NilError(t, err)
+			assertEnforced(t, c.Path, 16*mib, 64*mib)
+			same, _, err := ten.Clone(ctx, CloneSpec{Name: "same", Volume: "v", SizeBytes: 24 * mib})
+			assert.NilError(t, err)
+			assertEnforced(t, same.Path, 2*mib, 32*mib)
+
+			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(48 * mib)})
+			assert.NilError(t, err)
+			assertEnforced(t, v.Path, 16*mib, 48*mib)
+
+			assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
+			assertEnforcedStill(t, v.Path, c.Path, same.Path)
+			assert.NilError(t, s.Close(ctx))
+			pool.Unmount()
+			pool.Mount()
+			s = reopened(t, config, newMemoryExporter())
+			assertEnforcedStill(t, v.Path, c.Path, same.Path)
+			if mode == QuotaFull {
+				assert.NilError(t, s.pool.fs.StartRescan())
+				assert.NilError(t, s.pool.fs.WaitRescan(ctx))
+				assertEnforcedStill(t, v.Path, c.Path, same.Path)
+			}
+			assertRules(t, s)
+		})
+	}
+}
+
+func assertEnforcedStill(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		err := writeBytes(dir, "still", 64*mib)
+		assert.Assert(t, errors.Is(err, unix.EDQUOT), "writing beyond the limit of %s: %v", dir, err)
+	}
+}
+
+func TestQuotaModes(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		want    Quota
+		have    btrfs.QuotaMode
+		mode    btrfs.QuotaMode
+		refusal string
+	}{
+		{"auto turns full on", QuotaAuto, btrfs.QuotaOff, btrfs.QuotaFull, ""},
+		{"auto takes simple", QuotaAuto, btrfs.QuotaSimple, btrfs.QuotaSimple, ""},
+		{"auto takes full", QuotaAuto, btrfs.QuotaFull, btrfs.QuotaFull, ""},
+		{"none is auto", "", btrfs.QuotaSimple, btrfs.QuotaSimple, ""},
+		{"off leaves it off", QuotaOff, btrfs.QuotaOff, btrfs.QuotaOff, ""},
+		{"off leaves it on", QuotaOff, btrfs.QuotaFull, btrfs.QuotaFull, ""},
+		{"full is not simple", QuotaFull, btrfs.QuotaSimple, btrfs.QuotaSimple, "AGENT_QUOTA_MODE is full, but the filesystem has simple"},
+		{"simple is not full", QuotaSimple, btrfs.QuotaFull, btrfs.QuotaFull, "AGENT_QUOTA_MODE is simple, but the filesystem has full"},
+		{"unknown", "on", btrfs.QuotaOff, btrfs.QuotaOff, `"on" is not one of auto, full, simple, off`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			pool := testpool.New(t, testpool.Options{SizeBytes: 256 << 20, Quota: test.have})
+			s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: test.want}, newMemoryExporter())
+			fs := openFS(t, pool.Dir)
+			status, statusErr := fs.Quota()
+			assert.NilError(t, statusErr)
+			assert.Equal(t, status.Mode, test.mode)
+			if test.refusal != "" {
+				assert.ErrorContains(t, err, test.refusal)
+				return
+			}
+			assert.NilError(t, err)
+			defer func() { assert.NilError(t, s.Close(context.Background())) }()
+			mustCreate(t, mustTenant(t, s), "v")
+			report, err := mustTenant(t, s).Report(t.Context(), "v")
+			assert.NilError(t, err)
+			if test.want == QuotaOff {
+				assert.Equal(t, report.QuotaBytes, int64(0))
+			} else {
+				assert.Equal(t, report.QuotaBytes, 64*mib)
+			}
+			assertRules(t, s)
+		})
+	}
+}
+
+func openFS(t *testing.T, dir string) *btrfs.FS {
+	t.Helper()
+	fs, err := btrfs.Open(dir)
+	assert.NilError(t, err)
+	t.Cleanup(func() { fs.Close() })
+	return fs
+}
+
+// Somebody takes a snapshot with qgroup inheritance, which makes the quotas inconsistent: limits are not enforced, the
+// store says so, and upkeep cures it.
+func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
+	t.Parallel()
+	ten, pool := openTenant(t)
+	s := ten.store
+	v, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib})
+	assert.NilError(t, err)
+	assert.NilError(t, writeBytes(v.Path, "first", 8*mib))
+	btrfsCommand(t, "qgroup", "create", "1/0", pool.Dir)
+	btrfsCommand(t, "subvolume", "snapshot", "-i", "1/0", filepath.Join(v.Path, dataDir), filepath.Join(pool.Dir, "foreign"))
+	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "QuotaInconsistent"))
+	report, err := ten.Report(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.Assert(t, cmp.Contains(reasons(report.Conditions), "QuotaInconsistent"))
+
+	s.lookAfter(t.Context())
+	eventually(t, func() poll.Result { return when(len(s.Conditions()) == 0, "conditions are %v", s.Conditions()) })
+	assertEnforced(t, v.Path, mib, 32*mib)
+	btrfsCommand(t, "subvolume", "delete", filepath.Join(pool.Dir, "foreign"))
+	assertRules(t, s)
+}
+
+func btrfsCommand(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := exec.Command("btrfs", args...).CombinedOutput()
+	assert.NilError(t, err, "btrfs %v: %s", args, out)
+}
+
+// Limits that were lost are set again: by the next start.
+func TestLostLimitsAreSetAgain(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s := reopened(t, config, newMemoryExporter())
+	ten := mustTenant(t, s)
+	withSnapshot(t, ten)
+	clone, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 16 * 4 * mib * 2})
+	assert.NilError(t, err)
+	assert.NilError(t, s.pool.fs.SetLimit(clone.ID, 0))
+	v, err := ten.GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.NilError(t, s.pool.fs.SetLimit(v.ID, uint64(mib)))
+	assert.NilError(t, s.Close(t.Context()))
+
+	s = reopened(t, config, newMemoryExporter())
+	t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
+	assertRules(t, s)
+	assertEnforced(t, v.Path, 8*mib, 64*mib)
+	assertEnforced(t, clone.Path, 8*mib, 128*mib)
+}
+
+// Somebody turns the quotas off under the agent: volumes without limits are not made, what needs no limit goes on, and the
+// next start turns them on again.
+func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s := reopened(t, config, newMemoryExporter())
+	ten := mustTenant(t, s)
+	v := mustCreate(t, ten, "v")
+	mustCreate(t, ten, "gone")
+	assert.NilError(t, s.pool.fs.DisableQuota())
+	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "QuotaDisabled"))
+	ctx := t.Context()
+
+	_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "new", SizeBytes: 16 * mib})
+	assertCode(t, err, agentapi.Unavailable)
+	assert.ErrorContains(t, err, "quota")
+	_, _, err = ten.Clone(ctx, CloneSpec{Name: "new", Volume: "v"})
+	assertCode(t, err, agentapi.Unavailable)
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
+	assertCode(t, err, agentapi.Unavailable)
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{Labels: map[string]string{"a": "b"}})
+	assert.NilError(t, err)
+	_, err = ten.Usage(ctx, v.ID)
+	assert.NilError(t, err)
+	report, err := ten.Report(ctx, "v")
+	assert.NilError(t, err)
+	assert.Assert(t, cmp.Contains(reasons(report.Conditions), "QuotaDisabled"))
+	assert.NilError(t, ten.DeleteVolume(ctx, "gone"))
+	s.lookAfter(ctx)
+	assert.NilError(t, s.Close(ctx))
+
+	s = reopened(t, config, newMemoryExporter())
+	t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
+	assertEnforced(t, v.Path, mib, 128*mib)
+	assertRules(t, s)
+}
+
+// In simple mode the qgroup of a deleted source stays for as long as a clone uses its data, and goes after.
+func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	s := open(t, Config{BasePath: pool.Dir, Quota: QuotaSimple}, newMemoryExporter())
+	ten := mustTenant(t, s)
+	ctx := t.Context()
+	v := mustCreate(t, ten, "v")
+	assert.NilError(t, writeBytes(v.Path, "data", 4*mib))
+	_, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Volume: "v"})
+	assert.NilError(t, err)
+	assert.NilError(t, ten.DeleteVolume(ctx, "v"))
+	s.lookAfter(ctx)
+	assert.NilError(t, ten.DeleteVolume(ctx, "c"))
+	eventually(t, func() poll.Result {
+		s.lookAfter(ctx)
+		groups, err := s.pool.fs.Qgroups()
+		if err != nil {
+			return poll.Error(err)
+		}
+		assert.NilError(t, s.pool.fs.Commit(ctx))
+		delete(groups, 5)
+		return when(len(groups) == 0, "qgroups are left: %v", groups)
+	})
+}
