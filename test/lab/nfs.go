@@ -24,6 +24,11 @@ mkdir /run/rpc_pipefs
 mount --bind /var/lib/nfs/rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
 mount -t tmpfs -o mode=755 exports.d /etc/exports.d
+mkdir -p /etc/nfs.conf.d
+mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
+# Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
+# with them a pod's fsGroup.
+printf '[mountd]\nmanage-gids=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
 ` + holdOn
 
 // nfsServer is the storage host's NFSv4 server and its daemons.

@@ -69,10 +69,16 @@ const (
 	AgentPort = "8080"
 )
 
+const passable = 0o711
+
 // Start brings the system up in a fresh lab. What it has made when it fails it takes down again.
 func Start(o Options) (*System, error) {
 	dir, err := os.MkdirTemp("", "system-")
 	if err != nil {
+		return nil, err
+	}
+	// Pods need not be root, and must reach their volumes.
+	if err := os.Chmod(dir, passable); err != nil {
 		return nil, err
 	}
 	s := &System{dir: dir, options: o}
@@ -180,7 +186,7 @@ func (s *System) startNodes() error {
 	for _, host := range s.Lab.Nodes {
 		n := &Node{Host: host, dir: s.path(host.Name)}
 		s.Nodes = append(s.Nodes, n)
-		if err := os.Mkdir(n.dir, 0o700); err != nil {
+		if err := os.Mkdir(n.dir, passable); err != nil {
 			return err
 		}
 		if err := s.startNode(n, binary); err != nil {

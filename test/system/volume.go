@@ -119,7 +119,7 @@ func (a *Attachment) Stage(ctx context.Context) error {
 
 // Publish gives the mounted volume to the pod.
 func (a *Attachment) Publish(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(a.Target), 0o700); err != nil { // a kubelet makes the parent
+	if err := os.MkdirAll(filepath.Dir(a.Target), passable); err != nil { // a kubelet makes the parent
 		return err
 	}
 	_, err := a.Node.CSI.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
