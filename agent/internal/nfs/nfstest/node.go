@@ -3,16 +3,11 @@
 package nfstest
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -24,6 +19,7 @@ import (
 type Node struct {
 	IPv4, IPv6 netip.Addr
 
+	shell  *shell
 	pid    string
 	folder string
 	mounts int
@@ -34,21 +30,18 @@ func (w *World) newNode(number int) *Node {
 	n := &Node{
 		IPv4:   netip.MustParseAddr(fmt.Sprintf("10.78.0.1%d", number)),
 		IPv6:   netip.MustParseAddr(fmt.Sprintf("fd78::1%d", number)),
+		shell:  w.shell,
 		folder: w.t.TempDir(),
 	}
-	holder := exec.Command("unshare", "--net", "--mount", "--uts", "--propagation", "private",
-		"sh", "-c", `hostname "$0"; echo ready; exec sleep infinity`, fmt.Sprintf("nfstest-%d", number))
-	holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	ready, err := holder.StdoutPipe()
+	pid, err := w.shell.start("unshare", "--net", "--mount", "--uts", "--propagation", "private",
+		"sh", "-c", `hostname "$0"; exec sleep infinity`, fmt.Sprintf("nfstest-%d", number))
 	assert.NilError(w.t, err)
-	assert.NilError(w.t, holder.Start())
-	w.t.Cleanup(func() {
-		assert.Check(w.t, holder.Process.Kill())
-		_ = holder.Wait() // killed
+	w.t.Cleanup(func() { assert.Check(w.t, w.shell.stop(pid)) })
+	eventually(w.t, "the node has no namespaces yet", func() bool {
+		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		return err == nil && string(comm) == "sleep\n"
 	})
-	_, err = bufio.NewReader(ready).ReadString('\n')
-	assert.NilError(w.t, err)
-	n.pid = strconv.Itoa(holder.Process.Pid)
+	n.pid = pid
 
 	cable := fmt.Sprintf("nfstest%d", number)
 	// A fixed hardware address, so that nobody's neighbour table is out of date.
@@ -61,16 +54,16 @@ func (w *World) newNode(number int) *Node {
 		{"address", "add", n.IPv6.String() + "/64", "dev", "eth0", "nodad"},
 		{"link", "set", "eth0", "up"},
 	} {
-		_, err := n.run(w.t.Context(), "ip", args...)
+		_, err := n.run(append([]string{"ip"}, args...)...)
 		assert.NilError(w.t, err)
 	}
 	return n
 }
 
 // run runs a program on the node.
-func (n *Node) run(ctx context.Context, name string, args ...string) (string, error) {
-	enter := []string{"--target", n.pid, "--net", "--mount", "--uts", "--wdns=/", "--", name}
-	return execute(ctx, "nsenter", append(enter, args...)...)
+func (n *Node) run(args ...string) (string, error) {
+	enter := []string{"nsenter", "--target", n.pid, "--net", "--mount", "--uts", "--wdns=/", "--"}
+	return n.shell.run(append(enter, args...)...)
 }
 
 // Mount mounts an export from the address family of its client, until the test
@@ -94,12 +87,12 @@ func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string)
 		server = "[" + serverIPv6 + "]"
 	}
 	options = append([]string{"vers=4.2", "noac", "lookupcache=none"}, options...)
-	_, err := n.run(t.Context(), "timeout", "20", "mount", "-t", "nfs", "-o", strings.Join(options, ","), server+":"+path, at)
+	_, err := n.run("timeout", "20", "mount", "-t", "nfs", "-o", strings.Join(options, ","), server+":"+path, at)
 	if err != nil {
 		return "", err
 	}
 	t.Cleanup(func() {
-		_, err := n.run(context.Background(), "umount", "-f", "-l", at)
+		_, err := n.run("umount", "-f", "-l", at)
 		assert.Check(t, err)
 	})
 	return n.Path(at), nil

@@ -3,16 +3,12 @@
 package nfstest
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +27,8 @@ type World struct {
 	Nodes []*Node
 
 	t       *testing.T
-	daemons map[string]*exec.Cmd
+	shell   *shell
+	daemons map[string]string // process IDs by name
 }
 
 const (
@@ -44,7 +41,7 @@ const (
 func NewWorld(t *testing.T) *World {
 	t.Helper()
 	requireLab(t)
-	w := &World{Base: "/srv/nfstest pool", t: t, daemons: map[string]*exec.Cmd{}}
+	w := &World{Base: "/srv/nfstest pool", t: t, shell: startShell(t), daemons: map[string]string{}}
 	w.makeNetwork()
 	for i := range 2 {
 		w.Nodes = append(w.Nodes, w.newNode(i+1))
@@ -125,42 +122,23 @@ func (w *World) makeServerState() {
 // Run runs a program of the storage host and returns its output.
 func (w *World) Run(name string, args ...string) string {
 	w.t.Helper()
-	out, err := execute(context.Background(), name, args...)
+	out, err := w.shell.run(append([]string{name}, args...)...)
 	assert.NilError(w.t, err)
 	return out
-}
-
-// commandTime bounds every program that a test runs.
-const commandTime = 60 * time.Second
-
-func execute(ctx context.Context, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandTime)
-	defer cancel()
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(stdout.String()), nil
 }
 
 // StartDaemon starts a program that stays in the foreground.
 func (w *World) StartDaemon(name string, args ...string) {
 	w.t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	assert.NilError(w.t, cmd.Start())
-	w.daemons[name] = cmd
+	pid, err := w.shell.start(append([]string{name}, args...)...)
+	assert.NilError(w.t, err)
+	w.daemons[name] = pid
 }
 
 // StopDaemon kills it.
 func (w *World) StopDaemon(name string) {
-	cmd := w.daemons[name]
+	assert.Check(w.t, w.shell.stop(w.daemons[name]))
 	delete(w.daemons, name)
-	assert.Check(w.t, cmd.Process.Kill())
-	_ = cmd.Wait() // killed
 }
 
 // Threads is how many threads the NFS server has.

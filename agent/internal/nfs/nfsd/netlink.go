@@ -1,0 +1,185 @@
+package nfsd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// Commands and attributes of the generic netlink family "nfsd", from
+// include/uapi/linux/nfsd_netlink.h.
+const (
+	familyName    = "nfsd"
+	familyVersion = 1
+
+	commandRequests     = 1  // NFSD_CMD_RPC_STATUS_GET, since 6.7
+	commandUnlockExport = 18 // NFSD_CMD_UNLOCK_EXPORT, since 7.2
+
+	attrBegan      = 6  // NFSD_A_RPC_STATUS_SERVICE_TIME: microseconds
+	attrSourceIPv4 = 8  // NFSD_A_RPC_STATUS_SADDR4
+	attrSourceIPv6 = 10 // NFSD_A_RPC_STATUS_SADDR6
+	attrUnlockPath = 1  // NFSD_A_UNLOCK_EXPORT_PATH
+)
+
+// Request is one that the server works on.
+type Request struct {
+	Client netip.Addr
+	Began  time.Duration // on CLOCK_MONOTONIC
+}
+
+// Requests lists the requests under way. nfs.ErrUnsupported before Linux 6.7.
+func Requests() ([]Request, error) {
+	var requests []Request
+	err := call(commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
+		var request Request
+		if raw := attrs[attrBegan]; len(raw) == 8 {
+			request.Began = time.Duration(binary.NativeEndian.Uint64(raw)) * time.Microsecond
+		}
+		for _, which := range []uint16{attrSourceIPv4, attrSourceIPv6} {
+			if addr, ok := netip.AddrFromSlice(attrs[which]); ok {
+				request.Client = addr.Unmap()
+			}
+		}
+		requests = append(requests, request)
+	})
+	return requests, err
+}
+
+// UnlockExport makes the server forget the files that clients have open through
+// exports of path, whichever clients. Without it they hold on to the space of a
+// deleted subvolume, because a client that may not reach it cannot close them
+// either. nfs.ErrUnsupported before Linux 7.2.
+func UnlockExport(path string) error {
+	return call(commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
+}
+
+// call sends one command to the family and hands over the answers.
+func call(command uint8, flags uint16, payload []byte, each func(attributes)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	if err != nil {
+		return fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing is buffered
+	// The kernel answers at once; the bound is for its faults.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
+		return fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
+	}
+	var family uint16
+	err = exchange(fd, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
+		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(familyName), 0)), func(attrs attributes) {
+			if raw := attrs[unix.CTRL_ATTR_FAMILY_ID]; len(raw) == 2 {
+				family = binary.NativeEndian.Uint16(raw)
+			}
+		})
+	if err == nil {
+		err = exchange(fd, family, command, familyVersion, flags, payload, each)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%w: netlink family nfsd, command %d: %w", nfs.ErrUnsupported, command, err)
+	case err != nil:
+		return fmt.Errorf("%w: netlink family nfsd, command %d: %w", nfs.ErrUnavailable, command, err)
+	}
+	return nil
+}
+
+// exchange sends a message and reads until its last answer.
+func exchange(fd int, family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
+	const headers = unix.NLMSG_HDRLEN + unix.GENL_HDRLEN
+	message := make([]byte, 0, headers+len(payload))
+	message = binary.NativeEndian.AppendUint32(message, uint32(headers+len(payload)))
+	message = binary.NativeEndian.AppendUint16(message, family)
+	message = binary.NativeEndian.AppendUint16(message, unix.NLM_F_REQUEST|flags)
+	message = append(message, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number and port: one call a socket
+	message = append(message, command, version, 0, 0)
+	message = append(message, payload...)
+	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	buffer := make([]byte, 64<<10)
+	for {
+		n, _, err := unix.Recvfrom(fd, buffer, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		last, err := parseMessages(buffer[:n], each)
+		if last || err != nil {
+			return err
+		}
+	}
+}
+
+var errMalformed = errors.New("malformed netlink message")
+
+// parseMessages hands over the attributes of each answer, and reports whether
+// the last one was among them.
+func parseMessages(data []byte, each func(attributes)) (last bool, err error) {
+	for len(data) >= unix.NLMSG_HDRLEN {
+		length := int(binary.NativeEndian.Uint32(data))
+		if length < unix.NLMSG_HDRLEN || length > len(data) {
+			return true, errMalformed
+		}
+		kind, body := binary.NativeEndian.Uint16(data[4:]), data[unix.NLMSG_HDRLEN:length]
+		switch kind {
+		case unix.NLMSG_ERROR, unix.NLMSG_DONE:
+			if len(body) < 4 {
+				return true, errMalformed
+			}
+			if code := int32(binary.NativeEndian.Uint32(body)); code != 0 {
+				return true, unix.Errno(-code)
+			}
+			return true, nil
+		default:
+			if len(body) < unix.GENL_HDRLEN {
+				return true, errMalformed
+			}
+			attrs, err := parseAttributes(body[unix.GENL_HDRLEN:])
+			if err != nil {
+				return true, err
+			}
+			if each != nil {
+				each(attrs)
+			}
+		}
+		data = data[min(align(length), len(data)):]
+	}
+	return false, nil
+}
+
+// attributes are by type; of a repeated one the last.
+type attributes map[uint16][]byte
+
+func parseAttributes(data []byte) (attributes, error) {
+	attrs := attributes{}
+	for len(data) >= unix.NLA_HDRLEN {
+		length := int(binary.NativeEndian.Uint16(data))
+		if length < unix.NLA_HDRLEN || length > len(data) {
+			return nil, errMalformed
+		}
+		kind := binary.NativeEndian.Uint16(data[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+		attrs[kind] = data[unix.NLA_HDRLEN:length]
+		data = data[min(align(length), len(data)):]
+	}
+	return attrs, nil
+}
+
+func attribute(kind uint16, value []byte) []byte {
+	length := unix.NLA_HDRLEN + len(value)
+	out := make([]byte, 0, align(length))
+	out = binary.NativeEndian.AppendUint16(out, uint16(length))
+	out = binary.NativeEndian.AppendUint16(out, kind)
+	out = append(out, value...)
+	return append(out, make([]byte, align(length)-length)...)
+}
+
+// align rounds up to the 4 bytes of netlink(7).
+func align(length int) int { return (length + 3) &^ 3 }
