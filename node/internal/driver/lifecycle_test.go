@@ -117,14 +117,14 @@ func TestHostileTargets(t *testing.T) {
 	assert.NilError(t, v.stage(t))
 	precious := filepath.Join(w.dir, "precious")
 	assert.NilError(t, os.Mkdir(precious, 0o755))
-	for pod, make := range map[string]func(path string) error{
+	for pod, create := range map[string]func(path string) error{
 		"file":    func(p string) error { return os.WriteFile(p, []byte("kept"), 0o644) },
 		"link":    func(p string) error { return os.Symlink(precious, p) },
 		"dangler": func(p string) error { return os.Symlink("/nowhere", p) },
 		"socket":  func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
 	} {
 		assert.NilError(t, os.MkdirAll(filepath.Dir(v.target(pod)), 0o755))
-		assert.NilError(t, make(v.target(pod)))
+		assert.NilError(t, create(v.target(pod)))
 		hasCode(t, v.publish(t, pod, false), codes.FailedPrecondition, v.target(pod))
 		hasCode(t, v.unpublish(t, pod), codes.FailedPrecondition, "left alone")
 		_, err := os.Lstat(v.target(pod))

@@ -60,7 +60,7 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 }
 
 func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
-	if _, err := parseVolumeID(r.VolumeId); err != nil {
+	if err := requireValidVolumeID(r.VolumeId); err != nil {
 		return publication{}, err
 	}
 	if err := requirePath("target_path", r.TargetPath); err != nil {

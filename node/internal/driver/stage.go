@@ -10,7 +10,7 @@ import (
 
 // NodeStageVolume mounts the volume at {staging_target_path}/data and keeps whom to ask for its usage.
 func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	if _, err := parseVolumeID(r.VolumeId); err != nil {
+	if err := requireValidVolumeID(r.VolumeId); err != nil {
 		return nil, err
 	}
 	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {

@@ -40,15 +40,15 @@ type attachment struct {
 	usageToken string
 }
 
-func parseVolumeID(s string) (id.Volume, error) {
+// requireValidVolumeID is for calls that make something of a volume.
+func requireValidVolumeID(s string) error {
 	if s == "" {
-		return id.Volume{}, invalid("volume_id", "must not be empty")
+		return invalid("volume_id", "must not be empty")
 	}
-	volume, err := id.ParseVolume(s)
-	if err != nil {
-		return id.Volume{}, invalid("volume_id", "%v", err)
+	if _, err := id.ParseVolume(s); err != nil {
+		return invalid("volume_id", "%v", err)
 	}
-	return volume, nil
+	return nil
 }
 
 // requireVolumeID is for calls that take things away: they must work for every ID that there ever was.

@@ -31,11 +31,12 @@ func Main(m *testing.M, ignored ...goleak.Option) {
 		}))...)
 		return
 	}
-	inside := exec.Command("/proc/self/exe", os.Args[1:]...)
-	inside.Stdin, inside.Stdout, inside.Stderr = os.Stdin, os.Stdout, os.Stderr
-	inside.Env = append(os.Environ(), namespaceMark+"=1")
-	// With Unshareflags the os package also makes all mounts private there.
-	inside.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	inside := &exec.Cmd{
+		Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), namespaceMark+"=1"),
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		// With Unshareflags the os package also makes all mounts private there.
+		SysProcAttr: &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL},
+	}
 	err := inside.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		os.Exit(exit.ExitCode())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -169,7 +170,7 @@ func (s *nfsServer) unexport(path string) error {
 // run runs a program on the server.
 func (s *nfsServer) run(name string, args ...string) error {
 	enter := []string{"--target", strconv.Itoa(s.holder.Process.Pid), "--net", "--mount", "--uts", "--wdns=/", "--", name}
-	return run("nsenter", append(enter, args...)...)
+	return run("nsenter", slices.Concat(enter, args)...)
 }
 
 // stop ends what would keep the namespaces.

@@ -429,7 +429,7 @@ func others(t *testing.T, b Backend) {
 		t.Helper()
 		points, err := b.Mounter().Others(t.Context(), data, target)
 		assert.NilError(t, err)
-		var dirs []string
+		dirs := make([]string, 0, len(points))
 		for _, p := range points {
 			dirs = append(dirs, p.Dir)
 		}

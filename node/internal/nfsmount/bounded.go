@@ -2,6 +2,7 @@ package nfsmount
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/singleflight"
@@ -57,6 +58,10 @@ func (p *probe) ask(ctx context.Context, key string, f func() (any, error)) (any
 	case r := <-answer:
 		return r.Val, r.Err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnresponsive, context.Cause(ctx))
+		reason := context.Cause(ctx)
+		if errors.Is(reason, ErrUnresponsive) {
+			return nil, reason
+		}
+		return nil, fmt.Errorf("%w in time: %w", ErrUnresponsive, reason)
 	}
 }
