@@ -12,7 +12,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/onsi/ginkgo/v2/internal/interrupt_handler.(*InterruptHandler).registerForInterrupts.func2")) // Ginkgo keeps it for the process's life
+}
 
 // inMemory is the suite's backend without btrfs and NFS.
 type inMemory struct{}

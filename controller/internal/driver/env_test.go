@@ -1,0 +1,130 @@
+package driver_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+)
+
+const (
+	mib   = 1 << 20
+	gib   = 1 << 30
+	token = "the-secret-token"
+
+	node1 = "worker-1|192.0.2.1"
+	node2 = "worker-2|192.0.2.2"
+
+	manyWriters = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+	oneNode     = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+)
+
+// env is a driver before an agent in memory.
+type env struct {
+	csi.ControllerClient
+	csi.IdentityClient
+	agent *fakeagent.Agent
+	url   string
+	log   *harness.Log
+}
+
+// startAgent starts an agent with one tenant. prepare sets it up before it serves; nil for none.
+func startAgent(t *testing.T, prepare func(*fakeagent.Agent)) (*fakeagent.Agent, string) {
+	t.Helper()
+	agent := fakeagent.New(map[string]string{token: "tenant"})
+	if prepare != nil {
+		prepare(agent)
+	}
+	url := agent.Start()
+	t.Cleanup(agent.Close)
+	return agent, url
+}
+
+// start is a driver with the static class "fast".
+func start(t *testing.T, prepare func(*fakeagent.Agent)) *env {
+	t.Helper()
+	agent, url := startAgent(t, prepare)
+	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
+	return serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), agent, url)
+}
+
+func serve(t *testing.T, registry *agents.Registry, agent *fakeagent.Agent, url string) *env {
+	t.Helper()
+	driver := harness.Serve(t, registry, nil)
+	return &env{
+		ControllerClient: csi.NewControllerClient(driver), IdentityClient: csi.NewIdentityClient(driver),
+		agent: agent, url: url, log: driver.Log,
+	}
+}
+
+func capability(mode csi.VolumeCapability_AccessMode_Mode) *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	}
+}
+
+func createRequest(name string, parameters map[string]string) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: gib}, Parameters: parameters,
+		VolumeCapabilities: []*csi.VolumeCapability{capability(manyWriters)},
+	}
+}
+
+func (e *env) create(t *testing.T, name string) *csi.Volume {
+	t.Helper()
+	answer, err := e.CreateVolume(t.Context(), createRequest(name, nil))
+	assert.NilError(t, err)
+	return answer.Volume
+}
+
+func publishRequest(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode) *csi.ControllerPublishVolumeRequest {
+	return &csi.ControllerPublishVolumeRequest{VolumeId: volumeID, NodeId: node, VolumeCapability: capability(mode)}
+}
+
+func failed(t *testing.T, err error, code codes.Code, parts ...string) {
+	t.Helper()
+	assert.Equal(t, status.Code(err), code, "error: %v", err)
+	for _, part := range parts {
+		assert.Assert(t, cmp.Contains(status.Convert(err).Message(), part))
+	}
+}
+
+// eventually waits for what an informer has yet to hear of.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := check(); err != nil {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(10*time.Second), poll.WithDelay(5*time.Millisecond))
+}
+
+// within fails when a call takes longer than it may, however it ends.
+func within(t *testing.T, limit time.Duration, call func(ctx context.Context) error) error {
+	t.Helper()
+	begin := time.Now()
+	err := call(t.Context())
+	assert.Assert(t, time.Since(begin) < limit, "took %s", time.Since(begin))
+	return err
+}
+
+func noSecrets(t *testing.T, log *harness.Log, secrets ...string) {
+	t.Helper()
+	for _, secret := range secrets {
+		assert.Assert(t, !strings.Contains(log.String(), secret), "%q is in the log", secret)
+	}
+}

@@ -1,0 +1,191 @@
+package driver_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// on answers requests of one method and path in place of the agent.
+func on(method, path string, answer func(w http.ResponseWriter, r *http.Request) bool) func(*fakeagent.Agent) {
+	return func(a *fakeagent.Agent) {
+		a.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
+			return r.Method == method && r.URL.Path == path && answer(w, r)
+		}
+	}
+}
+
+func failWith(code agentapi.Code) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		fakeagent.Fail(w, agentapi.Errorf(code, "as the test wants it"))
+		return true
+	}
+}
+
+// The peer answered 409 for ever after an interrupted create, and reported success with an empty path.
+func TestFault04ConflictWithoutAVolumeIsNoSuccess(t *testing.T) {
+	e := start(t, on("POST", "/v1/volumes", failWith(agentapi.AlreadyExists)))
+	_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", nil))
+	failed(t, err, codes.Aborted, "pvc-1")
+
+	snapshots := start(t, on("POST", "/v1/snapshots", failWith(agentapi.AlreadyExists)))
+	volume := snapshots.create(t, "pvc-1")
+	_, err = snapshots.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: volume.VolumeId, Name: "snap-1"})
+	failed(t, err, codes.Aborted, "snap-1")
+}
+
+func TestFault04ConflictWithAFittingVolumeIsSuccess(t *testing.T) {
+	e := start(t, nil)
+	want := e.create(t, "pvc-1")
+	e.agent.Edit(token, "pvc-1", func(v *agentapi.VolumeDetail) { v.Uid = 7 }) // the agent now sees a difference that nobody asked about
+	assert.Equal(t, e.create(t, "pvc-1").VolumeId, want.VolumeId)
+}
+
+// The peer only warned when the resize after a clone failed, and reported the larger size.
+func TestFault16AFailedResizeOfACopyIsAnError(t *testing.T) {
+	var refuse atomic.Bool
+	refuse.Store(true)
+	e := start(t, func(a *fakeagent.Agent) {
+		a.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.Method == http.MethodPost && r.URL.Path == "/v1/clones":
+				// An agent that does not know size_bytes makes the copy in the source's size.
+				r.Body = body(`{"snapshot":"snap","name":"copy"}`)
+				return false
+			case r.Method == http.MethodPatch && refuse.Load():
+				fakeagent.Fail(w, agentapi.Errorf(agentapi.NoSpace, "the pool is full"))
+				return true
+			}
+			return false
+		}
+	})
+	source := e.create(t, "source")
+	snapshot, err := e.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: source.VolumeId, Name: "snap"})
+	assert.NilError(t, err)
+	r := createRequest("copy", nil)
+	r.CapacityRange.RequiredBytes = 2 * gib
+	r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot.Snapshot.SnapshotId}}}
+	_, err = e.CreateVolume(t.Context(), r)
+	failed(t, err, codes.ResourceExhausted, "full")
+
+	refuse.Store(false)
+	answer, err := e.CreateVolume(t.Context(), r)
+	assert.NilError(t, err, "the retry goes on where the first call failed")
+	assert.Equal(t, answer.Volume.CapacityBytes, int64(2*gib))
+	assert.Equal(t, e.agent.Volume(token, "copy").QuotaBytes, int64(2*gib))
+}
+
+func TestAgentErrorsHaveTheirCodesAndNameTheAgent(t *testing.T) {
+	for code, want := range map[agentapi.Code]codes.Code{
+		agentapi.Invalid: codes.InvalidArgument, agentapi.Unauthorized: codes.Unauthenticated, agentapi.Forbidden: codes.PermissionDenied,
+		agentapi.NoSpace: codes.ResourceExhausted, agentapi.InternalError: codes.Internal, agentapi.Unavailable: codes.Unavailable,
+		agentapi.RateLimited: codes.Unavailable,
+	} {
+		t.Run(string(code), func(t *testing.T) {
+			e := start(t, on("POST", "/v1/volumes", failWith(code)))
+			_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", nil))
+			failed(t, err, want, e.url)
+		})
+	}
+}
+
+func TestAForeignServerIsNoAgent(t *testing.T) {
+	for name, write := range map[string]func(http.ResponseWriter){
+		"HTML": func(w http.ResponseWriter) { w.Header().Set("Content-Type", "text/html"); _, _ = w.Write([]byte("<html>")) },
+		"garbage": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write([]byte(`{"volumes":`))
+		},
+		"redirect": func(w http.ResponseWriter) { w.Header().Set("Location", "http://example.com"); w.WriteHeader(http.StatusFound) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, on("POST", "/v1/volumes", func(w http.ResponseWriter, _ *http.Request) bool { write(w); return true }))
+			_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", nil))
+			failed(t, err, codes.Internal, e.url)
+		})
+	}
+}
+
+func TestASlowAgentIsGivenUpInTime(t *testing.T) {
+	e := start(t, on("POST", "/v1/volumes", func(_ http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client has gone
+		<-r.Context().Done()
+		return true
+	}))
+	err := within(t, 5*time.Second, func(ctx context.Context) error {
+		_, err := e.CreateVolume(ctx, createRequest("pvc-1", nil))
+		return err
+	})
+	failed(t, err, codes.DeadlineExceeded, e.url) // the driver's own bound
+
+	err = within(t, time.Second, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		_, err := e.CreateVolume(ctx, createRequest("pvc-2", nil))
+		return err
+	})
+	failed(t, err, codes.DeadlineExceeded) // the caller's
+}
+
+// An incomplete list would say that the volumes of the agent that is down are gone.
+func TestAListNeverLacksTheVolumesOfAnAgentThatIsDown(t *testing.T) {
+	_, up := startAgent(t, nil)
+	down := fakeagent.New(nil)
+	downURL := down.Start()
+	down.Close()
+	static, _ := harness.Static(t, []controllertest.Class{
+		{Name: "a", Token: token, Parameters: map[string]string{"agentURL": up}},
+		{Name: "b", Token: token, Parameters: map[string]string{"agentURL": downURL}},
+	})
+	e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), nil, up)
+	_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", map[string]string{"storageClassName": "a"}))
+	assert.NilError(t, err, "the other agent's volumes are not affected")
+	_, err = e.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+	failed(t, err, codes.Unavailable, downURL)
+	_, err = e.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{})
+	failed(t, err, codes.Unavailable, downURL)
+	_, err = e.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	failed(t, err, codes.Unavailable, downURL)
+	_, err = e.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"storageClassName": "a"}})
+	assert.NilError(t, err)
+	_, err = e.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "b|pvc-1"})
+	failed(t, err, codes.Unavailable, downURL)
+}
+
+func TestTheRequestIDReachesTheAgentAndSecretsNeverTheLog(t *testing.T) {
+	e := start(t, nil)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-request-id", "req-42")
+	r := createRequest("pvc-1", nil)
+	r.Secrets = map[string]string{"agentToken": token}
+	_, err := e.CreateVolume(ctx, r)
+	assert.NilError(t, err)
+	published, err := e.ControllerPublishVolume(ctx, publishRequest("fast|pvc-1", node1, manyWriters))
+	assert.NilError(t, err)
+	r.Secrets["agentToken"] = "another-secret-token"
+	_, err = e.CreateVolume(ctx, r)
+	failed(t, err, codes.Unauthenticated)
+	for _, request := range e.agent.Requests() {
+		assert.Equal(t, request.RequestID, "req-42")
+	}
+	for _, part := range []string{"req-42", "CreateVolume", "fast|pvc-1", "worker-1|192.0.2.1", "Unauthenticated"} {
+		assert.Assert(t, cmp.Contains(e.log.String(), part))
+	}
+	noSecrets(t, e.log, token, "another-secret-token", published.PublishContext["usageToken"])
+	assert.Assert(t, !strings.Contains(err.Error(), "secret-token"))
+}
