@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -140,8 +141,8 @@ func DefaultEnv() []string {
 // controlFD is the first of the kernel's descriptors after the standard ones; 1 is the console.
 const controlFD = 3
 
-// start runs the kernel in a process namespace of which it is process 1, so that its death, which
-// follows this process's, ends all the processes that it is made of.
+// start runs the kernel in a process namespace whose process 1 dies with this process, and takes
+// along all the processes that the kernel is made of.
 func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, lab string) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -149,21 +150,22 @@ func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, la
 	}
 	defer theirs.Close()
 	g.control = ours
-	cmd := exec.Command(kernel.Program, g.commandLine(cfg, kernel, lab)...)
-	cmd.ExtraFiles = []*os.File{theirs}
+	files, args := []*os.File{theirs}, g.commandLine(cfg, kernel, lab)
 	for i, n := range cfg.Networks {
-		transport, end, err := n.plug(len(cmd.ExtraFiles) + controlFD)
+		transport, end, err := n.plug(controlFD + len(files))
 		if err != nil {
 			return fmt.Errorf("network %d: %w", i, err)
 		}
 		if end != nil {
 			defer end.Close()
-			cmd.ExtraFiles = append(cmd.ExtraFiles, end)
+			files = append(files, end)
 		}
-		cmd.Args = append(cmd.Args, fmt.Sprintf("vec%d:%s", i, transport))
+		args = append(args, fmt.Sprintf("vec%d:%s", i, transport))
 	}
-	cmd.Args = append(cmd.Args, "--", "init-uml")                         // what follows the dashes goes to init
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // its memory is a file in TMPDIR
+	args = append(args, "--", "init-uml") // what follows the dashes goes to init
+	cmd := exec.Command(lab, append([]string{keeperVerb, strconv.Itoa(len(files)), kernel.Program}, args...)...)
+	cmd.ExtraFiles = files
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // the guest's memory is a file there
 	if kernel.Preload != "" {
 		cmd.Env = append(cmd.Env, "LD_PRELOAD="+kernel.Preload)
 	}

@@ -29,6 +29,12 @@ func execute(args []string) error {
 	if err != nil {
 		return err
 	}
+	if want.name == "" {
+		// When go test is killed, what it started must not go on; a machine with a name may stay.
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return err
+		}
+	}
 	want.visible = append(want.visible, program)
 	return withMachine(want, func(m machine) error {
 		cmd := m.Command(program, flags.Args()[1:]...)
@@ -79,7 +85,7 @@ func withMachine(want request, use func(machine) error) error {
 		}
 		defer l.Close()
 	}
-	return use(m)
+	return explain(use(m), m)
 }
 
 // runForwardingSignals runs cmd, and hands it the signals that this process gets. go test sends

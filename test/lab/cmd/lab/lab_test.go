@@ -59,6 +59,11 @@ func reports(t *testing.T, lab string) {
 	out, err := exec.Command(lab, "exec", "/no/such/program").CombinedOutput()
 	assert.Equal(t, exitCode(err), 125)
 	assert.Assert(t, strings.Contains(string(out), "no such file"), "%s", out)
+
+	// Process 1 dies of it, and a kernel without one panics.
+	out, err = exec.Command(lab, "exec", "sh", "-c", "kill -ABRT 1; sleep 1000").CombinedOutput()
+	assert.Equal(t, exitCode(err), 125)
+	assert.Assert(t, strings.Contains(string(out), "Kernel panic"), "%s", out)
 }
 
 func forwards(t *testing.T, lab string) {

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/native"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
@@ -106,16 +106,16 @@ func startUML(ctx context.Context, options setup.Options, want request) (machine
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "lab: Linux %s (User Mode Linux) up in %.1f s\n", g.Kernel, time.Since(begin).Seconds())
-	go reportPanic(g)
 	return g, nil
 }
 
-// reportPanic shows why a guest ended by itself; a halt on request leaves no oops.
-func reportPanic(g *uml.Guest) {
-	<-g.Done()
-	if tail := g.ConsoleTail(40); strings.Contains(tail, "Kernel panic") {
-		fmt.Fprintf(os.Stderr, "lab: the kernel died:\n%s\n", tail)
+// explain adds the guest kernel's last words to the error of a program that it took along.
+func explain(err error, m machine) error {
+	g, ok := m.(*uml.Guest)
+	if !ok || !errors.Is(err, guest.ErrGone) {
+		return err
 	}
+	return fmt.Errorf("%w; its console:\n%s", err, g.ConsoleTail(40))
 }
 
 // prepare is `lab setup`.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/guestd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
 )
 
 func main() {
@@ -37,6 +38,8 @@ func run(verb string, args []string) error {
 		return onHost(args)
 	case "setup":
 		return prepare()
+	case "keep": // the parent of a guest's kernel
+		return uml.Keep(args)
 	case "init-uml": // process 1 of a guest
 		return guestd.RunUML()
 	case "init-namespaces": // process 1 of a machine in namespaces

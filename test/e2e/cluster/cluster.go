@@ -1,0 +1,309 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// Options describe a cluster. The zero value has two nodes and one controller replica.
+type Options struct {
+	// Nodes is the number of worker nodes; default 2.
+	Nodes int
+	// Memory of the guest in bytes; default 4 GiB. It is taken as the guest touches it.
+	Memory int64
+	// Values of the chart, beside those that the cluster needs.
+	Values map[string]any
+	// NewestSidecars takes the newest sidecars in place of those nearest to the chart's.
+	NewestSidecars bool
+	// Helm is the major version that installs the chart, 3 or 4; default 3.
+	Helm int
+}
+
+// Cluster is a running cluster with the chart installed.
+type Cluster struct {
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
+	Config  *rest.Config
+
+	Nodes    []*Node
+	Replicas []*Replica
+	Agent    *Process
+
+	env       *Environment
+	options   Options
+	tools     *tools
+	machine   *machine
+	tokens    map[string]string // by user
+	processes []*Process
+	begin     time.Time
+}
+
+// The agent's tenants in the tests.
+const (
+	Tenant      = "e2e"
+	TenantToken = "e2e-token"
+	AgentURL    = "http://" + storageIP + ":8080"
+	poolPath    = "/srv/btrfs"
+	// ClassName is the StorageClass that the chart makes unless Options.Values say otherwise.
+	ClassName = "btrfs"
+)
+
+// Up makes a cluster. It needs a network namespace of its own, see Isolate; nothing is downloaded if Prepare has run.
+// What it started is ended when it fails; otherwise by Down.
+func Up(ctx context.Context, env *Environment, o Options) (*Cluster, error) {
+	o = o.withDefaults()
+	c := &Cluster{env: env, options: o, begin: time.Now()}
+	var err error
+	if c.tools, err = env.prepare(ctx, o); err != nil {
+		return nil, err
+	}
+	c.begin = time.Now()
+	if err := errors.Join(os.RemoveAll(env.State), os.MkdirAll(env.State+"/log", 0o755)); err != nil {
+		return nil, err
+	}
+	if err := c.up(ctx); err != nil {
+		c.Down()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Nodes == 0 {
+		o.Nodes = 2
+	}
+	if o.Memory == 0 {
+		o.Memory = 4 << 30
+	}
+	if o.Helm == 0 {
+		o.Helm = 3
+	}
+	return o
+}
+
+func (c *Cluster) up(ctx context.Context) error {
+	if err := makeNetwork(); err != nil {
+		return err
+	}
+	c.machine = &machine{
+		helpers: c.tools.helpers, memory: c.options.Memory, nodes: c.options.Nodes,
+		disks:   []string{c.env.State + "/pool.img", c.env.State + "/nodes.img"},
+		console: c.env.State + "/log/console.log", logs: c.env.State + "/log",
+	}
+	// Machine and control plane come up side by side: they are on different CPUs.
+	both, bothCtx := errgroup.WithContext(ctx)
+	both.Go(func() error { return c.machine.boot(bothCtx) })
+	both.Go(func() error { return c.startControl(bothCtx) })
+	if err := both.Wait(); err != nil {
+		return err
+	}
+	c.mark("machine and control plane")
+	for n := range c.options.Nodes {
+		c.Nodes = append(c.Nodes, c.newNode(n+1))
+	}
+	if err := c.startAgent(ctx); err != nil {
+		return err
+	}
+	if err := c.startNodes(ctx); err != nil {
+		return err
+	}
+	c.mark("nodes")
+	return c.startDriver(ctx)
+}
+
+func (c *Cluster) startControl(ctx context.Context) error {
+	if err := c.controlPlane(ctx); err != nil {
+		return err
+	}
+	var err error
+	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
+		return err
+	}
+	if c.Dynamic, err = dynamic.NewForConfig(c.Config); err != nil {
+		return err
+	}
+	return c.installSnapshots(ctx)
+}
+
+func (c *Cluster) startNodes(ctx context.Context) error {
+	for _, n := range c.Nodes {
+		if err := n.start(ctx); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+	}
+	for _, n := range c.Nodes {
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startDriver installs the chart and runs what it describes.
+func (c *Cluster) startDriver(ctx context.Context) error {
+	if err := c.InstallChart(ctx); err != nil {
+		return err
+	}
+	c.mark("chart")
+	if err := c.startController(ctx); err != nil {
+		return err
+	}
+	if err := c.startNodeDrivers(ctx); err != nil {
+		return err
+	}
+	c.mark("driver")
+	return nil
+}
+
+func (c *Cluster) mark(what string) {
+	c.env.say("%5.1f s %s", time.Since(c.begin).Seconds(), what)
+}
+
+// Down ends everything. Logs stay in Environment.State.
+func (c *Cluster) Down() {
+	for _, p := range c.processes {
+		p.mu.Lock()
+		p.stopped = true
+		p.mu.Unlock()
+	}
+	for _, r := range c.Replicas {
+		r.Kill()
+	}
+	if c.machine != nil && c.machine.guest != nil {
+		_ = c.machine.guest.PowerCut() // nobody looks at its disks again
+	}
+	for _, p := range c.processes {
+		p.Kill()
+	}
+	for _, disk := range []string{"pool.img", "nodes.img"} {
+		_ = os.Remove(filepath.Join(c.env.State, disk))
+	}
+}
+
+// process makes a process whose log has its name.
+func (c *Cluster) process(name string, launch launcher) *Process {
+	p := &Process{Name: name, Log: filepath.Join(c.env.State, "log", name+".log"), launch: launch}
+	c.processes = append(c.processes, p)
+	return p
+}
+
+// startAgent runs the agent on the storage host.
+func (c *Cluster) startAgent(ctx context.Context) error {
+	env := []string{
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "AGENT_BASE_PATH=" + poolPath, "AGENT_TENANTS=" + Tenant + ":" + TenantToken,
+		"AGENT_NFS_EXPORTER=kernel", "AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=info",
+	}
+	c.Agent = c.process("agent", c.machine.inGuest(storageHost, env, filepath.Join(c.env.Programs, "btrfs-nfs-agent")))
+	c.Agent.keep = true
+	if err := c.Agent.Start(); err != nil {
+		return err
+	}
+	return c.ready(ctx, c.Agent, func() bool { return answers(ctx, AgentURL+"/readyz") })
+}
+
+// StopNFS stops the NFS server of the storage host; StartNFS starts it again.
+func (c *Cluster) StopNFS() error { return c.machine.hosts.do("stop-nfs") }
+
+// StartNFS ends StopNFS.
+func (c *Cluster) StartNFS() error { return c.machine.hosts.do("start-nfs") }
+
+// Storage runs a program on the storage host.
+func (c *Cluster) Storage(program string, args ...string) (string, error) {
+	return c.machine.run(storageHost, program, args...)
+}
+
+// installSnapshots installs the CRDs and runs the snapshot-controller, which belong to the cluster, not to the chart.
+func (c *Cluster) installSnapshots(ctx context.Context) error {
+	files, err := filepath.Glob(c.tools.crds + "/*snapshot*.yaml")
+	if err != nil {
+		return err
+	}
+	args := []string{"apply", "--server-side"}
+	for _, f := range files {
+		args = append(args, "-f", f)
+	}
+	if _, err := c.Kubectl(ctx, args...); err != nil {
+		return err
+	}
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"); err != nil {
+		return err
+	}
+	p := c.process("snapshot-controller", local(nil, c.tools.sidecars+"/snapshot-controller", "--kubeconfig="+c.Kubeconfig("admin"), "--leader-election=false", "--v=3"))
+	p.keep = true
+	return p.Start()
+}
+
+// Kubectl runs kubectl as administrator and returns what it wrote.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return output(exec.CommandContext(ctx, c.tools.kubernetes+"/kubectl", append([]string{"--kubeconfig=" + c.Kubeconfig("admin")}, args...)...))
+}
+
+// InstallChart installs or upgrades the chart, whose pods are objects only: what they hold runs as processes.
+func (c *Cluster) InstallChart(ctx context.Context) error {
+	nowhere := map[string]any{"e2e.example.org/pods": "none"}
+	values := map[string]any{
+		"controller": map[string]any{"nodeSelector": nowhere},
+		"node":       map[string]any{"nodeSelector": nowhere},
+		"storageClasses": []any{map[string]any{
+			"name": ClassName, "agentURL": AgentURL, "secret": map[string]any{"token": TenantToken}, "default": true,
+		}},
+		"sidecars": map[string]any{"provisioner": map[string]any{"capacityPollInterval": "5s"}},
+	}
+	merge(values, c.options.Values)
+	text, err := json.Marshal(values)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(c.env.State, "values.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	_, err = c.Helm(ctx, c.options.Helm, "upgrade", "--install", Release, filepath.Join(c.env.Repository, "helm/btrfs-nfs-csi"),
+		"--namespace", Namespace, "--create-namespace", "--values", file)
+	return err
+}
+
+// Helm runs helm of a major version as administrator.
+func (c *Cluster) Helm(ctx context.Context, version int, args ...string) (string, error) {
+	dir, err := helm(version).ensure(ctx, c.env)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, dir+"/helm", args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig("admin"),
+		"HELM_CACHE_HOME="+c.env.State+"/helm", "HELM_CONFIG_HOME="+c.env.State+"/helm", "HELM_DATA_HOME="+c.env.State+"/helm")
+	return output(cmd)
+}
+
+// merge puts more into values; maps are merged, everything else is replaced.
+func merge(values, more map[string]any) {
+	for key, value := range more {
+		nested, ok := value.(map[string]any)
+		into, both := values[key].(map[string]any)
+		if ok && both {
+			merge(into, nested)
+			continue
+		}
+		values[key] = value
+	}
+}
+
+// output runs cmd and returns what it wrote to its standard output.
+func output(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return string(out), fmt.Errorf("%s: %w: %s", shortName(cmd.Path), err, lastLines(exit.Stderr, 20))
+	}
+	return string(out), err
+}

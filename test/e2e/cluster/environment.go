@@ -1,0 +1,114 @@
+// Package cluster runs a Kubernetes cluster with real pods on real NFS, on a machine that has neither
+// containers nor an NFS server: etcd, the control plane and the CSI sidecars are processes on this
+// machine; a guest kernel holds the storage host, with the agent, and worker nodes with containerd,
+// kubelet and node driver. All of it is built from Go modules and Debian packages.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Environment is where things are on this machine.
+type Environment struct {
+	// Repository is the root of this project's checkout.
+	Repository string
+	// Cache keeps built programs, packages and images.
+	Cache string
+	// State is for one run: logs, keys, disks. It is emptied at the start, not at the end.
+	State string
+	// Programs holds the project's own: btrfs-nfs-agent, btrfs-nfs-controller and btrfs-nfs-node.
+	Programs string
+	// Progress gets a line for each step that takes time.
+	Progress io.Writer
+}
+
+// NewEnvironment finds the checkout that holds the working directory. The cache and the state are in
+// the user's cache folder, or in BNC_E2E_CACHE; the programs in BNC_BIN, or in bin.
+func NewEnvironment() (*Environment, error) {
+	root, err := findRepository()
+	if err != nil {
+		return nil, err
+	}
+	cache := os.Getenv("BNC_E2E_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil, err
+		}
+		cache = filepath.Join(user, "btrfs-nfs-csi", "e2e")
+	}
+	e := &Environment{Repository: root, Cache: cache, State: filepath.Join(cache, "run"), Programs: os.Getenv("BNC_BIN"), Progress: os.Stderr}
+	if e.Programs == "" {
+		e.Programs = filepath.Join(root, "bin")
+	}
+	return e, nil
+}
+
+func findRepository() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("the working directory is not in a checkout of btrfs-nfs-csi")
+}
+
+func (e *Environment) say(format string, args ...any) {
+	if e.Progress != nil {
+		fmt.Fprintf(e.Progress, "e2e: "+format+"\n", args...)
+	}
+}
+
+// tools are what a cluster is made of, after preparation.
+type tools struct {
+	etcd, kubernetes, helpers, runtime string // directories of programs
+	sidecars                           string
+	images                             string // directory of image archives
+	crds                               string // directory of the snapshot CRDs
+}
+
+// Prepare builds and downloads whatever is not in the cache. It needs the network; nothing else does.
+func (e *Environment) Prepare(ctx context.Context, o Options) error {
+	_, err := e.prepare(ctx, o)
+	return err
+}
+
+func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
+	var t tools
+	sidecars := nearestSidecars
+	if o.NewestSidecars {
+		sidecars = newestSidecars
+	}
+	for _, step := range []struct {
+		dir    *string
+		ensure func(context.Context, *Environment) (string, error)
+	}{
+		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetes.ensure}, {&t.sidecars, sidecars.ensure},
+		{&t.helpers, ensureHelpers}, {&t.runtime, ensureRuntime}, {&t.crds, ensureCRDs},
+	} {
+		dir, err := step.ensure(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		*step.dir = dir
+	}
+	for _, version := range []int{3, 4} {
+		if _, err := helm(version).ensure(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if t.images, err = ensureImages(e, &t); err != nil {
+		return nil, err
+	}
+	return &t, prepareGuestKernel(ctx)
+}

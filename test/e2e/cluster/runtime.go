@@ -1,0 +1,114 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// runtimePackages are unpacked, not installed, so that no service starts and nothing else changes.
+var runtimePackages = []string{"containerd", "runc", "busybox-static"}
+
+// ensureRuntime returns a directory with links to containerd, its shim, ctr, runc and busybox.
+func ensureRuntime(ctx context.Context, e *Environment) (string, error) {
+	dir := filepath.Join(e.Cache, "runtime")
+	unlock, err := lock(dir + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	bin := filepath.Join(dir, "bin")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	e.say("unpacking containerd, runc and busybox")
+	unfinished := dir + ".new"
+	if err := errors.Join(os.RemoveAll(unfinished), os.RemoveAll(dir), os.MkdirAll(unfinished+"/bin", 0o755)); err != nil {
+		return "", err
+	}
+	if err := download(ctx, unfinished, runtimePackages); err != nil {
+		return "", err
+	}
+	packages, err := filepath.Glob(unfinished + "/*.deb")
+	if err != nil {
+		return "", err
+	}
+	for _, p := range packages {
+		if err := run(exec.CommandContext(ctx, "dpkg", "-x", p, unfinished+"/root")); err != nil {
+			return "", err
+		}
+	}
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "busybox"} {
+		if err := linkProgram(unfinished, name); err != nil {
+			return "", err
+		}
+	}
+	return bin, os.Rename(unfinished, dir)
+}
+
+// download gets packages with apt-get, after an update if the lists are missing or too old to name files that
+// still exist.
+func download(ctx context.Context, dir string, packages []string) error {
+	once := func() error {
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "APT::Sandbox::User=root", "-q", "download"}, packages...)...)
+		cmd.Dir = dir
+		return run(cmd)
+	}
+	if once() == nil {
+		return nil
+	}
+	if err := run(exec.CommandContext(ctx, "apt-get", "update", "-q")); err != nil {
+		return err
+	}
+	return once()
+}
+
+func linkProgram(dir, name string) error {
+	for _, place := range []string{"usr/bin", "usr/sbin", "bin", "sbin"} {
+		if _, err := os.Stat(filepath.Join(dir, "root", place, name)); err == nil {
+			return os.Symlink(filepath.Join("../root", place, name), filepath.Join(dir, "bin", name))
+		}
+	}
+	return fmt.Errorf("no package has %s", name)
+}
+
+// ensureHelpers builds this project's own programs for the guest. Go's cache makes that quick.
+func ensureHelpers(ctx context.Context, e *Environment) (string, error) {
+	dir := filepath.Join(e.Cache, "helpers")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cluster/cmd/...")
+	cmd.Dir = filepath.Join(e.Repository, "test/e2e")
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	return dir, run(cmd)
+}
+
+// ensureCRDs finds the snapshot CRDs, which the module of the snapshotter's client carries.
+func ensureCRDs(ctx context.Context, e *Environment) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", "github.com/kubernetes-csi/external-snapshotter/client/v8")
+	cmd.Dir = filepath.Join(e.Repository, "test/e2e/cluster", newestSidecars.name)
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("snapshot CRDs: %w: %s", err, out)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		return "", err
+	}
+	return filepath.Join(module.Dir, "config/crd"), nil
+}
+
+// run runs cmd and quotes its last lines when it fails.
+func run(cmd *exec.Cmd) error {
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", cmd.Path, err, lastLines(out, 10))
+	}
+	return nil
+}
