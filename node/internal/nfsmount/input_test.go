@@ -94,7 +94,7 @@ func TestTheTableIsReadWhateverOthersMount(t *testing.T) {
 45 43 0:19 / /with\040blank\134040 ro,nosuid shared:1 master:2 - nfs4 [fd00::1]:/v\040v rw,vers=4.2
 46 43 0:20 /sub /plain rw - nfs4 server:/v ro,vers=4.2
 `), 0o600))
-	points, err := readTable(file)
+	points, err := readTable(file, nil)
 	assert.NilError(t, err)
 	assert.Equal(t, len(points), 3)
 	assert.Equal(t, points[0].Source, "", "a mount without a source, which mount-utils cannot read")
@@ -106,7 +106,7 @@ func TestTheTableIsReadWhateverOthersMount(t *testing.T) {
 	p, _ = points.at("/plain")
 	assert.Equal(t, p.Root, "/sub")
 	assert.Assert(t, p.ReadOnly, "its filesystem is")
-	_, err = readTable(filepath.Join(t.TempDir(), "none"))
+	_, err = readTable(filepath.Join(t.TempDir(), "none"), nil)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 

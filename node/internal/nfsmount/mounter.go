@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // Limits are the deadlines of the single steps. A caller's earlier deadline counts.
@@ -120,7 +122,7 @@ func (m *Mounter) mountNew(ctx context.Context, source Source, dir string, optio
 
 // Lookup is the mount at dir itself. It asks no server. ErrNotMounted where there is none.
 func (m *Mounter) Lookup(dir string) (Point, error) {
-	points, err := readTable(m.mountInfo)
+	points, err := readTable(m.mountInfo, func(i *mountinfo.Info) bool { return i.Mountpoint == dir })
 	if err != nil {
 		return Point{}, err
 	}
@@ -159,17 +161,10 @@ func (m *Mounter) Others(ctx context.Context, dir, target string) ([]Point, erro
 	if err != nil {
 		return nil, err
 	}
-	points, err := readTable(m.mountInfo)
-	if err != nil {
-		return nil, err
-	}
-	var others []Point
-	for _, p := range points {
-		if p.Dir != volume.Dir && p.Dir != target && p.Source == volume.Source && p.Root == volume.Root && m.isVolume(p) {
-			others = append(others, p)
-		}
-	}
-	return others, nil
+	return readTable(m.mountInfo, func(i *mountinfo.Info) bool {
+		return i.Mountpoint != volume.Dir && i.Mountpoint != target &&
+			i.Source == volume.Source && i.Root == volume.Root && slices.Contains(m.filesystem.Types, i.FSType)
+	})
 }
 
 func (m *Mounter) isVolume(p Point) bool {

@@ -36,12 +36,15 @@ func (p Point) sameAs(other Point) bool { return p.Device == other.Device && p.R
 // table is all mounts of this mount namespace, in the kernel's order.
 type table []Point
 
-func readTable(file string) (table, error) {
+// readTable reads the mounts that keep wants; nil wants all.
+func readTable(file string, keep func(*mountinfo.Info) bool) (table, error) {
 	content, err := readWhole(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
-	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), nil)
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), func(i *mountinfo.Info) (skip, stop bool) {
+		return keep != nil && !keep(i), false
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
