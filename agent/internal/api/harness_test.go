@@ -138,16 +138,27 @@ func (h *harness) conforms(r *http.Request, got answer) {
 	assert.Check(h.t, err, "%s %s answered %d %s", r.Method, r.URL.Path, got.status, got.body)
 }
 
+// loadContract reads the contract once: it takes longer than most tests.
+var loadContract = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(agentapi.OpenAPI) })
+
+var routeContract = sync.OnceValues(func() (routers.Router, error) {
+	document, err := loadContract()
+	if err != nil {
+		return nil, err
+	}
+	return legacy.NewRouter(document)
+})
+
 func contract(t *testing.T) routers.Router {
 	t.Helper()
-	router, err := legacy.NewRouter(contractDocument(t))
+	router, err := routeContract()
 	assert.NilError(t, err)
 	return router
 }
 
 func contractDocument(t *testing.T) *openapi3.T {
 	t.Helper()
-	document, err := openapi3.NewLoader().LoadFromData(agentapi.OpenAPI)
+	document, err := loadContract()
 	assert.NilError(t, err)
 	return document
 }
