@@ -43,7 +43,8 @@ func (s *Store) settle(ctx context.Context, claims []claim) error {
 		if _, doubtful := s.doubts.claims.LoadAndDelete(c.key); !doubtful {
 			continue
 		}
-		err := c.reload() // which may find new doubts
+		err := c.reload()            // which may find new doubts,
+		s.upkeep.drifted.Store(true) // and other references than there were
 		if err == nil {
 			err = s.disk.commit(ctx)
 		}

@@ -68,7 +68,8 @@ func (p *pool) open() (err error) {
 	return p.takeLock()
 }
 
-// takeLock keeps a second agent away: flock(2) goes with the process, however it ends.
+// takeLock keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
+// would keep an administrator from remounting the filesystem read-only.
 func (p *pool) takeLock() error {
 	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("making %s in %s: %w", ownDir, p.path, err)
@@ -77,7 +78,7 @@ func (p *pool) takeLock() error {
 	if p.own, err = openBeneath(p.base, ownDir, unix.O_DIRECTORY); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("lock of %s: %w", p.path, err)
 	}
@@ -144,7 +145,7 @@ func (p *pool) checkSize(size int64) error {
 }
 
 func fits(size int64, space btrfs.Space) error {
-	if uint64(size) > space.TotalBytes { //nolint:gosec // validated not to be negative
+	if uint64(size) > space.TotalBytes {
 		return agentapi.Errorf(agentapi.NoSpace, "size_bytes is %d, the whole pool holds %d", size, space.TotalBytes)
 	}
 	return nil

@@ -1,0 +1,113 @@
+package storage
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+func FuzzSelector(f *testing.F) {
+	for _, seed := range []string{"", "a", "a=b", "a=", "=b", "a=b=c", "A=b", "a\x00=b", "k.0_-=V.0_-", strings.Repeat("a", 64), "a=" + strings.Repeat("v", 129)} {
+		f.Add(seed, "a", "b")
+	}
+	f.Fuzz(func(t *testing.T, term, key, value string) {
+		s, err := parseSelector([]string{term})
+		if err != nil {
+			assertCode(t, err, "INVALID")
+			return
+		}
+		// What is taken can be a label's, and matches exactly that label.
+		wantKey, wantValue, hasValue := strings.Cut(term, "=")
+		assert.NilError(t, validateLabels(map[string]string{wantKey: wantValue}))
+		assert.Assert(t, s.matches(map[string]string{wantKey: wantValue, "other": "x"}))
+		assert.Assert(t, !s.matches(nil))
+		assert.Equal(t, s.matches(map[string]string{key: value}), key == wantKey && (!hasValue || value == wantValue))
+	})
+}
+
+func FuzzCursor(f *testing.F) {
+	ten, other := offDisk(tenant), offDisk("other")
+	other.store = ten.store
+	for _, position := range []string{"v", "v\x0010.0.0.1", "", "\x00"} {
+		f.Add(ten.cursor("volumes", position), position)
+		f.Add(position, position)
+	}
+	f.Fuzz(func(t *testing.T, cursor, position string) {
+		// Whatever is sent: no panic, and only what was given out is taken.
+		got, err := ten.position("volumes", cursor)
+		if err == nil && cursor != "" {
+			again, err := ten.position("volumes", ten.cursor("volumes", got))
+			assert.NilError(t, err)
+			assert.Equal(t, again, got)
+		}
+		if position == "" {
+			return
+		}
+		mine := ten.cursor("volumes", position)
+		got, err = ten.position("volumes", mine)
+		assert.NilError(t, err)
+		assert.Equal(t, got, position)
+		_, err = ten.position("snapshots", mine)
+		assertCode(t, err, "INVALID")
+		_, err = other.position("volumes", mine)
+		assertCode(t, err, "INVALID")
+	})
+}
+
+func FuzzCompression(f *testing.F) {
+	for _, seed := range append(slices.Clone(badCompressions), "", "none", "lzo", "zstd", "zstd:1", "zstd:15", "zlib", "zlib:9") {
+		f.Add(seed)
+	}
+	valid := []string{"", "none", "lzo", "zstd", "zlib"}
+	for level := range 15 {
+		valid = append(valid, "zstd:"+string("123456789"[min(level, 8)]))
+		if level >= 9 {
+			valid = append(valid, "zstd:1"+string("012345"[level-9]))
+		} else {
+			valid = append(valid, "zlib:"+string("123456789"[level]))
+		}
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		assert.Equal(t, ValidateCompression(value) == nil, slices.Contains(valid, value), "%q", value)
+	})
+}
+
+func FuzzDecodeMetadata(f *testing.F) {
+	v := Volume{Name: "v", Labels: map[string]string{"a": "b"}, SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
+	v.Properties = Properties{SizeBytes: mib, QuotaBytes: mib, Compression: "zstd:3", UID: 1, GID: 2, Mode: 0o2770}
+	good, err := json.Marshal(v.metadata())
+	assert.NilError(f, err)
+	f.Add(good)
+	for _, seed := range []string{"", " ", "null", "{}", "[]", `{"version":1}`, `{"version":1,"name":"v","mode":"8"}`, `{"version":2,"name":"v","mode":"7"}`, "\x00\x00",
+		`{"version":1,"name":"../v","mode":"7"}`, `{"version":1,"name":"v","mode":"7","size_bytes":-1}`, `{"version":1,"name":"v","mode":"-7"}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		m, err := decodeMetadata(content)
+		if err != nil {
+			return
+		}
+		// What is taken is taken again, after it has been written, as the same.
+		assert.NilError(t, validateName("name", m.Name))
+		volume, err := m.volume()
+		assert.NilError(t, err)
+		snapshot, err := m.snapshot()
+		assert.NilError(t, err)
+		assert.Assert(t, volume.SizeBytes >= 0 && volume.QuotaBytes >= 0 && volume.Mode <= 0o7777)
+		written, err := json.Marshal(volume.metadata())
+		assert.NilError(t, err)
+		again, err := decodeMetadata(written)
+		assert.NilError(t, err)
+		back, err := again.volume()
+		assert.NilError(t, err)
+		assert.Assert(t, maps.Equal(back.Labels, volume.Labels))
+		assert.Equal(t, back.Properties, volume.Properties)
+		assert.Assert(t, back.CreatedAt.Equal(volume.CreatedAt))
+		_, err = json.Marshal(snapshot.metadata())
+		assert.NilError(t, err)
+	})
+}

@@ -1,0 +1,215 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// pages walks a list to its end.
+func pages(t *testing.T, ten *Tenant, kind string, q Query) (names []string) {
+	t.Helper()
+	for {
+		some, page, err := lists[kind](ten, q)
+		assert.NilError(t, err)
+		assert.Assert(t, q.Limit == 0 || len(some) <= q.Limit)
+		names = append(names, some...)
+		if page.Next == "" {
+			return names
+		}
+		assert.Equal(t, len(some), q.Limit, "a page that is not the last is full")
+		q.After = page.Next
+	}
+}
+
+// offDisk is a tenant of a store without a pool, for what never touches the disk.
+func offDisk(name string) *Tenant {
+	s := &Store{key: []byte("0123456789abcdef0123456789abcdef"), locks: nameLocks{locks: map[string]*nameLock{}}}
+	return &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
+}
+
+func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
+	t.Parallel()
+	ten := offDisk(tenant)
+	want := map[string][]string{"volumes": {}, "snapshots": {}, "exports": {}}
+	for i := range 57 {
+		name := fmt.Sprintf("n-%d", i*i%101)
+		v := Volume{Name: name, Labels: map[string]string{"parity": fmt.Sprint(i % 2)}}
+		for j := range i % 4 {
+			v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 0, byte(j / 2), byte(j)}), Labels: map[string]string{"parity": fmt.Sprint(j % 2)}})
+		}
+		sortRefs(v.Refs)
+		ten.volumes.put(v)
+		ten.snapshots.put(Snapshot{Name: name, Volume: fmt.Sprint("of", i%3), Labels: v.Labels})
+	}
+	for _, v := range ten.volumes.all() {
+		want["volumes"] = append(want["volumes"], v.Name)
+		want["snapshots"] = append(want["snapshots"], v.Name)
+		for _, ref := range v.Refs {
+			want["exports"] = append(want["exports"], v.Name+" "+ref.key())
+		}
+	}
+	for kind := range lists {
+		assert.Assert(t, len(want[kind]) > 50, kind)
+		for _, limit := range []int{0, 1, 2, 3, 7, 50, 56, 57, 58, 1000} {
+			assert.DeepEqual(t, pages(t, ten, kind, Query{Limit: limit}), want[kind])
+		}
+		for _, labels := range [][]string{{"parity"}, {"parity=0"}, {"parity=1"}, {"parity=0", "parity"}, {"parity=0", "parity=1"}, {"none"}, {"parity="}} {
+			all := pages(t, ten, kind, Query{Labels: labels})
+			assert.DeepEqual(t, pages(t, ten, kind, Query{Labels: labels, Limit: 3}), all)
+			_, page, err := lists[kind](ten, Query{Labels: labels, Limit: 2})
+			assert.NilError(t, err)
+			assert.Equal(t, page.Total, len(all), "%s %v", kind, labels)
+		}
+		odd, even := pages(t, ten, kind, Query{Labels: []string{"parity=1"}}), pages(t, ten, kind, Query{Labels: []string{"parity=0"}})
+		assert.Equal(t, len(odd)+len(even), len(want[kind]))
+	}
+	assert.Equal(t, len(pages(t, ten, "snapshots", Query{Volume: "of1", Limit: 4})), len(pages(t, ten, "snapshots", Query{Volume: "of1"})))
+	assert.Assert(t, len(pages(t, ten, "snapshots", Query{Volume: "of1"})) < 57)
+	assert.Equal(t, len(pages(t, ten, "snapshots", Query{Volume: "of9"})), 0)
+}
+
+// A cursor belongs to one tenant and one kind of list, survives what it points to, and costs the server nothing: hundreds of
+// lists that nobody finishes change nothing.
+func TestCursorsAreBound(t *testing.T) {
+	t.Parallel()
+	ten, other := offDisk(tenant), offDisk("other")
+	other.store = ten.store
+	for _, some := range []*Tenant{ten, other} {
+		for i := range 10 {
+			name := fmt.Sprint("n", i)
+			some.volumes.put(Volume{Name: name, Refs: []Ref{{Client: client1}}})
+			some.snapshots.put(Snapshot{Name: name, Volume: "v"})
+		}
+	}
+	cursors := map[string]string{}
+	for kind, list := range lists {
+		for range 200 {
+			_, page, err := list(ten, Query{Limit: 3})
+			assert.NilError(t, err)
+			assert.Assert(t, page.Next != "")
+			assert.Assert(t, cursors[kind] == "" || cursors[kind] == page.Next)
+			cursors[kind] = page.Next
+		}
+	}
+	for kind, list := range lists {
+		for of, cursor := range cursors {
+			_, _, err := list(other, Query{Limit: 3, After: cursor})
+			assertCode(t, err, agentapi.Invalid)
+			_, _, err = list(ten, Query{Limit: 3, After: cursor})
+			assert.Equal(t, err == nil, of == kind, "cursor of %s for %s: %v", of, kind, err)
+			for i := range cursor {
+				changed := []byte(cursor)
+				changed[i] ^= 4
+				_, _, err = list(ten, Query{Limit: 3, After: string(changed)})
+				assert.Assert(t, err != nil || string(changed) == cursor, "%s changed at %d", cursor, i)
+			}
+		}
+	}
+	// The names that the cursors point to go, and so do their neighbours.
+	for _, name := range []string{"n1", "n2", "n3"} {
+		ten.volumes.remove(Volume{Name: name})
+		ten.snapshots.remove(Snapshot{Name: name})
+	}
+	for kind, list := range lists {
+		names, page, err := list(ten, Query{Limit: 3, After: cursors[kind]})
+		assert.NilError(t, err)
+		assert.Equal(t, len(names), 3, kind)
+		assert.Equal(t, names[0][:2], "n4")
+		assert.Equal(t, page.Total, 7)
+	}
+}
+
+// While names come and go, those that stay are in every walk once, in order.
+func TestPagesWhileNamesComeAndGo(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, newMemoryExporter()))
+	stable := []string{}
+	for i := range 20 {
+		name := fmt.Sprintf("n%02d-stable", i)
+		mustCreate(t, ten, name)
+		stable = append(stable, name)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for client := range 4 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(client))) //nolint:gosec // a test's choice
+			for ctx.Err() == nil {
+				name := fmt.Sprintf("n%02d-%d", random.IntN(20), client)
+				_, _, err := ten.CreateVolume(context.Background(), VolumeSpec{Name: name, SizeBytes: mib})
+				assert.Check(t, err)
+				assert.Check(t, ten.DeleteVolume(context.Background(), name))
+			}
+		})
+	}
+	for walk := range 300 {
+		names := pages(t, ten, "volumes", Query{Limit: walk%7 + 1})
+		assert.Assert(t, slices.IsSorted(names), "%v", names)
+		assert.Equal(t, len(slices.Compact(slices.Clone(names))), len(names), "%v", names)
+		assert.DeepEqual(t, slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(stable, name) }), stable)
+	}
+	stop()
+	wg.Wait()
+	assertRules(t, ten.store)
+}
+
+func TestManyReferences(t *testing.T) {
+	t.Parallel()
+	ten, _ := openTenant(t)
+	v := mustCreate(t, ten, "v")
+	for i := range maxRefs {
+		v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})})
+	}
+	sortRefs(v.Refs)
+	ten.volumes.put(v)
+	_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client2})
+	assertCode(t, err, agentapi.Invalid)
+	assert.ErrorContains(t, err, "4096")
+	_, err = ten.Export(t.Context(), "v", ExportSpec{Client: v.Refs[0].Client, ReadOnly: true}) // none more
+	assert.NilError(t, err)
+	assert.Equal(t, len(pages(t, ten, "exports", Query{Limit: 1000})), maxRefs)
+}
+
+func benchmarkTenant(b *testing.B) *Tenant {
+	b.Helper()
+	ten := offDisk(tenant)
+	for i := range 10_000 {
+		ten.volumes.put(Volume{Name: fmt.Sprintf("pvc-%05d", i), Labels: map[string]string{"half": fmt.Sprint(i % 2)}})
+	}
+	return ten
+}
+
+func BenchmarkPageOf100Of10000(b *testing.B) {
+	ten := benchmarkTenant(b)
+	_, first, err := lists["volumes"](ten, Query{Limit: 1000})
+	assert.NilError(b, err)
+	for name, q := range map[string]Query{"first": {Limit: 100}, "later": {Limit: 100, After: first.Next}, "selected": {Limit: 100, Labels: []string{"half=1"}}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := ten.ListVolumes(b.Context(), q); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkGetOf10000(b *testing.B) {
+	ten := benchmarkTenant(b)
+	for b.Loop() {
+		if _, err := ten.GetVolume(b.Context(), "pvc-07777"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
