@@ -1,0 +1,242 @@
+package bench
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+const volumeBytes = 1 << 30
+
+// Names of loads. What is done by hand says so.
+const (
+	handCreate   = "by hand: create, syncfs"
+	handLimited  = "by hand: create, limit (not durable)"
+	handSnapshot = "by hand: snapshot"
+	handDestroy  = "by hand: destroy, syncfs"
+
+	create         = "create"
+	snapshot       = "snapshot"
+	cloneSnapshot  = "clone of a snapshot"
+	cloneVolume    = "clone of a volume"
+	export         = "export"
+	unexport       = "unexport"
+	get            = "get"
+	deleteVolume   = "delete"
+	deleteSnapshot = "delete snapshot"
+)
+
+var clientCounts = []int{1, 8, 64}
+
+// changes measures every change in rounds. In each, what is to be compared is done within a second or so, and who goes
+// first takes turns.
+type changes struct {
+	*workbench
+	agent   *agent
+	size    size
+	round   int
+	sources []*os.File // by hand
+	results map[string]series
+}
+
+func measureChanges(w *workbench, r *report) error {
+	a, err := w.startAgent(w.options.Profile)
+	if err != nil {
+		return err
+	}
+	c := &changes{workbench: w, agent: a, size: r.size, results: map[string]series{}}
+	if err := c.makeSources(); err != nil {
+		return err
+	}
+	defer c.closeSources()
+	for c.round = range r.size.rounds {
+		w.options.Log.Info("measuring changes", "round", c.round+1, "of", r.size.rounds, "load", loadAverage())
+		if err := c.measureRound(); err != nil {
+			return err
+		}
+	}
+	r.changes = c.results
+	return a.stop()
+}
+
+// Each kind of snapshot has a source of its own, so that none is the more shared for another.
+var sourceKinds = []string{snapshot, cloneSnapshot, cloneVolume}
+
+func sourceName(kind string) string {
+	return map[string]string{snapshot: "source-a", cloneSnapshot: "source-b", cloneVolume: "source-c"}[kind]
+}
+
+func (c *changes) makeSources() error {
+	for i, kind := range sourceKinds {
+		name := sourceName(kind)
+		if err := c.agent.post("/v1/volumes", volumeBody(name), http.StatusCreated); err != nil {
+			return err
+		}
+		hand := fmt.Sprintf("source%d", i)
+		if err := c.createLimited(hand); err != nil {
+			return err
+		}
+		file, err := os.Open(filepath.Join(c.floor.Name(), hand))
+		if err != nil {
+			return err
+		}
+		c.sources = append(c.sources, file)
+		for _, dir := range []string{file.Name(), filepath.Join(c.base, tenant, name, "data")} {
+			if err := fillSource(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.settle(); err != nil {
+		return err
+	}
+	return c.agent.post("/v1/snapshots", snapshotBody("source", sourceName(cloneSnapshot)), http.StatusCreated)
+}
+
+func (c *changes) closeSources() {
+	for _, f := range c.sources {
+		f.Close()
+	}
+}
+
+func (c *changes) measureRound() error {
+	groups := [][]load{
+		{c.hand(handCreate, 1, c.durably(c.create)), c.hand(handLimited, 1, c.createLimited), c.load(create, 1)},
+		{c.load(create, 8), c.load(create, 64)},
+		c.snapshots(1), c.snapshots(8), c.snapshots(64),
+		{c.load(export, 1)}, {c.load(export, 8)}, {c.load(export, 64)},
+		{c.load(get, 1)}, {c.load(get, 8)}, {c.load(get, 64)},
+		{c.load(unexport, 1)}, {c.load(unexport, 8)}, {c.load(unexport, 64)},
+		{c.hand(handDestroy, 1, c.durably(c.destroy)), c.load(deleteVolume, 1)},
+		{c.load(deleteVolume, 8), c.load(deleteVolume, 64)},
+		{c.load(deleteSnapshot, 1), c.load(deleteSnapshot, 8), c.load(deleteSnapshot, 64)},
+	}
+	for _, group := range groups {
+		for i := range group {
+			if err := c.measure(group[(i+c.round)%len(group)]); err != nil {
+				return err
+			}
+		}
+	}
+	return c.tidy()
+}
+
+func (c *changes) snapshots(clients int) []load {
+	loads := []load{c.load(snapshot, clients), c.load(cloneSnapshot, clients), c.load(cloneVolume, clients)}
+	if clients > 8 { // the raw ioctl gets no faster
+		return loads
+	}
+	return append(loads, c.hand(handSnapshot, clients, func(name string) error {
+		return btrfs.Snapshot(c.sources[0], c.floor, "snapshot-"+name, true)
+	}))
+}
+
+func (c *changes) measure(l load) error {
+	if err := c.settle(); err != nil {
+		return err
+	}
+	cpu := c.agent.cpu
+	if isByHand(l.name) {
+		cpu = nil
+	}
+	r, err := l.run(cpu)
+	c.results[l.String()] = append(c.results[l.String()], r)
+	return err
+}
+
+// count is how many times a load is done: the same for all loads that make or take away the same things.
+func (c *changes) count(name string, clients int) int {
+	if c.options.Quick && clients > 8 {
+		return clients
+	}
+	switch name {
+	case snapshot, cloneSnapshot, cloneVolume, deleteSnapshot, handSnapshot:
+		if clients > 1 {
+			return clients * c.size.snapshots
+		}
+	}
+	return clients * c.size.each
+}
+
+func (c *changes) hand(name string, clients int, do func(name string) error) load {
+	prefix := fmt.Sprintf("c%d-", clients)
+	if name == handLimited {
+		prefix = "limited-"
+	}
+	return load{name, clients, c.count(name, clients), func(i int) error { return do(fmt.Sprintf("%s%d", prefix, i)) }}
+}
+
+// load is one of the agent's.
+func (c *changes) load(name string, clients int) load {
+	a := c.agent
+	volume := func(i int) string { return fmt.Sprintf("pvc-r%d-c%d-%d", c.round, clients, i) }
+	snap := func(i int) string { return fmt.Sprintf("snap-r%d-c%d-%d", c.round, clients, i) }
+	do := map[string]func(i int) error{
+		create: func(i int) error { return a.post("/v1/volumes", volumeBody(volume(i)), http.StatusCreated) },
+		snapshot: func(i int) error {
+			return a.post("/v1/snapshots", snapshotBody(snap(i), sourceName(snapshot)), http.StatusCreated)
+		},
+		cloneSnapshot: func(i int) error {
+			return a.post("/v1/clones", fmt.Sprintf(`{"name":"of-%s","snapshot":"source"}`, snap(i)), http.StatusCreated)
+		},
+		cloneVolume: func(i int) error {
+			return a.post("/v1/volumes/clone", fmt.Sprintf(`{"name":"of-%s","source":%q}`, volume(i), sourceName(cloneVolume)), http.StatusCreated)
+		},
+		export: func(i int) error { return a.post("/v1/volumes/"+volume(i)+"/export", exportBody, http.StatusOK) },
+		get:    func(i int) error { return a.get("/v1/volumes/" + volume(i)) },
+		unexport: func(i int) error {
+			return a.delete("/v1/volumes/"+volume(i)+"/export", exportBody)
+		},
+		deleteVolume:   func(i int) error { return a.delete("/v1/volumes/"+volume(i), "") },
+		deleteSnapshot: func(i int) error { return a.delete("/v1/snapshots/"+snap(i), "") },
+	}[name]
+	return load{name, clients, c.count(name, clients), do}
+}
+
+// tidy removes what the round made and did not delete, so that each round finds the same.
+func (c *changes) tidy() error {
+	for _, clients := range clientCounts {
+		for i := range c.count(cloneVolume, clients) {
+			for _, of := range []string{fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i)} {
+				if err := c.agent.delete("/v1/volumes/"+of, ""); err != nil {
+					return err
+				}
+			}
+		}
+		for i := range c.count(handSnapshot, clients) {
+			if clients > 8 {
+				break
+			}
+			if err := c.destroy(fmt.Sprintf("snapshot-c%d-%d", clients, i)); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range c.count(handLimited, 1) {
+		if err := c.destroy(fmt.Sprintf("limited-%d", i)); err != nil {
+			return err
+		}
+	}
+	return c.settle()
+}
+
+func isByHand(name string) bool {
+	switch name {
+	case handCreate, handLimited, handSnapshot, handDestroy:
+		return true
+	}
+	return false
+}
+
+const exportBody = `{"client":"10.0.0.7","labels":{"node":"worker-1"}}`
+
+func volumeBody(name string) string {
+	return fmt.Sprintf(`{"name":%q,"size_bytes":%d,"labels":{"created-by":"bench","pvc":%[1]q}}`, name, volumeBytes)
+}
+
+func snapshotBody(name, volume string) string {
+	return fmt.Sprintf(`{"name":%q,"volume":%q,"labels":{"created-by":"bench"}}`, name, volume)
+}

@@ -1,0 +1,150 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+// poolBytes is the size of the image, which is sparse: 10,000 volumes with a snapshot each take some 2 GiB of it.
+const poolBytes = 32 << 30
+
+// workbench is a filesystem with full quotas that the agent and the work by hand share.
+type workbench struct {
+	*testpool.Pool
+	options Options
+	host    *host
+	base    string   // the agent's
+	floor   *os.File // where work is done by hand
+	fs      *btrfs.FS
+}
+
+func newWorkbench(h *host, options Options) (*workbench, error) {
+	w := &workbench{
+		Pool:    testpool.New(h, testpool.Options{SizeBytes: poolBytes, Quota: btrfs.QuotaFull}),
+		options: options, host: h,
+	}
+	w.base = filepath.Join(w.Dir, "agent")
+	for _, dir := range []string{w.base, filepath.Join(w.Dir, "floor")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.openFloor(); err != nil {
+		return nil, err
+	}
+	h.Cleanup(w.closeFloor)
+	return w, nil
+}
+
+func (w *workbench) openFloor() (err error) {
+	if w.floor, err = os.Open(filepath.Join(w.Dir, "floor")); err != nil {
+		return err
+	}
+	w.fs, err = btrfs.OpenFile(w.floor)
+	return err
+}
+
+func (w *workbench) closeFloor() {
+	if w.fs != nil {
+		w.fs.Close()
+		w.floor.Close()
+	}
+	w.fs, w.floor = nil, nil
+}
+
+// remount makes the filesystem forget what it has in memory.
+func (w *workbench) remount() error {
+	w.closeFloor()
+	w.Unmount()
+	w.Mount()
+	return w.openFloor()
+}
+
+// settle lets no work of one measurement be left to the next: commits, and waits until the kernel has dropped what was
+// deleted.
+func (w *workbench) settle() error {
+	const patience, interval = time.Minute, 10 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
+		if err := unix.Syncfs(int(w.floor.Fd())); err != nil {
+			return err
+		}
+		if w.options.Quick {
+			return nil
+		}
+		dropping, err := w.dropping()
+		if err != nil || dropping == 0 || w.host.ctx.Err() != nil {
+			return errors.Join(err, w.host.ctx.Err())
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d subvolumes are still being dropped after %s", dropping, patience)
+		}
+	}
+}
+
+// dropping is how many deleted subvolumes the kernel still has to drop: those have a qgroup yet. Kernels before about
+// 6.10 keep the qgroups for good; the agent reaps them, but only after a minute.
+func (w *workbench) dropping() (int, error) {
+	qgroups, err := w.fs.Qgroups()
+	if err != nil {
+		return 0, err
+	}
+	subvolumes, err := w.fs.Subvolumes()
+	if err != nil {
+		return 0, err
+	}
+	const top = 1 // has a qgroup, and is not in the list
+	return len(qgroups) - len(subvolumes) - top, nil
+}
+
+// create makes an empty subvolume by hand.
+func (w *workbench) create(name string) error { return btrfs.CreateSubvolume(w.floor, name) }
+
+// createLimited makes one with a limit, as a volume has.
+func (w *workbench) createLimited(name string) error {
+	if err := w.create(name); err != nil {
+		return err
+	}
+	made, err := os.Open(filepath.Join(w.floor.Name(), name))
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	info, err := btrfs.Subvolume(made)
+	if err != nil {
+		return err
+	}
+	return w.fs.SetLimit(info.ID, volumeBytes)
+}
+
+func (w *workbench) destroy(name string) error { return btrfs.DestroySubvolume(w.floor, name) }
+
+// durably is the loop that somebody without an agent would write: each change with its own syncfs.
+func (w *workbench) durably(change func(name string) error) func(name string) error {
+	return func(name string) error {
+		if err := change(name); err != nil {
+			return err
+		}
+		return unix.Syncfs(int(w.floor.Fd()))
+	}
+}
+
+// fillSource gives a volume that is to be snapshot and cloned some files, so that there is something to share.
+func fillSource(dir string) error {
+	const files, bytes = 16, 64 << 10
+	for i := range files {
+		content := make([]byte, bytes)
+		content[0] = byte(i)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file%d", i)), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/template"
+	"time"
+)
+
+// report is a whole run.
+type report struct {
+	machine               machine
+	size                  size
+	quick                 bool
+	loadBefore, loadAfter string
+	took                  time.Duration
+	changes               map[string]series
+	scale                 *scale
+}
+
+func (r *report) write(out io.Writer) error {
+	var b strings.Builder
+	r.writeMachine(&b)
+	if r.changes != nil || r.scale != nil {
+		r.writeTargets(&b)
+	}
+	if r.changes != nil {
+		r.writeChanges(&b)
+	}
+	if r.scale != nil {
+		r.writeScale(&b)
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+var machineTemplate = template.Must(template.New("").Parse(`Measured on {{.Date}} in {{.Took}}{{if .Quick}} by a quick run, whose numbers mean little{{end}}:
+
+| | |
+|---|---|
+| kernel | {{.Kernel}} |
+| CPU | {{.CPU}}, {{.Cores}} cores |
+| memory | {{.Memory}} |
+| filesystem | btrfs on a loop device on {{.Backing}}, full quotas; {{.Mount}} |
+| load average | {{.Before}} before, {{.After}} after (the benchmark itself makes about one a core) |
+| built with | {{.Go}} |
+
+`))
+
+func (r *report) writeMachine(b *strings.Builder) {
+	m := r.machine
+	_ = machineTemplate.Execute(b, map[string]any{ // a Builder takes everything
+		"Date": time.Now().UTC().Format(time.DateOnly), "Took": r.took.Round(time.Second), "Quick": r.quick,
+		"Kernel": m.kernel, "CPU": m.cpu, "Cores": m.cores, "Memory": m.memory, "Backing": m.backing, "Mount": m.mount,
+		"Before": r.loadBefore, "After": r.loadAfter, "Go": m.goVersion,
+	})
+}
+
+func (r *report) writeTargets(b *strings.Builder) {
+	b.WriteString("### Targets\n\n| what | target | measured | |\n|---|---|---|---|\n")
+	for _, t := range r.targets() {
+		verdict := "met"
+		if !t.met {
+			verdict = "**missed**"
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", t.what, t.want, t.measured, verdict)
+	}
+	b.WriteString("\n")
+}
+
+func (r *report) writeChanges(b *strings.Builder) {
+	fmt.Fprintf(b, "### Changes\n\n%d rounds. The ratios are medians over the rounds.\n\n", r.size.rounds)
+	b.WriteString("| | clients | p50 | p99 | rate | CPU of the agent | compared with |\n|---|---|---|---|---|---|---|\n")
+	for _, name := range []string{
+		handLimited, handCreate, create, handSnapshot, snapshot, cloneSnapshot, cloneVolume, handDestroy, deleteVolume, deleteSnapshot,
+		export, unexport, get,
+	} {
+		for _, clients := range clientCounts {
+			s, measured := r.changes[key(name, clients)]
+			if !measured {
+				continue
+			}
+			cpu := "-"
+			if !isByHand(name) {
+				cpu = duration(s.cpuPerChange())
+			}
+			all := s.pooled()
+			fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f/s | %s | %s |\n", name, clients,
+				duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), cpu, r.comparison(name, clients))
+		}
+	}
+	b.WriteString("\n")
+}
+
+// comparison is the load's p50 or, where there are more clients than the other has, its rate against that of work by hand.
+func (r *report) comparison(name string, clients int) string {
+	other := map[string]string{
+		create: handCreate, deleteVolume: handDestroy, deleteSnapshot: handDestroy,
+		snapshot: handSnapshot, cloneSnapshot: handSnapshot, cloneVolume: handSnapshot,
+	}[name]
+	if other == "" {
+		return ""
+	}
+	s := r.changes[key(name, clients)]
+	if clients == 1 {
+		return fmt.Sprintf("%.2f× the time of %q", ratio(s, r.changes[key(other, 1)], result.p50), other)
+	}
+	with := 1
+	if _, measured := r.changes[key(other, clients)]; measured {
+		with = clients
+	}
+	return fmt.Sprintf("%.2f× the rate of %q with %d", ratio(s, r.changes[key(other, with)], result.rate), other, with)
+}
+
+func (r *report) writeScale(b *strings.Builder) {
+	s := r.scale
+	fmt.Fprintf(b, "### Scale\n\nLists, and pages of a list of %d:\n\n", r.size.volumes)
+	b.WriteString("| | clients | p50 | p99 | rate | CPU of the agent |\n|---|---|---|---|---|---|\n")
+	var names []string
+	for _, n := range append(r.size.lists, r.size.volumes) {
+		names = append(names, fmt.Sprintf("list of %d", n))
+	}
+	for _, name := range append(names, pageFirst, pageInner) {
+		for _, clients := range clientCounts {
+			if series, measured := s.lists[key(name, clients)]; measured {
+				all := series.pooled()
+				fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f/s | %s |\n", name, clients,
+					duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), duration(series.cpuPerChange()))
+			}
+		}
+	}
+	fmt.Fprintf(b, "\nAn agent with %d volumes and as many snapshots:\n\n| | |\n|---|---|\n", r.size.volumes)
+	fmt.Fprintf(b, "| start to first answer, filesystem in memory | %s |\n", duration(s.warm))
+	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", duration(s.cold))
+	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
+	fmt.Fprintf(b, "| resident memory after %d lists of everything | %.0f MiB |\n", 2*r.size.lookups, mebibytes(s.memoryMax))
+	fmt.Fprintf(b, "| CPU in %s without requests | %s |\n\n", r.size.idle, duration(s.idle))
+}
+
+func key(name string, clients int) string { return load{name: name, clients: clients}.String() }
+
+func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// duration has three digits.
+func duration(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d >= 100*time.Millisecond:
+		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
+	}
+	return fmt.Sprintf("%.3f ms", d.Seconds()*1e3)
+}

@@ -1,0 +1,73 @@
+package bench
+
+import (
+	"fmt"
+	"time"
+)
+
+// target is something that the agent is to keep, and whether it did.
+type target struct {
+	what, want, measured string
+	met                  bool
+}
+
+func (r *report) targets() []target {
+	var out []target
+	if r.changes != nil {
+		out = append(out, r.changeTargets()...)
+	}
+	if r.scale != nil {
+		out = append(out, r.scaleTargets()...)
+	}
+	return out
+}
+
+func (r *report) changeTargets() []target {
+	out := []target{
+		r.latency(create, handCreate, 1.3),
+		r.rate(create, 64, handCreate, 1, 20),
+	}
+	for _, name := range []string{snapshot, cloneSnapshot, cloneVolume} {
+		out = append(out, r.latency(name, handSnapshot, 1.15), r.rate(name, 8, handSnapshot, 8, 1))
+	}
+	out = append(out, r.rate(deleteVolume, 64, handDestroy, 1, 20))
+	for _, clients := range clientCounts {
+		out = append(out, below(fmt.Sprintf("CPU a %s, HTTP included, %d clients", create, clients), r.changes[key(create, clients)].cpuPerChange(), 300*time.Microsecond))
+	}
+	return out
+}
+
+// latency compares one client's p50 with that of work by hand.
+func (r *report) latency(name, other string, most float64) target {
+	have := ratio(r.changes[key(name, 1)], r.changes[key(other, 1)], result.p50)
+	return target{
+		what: fmt.Sprintf("%s, 1 client, against %q", name, other),
+		want: fmt.Sprintf("at most %.2f× the time", most), measured: fmt.Sprintf("%.2f×", have), met: have <= most,
+	}
+}
+
+func (r *report) rate(name string, clients int, other string, otherClients int, least float64) target {
+	have := ratio(r.changes[key(name, clients)], r.changes[key(other, otherClients)], result.rate)
+	return target{
+		what: fmt.Sprintf("%s, %d clients, against %q with %d", name, clients, other, otherClients),
+		want: fmt.Sprintf("at least %.0f× the rate", least), measured: fmt.Sprintf("%.2f×", have), met: have >= least,
+	}
+}
+
+func (r *report) scaleTargets() []target {
+	s, both := r.scale, fmt.Sprintf("%d volumes and as many snapshots", r.size.volumes)
+	pages := s.lists[key(pageInner, 1)].pooled()
+	const mostMemory = 64 << 20
+	return []target{
+		below("start with "+both+", filesystem just mounted", s.cold, 2*time.Second),
+		below("start with "+both+", filesystem in memory", s.warm, 2*time.Second),
+		{"memory with " + both, "under 64 MiB", fmt.Sprintf("%.0f MiB", mebibytes(s.memory)), s.memory < mostMemory},
+		{"memory after lists of everything", "under 64 MiB", fmt.Sprintf("%.0f MiB", mebibytes(s.memoryMax)), s.memoryMax < mostMemory},
+		below("a page of 100, p50", quantile(pages.times, 0.5), time.Millisecond),
+		below("CPU without requests in "+r.size.idle.String(), s.idle, 10*time.Millisecond),
+	}
+}
+
+func below(what string, have, most time.Duration) target {
+	return target{what, "under " + most.String(), duration(have), have < most}
+}
