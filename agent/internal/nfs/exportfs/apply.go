@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // attempt applies a batch once. What the export table holds afterwards decides
@@ -36,6 +37,7 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
+	e.release(revoke, table)
 	if e.drifted(table) {
 		e.notify()
 	}
@@ -144,6 +146,26 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// release makes the server let go of files that clients have open below paths
+// that nobody is to reach any more, where the kernel can do so: else they hold on
+// to the space of a deleted subvolume until the clients go.
+func (e *Engine) release(revoked []nfs.Export, table []entry) {
+	done := map[string]bool{}
+	for _, have := range table {
+		done[have.Path] = true
+	}
+	for _, export := range revoked {
+		if done[export.Path] {
+			continue
+		}
+		done[export.Path] = true
+		if err := nfsd.UnlockExport(export.Path); err != nil {
+			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,
+				"path", export.Path, "error", err)
+		}
+	}
 }
 
 // publish adds exports. All clients of one subvolume with the same options fit

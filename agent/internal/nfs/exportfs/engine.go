@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -125,6 +126,9 @@ func (e *Engine) additions(exports []nfs.Export) (changes []change, invalid erro
 	var errs []error
 	for _, export := range exports {
 		normal, err := export.Normalize(e.config.BasePath)
+		if err == nil && octalLookalike.MatchString(normal.Path) {
+			err = &nfs.ExportError{Export: normal, Err: errOctalLookalike}
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -133,6 +137,14 @@ func (e *Engine) additions(exports []nfs.Export) (changes []change, invalid erro
 	}
 	return changes, errors.Join(errs...)
 }
+
+// rpc.mountd undoes the octal escapes of its table once too often, so that a
+// path which looks like one names another directory (seen with 2.6.2).
+var (
+	octalLookalike    = regexp.MustCompile(`\\[0-7]{3}`)
+	errOctalLookalike = fmt.Errorf("%w: nfs-utils cannot export a path with a backslash and three octal digits",
+		nfs.ErrUnsupported)
+)
 
 // table reads what nfs-utils exports below the base path now.
 func (e *Engine) table(ctx context.Context) ([]entry, error) {

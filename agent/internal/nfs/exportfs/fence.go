@@ -5,21 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
+
+// fenceTime bounds a fence: requests of a revoked client wait for a disk at most.
+const fenceTime = 30 * time.Second
 
 // fence returns when the kernel lets none of the clients in any more. exportfs
 // -u flushes the kernel's caches, but rpc.mountd may have looked at the old
 // table just before and answer just after; that answer would hold for half an
 // hour. So the kernel's cache is looked at, and flushed again where needed.
 func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, fenceTime)
 	defer cancel()
 	for calm := 0; calm < 2; {
 		open, err := e.stillOpen(revoked)
@@ -44,7 +49,23 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 			return fmt.Errorf("%w: the kernel still lets a revoked client in: %w", nfs.ErrUnavailable, ctx.Err())
 		}
 	}
-	return nil
+	return e.drain(ctx, revoked)
+}
+
+// drain waits for requests that were let in just before.
+func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
+	text, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "fs/nfsd/threads"))
+	if err != nil || strings.TrimSpace(string(text)) == "0" {
+		return nil // no server runs here
+	}
+	var clients []netip.Addr
+	for _, export := range revoked {
+		if export.Spec != "" {
+			return nfsd.Drain(ctx, e.config.ProcRoot)
+		}
+		clients = append(clients, export.Client)
+	}
+	return nfsd.Drain(ctx, e.config.ProcRoot, clients...)
 }
 
 // stillOpen reports whether the kernel has a cached answer that lets one of the

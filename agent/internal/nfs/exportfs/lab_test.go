@@ -15,8 +15,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
 )
 
-func TestBehaviour(t *testing.T) {
-	nfstest.Run(t, nfstest.Subject{
+func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
+
+// TestMeasure logs how long a publish and a revoke take.
+func TestMeasure(t *testing.T) { nfstest.Measure(t, subject(), 10, 1000) }
+
+func subject() nfstest.Subject {
+	return nfstest.Subject{
 		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
 			t.Helper()
 			if w.Threads() == "0" {
@@ -41,7 +46,7 @@ func TestBehaviour(t *testing.T) {
 			w.Run("exportfs", "-i", "-o", "rw,no_subtree_check,no_root_squash,fsid="+export.FSID.String(),
 				netip.Addr.String(export.Client)+":"+export.Path)
 		},
-	})
+	}
 }
 
 func startServer(t *testing.T, w *nfstest.World) {

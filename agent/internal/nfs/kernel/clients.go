@@ -22,6 +22,7 @@ type client struct {
 	paths   map[uuid.UUID]string // where a file system ID is
 	ways    map[string]int       // directories on the way, with how many exports use them
 	wayIDs  map[uuid.UUID]string
+	told    bool // the kernel knows the address, as far as is known
 }
 
 // published is an export and what its directory was when it was published.
@@ -97,6 +98,16 @@ func (c *client) remove(path string) (old published, had bool, oldWays []string)
 		}
 	}
 	return old, true, oldWays
+}
+
+// exported reports whether any client may reach path.
+func (c clients) exported(path string) bool {
+	for _, known := range c {
+		if _, ok := known.exports[path]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // security is all flavours that any of the client's exports allows: what it may

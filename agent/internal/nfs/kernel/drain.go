@@ -1,6 +1,58 @@
 package kernel
 
-import "context"
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
 
-// drain returns when no request that began before a revocation is under way.
-func (e *Engine) drain(context.Context) error { return nil }
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+)
+
+// drainTime bounds the wait for requests of a revoked client, which wait for a
+// disk at most.
+const drainTime = 30 * time.Second
+
+// drain returns when no request of the clients that began before their
+// revocation is under way.
+func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
+	if running, err := e.threads(); err == nil && running == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	var clients []netip.Addr
+	for _, export := range revoked {
+		if export.Spec != "" {
+			return nfsd.Drain(ctx, e.config.ProcRoot)
+		}
+		clients = append(clients, export.Client)
+	}
+	return nfsd.Drain(ctx, e.config.ProcRoot, clients...)
+}
+
+// release makes the server let go of files that revoked clients have open, so
+// that the space of a deleted subvolume can be used again. Where it cannot do so
+// for one directory, it forgets clients that have nothing else. A failure costs
+// space until the clients go, and nothing more.
+func (e *Engine) release(revoked []nfs.Export) {
+	for _, export := range revoked {
+		e.mu.Lock()
+		inUse := e.clients.exported(export.Path)
+		known := e.clients[export.Client.Unmap()]
+		left := known != nil && len(known.exports) > 0
+		e.mu.Unlock()
+		if inUse {
+			continue
+		}
+		err := nfsd.UnlockExport(export.Path)
+		if errors.Is(err, nfs.ErrUnsupported) && export.Spec == "" && !left {
+			err = nfsd.ExpireClient(e.config.ProcRoot, export.Client)
+		}
+		if err != nil {
+			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,
+				"path", export.Path, "client", export.Client, "error", err)
+		}
+	}
+}

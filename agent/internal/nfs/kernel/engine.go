@@ -154,7 +154,11 @@ func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
 			errs = append(errs, &nfs.ExportError{Export: export, Err: err})
 		}
 	}
-	return errors.Join(append(errs, e.drain(ctx))...)
+	if err := e.drain(ctx, exports); err != nil {
+		errs = append(errs, err)
+	}
+	e.release(exports)
+	return errors.Join(errs...)
 }
 
 // Close implements nfs.Exporter. The server and all mounts go on.

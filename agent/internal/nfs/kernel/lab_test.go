@@ -19,8 +19,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-func TestBehaviour(t *testing.T) {
-	nfstest.Run(t, nfstest.Subject{
+func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
+
+// TestMeasure logs how long a publish and a revoke take.
+func TestMeasure(t *testing.T) { nfstest.Measure(t, subject(), 10, 1000) }
+
+func subject() nfstest.Subject {
+	return nfstest.Subject{
 		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
 			t.Helper()
 			return newEngine(t, w)
@@ -43,7 +48,7 @@ func TestBehaviour(t *testing.T) {
 			tell(t, "nfsd.export", fmt.Sprintf("%s %s %d 1024 65534 65534 0 uuid %s\n", export.Client,
 				rpccache.Quote(export.Path), expiry, rpccache.Hex(export.FSID[:])))
 		},
-	})
+	}
 }
 
 func newEngine(t *testing.T, w *nfstest.World) *kernel.Engine {

@@ -2,10 +2,13 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
@@ -33,7 +36,7 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 		}
 	}
 	for _, entry := range cached {
-		if !entry.Positive || entry.PseudoRoot || !nfs.Below(e.config.BasePath, entry.Path) {
+		if !entry.Positive || entry.PseudoRoot || !nfs.Below(e.config.BasePath, entry.Path) || deleted(entry.Path) {
 			continue
 		}
 		export := nfs.Export{Path: entry.Path, FSID: entry.FSID, Options: entry.Options}
@@ -60,4 +63,14 @@ func (e *Engine) cachedExports() ([]rpccache.CachedExport, error) {
 	}
 	defer func() { _ = file.Close() }() // only read
 	return rpccache.ParseExports(file)
+}
+
+// deleted reports whether the kernel's name for a directory is that of one which
+// is no more: it remembers the export of it for a while (d_path in fs/d_path.c).
+func deleted(path string) bool {
+	if !strings.HasSuffix(path, " (deleted)") {
+		return false
+	}
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,19 +32,31 @@ func (e *Engine) publish(export published) error {
 			return err
 		}
 	}
-	if err := e.sendAll(e.messagesFor(known, ways, export)); err != nil {
-		known.remove(export.Path)
-		return err
+	err := nfs.ErrNotFound
+	if known.told {
+		err = e.sendAll(e.messagesFor(known, ways, export))
 	}
-	return nil
+	if errors.Is(err, nfs.ErrNotFound) {
+		// The kernel may not know the client, or not any more after a flush.
+		known.told = true
+		err = e.sendAll(append([]message{known.introduction(e.now())}, e.messagesFor(known, ways, export)...))
+	}
+	if err != nil {
+		known.remove(export.Path)
+	}
+	return err
+}
+
+// introduction says who an address is. Exports can be told only afterwards.
+func (c *client) introduction(now time.Time) message {
+	return clientMessage(c.addr, c.domain(), now.Add(far).Unix())
 }
 
 // messagesFor are what the kernel has to know before a client can reach an
 // export, in the order in which it can take them.
 func (e *Engine) messagesFor(c *client, ways []string, export published) []message {
 	expiry := e.now().Add(far).Unix()
-	messages := make([]message, 0, len(ways)+3)
-	messages = append(messages, clientMessage(c.addr, c.domain(), expiry))
+	messages := make([]message, 0, len(ways)+2)
 	for _, way := range ways {
 		messages = append(messages, pseudoRootMessage(c.domain(), way, c.security(), e.config.Insecure, expiry))
 	}
@@ -175,8 +188,9 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 			}
 		}
 		messages := e.messagesFor(known, ways, export)
-		if len(told) > len(ways) {
-			messages = messages[1:] // the client itself was told with the first export
+		if len(told) == len(ways) { // the first export of this client
+			messages = append([]message{known.introduction(e.now())}, messages...)
+			known.told = true
 		}
 		if err := e.sendAll(messages); err != nil {
 			failed = &nfs.ExportError{Export: export.Export, Err: err}

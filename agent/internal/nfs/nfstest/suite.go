@@ -58,7 +58,9 @@ func Run(t *testing.T, subject Subject) {
 		{"a thousand exports", thousandExports},
 		{"storm", storm},
 		{"missing directory", missingDirectory},
+		{"nothing is written after revocation", nothingAfterRevocation},
 		{"space of a deleted volume is freed", spaceIsFreed},
+		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 	} {
 		t.Run(behaviour.name, func(t *testing.T) {
 			r := &run{suite: s}
