@@ -57,7 +57,10 @@ func TestASecondCallForAVolumeIsAborted(t *testing.T) {
 	}()
 	<-g.entered
 	for name, call := range map[string]func() error{
-		"delete": func() error { _, err := e.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|pvc-1"}); return err },
+		"delete": func() error {
+			_, err := e.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|pvc-1"})
+			return err
+		},
 		"create": func() error { _, err := e.CreateVolume(t.Context(), createRequest("pvc-1", nil)); return err },
 		"expand": func() error {
 			_, err := e.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: "fast|pvc-1", CapacityRange: &csi.CapacityRange{}})

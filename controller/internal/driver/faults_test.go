@@ -107,12 +107,18 @@ func TestAgentErrorsHaveTheirCodesAndNameTheAgent(t *testing.T) {
 
 func TestAForeignServerIsNoAgent(t *testing.T) {
 	for name, write := range map[string]func(http.ResponseWriter){
-		"HTML": func(w http.ResponseWriter) { w.Header().Set("Content-Type", "text/html"); _, _ = w.Write([]byte("<html>")) },
+		"HTML": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = w.Write([]byte("<html>"))
+		},
 		"garbage": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte(`{"volumes":`))
 		},
-		"redirect": func(w http.ResponseWriter) { w.Header().Set("Location", "http://example.com"); w.WriteHeader(http.StatusFound) },
+		"redirect": func(w http.ResponseWriter) {
+			w.Header().Set("Location", "http://example.com")
+			w.WriteHeader(http.StatusFound)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := start(t, on("POST", "/v1/volumes", func(w http.ResponseWriter, _ *http.Request) bool { write(w); return true }))
