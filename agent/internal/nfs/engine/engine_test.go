@@ -1,0 +1,91 @@
+package engine_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/engine"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+)
+
+// machine is a proc file system whose kernel has an NFS server.
+func machine(t *testing.T) string {
+	t.Helper()
+	proc := t.TempDir()
+	for _, name := range []string{"auth.unix.ip", "nfsd.export", "nfsd.fh"} {
+		folder := filepath.Join(proc, "net/rpc", name)
+		assert.NilError(t, os.MkdirAll(folder, 0o755))
+		assert.NilError(t, os.WriteFile(filepath.Join(folder, "channel"), nil, 0o600))
+	}
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, "fs/nfsd"), 0o755))
+	assert.NilError(t, os.WriteFile(filepath.Join(proc, "fs/nfsd/threads"), []byte("0\n"), 0o600))
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, "self/ns"), 0o755))
+	assert.NilError(t, os.Symlink("net:[1]", filepath.Join(proc, "self/ns/net")))
+	return proc
+}
+
+// mountd makes a process that answers the kernel.
+func mountd(t *testing.T, proc, comm string) {
+	t.Helper()
+	for _, folder := range []string{"4711/ns", "4711/fd"} {
+		assert.NilError(t, os.MkdirAll(filepath.Join(proc, folder), 0o755))
+	}
+	assert.NilError(t, os.Symlink("net:[1]", filepath.Join(proc, "4711/ns/net")))
+	assert.NilError(t, os.Symlink("/proc/4711/net/rpc/nfsd.fh/channel", filepath.Join(proc, "4711/fd/5")))
+	assert.NilError(t, os.WriteFile(filepath.Join(proc, "4711/comm"), []byte(comm+"\n"), 0o600))
+}
+
+func exportfsConfig(t *testing.T) exportfs.Config {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "exportfs")
+	assert.NilError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))
+	return exportfs.Config{BasePath: "/srv/pool", Command: program}
+}
+
+func TestAutoTakesTheKernelWhenNobodyElseDoes(t *testing.T) {
+	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t),
+		kernel.Config{BasePath: "/srv/pool", ProcRoot: machine(t)})
+	assert.NilError(t, err)
+	assert.Equal(t, chosen.Name(), kernel.Name)
+	assert.NilError(t, chosen.Close())
+}
+
+func TestAutoLeavesTheKernelToMountd(t *testing.T) {
+	proc := machine(t)
+	mountd(t, proc, "rpc.mountd")
+	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+	assert.NilError(t, err)
+	assert.Equal(t, chosen.Name(), exportfs.Name)
+	assert.NilError(t, chosen.Close())
+}
+
+func TestKernelNamesWhoIsInTheWay(t *testing.T) {
+	proc := machine(t)
+	mountd(t, proc, "rpc.mountd")
+	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+	assert.ErrorContains(t, err, "4711 (rpc.mountd)")
+	var busy *kernel.ChannelsBusyError
+	assert.Assert(t, errors.As(err, &busy))
+	assert.Equal(t, busy.PID, 4711)
+	assert.Equal(t, busy.Comm, "rpc.mountd")
+}
+
+func TestNothingWorks(t *testing.T) {
+	proc := machine(t)
+	mountd(t, proc, "rpc.mountd")
+	_, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: "/srv/pool", Command: "/nowhere"},
+		kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+	assert.ErrorContains(t, err, "rpc.mountd")
+	assert.ErrorContains(t, err, "/nowhere")
+}
+
+func TestUnknownName(t *testing.T) {
+	_, err := engine.New(t.Context(), "ganesha", exportfs.Config{}, kernel.Config{})
+	assert.ErrorIs(t, err, nfs.ErrInvalid)
+}

@@ -1,0 +1,216 @@
+package kernel
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
+)
+
+var (
+	volumeID = uuid.MustParse("01020304-0506-0708-090a-0b0c0d0e0f10")
+	one      = netip.MustParseAddr("10.0.0.1")
+	six      = netip.MustParseAddr("fd00::6")
+)
+
+const (
+	now      = 1_000_000
+	farText  = "316360000"
+	nearText = "1000005"
+)
+
+// answering is an engine that has a clock and exports, and no kernel.
+func answering(exports ...published) *Engine {
+	e := &Engine{clients: clients{}, now: func() time.Time { return time.Unix(now, 0) }}
+	for _, export := range exports {
+		e.clients.get(export.Client).add(export)
+	}
+	return e
+}
+
+// volume is an export of a directory that exists.
+func volume(t *testing.T, name string, client netip.Addr, options nfs.Options) published {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	assert.NilError(t, os.Mkdir(path, 0o755))
+	at, err := inspect(path)
+	assert.NilError(t, err)
+	return published{
+		Export: nfs.Export{Path: path, FSID: volumeID, Client: client, Options: options},
+		key:    exportFSID(volumeID, at.inode, at.mountRoot),
+	}
+}
+
+func (e *Engine) mustAnswer(t *testing.T, from cache, words ...string) string {
+	t.Helper()
+	reply, ok := e.answer(from, strings.Join(words, " ")+"\n")
+	assert.Assert(t, ok, "%v", words)
+	assert.Equal(t, reply.cache, from)
+	assert.Assert(t, strings.HasSuffix(reply.text, "\n"))
+	return strings.TrimSuffix(reply.text, "\n")
+}
+
+func TestWhoIsAClient(t *testing.T) {
+	e := answering(volume(t, "data", one, nfs.Options{}), volume(t, "data", six, nfs.Options{}))
+	for question, answer := range map[string]string{
+		"10.0.0.1":        "nfsd 10.0.0.1 " + farText + " 10.0.0.1",
+		"::ffff:10.0.0.1": "nfsd 10.0.0.1 " + farText + " 10.0.0.1",
+		"fd00:0000:0000:0000:0000:0000:0000:0006": "nfsd fd00::6 " + farText + " fd00::6",
+		"10.0.0.2": "nfsd 10.0.0.2 " + nearText,
+	} {
+		assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", question), answer)
+	}
+}
+
+func TestWhatIsExported(t *testing.T) {
+	export := volume(t, "with space", one, nfs.Options{})
+	e := answering(export)
+	quoted := rpccache.Quote(export.Path)
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", quoted),
+		"10.0.0.1 "+quoted+" "+farText+` 1024 65534 65534 0 uuid \x0102030405060708090a0b0c0d0e0f10`)
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", "/"),
+		"10.0.0.1 / "+farText+" 74753 65534 65534 0", "V4ROOT, FSID, NOSUBTREECHECK, READONLY")
+	way := pseudoRootID("/tmp")
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", "/tmp"),
+		"10.0.0.1 /tmp "+farText+" 66561 65534 65534 0 uuid "+rpccache.Hex(way[:]))
+
+	for _, hidden := range [][]string{
+		{"10.0.0.2", quoted}, {"10.0.0.2", "/"}, {"stranger", quoted}, {"10.0.0.1", "/etc"},
+		{"10.0.0.1", quoted + "/below"}, {"btrfs-nfs-csi", "/"},
+	} {
+		assert.Equal(t, e.mustAnswer(t, cacheExport, hidden...), strings.Join(hidden, " ")+" "+nearText)
+	}
+}
+
+func TestOptionsOfAnExport(t *testing.T) {
+	for _, test := range []struct {
+		options nfs.Options
+		flags   string
+	}{
+		{nfs.Options{ReadOnly: true}, " 1025 65534 "},
+		{nfs.Options{RootSquash: true}, " 1028 65534 "},
+		{nfs.Options{Security: "krb5p:sys"}, " secinfo 2 390005 1024 1 1024"},
+		{nfs.Options{XprtSec: "tls:mtls"}, " xprtsec 2 2 4"},
+	} {
+		export := volume(t, "data", one, test.options)
+		answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", export.Path)
+		assert.Assert(t, strings.Contains(answer, test.flags), answer)
+	}
+	// The way to it must let the same flavours through.
+	export := volume(t, "data", one, nfs.Options{Security: "krb5p"})
+	answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", "/tmp")
+	assert.Assert(t, strings.HasSuffix(answer, " secinfo 1 390005 66561"), answer)
+}
+
+func TestWhereAHandleIs(t *testing.T) {
+	export := volume(t, "data", one, nfs.Options{})
+	e := answering(export)
+	key := rpccache.Hex([]byte(export.key.raw))
+	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "7", key), "10.0.0.1 7 "+key+" "+farText+" "+export.Path)
+	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "1", `\x00000000`), `10.0.0.1 1 \x00000000 `+farText+" /")
+
+	tmp, err := inspect("/tmp")
+	assert.NilError(t, err)
+	way := exportFSID(pseudoRootID("/tmp"), tmp.inode, tmp.mountRoot)
+	answer := e.mustAnswer(t, cacheHandle, "10.0.0.1", map[int]string{fsidUUID: "6", fsidInodeUUID: "7"}[way.kind], rpccache.Hex([]byte(way.raw)))
+	assert.Assert(t, strings.HasSuffix(answer, " /tmp"), answer)
+
+	forged := exportFSID(volumeID, 12345, false)
+	for _, refused := range [][]string{
+		{"10.0.0.2", "7", key},
+		{"10.0.0.2", "1", `\x00000000`},
+		{"10.0.0.1", "7", rpccache.Hex([]byte(forged.raw))},
+		{"10.0.0.1", "6", rpccache.Hex(volumeID[:])},
+		{"10.0.0.1", "1", `\x00000001`},
+		{"10.0.0.1", "7", `\x00`},
+		{"10.0.0.1", "0", `\x0000000000000000`},
+	} {
+		assert.Equal(t, e.mustAnswer(t, cacheHandle, refused...), strings.Join(refused, " ")+" "+nearText)
+	}
+}
+
+func TestQuestionsThatMakeNoSense(t *testing.T) {
+	e := answering()
+	for _, question := range []string{
+		"", "\n", "nfsd", "nfsd 10.0.0.1 more", "nfsd not-an-address", "krb5 10.0.0.1", "a b c d",
+		`nfsd \9`, "10.0.0.1 seven \\x00",
+	} {
+		for from := range cacheCount {
+			reply, ok := e.answer(from, question)
+			if from == cacheExport && question == "nfsd not-an-address" || from == cacheExport && question == "krb5 10.0.0.1" {
+				continue // two words: no export of that name
+			}
+			assert.Assert(t, !ok, "%s: %q -> %q", cacheNames[from], question, reply.text)
+		}
+	}
+}
+
+func TestClientsKeepTrack(t *testing.T) {
+	c := clients{}.get(one)
+	first := published{Export: nfs.Export{Path: "/srv/t/a/data", FSID: volumeID, Client: one}}
+	_, replaced, ways := c.add(first)
+	assert.Assert(t, !replaced)
+	assert.DeepEqual(t, ways, []string{"/", "/srv", "/srv/t", "/srv/t/a"})
+	second := published{Export: nfs.Export{Path: "/srv/t/b/data", FSID: uuid.New(), Client: one}}
+	_, _, ways = c.add(second)
+	assert.DeepEqual(t, ways, []string{"/srv/t/b"})
+	_, replaced, ways = c.add(first)
+	assert.Assert(t, replaced)
+	assert.Equal(t, len(ways), 0)
+
+	// The same subvolume at another path, then the old path goes.
+	moved := first
+	moved.Path = "/srv/t/c/data"
+	c.add(moved)
+	_, had, ways := c.remove(first.Path)
+	assert.Assert(t, had)
+	assert.DeepEqual(t, ways, []string{"/srv/t/a"})
+	assert.Equal(t, c.paths[volumeID], moved.Path)
+
+	c.remove(second.Path)
+	_, _, ways = c.remove(moved.Path)
+	assert.DeepEqual(t, ways, []string{"/", "/srv", "/srv/t", "/srv/t/c"})
+	assert.Equal(t, len(c.ways)+len(c.wayIDs)+len(c.exports)+len(c.paths), 0)
+	_, had, _ = c.remove(moved.Path)
+	assert.Assert(t, !had)
+}
+
+// Whatever the kernel asks, the answer is one line with the question's words in
+// it, and lets in nobody but the client of the export.
+func FuzzAnswer(f *testing.F) {
+	f.Add(0, "nfsd 10.0.0.1\n")
+	f.Add(1, `10.0.0.1 /srv/a\040b`+"\n")
+	f.Add(2, `10.0.0.1 7 \x000000000000000001020304050607080900010203040506`+"\n")
+	f.Fuzz(func(t *testing.T, number int, question string) {
+		if number < 0 {
+			number = -(number + 1)
+		}
+		from := cache(number) % cacheCount
+		e := answering(published{Export: nfs.Export{Path: "/srv/pool/t/v/data", FSID: volumeID, Client: one}})
+		reply, ok := e.answer(from, question)
+		if !ok {
+			return
+		}
+		assert.Equal(t, strings.Count(reply.text, "\n"), 1)
+		words, err := rpccache.Words(reply.text)
+		assert.NilError(t, err)
+		asked, err := rpccache.Words(question)
+		assert.NilError(t, err)
+		for i, word := range asked {
+			if from == cacheClient && i == 1 {
+				continue // the address in its short form
+			}
+			assert.Equal(t, words[i], word)
+		}
+		positive := len(words) > len(asked)+1
+		assert.Assert(t, !positive || strings.Contains(reply.text, "10.0.0.1 "), reply.text)
+	})
+}
