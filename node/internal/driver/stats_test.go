@@ -64,21 +64,25 @@ func TestStatsAreTheQuotas(t *testing.T) {
 
 func TestStatsFallBackToThePool(t *testing.T) {
 	v, pool := published(t)
-	for name, change := range map[string]func(){
-		"agent draining":    func() { v.w.agent.fail(http.StatusServiceUnavailable, agentapi.Unavailable) },
-		"agent failing":     func() { v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError) },
-		"token not taken":   func() { v.w.agent.fail(http.StatusForbidden, agentapi.Forbidden) },
-		"not an agent":      func() { v.w.agent.set(func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }) },
-		"quotas are off":    func() { v.w.agent.usage(agentapi.Usage{UsedBytes: 5}) },
-		"agent not reached": func() { v.w.agent.server.Close() },
-		"state lost":        func() { assert.NilError(t, os.RemoveAll(v.w.state)) },
+	// In this order: the last two cannot be undone.
+	for _, c := range []struct {
+		name   string
+		change func()
+	}{
+		{"agent draining", func() { v.w.agent.fail(http.StatusServiceUnavailable, agentapi.Unavailable) }},
+		{"agent failing", func() { v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError) }},
+		{"token not taken", func() { v.w.agent.fail(http.StatusForbidden, agentapi.Forbidden) }},
+		{"not an agent", func() { v.w.agent.set(func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }) }},
+		{"quotas are off", func() { v.w.agent.usage(agentapi.Usage{UsedBytes: 5}) }},
+		{"agent not reached", func() { v.w.agent.server.Close() }},
+		{"state lost", func() { assert.NilError(t, os.RemoveAll(v.w.state)) }},
 	} {
-		change()
+		c.change()
 		stats, err := v.stats(t, v.target("pod"))
-		assert.NilError(t, err, name)
+		assert.NilError(t, err, c.name)
 		got := byUnit(stats, csi.VolumeUsage_BYTES)
-		assert.Equal(t, got.Total, pool, name)
-		if name == "quotas are off" {
+		assert.Equal(t, got.Total, pool, c.name)
+		if c.name == "quotas are off" {
 			assert.Equal(t, got.Used, int64(5), "the agent's count is better than none")
 		}
 	}

@@ -1,0 +1,122 @@
+package mounttest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+func checkAndCapacity(t *testing.T, b Backend) {
+	data, dir, _ := mounted(t, b)
+	assert.NilError(t, b.Mounter().Check(t.Context(), data))
+	capacity, err := b.Mounter().Capacity(t.Context(), data)
+	assert.NilError(t, err)
+	assert.Assert(t, capacity.TotalBytes > 0)
+	assert.Assert(t, capacity.AvailableBytes <= capacity.TotalBytes-capacity.UsedBytes)
+	f, err := os.Create(filepath.Join(data, "f"))
+	assert.NilError(t, err)
+	_, err = f.WriteString(strings.Repeat("x", 1<<20))
+	assert.NilError(t, err)
+	assert.NilError(t, f.Sync())
+	assert.NilError(t, f.Close())
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		after, err := b.Mounter().Capacity(t.Context(), data)
+		if err == nil && after.UsedBytes >= capacity.UsedBytes+1<<20 {
+			return poll.Success()
+		}
+		return poll.Continue("used: %d, before: %d, %v", after.UsedBytes, capacity.UsedBytes, err)
+	}, poll.WithTimeout(time.Minute)) // btrfs counts with its next commit
+	for _, f := range []func() error{
+		func() error { return b.Mounter().Check(t.Context(), dir) },
+		func() error { _, err := b.Mounter().Capacity(t.Context(), filepath.Join(dir, "none")); return err },
+	} {
+		assert.ErrorIs(t, f(), nfsmount.ErrNotMounted)
+	}
+}
+
+func silentServer(t *testing.T, b Backend) {
+	data, dir, f := mountedFragile(t, b)
+	healthy, _, _ := mounted(t, b)
+	f.Silence()
+	defer f.Revive()
+	err := within(t, Patience(b), func() error { return b.Mounter().Check(t.Context(), data) })
+	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
+	err = within(t, Patience(b), func() error { _, err := b.Mounter().Capacity(t.Context(), data); return err })
+	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
+
+	// A caller with less patience is not kept waiting.
+	hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/20)
+	defer cancel()
+	begin := time.Now()
+	assert.Assert(t, b.Mounter().Check(hurried, data) != nil)
+	assert.Assert(t, time.Since(begin) < b.Limits().Stat*3/4)
+
+	// Others go on.
+	assert.NilError(t, within(t, Patience(b), func() error { return b.Mounter().Check(t.Context(), healthy) }))
+	assert.NilError(t, within(t, Patience(b), func() error {
+		return b.Mounter().Bind(t.Context(), healthy, filepath.Join(dir, "target"), false)
+	}))
+	f.Revive()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := b.Mounter().Check(t.Context(), data); err != nil {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+}
+
+func silentServerIsAskedOnce(t *testing.T, b Backend) {
+	data, _, f := mountedFragile(t, b)
+	f.Silence()
+	defer f.Revive()
+	for range 5 {
+		hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/20)
+		assert.ErrorIs(t, b.Mounter().Check(hurried, data), nfsmount.ErrUnresponsive)
+		cancel()
+	}
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	assert.Equal(t, strings.Count(string(stacks), "unix.Statx("), 1, "one call waits in the kernel:\n%s", stacks)
+}
+
+func silentServerUnmount(t *testing.T, b Backend) {
+	data, dir, f := mountedFragile(t, b)
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	assert.NilError(t, b.Mounter().Bind(t.Context(), data, one, false))
+	assert.NilError(t, b.Mounter().Bind(t.Context(), data, two, true))
+	f.Silence()
+	defer f.Revive()
+	for _, target := range []string{one, two, one} {
+		assert.NilError(t, within(t, Patience(b), func() error { return b.Mounter().Unbind(t.Context(), target) }))
+		gone(t, target)
+	}
+	for range 2 {
+		assert.NilError(t, within(t, Patience(b), func() error { return b.Mounter().Unmount(t.Context(), data) }))
+		gone(t, data)
+	}
+	assert.Equal(t, len(mountsBelow(t, dir)), 0)
+}
+
+func silentServerMount(t *testing.T, b Backend) {
+	data, dir, f := mountedFragile(t, b)
+	f.Silence()
+	defer f.Revive()
+	// Staged already: the mount stays, as it comes back with its server.
+	err := within(t, Patience(b), func() error { return b.Mounter().Mount(t.Context(), f.Source, data, b.Options()) })
+	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
+	assert.DeepEqual(t, mountsBelow(t, dir), []string{data})
+	// Anew: nothing appears, then or later.
+	second := filepath.Join(dir, "second")
+	err = within(t, Patience(b), func() error { return b.Mounter().Mount(t.Context(), f.Source, second, b.Options()) })
+	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
+	assert.Equal(t, layers(t, second), 0)
+}
