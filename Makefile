@@ -61,12 +61,13 @@ lint: ## Run golangci-lint (pinned in tools/go.mod)
 	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: generate
-generate: ## Make generated code anew
+generate: ## Make generated code and tables anew
 	@for m in shared agent; do (cd $$m && go generate ./...); done
+	@BNC_UPDATE_DOCS=1 go test -count=1 -run TestDocumentationIsCurrent ./agent/internal/config ./controller/internal/config ./node/internal/config >/dev/null
 
 .PHONY: verify-generated
 verify-generated: generate
-	@git diff --exit-code --stat -- '*.gen.go' || { echo "generated code is stale: run make generate and commit" >&2; exit 1; }
+	@git diff --exit-code --stat -- '*.gen.go' docs/configuration.md || { echo "generated code is stale: run make generate and commit" >&2; exit 1; }
 
 .PHONY: tidy-check
 tidy-check: # every module builds by itself and has a tidy go.mod

@@ -14,31 +14,28 @@ import (
 
 // Config is the environment of the node driver. Durations are in Go's form: 30s, 1m30s.
 type Config struct {
-	DriverName  string `envconfig:"DRIVER_NAME" default:"btrfs-nfs-csi"`
-	Endpoint    string `envconfig:"DRIVER_ENDPOINT" default:"unix:///csi/csi.sock"`
-	MetricsAddr string `envconfig:"DRIVER_METRICS_ADDR"` // host:port; empty for no metrics
+	DriverName  string `envconfig:"DRIVER_NAME" default:"btrfs-nfs-csi" desc:"Name of the CSI driver."`
+	Endpoint    string `envconfig:"DRIVER_ENDPOINT" default:"unix:///csi/csi.sock" desc:"Where to serve CSI: unix:///path or tcp://host:port."`
+	MetricsAddr string `envconfig:"DRIVER_METRICS_ADDR" desc:"host:port of the metrics listener; empty for none."`
 
-	// NodeID is the node's name, from which, with its storage address, the CSI node ID is made.
-	NodeID           string `envconfig:"DRIVER_NODE_ID"`
-	NodeIP           string `envconfig:"DRIVER_NODE_IP"`           // the address that NFS servers see
-	StorageInterface string `envconfig:"DRIVER_STORAGE_INTERFACE"` // its network interface, in place of the address
-	StorageCIDR      string `envconfig:"DRIVER_STORAGE_CIDR"`      // a network that it lies in, such as 10.1.0.0/16
+	NodeID           string `envconfig:"DRIVER_NODE_ID" desc:"The node's name, from which, with its storage address, the CSI node ID is made. Required."`
+	NodeIP           string `envconfig:"DRIVER_NODE_IP" desc:"The address that NFS servers see. Without it: the first of the interface, else in the network, else that of the default route."`
+	StorageInterface string `envconfig:"DRIVER_STORAGE_INTERFACE" desc:"Network interface whose address is taken."`
+	StorageCIDR      string `envconfig:"DRIVER_STORAGE_CIDR" desc:"Network whose address is taken, such as 10.1.0.0/16."`
 
-	// StateDir keeps what a restarted driver needs. Default: the directory "state" beside the socket.
-	StateDir string `envconfig:"DRIVER_STATE_DIR"`
+	StateDir string `envconfig:"DRIVER_STATE_DIR" desc:"Directory that keeps what a restarted driver needs. Default: state beside the socket; required where the endpoint is TCP."`
 
-	// PEM files for https agents, which are asked for usage only.
-	AgentCA   string `envconfig:"DRIVER_AGENT_CA"`
-	AgentCert string `envconfig:"DRIVER_AGENT_CERT"`
-	AgentKey  string `envconfig:"DRIVER_AGENT_KEY"`
+	AgentCA   string `envconfig:"DRIVER_AGENT_CA" desc:"PEM file of the authorities to trust for https agents, which are asked for usage; empty for the system's."`
+	AgentCert string `envconfig:"DRIVER_AGENT_CERT" desc:"PEM file of the client certificate for agents."`
+	AgentKey  string `envconfig:"DRIVER_AGENT_KEY" desc:"PEM file of the client certificate's key."`
 
-	MountTimeout   time.Duration `envconfig:"DRIVER_MOUNT_TIMEOUT" default:"60s"`   // one NFS mount
-	UnmountTimeout time.Duration `envconfig:"DRIVER_UNMOUNT_TIMEOUT" default:"30s"` // writing back and unmounting, before the mount is detached
-	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s"`     // one question to an NFS server or an agent
-	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s"`  // setting a volume's group in one call; kubelet waits 2 minutes
+	MountTimeout   time.Duration `envconfig:"DRIVER_MOUNT_TIMEOUT" default:"60s" desc:"Longest that one NFS mount may take."`
+	UnmountTimeout time.Duration `envconfig:"DRIVER_UNMOUNT_TIMEOUT" default:"30s" desc:"Longest that writing back and unmounting may take before the mount is detached."`
+	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one question to an NFS server or an agent may take."`
+	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that setting a volume's group may take in one call; it goes on in the next. A kubelet waits 2 minutes."`
 
-	LogLevel  string `envconfig:"LOG_LEVEL" default:"info"`
-	LogFormat string `envconfig:"LOG_FORMAT" default:"text"`
+	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
+	LogFormat string `envconfig:"LOG_FORMAT" default:"text" desc:"text, json or logfmt."`
 }
 
 // Load reads and checks the environment. The error names the variable.
