@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,14 +21,19 @@ import (
 // serve runs the agent until ctx ends, then drains: started requests are finished within AGENT_SHUTDOWN_TIMEOUT.
 func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error) {
 	logger.Info("starting", "version", version.Version, "commit", version.Commit, "base_path", c.BasePath, "tenants", c.Tenants.Names())
-	exporter, err := newExporter(ctx, c, logger)
+	// The NFS server speaks of paths without symbolic links.
+	basePath, err := filepath.EvalSymlinks(c.BasePath)
+	if err != nil {
+		return fmt.Errorf("AGENT_BASE_PATH: %w", err)
+	}
+	exporter, err := newExporter(ctx, c, basePath, logger)
 	if err != nil {
 		return fmt.Errorf("export engine: %w", err)
 	}
 	defer func() { err = errors.Join(err, exporter.Close()) }()
 
 	store, err := storage.Open(ctx, storage.Config{
-		BasePath: c.BasePath, Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
+		BasePath: basePath, Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
 		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
 		ReconcileInterval: c.NFS.ReconcileInterval, Logger: logger,
 	}, exporter)

@@ -151,8 +151,8 @@ func (s *Store) Conditions() []Condition {
 	if n := s.quarantined(); n > 0 {
 		add("Quarantined", "%d volumes or snapshots are quarantined", n)
 	}
-	if err := s.upkeep.exportError(); err != nil {
-		add("ExportsDiffer", "the NFS server's exports cannot be brought in line: %v", err)
+	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
+		add("ExportsDiffer", "the NFS server's exports cannot be brought in line: see the agent's log")
 	}
 	return out
 }
