@@ -12,6 +12,8 @@ LDFLAGS     := -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Comm
 BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
+LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./node/internal/nfsmount ./node/internal/driver
+TEST_TARGETS := check unit lab-test
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec"
 
 # A user's PATH need not have the sbin directories, nor sudo's the one of Go.
@@ -47,7 +49,11 @@ demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KE
 
 .PHONY: test
 test: root lab ## Run everything: checks, unit tests with the race detector, real btrfs, the lab (root)
-	@$(MAKE) --no-print-directory check unit lab-test
+	@for target in $(TEST_TARGETS); do \
+		echo "=== make $$target"; begin=$$SECONDS; \
+		$(MAKE) --no-print-directory $$target; \
+		echo "=== make $$target: $$((SECONDS - begin)) s"; \
+	done
 
 .PHONY: check
 check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter
@@ -75,11 +81,12 @@ tidy-check: # every module builds by itself and has a tidy go.mod
 
 .PHONY: unit
 unit: root ## Unit and real-btrfs tests with the race detector (root)
-	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) work
+	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) ./shared/... ./agent/... ./controller/... ./node/...
 
 .PHONY: lab-test
-lab-test: root lab build ## Tests on real NFS, in the lab (root)
-	@$(LAB_TEST) -tags lab $(LAB_FLAGS) ./test/lab/... ./test/system/... ./agent/internal/nfs/... ./node/internal/...
+lab-test: root lab build ## Tests of the lab, and on real NFS in it (root)
+	@go test -timeout 20m ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
+	@$(LAB_TEST) -tags lab $(LAB_FLAGS) $(LAB_PACKAGES)
 
 .PHONY: bench
 bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
@@ -93,4 +100,5 @@ fuzz: ## Run every fuzz target for FUZZTIME (5m)
 clean: ## Remove what was built here (caches stay)
 	@rm -rf $(BIN)
 
--include helm/helm.mk test/e2e/e2e.mk
+# These add to TEST_TARGETS.
+-include helm/helm.mk test/e2e/e2e.mk test/crash/crash.mk
