@@ -47,6 +47,7 @@ func (w *World) newNode(number int) *Node {
 	// A fixed hardware address, so that nobody's neighbour table is out of date.
 	w.Run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0",
 		"address", fmt.Sprintf("02:78:00:00:00:0%d", number), "netns", n.pid)
+	w.t.Cleanup(func() { w.Run("ip", "link", "delete", cable) })
 	w.Run("ip", "link", "set", cable, "master", bridge, "up")
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},

@@ -33,7 +33,6 @@ func startShell(t *testing.T) *shell {
 	assert.NilError(t, err)
 	stdout, err := cmd.StdoutPipe()
 	assert.NilError(t, err)
-	cmd.Stderr = os.Stderr
 	assert.NilError(t, cmd.Start())
 	t.Cleanup(func() {
 		assert.Check(t, stdin.Close())

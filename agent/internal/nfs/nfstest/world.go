@@ -23,8 +23,9 @@ import (
 // World is a storage host, which is the machine of the test itself, and two
 // worker nodes, each in namespaces of its own.
 type World struct {
-	Base  string // a btrfs filesystem
-	Nodes []*Node
+	Base   string // a btrfs filesystem
+	Folder string // for other files
+	Nodes  []*Node
 
 	t       *testing.T
 	shell   *shell
@@ -41,7 +42,7 @@ const (
 func NewWorld(t *testing.T) *World {
 	t.Helper()
 	requireLab(t)
-	w := &World{Base: "/srv/nfstest pool", t: t, shell: startShell(t), daemons: map[string]string{}}
+	w := &World{Base: "/srv/nfstest pool", Folder: t.TempDir(), t: t, shell: startShell(t), daemons: map[string]string{}}
 	w.makeNetwork()
 	for i := range 2 {
 		w.Nodes = append(w.Nodes, w.newNode(i+1))
@@ -83,7 +84,8 @@ func (w *World) makePool() {
 	assert.NilError(w.t, os.Truncate(image, 1<<30))
 	w.Run("mkfs.btrfs", "-q", image)
 	assert.NilError(w.t, os.MkdirAll(w.Base, 0o755))
-	w.Run("mount", "-o", "loop", image, w.Base)
+	// Deleted subvolumes are cleaned after a commit; every 30 s by default.
+	w.Run("mount", "-o", "loop,commit=1", image, w.Base)
 	w.t.Cleanup(func() {
 		// The kernel lets go of exports and of dead clients' files in its own time.
 		poll.WaitOn(w.t, func(poll.LogT) poll.Result {
