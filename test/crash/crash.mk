@@ -1,0 +1,13 @@
+# Power cuts and kills: see test/crash. `make crash` takes an hour; crash-smoke is its share of `make test`.
+CRASH_CUTS  ?= 100
+CRASH_KILLS ?= 500
+
+.PHONY: crash
+crash: root lab build ## Cut the power 100 times and kill the agent 500 times in the middle of changes (root; CRASH_SEED replays)
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -tags crash -v ./test/crash $(CRASH_FLAGS) \
+		-args -cuts $(CRASH_CUTS) -kills $(CRASH_KILLS) -seed $(or $(CRASH_SEED),0)
+
+.PHONY: crash-smoke
+crash-smoke: root lab build # 3 power cuts, 20 kills
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 15m -tags crash ./test/crash $(CRASH_FLAGS) \
+		-args -cuts 3 -kills 20 -seed $(or $(CRASH_SEED),0)

@@ -1,0 +1,8 @@
+// Package crash cuts the power of a storage host, and kills its agent, in the middle of concurrent changes, and then looks
+// whether what was acknowledged is there, whole, and nothing else.
+//
+// The tests run on the host (build tag crash: make crash, make crash-smoke) and boot a guest of the lab with a disk that
+// outlives it. In the guest the same program (Main) brings up the storage host, the real agent, the NFS server and a node,
+// verifies what the crash before left, and makes changes until it is killed. It writes each request to a journal on the
+// host before it sends it, and each answer after it has come.
+package crash

@@ -1,0 +1,98 @@
+package crash
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ConfigVariable is the environment variable that holds the Config of Main, as JSON.
+const ConfigVariable = "BNC_CRASH"
+
+// Config says what the program in the guest is to do.
+type Config struct {
+	Dir         string // on the host: journal, agent's log, exports files
+	Bin         string // has btrfs-nfs-agent
+	Engine      string // exportfs or kernel
+	Seed        uint64
+	LoseExports bool // the exports files did not survive
+	CheckFirst  bool // check --repair before the agent
+	Last        bool // verify only
+	Kills       int  // instead of waiting for a power cut, kill the agent that often
+}
+
+func (c Config) path(name string) string { return filepath.Join(c.Dir, name) }
+
+// Loading is the line that tells the host that changes begin.
+const Loading = "loading"
+
+// loadTime bounds how long the guest waits for the power to fail.
+const loadTime = 2 * time.Minute
+
+// Main is the program in the guest. It returns the process's exit code.
+func Main() int {
+	var c Config
+	err := json.Unmarshal([]byte(os.Getenv(ConfigVariable)), &c)
+	if err == nil {
+		err = run(c)
+	}
+	if err != nil {
+		fmt.Println("FAILED:", err)
+		return 1
+	}
+	return 0
+}
+
+func run(c Config) error {
+	journal, entries, err := OpenJournal(c.path("journal"))
+	if err != nil {
+		return err
+	}
+	m, err := newMachine(c)
+	if err != nil {
+		return err
+	}
+	if c.Kills > 0 {
+		return m.kills(journal)
+	}
+	w, err := m.recover(journal, NewWorld(entries))
+	if err != nil || c.Last {
+		return err
+	}
+	fmt.Println(Loading)
+	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
+	defer cancel()
+	load := &workload{machine: m, journal: journal, world: w, seed: c.Seed}
+	if err := load.run(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("nobody cut the power for %v, or the agent has ended", loadTime)
+}
+
+// recover starts the agent after a crash and verifies everything; then ends the agent well, which must leave nothing to
+// check, and starts it again.
+func (m *machine) recover(journal *Journal, w *World) (*World, error) {
+	began := time.Now()
+	if m.config.CheckFirst {
+		if err := m.check(true); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.startAgent(); err != nil {
+		return nil, err
+	}
+	ready := time.Since(began)
+	state, err := m.verify(w)
+	if err != nil {
+		return nil, err
+	}
+	if err := journal.Note(Entry{State: state}); err != nil {
+		return nil, err
+	}
+	fmt.Printf("verified %d things, %d of %d names were open; agent ready after %v, all in %v\n",
+		len(state), w.undecided(), len(w.Possible), ready.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	return NewWorld([]Entry{{State: state}}), nil
+}

@@ -1,0 +1,139 @@
+package crash
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Verbs of requests.
+const (
+	Create   = "create"
+	Clone    = "clone"
+	Update   = "update"
+	Export   = "export"
+	Unexport = "unexport"
+	Snapshot = "snapshot"
+	Delete   = "delete"
+)
+
+// Request is one change asked of the agent.
+type Request struct {
+	Verb     string            `json:"verb"`
+	Key      Key               `json:"key"`              // what changes
+	Source   Key               `json:"source,omitempty"` // of a clone or snapshot
+	Size     int64             `json:"size,omitempty"`
+	UID      int64             `json:"uid,omitempty"`
+	Mode     string            `json:"mode,omitempty"`
+	Storage  string            `json:"storage,omitempty"` // a compression, or "nocow"
+	Labels   map[string]string `json:"labels,omitempty"`
+	Client   string            `json:"client,omitempty"`
+	ReadOnly bool              `json:"read_only,omitempty"`
+}
+
+// Key names a volume or snapshot: kind and name.
+type Key string
+
+// Volume and Snap make keys.
+func Volume(name string) Key { return Key("volume/" + name) }
+
+// Snap is the key of a snapshot.
+func Snap(name string) Key { return Key("snapshot/" + name) }
+
+// IsSnapshot tells the kinds apart.
+func (k Key) IsSnapshot() bool { return bytes.HasPrefix([]byte(k), []byte("snapshot/")) }
+
+// Name is the key without its kind.
+func (k Key) Name() string {
+	_, name, _ := bytes.Cut([]byte(k), []byte("/"))
+	return string(name)
+}
+
+// Answer is what the agent said. A request that got none, or one that leaves it open what has happened, has a Code
+// for which Certain is false.
+type Answer struct {
+	Code  agentapi.Code `json:"code,omitempty"` // "" for success
+	Error string        `json:"error,omitempty"`
+	Thing *Thing        `json:"thing,omitempty"` // what a create, clone, snapshot or update made
+}
+
+// File is one that a client has written and fsynced.
+type File struct {
+	Key  Key    `json:"key"`
+	Name string `json:"name"`
+	Sum  string `json:"sum"`
+}
+
+// Entry is a line of the journal: exactly one of the pointers is set, but for Answer, which has a Number only.
+type Entry struct {
+	Number  int            `json:"n,omitempty"` // relates an answer to its request
+	Request *Request       `json:"request,omitempty"`
+	Answer  *Answer        `json:"answer,omitempty"`
+	Synced  *File          `json:"synced,omitempty"`
+	State   map[Key]*Thing `json:"state,omitempty"` // everything, as verified after a crash
+	At      time.Time      `json:"at"`
+}
+
+// Journal appends entries to a file that survives the machine that writes it.
+type Journal struct {
+	mu   sync.Mutex
+	file *os.File
+	next int
+}
+
+// OpenJournal reads what there is, and opens the file to append. A line that the crash cut short is passed over: its
+// request was not sent, or its answer came to nobody.
+func OpenJournal(path string) (*Journal, []Entry, error) {
+	content, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, err
+	}
+	var entries []Entry
+	for line := range bytes.Lines(content) {
+		var e Entry
+		if json.Unmarshal(line, &e) == nil {
+			entries = append(entries, e)
+		}
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := file.WriteString("\n"); err != nil { // ends a line that was cut short
+		return nil, nil, err
+	}
+	return &Journal{file: file, next: len(entries) + 1}, entries, nil
+}
+
+// Request notes what is about to be asked and returns the number to answer with.
+func (j *Journal) Request(r Request) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.next++
+	return j.next, j.write(Entry{Number: j.next, Request: &r})
+}
+
+// Note appends an entry.
+func (j *Journal) Note(e Entry) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.write(e)
+}
+
+func (j *Journal) write(e Entry) error {
+	e.At = time.Now()
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if _, err := j.file.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+)
+
+// killLatest is the longest that the agent is left to work before it is killed.
+const killLatest = 600 * time.Millisecond
+
+// kills ends the agent again and again, with SIGKILL or SIGTERM, in the middle of changes, while a client goes on using its
+// volume.
+func (m *machine) kills(journal *Journal) error {
+	random := rand.New(rand.NewPCG(m.config.Seed, 0)) //nolint:gosec // replayable
+	w, err := m.recover(journal, NewWorld(nil))
+	if err != nil {
+		return err
+	}
+	entriesOf := func() (*World, error) {
+		_, entries, err := OpenJournal(m.config.path("journal"))
+		return NewWorld(entries), err
+	}
+	for i := range m.config.Kills {
+		signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[random.IntN(2)]
+		after := time.Duration(random.Int64N(int64(killLatest)))
+		if err := m.kill(journal, w, signal, after, m.config.Seed+uint64(i)); err != nil { //nolint:gosec // counts
+			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
+		}
+		if w, err = entriesOf(); err != nil {
+			return err
+		}
+		fmt.Printf("%v number %d after %v: ", signal, i+1, after.Round(time.Millisecond))
+		if w, err = m.recover(journal, w); err != nil {
+			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
+		}
+	}
+	return m.endAgent(syscall.SIGTERM)
+}
+
+func (m *machine) kill(journal *Journal, w *World, signal syscall.Signal, after time.Duration, seed uint64) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	load := &workload{machine: m, journal: journal, world: w, seed: seed}
+	ended := make(chan error, 1)
+	go func() { ended <- load.run(ctx) }()
+	select {
+	case err := <-ended:
+		return errors.Join(errors.New("the workload ended by itself"), err)
+	case <-time.After(after):
+	}
+	err := m.endAgent(signal)
+	cancel()
+	return errors.Join(err, <-ended)
+}

@@ -1,0 +1,155 @@
+package crash
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+)
+
+const (
+	tenant = "team"
+	token  = "the-token-of-the-team" //nolint:gosec // a test's
+	device = "/dev/ubda"
+
+	startTime = 60 * time.Second
+	stopTime  = 60 * time.Second
+	callTime  = 60 * time.Second
+)
+
+// machine is the storage host with the real agent, and one worker node.
+type machine struct {
+	config Config
+	lab    *lab.Lab
+	api    *agentclient.Client
+	log    *os.File
+
+	agent *exec.Cmd
+	ended chan struct{} // closed when the agent has ended
+}
+
+func newMachine(c Config) (m *machine, err error) {
+	m = &machine{config: c}
+	options := lab.Options{Nodes: 1, PoolDevice: device, KeepPool: true, NFSStopped: true}
+	if c.Engine == "kernel" {
+		options.NFS = lab.Unanswered
+	}
+	if m.lab, err = lab.Start(options); err != nil {
+		return nil, err
+	}
+	if m.log, err = os.OpenFile(c.path("agent.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+		return nil, err
+	}
+	if m.api, err = agentclient.New(fmt.Sprintf("http://%s:8080", m.lab.Storage.IP), agentclient.Options{Token: token, Timeout: callTime}); err != nil {
+		return nil, err
+	}
+	if err := m.keepExportsFile(); err != nil {
+		return nil, err
+	}
+	return m, m.lab.StartNFSServer()
+}
+
+// keepExportsFile puts the exports files where they survive a power cut, as they do on a host's root filesystem, and may be
+// stale afterwards. With LoseExports they are lost.
+func (m *machine) keepExportsFile() error {
+	dir := m.config.path("exports.d")
+	if m.config.LoseExports {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	_, err := m.lab.Storage.Run("mount", "--bind", dir, "/etc/exports.d")
+	return err
+}
+
+func (m *machine) environment() []string {
+	return append(os.Environ(),
+		"AGENT_BASE_PATH="+m.lab.Pool, "AGENT_TENANTS="+tenant+":"+token, "AGENT_NFS_EXPORTER="+m.config.Engine,
+		"AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=debug")
+}
+
+func (m *machine) program() string { return filepath.Join(m.config.Bin, "btrfs-nfs-agent") }
+
+// startAgent returns when the agent takes changes.
+func (m *machine) startAgent() error {
+	cmd := m.lab.Storage.Command(context.Background(), m.program())
+	cmd.Env = m.environment()
+	cmd.Stdout, cmd.Stderr = m.log, m.log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		close(ended)
+	}()
+	m.agent, m.ended = cmd, ended
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	for {
+		_, err := m.api.Ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ended:
+			return fmt.Errorf("the agent ended: %v", cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("the agent is not ready: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// endAgent sends the signal and waits. After SIGTERM the agent must end well.
+func (m *machine) endAgent(signal syscall.Signal) error {
+	if err := m.agent.Process.Signal(signal); err != nil {
+		return fmt.Errorf("the agent had ended before %v: %w", signal, err)
+	}
+	select {
+	case <-m.ended:
+	case <-time.After(stopTime):
+		return fmt.Errorf("the agent did not end within %v of %v", stopTime, signal)
+	}
+	if signal == syscall.SIGTERM && !m.agent.ProcessState.Success() {
+		return fmt.Errorf("the agent ended with %v after SIGTERM", m.agent.ProcessState)
+	}
+	return nil
+}
+
+// check runs the offline check, and fails unless it finds nothing. With repair it first repairs.
+func (m *machine) check(repair bool) error {
+	if repair {
+		out, err := m.runCheck("--repair")
+		exit, found := errors.AsType[*exec.ExitError](err)
+		if err != nil && (!found || exit.ExitCode() != 1) { // 1: there was something to repair
+			return fmt.Errorf("check --repair: %w\n%s", err, out)
+		}
+	}
+	if out, err := m.runCheck(); err != nil {
+		return fmt.Errorf("check: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func (m *machine) runCheck(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	cmd := m.lab.Storage.Command(ctx, m.program(), append([]string{"check"}, args...)...)
+	cmd.Env = m.environment()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}

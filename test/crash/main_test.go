@@ -1,0 +1,16 @@
+package crash_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash"
+)
+
+// TestMain makes this program the one in the guest as well.
+func TestMain(m *testing.M) {
+	if os.Getenv(crash.ConfigVariable) != "" {
+		os.Exit(crash.Main())
+	}
+	os.Exit(m.Run())
+}

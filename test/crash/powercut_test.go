@@ -1,0 +1,237 @@
+//go:build crash
+
+package crash_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
+)
+
+var (
+	cuts  = flag.Int("cuts", 3, "how many times TestPowerCuts cuts the power")
+	kills = flag.Int("kills", 20, "how many times TestAgentKills ends the agent")
+	seed  = flag.Uint64("seed", 0, "what the requests and the moments of crashes are made from; 0 for one by chance")
+)
+
+const (
+	diskBytes = 4 << 30
+	// The power fails when the journal has grown by up to so many bytes: some hundred requests. Or, in one case of
+	// five, so early after the start that the agent is still recovering.
+	loadMost  = 100 << 10
+	startMost = 3 * time.Second
+
+	roundTime = 5 * time.Minute // for a boot and a recovery on a busy machine
+)
+
+// rig is what outlives the guests. It is kept when the test fails.
+type rig struct {
+	t    *testing.T
+	dir  string
+	seed uint64
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("booting a guest takes root")
+	}
+	r := &rig{t: t, seed: *seed}
+	if r.seed == 0 {
+		r.seed = rand.Uint64() //nolint:gosec // not a secret
+	}
+	t.Logf("replay with: -run '^%s$' -seed %d", t.Name(), r.seed)
+	var err error
+	r.dir, err = os.MkdirTemp("", "crash-")
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(r.disk(), nil, 0o600))
+	assert.NilError(t, os.Truncate(r.disk(), diskBytes))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("disk, journal and the agent's log are kept in %s", r.dir)
+			return
+		}
+		assert.Check(t, os.RemoveAll(r.dir))
+	})
+	return r
+}
+
+func (r *rig) disk() string { return filepath.Join(r.dir, "disk.img") }
+
+func (r *rig) journalBytes() int64 {
+	info, err := os.Stat(filepath.Join(r.dir, "journal"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// round is one guest, from boot to the end of its power.
+type round struct {
+	rig     *rig
+	guest   *guest.Session
+	cut     func() error
+	console func(int) string
+	program *guest.Cmd
+	loading chan struct{} // closed when changes begin
+	ended   chan error
+}
+
+func (r *rig) boot(c crash.Config) *round {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), roundTime)
+	defer cancel()
+	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: []string{r.disk()}, Visible: []string{r.dir}})
+	assert.NilError(r.t, err)
+	out := &round{rig: r, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
+	r.t.Cleanup(func() { assert.Check(r.t, g.PowerCut()) })
+
+	self, err := os.Executable()
+	assert.NilError(r.t, err)
+	c.Dir, c.Bin = r.dir, os.Getenv("BNC_BIN")
+	config, err := json.Marshal(c)
+	assert.NilError(r.t, err)
+	out.program = g.Command(self)
+	out.program.Env = append(uml.DefaultEnv(), crash.ConfigVariable+"="+string(config))
+	read, write := io.Pipe()
+	out.program.Stdout, out.program.Stderr = write, write
+	assert.NilError(r.t, out.program.Start())
+	go func() {
+		err := out.program.Wait()
+		_ = write.Close() // never fails
+		out.ended <- err
+	}()
+	go out.listen(read)
+	return out
+}
+
+// listen passes on what the program says.
+func (o *round) listen(read io.Reader) {
+	lines := bufio.NewScanner(read)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		if lines.Text() == crash.Loading {
+			close(o.loading)
+			continue
+		}
+		fmt.Println("    guest:", lines.Text()) // not t.Log: the test may be over
+	}
+	_, _ = io.Copy(io.Discard, read)
+}
+
+// failed is for a program that ended by itself.
+func (o *round) failed(err error) {
+	o.rig.t.Helper()
+	o.rig.t.Fatalf("the program in the guest ended: %v\n%s", err, o.console(20))
+}
+
+func (o *round) awaitLoading() {
+	o.rig.t.Helper()
+	select {
+	case <-o.loading:
+	case err := <-o.ended:
+		o.failed(err)
+	case <-time.After(roundTime):
+		o.rig.t.Fatalf("no recovery within %v\n%s", roundTime, o.console(20))
+	}
+}
+
+// awaitJournal returns when the journal has grown by so many bytes.
+func (o *round) awaitJournal(grown int64) {
+	o.rig.t.Helper()
+	until := o.rig.journalBytes() + grown
+	poll.WaitOn(o.rig.t, func(poll.LogT) poll.Result {
+		select {
+		case err := <-o.ended:
+			return poll.Error(fmt.Errorf("the program in the guest ended: %w\n%s", err, o.console(20)))
+		default:
+		}
+		if o.rig.journalBytes() < until {
+			return poll.Continue("%d bytes of requests and answers to come", until-o.rig.journalBytes())
+		}
+		return poll.Success()
+	}, poll.WithDelay(time.Millisecond), poll.WithTimeout(roundTime))
+}
+
+func (o *round) powerCut() {
+	o.rig.t.Helper()
+	assert.NilError(o.rig.t, o.cut())
+	if err := <-o.ended; !errors.Is(err, guest.ErrGone) {
+		o.failed(err)
+	}
+}
+
+// The power fails again and again, in the middle of changes or of the recovery from the cut before. Each time the agent
+// comes back with all that was acknowledged, whole, and with nothing else.
+func TestPowerCuts(t *testing.T) {
+	r := newRig(t)
+	random := rand.New(rand.NewPCG(r.seed, 1)) //nolint:gosec // replayable
+	engines := []string{"exportfs", "kernel"}
+	for i := range *cuts {
+		c := crash.Config{
+			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0, //nolint:gosec // counts
+		}
+		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(loadMost)
+		moment := time.Duration(random.Int64N(int64(startMost)))
+		fmt.Printf("  cut %d: %+v\n", i+1, c)
+		round := r.boot(c)
+		if early {
+			fmt.Printf("    the power fails %v after the start of the recovery, or of the changes\n", moment)
+			select {
+			case <-time.After(moment):
+			case err := <-round.ended:
+				round.failed(err)
+			}
+		} else {
+			round.awaitLoading()
+			round.awaitJournal(grown)
+			fmt.Printf("    the power fails after %d bytes of requests and answers\n", grown)
+		}
+		round.powerCut()
+	}
+	last := r.boot(crash.Config{Engine: engines[*cuts%2], Last: true})
+	select {
+	case err := <-last.ended:
+		if err != nil {
+			last.failed(err)
+		}
+	case <-time.After(roundTime):
+		t.Fatalf("no recovery within %v\n%s", roundTime, last.console(20))
+	}
+	assert.NilError(t, last.cut())
+	out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
+	assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
+}
+
+// The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back
+// with all that was acknowledged, whole, and with nothing else.
+func TestAgentKills(t *testing.T) {
+	r := newRig(t)
+	round := r.boot(crash.Config{Engine: "exportfs", Seed: r.seed, Kills: *kills})
+	select {
+	case err := <-round.ended:
+		if err != nil {
+			round.failed(err)
+		}
+	case <-time.After(roundTime + time.Duration(*kills)*10*time.Second):
+		t.Fatalf("the agent was not killed %d times in time\n%s", *kills, round.console(20))
+	}
+}

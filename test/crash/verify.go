@@ -1,0 +1,147 @@
+package crash
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+// verifier compares what is there after a crash with what may be there.
+type verifier struct {
+	machine  *machine
+	world    *World
+	problems []string
+}
+
+func (v *verifier) add(format string, args ...any) {
+	v.problems = append(v.problems, fmt.Sprintf(format, args...))
+}
+
+// verify returns everything that is there, all of it as it should be; or an error that says what is not.
+func (m *machine) verify(w *World) (map[Key]*Thing, error) {
+	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
+	state := v.throughAPI()
+	v.onDisk(state)
+	v.limits(state)
+	v.exports(state)
+	v.files(state)
+	v.mounts(state)
+	if len(v.problems) > 0 {
+		return nil, fmt.Errorf("%d things are not as they should be:\n  %s", len(v.problems), strings.Join(v.problems, "\n  "))
+	}
+	return state, nil
+}
+
+// throughAPI compares what the agent says with what was acknowledged, and settles what was not.
+func (v *verifier) throughAPI() map[Key]*Thing {
+	have, err := v.list()
+	if err != nil {
+		v.add("list: %v", err)
+		return nil
+	}
+	state := map[Key]*Thing{}
+	for k := range v.world.Possible {
+		t, problem := settle(v.world.Of(k), have[k])
+		if problem != "" {
+			v.add("%s: %s", k, problem)
+		}
+		if t != nil {
+			state[k] = t
+		}
+	}
+	for k := range have {
+		if _, known := v.world.Possible[k]; !known {
+			v.add("%s is there, and nobody asked for it", k)
+		}
+	}
+	health, err := v.machine.api.Health(context.Background())
+	if err != nil || len(health.Conditions) > 0 {
+		v.add("health: %v %v", health, err)
+	}
+	return state
+}
+
+func (v *verifier) list() (map[Key]*Thing, error) {
+	have := map[Key]*Thing{}
+	for volume, err := range v.machine.api.Volumes(context.Background()) {
+		if err != nil {
+			return nil, err
+		}
+		if volume.Health != nil && len(volume.Health.Conditions) > 0 {
+			v.add("volume %s: %v", volume.Name, volume.Health.Conditions)
+		}
+		have[Volume(volume.Name)] = volumeThing(&volume)
+	}
+	for snapshot, err := range v.machine.api.Snapshots(context.Background(), "") {
+		if err != nil {
+			return nil, err
+		}
+		have[Snap(snapshot.Name)] = snapshotThing(&snapshot)
+	}
+	return have, v.sameExports(have)
+}
+
+// sameExports makes sure that the list of exports is that of the volumes.
+func (v *verifier) sameExports(have map[Key]*Thing) error {
+	count := 0
+	for _, t := range have {
+		count += len(t.Refs)
+	}
+	page, err := v.machine.api.ListExports(context.Background(), agentclient.Page{Limit: agentapi.MaxPage})
+	if err == nil && page.Total != count {
+		v.add("%d exports are listed, the volumes have %d", page.Total, count)
+	}
+	return err
+}
+
+func (v *verifier) path(k Key) string {
+	if k.IsSnapshot() {
+		return filepath.Join(v.machine.lab.Pool, tenant, "snapshots", k.Name())
+	}
+	return filepath.Join(v.machine.lab.Pool, tenant, k.Name())
+}
+
+// files reads what clients had fsynced, and what snapshots and clones have of it.
+func (v *verifier) files(state map[Key]*Thing) {
+	for k, t := range state {
+		v.filesIn(filepath.Join(v.path(k), "data"), k, t)
+	}
+}
+
+func (v *verifier) filesIn(dir string, k Key, t *Thing) {
+	for _, name := range slices.Sorted(maps.Keys(t.Files)) {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		sum := sha256.Sum256(content)
+		if err != nil || hex.EncodeToString(sum[:]) != t.Files[name] {
+			v.add("%s: file %s, which was fsynced, is not intact: %d bytes, %v", k, name, len(content), err)
+		}
+	}
+}
+
+// mounts reads the files again as the node sees them: an export that was acknowledged before the crash lets it in.
+func (v *verifier) mounts(state map[Key]*Thing) {
+	node := v.machine.lab.Nodes[0].IP.String()
+	for k, t := range state {
+		if _, found := t.Refs[refKey(node, map[string]string{"by": "writer"})]; !found {
+			continue
+		}
+		dir, unmount, err := v.machine.mount(k)
+		if err != nil {
+			v.add("%v", err)
+			continue
+		}
+		v.filesIn(dir, k, t)
+		if err := unmount(); err != nil {
+			v.add("unmount %s: %v", k, err)
+		}
+	}
+}

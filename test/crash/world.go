@@ -1,0 +1,295 @@
+package crash
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Thing is a volume or snapshot as it should be.
+type Thing struct {
+	Size           int64             `json:"size"`
+	Quota          int64             `json:"quota"`
+	Compression    string            `json:"compression,omitempty"`
+	NoCOW          bool              `json:"nocow,omitempty"`
+	UID            int64             `json:"uid"`
+	GID            int64             `json:"gid"`
+	Mode           string            `json:"mode"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Volume         string            `json:"volume,omitempty"` // a snapshot: of which
+	SourceVolume   string            `json:"source_volume,omitempty"`
+	SourceSnapshot string            `json:"source_snapshot,omitempty"`
+	Created        string            `json:"created,omitempty"`  // "" for not known: the answer did not come
+	Inherits       bool              `json:"inherits,omitempty"` // size, quota and properties are the source's, which is not known for sure
+	Refs           map[string]bool   `json:"refs,omitempty"`     // client and labels -> read-only
+	Files          map[string]string `json:"files,omitempty"`    // what was fsynced: name -> SHA-256
+}
+
+func (t *Thing) clone() *Thing {
+	if t == nil {
+		return nil
+	}
+	c := *t
+	c.Labels, c.Refs, c.Files = maps.Clone(t.Labels), maps.Clone(t.Refs), maps.Clone(t.Files)
+	return &c
+}
+
+// World is what may be there: of each name the possible things, nil for none. There is more than one while a request has no
+// answer.
+type World struct {
+	Possible map[Key][]*Thing
+	Problems []string // answers that must not be
+	open     map[int]pending
+}
+
+type pending struct {
+	request Request
+	files   map[string]string // of the source when the request was made
+}
+
+// NewWorld is what a journal says.
+func NewWorld(entries []Entry) *World {
+	w := &World{Possible: map[Key][]*Thing{}, open: map[int]pending{}}
+	for _, e := range entries {
+		switch {
+		case e.Request != nil:
+			w.open[e.Number] = pending{*e.Request, w.sourceFiles(*e.Request)}
+		case e.Answer != nil:
+			w.answered(e.Number, *e.Answer)
+		case e.Synced != nil:
+			w.synced(*e.Synced)
+		case e.State != nil:
+			w.restart(e.State)
+		}
+	}
+	for _, number := range slices.Sorted(maps.Keys(w.open)) {
+		w.perhaps(w.open[number])
+	}
+	return w
+}
+
+// Of returns what may be there under a key.
+func (w *World) Of(k Key) []*Thing {
+	if possible := w.Possible[k]; len(possible) > 0 {
+		return possible
+	}
+	return []*Thing{nil}
+}
+
+// Certain is what is there, nil for nothing and for what is not known.
+func (w *World) Certain(k Key) *Thing {
+	if possible := w.Of(k); len(possible) == 1 {
+		return possible[0]
+	}
+	return nil
+}
+
+// restart: everything was verified, and what had no answer was found to be, or not to be.
+func (w *World) restart(state map[Key]*Thing) {
+	clear(w.Possible)
+	clear(w.open)
+	for k, t := range state {
+		w.Possible[k] = []*Thing{t}
+	}
+}
+
+// owner of a name is who alone makes requests for it: what comes before the dash.
+func owner(k Key) string {
+	name, _, _ := strings.Cut(k.Name(), "-")
+	return name
+}
+
+// sourceFiles are those that a clone or snapshot asked for now must hold. Others' sources may be deleted and made anew
+// meanwhile.
+func (w *World) sourceFiles(r Request) map[string]string {
+	if r.Source == "" || owner(r.Source) != owner(r.Key) {
+		return nil
+	}
+	if source := w.Certain(r.Source); source != nil {
+		return maps.Clone(source.Files)
+	}
+	return nil
+}
+
+func (w *World) synced(f File) {
+	for _, t := range w.Of(f.Key) {
+		if t != nil {
+			if t.Files == nil {
+				t.Files = map[string]string{}
+			}
+			t.Files[f.Name] = f.Sum
+		}
+	}
+}
+
+func (w *World) answered(number int, a Answer) {
+	p, found := w.open[number]
+	if !found {
+		return
+	}
+	delete(w.open, number)
+	switch certainty(a.Code) {
+	case done:
+		var after []*Thing
+		for _, before := range w.Of(p.request.Key) {
+			after = append(after, acknowledged(p, a, before))
+		}
+		w.Possible[p.request.Key] = after
+	case refused:
+	case open:
+		w.perhaps(p)
+	case wrong:
+		w.Problems = append(w.Problems, fmt.Sprintf("%s %s: %s: %s", p.request.Verb, p.request.Key, a.Code, a.Error))
+	}
+}
+
+type outcome int
+
+const (
+	done outcome = iota
+	refused
+	open  // may have happened, or not
+	wrong // must not be answered where nothing is broken
+)
+
+func certainty(code agentapi.Code) outcome {
+	switch code {
+	case "":
+		return done
+	case agentapi.NotFound, agentapi.AlreadyExists, agentapi.Busy, agentapi.Invalid, agentapi.NoSpace:
+		return refused
+	case agentapi.Unavailable:
+		return open
+	}
+	return wrong
+}
+
+// acknowledged is what there is after a request that was answered well.
+func acknowledged(p pending, a Answer, before *Thing) *Thing {
+	r := p.request
+	if r.Verb == Delete {
+		return nil
+	}
+	if a.Thing == nil { // an export or unexport
+		after := after(p, before)
+		return after[len(after)-1]
+	}
+	t := a.Thing.clone()
+	if before != nil {
+		t.Refs, t.Files = maps.Clone(before.Refs), maps.Clone(before.Files)
+	} else {
+		t.Files = maps.Clone(p.files)
+	}
+	return t
+}
+
+// perhaps adds what a request may have made, as its answer is not known.
+func (w *World) perhaps(p pending) {
+	possible := w.Of(p.request.Key)
+	for _, before := range possible {
+		possible = append(possible, after(p, before)...)
+	}
+	w.Possible[p.request.Key] = possible
+}
+
+// after are the states that a request may lead to, the intended one last.
+func after(p pending, before *Thing) []*Thing {
+	r := p.request
+	switch {
+	case r.Verb == Delete && (before == nil || len(before.Refs) > 0), r.Verb == Unexport && before == nil:
+		return []*Thing{before}
+	case r.Verb == Delete:
+		return []*Thing{nil}
+	case r.Verb == Unexport:
+		return without(before, r)
+	case r.Verb == Export || r.Verb == Update:
+		if before == nil {
+			return []*Thing{nil}
+		}
+		t := before.clone()
+		if r.Verb == Export {
+			if t.Refs == nil {
+				t.Refs = map[string]bool{}
+			}
+			t.Refs[refKey(r.Client, r.Labels)] = r.ReadOnly
+		} else {
+			t.update(r)
+		}
+		return []*Thing{t}
+	case before != nil: // the same again, or a conflict
+		return []*Thing{before}
+	}
+	return []*Thing{made(p)}
+}
+
+func (t *Thing) update(r Request) {
+	if r.Size > 0 {
+		t.Size, t.Quota = r.Size, max(r.Size, t.Quota)
+	}
+	if r.Mode != "" {
+		t.Mode, t.UID = r.Mode, r.UID
+	}
+	if r.Labels != nil {
+		t.Labels = r.Labels
+	}
+}
+
+func made(p pending) *Thing {
+	r := p.request
+	t := &Thing{Size: r.Size, Quota: r.Size, UID: r.UID, Mode: r.Mode, Labels: r.Labels, Files: p.files}
+	t.Compression, t.NoCOW = storage(r.Storage)
+	switch {
+	case r.Verb == Snapshot:
+		t.Inherits, t.Volume = true, r.Source.Name()
+	case r.Verb == Clone && r.Source.IsSnapshot():
+		t.Inherits, t.SourceSnapshot = true, r.Source.Name()
+	case r.Verb == Clone:
+		t.Inherits, t.SourceVolume = true, r.Source.Name()
+	}
+	return t
+}
+
+func storage(s string) (compression string, nocow bool) {
+	if s == "nocow" {
+		return "", true
+	}
+	return s, false
+}
+
+func refKey(client string, labels map[string]string) string {
+	key := client
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		key += " " + k + "=" + labels[k]
+	}
+	return key
+}
+
+// without are the states on the way to where none of the client's references is left: a crash may leave some.
+func without(before *Thing, r Request) []*Thing {
+	states := []*Thing{before.clone()}
+	for _, key := range slices.Sorted(maps.Keys(before.Refs)) {
+		if key != r.Client && !strings.HasPrefix(key, r.Client+" ") {
+			continue
+		}
+		for _, t := range slices.Clone(states) {
+			less := t.clone()
+			delete(less.Refs, key)
+			states = append(states, less)
+		}
+	}
+	return states
+}
+
+// undecided is how many names a request without an answer left open.
+func (w *World) undecided() int {
+	n := 0
+	for _, possible := range w.Possible {
+		if len(possible) > 1 {
+			n++
+		}
+	}
+	return n
+}
