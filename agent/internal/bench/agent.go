@@ -35,6 +35,7 @@ func (w *workbench) startAgent(profile string) (a *agent, err error) {
 	if a.in, err = a.process.StdinPipe(); err != nil {
 		return nil, err
 	}
+	a.process.Cancel, a.process.WaitDelay = a.in.Close, 20*time.Second // a drained agent closes the pool, and its profile
 	out, err := a.process.StdoutPipe()
 	if err != nil {
 		return nil, err

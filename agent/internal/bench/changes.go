@@ -31,6 +31,9 @@ const (
 
 var clientCounts = []int{1, 8, 64}
 
+// mostByHand is with how many threads snapshots are made by hand: the ioctl gets no faster with more.
+const mostByHand = 8
+
 // changes measures every change in rounds. In each, what is to be compared is done within a second or so, and who goes
 // first takes turns.
 type changes struct {
@@ -126,7 +129,7 @@ func (c *changes) measureRound() error {
 
 func (c *changes) snapshots(clients int) []load {
 	loads := []load{c.load(snapshot, clients), c.load(cloneSnapshot, clients), c.load(cloneVolume, clients)}
-	if clients > 8 { // the raw ioctl gets no faster
+	if clients > mostByHand {
 		return loads
 	}
 	return append(loads, c.hand(handSnapshot, clients, func(name string) error {
@@ -198,27 +201,26 @@ func (c *changes) load(name string, clients int) load {
 
 // tidy removes what the round made and did not delete, so that each round finds the same.
 func (c *changes) tidy() error {
+	var clones, snapshots []string // of the agent, by hand
 	for _, clients := range clientCounts {
 		for i := range c.count(cloneVolume, clients) {
-			for _, of := range []string{fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i)} {
-				if err := c.agent.delete("/v1/volumes/"+of, ""); err != nil {
-					return err
-				}
-			}
-		}
-		for i := range c.count(handSnapshot, clients) {
-			if clients > 8 {
-				break
-			}
-			if err := c.destroy(fmt.Sprintf("snapshot-c%d-%d", clients, i)); err != nil {
-				return err
+			clones = append(clones, fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i))
+			if clients <= mostByHand {
+				snapshots = append(snapshots, fmt.Sprintf("snapshot-c%d-%d", clients, i))
 			}
 		}
 	}
 	for i := range c.count(handLimited, 1) {
-		if err := c.destroy(fmt.Sprintf("limited-%d", i)); err != nil {
+		snapshots = append(snapshots, fmt.Sprintf("limited-%d", i))
+	}
+	for _, name := range snapshots {
+		if err := c.destroy(name); err != nil {
 			return err
 		}
+	}
+	remove := func(i int) error { return c.agent.delete("/v1/volumes/"+clones[i], "") }
+	if _, err := (load{"tidy", 64, len(clones), remove}).run(nil); err != nil {
+		return err
 	}
 	return c.settle()
 }
