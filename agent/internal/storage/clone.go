@@ -156,7 +156,7 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 	}
 	if err == nil {
 		defer dir.Close()
-		err = d.writeMetadata(dir, m)
+		err = d.createMetadata(dir, m)
 	}
 	if err == nil {
 		err = d.rename(parent, stage, name)

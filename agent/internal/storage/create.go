@@ -161,7 +161,7 @@ func (t *Tenant) build(name string, v *Volume) error {
 	if err := t.store.limit(*v); err != nil {
 		return err
 	}
-	return d.writeMetadata(dir, v.metadata())
+	return d.createMetadata(dir, v.metadata())
 }
 
 // takenOnDisk explains a name that is free in the catalogue and taken on disk, by something that somebody put there.

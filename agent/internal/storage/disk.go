@@ -69,7 +69,10 @@ func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
-	// The umask of the process must not decide.
+	if mode == 0o700 {
+		return nil
+	}
+	// The umask of the process must not decide. No sane one takes anything away from the owner.
 	return unix.Fchmodat(int(dir.Fd()), name, mode, 0)
 }
 
@@ -117,22 +120,7 @@ func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
 }
 
 func (d *disk) replaceFile(dir *os.File, name, temporary string, content []byte) error {
-	if err := d.before("write", name); err != nil {
-		return err
-	}
-	fd, err := unix.Openat(int(dir.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return &fs.PathError{Op: "create", Path: temporary, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), temporary)
-	defer f.Close()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := d.before("flush", name); err != nil {
-		return err
-	}
-	if err := btrfs.FlushFile(f); err != nil {
+	if err := d.createFile(dir, temporary, content); err != nil {
 		return err
 	}
 	if err := d.before("replace", name); err != nil {
@@ -142,6 +130,27 @@ func (d *disk) replaceFile(dir *os.File, name, temporary string, content []byte)
 		return &os.LinkError{Op: "rename", Old: temporary, New: name, Err: err}
 	}
 	return nil
+}
+
+// createFile writes a file whose name means nothing yet, or lies in a directory whose name does not: a power cut may leave
+// any part of it.
+func (d *disk) createFile(dir *os.File, name string, content []byte) error {
+	if err := d.before("write", name); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := d.before("flush", name); err != nil {
+		return err
+	}
+	return btrfs.FlushFile(f)
 }
 
 func (d *disk) createSubvolume(dir *os.File) error {

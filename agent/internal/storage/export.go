@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -108,8 +110,8 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if !found {
 			return nil
 		}
-		if err := usable(nil, v.Quarantine, volume); err != nil {
-			return err
+		if v.UUID == uuid.Nil { // quarantined, and nobody can say who is let in
+			return usable(nil, v.Quarantine, volume)
 		}
 		return t.unexport(ctx, v, client, labels)
 	}, t.volumeClaim(volume))

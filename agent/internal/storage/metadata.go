@@ -107,12 +107,27 @@ func (m metadata) snapshot() (Snapshot, error) {
 	}, err
 }
 
+// writeMetadata replaces the metadata in a directory that has its name.
 func (d *disk) writeMetadata(dir *os.File, m metadata) error {
-	content, err := json.MarshalIndent(m, "", "  ")
+	content, err := m.encode()
 	if err != nil {
 		return err
 	}
-	return d.writeFile(dir, metadataFile, append(content, '\n'))
+	return d.writeFile(dir, metadataFile, content)
+}
+
+// createMetadata is for a directory that is being made under a name of the agent's own.
+func (d *disk) createMetadata(dir *os.File, m metadata) error {
+	content, err := m.encode()
+	if err != nil {
+		return err
+	}
+	return d.createFile(dir, metadataFile, content)
+}
+
+func (m metadata) encode() ([]byte, error) {
+	content, err := json.MarshalIndent(m, "", "  ")
+	return append(content, '\n'), err
 }
 
 // readMetadata reads and checks metadata.json in a directory called name. The error of a missing file is fs.ErrNotExist.

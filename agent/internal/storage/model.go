@@ -126,7 +126,7 @@ type ExportGrant struct {
 // ExportEntry is one reference of one volume.
 type ExportEntry struct {
 	Volume    string
-	CreatedBy string // the volume's creator
+	CreatedBy string // who asked for the reference
 	Ref
 }
 

@@ -125,7 +125,6 @@ func assertQuarantined(t *testing.T, ten *Tenant, name string) {
 	assertCode(t, err, agentapi.MetadataError)
 	_, err = ten.Export(ctx, name, ExportSpec{Client: client1})
 	assertCode(t, err, agentapi.MetadataError)
-	assertCode(t, ten.Unexport(ctx, name, client1, nil), agentapi.MetadataError)
 	assertCode(t, ten.DeleteVolume(ctx, name), agentapi.MetadataError)
 	assert.Equal(t, contents(t, ten.path(name)), "precious", name)
 }

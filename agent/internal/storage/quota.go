@@ -71,7 +71,7 @@ func (s *Store) reconcileLimits() error {
 	}
 	for _, t := range s.tenants {
 		for _, v := range t.volumes.all() {
-			if v.Quarantine != "" || int64(groups[v.ID].MaxReferenced) == v.QuotaBytes { //nolint:gosec // a limit was an int64
+			if v.Quarantine != "" || int64(groups[v.ID].MaxReferenced) == v.QuotaBytes {
 				continue
 			}
 			if err := s.disk.setLimit(v.ID, v.QuotaBytes); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -16,9 +18,7 @@ func (s *Store) intendedExports() []nfs.Export {
 	var out []nfs.Export
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			if v.Quarantine == "" {
-				out = append(out, v.exports()...)
-			}
+			out = append(out, v.exports()...)
 		}
 	}
 	return out
@@ -60,8 +60,8 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 	}
 	return s.change(ctx, func(ctx context.Context) error {
 		v, _ := t.volumes.get(Volume{Name: name})
-		if v.Quarantine != "" {
-			return nil // what its clients had they keep, until somebody has looked
+		if v.Quarantine != "" && v.UUID == uuid.Nil {
+			return nil // nobody can say who is to be let in: what its clients had they keep, until somebody has looked
 		}
 		want := v.exports()
 		if err := s.revoke(ctx, path, want, actual); err != nil || len(want) == 0 {

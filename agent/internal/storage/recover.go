@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -163,6 +164,7 @@ func (t *Tenant) loadVolume(name string) {
 	}
 	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
 	if v.Quarantine != "" {
+		v.ID, v.UUID, v.Refs = t.salvage(name)
 		t.store.log.Error("a volume is quarantined", "tenant", t.name, "volume", name, "reason", v.Quarantine)
 	}
 	t.volumes.put(v)
@@ -180,6 +182,26 @@ func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
 	if err != nil {
 		t.store.doubts.add(t.volumeClaim(v.Name))
 	}
+}
+
+// salvage finds out who is let in to a volume that is quarantined for its metadata: its clients keep what they have, and can
+// be shut out. Without an answer (no UUID), its exports are left as they are.
+func (t *Tenant) salvage(name string) (uint64, uuid.UUID, []Ref) {
+	dir, err := openBeneath(t.dir, name, unix.O_DIRECTORY)
+	if err != nil {
+		return 0, uuid.Nil, nil
+	}
+	defer dir.Close()
+	data, info, err := t.store.disk.openSubvolume(dir)
+	if err != nil {
+		return 0, uuid.Nil, nil
+	}
+	data.Close()
+	refs, err := readRefs(dir)
+	if err != nil {
+		return 0, uuid.Nil, nil
+	}
+	return info.ID, info.UUID, refs
 }
 
 func (t *Tenant) loadSnapshot(name string) {

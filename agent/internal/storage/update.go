@@ -49,8 +49,8 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 			if err := t.store.pool.checkSize(*u.SizeBytes); err != nil {
 				return v, err
 			}
+			v.SizeBytes, v.QuotaBytes = *u.SizeBytes, max(*u.SizeBytes, v.QuotaBytes)
 		}
-		v.SizeBytes, v.QuotaBytes = *u.SizeBytes, max(*u.SizeBytes, v.QuotaBytes)
 	}
 	v.NoCOW = valueOr(u.NoCOW, v.NoCOW)
 	v.Compression = valueOr(u.Compression, v.Compression)

@@ -40,7 +40,7 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 		return out, nil
 	}
 	for _, id := range ids {
-		group, err := s.pool.fs.Qgroup(id)
+		group, err := s.pool.fs.QgroupCounts(id)
 		if errors.Is(err, btrfs.ErrNoQgroup) || errors.Is(err, btrfs.ErrQuotaDisabled) {
 			continue
 		}
