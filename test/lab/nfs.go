@@ -65,9 +65,8 @@ func (s *nfsServer) start() error {
 		return err
 	}
 	if s.options.NFS == Mountd {
-		if _, err := s.host.Run("exportfs", "-r"); err != nil {
-			return err
-		}
+		// It fails when a path in the exports files is gone; nfs-server.service ignores that, too (ExecStartPre=-).
+		_, _ = s.host.Run("exportfs", "-r")
 		// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. The kernel asks
 		// nobody while no process has the channel open, and refuses the client.
 		if err := s.startDaemon("/nfsd.export/channel", "rpc.mountd", "--foreground", "-N", "2", "-N", "3"); err != nil {
