@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/charmbracelet/log"
@@ -23,7 +24,33 @@ func New(w io.Writer, level, format string) (*slog.Logger, error) {
 	if !ok {
 		return nil, fmt.Errorf("log format %q must be text, json or logfmt", format)
 	}
-	return slog.New(log.NewWithOptions(w, log.Options{
+	logger := log.NewWithOptions(w, log.Options{
 		Level: l, Formatter: f, ReportTimestamp: true, TimeFunction: log.NowUTC, TimeFormat: "2006-01-02T15:04:05.000Z07:00",
-	})), nil
+	})
+	if !isTerminal(w) {
+		logger.SetStyles(plain())
+	}
+	return slog.New(logger), nil
+}
+
+// plain is the text without colours. Where there is no terminal the default styles come to the same, in five times as long:
+// 70 µs a line, as much as a third of what the creation of a volume takes.
+func plain() *log.Styles {
+	styles := &log.Styles{Levels: log.DefaultStyles().Levels}
+	for level, style := range styles.Levels {
+		const width = 4 // as in the default
+		text := strings.ToUpper(level.String())
+		styles.Levels[level] = style.UnsetBold().UnsetForeground().UnsetMaxWidth().SetString(text[:min(width, len(text))])
+	}
+	return styles
+}
+
+// isTerminal is also true for other character devices, where colours do no harm.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -2,10 +2,13 @@ package log
 
 import (
 	"encoding/json"
+	"log/slog"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	charm "github.com/charmbracelet/log"
 	"gotest.tools/v3/assert"
 )
 
@@ -35,4 +38,19 @@ func TestBadSettings(t *testing.T) {
 		_, err := New(&strings.Builder{}, c[0], c[1])
 		assert.ErrorContains(t, err, "must be")
 	}
+}
+
+// Without a terminal the text is what charm's own styles write there.
+func TestPlainText(t *testing.T) {
+	var out, original strings.Builder
+	logger, err := New(&out, "debug", "text")
+	assert.NilError(t, err)
+	reference := slog.New(charm.NewWithOptions(&original, charm.Options{Level: charm.DebugLevel, ReportTimestamp: true, TimeFormat: "-"}))
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		for _, l := range []*slog.Logger{logger, reference} {
+			l.Log(t.Context(), level, "a message", "key", "value", "quoted", "a value", "lines", "one\ntwo", "empty", "", "number", 3)
+		}
+	}
+	stamp := regexp.MustCompile(`(?m)^\d\S+Z `)
+	assert.Equal(t, stamp.ReplaceAllString(out.String(), "- "), original.String())
 }
