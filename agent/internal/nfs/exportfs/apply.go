@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // attempt applies a batch once. What the export table holds afterwards decides
@@ -152,6 +151,9 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 // that nobody is to reach any more, where the kernel can do so: else they hold on
 // to the space of a deleted subvolume until the clients go.
 func (e *Engine) release(revoked []nfs.Export, table []entry) {
+	if !e.server.Runs() {
+		return
+	}
 	done := map[string]bool{}
 	for _, have := range table {
 		done[have.Path] = true
@@ -161,7 +163,7 @@ func (e *Engine) release(revoked []nfs.Export, table []entry) {
 			continue
 		}
 		done[export.Path] = true
-		if err := nfsd.UnlockExport(export.Path); err != nil {
+		if err := e.server.UnlockExport(export.Path); err != nil {
 			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,
 				"path", export.Path, "error", err)
 		}

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // Name of the engine, as settings and metrics have it.
@@ -23,6 +24,7 @@ const Name = "exportfs"
 // arrive while one is under way share the next.
 type Engine struct {
 	config Config
+	server *nfsd.Server
 
 	mu     sync.Mutex
 	next   *batch // waits for the worker
@@ -53,6 +55,7 @@ func New(config Config) (*Engine, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	e := &Engine{
 		config:  config,
+		server:  nfsd.NewServer(config.ProcRoot),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		stop:    stop,

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
@@ -54,18 +53,17 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 
 // drain waits for requests that were let in just before.
 func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
-	text, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "fs/nfsd/threads"))
-	if err != nil || strings.TrimSpace(string(text)) == "0" {
-		return nil // no server runs here
+	if !e.server.Runs() {
+		return nil
 	}
 	var clients []netip.Addr
 	for _, export := range revoked {
 		if export.Spec != "" {
-			return nfsd.Drain(ctx, e.config.ProcRoot)
+			return e.server.Drain(ctx)
 		}
 		clients = append(clients, export.Client)
 	}
-	return nfsd.Drain(ctx, e.config.ProcRoot, clients...)
+	return e.server.Drain(ctx, clients...)
 }
 
 // stillOpen reports whether the kernel has a cached answer that lets one of the

@@ -39,7 +39,7 @@ func (e *Engine) answer(from cache, question string) (message, bool) {
 		return e.answerExport(words[0], words[1], now), true
 	case from == cacheHandle && len(words) == 3:
 		kind, err := strconv.Atoi(words[1])
-		if err != nil {
+		if err != nil || strconv.Itoa(kind) != words[1] {
 			return message{}, false
 		}
 		return e.answerHandle(words[0], fsid{kind, words[2]}, now), true

@@ -78,9 +78,10 @@ func TestWhatIsExported(t *testing.T) {
 		"10.0.0.1 "+quoted+" "+farText+` 1024 65534 65534 0 uuid \x0102030405060708090a0b0c0d0e0f10`)
 	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", "/"),
 		"10.0.0.1 / "+farText+" 74753 65534 65534 0", "V4ROOT, FSID, NOSUBTREECHECK, READONLY")
-	way := pseudoRootID("/tmp")
-	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", "/tmp"),
-		"10.0.0.1 /tmp "+farText+" 66561 65534 65534 0 uuid "+rpccache.Hex(way[:]))
+	above := filepath.Dir(export.Path)
+	way := pseudoRootID(above)
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", above),
+		"10.0.0.1 "+above+" "+farText+" 66561 65534 65534 0 uuid "+rpccache.Hex(way[:]))
 
 	for _, hidden := range [][]string{
 		{"10.0.0.2", quoted}, {"10.0.0.2", "/"}, {"stranger", quoted}, {"10.0.0.1", "/etc"},
@@ -106,7 +107,7 @@ func TestOptionsOfAnExport(t *testing.T) {
 	}
 	// The way to it must let the same flavours through.
 	export := volume(t, "data", one, nfs.Options{Security: "krb5p"})
-	answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", "/tmp")
+	answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", filepath.Dir(export.Path))
 	assert.Assert(t, strings.HasSuffix(answer, " secinfo 1 390005 66561"), answer)
 }
 
@@ -117,11 +118,12 @@ func TestWhereAHandleIs(t *testing.T) {
 	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "7", key), "10.0.0.1 7 "+key+" "+farText+" "+export.Path)
 	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "1", `\x00000000`), `10.0.0.1 1 \x00000000 `+farText+" /")
 
-	tmp, err := inspect("/tmp")
+	above := filepath.Dir(export.Path)
+	at, err := inspect(above)
 	assert.NilError(t, err)
-	way := exportFSID(pseudoRootID("/tmp"), tmp.inode, tmp.mountRoot)
+	way := exportFSID(pseudoRootID(above), at.inode, at.mountRoot)
 	answer := e.mustAnswer(t, cacheHandle, "10.0.0.1", map[int]string{fsidUUID: "6", fsidInodeUUID: "7"}[way.kind], rpccache.Hex([]byte(way.raw)))
-	assert.Assert(t, strings.HasSuffix(answer, " /tmp"), answer)
+	assert.Assert(t, strings.HasSuffix(answer, " "+above), answer)
 
 	forged := exportFSID(volumeID, 12345, false)
 	for _, refused := range [][]string{
@@ -189,6 +191,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(0, "nfsd 10.0.0.1\n")
 	f.Add(1, `10.0.0.1 /srv/a\040b`+"\n")
 	f.Add(2, `10.0.0.1 7 \x000000000000000001020304050607080900010203040506`+"\n")
+	f.Add(2, "10.0.0.1 00 0\n")
 	f.Fuzz(func(t *testing.T, number int, question string) {
 		if number < 0 {
 			number = -(number + 1)

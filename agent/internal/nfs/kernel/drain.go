@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // drainTime bounds the wait for requests of a revoked client, which wait for a
@@ -17,7 +16,7 @@ const drainTime = 30 * time.Second
 // drain returns when no request of the clients that began before their
 // revocation is under way.
 func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
-	if running, err := e.threads(); err == nil && running == 0 {
+	if !e.server.Runs() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
@@ -25,11 +24,11 @@ func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
 	var clients []netip.Addr
 	for _, export := range revoked {
 		if export.Spec != "" {
-			return nfsd.Drain(ctx, e.config.ProcRoot)
+			return e.server.Drain(ctx)
 		}
 		clients = append(clients, export.Client)
 	}
-	return nfsd.Drain(ctx, e.config.ProcRoot, clients...)
+	return e.server.Drain(ctx, clients...)
 }
 
 // release makes the server let go of files that revoked clients have open, so
@@ -46,9 +45,9 @@ func (e *Engine) release(revoked []nfs.Export) {
 		if inUse {
 			continue
 		}
-		err := nfsd.UnlockExport(export.Path)
+		err := e.server.UnlockExport(export.Path)
 		if errors.Is(err, nfs.ErrUnsupported) && export.Spec == "" && !left {
-			err = nfsd.ExpireClient(e.config.ProcRoot, export.Client)
+			err = e.server.ExpireClient(export.Client)
 		}
 		if err != nil {
 			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // Name of the engine, as settings and metrics have it.
@@ -28,6 +29,7 @@ const Name = "kernel"
 type Engine struct {
 	config   Config
 	channels *channels
+	server   *nfsd.Server
 	xprtsec  bool // the kernel knows transport security
 
 	// mu covers what is told to the kernel as well as what is known, so that
@@ -72,6 +74,7 @@ func New(ctx context.Context, config Config) (*Engine, error) {
 	return &Engine{
 		config:   config,
 		channels: opened,
+		server:   nfsd.NewServer(config.ProcRoot),
 		xprtsec:  kernelAtLeast(6, 4),
 		clients:  clients{},
 		changed:  make(chan struct{}, 1),

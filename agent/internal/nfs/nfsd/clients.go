@@ -17,8 +17,8 @@ import (
 // and delegations. A client that is still there begins anew and loses its locks.
 // It is for clients that have nothing exported to them any more (nfsd(7),
 // clients).
-func ExpireClient(procRoot string, addr netip.Addr) error {
-	infos, err := filepath.Glob(filepath.Join(procRoot, "fs/nfsd/clients/*/info"))
+func (s *Server) ExpireClient(addr netip.Addr) error {
+	infos, err := filepath.Glob(filepath.Join(s.procRoot, "fs/nfsd/clients/*/info"))
 	if err != nil {
 		return err
 	}

@@ -11,12 +11,31 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
+
+// Server is the kernel's NFS server, of which the nfsd module has to be loaded.
+type Server struct {
+	procRoot string
+
+	// What the kernel turned out not to know. It may look for a module each
+	// time that it is asked for an unknown netlink family, which takes a while.
+	noRequests, noUnlock atomic.Bool
+}
+
+// NewServer takes where proc is mounted.
+func NewServer(procRoot string) *Server { return &Server{procRoot: procRoot} }
+
+// Runs reports whether the server has threads.
+func (s *Server) Runs() bool {
+	threads, err := os.ReadFile(filepath.Join(s.procRoot, "fs/nfsd/threads"))
+	return err == nil && strings.TrimSpace(string(threads)) != "0"
+}
 
 const (
 	// drainInterval is how often the requests under way are looked at.
@@ -35,17 +54,17 @@ const (
 // Linux 6.7 and newer tell their requests. On older kernels Drain waits until
 // each server thread has been idle once, but at most for a second. The error is
 // nfs.ErrUnavailable when ctx ends first.
-func Drain(ctx context.Context, procRoot string, clients ...netip.Addr) error {
+func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("%w: reading the clock: %w", nfs.ErrUnavailable, err)
 	}
 	began := time.Duration(now.Nano())
-	under, err := requestsUnderWay(clients, began)
+	under, err := s.requestsUnderWay(clients, began)
 	if errors.Is(err, nfs.ErrUnsupported) {
-		return waitForThreads(ctx, procRoot)
+		return waitForThreads(ctx, s.procRoot)
 	}
-	for ; err == nil && under; under, err = requestsUnderWay(clients, began) {
+	for ; err == nil && under; under, err = s.requestsUnderWay(clients, began) {
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("%w: requests of a revoked client are still under way: %w", nfs.ErrUnavailable, err)
 		}
@@ -63,8 +82,8 @@ func pause(ctx context.Context) error {
 }
 
 // requestsUnderWay reports whether a client has a request that began before.
-func requestsUnderWay(clients []netip.Addr, before time.Duration) (bool, error) {
-	requests, err := Requests()
+func (s *Server) requestsUnderWay(clients []netip.Addr, before time.Duration) (bool, error) {
+	requests, err := s.Requests()
 	if err != nil {
 		return false, err
 	}

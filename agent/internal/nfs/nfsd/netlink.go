@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,9 +35,9 @@ type Request struct {
 }
 
 // Requests lists the requests under way. nfs.ErrUnsupported before Linux 6.7.
-func Requests() ([]Request, error) {
+func (s *Server) Requests() ([]Request, error) {
 	var requests []Request
-	err := call(commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
+	err := once(&s.noRequests, commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
 		var request Request
 		if raw := attrs[attrBegan]; len(raw) == 8 {
 			request.Began = time.Duration(binary.NativeEndian.Uint64(raw)) * time.Microsecond
@@ -55,8 +56,20 @@ func Requests() ([]Request, error) {
 // exports of path, whichever clients. Without it they hold on to the space of a
 // deleted subvolume, because a client that may not reach it cannot close them
 // either. nfs.ErrUnsupported before Linux 7.2.
-func UnlockExport(path string) error {
-	return call(commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
+func (s *Server) UnlockExport(path string) error {
+	return once(&s.noUnlock, commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
+}
+
+// once is call until the kernel does not know the command.
+func once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, each func(attributes)) error {
+	if unknown.Load() {
+		return fmt.Errorf("%w: netlink family nfsd, command %d", nfs.ErrUnsupported, command)
+	}
+	err := call(command, flags, payload, each)
+	if errors.Is(err, nfs.ErrUnsupported) {
+		unknown.Store(true)
+	}
+	return err
 }
 
 // call sends one command to the family and hands over the answers.

@@ -40,7 +40,7 @@ func TestParseMessages(t *testing.T) {
 
 // On a kernel without the family the answer is that it is not supported.
 func TestRequests(t *testing.T) {
-	_, err := Requests()
+	_, err := NewServer("/proc").Requests()
 	if err != nil && !errors.Is(err, nfs.ErrUnsupported) {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestExpireClient(t *testing.T) {
 		assert.NilError(t, os.WriteFile(filepath.Join(folder, "info"), []byte("address: \""+address+"\"\n"), 0o600))
 		assert.NilError(t, os.WriteFile(filepath.Join(folder, "ctl"), nil, 0o600))
 	}
-	assert.NilError(t, ExpireClient(proc, netip.MustParseAddr("10.0.0.1")))
+	assert.NilError(t, NewServer(proc).ExpireClient(netip.MustParseAddr("10.0.0.1")))
 	for number, want := range map[string]string{"3": "expire\n", "4": "", "5": "expire\n"} {
 		text, err := os.ReadFile(filepath.Join(proc, "fs/nfsd/clients", number, "ctl"))
 		assert.NilError(t, err)
