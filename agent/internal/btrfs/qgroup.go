@@ -42,20 +42,33 @@ func (fs *FS) Qgroup(subvolume uint64) (Qgroup, error) {
 	return qgroup, failed("qgroup", strconv.FormatUint(subvolume, 10), err)
 }
 
-func (fs *FS) qgroup(id uint64) (Qgroup, error) {
+// QgroupCounts is Qgroup without the limits, for half the system calls.
+func (fs *FS) QgroupCounts(subvolume uint64) (Qgroup, error) {
+	qgroup, err := fs.qgroupCounts(subvolume)
+	return qgroup, failed("qgroup", strconv.FormatUint(subvolume, 10), err)
+}
+
+func (fs *FS) qgroupCounts(id uint64) (Qgroup, error) {
 	qgroup := Qgroup{ID: id}
-	info, found, err := searchOne(fs.dir, quotaTree, key{0, qgroupInfoKey, id})
-	if noSuchTree(err) {
+	info, found, err := searchOne(fs.dir, key{0, qgroupInfoKey, id})
+	switch {
+	case noSuchTree(err):
 		return qgroup, ErrQuotaDisabled
-	}
-	if err != nil {
+	case err != nil:
 		return qgroup, err
-	}
-	if !found {
+	case !found:
 		return qgroup, ErrNoQgroup
 	}
 	qgroup.setInfo(info)
-	limit, _, err := searchOne(fs.dir, quotaTree, key{0, qgroupLimitKey, id})
+	return qgroup, nil
+}
+
+func (fs *FS) qgroup(id uint64) (Qgroup, error) {
+	qgroup, err := fs.qgroupCounts(id)
+	if err != nil {
+		return qgroup, err
+	}
+	limit, _, err := searchOne(fs.dir, key{0, qgroupLimitKey, id})
 	qgroup.setLimit(limit)
 	return qgroup, err
 }

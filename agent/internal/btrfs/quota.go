@@ -94,7 +94,7 @@ func (fs *FS) quotaFromSysfs() (QuotaStatus, error) {
 func (fs *FS) quotaFromTree() (QuotaStatus, error) {
 	const flagsAt = 16 // struct btrfs_qgroup_status_item: version, generation, flags, rescan
 	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
-	data, found, err := searchOne(fs.dir, quotaTree, key{0, qgroupStatusKey, 0})
+	data, found, err := searchOne(fs.dir, key{0, qgroupStatusKey, 0})
 	if noSuchTree(err) {
 		return status, nil
 	}

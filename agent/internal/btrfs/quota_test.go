@@ -107,6 +107,9 @@ func TestLimitIsEnforced(t *testing.T) {
 		assert.Equal(t, qgroup.MaxReferenced, uint64(20*mib))
 		assert.Equal(t, qgroup.MaxExclusive, uint64(0))
 		assert.Assert(t, qgroup.Referenced >= 15*mib && qgroup.Referenced <= 20*mib, "%d", qgroup.Referenced)
+		counts, err := f.QgroupCounts(info.ID)
+		assert.NilError(t, err)
+		assert.Equal(t, counts, btrfs.Qgroup{ID: info.ID, Referenced: qgroup.Referenced, Exclusive: qgroup.Exclusive})
 
 		assert.NilError(t, f.SetLimit(info.ID, 40*mib)) // grown
 		assert.NilError(t, write(f.path("volume", "more"), 15*mib))
@@ -173,6 +176,8 @@ func TestNoSuchQgroup(t *testing.T) {
 		assert.ErrorIs(t, f.SetLimit(never, mib), btrfs.ErrNoQgroup)
 		assert.ErrorIs(t, f.RemoveQgroup(never), btrfs.ErrNoQgroup)
 		_, err := f.Qgroup(never)
+		assert.ErrorIs(t, err, btrfs.ErrNoQgroup)
+		_, err = f.QgroupCounts(never)
 		assert.ErrorIs(t, err, btrfs.ErrNoQgroup)
 		_, info := f.subvolume("volume")
 		assert.ErrorIs(t, f.RemoveQgroup(info.ID), unix.EBUSY)

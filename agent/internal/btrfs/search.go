@@ -26,8 +26,21 @@ const (
 	lastFreeObjectID = math.MaxUint64 - 255 // BTRFS_LAST_FREE_OBJECTID, -256
 )
 
-// searchBufferSize holds some 900 qgroup items. A call that fills it is continued by the next.
+// searchSize bounds what one call of a search returns. The kernel and the garbage collector touch all of the buffer, and the
+// kernel looks at every item of a leaf that the last one is in, unless it has as many as are wanted.
+type searchSize struct {
+	bytes int // of the buffer, a multiple of 8; an item that is longer is EOVERFLOW
+	items uint32
+}
+
 const searchBufferSize = 64 << 10
+
+var (
+	// manyItems holds some 900 qgroup items. A call that fills it is continued by the next.
+	manyItems = searchSize{searchBufferSize, math.MaxUint32}
+	// oneItem holds any item of the quota tree, of which the largest has 40 bytes, behind its header.
+	oneItem = searchSize{256, 1}
+)
 
 // key is where an item stands in a tree. Trees are ordered by it: object first, then type, then offset.
 type key struct {
@@ -46,9 +59,13 @@ type item struct {
 // false. A tree that does not exist is ENOENT. The range is one of whole keys: items of other types
 // that lie between are visited too.
 func search(f *os.File, tree uint64, first, last key, visit func(item) bool) error {
-	buffer := make([]uint64, (int(unsafe.Sizeof(searchArgsV2Head{}))+searchBufferSize)/8) // uint64: aligned
+	return searchWith(manyItems, f, tree, first, last, visit)
+}
+
+func searchWith(size searchSize, f *os.File, tree uint64, first, last key, visit func(item) bool) error {
+	buffer := make([]uint64, (int(unsafe.Sizeof(searchArgsV2Head{}))+size.bytes)/8) // uint64: aligned
 	head := (*searchArgsV2Head)(unsafe.Pointer(&buffer[0]))
-	found := unsafe.Slice((*byte)(unsafe.Pointer(&buffer[unsafe.Sizeof(*head)/8])), searchBufferSize)
+	found := unsafe.Slice((*byte)(unsafe.Pointer(&buffer[unsafe.Sizeof(*head)/8])), size.bytes)
 	for next, more := first, true; more; {
 		*head = searchArgsV2Head{
 			Key: searchKey{
@@ -56,9 +73,9 @@ func search(f *os.File, tree uint64, first, last key, visit func(item) bool) err
 				MinObjectID: next.object, MinType: next.typ, MinOffset: next.offset,
 				MaxObjectID: last.object, MaxType: last.typ, MaxOffset: last.offset,
 				MaxTransID: math.MaxUint64,
-				NrItems:    math.MaxUint32,
+				NrItems:    size.items,
 			},
-			BufSize: searchBufferSize,
+			BufSize: uint64(size.bytes),
 		}
 		if err := ioctl(f, iocTreeSearchV2, unsafe.Pointer(&buffer[0])); err != nil {
 			return err
@@ -75,11 +92,11 @@ func search(f *os.File, tree uint64, first, last key, visit func(item) bool) err
 	return nil
 }
 
-// searchOne returns a copy of the data of the item at k, and whether there is one.
-func searchOne(f *os.File, tree uint64, k key) ([]byte, bool, error) {
+// searchOne returns a copy of the data of the item of the quota tree at k, and whether there is one.
+func searchOne(f *os.File, k key) ([]byte, bool, error) {
 	var data []byte
 	found := false
-	err := search(f, tree, k, k, func(it item) bool {
+	err := searchWith(oneItem, f, quotaTree, k, k, func(it item) bool {
 		data, found = append(data, it.data...), true
 		return false
 	})
