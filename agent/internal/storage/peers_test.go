@@ -194,7 +194,7 @@ func (r *rig) killBefore(step string, do func() error) {
 func TestInterruptedCreateIsFinishedByTheSameRequest(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, smallPool)
-	for _, step := range []string{"create subvolume", "limit", "replace", "rename", "commit"} {
+	for _, step := range []string{"create subvolume", "limit", "flush", "rename", "commit"} {
 		create := func() error {
 			_, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib})
 			return err
