@@ -71,8 +71,9 @@ func works(t *testing.T, mounted, onServer string) {
 }
 
 // isRefused reports whether an error is what a client gets that lost access.
+// EBADF is for a file that the server has closed (NFS4ERR_ADMIN_REVOKED).
 func isRefused(err error) bool {
-	return errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EACCES) ||
+	return errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EACCES) ||
 		errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EPERM)
 }
 
