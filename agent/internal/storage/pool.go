@@ -24,9 +24,17 @@ type pool struct {
 	ino  uint64
 }
 
+// purpose is what a pool is opened for.
+type purpose int
+
+const (
+	forChanges purpose = iota
+	toLook             // changes nothing, and may be read-only
+)
+
 // openPool takes the pool for this process. It fails if the path is missing, not a directory, not btrfs, read-only, or
 // another agent's.
-func openPool(path string) (*pool, error) {
+func openPool(path string, why purpose) (*pool, error) {
 	if path == "" {
 		return nil, errors.New("AGENT_BASE_PATH is not set")
 	}
@@ -38,14 +46,14 @@ func openPool(path string) (*pool, error) {
 		return nil, fmt.Errorf("base path: %w", err)
 	}
 	p := &pool{path: resolved}
-	if err := p.open(); err != nil {
+	if err := p.open(why); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *pool) open() (err error) {
+func (p *pool) open(why purpose) (err error) {
 	if p.base, err = os.OpenFile(p.path, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
 		return fmt.Errorf("base path: %w", err)
 	}
@@ -56,7 +64,7 @@ func (p *pool) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("base path %s: %w", p.path, err)
 	}
-	if readOnly, err := p.fs.ReadOnly(); err != nil || readOnly {
+	if readOnly, err := p.fs.ReadOnly(); err != nil || readOnly && why == forChanges {
 		return errors.Join(fmt.Errorf("base path %s is on a filesystem that is mounted read-only", p.path), err)
 	}
 	info, err := p.base.Stat()
@@ -65,20 +73,23 @@ func (p *pool) open() (err error) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	p.dev, p.ino = stat.Dev, stat.Ino
-	return p.takeLock()
-}
-
-// takeLock keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
-// would keep an administrator from remounting the filesystem read-only.
-func (p *pool) takeLock() error {
+	if why == toLook {
+		return ignoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
+	}
 	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("making %s in %s: %w", ownDir, p.path, err)
 	}
+	return p.lockOwn(unix.O_CREAT)
+}
+
+// lockOwn keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
+// would keep an administrator from remounting the filesystem read-only.
+func (p *pool) lockOwn(create int) error {
 	var err error
 	if p.own, err = openBeneath(p.base, ownDir, unix.O_DIRECTORY); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("lock of %s: %w", p.path, err)
 	}

@@ -74,13 +74,22 @@ func (s *Store) reconcileLimits() error {
 			if v.Quarantine != "" || int64(groups[v.ID].MaxReferenced) == v.QuotaBytes {
 				continue
 			}
-			if err := s.disk.setLimit(v.ID, v.QuotaBytes); err != nil {
+			detail := fmt.Sprintf("the limit is %s, intended is %d bytes", limitText(groups[v.ID].MaxReferenced), v.QuotaBytes)
+			if err := s.mend(Finding{Kind: WrongLimit, Path: v.Path, Detail: detail}, func() error {
+				return s.disk.setLimit(v.ID, v.QuotaBytes)
+			}); err != nil {
 				return fmt.Errorf("limit of %s: %w", v.Path, err)
 			}
-			s.log.Info("set a limit that was not the intended one", "tenant", t.name, "volume", v.Name, "quota_bytes", v.QuotaBytes)
 		}
 	}
 	return nil
+}
+
+func limitText(bytes uint64) string {
+	if bytes == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d bytes", bytes)
 }
 
 // limit sets a volume's limit where quotas are on.

@@ -33,6 +33,9 @@ func (s *Store) recover(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
+		if t == nil { // surveyed, and not there
+			continue
+		}
 		s.tenants[name] = t
 		if err := t.load(); err != nil {
 			return fmt.Errorf("tenant %s: %w", name, err)
@@ -44,8 +47,10 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.reapQgroups(ctx); err != nil {
 		s.log.Warn("stale qgroups are left", "error", err)
 	}
-	if err := s.disk.commit(ctx); err != nil {
-		return err
+	if !s.survey.onlyLooks() {
+		if err := s.disk.commit(ctx); err != nil {
+			return err
+		}
 	}
 	volumes, snapshots := 0, 0
 	for _, t := range s.tenants {
@@ -108,6 +113,9 @@ func (t *Tenant) load() error {
 	}); err != nil {
 		return err
 	}
+	if t.snapsDir == nil { // looked at only
+		return nil
+	}
 	return t.loadAll(t.snapsDir, t.loadSnapshot)
 }
 
@@ -122,7 +130,7 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	for _, name := range names {
 		work.Go(func() error {
 			if isTemporary(name) {
-				t.sweep(parent, name)
+				t.sweep(parent, name, Leftover)
 			} else if !strings.HasPrefix(name, ".") {
 				load(name)
 			}
@@ -136,14 +144,12 @@ func isTemporary(name string) bool {
 	return strings.HasPrefix(name, stagePrefix) || strings.HasPrefix(name, trashPrefix)
 }
 
-// sweep removes one leftover of an interrupted change.
-func (t *Tenant) sweep(parent *os.File, name string) {
-	if err := t.store.disk.discard(parent, name); err != nil {
-		t.store.log.Warn("a leftover of an interrupted change cannot be removed", "tenant", t.name, "name", name, "error", err)
-		return
-	}
-	t.store.log.Info("removed a leftover of an interrupted change", "tenant", t.name, "name", name)
-	t.store.upkeep.deleted()
+// sweep removes one leftover of an interrupted change. One that cannot be removed is tried again by upkeep.
+func (t *Tenant) sweep(parent *os.File, name string, kind FindingKind) {
+	_ = t.store.mend(Finding{Kind: kind, Path: parent.Name() + "/" + name}, func() error {
+		t.store.upkeep.deleted()
+		return t.store.disk.discard(parent, name)
+	})
 }
 
 // loadVolume makes the catalogue say what is on disk under name.
@@ -155,6 +161,9 @@ func (t *Tenant) loadVolume(name string) {
 		}
 		v.ID, v.UUID = info.ID, info.UUID
 		v.Refs, err = readRefs(dir)
+		if t.adopt(dir, m, info) != nil {
+			t.store.doubts.add(t.volumeClaim(name))
+		}
 		t.tidy(dir, v, m.Unfinished)
 		return err
 	})
@@ -165,19 +174,31 @@ func (t *Tenant) loadVolume(name string) {
 	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
 	if v.Quarantine != "" {
 		v.ID, v.UUID, v.Refs = t.salvage(name)
-		t.store.log.Error("a volume is quarantined", "tenant", t.name, "volume", name, "reason", v.Quarantine)
+		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
 	}
 	t.volumes.put(v)
+}
+
+// adopt takes data that is another subvolume than before as it is: somebody has restored it.
+func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error {
+	if m.UUID == info.UUID || m.UUID == uuid.Nil {
+		return nil
+	}
+	detail := fmt.Sprintf("the subvolume was %s and is %s", m.UUID, info.UUID)
+	return t.store.mend(Finding{Kind: ReplacedData, Path: dir.Name(), Detail: detail}, func() error {
+		m.UUID = info.UUID
+		return t.store.disk.writeMetadata(dir, m)
+	})
 }
 
 // tidy finishes an update that was cut off, and removes what interrupted writes left. What cannot be done now is tried
 // again by upkeep.
 func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
-	d := t.store.disk
-	err := errors.Join(d.unlink(dir, metadataFile+temporarySuffix), d.tidyRefs(dir))
+	err := errors.Join(t.tidyFile(dir, metadataFile+temporarySuffix), t.tidyRefs(dir))
 	if unfinished != (changes{}) {
-		err = errors.Join(err, t.finish(dir, v, unfinished))
-		t.store.log.Info("finished an interrupted update", "tenant", t.name, "volume", v.Name, "error", err)
+		err = errors.Join(err, t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: unfinished.String()}, func() error {
+			return t.finish(dir, v, unfinished)
+		}))
 	}
 	if err != nil {
 		t.store.doubts.add(t.volumeClaim(v.Name))
@@ -204,12 +225,31 @@ func (t *Tenant) salvage(name string) (uint64, uuid.UUID, []Ref) {
 	return info.ID, info.UUID, refs
 }
 
+// tidyFile removes a file that an interrupted write left.
+func (t *Tenant) tidyFile(dir *os.File, name string) error {
+	var stat unix.Stat_t
+	if unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
+		return nil
+	}
+	return t.store.mend(Finding{Kind: Temporary, Path: dir.Name() + "/" + name}, func() error {
+		return t.store.disk.unlink(dir, name)
+	})
+}
+
 func (t *Tenant) loadSnapshot(name string) {
 	s := Snapshot{Name: name}
-	quarantine, found := t.examine(t.snapsDir, name, func(_ *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
-		s, err = m.snapshot()
+	quarantine, found := t.examine(t.snapsDir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
+		if s, err = m.snapshot(); err != nil {
+			return err
+		}
 		s.ID, s.UUID = info.ID, info.UUID
-		return err
+		if t.adopt(dir, m, info) != nil {
+			t.store.doubts.add(t.snapshotClaim(name))
+		}
+		if t.tidyFile(dir, metadataFile+temporarySuffix) != nil {
+			t.store.doubts.add(t.snapshotClaim(name))
+		}
+		return nil
 	})
 	if !found {
 		t.snapshots.remove(s)
@@ -217,7 +257,7 @@ func (t *Tenant) loadSnapshot(name string) {
 	}
 	s.Name, s.Path, s.Quarantine = name, t.snapshotPath(name), quarantine
 	if s.Quarantine != "" {
-		t.store.log.Error("a snapshot is quarantined", "tenant", t.name, "snapshot", name, "reason", s.Quarantine)
+		t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
 	}
 	t.snapshots.put(s)
 }
@@ -246,9 +286,6 @@ func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metad
 	data.Close()
 	m, err := readMetadata(dir, name)
 	if err == nil {
-		if m.UUID != info.UUID && m.UUID != (metadata{}).UUID {
-			t.store.log.Warn("the data is another subvolume than before: taken as it is", "tenant", t.name, "name", name, "was", m.UUID, "is", info.UUID)
-		}
 		err = read(dir, m, info)
 	}
 	if err != nil {
@@ -274,36 +311,6 @@ func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, f
 			return fmt.Sprintf("the directory has no subvolume %q, but holds %q, which the agent did not make", dataDir, entry), true
 		}
 	}
-	t.sweep(parent, name)
+	t.sweep(parent, name, WithoutData)
 	return "", false
-}
-
-// reapQgroups removes the qgroups of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
-// mode all do while a clone uses the data; those are tried again later.
-func (s *Store) reapQgroups(ctx context.Context) error {
-	if s.quota == btrfs.QuotaOff {
-		return nil
-	}
-	stale, err := s.pool.fs.StaleQgroups(ctx)
-	if err != nil {
-		return err
-	}
-	reaped, busy := 0, false
-	for _, id := range stale {
-		switch err := s.disk.fs.RemoveQgroup(id); {
-		case err == nil:
-			reaped++
-		case isErrno(err, unix.EBUSY):
-			busy = true
-		case !errors.Is(err, btrfs.ErrNoQgroup):
-			return err
-		}
-	}
-	if busy {
-		s.upkeep.deleted()
-	}
-	if reaped > 0 {
-		s.log.Info("removed qgroups of deleted subvolumes", "count", reaped)
-	}
-	return nil
 }

@@ -78,7 +78,7 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 }
 
 // tidyRefs removes what interrupted writes left.
-func (d *disk) tidyRefs(dir *os.File) error {
+func (t *Tenant) tidyRefs(dir *os.File) error {
 	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
 	if err != nil {
 		return ignoreNotExist(err)
@@ -87,7 +87,7 @@ func (d *disk) tidyRefs(dir *os.File) error {
 	names, err := clients.Readdirnames(-1)
 	for _, name := range names {
 		if strings.HasSuffix(name, temporarySuffix) {
-			err = errors.Join(err, d.unlink(clients, name))
+			err = errors.Join(err, t.tidyFile(clients, name))
 		}
 	}
 	return err

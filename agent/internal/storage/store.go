@@ -77,6 +77,7 @@ type Store struct {
 	locks    nameLocks
 	doubts   doubts
 	upkeep   upkeep
+	survey   *survey // nil in an agent: see Inspect
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
@@ -96,25 +97,29 @@ type Tenant struct {
 // then keeps them so until Close. It fails if the pool is not a writable btrfs filesystem, or is another agent's.
 func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
 	config = config.withDefaults()
-	p, err := openPool(config.BasePath)
+	p, err := openPool(config.BasePath, forChanges)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
-		config:   config,
-		log:      config.Logger,
-		pool:     p,
-		disk:     &disk{fs: p.fs, base: p.base, fault: config.fault},
-		exporter: exporter,
-		locks:    nameLocks{locks: map[string]*nameLock{}},
-		tenants:  map[string]*Tenant{},
-	}
+	s := newStore(config, p)
+	s.exporter = exporter
 	if err := s.start(ctx); err != nil {
 		s.release()
 		return nil, err
 	}
 	s.upkeep.start(s)
 	return s, nil
+}
+
+func newStore(config Config, p *pool) *Store {
+	return &Store{
+		config:  config,
+		log:     config.Logger,
+		pool:    p,
+		disk:    &disk{fs: p.fs, base: p.base, fault: config.fault},
+		locks:   nameLocks{locks: map[string]*nameLock{}},
+		tenants: map[string]*Tenant{},
+	}
 }
 
 func (s *Store) start(ctx context.Context) (err error) {
@@ -127,6 +132,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	s.rescanQuota()
 	return s.exporter.Start(ctx, s.intendedExports())
 }
 
@@ -193,6 +199,9 @@ func (t *Tenant) Name() string { return t.name }
 func (s *Store) openTenant(name string) (*Tenant, error) {
 	if err := id.ValidateName(name); err != nil {
 		return nil, fmt.Errorf("tenant %q %w", name, err)
+	}
+	if s.survey != nil {
+		return s.openSurveyed(name)
 	}
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error

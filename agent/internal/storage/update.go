@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -81,6 +82,20 @@ type changes struct {
 	UID     bool `json:"uid,omitempty"`
 	GID     bool `json:"gid,omitempty"`
 	Mode    bool `json:"mode,omitempty"`
+}
+
+// String names them.
+func (c changes) String() string {
+	var out []string
+	for _, field := range []struct {
+		name string
+		is   bool
+	}{{"limit", c.Limit}, {"NoCOW and compression", c.Storage}, {"owner", c.UID}, {"group", c.GID}, {"mode", c.Mode}} {
+		if field.is {
+			out = append(out, field.name)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 func (u VolumeUpdate) changes() changes {

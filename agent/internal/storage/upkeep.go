@@ -117,7 +117,7 @@ func (t *Tenant) sweepLeftovers(parent *os.File) {
 	}
 	for _, name := range names {
 		if _, active := t.store.upkeep.active.Load(name); isTemporary(name) && !active {
-			t.sweep(parent, name)
+			t.sweep(parent, name, Leftover)
 		}
 	}
 }

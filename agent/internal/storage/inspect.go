@@ -1,0 +1,158 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// FindingKind is what is wrong with something on the pool.
+type FindingKind string
+
+// What a start of the agent, and a check, can find.
+const (
+	Leftover           FindingKind = "leftover"          // of an interrupted create, clone, snapshot or delete
+	WithoutData        FindingKind = "without-data"      // metadata whose subvolume was never made, or is gone
+	Temporary          FindingKind = "temporary-file"    // of an interrupted write
+	Unfinished         FindingKind = "unfinished-update" // the subvolume does not follow its metadata yet
+	WrongLimit         FindingKind = "wrong-limit"
+	StaleQgroup        FindingKind = "stale-qgroup"
+	QuotasOff          FindingKind = "quota-off"
+	QuotasInconsistent FindingKind = "quota-inconsistent"
+	MissingDirectory   FindingKind = "missing-directory"
+	ReplacedData       FindingKind = "replaced-data" // another subvolume than the metadata names
+	Quarantined        FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
+)
+
+// Finding is one thing that is not as a running agent leaves it.
+type Finding struct {
+	Kind     FindingKind
+	Path     string
+	Detail   string
+	Repaired bool
+	Err      error // why it could not be repaired
+}
+
+// Inspect looks at a pool that no agent has: what the next start of an agent would find and put right, as the same code
+// does it. With repair it does so, and marks the findings; else it changes nothing, and works on a read-only filesystem
+// too. What holds data is never removed. It fails where an agent has the pool, or where the pool cannot be read.
+func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error) {
+	config = config.withDefaults()
+	purpose := toLook
+	if repair {
+		purpose = forChanges
+	}
+	p, err := openPool(config.BasePath, purpose)
+	if err != nil {
+		return nil, err
+	}
+	s := newStore(config, p)
+	defer s.release()
+	s.survey = &survey{repair: repair}
+	if !repair {
+		s.disk.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errOnlyLooking) }
+	}
+	if err := s.inspectQuota(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(s.survey.findings, func(a, b Finding) int {
+		return strings.Compare(a.Path+" "+a.Detail, b.Path+" "+b.Detail)
+	})
+	return s.survey.findings, nil
+}
+
+// errOnlyLooking is what a change meets that a look would make, which none does.
+var errOnlyLooking = errors.New("this only looks")
+
+// survey collects findings. An agent has none: it mends and logs.
+type survey struct {
+	repair   bool
+	mu       sync.Mutex
+	findings []Finding
+}
+
+func (v *survey) onlyLooks() bool { return v != nil && !v.repair }
+
+func (v *survey) note(f Finding) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.findings = append(v.findings, f)
+}
+
+// mend puts something right with do, or only notes it.
+func (s *Store) mend(f Finding, do func() error) error {
+	if s.survey.onlyLooks() {
+		s.survey.note(f)
+		return nil
+	}
+	f.Err = do()
+	f.Repaired = f.Err == nil
+	if s.survey != nil {
+		s.survey.note(f)
+	}
+	if f.Err != nil {
+		s.log.Warn("what an interruption left cannot be put right now", "what", f.Kind, "path", f.Path, "detail", f.Detail, "error", f.Err)
+	} else {
+		s.log.Info("put right what an interruption left", "what", f.Kind, "path", f.Path, "detail", f.Detail)
+	}
+	return f.Err
+}
+
+// report notes what nobody but an administrator can put right.
+func (s *Store) report(f Finding) {
+	if s.survey != nil {
+		s.survey.note(f)
+	}
+	s.log.Error("something on the pool needs an administrator", "what", f.Kind, "path", f.Path, "reason", f.Detail)
+}
+
+// inspectQuota looks at the quotas, and with repair sets them up as a start does and waits for the counts to be right.
+func (s *Store) inspectQuota(ctx context.Context) error {
+	s.quota = btrfs.QuotaOff
+	if s.config.Quota == QuotaOff {
+		return nil
+	}
+	status, err := s.pool.fs.Quota()
+	if err != nil {
+		return fmt.Errorf("reading the quota state: %w", err)
+	}
+	if status.Enabled {
+		s.quota = status.Mode
+	} else if err := s.mend(Finding{Kind: QuotasOff, Path: s.pool.path}, func() (err error) {
+		s.quota, err = setUpQuota(s.pool.fs, s.config.Quota)
+		return err
+	}); err != nil {
+		return err
+	}
+	if status.Inconsistent {
+		return s.mend(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, s.pool.fs.StartRescan)
+	}
+	return nil
+}
+
+// openSurveyed opens a tenant's directories where they are there; nil for a tenant that has none.
+func (s *Store) openSurveyed(name string) (*Tenant, error) {
+	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
+	var err error
+	if t.dir, err = openBeneath(s.pool.base, name, unix.O_DIRECTORY); err != nil {
+		return nil, ignoreNotExist(err)
+	}
+	t.snapsDir, err = openBeneath(t.dir, snapshotsDir, unix.O_DIRECTORY)
+	if isErrno(err, unix.ENOENT) {
+		err = s.mend(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + snapshotsDir}, func() (err error) {
+			t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir)
+			return err
+		})
+	}
+	return t, err
+}

@@ -1,0 +1,92 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// reapQgroups removes the qgroups of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
+// mode all do while a clone uses the data; those are tried again later.
+func (s *Store) reapQgroups(ctx context.Context) error {
+	if s.quota == btrfs.QuotaOff {
+		return nil
+	}
+	stale, err := s.staleQgroups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range stale {
+		f := Finding{Kind: StaleQgroup, Path: s.pool.path, Detail: fmt.Sprintf("qgroup 0/%d", id)}
+		if err := s.mend(f, func() error { return s.removeQgroup(id) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// staleQgroups are those that can be removed. One with numbers cannot: in full mode its subvolume was dropped in the transaction
+// that is running now, which will count it out, and to remove it before makes the kernel declare the quotas inconsistent
+// (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
+func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
+	if s.survey.onlyLooks() {
+		return s.lookForQgroups(ctx)
+	}
+	stale, err := s.pool.fs.StaleQgroups(ctx)
+	if err != nil || len(stale) == 0 {
+		return nil, err
+	}
+	groups, err := s.pool.fs.Qgroups()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(stale, func(id uint64) bool {
+		inUse := groups[id].Referenced != 0 || groups[id].Exclusive != 0
+		if inUse {
+			s.upkeep.deleted() // to be tried again
+		}
+		return inUse
+	}), nil
+}
+
+// kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.
+const kernelCleans = time.Second
+
+// lookForQgroups finds those that a repair would remove, without what the kernel is still busy with. It takes a commit, which
+// a read-only filesystem does not make, and in simple mode it takes the attempt: then there are none.
+func (s *Store) lookForQgroups(ctx context.Context) ([]uint64, error) {
+	readOnly, err := s.pool.fs.ReadOnly()
+	if err != nil || readOnly || s.quota != btrfs.QuotaFull {
+		return nil, err
+	}
+	first, err := s.pool.fs.StaleQgroups(ctx)
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(kernelCleans):
+	}
+	second, err := s.pool.fs.StaleQgroups(ctx)
+	return slices.DeleteFunc(second, func(id uint64) bool { return !slices.Contains(first, id) }), err
+}
+
+// removeQgroup leaves one that is still in use for later.
+func (s *Store) removeQgroup(id uint64) error {
+	err := s.disk.fs.RemoveQgroup(id)
+	switch {
+	case isErrno(err, unix.EBUSY):
+		s.upkeep.deleted()
+		return nil
+	case errors.Is(err, btrfs.ErrNoQgroup):
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,37 @@
+package storage
+
+import (
+	"fmt"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+)
+
+// Qgroups are reaped while the kernel drops deleted subvolumes. To remove one that the running transaction still counts would
+// make the quotas inconsistent, and no limit would hold until a rescan.
+func TestReapingKeepsQuotasConsistent(t *testing.T) {
+	ten, _ := openTenant(t)
+	const rounds, volumes = 4, 32
+	for round := range rounds {
+		together(volumes, func(i int) {
+			v, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: fmt.Sprintf("v%d", i), SizeBytes: 64 * mib})
+			assert.Check(t, err)
+			assert.Check(t, writeBytes(v.Path, "file", mib/4))
+		})
+		assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+		together(volumes, func(i int) {
+			assert.Check(t, ten.DeleteVolume(t.Context(), fmt.Sprintf("v%d", i)))
+		})
+		eventually(t, func() poll.Result {
+			assert.NilError(t, ten.store.reapQgroups(t.Context()))
+			status, err := ten.store.pool.fs.Quota()
+			assert.NilError(t, err)
+			assert.Assert(t, !status.Inconsistent, "round %d", round)
+			groups, err := ten.store.pool.fs.Qgroups()
+			assert.NilError(t, err)
+			return when(len(groups) == 1, "%d qgroups are left", len(groups))
+		})
+	}
+	assertRules(t, ten.store)
+}
