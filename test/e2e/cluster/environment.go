@@ -78,8 +78,15 @@ type tools struct {
 
 // Prepare builds and downloads whatever is not in the cache. It needs the network; nothing else does.
 func (e *Environment) Prepare(ctx context.Context, o Options) error {
-	_, err := e.prepare(ctx, o)
-	return err
+	if _, err := e.prepare(ctx, o); err != nil {
+		return err
+	}
+	for _, version := range []int{3, 4} {
+		if _, err := helm(version).ensure(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
@@ -92,7 +99,7 @@ func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
 		dir    *string
 		ensure func(context.Context, *Environment) (string, error)
 	}{
-		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetes.ensure}, {&t.sidecars, sidecars.ensure},
+		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetesPrograms.ensure}, {&t.sidecars, sidecars.ensure},
 		{&t.helpers, ensureHelpers}, {&t.runtime, ensureRuntime}, {&t.crds, ensureCRDs},
 	} {
 		dir, err := step.ensure(ctx, e)
@@ -100,11 +107,6 @@ func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
 			return nil, err
 		}
 		*step.dir = dir
-	}
-	for _, version := range []int{3, 4} {
-		if _, err := helm(version).ensure(ctx, e); err != nil {
-			return nil, err
-		}
 	}
 	var err error
 	if t.images, err = ensureImages(e, &t); err != nil {

@@ -31,3 +31,6 @@ func Isolate() error {
 	args := append([]string{"unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", self}, os.Args[1:]...)
 	return syscall.Exec(unshare, args, append(os.Environ(), isolated+"=1"))
 }
+
+// Isolated tells whether Isolate has started this program.
+func Isolated() bool { return os.Getenv(isolated) != "" }

@@ -31,7 +31,7 @@ const sigs = "github.com/kubernetes-csi/external-"
 var (
 	etcd = programs{name: "etcd", packages: []string{"go.etcd.io/etcd/server/v3"}, rename: "etcd"}
 
-	kubernetes = programs{name: "k8s", ldflags: kubernetesVersion, packages: []string{
+	kubernetesPrograms = programs{name: "k8s", ldflags: kubernetesVersion, packages: []string{
 		"k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes/cmd/kube-controller-manager",
 		"k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes/cmd/kubelet",
 	}}

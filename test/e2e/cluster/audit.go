@@ -1,0 +1,146 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Right is one thing that a container of the chart may do, or has done.
+type Right struct {
+	// Container is the role's component in the chart, "" for rights that all containers share.
+	Container             string
+	Verb, Group, Resource string // the resource with its subresource
+}
+
+func (r Right) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s: %s %s.%s", r.Container, r.Verb, r.Resource, r.Group))
+}
+
+// Audit compares what the chart's service account has asked of the API server since the start with what the chart gives it.
+type Audit struct {
+	Refused []string      // requests that a permission was missing for
+	Unused  []Right       // what the chart gives and nobody has used
+	Used    map[Right]int // requests
+}
+
+// containers are the roles' components by the first part of the user agent, which client-go makes of the program's name.
+var containers = map[string]string{
+	"btrfs-nfs-controller": "controller", "csi-provisioner": "provisioner", "csi-attacher": "attacher",
+	"csi-snapshotter": "snapshotter", "csi-resizer": "resizer",
+}
+
+type auditEvent struct {
+	Verb           string
+	UserAgent      string
+	RequestURI     string
+	User           struct{ Username string }
+	ObjectRef      *struct{ Resource, Subresource, APIGroup string }
+	ResponseStatus struct{ Code int }
+}
+
+// Audit reads the API server's audit log.
+func (c *Cluster) Audit(ctx context.Context) (*Audit, error) {
+	a := &Audit{Used: map[Right]int{}}
+	if err := a.read(c.auditLog()); err != nil {
+		return nil, err
+	}
+	granted, err := c.granted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, right := range granted {
+		if !a.used(right) {
+			a.Unused = append(a.Unused, right)
+		}
+	}
+	return a, nil
+}
+
+func (a *Audit) used(right Right) bool {
+	if right.Container != "" {
+		return a.Used[right] > 0
+	}
+	for used := range maps.Keys(a.Used) {
+		if used.Container = ""; used == right {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Audit) read(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	refused := map[string]bool{}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20) // bytes; an event without bodies is some 2 KiB
+	for lines.Scan() {
+		var e auditEvent
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			continue // the last line may be half written
+		}
+		if e.ObjectRef == nil {
+			continue // discovery, which everybody may
+		}
+		program, _, _ := strings.Cut(e.UserAgent, "/")
+		right := Right{Container: containers[program], Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource}
+		if e.ObjectRef.Subresource != "" {
+			right.Resource += "/" + e.ObjectRef.Subresource
+		}
+		if e.ResponseStatus.Code == http.StatusForbidden {
+			refused[fmt.Sprintf("%s (%s, %s)", right, program, e.RequestURI)] = true
+			continue
+		}
+		a.Used[right]++
+	}
+	a.Refused = slices.Sorted(maps.Keys(refused))
+	return lines.Err()
+}
+
+// granted are the rights in the roles that the chart has made.
+func (c *Cluster) granted(ctx context.Context) ([]Right, error) {
+	mine := metav1.ListOptions{LabelSelector: "app.kubernetes.io/instance=" + Release}
+	cluster, err := c.Client.RbacV1().ClusterRoles().List(ctx, mine)
+	if err != nil {
+		return nil, err
+	}
+	namespaced, err := c.Client.RbacV1().Roles(metav1.NamespaceAll).List(ctx, mine)
+	if err != nil {
+		return nil, err
+	}
+	var out []Right
+	for _, role := range cluster.Items {
+		out = append(out, rightsOf(strings.TrimPrefix(role.Name, controllerName+"-"), role.Rules)...)
+	}
+	for _, role := range namespaced.Items {
+		out = append(out, rightsOf("", role.Rules)...)
+	}
+	return out, nil
+}
+
+func rightsOf(container string, rules []rbacv1.PolicyRule) []Right {
+	var out []Right
+	for _, rule := range rules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					out = append(out, Right{container, verb, group, resource})
+				}
+			}
+		}
+	}
+	return out
+}

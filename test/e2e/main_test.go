@@ -1,0 +1,83 @@
+// Package e2e runs the project's own programs in a Kubernetes cluster with real pods, real NFS and real btrfs.
+//
+//	go test . -run TestSmoke     the short part
+//	go test .                    all scenarios
+//
+// needs root and nothing else; see package cluster for how. Logs stay in the user's cache folder.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
+)
+
+var (
+	newestSidecars = flag.Bool("newest-sidecars", false, "run the newest sidecars in place of those nearest to the chart's")
+	helmVersion    = flag.Int("helm", 3, "major version of Helm that installs the chart")
+	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
+)
+
+// running is the cluster of all tests. It takes longer to come up than most of them run.
+var running *cluster.Cluster
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// upTime bounds bringing the cluster up on a machine where the programs are there.
+const upTime = 5 * time.Minute
+
+func runTests(m *testing.M) (int, error) {
+	env, err := cluster.NewEnvironment()
+	if err != nil {
+		return 0, err
+	}
+	options := cluster.Options{NewestSidecars: *newestSidecars, Helm: *helmVersion, Values: chartValues}
+	if !cluster.Isolated() {
+		if err := env.Prepare(context.Background(), options); err != nil || *prepareOnly {
+			return 0, err
+		}
+	}
+	if err := cluster.Isolate(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), upTime)
+	defer cancel()
+	begin := time.Now()
+	if running, err = cluster.Up(ctx, env, options); err != nil {
+		return 0, err
+	}
+	defer running.Down()
+	record("cluster up", time.Since(begin))
+	code := m.Run()
+	printTimes()
+	return code, checkRights()
+}
+
+// chartValues are what the scenarios need beside the cluster's own values.
+var chartValues = map[string]any{
+	"storageClasses": []any{
+		map[string]any{"name": "btrfs", "agentURL": cluster.AgentURL, "secret": map[string]any{"token": cluster.TenantToken}, "default": true},
+		map[string]any{"name": "btrfs-late", "agentURL": cluster.AgentURL, "secret": map[string]any{"existingName": "btrfs-agent"}, "volumeBindingMode": "WaitForFirstConsumer"},
+		map[string]any{"name": "btrfs-keep", "agentURL": cluster.AgentURL, "secret": map[string]any{"existingName": "btrfs-agent"}, "reclaimPolicy": "Retain"},
+		map[string]any{"name": "wrong-token", "agentURL": cluster.AgentURL, "secret": map[string]any{"token": "not-the-token"}},
+		map[string]any{"name": "no-agent", "agentURL": "http://10.77.0.200:8080", "secret": map[string]any{"existingName": "btrfs-agent"}},
+	},
+	"volumeAttributesClasses": []any{
+		map[string]any{"name": "compressed", "parameters": map[string]any{"compression": "zstd:3"}},
+	},
+	// An agent that does not answer is to be told of within a test's patience.
+	"controller": map[string]any{"agentTimeout": "5s"},
+}

@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// times are what the scenarios measured, in the order in which they did.
+var times struct {
+	sync.Mutex
+	order []string
+	taken map[string][]time.Duration
+}
+
+func record(what string, took time.Duration) {
+	times.Lock()
+	defer times.Unlock()
+	if times.taken == nil {
+		times.taken = map[string][]time.Duration{}
+	}
+	if times.taken[what] == nil {
+		times.order = append(times.order, what)
+	}
+	times.taken[what] = append(times.taken[what], took)
+}
+
+// timed measures a step and names it in the log.
+func timed(t *testing.T, what string, step func()) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	step()
+	took := time.Since(begin)
+	record(what, took)
+	t.Logf("%6.2f s  %s", took.Seconds(), what)
+	return took
+}
+
+func printTimes() {
+	times.Lock()
+	defer times.Unlock()
+	fmt.Printf("\n%-50s %5s %9s %9s %9s\n", "step", "times", "median", "p95", "longest")
+	for _, what := range times.order {
+		all := slices.Sorted(slices.Values(times.taken[what]))
+		fmt.Printf("%-50s %5d %7.2f s %7.2f s %7.2f s\n", what, len(all), quantile(all, 0.5).Seconds(), quantile(all, 0.95).Seconds(), all[len(all)-1].Seconds())
+	}
+}
+
+// quantile of sorted durations: the smallest that at least the share q does not exceed.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	i := int(float64(len(sorted))*q+0.999999) - 1
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
