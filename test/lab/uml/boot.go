@@ -186,6 +186,7 @@ func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, la
 func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []string {
 	args := []string{
 		fmt.Sprintf("mem=%dM", cmp.Or(cfg.Memory, 2<<30)>>20),
+		"root=/dev/root", // the mounts' source: programs that read /proc/self/mountinfo expect one
 		"rootfstype=hostfs", "rootflags=/", "rw", "init=" + lab,
 		"con=null", "con0=null,fd:1", "ssl=null", fmt.Sprintf("ssl0=fd:%d", controlFD),
 		"uml_dir=" + g.runDir.path,
