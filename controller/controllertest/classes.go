@@ -60,13 +60,14 @@ func classesOfOneTenant(t *testing.T, b Backend) {
 	url := b.Agent(t, map[string]string{token: "one"})
 	parameters := map[string]string{"agentURL": url}
 	e := startWith(t, b, url, []Class{{Name: "b", Token: token, Parameters: parameters}, {Name: "a", Token: token, Parameters: parameters}})
-	want := []string{e.createIn("a", "pvc-1"), e.createIn("b", "pvc-2")}
+	first, second := e.createIn("a", "pvc-1"), e.createIn("b", "pvc-2")
+	want := []string{first, second}
 	assert.DeepEqual(t, e.listAll(0), want)
 	assert.DeepEqual(t, e.listAll(1), want)
 
 	_, err := e.agent.CreateVolume(e.ctx, agentapi.VolumeCreate{Name: "pvc-3", SizeBytes: gib})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, e.listAll(0), append(want, "a|pvc-3")) // one without a label belongs to the first class by name
+	assert.DeepEqual(t, e.listAll(0), []string{first, second, "a|pvc-3"}) // one without a label belongs to the first class by name
 
 	r := request("pvc-1", mib)
 	r.Parameters["storageClassName"] = "b"

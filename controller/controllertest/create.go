@@ -172,13 +172,13 @@ func createAtOnce(t *testing.T, b Backend) {
 	}
 	made := 0
 	for range cap(results) {
-		switch r := <-results; {
-		case r.err == nil:
-			made++
-			assert.Equal(t, r.volume.VolumeId, "fast|pvc-1")
-		default:
+		r := <-results
+		if r.err != nil {
 			failed(t, r.err, codes.Aborted)
+			continue
 		}
+		made++
+		assert.Equal(t, r.volume.VolumeId, "fast|pvc-1")
 	}
 	assert.Assert(t, made > 0)
 	assert.Equal(t, e.volume("pvc-1").CapacityBytes, int64(gib))

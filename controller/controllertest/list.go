@@ -38,14 +38,14 @@ func (e *env) createIn(class, name string) string {
 	return e.create(r).VolumeId
 }
 
-// listAll lists by pages and checks that none is larger than max.
-func (e *env) listAll(max int32) []string {
+// listAll lists by pages and checks that none is larger than most.
+func (e *env) listAll(most int32) []string {
 	e.Helper()
 	ids, next := []string{}, ""
 	for range 1000 {
-		answer, err := e.ListVolumes(e.ctx, &csi.ListVolumesRequest{MaxEntries: max, StartingToken: next})
+		answer, err := e.ListVolumes(e.ctx, &csi.ListVolumesRequest{MaxEntries: most, StartingToken: next})
 		assert.NilError(e, err)
-		assert.Assert(e, max == 0 || len(answer.Entries) <= int(max))
+		assert.Assert(e, most == 0 || len(answer.Entries) <= int(most))
 		for _, entry := range answer.Entries {
 			ids = append(ids, entry.Volume.VolumeId)
 		}
@@ -60,20 +60,20 @@ func (e *env) listAll(max int32) []string {
 func listPages(t *testing.T, b Backend) {
 	e := twoAgents(t, b)
 	assert.DeepEqual(t, e.listAll(0), []string{})
-	var want, wantSnapshots []string
+	want, wantSnapshots := make([]string, 0, 15), make([]string, 0, 15)
 	for _, class := range []string{"a", "b", "c"} {
 		for i := range 5 {
 			want = append(want, e.createIn(class, numbered("pvc", i)))
 			wantSnapshots = append(wantSnapshots, e.snapshot(want[len(want)-1], numbered("snap", i)).SnapshotId)
 		}
 	}
-	for _, max := range []int32{0, 1, 2, 4, 5, 6, 10, 14, 15, 16, 1000} {
-		assert.DeepEqual(t, e.listAll(max), want)
+	for _, most := range []int32{0, 1, 2, 4, 5, 6, 10, 14, 15, 16, 1000} {
+		assert.DeepEqual(t, e.listAll(most), want)
 		snapshots, next := []string{}, ""
 		for first := true; first || next != ""; first = false {
-			answer, err := e.ListSnapshots(e.ctx, &csi.ListSnapshotsRequest{MaxEntries: max, StartingToken: next})
+			answer, err := e.ListSnapshots(e.ctx, &csi.ListSnapshotsRequest{MaxEntries: most, StartingToken: next})
 			assert.NilError(t, err)
-			assert.Assert(t, max == 0 || len(answer.Entries) <= int(max))
+			assert.Assert(t, most == 0 || len(answer.Entries) <= int(most))
 			for _, entry := range answer.Entries {
 				snapshots = append(snapshots, entry.Snapshot.SnapshotId)
 			}
@@ -85,7 +85,7 @@ func listPages(t *testing.T, b Backend) {
 
 func listChanging(t *testing.T, b Backend) {
 	e := twoAgents(t, b)
-	var ids []string
+	ids := make([]string, 0, 6)
 	for i := range 6 {
 		ids = append(ids, e.createIn("b", numbered("pvc", i)))
 	}
@@ -97,7 +97,7 @@ func listChanging(t *testing.T, b Backend) {
 	added := e.createIn("b", "pvc-999")
 	rest, err := e.ListVolumes(e.ctx, &csi.ListVolumesRequest{StartingToken: page.NextToken})
 	assert.NilError(t, err)
-	var got []string
+	got := make([]string, 0, len(rest.Entries))
 	for _, entry := range rest.Entries {
 		got = append(got, entry.Volume.VolumeId)
 	}

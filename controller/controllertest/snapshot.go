@@ -68,7 +68,7 @@ func snapshotListed(t *testing.T, b Backend) {
 		t.Helper()
 		answer, err := e.ListSnapshots(e.ctx, r)
 		assert.NilError(t, err)
-		ids := []string{}
+		ids := make([]string, 0, len(answer.Entries))
 		for _, entry := range answer.Entries {
 			ids = append(ids, entry.Snapshot.SnapshotId)
 		}

@@ -168,8 +168,9 @@ func (e *env) delete(volumeID string) {
 // clients are the addresses that the volume is exported to, by the agent.
 func (e *env) clients(volumeID string) []string {
 	e.Helper()
-	out := []string{}
-	for _, client := range e.stored(volumeID).Clients {
+	clients := e.stored(volumeID).Clients
+	out := make([]string, 0, len(clients))
+	for _, client := range clients {
 		out = append(out, client.Client)
 	}
 	return out

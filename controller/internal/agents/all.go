@@ -16,13 +16,9 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	if err := r.Ready(); err != nil {
 		return nil, err
 	}
-	places, err := r.places()
-	if err != nil {
-		return nil, err
-	}
 	var out []*Target
 	seen := map[clientKey]bool{}
-	for _, p := range places {
+	for _, p := range r.places() {
 		parsed, err := p.parse()
 		if err != nil {
 			return nil, err
@@ -48,7 +44,7 @@ func (r *Registry) listing(ctx context.Context, p place, agentURL string, secret
 }
 
 // places are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
-func (r *Registry) places() ([]place, error) {
+func (r *Registry) places() []place {
 	var out []place
 	if r.kube != nil {
 		out = r.kube.places()
@@ -60,7 +56,7 @@ func (r *Registry) places() ([]place, error) {
 			}
 		}
 	}
-	return byName(out), nil
+	return byName(out)
 }
 
 // Pools gives one Target for each agent, for what does not depend on the tenant. With parameters of a class only the agents
@@ -92,11 +88,7 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	if err := r.Ready(); err != nil {
 		return nil, err
 	}
-	places, err := r.places()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range places {
+	for _, p := range r.places() {
 		parsed, err := p.parse()
 		if err != nil || !fits(p, parsed, asked) {
 			continue

@@ -143,11 +143,11 @@ func (k *Kube) volumeClassIndex(object any) ([]string, error) {
 	if !ok {
 		return nil, nil
 	}
-	v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle)
-	if err != nil {
-		return nil, nil // a volume made by hand with a handle that is not of ours
+	// A volume made by hand may have a handle that is not of ours.
+	if v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle); err == nil {
+		return []string{v.Class}, nil
 	}
-	return []string{v.Class}, nil
+	return nil, nil
 }
 
 func (k *Kube) ours(object any) (*corev1.PersistentVolume, bool) {

@@ -99,7 +99,8 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 		if !ours {
 			continue
 		}
-		known, err := true, error(nil)
+		var err error
+		known := true
 		if key == keyLabels {
 			p.Labels, err = parseLabels(annotations[annotation])
 		} else {

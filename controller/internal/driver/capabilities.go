@@ -52,12 +52,21 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	if _, _, err := c.volume(ctx, v, r.GetSecrets()); err != nil {
 		return nil, err
 	}
-	if err := checkCapabilities(r.GetVolumeCapabilities()); err != nil {
-		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
+	if reason := checkCapabilities(r.GetVolumeCapabilities()); reason != nil {
+		return unconfirmed(reason), nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext: r.GetVolumeContext(), VolumeCapabilities: r.GetVolumeCapabilities(), Parameters: r.GetParameters(),
 	}}, nil
+}
+
+// unconfirmed is an answer, not a failure: the caller asked whether.
+func unconfirmed(reason error) *csi.ValidateVolumeCapabilitiesResponse {
+	return &csi.ValidateVolumeCapabilitiesResponse{Message: reason.Error()}
+}
+
+func canMake(capabilities []*csi.VolumeCapability) bool {
+	return len(capabilities) == 0 || checkCapabilities(capabilities) == nil
 }
 
 func checkCapabilities(capabilities []*csi.VolumeCapability) error {

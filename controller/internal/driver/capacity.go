@@ -17,7 +17,7 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 		return nil, withCode(err)
 	}
 	out := &csi.GetCapacityResponse{MinimumVolumeSize: wrapperspb.Int64(agentapi.MinSizeBytes)}
-	if len(r.GetVolumeCapabilities()) > 0 && checkCapabilities(r.GetVolumeCapabilities()) != nil {
+	if !canMake(r.GetVolumeCapabilities()) {
 		return out, nil
 	}
 	for _, pool := range pools {

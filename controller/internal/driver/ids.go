@@ -47,6 +47,12 @@ func existingSnapshot(snapshotID string) (id.Volume, error) {
 	return v, nil
 }
 
+// parse is for calls that have an answer for an ID that is not of this driver.
+func parse(volumeOrSnapshotID string) (v id.Volume, ours bool) {
+	v, err := id.ParseVolume(volumeOrSnapshotID)
+	return v, err == nil
+}
+
 // volume reads a volume from its agent.
 func (c *controller) volume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, *agentapi.VolumeDetail, error) {
 	target, err := c.target(ctx, v, secrets)

@@ -234,7 +234,7 @@ func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 		_, err := k.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"nfsServer": "nfs.example.com", "agentURL": url, "storageClassName": "none"}})
 		answer, errList := k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 		if err == nil || errList != nil || len(answer.Entries) != 1 {
-			return fmt.Errorf("%v, %v, %v", err, errList, answer)
+			return fmt.Errorf("%w, %w, %v", err, errList, answer)
 		}
 		return nil
 	})
@@ -295,7 +295,7 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	eventually(t, func() error {
 		_, err := k.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: volume.VolumeId})
 		if err == nil || !strings.Contains(err.Error(), moved) {
-			return fmt.Errorf("still at the old address: %v", err)
+			return fmt.Errorf("still at the old address: %w", err)
 		}
 		return nil
 	})

@@ -8,7 +8,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // ListVolumes lists the volumes of all classes and where they are published. When one agent cannot be asked the call
@@ -65,8 +64,8 @@ func (c *controller) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequ
 
 func (c *controller) oneSnapshot(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	out := &csi.ListSnapshotsResponse{}
-	v, err := id.ParseVolume(r.GetSnapshotId())
-	if err != nil {
+	v, ours := parse(r.GetSnapshotId())
+	if !ours {
 		return out, nil
 	}
 	target, err := c.target(ctx, v, r.GetSecrets())
@@ -88,8 +87,8 @@ func (c *controller) oneSnapshot(ctx context.Context, r *csi.ListSnapshotsReques
 }
 
 func (c *controller) snapshotsOfVolume(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
-	v, err := id.ParseVolume(r.GetSourceVolumeId())
-	if err != nil {
+	v, ours := parse(r.GetSourceVolumeId())
+	if !ours {
 		return &csi.ListSnapshotsResponse{}, nil
 	}
 	target, err := c.target(ctx, v, r.GetSecrets())

@@ -49,12 +49,12 @@ func TestSanity(t *testing.T) {
 	var wrongly []string
 	ginkgo.ReportAfterEach(func(report ginkgo.SpecReport) {
 		name := report.FullText()
-		switch {
-		case report.State == types.SpecStatePassed:
+		switch report.State {
+		case types.SpecStatePassed:
 			ran++
-		case report.State == types.SpecStatePending: // sanity's own, disabled upstream
+		case types.SpecStatePending: // sanity's own, disabled upstream
 			skipped++
-		case report.State == types.SpecStateSkipped:
+		case types.SpecStateSkipped:
 			skipped++
 			if !allowed(name) {
 				wrongly = append(wrongly, name+": "+report.Failure.Message)

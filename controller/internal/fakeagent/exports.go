@@ -78,11 +78,10 @@ func (c *call) usage(name string) error {
 
 func usageToken(volume, client string) string { return "usage-of-" + volume + "-by-" + client }
 
-func (c *call) stats() error {
+func (c *call) stats() {
 	answer(c.w, http.StatusOK, agentapi.Stats{
 		TenantName: c.tenant.name,
 		Statfs:     agentapi.StatfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free},
 		Btrfs:      agentapi.BtrfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free, DataRatio: 1},
 	})
-	return nil
 }

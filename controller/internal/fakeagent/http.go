@@ -53,9 +53,9 @@ func (c *call) route() {
 	case key == "GET snapshots":
 		err = c.getSnapshot(rest)
 	case key == "DELETE snapshots":
-		err = c.deleteSnapshot(rest)
+		c.deleteSnapshot(rest)
 	case key == "GET stats":
-		err = c.stats()
+		c.stats()
 	default:
 		err = agentapi.Errorf(agentapi.NotFound, "no such path")
 	}

@@ -48,8 +48,7 @@ func (c *call) getSnapshot(name string) error {
 	return nil
 }
 
-func (c *call) deleteSnapshot(name string) error {
+func (c *call) deleteSnapshot(name string) {
 	delete(c.tenant.snapshots, name)
 	answer(c.w, http.StatusNoContent, nil)
-	return nil
 }
