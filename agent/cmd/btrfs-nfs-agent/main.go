@@ -20,8 +20,11 @@ func main() {
 	// A second signal finds the default again, and ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "btrfs-nfs-agent:", err)
-		os.Exit(1)
+		code, silent := exitCode(err)
+		if !silent {
+			fmt.Fprintln(os.Stderr, "btrfs-nfs-agent:", err)
+		}
+		os.Exit(code)
 	}
 }
 
@@ -36,6 +39,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
+		checkCommand(),
 		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
 		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
 	)

@@ -32,11 +32,9 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	}
 	defer func() { err = errors.Join(err, exporter.Close()) }()
 
-	store, err := storage.Open(ctx, storage.Config{
-		BasePath: basePath, Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
-		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
-		ReconcileInterval: c.NFS.ReconcileInterval, Logger: logger,
-	}, exporter)
+	pool := storageConfig(c)
+	pool.BasePath, pool.Logger = basePath, logger
+	store, err := storage.Open(ctx, pool, exporter)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}

@@ -62,6 +62,9 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 	if err := s.inspectQuota(ctx); err != nil {
 		return nil, err
 	}
+	if s.survey.stale, err = s.lookForQgroups(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.recover(ctx); err != nil {
 		return nil, err
 	}
@@ -77,6 +80,7 @@ var errOnlyLooking = errors.New("this only looks")
 // survey collects findings. An agent has none: it mends and logs.
 type survey struct {
 	repair   bool
+	stale    []uint64 // qgroups, before a repair adds what the kernel is then busy with
 	mu       sync.Mutex
 	findings []Finding
 }

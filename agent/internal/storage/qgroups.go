@@ -35,9 +35,13 @@ func (s *Store) reapQgroups(ctx context.Context) error {
 // that is running now, which will count it out, and to remove it before makes the kernel declare the quotas inconsistent
 // (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
 func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
-	if s.survey.onlyLooks() {
-		return s.lookForQgroups(ctx)
+	if s.survey != nil {
+		return s.survey.stale, nil
 	}
+	return s.settledQgroups(ctx)
+}
+
+func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
 	stale, err := s.pool.fs.StaleQgroups(ctx)
 	if err != nil || len(stale) == 0 {
 		return nil, err
@@ -58,14 +62,14 @@ func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
 // kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.
 const kernelCleans = time.Second
 
-// lookForQgroups finds those that a repair would remove, without what the kernel is still busy with. It takes a commit, which
-// a read-only filesystem does not make, and in simple mode it takes the attempt: then there are none.
+// lookForQgroups finds the stale ones, without what the kernel is still busy with. It takes a commit, which a read-only
+// filesystem does not make: then there are none.
 func (s *Store) lookForQgroups(ctx context.Context) ([]uint64, error) {
 	readOnly, err := s.pool.fs.ReadOnly()
-	if err != nil || readOnly || s.quota != btrfs.QuotaFull {
+	if err != nil || readOnly || s.quota == btrfs.QuotaOff {
 		return nil, err
 	}
-	first, err := s.pool.fs.StaleQgroups(ctx)
+	first, err := s.settledQgroups(ctx)
 	if err != nil || len(first) == 0 {
 		return nil, err
 	}
@@ -74,7 +78,7 @@ func (s *Store) lookForQgroups(ctx context.Context) ([]uint64, error) {
 		return nil, ctx.Err()
 	case <-time.After(kernelCleans):
 	}
-	second, err := s.pool.fs.StaleQgroups(ctx)
+	second, err := s.settledQgroups(ctx)
 	return slices.DeleteFunc(second, func(id uint64) bool { return !slices.Contains(first, id) }), err
 }
 

@@ -1,0 +1,56 @@
+// Package check tells an administrator what an interruption, a fault or somebody's hands left on a pool that no agent
+// has, in words, and puts right what can be put right without losing data. It judges and repairs with the code that an agent
+// starts with (storage.Inspect).
+package check
+
+import (
+	"context"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+)
+
+// Report is the result of a check.
+type Report struct {
+	BasePath string    `json:"base_path"`
+	Repair   bool      `json:"repair"`
+	Clean    bool      `json:"clean"` // nothing was found, be it repaired or not
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one thing that is not as it should be.
+type Finding struct {
+	Kind        string `json:"kind"`
+	Path        string `json:"path"`
+	Detail      string `json:"detail,omitempty"`
+	Explanation string `json:"explanation"`     // what it is and where it comes from
+	Remedy      string `json:"remedy"`          // what a repair does, or what an administrator has to do
+	Repairable  bool   `json:"repairable"`      // by --repair, or the agent's next start
+	Repaired    bool   `json:"repaired"`        // by this check
+	Error       string `json:"error,omitempty"` // why it was not
+}
+
+// Run checks the pool of the configuration. Without repair it changes nothing. It fails if an agent has the pool, or if the
+// pool cannot be read.
+func Run(ctx context.Context, config storage.Config, repair bool) (Report, error) {
+	found, err := storage.Inspect(ctx, config, repair)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{BasePath: config.BasePath, Repair: repair, Clean: len(found) == 0, Findings: []Finding{}}
+	for _, f := range found {
+		report.Findings = append(report.Findings, explained(f))
+	}
+	return report, nil
+}
+
+func explained(f storage.Finding) Finding {
+	e := explanations[f.Kind]
+	out := Finding{
+		Kind: string(f.Kind), Path: f.Path, Detail: f.Detail, Explanation: e.what, Remedy: e.remedy,
+		Repairable: f.Kind != storage.Quarantined, Repaired: f.Repaired,
+	}
+	if f.Err != nil {
+		out.Error = f.Err.Error()
+	}
+	return out
+}

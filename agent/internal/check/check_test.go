@@ -1,0 +1,436 @@
+package check_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+const (
+	mib    = int64(1) << 20
+	tenant = "team"
+)
+
+// noServer stands for an NFS server: a check has nothing to do with one.
+type noServer struct{}
+
+func (noServer) Start(context.Context, []nfs.Export) error    { return nil }
+func (noServer) Export(context.Context, []nfs.Export) error   { return nil }
+func (noServer) Unexport(context.Context, []nfs.Export) error { return nil }
+func (noServer) List(context.Context) ([]nfs.Export, error)   { return nil, nil }
+func (noServer) Changed() <-chan struct{}                     { return nil }
+
+func config(pool *testpool.Pool) storage.Config {
+	return storage.Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+}
+
+// used makes a pool as an agent leaves it: volume v with data and a client, a snapshot s and a clone c of it.
+func used(t *testing.T) *testpool.Pool {
+	t.Helper()
+	pool := testpool.New(t, testpool.Options{})
+	ctx := t.Context()
+	store, err := storage.Open(ctx, config(pool), noServer{})
+	assert.NilError(t, err)
+	ten, err := store.Tenant(tenant)
+	assert.NilError(t, err)
+	v, _, err := ten.CreateVolume(ctx, storage.VolumeSpec{Name: "v", SizeBytes: 64 * mib})
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(v.Path, "data", "file"), []byte("precious"), 0o600))
+	_, err = ten.Export(ctx, "v", storage.ExportSpec{Client: netip.MustParseAddr("10.0.0.1")})
+	assert.NilError(t, err)
+	_, _, err = ten.CreateSnapshot(ctx, storage.SnapshotSpec{Name: "s", Volume: "v"})
+	assert.NilError(t, err)
+	_, _, err = ten.Clone(ctx, storage.CloneSpec{Name: "c", Volume: "v"})
+	assert.NilError(t, err)
+	assert.NilError(t, store.Close(ctx))
+	return pool
+}
+
+func run(t *testing.T, c storage.Config, repair bool) check.Report {
+	t.Helper()
+	report, err := check.Run(t.Context(), c, repair)
+	assert.NilError(t, err)
+	return report
+}
+
+func kinds(r check.Report) []string {
+	out := []string{}
+	for _, f := range r.Findings {
+		out = append(out, f.Kind)
+	}
+	return out
+}
+
+func TestCleanPool(t *testing.T) {
+	pool := used(t)
+	before := tree(t, pool.Dir)
+	report := run(t, config(pool), false)
+	assert.Assert(t, report.Clean, "%+v", report.Findings)
+	assert.DeepEqual(t, tree(t, pool.Dir), before)
+	assert.Assert(t, run(t, config(pool), true).Clean)
+}
+
+func TestPoolThatNoAgentHasUsed(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	report := run(t, storage.Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: storage.QuotaOff}, false)
+	assert.Assert(t, report.Clean, "%+v", report.Findings)
+	assert.Equal(t, len(tree(t, pool.Dir)), 0)
+}
+
+// tree is everything below a directory, with the contents of its files.
+func tree(t *testing.T, dir string) []string {
+	t.Helper()
+	var out []string
+	assert.NilError(t, filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		line, _ := strings.CutPrefix(path, dir)
+		if info.Mode().IsRegular() {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			line += ": " + string(content)
+		}
+		out = append(out, line)
+		return nil
+	}))
+	return out
+}
+
+// damage is one kind, how it comes about, and what a check says of it.
+type damage struct {
+	name   string
+	do     func(t *testing.T, dir string) // dir is the tenant's
+	kind   storage.FindingKind
+	path   string // below the tenant's directory
+	detail string
+	gone   []string // what a repair removes; nothing else may go
+}
+
+func repairable() []damage {
+	return []damage{
+		{"interrupted create", func(t *testing.T, dir string) {
+			mkdir(t, dir, ".new-0123")
+			btrfsCommand(t, "subvolume", "create", filepath.Join(dir, ".new-0123/data"))
+			write(t, filepath.Join(dir, ".new-0123/metadata.json"), "{")
+		}, storage.Leftover, ".new-0123", "", []string{"/.new-0123", "/.new-0123/data", "/.new-0123/metadata.json: {"}},
+		{"interrupted delete of a snapshot", func(t *testing.T, dir string) {
+			mkdir(t, dir, "snapshots/.trash-4567")
+		}, storage.Leftover, "snapshots/.trash-4567", "", []string{"/snapshots/.trash-4567"}},
+		{"metadata without data", func(t *testing.T, dir string) {
+			mkdir(t, dir, "half")
+			write(t, filepath.Join(dir, "half/metadata.json"), "{}")
+		}, storage.WithoutData, "half", "", []string{"/half", "/half/metadata.json: {}"}},
+		{"snapshot without data", func(t *testing.T, dir string) {
+			mkdir(t, dir, "snapshots/half")
+		}, storage.WithoutData, "snapshots/half", "", []string{"/snapshots/half"}},
+		{"half of metadata", func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "v/metadata.json.new"), "x")
+		}, storage.Temporary, "v/metadata.json.new", "", []string{"/v/metadata.json.new: x"}},
+		{"half of a snapshot's metadata", func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "snapshots/s/metadata.json.new"), "x")
+		}, storage.Temporary, "snapshots/s/metadata.json.new", "", []string{"/snapshots/s/metadata.json.new: x"}},
+		{"half of a reference", func(t *testing.T, dir string) {
+			write(t, filepath.Join(dir, "v/clients/0123.json.new"), "x")
+		}, storage.Temporary, "v/clients/0123.json.new", "", []string{"/v/clients/0123.json.new: x"}},
+		{"interrupted update", func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, "v/metadata.json"), `"quota_bytes"`, `"unfinished": {"mode": true}, "quota_bytes"`)
+			assert.NilError(t, os.Chmod(filepath.Join(dir, "v/data"), 0o500))
+		}, storage.Unfinished, "v", "mode", nil},
+		{"limit changed by hand", func(t *testing.T, dir string) {
+			btrfsCommand(t, "qgroup", "limit", "1G", filepath.Join(dir, "v/data"))
+		}, storage.WrongLimit, "v", "the limit is 1073741824 bytes, intended is 67108864 bytes", nil},
+		{"limit taken away by hand", func(t *testing.T, dir string) {
+			btrfsCommand(t, "qgroup", "limit", "none", filepath.Join(dir, "c/data"))
+		}, storage.WrongLimit, "c", "the limit is none, intended is 67108864 bytes", nil},
+		{"data restored by hand", func(t *testing.T, dir string) {
+			btrfsCommand(t, "subvolume", "snapshot", filepath.Join(dir, "v/data"), filepath.Join(dir, "restored"))
+			btrfsCommand(t, "subvolume", "delete", filepath.Join(dir, "v/data"))
+			assert.NilError(t, os.Rename(filepath.Join(dir, "restored"), filepath.Join(dir, "v/data")))
+		}, storage.ReplacedData, "v", "the subvolume was", nil},
+	}
+}
+
+func TestRepairableDamage(t *testing.T) {
+	for _, d := range repairable() {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			pool := used(t)
+			dir := filepath.Join(pool.Dir, tenant)
+			d.do(t, dir)
+			damaged := tree(t, dir)
+
+			report := run(t, config(pool), false)
+			f := d.in(t, report, pool)
+			assert.Assert(t, f.Repairable && !f.Repaired)
+			assert.DeepEqual(t, tree(t, dir), damaged) // it only looked
+
+			report = run(t, config(pool), true)
+			f = d.in(t, report, pool)
+			assert.Assert(t, f.Repaired, "%+v", f)
+			left := tree(t, dir)
+			for _, line := range damaged {
+				if !strings.Contains(line, "/metadata.json: ") && !slices.Contains(left, line) {
+					assert.Assert(t, slices.Contains(d.gone, line), "a repair removed %s", line)
+				}
+			}
+			for _, line := range d.gone {
+				assert.Assert(t, !slices.Contains(left, line), "%s is left", line)
+			}
+
+			again := run(t, config(pool), false)
+			assert.Assert(t, again.Clean, "%+v", again.Findings)
+			store, err := storage.Open(t.Context(), config(pool), noServer{})
+			assert.NilError(t, err)
+			assert.Equal(t, len(store.Conditions()), 0, "%v", store.Conditions())
+			assert.NilError(t, store.Close(t.Context()))
+		})
+	}
+}
+
+// in finds the damage, and with it what it led to, such as the lost limit of a subvolume that was restored.
+func (d damage) in(t *testing.T, report check.Report, pool *testpool.Pool) check.Finding {
+	t.Helper()
+	assert.Assert(t, !report.Clean)
+	at := slices.IndexFunc(report.Findings, func(f check.Finding) bool { return f.Kind == string(d.kind) })
+	assert.Assert(t, at >= 0, "%+v", report.Findings)
+	if d.kind != storage.ReplacedData {
+		assert.DeepEqual(t, kinds(report), []string{string(d.kind)})
+	}
+	f := report.Findings[at]
+	assert.Equal(t, f.Path, filepath.Join(pool.Dir, tenant, d.path))
+	assert.Assert(t, is.Contains(f.Detail, d.detail))
+	assert.Assert(t, f.Explanation != "" && f.Remedy != "")
+	return f
+}
+
+// What holds data and is not understood is explained, and left alone by a repair.
+func TestDamageForTheAdministrator(t *testing.T) {
+	for _, d := range []damage{
+		{name: "empty metadata", detail: "empty", path: "v", do: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "v/metadata.json"), "") }},
+		{name: "garbage", detail: "cannot be read", path: "v", do: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "v/metadata.json"), "{") }},
+		{name: "data without metadata", detail: "no such file", path: "v", do: func(t *testing.T, dir string) {
+			assert.NilError(t, os.Remove(filepath.Join(dir, "v/metadata.json")))
+		}},
+		{name: "snapshot without metadata", detail: "no such file", path: "snapshots/s", do: func(t *testing.T, dir string) {
+			assert.NilError(t, os.Remove(filepath.Join(dir, "snapshots/s/metadata.json")))
+		}},
+		{name: "newer version", detail: "newer agent", path: "v", do: func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, "v/metadata.json"), `"version": 1`, `"version": 9`)
+		}},
+		{name: "unreadable reference", detail: "clients/", path: "v", do: func(t *testing.T, dir string) {
+			list, err := os.ReadDir(filepath.Join(dir, "v/clients"))
+			assert.NilError(t, err)
+			write(t, filepath.Join(dir, "v/clients", list[0].Name()), "")
+		}},
+		{name: "somebody's directory", detail: "did not make", path: "mine", do: func(t *testing.T, dir string) {
+			mkdir(t, dir, "mine")
+			write(t, filepath.Join(dir, "mine/letter"), "precious")
+		}},
+		{name: "data that is no subvolume", detail: "not a subvolume", path: "mine", do: func(t *testing.T, dir string) {
+			mkdir(t, dir, "mine/data")
+			write(t, filepath.Join(dir, "mine/data/letter"), "precious")
+		}},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			pool := used(t)
+			dir := filepath.Join(pool.Dir, tenant)
+			d.kind = storage.Quarantined
+			d.do(t, dir)
+			damaged := tree(t, dir)
+			for _, repair := range []bool{false, true, false} {
+				f := d.in(t, run(t, config(pool), repair), pool)
+				assert.Assert(t, !f.Repairable && !f.Repaired)
+				assert.DeepEqual(t, tree(t, dir), damaged)
+			}
+		})
+	}
+}
+
+// A leftover that holds what the agent did not put there is reported as not repaired, and keeps it.
+func TestLeftoverWithSomebodysFile(t *testing.T) {
+	pool := used(t)
+	dir := filepath.Join(pool.Dir, tenant)
+	mkdir(t, dir, ".trash-1")
+	write(t, filepath.Join(dir, ".trash-1/letter"), "precious")
+	report := run(t, config(pool), true)
+	assert.Equal(t, len(report.Findings), 1)
+	assert.Assert(t, !report.Findings[0].Repaired)
+	assert.Assert(t, is.Contains(report.Findings[0].Error, "not empty"))
+	content, err := os.ReadFile(filepath.Join(dir, ".trash-1/letter"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), "precious")
+}
+
+func TestQuotas(t *testing.T) {
+	pool := used(t)
+	btrfsCommand(t, "quota", "disable", pool.Dir)
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.QuotasOff)})
+	report := run(t, config(pool), true)
+	assert.Assert(t, is.Contains(kinds(report), string(storage.QuotasOff)))
+	for _, f := range report.Findings {
+		assert.Assert(t, f.Repaired, "%+v", f)
+	}
+	fs, err := btrfs.Open(pool.Dir)
+	assert.NilError(t, err)
+	defer fs.Close()
+	assert.NilError(t, fs.WaitRescan(t.Context()))
+	again := run(t, config(pool), false)
+	assert.Assert(t, again.Clean, "%+v", again.Findings)
+}
+
+// Simple quotas keep the qgroup of a subvolume that is gone while clones use its data, and after.
+func TestStaleQgroup(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	c := config(pool)
+	c.Quota = storage.QuotaSimple
+	store, err := storage.Open(t.Context(), c, noServer{})
+	assert.NilError(t, err)
+	assert.NilError(t, store.Close(t.Context()))
+	one, two := filepath.Join(pool.Dir, "one"), filepath.Join(pool.Dir, "two")
+	btrfsCommand(t, "subvolume", "create", one)
+	assert.NilError(t, os.WriteFile(filepath.Join(one, "file"), make([]byte, mib), 0o600))
+	btrfsCommand(t, "subvolume", "snapshot", one, two)
+	drop := func(dir string) {
+		btrfsCommand(t, "subvolume", "delete", "--commit-after", dir)
+		btrfsCommand(t, "subvolume", "sync", pool.Dir)
+	}
+	drop(one)
+	assert.Assert(t, run(t, c, false).Clean)
+	drop(two)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		have := kinds(run(t, c, false))
+		if len(have) == 0 || have[0] != string(storage.StaleQgroup) {
+			return poll.Continue("found %v", have)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(30*time.Second))
+	report := run(t, c, true)
+	for _, f := range report.Findings {
+		assert.Assert(t, f.Kind == string(storage.StaleQgroup) && f.Repaired, "%+v", f)
+		assert.Assert(t, is.Contains(f.Detail, "qgroup 0/"))
+	}
+	again := run(t, c, false)
+	assert.Assert(t, again.Clean, "%+v", again.Findings)
+}
+
+func TestInconsistentQuotas(t *testing.T) {
+	pool := used(t)
+	dir := filepath.Join(pool.Dir, tenant)
+	btrfsCommand(t, "qgroup", "create", "1/7", dir) // a snapshot into a group makes the kernel lose count
+	btrfsCommand(t, "subvolume", "snapshot", "-i", "1/7", filepath.Join(dir, "v/data"), filepath.Join(pool.Dir, "other"))
+	assert.Assert(t, is.Contains(kinds(run(t, config(pool), false)), string(storage.QuotasInconsistent)))
+	run(t, config(pool), true)
+	fs, err := btrfs.Open(pool.Dir)
+	assert.NilError(t, err)
+	defer fs.Close()
+	assert.NilError(t, fs.WaitRescan(t.Context()))
+	again := run(t, config(pool), false)
+	assert.Assert(t, again.Clean, "%+v", again.Findings)
+}
+
+func TestRefusedWhileAnAgentHasThePool(t *testing.T) {
+	pool := used(t)
+	store, err := storage.Open(t.Context(), config(pool), noServer{})
+	assert.NilError(t, err)
+	for _, repair := range []bool{false, true} {
+		_, err = check.Run(t.Context(), config(pool), repair)
+		assert.ErrorContains(t, err, "another agent has "+pool.Dir)
+	}
+	assert.NilError(t, store.Close(t.Context()))
+}
+
+// A look is for the moment when a fault has made the filesystem read-only.
+func TestReadOnlyPool(t *testing.T) {
+	pool := used(t)
+	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-1")
+	remount(t, pool.Dir, "ro")
+	defer remount(t, pool.Dir, "rw")
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.Leftover)})
+	_, err := check.Run(t.Context(), config(pool), true)
+	assert.ErrorContains(t, err, "read-only")
+}
+
+func remount(t *testing.T, dir, how string) {
+	t.Helper()
+	out, err := exec.Command("mount", "-o", "remount,"+how, dir).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+}
+
+func TestMissingSnapshotsDirectory(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	store, err := storage.Open(t.Context(), config(pool), noServer{})
+	assert.NilError(t, err)
+	assert.NilError(t, store.Close(t.Context()))
+	assert.NilError(t, os.Remove(filepath.Join(pool.Dir, tenant, "snapshots")))
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.MissingDirectory)})
+	assert.Assert(t, run(t, config(pool), true).Findings[0].Repaired)
+	assert.Assert(t, run(t, config(pool), false).Clean)
+}
+
+func TestOutput(t *testing.T) {
+	pool := used(t)
+	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-1")
+	write(t, filepath.Join(pool.Dir, tenant, "c/metadata.json"), "")
+	report := run(t, config(pool), false)
+	var text, encoded bytes.Buffer
+	assert.NilError(t, report.WriteText(&text))
+	assert.Assert(t, is.Contains(text.String(), "leftover: "+pool.Dir+"/team/.new-1"))
+	assert.Assert(t, is.Contains(text.String(), "docs/operations.md"))
+	assert.Assert(t, is.Contains(text.String(), "2 found; nothing was changed. The agent's next start repairs 1 of them"))
+	assert.NilError(t, report.WriteJSON(&encoded))
+	var back check.Report
+	assert.NilError(t, json.Unmarshal(encoded.Bytes(), &back))
+	assert.DeepEqual(t, back, report)
+
+	text.Reset()
+	assert.NilError(t, run(t, config(pool), true).WriteText(&text))
+	assert.Assert(t, is.Contains(text.String(), "2 found, 1 repaired, 1 left."))
+	assert.NilError(t, check.Report{BasePath: "/pool", Clean: true}.WriteText(&text))
+	assert.Assert(t, is.Contains(text.String(), "/pool is clean.\n"))
+}
+
+func mkdir(t *testing.T, dir, name string) {
+	t.Helper()
+	assert.NilError(t, os.MkdirAll(filepath.Join(dir, name), 0o700))
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
+}
+
+func edit(t *testing.T, path, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	assert.NilError(t, err)
+	assert.Assert(t, is.Contains(string(content), from))
+	write(t, path, strings.Replace(string(content), from, to, 1))
+}
+
+func btrfsCommand(t *testing.T, args ...string) {
+	t.Helper()
+	out, err := exec.Command("btrfs", args...).CombinedOutput()
+	assert.NilError(t, err, "btrfs %v: %s", args, out)
+}
