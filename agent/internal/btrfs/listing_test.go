@@ -3,9 +3,11 @@ package btrfs_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
@@ -60,6 +62,25 @@ func TestSubvolumesBelowAMountedSubvolume(t *testing.T) {
 		assert.Equal(t, ref.ParentUUID, info.ParentUUID)
 		assert.Equal(t, ref.ReadOnly, info.ReadOnly)
 	}
+}
+
+func TestSubvolumesNamed(t *testing.T) {
+	f := newFixture(t, testpool.Options{Subvolume: "@"})
+	assert.NilError(t, os.MkdirAll(f.path("tenant", "volume"), 0o700))
+	assert.NilError(t, os.MkdirAll(f.path("tenant", "other"), 0o700))
+	for _, path := range []string{"tenant/volume/data", "tenant/other/date", "tenant/volume/data/data", "data"} {
+		assert.NilError(t, btrfs.CreateSubvolume(openDir(t, f.path(filepath.Dir(path))), filepath.Base(path)))
+	}
+	want := map[uint64]btrfs.SubvolumeRef{}
+	for _, directory := range []string{"tenant/volume", "."} { // not the one in another subvolume
+		var st unix.Stat_t
+		assert.NilError(t, unix.Stat(f.path(directory), &st))
+		_, info := f.opened(directory + "/data")
+		want[st.Ino] = btrfs.SubvolumeRef{ID: info.ID, ParentID: info.ParentID, UUID: info.UUID}
+	}
+	got, err := f.SubvolumesNamed(openDir(t, f.path("tenant")), "data")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, want)
 }
 
 func TestSubvolumesAfterRenameAndDestroy(t *testing.T) {

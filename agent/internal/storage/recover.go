@@ -28,6 +28,10 @@ func (s *Store) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.index, err = s.pool.indexData(); err != nil {
+		return err
+	}
+	defer func() { s.index = nil }()
 	for _, name := range names {
 		t, err := s.openTenant(name)
 		if err != nil {
@@ -276,14 +280,18 @@ func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metad
 		return err.Error(), true
 	}
 	defer dir.Close()
-	data, info, err := t.store.disk.openSubvolume(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return t.withoutData(parent, name)
+	info, known := t.store.index.of(dir)
+	if !known {
+		data, opened, err := t.store.disk.openSubvolume(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return t.withoutData(parent, name)
+		}
+		if err != nil {
+			return err.Error(), true
+		}
+		data.Close()
+		info = opened
 	}
-	if err != nil {
-		return err.Error(), true
-	}
-	data.Close()
 	m, err := readMetadata(dir, name)
 	if err == nil {
 		err = read(dir, m, info)

@@ -77,7 +77,8 @@ type Store struct {
 	locks    nameLocks
 	doubts   doubts
 	upkeep   upkeep
-	survey   *survey // nil in an agent: see Inspect
+	index    *dataIndex // at start only
+	survey   *survey    // nil in an agent: see Inspect
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
