@@ -3,9 +3,11 @@ package crash
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -19,7 +21,8 @@ type Config struct {
 	Engine      string // exportfs or kernel
 	Seed        uint64
 	LoseExports bool // the exports files did not survive
-	CheckFirst  bool // check --repair before the agent
+	CheckFirst  bool // check --repair before the agent starts
+	CheckAfter  bool // and check again after it has ended well
 	Last        bool // verify only
 	Kills       int  // instead of waiting for a power cut, kill the agent that often
 }
@@ -72,8 +75,7 @@ func run(c Config) error {
 	return fmt.Errorf("nobody cut the power for %v, or the agent has ended", loadTime)
 }
 
-// recover starts the agent after a crash and verifies everything; then ends the agent well, which must leave nothing to
-// check, and starts it again.
+// recover starts the agent after a crash and verifies everything. Then there is nothing left for a check to find.
 func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 	began := time.Now()
 	if m.config.CheckFirst {
@@ -91,6 +93,11 @@ func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 	}
 	if err := journal.Note(Entry{State: state}); err != nil {
 		return nil, err
+	}
+	if m.config.CheckAfter {
+		if err := errors.Join(m.endAgent(syscall.SIGTERM), m.check(false), m.startAgent()); err != nil {
+			return nil, err
+		}
 	}
 	fmt.Printf("verified %d things, %d of %d names were open; agent ready after %v, all in %v\n",
 		len(state), w.undecided(), len(w.Possible), ready.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))

@@ -33,12 +33,13 @@ func (m *machine) kills(journal *Journal) error {
 		if w, err = entriesOf(); err != nil {
 			return err
 		}
+		m.config.CheckFirst, m.config.CheckAfter = random.IntN(4) == 0, random.IntN(4) == 0
 		fmt.Printf("%v number %d after %v: ", signal, i+1, after.Round(time.Millisecond))
 		if w, err = m.recover(journal, w); err != nil {
 			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
 		}
 	}
-	return m.endAgent(syscall.SIGTERM)
+	return errors.Join(m.endAgent(syscall.SIGTERM), m.check(false))
 }
 
 func (m *machine) kill(journal *Journal, w *World, signal syscall.Signal, after time.Duration, seed uint64) error {

@@ -187,7 +187,8 @@ func TestPowerCuts(t *testing.T) {
 	engines := []string{"exportfs", "kernel"}
 	for i := range *cuts {
 		c := crash.Config{
-			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0, //nolint:gosec // counts
+			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0,
+			CheckFirst: i > 0 && random.IntN(3) == 0, CheckAfter: random.IntN(3) > 0, //nolint:gosec // counts
 		}
 		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(loadMost)
 		moment := time.Duration(random.Int64N(int64(startMost)))
@@ -207,7 +208,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 		round.powerCut()
 	}
-	last := r.boot(crash.Config{Engine: engines[*cuts%2], Last: true})
+	last := r.boot(crash.Config{Engine: engines[*cuts%2], Last: true, CheckAfter: true})
 	select {
 	case err := <-last.ended:
 		if err != nil {
