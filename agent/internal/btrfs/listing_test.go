@@ -116,6 +116,9 @@ func TestManySubvolumes(t *testing.T) {
 	subvolumes, err := f.Subvolumes()
 	assert.NilError(t, err)
 	assert.Equal(t, len(qgroups), count+1) // and the top
+	counts, err := f.AllQgroupCounts()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, counts, qgroups) // there are no limits
 	for _, subvolume := range subvolumes {
 		one, err := f.Qgroup(subvolume.ID)
 		assert.NilError(t, err)

@@ -75,9 +75,15 @@ func (fs *FS) qgroup(id uint64) (Qgroup, error) {
 
 // Qgroups reads the numbers of all subvolumes, by their IDs. It takes about one system call for each 900.
 // The top of the filesystem is in it, as 5; groups of groups are not.
-func (fs *FS) Qgroups() (map[uint64]Qgroup, error) {
+func (fs *FS) Qgroups() (map[uint64]Qgroup, error) { return fs.qgroups(qgroupLimitKey) }
+
+// AllQgroupCounts is Qgroups without the limits, for half the system calls.
+func (fs *FS) AllQgroupCounts() (map[uint64]Qgroup, error) { return fs.qgroups(qgroupInfoKey) }
+
+// qgroups reads the items up to that type: all infos come before all limits.
+func (fs *FS) qgroups(lastType uint32) (map[uint64]Qgroup, error) {
 	qgroups := map[uint64]Qgroup{}
-	first, last := key{0, qgroupInfoKey, 0}, key{0, qgroupLimitKey, maxLevel0}
+	first, last := key{0, qgroupInfoKey, 0}, key{0, lastType, maxLevel0}
 	err := search(fs.dir, quotaTree, first, last, func(it item) bool {
 		if it.offset > maxLevel0 {
 			return true

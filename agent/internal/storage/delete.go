@@ -60,6 +60,7 @@ func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uu
 		if trash == name || !isForeign(err) {
 			return err
 		}
+		t.store.upkeep.failed.Store(true)
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
 	}
 	forget()

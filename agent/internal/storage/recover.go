@@ -152,7 +152,11 @@ func isTemporary(name string) bool {
 func (t *Tenant) sweep(parent *os.File, name string, kind FindingKind) {
 	_ = t.store.mend(Finding{Kind: kind, Path: parent.Name() + "/" + name}, func() error {
 		t.store.upkeep.deleted()
-		return t.store.disk.discard(parent, name)
+		err := t.store.disk.discard(parent, name)
+		if err != nil {
+			t.store.upkeep.failed.Store(true)
+		}
+		return err
 	})
 }
 

@@ -248,6 +248,9 @@ func (s *Store) change(ctx context.Context, do func(context.Context) error, clai
 		return classify(err)
 	}
 	err = do(ctx)
+	if err != nil {
+		s.upkeep.failed.Store(true)
+	}
 	if err != nil && !isCoded(err) {
 		s.doubts.add(claims...)
 		s.upkeep.drifted.Store(true)

@@ -18,6 +18,7 @@ const upkeepInterval = time.Minute
 type upkeep struct {
 	freshness
 	active   sync.Map    // temporary names in use: not leftovers
+	failed   atomic.Bool // something failed since the last look: there may be leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last look
 	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
 	exports  atomic.Pointer[error]
@@ -82,9 +83,11 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 		u.reconcile(ctx, s)
 	}
 	s.rescanQuota()
-	for _, t := range s.Tenants() {
-		t.sweepLeftovers(t.dir)
-		t.sweepLeftovers(t.snapsDir)
+	if u.failed.Swap(false) {
+		for _, t := range s.Tenants() {
+			t.sweepLeftovers(t.dir)
+			t.sweepLeftovers(t.snapsDir)
+		}
 	}
 	if u.reap.Swap(false) {
 		if err := s.reapQgroups(ctx); err != nil {
@@ -109,7 +112,8 @@ func (s *Store) rescanQuota() {
 	}
 }
 
-// sweepLeftovers tries again what a failed change could not remove.
+// sweepLeftovers tries again what a failed change could not remove. It reads all of the directory, which is why it does so
+// only when there may be some.
 func (t *Tenant) sweepLeftovers(parent *os.File) {
 	names, err := readDir(parent)
 	if err != nil {

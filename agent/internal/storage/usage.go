@@ -28,7 +28,7 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 		return out, nil
 	}
 	if len(ids) >= wholeScan {
-		groups, err := s.pool.fs.Qgroups()
+		groups, err := s.pool.fs.AllQgroupCounts()
 		if err != nil && !errors.Is(err, btrfs.ErrQuotaDisabled) {
 			return nil, classify(err)
 		}
