@@ -25,3 +25,7 @@ require (
 )
 
 replace github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared => ../shared
+
+require github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller v0.1.0
+
+replace github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller => ../controller

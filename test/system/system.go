@@ -62,9 +62,10 @@ type Node struct {
 }
 
 const (
-	// Tenant and Token are what the agent and the class are set up with.
+	// Tenant is the agent's.
 	Tenant = "demo"
-	Token  = "the-token-of-the-demo-tenant"
+	// Token is the tenant's.
+	Token = "the-token-of-the-demo-tenant"
 	// AgentPort is where the agent listens on the storage host.
 	AgentPort = "8080"
 )
@@ -113,54 +114,70 @@ func (s *System) AgentURL() string {
 	return fmt.Sprintf("http://%s:%s", s.Lab.Storage.IP, AgentPort)
 }
 
-func (s *System) startAgent() error {
-	binary, err := program("btrfs-nfs-agent")
-	if err != nil {
-		return err
-	}
+func (s *System) startAgent() (err error) {
 	if s.API, err = agentclient.New(s.AgentURL(), agentclient.Options{Token: Token}); err != nil {
 		return err
 	}
-	s.Agent = &Daemon{
-		Name: "agent", host: s.Lab.Storage, program: binary, log: s.path("agent.log"),
-		env: append([]string{
-			"AGENT_BASE_PATH=" + s.Lab.Pool,
-			"AGENT_TENANTS=" + Tenant + ":" + Token,
-			"AGENT_LISTEN_ADDR=:" + AgentPort,
-			"LOG_LEVEL=debug",
-		}, s.options.AgentEnv...),
-		ready: func(ctx context.Context) error {
-			_, err := s.API.Ready(ctx)
-			return err
-		},
+	s.Agent, err = s.NewAgent("agent", s.Lab.Pool, AgentPort, append([]string{"AGENT_TENANTS=" + Tenant + ":" + Token}, s.options.AgentEnv...))
+	if err != nil {
+		return err
 	}
 	return s.Agent.Start()
 }
 
-func (s *System) startController() error {
-	binary, err := program("btrfs-nfs-controller")
+// NewAgent prepares an agent on the storage host, not started yet, with a base path and a port of its own.
+func (s *System) NewAgent(name, basePath, port string, env []string) (*Daemon, error) {
+	binary, err := program("btrfs-nfs-agent")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	classes := s.path("classes.yaml")
-	if err := s.writeClasses(classes, s.Class); err != nil {
-		return err
+	api, err := agentclient.New(fmt.Sprintf("http://%s:%s", s.Lab.Storage.IP, port), agentclient.Options{})
+	if err != nil {
+		return nil, err
 	}
-	endpoint := "unix://" + s.path("controller.sock")
-	conn, err := s.dial(endpoint)
+	return &Daemon{
+		Name: name, host: s.Lab.Storage, program: binary, log: s.path(name + ".log"),
+		env: append([]string{"AGENT_BASE_PATH=" + basePath, "AGENT_LISTEN_ADDR=:" + port, "LOG_LEVEL=debug"}, env...),
+		ready: func(ctx context.Context) error {
+			_, err := api.Ready(ctx)
+			return err
+		},
+	}, nil
+}
+
+func (s *System) startController() error {
+	controller, conn, err := s.NewController("controller", []Class{s.Class})
 	if err != nil {
 		return err
 	}
 	s.CSI, s.Identity = csi.NewControllerClient(conn), csi.NewIdentityClient(conn)
-	s.Controller = &Daemon{
-		Name: "controller", program: binary, log: s.path("controller.log"),
-		env:   []string{"DRIVER_ENDPOINT=" + endpoint, "DRIVER_CLASSES_FILE=" + classes, "LOG_LEVEL=debug"},
-		ready: func(ctx context.Context) error { return probe(ctx, s.Identity) },
-	}
+	s.Controller = controller
 	return s.Controller.Start()
 }
 
-func (s *System) writeClasses(path string, classes ...Class) error {
+// NewController prepares a controller beside the test, not started yet, with the classes (a []Class or its like).
+func (s *System) NewController(name string, classes any) (*Daemon, *grpc.ClientConn, error) {
+	binary, err := program("btrfs-nfs-controller")
+	if err != nil {
+		return nil, nil, err
+	}
+	file := s.path(name + ".classes.yaml")
+	if err := writeClasses(file, classes); err != nil {
+		return nil, nil, err
+	}
+	endpoint := "unix://" + s.path(name+".sock")
+	conn, err := s.dial(endpoint)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Daemon{
+		Name: name, program: binary, log: s.path(name + ".log"),
+		env:   []string{"DRIVER_ENDPOINT=" + endpoint, "DRIVER_CLASSES_FILE=" + file, "LOG_LEVEL=debug"},
+		ready: func(ctx context.Context) error { return probe(ctx, csi.NewIdentityClient(conn)) },
+	}, conn, nil
+}
+
+func writeClasses(path string, classes any) error {
 	content, err := json.Marshal(classes) // JSON is YAML
 	if err != nil {
 		return err
@@ -173,7 +190,7 @@ func probe(ctx context.Context, identity csi.IdentityClient) error {
 	defer cancel()
 	answer, err := identity.Probe(ctx, &csi.ProbeRequest{})
 	if err == nil && answer.GetReady() != nil && !answer.GetReady().GetValue() {
-		err = errors.New("Probe answers: not ready")
+		err = errors.New("the driver is not ready")
 	}
 	return err
 }
