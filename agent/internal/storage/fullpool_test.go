@@ -1,0 +1,228 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// tinyPool is soon full.
+var tinyPool = testpool.Options{SizeBytes: 300 << 20}
+
+var fullClient = netip.MustParseAddr("10.0.0.7")
+
+// A pool that clients have filled up: with data, or with so many small files that there is no room for metadata, which stops
+// btrfs while df still shows free space.
+func TestFullPool(t *testing.T) {
+	for _, full := range []struct {
+		name string
+		fill func(dir string) error
+	}{
+		{"data", fillWithData},
+		{"metadata", func(dir string) error { return errors.Join(fillWithData(dir), fillWithMetadata(dir)) }},
+	} {
+		t.Run(full.name, func(t *testing.T) {
+			t.Parallel()
+			ten, exporter := almostFullPool(t)
+			hog, err := ten.GetVolume(t.Context(), "hog")
+			assert.NilError(t, err)
+			assert.NilError(t, full.fill(filepath.Join(hog.Path, dataDir)))
+			assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+
+			assertNothingIsMade(t, ten)
+			assertChangesAreWhole(t, ten)
+			assertThingsGo(t, ten, exporter)
+			assertRoomAgain(t, ten)
+		})
+	}
+}
+
+// almostFullPool has a volume that may take all of the pool, and one of each kind to work with.
+func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
+	t.Helper()
+	pool, exporter := testpool.New(t, tinyPool), newMemoryExporter()
+	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, exporter))
+	ctx := t.Context()
+	space, err := ten.store.pool.fs.Space()
+	assert.NilError(t, err)
+	_, _, err = ten.CreateVolume(ctx, VolumeSpec{Name: "hog", SizeBytes: int64(space.TotalBytes)})
+	assert.NilError(t, err)
+	mustCreate(t, ten, "v")
+	mustCreate(t, ten, "other")
+	_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"})
+	assert.NilError(t, err)
+	for _, name := range []string{"v", "other"} {
+		_, err = ten.Export(ctx, name, ExportSpec{Client: fullClient})
+		assert.NilError(t, err)
+	}
+	return ten, exporter
+}
+
+// fillWithData returns when there is no room for more, or with what else went wrong.
+func fillWithData(dir string) error {
+	return fillUp(dir, "data", 1000, 4<<20)
+}
+
+// fillWithMetadata makes files that are small enough to be stored inline, that is in metadata (max_inline is 2,048 bytes).
+func fillWithMetadata(dir string) error {
+	return fillUp(dir, "small", 1_000_000, 1900)
+}
+
+func fillUp(dir, name string, most, size int) error {
+	for i := range most {
+		err := writeFull(filepath.Join(dir, fmt.Sprintf("%s-%d", name, i)), size)
+		if isFull(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return errors.New("the pool does not fill up")
+}
+
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+func writeFull(path string, size int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(i * 31)
+	}
+	_, err = f.Write(content)
+	if err == nil && size > 2048 {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func assertNothingIsMade(t *testing.T, ten *Tenant) {
+	t.Helper()
+	ctx := t.Context()
+	before := viewOf(t, ten)
+	_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "new", SizeBytes: 16 * mib})
+	assertCode(t, err, agentapi.NoSpace)
+	_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "new", Volume: "v"})
+	assertCode(t, err, agentapi.NoSpace)
+	_, _, err = ten.Clone(ctx, CloneSpec{Name: "new", Volume: "v"})
+	assertCode(t, err, agentapi.NoSpace)
+	_, _, err = ten.Clone(ctx, CloneSpec{Name: "new", Snapshot: "s"})
+	assertCode(t, err, agentapi.NoSpace)
+	assert.DeepEqual(t, viewOf(t, ten), before)
+	found := reasons(ten.store.Conditions())
+	assert.DeepEqual(t, found, []string{"PoolNearlyFull"})
+	assertRules(t, ten.store)
+}
+
+// assertChangesAreWhole makes changes that write metadata: each happens or is NoSpace, and what is on disk is whole.
+func assertChangesAreWhole(t *testing.T, ten *Tenant) {
+	t.Helper()
+	ctx := t.Context()
+	for i := range 20 {
+		_, err := ten.UpdateVolume(ctx, "v", VolumeUpdate{Labels: map[string]string{"round": fmt.Sprint(i)}})
+		assert.Assert(t, err == nil || agentapi.CodeOf(err) == agentapi.NoSpace, "%v", err)
+		_, err = ten.Export(ctx, "other", ExportSpec{Client: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})})
+		assert.Assert(t, err == nil || agentapi.CodeOf(err) == agentapi.NoSpace, "%v", err)
+	}
+	assertRules(t, ten.store) // reads all metadata
+}
+
+// assertThingsGo unexports and deletes everything, without room.
+func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
+	t.Helper()
+	ctx := t.Context()
+	for _, name := range []string{"v", "other"} {
+		v, err := ten.GetVolume(ctx, name)
+		assert.NilError(t, err)
+		for _, e := range v.exports() {
+			assert.NilError(t, ten.Unexport(ctx, name, e.Client, nil))
+		}
+	}
+	assert.DeepEqual(t, exporter.list(), []nfs.Export{})
+	assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
+	assert.NilError(t, ten.DeleteVolume(ctx, "v"))
+	assert.NilError(t, ten.DeleteVolume(ctx, "other"))
+	assert.NilError(t, ten.DeleteVolume(ctx, "hog"))
+	assertRules(t, ten.store)
+}
+
+// assertRoomAgain waits for the kernel to clean up, and then makes what could not be made.
+func assertRoomAgain(t *testing.T, ten *Tenant) {
+	t.Helper()
+	eventually(t, func() poll.Result {
+		_, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: "new", SizeBytes: 16 * mib})
+		if agentapi.CodeOf(err) == agentapi.NoSpace {
+			return poll.Continue("%v", err)
+		}
+		assert.NilError(t, err)
+		return poll.Success()
+	})
+	v, err := ten.GetVolume(t.Context(), "new")
+	assert.NilError(t, err)
+	assert.NilError(t, writeBytes(v.Path, "file", 2*mib))
+	assert.Equal(t, len(ten.store.Conditions()), 0, "%v", ten.store.Conditions())
+	assertRules(t, ten.store)
+}
+
+// The pool fills up while volumes, snapshots and references are made: what is refused is not there, what is answered is whole,
+// also for the next start.
+func TestPoolFillsUpUnderChanges(t *testing.T) {
+	t.Parallel()
+	ten, exporter := almostFullPool(t)
+	ctx := t.Context()
+	hog, err := ten.GetVolume(ctx, "hog")
+	assert.NilError(t, err)
+	filled := make(chan struct{})
+	go func() {
+		defer close(filled)
+		dir := filepath.Join(hog.Path, dataDir)
+		assert.Check(t, errors.Join(fillWithData(dir), fillWithMetadata(dir)))
+	}()
+	together(4, func(worker int) {
+		for i := 0; ; i++ {
+			name := fmt.Sprintf("w%d-%d", worker, i)
+			_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: name, SizeBytes: 16 * mib})
+			if err == nil {
+				_, err = ten.Export(ctx, name, ExportSpec{Client: fullClient})
+			}
+			if err == nil {
+				_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: name, Volume: name})
+			}
+			if err != nil {
+				assert.Check(t, agentapi.CodeOf(err) == agentapi.NoSpace, "%v", err)
+			}
+			select {
+			case <-filled:
+				return
+			default:
+			}
+		}
+	})
+	ten.store.settleAll(ctx)
+	assertRules(t, ten.store)
+	want := viewOf(t, ten)
+	assert.NilError(t, ten.store.Close(ctx))
+
+	again := mustTenant(t, reopened(t, Config{BasePath: ten.store.config.BasePath, Tenants: []string{tenant}}, exporter))
+	defer again.store.abandon()
+	assert.DeepEqual(t, viewOf(t, again), want)
+	assertRules(t, again.store)
+	for _, v := range again.volumes.all() {
+		assert.NilError(t, again.Unexport(ctx, v.Name, fullClient, nil))
+		assert.NilError(t, again.DeleteVolume(ctx, v.Name))
+	}
+}
