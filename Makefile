@@ -13,7 +13,7 @@ BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./node/internal/nfsmount ./node/internal/driver
-TEST_TARGETS := check unit lab-test
+TEST_TARGETS := check unit lab-test sanity
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec"
 
 # A user's PATH need not have the sbin directories, nor sudo's the one of Go.
@@ -87,6 +87,10 @@ unit: root ## Unit and real-btrfs tests with the race detector (root)
 lab-test: root lab build ## Tests of the lab, and on real NFS in it (root)
 	@go test -timeout 20m ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
 	@$(LAB_TEST) -tags lab $(LAB_FLAGS) $(LAB_PACKAGES)
+
+.PHONY: sanity
+sanity: root lab build ## csi-sanity on the whole: both export engines, both quota modes (root)
+	@$(LAB_TEST) -tags lab -v ./test/sanity | grep -vE '^(=== |S*\s*$$)'
 
 .PHONY: bench
 bench: root lab build ## Benchmarks: docs/benchmarks.md (root)

@@ -44,8 +44,10 @@ type System struct {
 	Controller *Daemon
 	CSI        csi.ControllerClient
 	Identity   csi.IdentityClient
-	Nodes      []*Node
-	Class      Class
+	// ControllerEndpoint is unix:///path, as that of each node.
+	ControllerEndpoint string
+	Nodes              []*Node
+	Class              Class
 
 	dir     string
 	options Options
@@ -58,7 +60,10 @@ type Node struct {
 	Driver *Daemon
 	CSI    csi.NodeClient
 	ID     string // as NodeGetInfo gives it
-	dir    string
+	// Endpoint is the driver's.
+	Endpoint string
+
+	dir string
 }
 
 const (
@@ -151,7 +156,7 @@ func (s *System) startController() error {
 		return err
 	}
 	s.CSI, s.Identity = csi.NewControllerClient(conn), csi.NewIdentityClient(conn)
-	s.Controller = controller
+	s.Controller, s.ControllerEndpoint = controller, conn.Target()
 	return s.Controller.Start()
 }
 
@@ -219,7 +224,7 @@ func (s *System) startNode(n *Node, binary string) error {
 	if err != nil {
 		return err
 	}
-	n.CSI = csi.NewNodeClient(conn)
+	n.CSI, n.Endpoint = csi.NewNodeClient(conn), endpoint
 	ip := n.IP
 	if s.options.NodeIPv6 {
 		ip = n.IP6

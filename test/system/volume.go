@@ -26,15 +26,15 @@ func Shared() *csi.VolumeCapability {
 // CreateVolume makes a shared volume of the class, from a source or, with nil, empty.
 func (s *System) CreateVolume(ctx context.Context, name string, size int64, source *csi.VolumeContentSource) (*csi.Volume, error) {
 	answer, err := s.CSI.CreateVolume(ctx, &csi.CreateVolumeRequest{
-		Name: name, Parameters: s.classParameters(), VolumeContentSource: source,
+		Name: name, Parameters: s.ClassParameters(), VolumeContentSource: source,
 		CapacityRange:      &csi.CapacityRange{RequiredBytes: size},
 		VolumeCapabilities: []*csi.VolumeCapability{Shared()},
 	})
 	return answer.GetVolume(), err
 }
 
-// classParameters are what the provisioner sends: the class's own.
-func (s *System) classParameters() map[string]string {
+// ClassParameters are what the provisioner sends: the class's own.
+func (s *System) ClassParameters() map[string]string {
 	out := map[string]string{"storageClassName": s.Class.Name}
 	for k, v := range s.Class.Parameters {
 		out[k] = v
