@@ -15,7 +15,7 @@ const killLatest = 600 * time.Millisecond
 // kills ends the agent again and again, with SIGKILL or SIGTERM, in the middle of changes, while a client goes on using its
 // volume.
 func (m *machine) kills(journal *Journal) error {
-	random := rand.New(rand.NewPCG(m.config.Seed, 0)) //nolint:gosec // replayable
+	random := rand.New(rand.NewPCG(m.config.Seed, 0))
 	w, err := m.recover(journal, NewWorld(nil))
 	if err != nil {
 		return err
@@ -27,7 +27,7 @@ func (m *machine) kills(journal *Journal) error {
 	for i := range m.config.Kills {
 		signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[random.IntN(2)]
 		after := time.Duration(random.Int64N(int64(killLatest)))
-		if err := m.kill(journal, w, signal, after, m.config.Seed+uint64(i)); err != nil { //nolint:gosec // counts
+		if err := m.kill(journal, w, signal, after, m.config.Seed+uint64(i)); err != nil {
 			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
 		}
 		if w, err = entriesOf(); err != nil {

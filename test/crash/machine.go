@@ -17,7 +17,7 @@ import (
 
 const (
 	tenant = "team"
-	token  = "the-token-of-the-team" //nolint:gosec // a test's
+	token  = "the-token-of-the-team"
 	device = "/dev/ubda"
 
 	startTime = 60 * time.Second

@@ -56,7 +56,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r := &rig{t: t, seed: *seed}
 	if r.seed == 0 {
-		r.seed = rand.Uint64() //nolint:gosec // not a secret
+		r.seed = rand.Uint64()
 	}
 	t.Logf("replay with: -run '^%s$' -seed %d", t.Name(), r.seed)
 	var err error
@@ -183,12 +183,12 @@ func (o *round) powerCut() {
 // comes back with all that was acknowledged, whole, and with nothing else.
 func TestPowerCuts(t *testing.T) {
 	r := newRig(t)
-	random := rand.New(rand.NewPCG(r.seed, 1)) //nolint:gosec // replayable
+	random := rand.New(rand.NewPCG(r.seed, 1))
 	engines := []string{"exportfs", "kernel"}
 	for i := range *cuts {
 		c := crash.Config{
 			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0,
-			CheckFirst: i > 0 && random.IntN(3) == 0, CheckAfter: random.IntN(3) > 0, //nolint:gosec // counts
+			CheckFirst: i > 0 && random.IntN(3) == 0, CheckAfter: random.IntN(3) > 0,
 		}
 		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(loadMost)
 		moment := time.Duration(random.Int64N(int64(startMost)))

@@ -35,11 +35,11 @@ var explanations = map[storage.FindingKind]explanation{
 	},
 	storage.QuotasOff: {
 		"Quotas are off: no size is enforced and no usage is counted.",
-		"Quotas are turned on in the mode of AGENT_QUOTA_MODE, and all limits are set.",
+		"Quotas are turned on in the mode of AGENT_QUOTA_MODE, everything is counted, and all limits are set.",
 	},
 	storage.QuotasInconsistent: {
 		"The kernel has lost count: limits are not enforced, and usage is wrong.",
-		"A rescan is started. Limits hold when it has finished; \"btrfs quota rescan -s\" shows how far it is.",
+		"A rescan is made, which reads all metadata: on a large pool it takes a while.",
 	},
 	storage.MissingDirectory: {
 		"A tenant has no directory for its snapshots: the agent was interrupted at the tenant's very first start, or somebody has removed it.",

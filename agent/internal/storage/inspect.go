@@ -133,13 +133,20 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 	if status.Enabled {
 		s.quota = status.Mode
 	} else if err := s.mend(Finding{Kind: QuotasOff, Path: s.pool.path}, func() (err error) {
-		s.quota, err = setUpQuota(s.pool.fs, s.config.Quota)
-		return err
+		if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
+			return err
+		}
+		return s.pool.fs.WaitRescan(ctx)
 	}); err != nil {
 		return err
 	}
 	if status.Inconsistent {
-		return s.mend(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, s.pool.fs.StartRescan)
+		return s.mend(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, func() error {
+			if err := s.pool.fs.StartRescan(); err != nil {
+				return err
+			}
+			return s.pool.fs.WaitRescan(ctx)
+		})
 	}
 	return nil
 }
