@@ -73,7 +73,10 @@ func (a *agent) stop() error {
 	if a.client != nil {
 		a.client.CloseIdleConnections()
 	}
-	return errors.Join(a.in.Close(), a.process.Wait())
+	if err := a.in.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // closed already where the run was broken off
+		return errors.Join(err, a.process.Wait())
+	}
+	return a.process.Wait()
 }
 
 // do sends one request, and returns the answer's body if its status is the wanted one.
@@ -109,8 +112,7 @@ func (a *agent) delete(path, body string) error {
 	return err
 }
 
-// cpu is what the process has used since it began, in user and kernel mode. Work that the kernel does in threads of its
-// own, such as writing out a transaction, is nobody's.
+// cpu is the agent's ownCPU.
 func (a *agent) cpu() (time.Duration, error) {
 	if _, err := io.WriteString(a.in, "usage\n"); err != nil {
 		return 0, err

@@ -23,10 +23,10 @@ func (l load) String() string { return fmt.Sprintf("%s/%d", l.name, l.clients) }
 type result struct {
 	times   []time.Duration // of each change, in order of length
 	elapsed time.Duration   // of all
-	cpu     time.Duration   // of the agent's process, for all; 0 for work by hand
+	cpu     time.Duration   // of the process that did the work, for all
 }
 
-// run does the load. cpu says what the agent's process has used up to now; nil for work by hand.
+// run does the load. cpu says what the process that does the work has used up to now; nil where it does not matter.
 func (l load) run(cpu func() (time.Duration, error)) (r result, err error) {
 	if cpu == nil {
 		cpu = func() (time.Duration, error) { return 0, nil }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"text/template"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // report is a whole run.
@@ -71,7 +73,7 @@ func (r *report) writeTargets(b *strings.Builder) {
 
 func (r *report) writeChanges(b *strings.Builder) {
 	fmt.Fprintf(b, "### Changes\n\n%d rounds. The ratios are medians over the rounds.\n\n", r.size.rounds)
-	b.WriteString("| | clients | p50 | p99 | rate | CPU of the agent | compared with |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("| | clients | p50 | p99 | rate | CPU each | compared with |\n|---|---|---|---|---|---|---|\n")
 	for _, name := range []string{
 		handLimited, handCreate, create, handSnapshot, snapshot, cloneSnapshot, cloneVolume, handDestroy, deleteVolume, deleteSnapshot,
 		export, unexport, get,
@@ -81,13 +83,9 @@ func (r *report) writeChanges(b *strings.Builder) {
 			if !measured {
 				continue
 			}
-			cpu := "-"
-			if !isByHand(name) {
-				cpu = duration(s.cpuPerChange())
-			}
 			all := s.pooled()
 			fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f/s | %s | %s |\n", name, clients,
-				duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), cpu, r.comparison(name, clients))
+				duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), duration(s.cpuPerChange()), r.comparison(name, clients))
 		}
 	}
 	b.WriteString("\n")
@@ -116,7 +114,7 @@ func (r *report) comparison(name string, clients int) string {
 func (r *report) writeScale(b *strings.Builder) {
 	s := r.scale
 	fmt.Fprintf(b, "### Scale\n\nLists, and pages of a list of %d:\n\n", r.size.volumes)
-	b.WriteString("| | clients | p50 | p99 | rate | CPU of the agent |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| | clients | p50 | p99 | rate | CPU each |\n|---|---|---|---|---|---|\n")
 	var names []string
 	for _, n := range append(r.size.lists, r.size.volumes) {
 		names = append(names, fmt.Sprintf("list of %d", n))
@@ -134,7 +132,8 @@ func (r *report) writeScale(b *strings.Builder) {
 	fmt.Fprintf(b, "| start to first answer, filesystem in memory | %s |\n", duration(s.warm))
 	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", duration(s.cold))
 	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
-	fmt.Fprintf(b, "| resident memory after %d lists of everything | %.0f MiB |\n", 2*r.size.lookups, mebibytes(s.memoryMax))
+	fmt.Fprintf(b, "| after 8 clients have read all volumes in pages of %d, several times | %.0f MiB |\n", agentapi.MaxPage, mebibytes(s.inPages))
+	fmt.Fprintf(b, "| after 8 clients have read them in one piece, which they may, several times | %.0f MiB |\n", mebibytes(s.atOnce))
 	fmt.Fprintf(b, "| CPU in %s without requests | %s |\n\n", r.size.idle, duration(s.idle))
 }
 

@@ -6,17 +6,20 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // scale is what a pool full of volumes costs.
 type scale struct {
-	lists     map[string]series // "list of 1000/8"
-	warm      time.Duration     // from starting the process to its first answer, after a stop
-	cold      time.Duration     // the same on a filesystem that was just mounted
-	memory    int64             // resident bytes then
-	memoryMax int64             // and after lists of everything
-	idle      time.Duration     // CPU used while nobody asked for anything
-	create    series            // with so many there
+	lists   map[string]series // "list of 1000/8"
+	warm    time.Duration     // from starting the process to its first answer, after a stop
+	cold    time.Duration     // the same on a filesystem that was just mounted
+	memory  int64             // resident bytes then,
+	inPages int64             // after 8 clients have read everything in the largest pages, as ours does,
+	atOnce  int64             // and after 8 clients have read everything at once, as old ones do
+	idle    time.Duration     // CPU used while nobody asked for anything
+	create  series            // with so many there
 }
 
 const (
@@ -132,11 +135,38 @@ func (s *scale) starts(w *workbench, size size) error {
 	if err := s.beIdle(w, a, size.idle); err != nil {
 		return err
 	}
+	if s.inPages, err = memoryAfter(a, 8, size.lookups/10, readInPages); err != nil {
+		return err
+	}
 	if err := s.list(a, size, fmt.Sprintf("list of %d", size.volumes), "/v1/volumes"); err != nil {
 		return err
 	}
-	s.memoryMax, err = a.memory()
+	s.atOnce, err = a.memory()
 	return err
+}
+
+func memoryAfter(a *agent, clients, count int, read func(*agent) error) (int64, error) {
+	l := load{"reading", clients, max(count, clients), func(int) error { return read(a) }}
+	if _, err := l.run(nil); err != nil {
+		return 0, err
+	}
+	return a.memory()
+}
+
+// readInPages reads all volumes as agentclient does.
+func readInPages(a *agent) error {
+	next := ""
+	for {
+		body, err := a.do(http.MethodGet, fmt.Sprintf("/v1/volumes?limit=%d%s", agentapi.MaxPage, next), "", http.StatusOK)
+		if err != nil {
+			return err
+		}
+		var page struct{ Next string }
+		if err := json.Unmarshal(body, &page); err != nil || page.Next == "" {
+			return err
+		}
+		next = "&after=" + page.Next
+	}
 }
 
 // beIdle measures what the agent uses by itself.
