@@ -1,0 +1,85 @@
+package crash
+
+import (
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+func asked(n int, r Request) Entry { return Entry{Number: n, Request: &r} }
+
+func answered(n int, code agentapi.Code, t *Thing) Entry {
+	return Entry{Number: n, Answer: &Answer{Code: code, Thing: t}}
+}
+
+// The judge of a crash must tell right from wrong.
+func TestWorld(t *testing.T) {
+	v := Volume("w-1")
+	small := &Thing{Size: 10, Quota: 10, Mode: "0700", Created: "then"}
+	large := &Thing{Size: 20, Quota: 20, Mode: "0750", UID: 7, Created: "then"}
+	half := &Thing{Size: 20, Quota: 20, Mode: "0700", Created: "then"}
+	create := asked(1, Request{Verb: Create, Key: v, Size: 10, Mode: "0700"})
+	grow := asked(2, Request{Verb: Update, Key: v, Size: 20, Mode: "0750", UID: 7})
+	remove := asked(3, Request{Verb: Delete, Key: v})
+	in := func(client string) Entry {
+		return asked(4, Request{Verb: Export, Key: v, Client: client, Labels: map[string]string{"a": "b"}})
+	}
+	out := asked(5, Request{Verb: Unexport, Key: v, Client: "c"})
+	letIn := &Thing{Size: 10, Quota: 10, Mode: "0700", Created: "then", Refs: map[string]bool{"c a=b": false}}
+
+	for name, test := range map[string]struct {
+		journal     []Entry
+		good, wrong []*Thing
+	}{
+		"acknowledged":               {[]Entry{create, answered(1, "", small)}, []*Thing{small}, []*Thing{nil, large}},
+		"not answered":               {[]Entry{create}, []*Thing{nil, small}, []*Thing{large}},
+		"refused":                    {[]Entry{create, answered(1, agentapi.Invalid, nil)}, []*Thing{nil}, []*Thing{small}},
+		"unreachable":                {[]Entry{create, answered(1, agentapi.Unavailable, nil)}, []*Thing{nil, small}, nil},
+		"update not answered":        {[]Entry{create, answered(1, "", small), grow}, []*Thing{small, large}, []*Thing{nil, half}},
+		"update acknowledged":        {[]Entry{create, answered(1, "", small), grow, answered(2, "", large)}, []*Thing{large}, []*Thing{nil, small, half}},
+		"deletion acknowledged":      {[]Entry{create, answered(1, "", small), remove, answered(3, "", nil)}, []*Thing{nil}, []*Thing{small}},
+		"deletion not answered":      {[]Entry{create, answered(1, "", small), remove}, []*Thing{nil, small}, []*Thing{large}},
+		"export acknowledged":        {[]Entry{create, answered(1, "", small), in("c"), answered(4, "", nil)}, []*Thing{letIn}, []*Thing{small, nil}},
+		"export not answered":        {[]Entry{create, answered(1, "", small), in("c")}, []*Thing{letIn, small}, []*Thing{nil}},
+		"unexport of nobody":         {[]Entry{create, answered(1, "", small), out}, []*Thing{small}, []*Thing{letIn}},
+		"unexport acknowledged":      {[]Entry{create, answered(1, "", small), in("c"), answered(4, "", nil), out, answered(5, "", nil)}, []*Thing{small}, []*Thing{letIn}},
+		"unexport of a longer name":  {[]Entry{create, answered(1, "", small), in("c2"), answered(4, "", nil), out, answered(5, "", nil)}, nil, []*Thing{small, letIn}},
+		"verified after a crash":     {[]Entry{create, {State: map[Key]*Thing{v: large}}}, []*Thing{large}, []*Thing{nil, small}},
+		"verified not to have been":  {[]Entry{create, {State: map[Key]*Thing{}}}, []*Thing{nil}, []*Thing{small}},
+		"deleted and the export not": {[]Entry{create, answered(1, "", small), in("c"), answered(4, "", nil), remove}, []*Thing{letIn}, []*Thing{nil, small}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := NewWorld(test.journal)
+			assert.Equal(t, len(w.Problems), 0, "%v", w.Problems)
+			for _, have := range test.good {
+				_, problem := settle(w.Of(v), have.clone())
+				assert.Equal(t, problem, "")
+			}
+			for _, have := range test.wrong {
+				_, problem := settle(w.Of(v), have.clone())
+				assert.Assert(t, problem != "", "%s passes", describe(have))
+			}
+		})
+	}
+}
+
+func TestWrongAnswersAreProblems(t *testing.T) {
+	for _, code := range []agentapi.Code{agentapi.InternalError, agentapi.MetadataError} {
+		w := NewWorld([]Entry{asked(1, Request{Verb: Create, Key: Volume("w-1")}), answered(1, code, nil)})
+		assert.Equal(t, len(w.Problems), 1)
+	}
+}
+
+// A snapshot holds what was fsynced in its volume before it was asked for; what came later it may hold.
+func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
+	v, s := Volume("d-1"), Snap("d-1")
+	file := func(name string) Entry { return Entry{Synced: &File{Key: v, Name: name, Sum: "x"}} }
+	w := NewWorld([]Entry{
+		asked(1, Request{Verb: Create, Key: v, Size: 10}), answered(1, "", &Thing{Size: 10}), file("early"),
+		asked(2, Request{Verb: Snapshot, Key: s, Source: v}), file("late"), answered(2, "", &Thing{Size: 10, Volume: "d-1"}),
+	})
+	assert.DeepEqual(t, w.Certain(s).Files, map[string]string{"early": "x"})
+	assert.DeepEqual(t, w.Certain(v).Files, map[string]string{"early": "x", "late": "x"})
+}
