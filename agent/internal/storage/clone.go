@@ -21,13 +21,13 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 	if err != nil {
 		return Volume{}, false, err
 	}
-	err = t.store.change(ctx, func(ctx context.Context) error {
+	err = t.store.change(ctx, func(context.Context) error {
 		if have, found := t.volumes.get(Volume{Name: spec.Name}); found {
 			v = have
 			return sameClone(have, spec)
 		}
 		created = true
-		v, err = t.clone(ctx, spec)
+		v, err = t.clone(spec)
 		return err
 	}, t.volumeClaim(spec.Name), source.reading())
 	return v, created, err
@@ -107,7 +107,7 @@ func usable(err error, quarantine, name string) error {
 // clone publishes with the snapshot's own commit: directory and metadata are put in place first, and the one transaction that
 // makes the subvolume makes them durable too. A directory without its subvolume is what an interruption leaves; the next
 // start removes it. The limit is in the next commit, and until then in the metadata, from which the next start would set it.
-func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
+func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
 		return Volume{}, err
@@ -138,7 +138,8 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	return v, nil
 }
 
-// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays.
+// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays. It
+// needs no name of the agent's own: without data, a directory is what an interruption left.
 func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	d := t.store.disk
 	from, err := t.openOriginal(source)
@@ -147,31 +148,26 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 	}
 	defer from.Close()
 
-	stage := t.store.upkeep.temporary(stagePrefix)
-	defer t.store.upkeep.done(stage)
-	err = d.mkdir(parent, stage, t.store.config.DirMode)
-	var dir *os.File
-	if err == nil {
-		dir, err = openBeneath(parent, stage, unix.O_DIRECTORY)
+	if err := d.mkdir(parent, name, t.store.config.DirMode); err != nil {
+		return btrfs.SubvolumeInfo{}, takenOnDisk(name, err)
 	}
-	if err == nil {
-		defer dir.Close()
-		err = d.createMetadata(dir, m)
-	}
-	if err == nil {
-		err = d.rename(parent, stage, name)
-	}
-	if err != nil {
-		return btrfs.SubvolumeInfo{}, errors.Join(takenOnDisk(name, err), d.discard(parent, stage))
-	}
-	info, err := d.snapshotInto(from, dir, readOnly)
+	info, err := d.fillWithSnapshot(parent, name, m, from, readOnly)
 	if err != nil {
 		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, name))
 	}
 	return info, nil
 }
 
-func (d *disk) snapshotInto(from, dir *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
+// fillWithSnapshot puts metadata and then the snapshot into the directory that is to have them.
+func (d *disk) fillWithSnapshot(parent *os.File, name string, m metadata, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
+	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, err
+	}
+	defer dir.Close()
+	if err := d.createMetadata(dir, m); err != nil {
+		return btrfs.SubvolumeInfo{}, err
+	}
 	if err := d.snapshot(from, dir, readOnly); err != nil {
 		return btrfs.SubvolumeInfo{}, err
 	}
