@@ -91,7 +91,7 @@ func (d *disk) unlink(dir *os.File, name string) error {
 }
 
 func ignoreMissing(err error, op, name string) error {
-	if err == nil || err == unix.ENOENT {
+	if err == nil || isErrno(err, unix.ENOENT) {
 		return nil
 	}
 	return &fs.PathError{Op: op, Path: name, Err: err}

@@ -95,7 +95,7 @@ func TestPowerCut(t *testing.T) {
 			before, after, steps := r.learn(op)
 			cuts := allCuts(len(steps))
 			if !*cutAll {
-				random := rand.New(rand.NewPCG(*cutSeed, uint64(i))) //nolint:gosec // a test's choice
+				random := rand.New(rand.NewPCG(*cutSeed, uint64(i)))
 				random.Shuffle(len(cuts), func(a, b int) { cuts[a], cuts[b] = cuts[b], cuts[a] })
 				cuts = append(cuts[:cutsEach], cut{step: len(steps) + 1})
 			}

@@ -144,7 +144,7 @@ func TestPagesWhileNamesComeAndGo(t *testing.T) {
 	var wg sync.WaitGroup
 	for client := range 4 {
 		wg.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(client))) //nolint:gosec // a test's choice
+			random := rand.New(rand.NewPCG(1, uint64(client)))
 			for ctx.Err() == nil {
 				name := fmt.Sprintf("n%02d-%d", random.IntN(20), client)
 				_, _, err := ten.CreateVolume(context.Background(), VolumeSpec{Name: name, SizeBytes: mib})

@@ -69,8 +69,8 @@ type modelCalls struct {
 
 func (c modelCalls) pick(names ...string) string { return names[c.random.IntN(len(names))] }
 
-// next chooses a call. make does it and returns the answer; apply is the same of the model.
-func (c modelCalls) next() (text string, make func() string, apply func(model) string) {
+// next chooses a call. call does it and returns the answer; apply is the same of the model.
+func (c modelCalls) next() (text string, call func() string, apply func(model) string) {
 	volume, other, snapshot := c.pick("a", "b", "c"), c.pick("a", "b", "c"), c.pick("s", "t")
 	size := int64(c.random.IntN(3)+1) * 16 * mib
 	client := netip.MustParseAddr(c.pick("10.0.0.1", "10.0.0.2"))
@@ -275,8 +275,8 @@ func TestConcurrentChangesAreLinearisable(t *testing.T) {
 		var wg sync.WaitGroup
 		for client := range clients {
 			wg.Go(func() {
-				seed := rand.NewPCG(*modelSeed, uint64(round*clients+client)) //nolint:gosec // to be replayed
-				calls := modelCalls{ten, rand.New(seed)}                      //nolint:gosec // to be replayed
+				seed := rand.NewPCG(*modelSeed, uint64(round*clients+client))
+				calls := modelCalls{ten, rand.New(seed)}
 				for range callsEach {
 					text, do, apply := calls.next()
 					c := call{client: client, text: text, apply: apply, start: time.Since(begin)}

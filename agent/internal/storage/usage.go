@@ -113,7 +113,7 @@ func (s *Store) Stats(context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, classify(err)
 	}
-	block := int64(st.Bsize)
+	block := st.Bsize
 	return Stats{
 		StatfsTotal: int64(st.Blocks) * block,
 		StatfsUsed:  int64(st.Blocks-st.Bfree) * block,

@@ -47,9 +47,6 @@ type Machine struct {
 	ended   chan struct{}
 }
 
-// controlFD is the machine's end of the stream.
-const controlFD = 3
-
 // Start makes a machine whose process 1 is lab, the lab command.
 func Start(ctx context.Context, lab string, setup wire.Setup) (*Machine, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

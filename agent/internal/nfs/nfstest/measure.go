@@ -37,7 +37,7 @@ func Measure(t *testing.T, subject Subject, counts ...int) {
 			t.Logf("%d exports: revoke %s", count, r.time(t, more, r.unexport))
 			t.Logf("%d exports: publish again %s", count, r.time(t, more, r.export))
 			started = time.Now()
-			r.unexport(t, append(exports, more...)...)
+			r.unexport(t, slices.Concat(exports, more)...)
 			t.Logf("%d exports revoked in one call: %v", count+samples, time.Since(started).Round(time.Millisecond))
 		})
 	}

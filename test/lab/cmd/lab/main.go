@@ -19,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(errors.New("usage: lab exec|shell|enter|setup ..."))
+		fail(errors.New("name a verb: exec, shell, enter or setup"))
 	}
 	if err := run(os.Args[1], os.Args[2:]); err != nil {
 		fail(err)
