@@ -29,7 +29,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./test/lab/cmd/... ./test/cmd/...
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./test/lab/cmd/... ./test/cmd/...
 
 .PHONY: root
 root:
