@@ -1,4 +1,6 @@
 # Power cuts and kills: see test/crash. `make crash` takes an hour; crash-smoke is its share of `make test`.
+TEST_TARGETS += crash-smoke
+
 CRASH_CUTS  ?= 100
 CRASH_KILLS ?= 500
 
