@@ -69,7 +69,7 @@ func filesystemOf(image string) string {
 		return "unknown"
 	}
 	known := map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.XFS_SUPER_MAGIC: "xfs", unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay"}
-	if name, ok := known[int64(st.Type)]; ok {
+	if name, ok := known[st.Type]; ok {
 		return name
 	}
 	return fmt.Sprintf("filesystem type %#x", st.Type)

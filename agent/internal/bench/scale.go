@@ -19,7 +19,6 @@ type scale struct {
 	inPages int64             // after 8 clients have read everything in the largest pages, as ours does,
 	atOnce  int64             // and after 8 clients have read everything at once, as old ones do
 	idle    time.Duration     // CPU used while nobody asked for anything
-	create  series            // with so many there
 }
 
 const (
