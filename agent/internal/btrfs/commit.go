@@ -2,6 +2,7 @@ package btrfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -86,10 +87,13 @@ func (fs *FS) commitNow() error {
 	if err != nil {
 		return err
 	}
-	if err := ioctl(fs.dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
-		return err
+	err = ioctl(fs.dir, iocWaitSync, unsafe.Pointer(&transaction))
+	if errors.Is(err, unix.EINVAL) {
+		// The number is neither that of a transaction nor of one that is done: it was aborted, and
+		// forgotten before we asked (btrfs_wait_for_commit in fs/btrfs/transaction.c).
+		err = fmt.Errorf("the transaction was aborted: %w", unix.EIO)
 	}
-	return fs.checkNotAborted()
+	return errors.Join(fs.checkNotAborted(), err)
 }
 
 // startCommit returns the number of the transaction that is being committed.
