@@ -16,13 +16,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// count is a shell program that writes one number after the other, each whole and durable.
-const count = "i=0; while :; do i=$((i+1)); echo $i > /data/$HOSTNAME.new && sync && mv /data/$HOSTNAME.new /data/$HOSTNAME; sleep 0.1; done"
+// count is a shell program that appends one number after the other to a file, each made durable. It does not replace the file by
+// a new one each time: a server that delegates files (RFC 8881, section 10.4) would recall each from this client, by which time
+// the name stands for the next, and a reader elsewhere would wait for ever.
+const count = "i=0; while :; do i=$((i+1)); echo $i >> /data/$HOSTNAME; sync; sleep 0.1; done"
 
 // counted is how far a counting pod has come, as another pod sees it.
 func (s *scenario) counted(viewer, pod string) int {
 	s.Helper()
-	n, err := strconv.Atoi(s.sh(viewer, "cat /data/"+pod+" 2>/dev/null || echo 0"))
+	n, err := strconv.Atoi(s.sh(viewer, "tail -n 1 /data/"+pod+" 2>/dev/null || echo 0"))
 	assert.NilError(s, err)
 	return n
 }

@@ -67,6 +67,8 @@ func (s *scenario) explain() {
 		out, err := s.cluster.Kubectl(s.ctx, "-n", s.namespace, "get", what, "-o", "wide")
 		s.Logf("%s %v", out, err)
 	}
+	out, err := s.cluster.Storage("sh", "-c", "tail -n +1 /proc/net/rpc/auth.unix.ip/content /proc/net/rpc/nfsd.fh/content /proc/net/rpc/nfsd.export/content")
+	s.Logf("what the NFS server knows: %s %v", out, err)
 }
 
 // volumes are the PersistentVolumes of the scenario's claims.

@@ -11,6 +11,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 var (
 	newestSidecars = flag.Bool("newest-sidecars", false, "run the newest sidecars in place of those nearest to the chart's")
 	helmVersion    = flag.Int("helm", 3, "major version of Helm that installs the chart")
+	hold           = flag.Bool("hold", false, "bring the cluster up and keep it until a signal")
 	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
 )
 
@@ -61,6 +64,13 @@ func runTests(m *testing.M) (int, error) {
 	}
 	defer running.Down()
 	record("cluster up", time.Since(begin))
+	if *hold {
+		fmt.Fprintln(os.Stderr, "e2e: "+running.Hint())
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+		<-stop
+		return 0, nil
+	}
 	code := m.Run()
 	printTimes()
 	return code, checkRights()
@@ -76,7 +86,7 @@ var chartValues = map[string]any{
 		map[string]any{"name": "no-agent", "agentURL": "http://10.77.0.200:8080", "secret": map[string]any{"existingName": "btrfs-agent"}},
 	},
 	"volumeAttributesClasses": []any{
-		map[string]any{"name": "compressed", "parameters": map[string]any{"compression": "zstd:3"}},
+		map[string]any{"name": "e2e-compressed", "parameters": map[string]any{"compression": "zstd:3"}},
 	},
 	// An agent that does not answer is to be told of within a test's patience.
 	"controller": map[string]any{"agentTimeout": "5s"},

@@ -244,7 +244,7 @@ func metricOf(text, name, namespace string) float64 {
 // TestErrorsReachTheOwner: what is wrong with a class is said in the claim's events.
 func TestErrorsReachTheOwner(t *testing.T) {
 	for class, words := range map[string][]string{
-		"wrong-token": {"wrong-token", cluster.AgentURL, "token"},
+		"wrong-token": {cluster.AgentURL, "the token is not known"},
 		"no-agent":    {"http://10.77.0.200:8080", "cannot reach the agent"},
 	} {
 		t.Run(class, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -28,9 +27,9 @@ func (r Right) String() string {
 
 // Audit compares what the chart's service account has asked of the API server since the start with what the chart gives it.
 type Audit struct {
-	Refused []string      // requests that a permission was missing for
-	Unused  []Right       // what the chart gives and nobody has used
-	Used    map[Right]int // requests
+	Refused map[Right]string // what a permission was missing for, and the path of one such request
+	Unused  []Right          // what the chart gives and nobody has used
+	Used    map[Right]int    // requests
 }
 
 // containers are the roles' components by the first part of the user agent, which client-go makes of the program's name.
@@ -84,7 +83,7 @@ func (a *Audit) read(path string) error {
 		return err
 	}
 	defer f.Close()
-	refused := map[string]bool{}
+	refused := map[Right]string{} // an example of each
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20) // bytes; an event without bodies is some 2 KiB
 	for lines.Scan() {
@@ -101,12 +100,15 @@ func (a *Audit) read(path string) error {
 			right.Resource += "/" + e.ObjectRef.Subresource
 		}
 		if e.ResponseStatus.Code == http.StatusForbidden {
-			refused[fmt.Sprintf("%s (%s, %s)", right, program, e.RequestURI)] = true
+			if right.Container == "" {
+				right.Container = program
+			}
+			refused[right] = e.RequestURI
 			continue
 		}
 		a.Used[right]++
 	}
-	a.Refused = slices.Sorted(maps.Keys(refused))
+	a.Refused = refused
 	return lines.Err()
 }
 

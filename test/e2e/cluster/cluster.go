@@ -249,6 +249,13 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return output(exec.CommandContext(ctx, c.tools.kubernetes+"/kubectl", append([]string{"--kubeconfig=" + c.Kubeconfig("admin")}, args...)...))
 }
 
+// Hint says how to reach the cluster from a shell while this process lives.
+func (c *Cluster) Hint() string {
+	// The process ID differs outside of this process's namespace, so that it is found by a program of the cluster.
+	return fmt.Sprintf("nsenter --net --target $(pgrep -f -o %s/kube-apiserver) %s/kubectl --kubeconfig=%s get nodes",
+		c.tools.kubernetes, c.tools.kubernetes, c.Kubeconfig("admin"))
+}
+
 // InstallChart installs or upgrades the chart, whose pods are objects only: what they hold runs as processes.
 func (c *Cluster) InstallChart(ctx context.Context) error {
 	nowhere := map[string]any{"e2e.example.org/pods": "none"}

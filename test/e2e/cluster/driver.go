@@ -58,7 +58,7 @@ func (r *Replica) Start() error {
 	return errors.Join(errs...)
 }
 
-// programsOf says which program stands for a container. liveness-probe has none: the module proxy does not serve it.
+// programOf says which program stands for a container. liveness-probe has none: the module proxy does not serve it.
 func (c *Cluster) programOf(container string) string {
 	switch container {
 	case "controller":
@@ -67,11 +67,21 @@ func (c *Cluster) programOf(container string) string {
 		return filepath.Join(c.env.Programs, "btrfs-nfs-node")
 	case "liveness-probe", "node-driver-registrar":
 		return ""
+	case "csi-provisioner":
+		return filepath.Join(c.tools.provisioner, container)
 	}
 	return filepath.Join(c.tools.sidecars, container)
 }
 
-// startController runs the containers of the chart's Deployment, for each of its pods.
+// ScaleController changes the number of the controller's replicas and starts those that are new. It only grows.
+func (c *Cluster) ScaleController(ctx context.Context, replicas int) error {
+	if _, err := c.Kubectl(ctx, "-n", Namespace, "scale", "deployment/"+controllerName, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
+		return err
+	}
+	return c.startController(ctx)
+}
+
+// startController runs the containers of the chart's Deployment, for each of its pods that has none yet.
 func (c *Cluster) startController(ctx context.Context) error {
 	deployment, err := c.Client.AppsV1().Deployments(Namespace).Get(ctx, controllerName, metav1.GetOptions{})
 	if err != nil {
@@ -85,7 +95,11 @@ func (c *Cluster) startController(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i, pod := range pods {
+	for _, pod := range pods {
+		if slices.ContainsFunc(c.Replicas, func(r *Replica) bool { return r.Pod == pod }) {
+			continue
+		}
+		i := len(c.Replicas)
 		r := &Replica{Pod: pod, processes: map[string]*Process{}, dir: filepath.Join(c.env.State, "controller", fmt.Sprint(i))}
 		if err := os.MkdirAll(r.dir, 0o755); err != nil {
 			return err

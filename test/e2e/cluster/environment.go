@@ -71,7 +71,7 @@ func (e *Environment) say(format string, args ...any) {
 // tools are what a cluster is made of, after preparation.
 type tools struct {
 	etcd, kubernetes, helpers, runtime string // directories of programs
-	sidecars                           string
+	provisioner, sidecars              string
 	images                             string // directory of image archives
 	crds                               string // directory of the snapshot CRDs
 }
@@ -91,15 +91,15 @@ func (e *Environment) Prepare(ctx context.Context, o Options) error {
 
 func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
 	var t tools
-	sidecars := nearestSidecars
+	provisioner, sidecars := provisioner, nearestSidecars
 	if o.NewestSidecars {
-		sidecars = newestSidecars
+		provisioner, sidecars = newestSidecars, newestSidecars
 	}
 	for _, step := range []struct {
 		dir    *string
 		ensure func(context.Context, *Environment) (string, error)
 	}{
-		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetesPrograms.ensure}, {&t.sidecars, sidecars.ensure},
+		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetesPrograms.ensure}, {&t.provisioner, provisioner.ensure}, {&t.sidecars, sidecars.ensure},
 		{&t.helpers, ensureHelpers}, {&t.runtime, ensureRuntime}, {&t.crds, ensureCRDs},
 	} {
 		dir, err := step.ensure(ctx, e)

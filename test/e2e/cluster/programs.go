@@ -36,9 +36,11 @@ var (
 		"k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes/cmd/kubelet",
 	}}
 
-	// nearestSidecars are nearest to the chart's versions, newestSidecars the newest, that the module proxy serves.
+	// provisioner and nearestSidecars are nearest to the chart's versions, newestSidecars the newest, that the module
+	// proxy serves.
+	provisioner     = programs{name: "provisioner", packages: []string{sigs + "provisioner/v5/cmd/csi-provisioner"}}
 	nearestSidecars = programs{name: "sidecars", packages: []string{
-		sigs + "provisioner/v5/cmd/csi-provisioner", sigs + "attacher/v4/cmd/csi-attacher", sigs + "resizer/v2/cmd/csi-resizer",
+		sigs + "attacher/v4/cmd/csi-attacher", sigs + "resizer/v2/cmd/csi-resizer",
 		sigs + "snapshotter/v8/cmd/csi-snapshotter", sigs + "snapshotter/v8/cmd/snapshot-controller",
 	}}
 	newestSidecars = programs{name: "sidecars-latest", packages: []string{

@@ -6,7 +6,6 @@ package sidecars
 
 import (
 	_ "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher"
-	_ "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner"
 	_ "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer"
 	_ "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter"
 	_ "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller"

@@ -1,0 +1,9 @@
+//go:build tools
+
+// Package provisioner pins the provisioner of the version that the chart installs, apart from the other sidecars: it was
+// made for older Kubernetes libraries, and does not build with theirs. It builds nothing itself.
+package provisioner
+
+import (
+	_ "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner"
+)

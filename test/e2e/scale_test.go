@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// boundClaims is how many of the scenario's claims are bound.
+func (s *scenario) boundClaims() int {
+	s.Helper()
+	list, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).List(s.ctx, metav1.ListOptions{})
+	assert.NilError(s, err)
+	n := 0
+	for _, c := range list.Items {
+		if c.Status.Phase == corev1.ClaimBound {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *scenario) waitForBound(most time.Duration, want int) {
+	s.Helper()
+	s.within(most, fmt.Sprint(want, " claims are bound"), func() error {
+		if n := s.boundClaims(); n < want {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+}
+
+// onDisk are the volumes that the agent has for the scenario's claims.
+func (s *scenario) onDisk() int {
+	s.Helper()
+	out, err := s.cluster.Storage("ls", "/srv/btrfs/e2e")
+	assert.NilError(s, err)
+	n := 0
+	for _, pv := range s.volumes() {
+		n += strings.Count(out+"\n", pv.Name+"\n")
+	}
+	return n
+}
+
+// TestManyClaims makes 100 claims at once and 50 pods on them.
+func TestManyClaims(t *testing.T) {
+	const claims, pods = 100, 50
+	s := newScenario(t)
+	took := timed(t, "100 claims bound", func() {
+		for i := range claims {
+			s.claim(fmt.Sprint("claim-", i), ofSize("16Mi"))
+		}
+		s.waitForBound(patience, claims)
+	})
+	t.Logf("%.1f claims a second", claims/took.Seconds())
+	assert.Equal(t, len(s.volumes()), claims)
+	assert.Equal(t, s.onDisk(), claims)
+	timed(t, "50 pods ready", func() {
+		for i := range pods {
+			s.pod(fmt.Sprint("pod-", i), fmt.Sprint("claim-", i), runningShell("echo $HOSTNAME > /data/file"))
+		}
+		// The guest has one CPU, on which a container takes seconds to start.
+		s.within(15*time.Minute, "the pods are ready", func() error {
+			out := s.kubectl("get", "pods", "-o", `jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+			if n := strings.Count(out, "True"); n < pods {
+				return fmt.Errorf("%d are", n)
+			}
+			return nil
+		})
+	})
+	timed(t, "50 pods and 100 claims deleted", func() {
+		s.kubectl("delete", "pods", "--all", "--wait=false")
+		s.kubectl("delete", "pvc", "--all", "--wait=false")
+		s.within(10*time.Minute, "no volume is left", func() error {
+			if left := s.volumes(); len(left) > 0 {
+				return fmt.Errorf("%d volumes are there", len(left))
+			}
+			return nil
+		})
+	})
+}
+
+// TestLeaderLost kills the leading replica, controller and sidecars at once, in the middle of 100 claims.
+func TestLeaderLost(t *testing.T) {
+	const claims = 100
+	s := newScenario(t)
+	assert.NilError(t, s.cluster.ScaleController(s.ctx, 2))
+	leader := s.cluster.Replicas[0]
+	for i := range claims {
+		s.claim(fmt.Sprint("claim-", i), ofSize("16Mi"))
+		if i == claims/2 {
+			s.waitForBound(patience, 1)
+			leader.Kill()
+		}
+	}
+	killed := s.boundClaims()
+	assert.Assert(t, killed < claims, "all claims were bound before the leader was killed")
+	timed(t, "all claims bound after the leader was killed", func() { s.waitForBound(3*time.Minute, claims) })
+	assert.NilError(t, leader.Start())
+	assert.Equal(t, len(s.volumes()), claims)
+	assert.Equal(t, s.onDisk(), claims)
+	// Nothing that the first leader has begun is left over beside them.
+	out, err := s.cluster.Storage("ls", "/srv/btrfs/e2e")
+	assert.NilError(t, err)
+	all, err := s.client.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})
+	assert.NilError(t, err)
+	assert.Equal(t, strings.Count(out, "pvc-"), len(all.Items))
+}
