@@ -14,7 +14,7 @@ LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./node/internal/nfsmount ./node/internal/driver
 TEST_TARGETS := check unit lab-test sanity
-LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec"
+LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec -memory 4096"
 
 # A user's PATH need not have the sbin directories, nor sudo's the one of Go.
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
@@ -45,7 +45,7 @@ lab: root # what the lab needs: Debian packages and a kernel with NFS (cached)
 demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KEEP=1 leaves it running)
 	@echo "btrfs-nfs-csi demo: building (the first time takes a few minutes) ..."
 	@$(MAKE) --no-print-directory lab build
-	@BNC_BIN=$(BIN) $(LAB) exec -name demo $(BIN)/demo $(if $(KEEP),-keep)
+	@BNC_BIN=$(BIN) $(LAB) exec -memory 3072 -name demo $(BIN)/demo $(if $(KEEP),-keep)
 
 .PHONY: test
 test: root lab ## Run everything: checks, unit tests with the race detector, real btrfs, the lab (root)

@@ -29,13 +29,19 @@ type story struct {
 	clone    *csi.Volume
 }
 
+// What the story needs of the lab: a pool whose file gives back at once what is deleted, as the file lies in the guest's memory.
+const (
+	PoolBytes        = 4 << 30
+	PoolMountOptions = "discard=sync"
+)
+
 // Step is one step. Do returns what there is to see, and an error for anything that is not as it should be.
 type Step struct {
 	Name string
 	Do   func() (string, error)
 }
 
-// Steps of the story, to be done in order on a system with two nodes and an empty pool of at least 4 GiB.
+// Steps of the story, to be done in order on a system with two nodes and such a pool.
 func Steps(ctx context.Context, sys *system.System) []Step {
 	s := &story{System: sys, ctx: ctx}
 	return []Step{
@@ -81,9 +87,10 @@ func (s *story) share() (string, error) {
 	return seen, err
 }
 
-// overfill writes what cannot be compressed, until the quota says no.
+// overfill writes what cannot be compressed, until the quota says no: past the client's page cache, which would go on trying
+// to write behind our back.
 func (s *story) overfill() (string, error) {
-	out, err := s.one.Shell(`dd if=/dev/urandom of="$V/big" bs=1M count=1200 conv=fsync 2>&1 && exit 1; true`)
+	out, err := s.one.Shell(`dd if=/dev/urandom of="$V/big" bs=1M count=1200 oflag=direct 2>&1 && exit 1; true`)
 	if err != nil {
 		return "", fmt.Errorf("1200 MiB fitted into 1 GiB: %w", err)
 	}

@@ -20,7 +20,7 @@ func TestStory(t *testing.T) {
 	}{{"exportfs", lab.Mountd}, {"kernel", lab.Unanswered}} {
 		t.Run(engine.name, func(t *testing.T) {
 			s := system.New(t, system.Options{
-				Lab:      lab.Options{Nodes: 2, PoolSize: 4 << 30, NFS: engine.nfs},
+				Lab:      lab.Options{Nodes: 2, PoolSize: story.PoolBytes, PoolMountOptions: story.PoolMountOptions, NFS: engine.nfs},
 				AgentEnv: []string{"AGENT_NFS_EXPORTER=" + engine.name},
 			})
 			for _, step := range story.Steps(t.Context(), s) {

@@ -26,14 +26,12 @@ func main() {
 	}
 }
 
-const poolBytes = 4 << 30
-
 func run(ctx context.Context, out *printer, keep bool) (err error) {
 	out.title("btrfs-nfs-csi: one storage host, two worker nodes, real btrfs, the kernel's NFS server")
 	var s *system.System
 	if err := out.step("start storage host, agent, controller and two node drivers", func() (string, error) {
 		var err error
-		s, err = system.Start(system.Options{Lab: lab.Options{Nodes: 2, PoolSize: poolBytes}})
+		s, err = system.Start(system.Options{Lab: lab.Options{Nodes: 2, PoolSize: story.PoolBytes, PoolMountOptions: story.PoolMountOptions}})
 		if err != nil {
 			return "", err
 		}
