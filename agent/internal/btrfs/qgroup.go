@@ -75,19 +75,9 @@ func (fs *FS) qgroup(id uint64) (Qgroup, error) {
 
 // Qgroups reads the numbers of all subvolumes, by their IDs. It takes about one system call for each 900.
 // The top of the filesystem is in it, as 5; groups of groups are not.
-func (fs *FS) Qgroups() (map[uint64]Qgroup, error) { return fs.qgroups(qgroupLimitKey) }
-
-// AllQgroupCounts is Qgroups without the limits, for half the system calls.
-func (fs *FS) AllQgroupCounts() (map[uint64]Qgroup, error) { return fs.qgroups(qgroupInfoKey) }
-
-// qgroups reads the items up to that type: all infos come before all limits.
-func (fs *FS) qgroups(lastType uint32) (map[uint64]Qgroup, error) {
+func (fs *FS) Qgroups() (map[uint64]Qgroup, error) {
 	qgroups := map[uint64]Qgroup{}
-	first, last := key{0, qgroupInfoKey, 0}, key{0, lastType, maxLevel0}
-	err := search(fs.dir, quotaTree, first, last, func(it item) bool {
-		if it.offset > maxLevel0 {
-			return true
-		}
+	err := fs.visitQgroups(qgroupLimitKey, func(it item) {
 		qgroup := qgroups[it.offset]
 		qgroup.ID = it.offset
 		switch it.typ {
@@ -96,18 +86,40 @@ func (fs *FS) qgroups(lastType uint32) (map[uint64]Qgroup, error) {
 		case qgroupLimitKey:
 			qgroup.setLimit(it.data)
 		default:
-			return true
+			return
 		}
 		qgroups[it.offset] = qgroup
-		return true
 	})
-	if noSuchTree(err) {
-		err = ErrQuotaDisabled
-	}
 	if err != nil {
 		return nil, failed("list qgroups", "", err)
 	}
 	return qgroups, nil
+}
+
+// EachQgroupCounts shows visit what Qgroups returns without the limits: for half the system calls, and without keeping it.
+func (fs *FS) EachQgroupCounts(visit func(Qgroup)) error {
+	return failed("list qgroups", "", fs.visitQgroups(qgroupInfoKey, func(it item) {
+		if it.typ == qgroupInfoKey {
+			qgroup := Qgroup{ID: it.offset}
+			qgroup.setInfo(it.data)
+			visit(qgroup)
+		}
+	}))
+}
+
+// visitQgroups visits the items of subvolumes' qgroups up to that type: all infos come before all limits.
+func (fs *FS) visitQgroups(lastType uint32, visit func(item)) error {
+	first, last := key{0, qgroupInfoKey, 0}, key{0, lastType, maxLevel0}
+	err := search(fs.dir, quotaTree, first, last, func(it item) bool {
+		if it.offset <= maxLevel0 {
+			visit(it)
+		}
+		return true
+	})
+	if noSuchTree(err) {
+		return ErrQuotaDisabled
+	}
+	return err
 }
 
 // RemoveQgroup removes the qgroup of a subvolume that no longer exists. One that is still needed is

@@ -88,6 +88,7 @@ func TestQuotaCallsWithoutQuotas(t *testing.T) {
 	assert.ErrorIs(t, err, btrfs.ErrQuotaDisabled)
 	_, err = f.Qgroups()
 	assert.ErrorIs(t, err, btrfs.ErrQuotaDisabled)
+	assert.ErrorIs(t, f.EachQgroupCounts(func(btrfs.Qgroup) {}), btrfs.ErrQuotaDisabled)
 	_, err = f.StaleQgroups(t.Context())
 	assert.ErrorIs(t, err, btrfs.ErrQuotaDisabled)
 	assert.ErrorIs(t, f.RemoveQgroup(info.ID), btrfs.ErrQuotaDisabled)

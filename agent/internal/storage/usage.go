@@ -28,14 +28,17 @@ func (s *Store) usage(ids ...uint64) (map[uint64]Usage, error) {
 		return out, nil
 	}
 	if len(ids) >= wholeScan {
-		groups, err := s.pool.fs.AllQgroupCounts()
+		wanted := make(map[uint64]bool, len(ids))
+		for _, id := range ids {
+			wanted[id] = true
+		}
+		err := s.pool.fs.EachQgroupCounts(func(group btrfs.Qgroup) {
+			if wanted[group.ID] {
+				out[group.ID] = usageOf(group)
+			}
+		})
 		if err != nil && !errors.Is(err, btrfs.ErrQuotaDisabled) {
 			return nil, classify(err)
-		}
-		for _, id := range ids {
-			if group, found := groups[id]; found {
-				out[id] = usageOf(group)
-			}
 		}
 		return out, nil
 	}
