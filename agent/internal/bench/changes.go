@@ -31,8 +31,10 @@ const (
 
 var clientCounts = []int{1, 8, 64}
 
-// mostByHand is with how many threads snapshots are made by hand: the ioctl gets no faster with more.
-const mostByHand = 8
+// sources is how many volumes each kind of snapshot takes turns with. With full quotas the kernel looks, for each extent of the
+// source, at everybody who shares it: the cost of a snapshot grows with those that the volume has already. So whoever is to
+// be compared has as many sources of its own.
+const sources = 64
 
 // changes measures every change in rounds. In each, what is to be compared is done within a second or so, and who goes
 // first takes turns.
@@ -41,7 +43,7 @@ type changes struct {
 	agent   *agent
 	size    size
 	round   int
-	sources []*os.File // by hand
+	byHand  []*os.File // sources
 	results map[string]series
 }
 
@@ -65,42 +67,54 @@ func measureChanges(w *workbench, r *report) error {
 	return a.stop()
 }
 
-// Each kind of snapshot has a source of its own, so that none is the more shared for another.
+// sourceKinds have sources of their own.
 var sourceKinds = []string{snapshot, cloneSnapshot, cloneVolume}
 
-func sourceName(kind string) string {
-	return map[string]string{snapshot: "source-a", cloneSnapshot: "source-b", cloneVolume: "source-c"}[kind]
+func sourceName(kind string, i int) string {
+	prefix := map[string]string{"": "source", snapshot: "source-a", cloneSnapshot: "source-b", cloneVolume: "source-c"}[kind]
+	return fmt.Sprintf("%s-%d", prefix, i%sources)
 }
 
 func (c *changes) makeSources() error {
-	for i, kind := range sourceKinds {
-		name := sourceName(kind)
-		if err := c.agent.post("/v1/volumes", volumeBody(name), http.StatusCreated); err != nil {
-			return err
-		}
-		hand := fmt.Sprintf("source%d", i)
-		if err := c.createLimited(hand); err != nil {
-			return err
-		}
-		file, err := os.Open(filepath.Join(c.floor.Name(), hand))
-		if err != nil {
-			return err
-		}
-		c.sources = append(c.sources, file)
-		for _, dir := range []string{file.Name(), filepath.Join(c.base, tenant, name, "data")} {
-			if err := fillSource(dir); err != nil {
+	for i := range sources {
+		for _, kind := range sourceKinds {
+			name := sourceName(kind, i)
+			if err := c.agent.post("/v1/volumes", volumeBody(name), http.StatusCreated); err != nil {
 				return err
 			}
+			if err := fillSource(filepath.Join(c.base, tenant, name, "data")); err != nil {
+				return err
+			}
+		}
+		if err := c.makeSourceByHand(fmt.Sprintf("source%d", i)); err != nil {
+			return err
 		}
 	}
 	if err := c.settle(); err != nil {
 		return err
 	}
-	return c.agent.post("/v1/snapshots", snapshotBody("source", sourceName(cloneSnapshot)), http.StatusCreated)
+	for i := range sources {
+		if err := c.agent.post("/v1/snapshots", snapshotBody(sourceName("", i), sourceName(cloneSnapshot, i)), http.StatusCreated); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *changes) makeSourceByHand(name string) error {
+	if err := c.createLimited(name); err != nil {
+		return err
+	}
+	file, err := os.Open(filepath.Join(c.floor.Name(), name))
+	if err != nil {
+		return err
+	}
+	c.byHand = append(c.byHand, file)
+	return fillSource(file.Name())
 }
 
 func (c *changes) closeSources() {
-	for _, f := range c.sources {
+	for _, f := range c.byHand {
 		f.Close()
 	}
 }
@@ -128,14 +142,14 @@ func (c *changes) measureRound() error {
 }
 
 func (c *changes) snapshots(clients int) []load {
-	loads := []load{c.load(snapshot, clients), c.load(cloneSnapshot, clients), c.load(cloneVolume, clients)}
-	if clients > mostByHand {
-		return loads
+	byHand := c.hand(handSnapshot, clients, nil)
+	byHand.do = func(i int) error {
+		return btrfs.Snapshot(c.byHand[i%sources], c.floor, handSnapshotName(clients, i), true)
 	}
-	return append(loads, c.hand(handSnapshot, clients, func(name string) error {
-		return btrfs.Snapshot(c.sources[0], c.floor, "snapshot-"+name, true)
-	}))
+	return []load{byHand, c.load(snapshot, clients), c.load(cloneSnapshot, clients), c.load(cloneVolume, clients)}
 }
+
+func handSnapshotName(clients, i int) string { return fmt.Sprintf("snapshot-c%d-%d", clients, i) }
 
 func (c *changes) measure(l load) error {
 	if err := c.settle(); err != nil {
@@ -180,13 +194,13 @@ func (c *changes) load(name string, clients int) load {
 	do := map[string]func(i int) error{
 		create: func(i int) error { return a.post("/v1/volumes", volumeBody(volume(i)), http.StatusCreated) },
 		snapshot: func(i int) error {
-			return a.post("/v1/snapshots", snapshotBody(snap(i), sourceName(snapshot)), http.StatusCreated)
+			return a.post("/v1/snapshots", snapshotBody(snap(i), sourceName(snapshot, i)), http.StatusCreated)
 		},
 		cloneSnapshot: func(i int) error {
-			return a.post("/v1/clones", fmt.Sprintf(`{"name":"of-%s","snapshot":"source"}`, snap(i)), http.StatusCreated)
+			return a.post("/v1/clones", fmt.Sprintf(`{"name":"of-%s","snapshot":%q}`, snap(i), sourceName("", i)), http.StatusCreated)
 		},
 		cloneVolume: func(i int) error {
-			return a.post("/v1/volumes/clone", fmt.Sprintf(`{"name":"of-%s","source":%q}`, volume(i), sourceName(cloneVolume)), http.StatusCreated)
+			return a.post("/v1/volumes/clone", fmt.Sprintf(`{"name":"of-%s","source":%q}`, volume(i), sourceName(cloneVolume, i)), http.StatusCreated)
 		},
 		export: func(i int) error { return a.post("/v1/volumes/"+volume(i)+"/export", exportBody, http.StatusOK) },
 		get:    func(i int) error { return a.get("/v1/volumes/" + volume(i)) },
@@ -205,9 +219,7 @@ func (c *changes) tidy() error {
 	for _, clients := range clientCounts {
 		for i := range c.count(cloneVolume, clients) {
 			clones = append(clones, fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i))
-			if clients <= mostByHand {
-				snapshots = append(snapshots, fmt.Sprintf("snapshot-c%d-%d", clients, i))
-			}
+			snapshots = append(snapshots, handSnapshotName(clients, i))
 		}
 	}
 	for i := range c.count(handLimited, 1) {

@@ -138,7 +138,7 @@ func (w *workbench) durably(change func(name string) error) func(name string) er
 
 // fillSource gives a volume that is to be snapshot and cloned some files, so that there is something to share.
 func fillSource(dir string) error {
-	const files, bytes = 16, 64 << 10
+	const files, bytes = 4, 64 << 10
 	for i := range files {
 		content := make([]byte, bytes)
 		content[0] = byte(i)
