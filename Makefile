@@ -45,7 +45,7 @@ lab: root # what the lab needs: Debian packages and a kernel with NFS (cached)
 demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KEEP=1 leaves it running)
 	@echo "btrfs-nfs-csi demo: building (the first time takes a few minutes) ..."
 	@$(MAKE) --no-print-directory lab build
-	@BNC_BIN=$(BIN) $(LAB) exec -memory 3072 -name demo $(BIN)/demo $(if $(KEEP),-keep)
+	@if [ -t 1 ]; then export BNC_COLOR=1; fi; BNC_BIN=$(BIN) $(LAB) exec -memory 3072 -name demo $(BIN)/demo $(if $(KEEP),-keep)
 
 .PHONY: test
 test: root lab ## Run everything: checks, unit tests with the race detector, real btrfs, the lab (root)
