@@ -47,6 +47,7 @@ type Cluster struct {
 	tokens    map[string]string // by user
 	processes []*Process
 	begin     time.Time
+	release   func() // of the state directory
 }
 
 // The agent's tenants in the tests.
@@ -69,9 +70,10 @@ func Up(ctx context.Context, env *Environment, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c.begin = time.Now()
-	if err := errors.Join(os.RemoveAll(env.State), os.MkdirAll(env.State+"/log", 0o755)); err != nil {
+	if c.release, err = env.takeState(); err != nil {
 		return nil, err
 	}
+	env.say("logs are in %s", filepath.Join(env.State, "log"))
 	if err := c.up(ctx); err != nil {
 		c.Down()
 		return nil, err
@@ -189,6 +191,7 @@ func (c *Cluster) Down() {
 	for _, disk := range []string{"pool.img", "nodes.img"} {
 		_ = os.Remove(filepath.Join(c.env.State, disk))
 	}
+	c.release()
 }
 
 // process makes a process whose log has its name.

@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Environment is where things are on this machine.
@@ -19,7 +21,7 @@ type Environment struct {
 	Repository string
 	// Cache keeps built programs, packages and images.
 	Cache string
-	// State is for one run: logs, keys, disks. It is emptied at the start, not at the end.
+	// State is for one run: logs, keys, disks. Up chooses it, below Cache, and empties it at the start, not at the end.
 	State string
 	// Programs holds the project's own: btrfs-nfs-agent, btrfs-nfs-controller and btrfs-nfs-node.
 	Programs string
@@ -42,11 +44,31 @@ func NewEnvironment() (*Environment, error) {
 		}
 		cache = filepath.Join(user, "btrfs-nfs-csi", "e2e")
 	}
-	e := &Environment{Repository: root, Cache: cache, State: filepath.Join(cache, "run"), Programs: os.Getenv("BNC_BIN"), Progress: os.Stderr}
+	e := &Environment{Repository: root, Cache: cache, Programs: os.Getenv("BNC_BIN"), Progress: os.Stderr}
 	if e.Programs == "" {
 		e.Programs = filepath.Join(root, "bin")
 	}
 	return e, nil
+}
+
+// takeState chooses the first directory that no other run uses.
+func (e *Environment) takeState() (release func(), err error) {
+	for n := 1; ; n++ {
+		dir := filepath.Join(e.Cache, fmt.Sprint("run-", n))
+		release, err := tryLock(dir + ".lock")
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		e.State = dir
+		if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir+"/log", 0o755)); err != nil {
+			release()
+			return nil, err
+		}
+		return release, nil
+	}
 }
 
 func findRepository() (string, error) {

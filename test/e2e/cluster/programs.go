@@ -126,7 +126,12 @@ func (p programs) build(ctx context.Context, module, dir string) error {
 }
 
 // lock waits for other processes that prepare the same thing.
-func lock(path string) (unlock func(), err error) {
+func lock(path string) (unlock func(), err error) { return flock(path, unix.LOCK_EX) }
+
+// tryLock fails with EWOULDBLOCK where another process has the lock.
+func tryLock(path string) (unlock func(), err error) { return flock(path, unix.LOCK_EX|unix.LOCK_NB) }
+
+func flock(path string, how int) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -134,7 +139,7 @@ func lock(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil // closing releases it (flock(2))
