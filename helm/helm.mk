@@ -1,5 +1,7 @@
 # The chart: included by the Makefile. Needs nothing but Go; Helm comes from the module proxy.
 
+TEST_TARGETS += helm-test
+
 .PHONY: helm-test
 helm-test: ## test the chart, with Helm 3 and Helm 4, and compare what it renders with what is committed
 	cd helm/test && GOWORK=off go vet ./... && GOWORK=off go test ./...
