@@ -2,6 +2,8 @@
 # the Go module proxy, and three Debian packages (containerd, runc, busybox-static) that are unpacked into the cache folder, not installed.
 # The first preparation builds Kubernetes: about 15 minutes on two cores, half a minute later.
 
+TEST_TARGETS += e2e-smoke
+
 E2E_TEST := cd test/e2e && GOWORK=off BNC_BIN=$(BIN) go test -count=1 -v .
 
 .PHONY: e2e-prepare
