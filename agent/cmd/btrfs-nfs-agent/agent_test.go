@@ -25,7 +25,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
+// asProgram makes this binary the agent's program: for tests that need it as a process of its own.
+const asProgram = "BNC_TEST_AS_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// fasthttp keeps one clock for the process, and lets the last sweep of each server's workers sleep out its 10 s.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
@@ -99,6 +106,27 @@ func (a *agent) client(token string) *agentclient.Client {
 	assert.NilError(a.t, err)
 	a.t.Cleanup(client.Close)
 	return client
+}
+
+// ignoreNotifications is for tests that take a second or more: a socket that nobody reads is full then, and the agent waits.
+func (a *agent) ignoreNotifications() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buffer := make([]byte, 4096)
+		for {
+			if _, _, err := a.notified.ReadFrom(buffer); err != nil {
+				return
+			}
+		}
+	}()
+	a.t.Cleanup(func() {
+		a.stop()
+		for range a.ended {
+		}
+		_ = a.notified.Close()
+		<-done
+	})
 }
 
 func (a *agent) waitFor(state string) {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
@@ -91,10 +92,10 @@ func storageConfig(c config.Config) storage.Config {
 	}
 }
 
-// exitCode is that of an error of a command: 1 where it has none of its own. silent says that nothing is left to say.
+// exitCode is that of an error of a command. silent says that nothing is left to say.
 func exitCode(err error) (code int, silent bool) {
 	if exit, found := errors.AsType[*exitError](err); found {
 		return exit.code, exit.cause == nil
 	}
-	return 1, false
+	return cli.ExitCode(err), false
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
@@ -22,7 +23,7 @@ func main() {
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		code, silent := exitCode(err)
 		if !silent {
-			fmt.Fprintln(os.Stderr, "btrfs-nfs-agent:", err)
+			fmt.Fprintln(os.Stderr, "btrfs-nfs-agent:", cli.Explain(err))
 		}
 		os.Exit(code)
 	}
@@ -30,14 +31,18 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "btrfs-nfs-agent",
-		Short:         "Storage agent of btrfs-nfs-csi",
-		Long:          "Serves volumes, snapshots, clones and NFS exports of a btrfs filesystem over HTTP. Settings come from the environment.",
+		Use:   "btrfs-nfs-agent",
+		Short: "Storage agent of btrfs-nfs-csi",
+		Long: `Serves volumes, snapshots, clones and NFS exports of a btrfs filesystem over HTTP; without a command it serves, with settings from the
+environment (docs/configuration.md). The other commands look after the host, or talk to an agent, this one or another.`,
 		Args:          cobra.NoArgs,
 		RunE:          runServe,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(cli.UsageError)
+	root.AddGroup(&cobra.Group{ID: cli.Group, Title: "Commands that talk to an agent (AGENT_URL, AGENT_TOKEN or a saved profile):"})
+	root.AddCommand(cli.Commands()...)
 	root.AddCommand(
 		checkCommand(),
 		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},

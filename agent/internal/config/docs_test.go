@@ -7,3 +7,5 @@ import (
 )
 
 func TestDocumentationIsCurrent(t *testing.T) { configdoc.Check(t, "agent", Config{}) }
+
+func TestDocumentationOfTheCommandLineIsCurrent(t *testing.T) { configdoc.Check(t, "cli", Client{}) }

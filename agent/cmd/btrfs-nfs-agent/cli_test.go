@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// commandLine is the command line of a user who has the environment for an agent.
+type commandLine struct {
+	t     *testing.T
+	stdin string
+}
+
+func useCommandLine(t *testing.T, url, token string) *commandLine {
+	t.Helper()
+	for _, name := range []string{"AGENT_TOKEN_FILE", "AGENT_PROFILE", "AGENT_CA_FILE", "AGENT_CERT_FILE", "AGENT_KEY_FILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AGENT_URL", url)
+	t.Setenv("AGENT_TOKEN", token)
+	t.Setenv("AGENT_PROFILES_FILE", filepath.Join(t.TempDir(), "dir", "profiles.yaml"))
+	return &commandLine{t: t}
+}
+
+// run returns what is printed for programs, what is said to people, and the exit code.
+func (c *commandLine) run(args ...string) (out, said string, code int) {
+	c.t.Helper()
+	var printed, errors bytes.Buffer
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(strings.NewReader(c.stdin))
+	root.SetOut(&printed)
+	root.SetErr(&errors)
+	if err := root.ExecuteContext(c.t.Context()); err != nil {
+		code, _ = exitCode(err)
+		errors.WriteString(cli.Explain(err))
+	}
+	return printed.String(), errors.String(), code
+}
+
+func (c *commandLine) ok(args ...string) string {
+	c.t.Helper()
+	out, said, code := c.run(args...)
+	assert.Equal(c.t, code, 0, "%v: %s%s", args, out, said)
+	return out
+}
+
+func (c *commandLine) fails(code int, says string, args ...string) {
+	c.t.Helper()
+	out, said, got := c.run(args...)
+	assert.Check(c.t, is.Equal(got, code), "%v: %s%s", args, out, said)
+	assert.Check(c.t, is.Contains(said, says), "%v", args)
+}
+
+// A volume's life through the command line, with a real agent on a real btrfs filesystem.
+func TestCommandLine(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+
+	assert.Assert(t, is.Contains(c.ok("volume", "create", "db", "64Mi", "--compression", "zstd:3", "--uid", "999", "--gid", "0", "--mode", "0750", "-l", "team=x,env=test"), "db  64Mi  "))
+	c.ok("volume", "create", "db", "64Mi", "--compression", "zstd:3", "--uid", "999", "--gid", "0", "--mode", "0750", "-l", "team=x,env=test")
+	c.fails(cli.ExitConflict, "volume get db", "volume", "create", "db", "65Mi")
+	c.ok("volume", "create", "web", "32Mi", "--nocow")
+	assert.Assert(t, is.Contains(c.ok("vol", "resize", "db", "+64Mi"), "128Mi"))
+	c.fails(cli.ExitUsage, "does not shrink", "volume", "resize", "--", "db", "-64Mi")
+	c.fails(cli.ExitUsage, "size_bytes", "volume", "resize", "db", "1Mi")
+
+	c.ok("volume", "set", "db", "-l", "env-", "-l", "tier=gold", "--compression", "zlib")
+	var db agentapi.VolumeDetail
+	assert.NilError(t, json.Unmarshal([]byte(c.ok("volume", "get", "db", "-o", "json")), &db))
+	assert.DeepEqual(t, db.Labels, agentapi.Labels{"team": "x", "tier": "gold"})
+	assert.Assert(t, db.SizeBytes == 128<<20 && db.Compression == "zlib" && db.Uid == 999 && db.Gid == 0 && db.Mode == "0750", "%+v", db)
+	assert.NilError(t, yaml.UnmarshalStrict([]byte(c.ok("volume", "get", "db", "-o", "yaml")), &db))
+	c.fails(cli.ExitUsage, "nothing to change", "volume", "set", "db")
+
+	var list []agentapi.VolumeDetail
+	assert.NilError(t, json.Unmarshal([]byte(c.ok("volume", "list", "-l", "team=x", "-o", "json")), &list))
+	assert.Assert(t, len(list) == 1 && list[0].Name == "db")
+	assert.Equal(t, c.ok("volume", "list", "-l", "team=y", "-o", "json"), "[]\n")
+	assert.Equal(t, c.ok("volume", "ls", "--sort", "-size", "-o", "name"), "db\nweb\n")
+	assert.Equal(t, c.ok("volume", "list", "-c", "name,size"), "NAME  SIZE\ndb    128Mi\nweb   32Mi\n")
+	for _, text := range []string{"NAME", "nocow", "zlib"} {
+		assert.Assert(t, is.Contains(c.ok("volume", "list"), text))
+	}
+	assert.Assert(t, is.Contains(c.ok("volume", "usage", "db"), "128Mi"))
+
+	assert.Assert(t, is.Contains(c.ok("snapshot", "create", "db", "before"), "before  of db"))
+	assert.Assert(t, is.Contains(c.ok("snapshot", "list", "db"), "before"))
+	assert.Equal(t, c.ok("snapshot", "list", "web", "-o", "name"), "")
+	assert.Assert(t, is.Contains(c.ok("snapshot", "get", "before"), "volume:"))
+	assert.Assert(t, is.Contains(c.ok("clone", "copy", "--snapshot", "before", "--size", "+64Mi"), "192Mi"))
+	assert.Assert(t, is.Contains(c.ok("clone", "copy2", "--volume", "db"), "128Mi"))
+	c.fails(cli.ExitUsage, "either", "clone", "copy3")
+	c.fails(cli.ExitNotFound, "list command", "clone", "copy3", "--snapshot", "none")
+
+	assert.Assert(t, is.Contains(c.ok("export", "add", "db", "10.0.0.7", "--read-only", "-l", "created-by=me"), "mount -t nfs -o "))
+	assert.Assert(t, is.Contains(c.ok("export", "list"), "read-only"))
+	assert.Equal(t, c.ok("export", "list", "web", "-o", "name"), "")
+	assert.Assert(t, is.Contains(c.ok("volume", "get", "db"), "10.0.0.7 read-only created-by=me"))
+	c.fails(cli.ExitConflict, "export list db", "volume", "delete", "db", "--yes")
+	c.ok("export", "remove", "db", "10.0.0.7", "-y")
+
+	assert.Assert(t, is.Contains(c.ok("tenant", "show"), "volumes:    4"))
+	assert.Assert(t, is.Contains(c.ok("stats"), "free"))
+	assert.Assert(t, is.Contains(c.ok("stats", "-o", "wide"), "corruption 0"))
+	assert.Assert(t, is.Contains(c.ok("health"), "status:   ok"))
+
+	c.ok("snapshot", "delete", "before", "-y")
+	out := c.ok("volume", "delete", "copy", "copy2", "web", "-y")
+	assert.Equal(t, out, "deleted copy\ndeleted copy2\ndeleted web\n")
+	assert.Equal(t, c.ok("volume", "delete", "-l", "team=x", "-y"), "deleted db\n")
+	assert.Equal(t, c.ok("volume", "list", "-o", "name"), "")
+}
+
+// Nothing is destroyed without a yes.
+func TestCommandLineAsks(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	c.ok("volume", "create", "v", "1Mi")
+	c.fails(cli.ExitDeclined, "--yes", "volume", "delete", "v")
+	c.ok("volume", "get", "v")
+	c.ok("export", "add", "v", "10.0.0.7")
+	c.fails(cli.ExitDeclined, "--yes", "export", "remove", "v", "10.0.0.7")
+	assert.Assert(t, is.Contains(c.ok("export", "list"), "10.0.0.7"))
+}
+
+// When some of many cannot be deleted, the others are, and the exit code tells.
+func TestCommandLineDeletesWhatItCan(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	for _, name := range []string{"a", "b", "c"} {
+		c.ok("volume", "create", name, "1Mi", "-l", "x=y")
+	}
+	c.ok("export", "add", "b", "10.0.0.7")
+	out, said, code := c.run("volume", "delete", "-l", "x", "-y")
+	assert.Equal(t, out, "deleted a\ndeleted c\n")
+	assert.Equal(t, code, cli.ExitConflict)
+	assert.Assert(t, is.Contains(said, "1 of 3 failed"))
+}
+
+func TestCommandLineErrors(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	c.fails(cli.ExitNotFound, "another tenant's token", "volume", "get", "none")
+	c.fails(cli.ExitUsage, "is no size", "volume", "create", "v", "much")
+	c.fails(cli.ExitUsage, "name", "volume", "create", "a/b", "1Mi")
+	c.fails(cli.ExitUsage, "Usage: btrfs-nfs-agent volume create NAME SIZE", "volume", "create", "v")
+	c.fails(cli.ExitUsage, "unknown command", "volume", "destroy", "v")
+	c.fails(cli.ExitUsage, "--help", "volume", "list", "--nonsense")
+	c.fails(cli.ExitUsage, "json, yaml or name", "volume", "list", "-o", "xml")
+	c.fails(cli.ExitUsage, "there are name", "volume", "list", "-c", "nonsense")
+	c.fails(cli.ExitUsage, "either names or labels", "volume", "delete")
+	c.fails(cli.ExitUsage, "token file", "volume", "list", "--token-file", "/dev/null")
+	c.fails(cli.ExitUsage, "must begin with http", "volume", "list", "--agent-url", "ftp://x")
+	c.fails(cli.ExitNoSpace, "stats", "volume", "create", "v", "1Ti")
+
+	t.Setenv("AGENT_TOKEN", "wrong")
+	c.fails(cli.ExitDenied, "AGENT_TOKEN", "volume", "list")
+	t.Setenv("AGENT_TOKEN_FILE", "/dev/null")
+	c.fails(cli.ExitUsage, "both set", "volume", "list")
+	t.Setenv("AGENT_TOKEN_FILE", "")
+	t.Setenv("AGENT_URL", "")
+	c.fails(cli.ExitUsage, "profile save", "volume", "list")
+
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	assert.NilError(t, err)
+	url := "http://" + nobody.Addr().String()
+	assert.NilError(t, nobody.Close())
+	c.fails(cli.ExitUnreachable, "doctor", "volume", "list", "--agent-url", url)
+}
+
+func TestProfiles(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, "", "")
+	c.stdin = "token-of-a\n"
+	c.ok("profile", "save", "one", "--agent-url", a.url)
+	file := filepath.Join(t.TempDir(), "token")
+	assert.NilError(t, os.WriteFile(file, []byte(" token-of-b\n"), 0o600))
+	c.ok("profile", "save", "two", "--agent-url", a.url, "--token-file", file)
+	assert.Assert(t, is.Contains(c.ok("tenant", "show"), "name:       a"))
+	assert.Assert(t, is.Contains(c.ok("tenant", "show", "--profile", "two"), "name:       b"))
+	c.ok("profile", "use", "two")
+	assert.Assert(t, is.Contains(c.ok("tenant", "show"), "name:       b"))
+	t.Setenv("AGENT_PROFILE", "one")
+	assert.Assert(t, is.Contains(c.ok("tenant", "show"), "name:       a"))
+	c.fails(cli.ExitUsage, "[one two]", "tenant", "show", "--profile", "three")
+
+	// A profile's token goes to no other agent.
+	c.fails(cli.ExitDenied, "AGENT_TOKEN", "tenant", "show", "--agent-url", a.url)
+
+	info, err := os.Stat(os.Getenv("AGENT_PROFILES_FILE"))
+	assert.NilError(t, err)
+	assert.Equal(t, info.Mode().Perm(), os.FileMode(0o600))
+	assert.Assert(t, !strings.Contains(c.ok("profile", "list"), "token-of"))
+	c.ok("profile", "delete", "one")
+	c.fails(cli.ExitUsage, "[two]", "profile", "delete", "one")
+	c.fails(cli.ExitUsage, "--agent-url", "profile", "save", "x")
+	c.stdin = "\n"
+	c.fails(cli.ExitUsage, "empty", "profile", "save", "x", "--agent-url", a.url)
+}
+
+func TestTenantNew(t *testing.T) {
+	c := useCommandLine(t, "", "")
+	one, two := c.ok("tenant", "new", "k8s"), c.ok("tenant", "new", "k8s")
+	assert.Assert(t, strings.HasPrefix(one, "k8s:") && len(one) == len("k8s:")+64+1 && one != two, one)
+	c.fails(cli.ExitUsage, "tenant name", "tenant", "new", "a/b")
+}
+
+// What a shell is offered at the tab key.
+func TestCompletion(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	c.ok("volume", "create", "db", "1Mi")
+	c.ok("snapshot", "create", "db", "before")
+	assert.Assert(t, is.Contains(c.ok("__complete", "volume", "get", ""), "db\n"))
+	assert.Assert(t, is.Contains(c.ok("__complete", "clone", "x", "--snapshot", ""), "before\n"))
+	assert.Assert(t, is.Contains(c.ok("__complete", "volume", "list", "-c", ""), "size\n"))
+	assert.Assert(t, !strings.Contains(c.ok("__complete", "volume", "resize", "db", ""), "db\n"))
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		assert.Assert(t, len(c.ok("completion", shell)) > 1000, shell)
+	}
+	t.Setenv("AGENT_URL", "")
+	assert.Assert(t, is.Contains(c.ok("__complete", "volume", "get", ""), ":4"))
+}

@@ -1,0 +1,104 @@
+// Package cli is the command line that talks to an agent, this machine's or another: volumes, snapshots, clones, exports,
+// stats, health and tenants, as people want to see them and as scripts want to read them. docs/cli.md describes it.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+var errNotConfirmed = errors.New("not confirmed")
+
+// Commands are the subcommands that talk to an agent.
+func Commands() []*cobra.Command {
+	commands := []*cobra.Command{
+		volumeCommand(), snapshotCommand(), cloneCommand(), exportCommand(), statsCommand(), healthCommand(), tenantCommand(),
+	}
+	for _, command := range commands {
+		command.GroupID = Group
+		addConnectionFlags(command)
+	}
+	profile := profileCommand()
+	profile.GroupID = Group
+	return append(commands, profile)
+}
+
+// Group is the ID of the group of commands in the help of the root command.
+const Group = "client"
+
+// session is one run of a command: its streams, and the agent that it talks to.
+type session struct {
+	*agentclient.Client
+	in          io.Reader
+	out, err    io.Writer
+	interactive bool // in can be asked though it is no terminal: for tests
+	color       bool
+	width       int // of the table; 0: what the terminal has
+}
+
+// streams is a session without an agent.
+func streams(command *cobra.Command) *session {
+	s := &session{in: command.InOrStdin(), out: command.OutOrStdout(), err: command.ErrOrStderr()}
+	if env, err := config.LoadClient(); err == nil && env.NoColor == "" {
+		_, s.color = terminalOf(s.out)
+	}
+	return s
+}
+
+// connect is a session with the agent that flags, environment or profile name.
+func connect(command *cobra.Command) (*session, error) {
+	s := streams(command)
+	to, err := connectionOf(command)
+	if err != nil {
+		return nil, err
+	}
+	s.Client, err = to.client()
+	return s, err
+}
+
+// say writes to the error stream, so that what a command prints stays readable for programs.
+func (s *session) say(format string, args ...any) { fmt.Fprintf(s.err, format, args...) }
+
+// with makes a RunE of what needs an agent.
+func with(run func(s *session, command *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(command *cobra.Command, args []string) error {
+		s, err := connect(command)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return run(s, command, args)
+	}
+}
+
+// arguments makes the number of arguments a matter of usage: exit code 2 and how it is called.
+func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(command *cobra.Command, args []string) error {
+		if err := check(command, args); err != nil {
+			return &commandError{code: ExitUsage, cause: err, advice: "Usage: " + command.UseLine()}
+		}
+		return nil
+	}
+}
+
+// parent is a command that only has subcommands.
+func parent(use, short string, children ...*cobra.Command) *cobra.Command {
+	command := &cobra.Command{
+		Use: use, Short: short,
+		Args: func(command *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &commandError{code: ExitUsage, cause: fmt.Errorf("unknown command %q for %q", args[0], command.CommandPath()), advice: "See " + command.CommandPath() + " --help."}
+			}
+			return nil
+		},
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
+	}
+	command.AddCommand(children...)
+	return command
+}

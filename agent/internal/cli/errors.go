@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Exit codes of the commands that talk to an agent: docs/cli.md. 0 is success.
+const (
+	ExitFailed      = 1 // anything that has no code of its own
+	ExitUsage       = 2 // the command line, or a value that the agent refuses
+	ExitNotFound    = 3
+	ExitConflict    = 4 // exists already with other properties, or is in use
+	ExitDenied      = 5 // no token, a wrong one, or not for this
+	ExitUnreachable = 6 // no agent there, or it takes no requests now
+	ExitNoSpace     = 7
+	ExitDeclined    = 8 // the question was answered with no, or could not be asked
+	ExitInterrupted = 130
+)
+
+// commandError is an error of the command line itself.
+type commandError struct {
+	code   int
+	cause  error
+	advice string
+}
+
+func (e *commandError) Error() string { return e.cause.Error() }
+func (e *commandError) Unwrap() error { return e.cause }
+
+func usageErrorf(format string, args ...any) error {
+	return &commandError{code: ExitUsage, cause: fmt.Errorf(format, args...)}
+}
+
+// advise adds what to do next. An error that has advice keeps its own.
+func advise(err error, format string, args ...any) error {
+	if err == nil || advice(err) != "" {
+		return err
+	}
+	return &commandError{code: ExitCode(err), cause: err, advice: fmt.Sprintf(format, args...)}
+}
+
+// ExitCode is the code that the program ends with.
+func ExitCode(err error) int {
+	if command, found := errors.AsType[*commandError](err); found {
+		return command.code
+	}
+	if errors.Is(err, context.Canceled) {
+		return ExitInterrupted
+	}
+	if _, found := errors.AsType[*agentapi.Error](err); !found {
+		return ExitFailed
+	}
+	switch agentapi.CodeOf(err) {
+	case agentapi.Invalid, agentapi.BadRequest, agentapi.TooLarge:
+		return ExitUsage
+	case agentapi.NotFound:
+		return ExitNotFound
+	case agentapi.AlreadyExists, agentapi.Busy:
+		return ExitConflict
+	case agentapi.Unauthorized, agentapi.Forbidden:
+		return ExitDenied
+	case agentapi.Unavailable, agentapi.RateLimited:
+		return ExitUnreachable
+	case agentapi.NoSpace:
+		return ExitNoSpace
+	}
+	return ExitFailed
+}
+
+// Explain is an error in words, with what to do about it on a line of its own where that is known.
+func Explain(err error) string {
+	if what := advice(err); what != "" {
+		return fmt.Sprintf("%v\n%s", err, what)
+	}
+	return err.Error()
+}
+
+func advice(err error) string {
+	if command, found := errors.AsType[*commandError](err); found && command.advice != "" {
+		return command.advice
+	}
+	if _, found := errors.AsType[*agentapi.Error](err); !found {
+		return ""
+	}
+	return adviceFor[agentapi.CodeOf(err)]
+}
+
+var adviceFor = map[agentapi.Code]string{
+	agentapi.Unauthorized: "Set AGENT_TOKEN to the tenant's token (what follows tenant: in the agent's AGENT_TENANTS), or save it: btrfs-nfs-agent profile save NAME --agent-url URL",
+	agentapi.Forbidden:    "The token is good, but not for this.",
+	agentapi.Unavailable:  "Is the agent running (systemctl status btrfs-nfs-agent) and the URL right? On the storage host, btrfs-nfs-agent doctor looks for the cause.",
+	agentapi.RateLimited:  "Wait a moment and try again.",
+	agentapi.NoSpace:      "Look: btrfs-nfs-agent stats. Delete what is not needed, or add a device (docs/operations.md, \"A full pool\").",
+	agentapi.NotFound:     "Look for the name with the list command; another tenant's token sees other names.",
+}
+
+// UsageError gives a mistake in the flags its exit code.
+func UsageError(command *cobra.Command, err error) error {
+	return &commandError{code: ExitUsage, cause: err, advice: "See " + command.CommandPath() + " --help."}
+}

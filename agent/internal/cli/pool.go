@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+type device = agentapi.DeviceStats
+
+var deviceColumns = columns[device]{
+	{name: "device", text: func(d device) string { return d.Device }},
+	{name: "id", text: func(d device) string { return d.Devid }, spare: true},
+	{name: "size", text: func(d device) string { return humanSize(d.SizeBytes) }, order: by(func(d device) int64 { return d.SizeBytes })},
+	{name: "allocated", text: func(d device) string { return humanSize(d.AllocatedBytes) }, order: by(func(d device) int64 { return d.AllocatedBytes })},
+	{name: "state", text: deviceState},
+	{name: "read", text: func(d device) string { return humanSize(d.Io.ReadBytesTotal) }, order: by(func(d device) int64 { return d.Io.ReadBytesTotal }), spare: true},
+	{name: "written", text: func(d device) string { return humanSize(d.Io.WriteBytesTotal) }, order: by(func(d device) int64 { return d.Io.WriteBytesTotal }), spare: true},
+	{name: "errors", text: func(d device) string {
+		e := d.Errors
+		return fmt.Sprintf("read %d, write %d, flush %d, corruption %d, generation %d", e.ReadErrs, e.WriteErrs, e.FlushErrs, e.CorruptionErrs, e.GenerationErrs)
+	}, wide: true},
+}
+
+func deviceState(d device) string {
+	e := d.Errors
+	switch {
+	case d.Missing:
+		return "MISSING"
+	case e.ReadErrs+e.WriteErrs+e.FlushErrs+e.CorruptionErrs+e.GenerationErrs > 0:
+		return "ERRORS"
+	}
+	return "ok"
+}
+
+func statsCommand() *cobra.Command {
+	var out output
+	var watch watching
+	command := &cobra.Command{
+		Use: "stats", Short: "Show space and devices of the pool", Args: arguments(cobra.NoArgs),
+		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
+			if err := out.validate(); err != nil {
+				return err
+			}
+			return watch.show(command.Context(), s, func(w io.Writer) error {
+				stats, err := s.Stats(command.Context())
+				if err != nil {
+					return err
+				}
+				return s.writeStats(w, out, stats)
+			})
+		}),
+	}
+	out.addTo(command, deviceColumns.names())
+	watch.addTo(command)
+	return command
+}
+
+func (s *session) writeStats(w io.Writer, out output, stats *agentapi.Stats) error {
+	switch out.format {
+	case "json", "yaml":
+		return encode(w, out.format, stats)
+	case "name":
+		return printNames(w, deviceColumns[0], stats.Btrfs.Devices)
+	}
+	b := stats.Btrfs
+	fmt.Fprintf(w, "space:     %s used of %s (%s), %s free, %s unallocated\n",
+		humanSize(b.UsedBytes), humanSize(b.TotalBytes), percent(b.UsedBytes, b.TotalBytes), humanSize(b.FreeBytes), humanSize(b.UnallocatedBytes))
+	fmt.Fprintf(w, "metadata:  %s used of %s (%s)\n", humanSize(b.MetadataUsedBytes), humanSize(b.MetadataTotalBytes), percent(b.MetadataUsedBytes, b.MetadataTotalBytes))
+	fmt.Fprintf(w, "copies:    %g bytes on the devices for one of data\n\n", b.DataRatio)
+	return printItems(s, w, out, deviceColumns, b.Devices)
+}
+
+func healthCommand() *cobra.Command {
+	var out output
+	var watch watching
+	command := &cobra.Command{
+		Use: "health", Short: "Show whether agent and pool are well; exit code 1 where not",
+		Args: arguments(cobra.NoArgs),
+		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
+			if err := out.validate(); err != nil {
+				return err
+			}
+			well := true
+			err := watch.show(command.Context(), s, func(w io.Writer) error {
+				health, err := s.Health(command.Context())
+				if err != nil {
+					return err
+				}
+				well = health.Status == agentapi.StatusOK
+				return writeHealth(w, out, health)
+			})
+			if err == nil && !well && !watch.on {
+				return &commandError{code: ExitFailed, cause: errDegraded, advice: "What to do: docs/troubleshooting.md. On the storage host: btrfs-nfs-agent doctor"}
+			}
+			return err
+		}),
+	}
+	out.addTo(command, []string{"status"})
+	watch.addTo(command)
+	return command
+}
+
+var errDegraded = fmt.Errorf("the agent is degraded")
+
+func writeHealth(w io.Writer, out output, h *agentapi.Health) error {
+	switch out.format {
+	case "json", "yaml":
+		return encode(w, out.format, h)
+	case "name":
+		_, err := fmt.Fprintln(w, h.Status)
+		return err
+	}
+	fmt.Fprintf(w, "status:   %s\nversion:  %s (commit %s)\nuptime:   %s\n", h.Status, h.Version, h.Commit, duration(time.Duration(h.UptimeSeconds)*time.Second))
+	for _, c := range h.Conditions {
+		fmt.Fprintf(w, "%s: %s\n", c.Reason, strings.TrimSpace(c.Message))
+	}
+	return nil
+}

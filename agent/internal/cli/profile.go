@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+func profileCommand() *cobra.Command {
+	return parent("profile", "Save agents and their tokens under names",
+		saveProfileCommand(), listProfilesCommand(), useProfileCommand(), deleteProfileCommand())
+}
+
+func saveProfileCommand() *cobra.Command {
+	var p profile
+	command := &cobra.Command{
+		Use:   "save NAME --agent-url URL",
+		Short: "Save an agent; asks for the token, or reads it from standard input",
+		Long: `Saves an agent and its token in a file that only you can read. The token is asked for, or read from standard input where that is no
+terminal. With --token-file only the path is saved, and the token read from there each time. The first profile becomes the current one.`,
+		Example: "  btrfs-nfs-agent profile save home --agent-url http://nas:8080",
+		Args:    arguments(cobra.ExactArgs(1)),
+		RunE: func(command *cobra.Command, args []string) error {
+			return saveProfile(streams(command), args[0], p)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&p.URL, "agent-url", "", "the agent, http(s)://host:port")
+	flags.StringVar(&p.TokenFile, "token-file", "", "file with the token, read at each use")
+	flags.StringVar(&p.CAFile, "ca-file", "", "authorities to trust for https")
+	flags.StringVar(&p.CertFile, "cert-file", "", "client certificate; with --key-file")
+	flags.StringVar(&p.KeyFile, "key-file", "", "key of the client certificate")
+	return command
+}
+
+func saveProfile(s *session, name string, p profile) error {
+	if _, err := agentclient.ParseURL(p.URL); err != nil {
+		return usageErrorf("--agent-url: %w", err)
+	}
+	if p.TokenFile == "" {
+		token, err := s.readSecret("Token: ")
+		if err != nil {
+			return err
+		}
+		p.Token = token
+	}
+	return changeProfiles(func(saved *profiles) error {
+		saved.Profiles[name] = p
+		if saved.Current == "" {
+			saved.Current = name
+		}
+		s.say("saved %s\n", name)
+		return nil
+	})
+}
+
+// readSecret asks without showing what is typed; where nobody can be asked it takes the first line of the input.
+func (s *session) readSecret(prompt string) (string, error) {
+	var text string
+	if file, ok := terminalOf(s.in); ok {
+		s.say("%s", prompt)
+		typed, err := term.ReadPassword(int(file.Fd()))
+		s.say("\n")
+		if err != nil {
+			return "", err
+		}
+		text = string(typed)
+	} else {
+		line, err := bufio.NewReader(s.in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		text = line
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		return "", usageErrorf("the token is empty")
+	}
+	return text, nil
+}
+
+func listProfilesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List saved profiles", Args: arguments(cobra.NoArgs),
+		RunE: func(command *cobra.Command, _ []string) error {
+			env, err := config.LoadClient()
+			if err != nil {
+				return err
+			}
+			saved, err := loadProfiles(env.ProfilesFile)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, name := range saved.names() {
+				current := ""
+				if name == saved.Current {
+					current = "*"
+				}
+				rows = append(rows, []string{name, current, saved.Profiles[name].URL})
+			}
+			return streams(command).writeTable([]string{"NAME", "CURRENT", "URL"}, rows)
+		},
+	}
+}
+
+func useProfileCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "use NAME", Short: "Make a profile the current one", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return changeProfiles(func(saved *profiles) error {
+				_, err := saved.get(args[0])
+				saved.Current = args[0]
+				return err
+			})
+		},
+	}
+}
+
+func deleteProfileCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete NAME", Short: "Forget a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return changeProfiles(func(saved *profiles) error {
+				_, err := saved.get(args[0])
+				delete(saved.Profiles, args[0])
+				if saved.Current == args[0] {
+					saved.Current = ""
+				}
+				return err
+			})
+		},
+	}
+}
+
+// changeProfiles reads the file, and writes it again if change has no error.
+func changeProfiles(change func(*profiles) error) error {
+	env, err := config.LoadClient()
+	if err != nil {
+		return err
+	}
+	saved, err := loadProfiles(env.ProfilesFile)
+	if err == nil {
+		err = change(&saved)
+	}
+	if err != nil {
+		return err
+	}
+	return saved.save(env.ProfilesFile)
+}
+
+func completeProfiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	env, err := config.LoadClient()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	saved, err := loadProfiles(env.ProfilesFile)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return saved.names(), cobra.ShellCompDirectiveNoFileComp
+}

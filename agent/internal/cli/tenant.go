@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// tokenBytes of randomness in a token that we make.
+const tokenBytes = 32
+
+func tenantCommand() *cobra.Command {
+	return parent("tenant", "Tenants: whose token this is, what they have, a token for a new one", showTenantCommand(), newTenantCommand())
+}
+
+// tenantSummary is what a tenant has.
+type tenantSummary struct {
+	Name      string `json:"name"`
+	Volumes   int    `json:"volumes"`
+	Snapshots int    `json:"snapshots"`
+	Exports   int    `json:"exports"`
+	SizeBytes int64  `json:"size_bytes"` // of all volumes
+	UsedBytes int64  `json:"used_bytes"`
+}
+
+func showTenantCommand() *cobra.Command {
+	var out output
+	fields := columns[tenantSummary]{
+		{name: "name", text: func(t tenantSummary) string { return t.Name }},
+		{name: "volumes", text: func(t tenantSummary) string { return itoa(int64(t.Volumes)) }},
+		{name: "snapshots", text: func(t tenantSummary) string { return itoa(int64(t.Snapshots)) }},
+		{name: "exports", text: func(t tenantSummary) string { return itoa(int64(t.Exports)) }},
+		{name: "size", text: func(t tenantSummary) string { return humanSize(t.SizeBytes) }},
+		{name: "used", text: func(t tenantSummary) string { return humanSize(t.UsedBytes) }},
+	}
+	command := &cobra.Command{
+		Use: "show", Aliases: []string{"get"}, Short: "Show whose token this is, and what the tenant has", Args: arguments(cobra.NoArgs),
+		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
+			if err := out.validate(); err != nil {
+				return err
+			}
+			summary, err := s.summary(command)
+			if err != nil {
+				return err
+			}
+			return printOne(s, out, fields, summary)
+		}),
+	}
+	out.addTo(command, fields.names())
+	return command
+}
+
+func (s *session) summary(command *cobra.Command) (tenantSummary, error) {
+	ctx := command.Context()
+	stats, err := s.Stats(ctx)
+	if err != nil {
+		return tenantSummary{}, err
+	}
+	volumes, err := collect(s.Volumes(ctx))
+	if err != nil {
+		return tenantSummary{}, err
+	}
+	snapshots, err := collect[agentapi.SnapshotDetail](s.Snapshots(ctx, ""))
+	if err != nil {
+		return tenantSummary{}, err
+	}
+	summary := tenantSummary{Name: stats.TenantName, Volumes: len(volumes), Snapshots: len(snapshots)}
+	for _, v := range volumes {
+		summary.Exports += len(v.Clients)
+		summary.SizeBytes += v.SizeBytes
+		summary.UsedBytes += v.UsedBytes
+	}
+	return summary, nil
+}
+
+func newTenantCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "new NAME", Short: "Make a token for a new tenant, as AGENT_TENANTS takes it", Args: arguments(cobra.ExactArgs(1)),
+		Long: `Prints NAME:TOKEN with a token of 256 random bits. Add it to AGENT_TENANTS on the storage host, separated by a comma, and restart the
+agent; put the token into the Kubernetes secret of that tenant's StorageClass. Talks to no agent.`,
+		RunE: func(command *cobra.Command, args []string) error {
+			if err := id.ValidateName(args[0]); err != nil {
+				return usageErrorf("tenant name %w", err)
+			}
+			var random [tokenBytes]byte
+			_, _ = rand.Read(random[:]) // never fails: crypto/rand
+			fmt.Fprintf(command.OutOrStdout(), "%s:%s\n", args[0], hex.EncodeToString(random[:]))
+			return nil
+		},
+	}
+}
