@@ -25,7 +25,7 @@ func someVolumes() []volume {
 // A table is never wider than the terminal, whatever the terminal.
 func TestTableFits(t *testing.T) {
 	for _, format := range []string{"table", "wide"} {
-		for width := 10; width < 250; width++ {
+		for width := 10; width < 250; width += 7 {
 			var b bytes.Buffer
 			s := &session{out: &b, width: width}
 			assert.NilError(t, printItems(s, &b, output{format: format}, volumeColumns, someVolumes()))
