@@ -1,0 +1,263 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+// imagined is a host made of files, with a real kernel below it.
+type imagined struct {
+	Host
+	t    *testing.T
+	root string
+}
+
+func imagine(t *testing.T) *imagined {
+	t.Helper()
+	root := t.TempDir()
+	h := &imagined{t: t, root: root, Host: Host{
+		Proc: root + "/proc", Etc: root + "/etc", Modules: root + "/modules", EnvironmentFile: root + "/etc/agent.env", Release: "6.12.1-amd64",
+		Run:               func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
+		ClockSynchronised: func() (bool, error) { return true, nil },
+	}}
+	h.write("proc/filesystems", "nodev\tproc\n\tbtrfs\nnodev\tnfsd\n")
+	h.write("proc/fs/nfsd/threads", "16\n")
+	h.write("proc/fs/nfsd/versions", "-2 +3 +4 +4.0 +4.1 +4.2\n")
+	network, err := os.Readlink("/proc/self/ns/net")
+	assert.NilError(t, err)
+	assert.NilError(t, os.MkdirAll(root+"/proc/self/ns", 0o755))
+	assert.NilError(t, os.Symlink(network, root+"/proc/self/ns/net"))
+	return h
+}
+
+func (h *imagined) write(name, content string) {
+	h.t.Helper()
+	path := filepath.Join(h.root, name)
+	assert.NilError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	assert.NilError(h.t, os.WriteFile(path, []byte(content), 0o600))
+}
+
+// mountd makes a process that has the export caches' channels open.
+func (h *imagined) mountd(name string) {
+	h.t.Helper()
+	network, err := os.Readlink("/proc/self/ns/net")
+	assert.NilError(h.t, err)
+	h.write("proc/4711/comm", name+"\n")
+	for link, target := range map[string]string{"ns/net": network, "fd/7": "/proc/4711/net/rpc/nfsd.export/channel"} {
+		path := filepath.Join(h.root, "proc/4711", link)
+		assert.NilError(h.t, os.MkdirAll(filepath.Dir(path), 0o755))
+		assert.NilError(h.t, os.Symlink(target, path))
+	}
+}
+
+func settings(base string) config.Config {
+	return config.Config{BasePath: base, ListenAddr: "127.0.0.1:0", QuotaMode: "auto", NFS: config.NFS{Exporter: "auto"}}
+}
+
+func say(findings []Finding) string {
+	var b strings.Builder
+	for _, f := range findings {
+		b.WriteString(string(f.Status) + ": " + f.Detail + "\n" + f.Do + "\n")
+	}
+	return b.String()
+}
+
+func TestKernel(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "ok: btrfs and the NFS server are there"))
+	h.Release = "5.4.0-42"
+	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: kernel 5.4.0-42 is too old"))
+	h.Release, c.QuotaMode = "6.1.0-9", "simple"
+	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "no simple quotas"))
+	h.Release = "6.12.1"
+	h.write("proc/filesystems", "\tbtrfs\n")
+	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: the kernel has no NFS server"))
+	h.write("modules/6.12.1/modules.dep", "kernel/fs/nfsd/nfsd.ko.xz: kernel/fs/lockd.ko\n")
+	assert.Assert(t, !strings.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem"))
+}
+
+func TestServerAndUpcalls(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads"))
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: nobody"))
+	h.write("proc/fs/nfsd/versions", "+3 +4 +4.1 -4.2")
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: does not speak NFSv4.2"))
+	h.write("proc/fs/nfsd/threads", "0\n")
+	for engine, says := range map[string]string{"auto": "warning: does not run", "exportfs": "problem: does not run", "kernel": "ok: does not run; the agent"} {
+		c.NFS.Exporter = engine
+		assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), says))
+	}
+	c.NFS.Exporter = "exportfs"
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "apt install nfs-kernel-server"))
+
+	h.mountd("rpc.mountd")
+	c.NFS.Exporter = "kernel"
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "problem: rpc.mountd (process 4711) answers"))
+	c.NFS.Exporter = "auto"
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "exportfs to tell it is not installed"))
+	h.Run = func(context.Context, string, ...string) (string, error) { return "", nil }
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: rpc.mountd"))
+	h.write("proc/4711/comm", "btrfs-nfs-agent\n")
+	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: the agent, process 4711"))
+}
+
+func TestGroups(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+	h.write("etc/nfs.conf", "[nfsd]\nmanage-gids=n\n[mountd]\n# manage-gids=n\n manage-gids = Y\n")
+	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "problem: manage-gids is on"))
+	h.write("etc/nfs.conf.d/local.conf", "[mountd]\nmanage-gids=n\n")
+	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+}
+
+func TestOtherExports(t *testing.T) {
+	h, c := imagine(t), settings("/srv/btrfs/volumes")
+	c.NFS.ExportsFile = h.Etc + "/exports.d/btrfs-nfs-csi.exports"
+	h.write("etc/exports.d/btrfs-nfs-csi.exports", "/srv/btrfs/volumes/a/v/data 10.0.0.1(rw)\n")
+	h.write("etc/exports", "# /srv/btrfs *(rw)\n/home *(rw)\n")
+	assert.Assert(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "ok: 1, none"))
+	h.write("etc/exports", "\"/srv/btrfs\" *(rw)\n")
+	h.write("etc/exports.d/x.exports", "/srv/btrfs/volumes/a *(rw)\n")
+	text := say(lookAtOtherExports(t.Context(), h.Host, c))
+	assert.Assert(t, is.Contains(text, "warning: "+h.Etc+"/exports exports /srv/btrfs, which holds the volumes"))
+	assert.Assert(t, is.Contains(text, "problem: "+h.Etc+"/exports.d/x.exports exports /srv/btrfs/volumes/a"))
+}
+
+func TestFirewall(t *testing.T) {
+	h, c := imagine(t), settings("")
+	c.ListenAddr = ":8080"
+	assert.Assert(t, is.Contains(say(lookAtFirewall(t.Context(), h.Host, c)), "unknown: nft is not installed"))
+	const chain = `{"chain":{"family":"inet","table":"filter","name":"in","hook":"input","policy":"%"}}`
+	accept := func(right string) string {
+		return `{"rule":{"chain":"in","expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":` + right + `}},{"accept":null}]}}`
+	}
+	for rules, says := range map[string]string{
+		strings.Replace(chain, "%", "accept", 1): "ok: nothing",
+		strings.Replace(chain, "%", "accept", 1) + `,{"rule":{"chain":"in","expr":[{"counter":null},{"drop":null}]}}`: "port 2049, 8080",
+		strings.Replace(chain, "%", "drop", 1):                                          "warning: drops what comes in, and no rule names TCP port 2049, 8080",
+		strings.Replace(chain, "%", "drop", 1) + "," + accept("2049"):                   "TCP port 8080",
+		strings.Replace(chain, "%", "drop", 1) + "," + accept(`{"set":[22,2049,8080]}`): "ok: lets 2049 and 8080",
+	} {
+		h.Run = func(context.Context, string, ...string) (string, error) { return `{"nftables":[` + rules + `]}`, nil }
+		assert.Assert(t, is.Contains(say(lookAtFirewall(t.Context(), h.Host, c)), says), rules)
+	}
+}
+
+func TestSystem(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtClock(t.Context(), h.Host, c)), "ok"))
+	h.ClockSynchronised = func() (bool, error) { return false, nil }
+	assert.Assert(t, is.Contains(say(lookAtClock(t.Context(), h.Host, c)), "warning: the clock"))
+	_, err := clockSynchronised()
+	assert.NilError(t, err)
+
+	h.write("etc/agent.env", "AGENT_TENANTS=a:b\n")
+	assert.Assert(t, !strings.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "problem"))
+	assert.NilError(t, os.Chmod(h.EnvironmentFile, 0o644))
+	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "problem: "+h.EnvironmentFile+" holds the tokens and has mode 0644"))
+	c.BasePath = t.TempDir()
+	assert.NilError(t, os.Chmod(c.BasePath, 0o777))
+	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "others can write"))
+	h.UID = 1000
+	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "not run as root"))
+}
+
+func TestPool(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{MountOptions: "noatime"})
+	h, c := imagine(t), settings(pool.Dir)
+	h.Proc = "/proc"
+	assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, c)), "ok: "+pool.Dir+" is on btrfs"))
+	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "not in /etc/fstab"))
+	h.write("etc/fstab", "/dev/sdx "+pool.Dir+" btrfs noatime 0 0\n")
+	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "ok: "))
+	assert.Assert(t, is.Contains(say(lookAtQuota(t.Context(), h.Host, c)), "ok: quotas are off; the agent turns"))
+	assert.Assert(t, is.Contains(say(lookAtSpace(t.Context(), h.Host, c)), "are free"))
+	assert.Assert(t, is.Contains(say(lookAtDevices(t.Context(), h.Host, c)), "ok: 1, without errors"))
+
+	out, err := exec.Command("mount", "-o", "remount,ro", pool.Dir).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, c)), "problem: the filesystem is read-only"))
+	out, err = exec.Command("mount", "-o", "remount,rw", pool.Dir).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+
+	for base, says := range map[string]string{"": "not set", t.TempDir() + "/none": "does not exist", "/proc": "not on btrfs"} {
+		assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, settings(base))), says))
+	}
+}
+
+func TestMissingDevice(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{Devices: 2, Mkfs: []string{"-d", "raid1", "-m", "raid1"}})
+	pool.LoseDevice()
+	h, c := imagine(t), settings(pool.Dir)
+	h.Proc = "/proc"
+	assert.Assert(t, is.Contains(say(lookAtDevices(t.Context(), h.Host, c)), "problem: device 2 is missing\nConnect it, or replace it: btrfs replace start 2"))
+	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "mount option degraded"))
+}
+
+func TestJudgements(t *testing.T) {
+	for _, c := range []struct {
+		quota  btrfs.QuotaStatus
+		wanted string
+		want   Status
+	}{
+		{btrfs.QuotaStatus{}, "auto", OK}, {btrfs.QuotaStatus{}, "off", Warning},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaFull}, "auto", OK},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaFull}, "simple", Problem},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaSimple}, "full", Problem},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaFull}, "off", Problem},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaFull, Inconsistent: true}, "auto", Problem},
+		{btrfs.QuotaStatus{Enabled: true, Mode: btrfs.QuotaFull, Inconsistent: true, Rescanning: true}, "auto", Warning},
+	} {
+		assert.Equal(t, judgeQuota(c.quota, c.wanted).Status, c.want, "%+v", c)
+	}
+	assert.Equal(t, judgeSpace(btrfs.Space{TotalBytes: 100 << 30, UsedBytes: 50 << 30, FreeBytes: 50 << 30, UnallocatedBytes: 1}).Status, OK)
+	assert.Equal(t, judgeSpace(btrfs.Space{TotalBytes: 100 << 30, UsedBytes: 95 << 30, FreeBytes: 5 << 30, UnallocatedBytes: 1}).Status, Warning)
+	assert.Equal(t, judgeSpace(btrfs.Space{TotalBytes: 100 << 30, UsedBytes: 50 << 30, FreeBytes: 50 << 30, Metadata: btrfs.Usage{TotalBytes: 100, UsedBytes: 95}}).Status, Warning)
+	assert.Equal(t, judgeSpace(btrfs.Space{TotalBytes: 100 << 30, UsedBytes: 100 << 30, FreeBytes: 1 << 20}).Status, Problem)
+	assert.Assert(t, is.Contains(say(judgeDevices([]btrfs.Device{{ID: 1, Path: "/dev/sda", Errors: btrfs.DeviceErrors{Corruption: 3}}})), "3 corruption"))
+}
+
+// Every finding that is not well says what to do; the report counts, and can be read by programs.
+func TestRun(t *testing.T) {
+	h := imagine(t)
+	report := Run(t.Context(), h.Host, settings(""), nil)
+	looked := map[string]bool{}
+	for _, f := range report.Findings {
+		looked[f.Check] = true
+		assert.Check(t, (f.Status == OK || f.Status == Unknown) == (f.Do == ""), "%+v", f)
+	}
+	for _, check := range checks {
+		assert.Check(t, looked[check.name], "nothing of %s", check.name)
+	}
+	assert.Assert(t, report.Problems >= 1)
+	var text, encoded bytes.Buffer
+	assert.NilError(t, report.WriteText(&text))
+	assert.Assert(t, is.Contains(text.String(), "FAIL  base path"))
+	assert.NilError(t, report.WriteJSON(&encoded))
+	var back Report
+	assert.NilError(t, json.Unmarshal(encoded.Bytes(), &back))
+	assert.DeepEqual(t, back, report)
+}
+
+// A check that hangs does not hold up the others.
+func TestHangingCheck(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	stuck := make(chan struct{})
+	defer close(stuck)
+	findings := within(ctx, check{"x", func(context.Context, Host, config.Config) []Finding { <-stuck; return nil }}, Host{}, config.Config{})
+	assert.Assert(t, is.Contains(say(findings), "no answer"))
+}

@@ -1,0 +1,107 @@
+package doctor
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host is the machine that is looked at. Tests give it other directories and programs.
+type Host struct {
+	Proc, Etc, Modules string // /proc, /etc, /lib/modules
+	EnvironmentFile    string // of the agent's unit
+	Release            string // of the kernel; "" for the running one's
+	// Run runs a program and gives what it prints. The error of one that is not installed wraps exec.ErrNotFound.
+	Run func(ctx context.Context, program string, args ...string) (string, error)
+	// UID is that of the process.
+	UID int
+	// ClockSynchronised is what the kernel says of its clock.
+	ClockSynchronised func() (bool, error)
+}
+
+// DefaultEnvironmentFile is where the agent's unit reads its settings.
+const DefaultEnvironmentFile = "/etc/btrfs-nfs-agent/agent.env"
+
+// ThisHost is the machine that the program runs on.
+func ThisHost() Host {
+	return Host{
+		Proc: "/proc", Etc: "/etc", Modules: "/lib/modules", EnvironmentFile: DefaultEnvironmentFile,
+		Run: run, UID: os.Geteuid(), ClockSynchronised: clockSynchronised,
+	}
+}
+
+func run(ctx context.Context, program string, args ...string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		// A user's PATH need not have the directories of programs for administrators.
+		path = "/usr/sbin/" + program
+		if _, missing := exec.LookPath(path); missing != nil {
+			return "", err
+		}
+	}
+	command := exec.CommandContext(ctx, path, args...)
+	command.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := command.Output()
+	return string(out), err
+}
+
+// clockSynchronised: adjtimex(2) says STA_UNSYNC until somebody has set the clock by another.
+func clockSynchronised() (bool, error) {
+	var state unix.Timex
+	_, err := unix.Adjtimex(&state)
+	const unsynchronised = 0x40 // STA_UNSYNC, linux/timex.h
+	return err == nil && state.Status&unsynchronised == 0, err
+}
+
+// read gives a file's text, and "" where there is none.
+func read(elem ...string) string {
+	content, err := os.ReadFile(filepath.Join(elem...))
+	if err != nil {
+		return ""
+	}
+	return string(content)
+}
+
+// mount is a line of mountinfo (proc(5)).
+type mount struct {
+	point, kind, source, options string
+}
+
+// mountOf is the mount that holds path.
+func mountOf(proc, path string) (found mount, ok bool) {
+	for line := range strings.SplitSeq(read(proc, "self/mountinfo"), "\n") {
+		before, after, both := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(before), strings.Fields(after)
+		if !both || len(fields) < 6 || len(rest) < 3 {
+			continue
+		}
+		point := unescape(fields[4])
+		// Of mounts on top of each other the last one counts.
+		if isBelow(path, point) && len(point) >= len(found.point) {
+			found, ok = mount{point: point, kind: rest[0], source: rest[1], options: fields[5] + "," + rest[2]}, true
+		}
+	}
+	return found, ok
+}
+
+func (m mount) has(option string) bool {
+	for have := range strings.SplitSeq(m.options, ",") {
+		if have == option {
+			return true
+		}
+	}
+	return false
+}
+
+func isBelow(path, dir string) bool {
+	return dir == "/" || path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+// unescape undoes the octal escapes of mountinfo and exports(5).
+func unescape(text string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\x20`, " ").Replace(text)
+}

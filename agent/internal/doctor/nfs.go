@@ -1,0 +1,125 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+)
+
+// lookAtServer: threads and versions of the kernel's server (nfsd(7)).
+func lookAtServer(_ context.Context, h Host, c config.Config) []Finding {
+	threads := strings.TrimSpace(read(h.Proc, "fs/nfsd/threads"))
+	versions := read(h.Proc, "fs/nfsd/versions")
+	const start = "systemctl enable --now nfs-server"
+	switch {
+	case threads == "" || threads == "0":
+		if c.NFS.Exporter == "kernel" && !c.NFS.ServerUnmanaged {
+			return []Finding{good("does not run; the agent starts it")}
+		}
+		if c.NFS.Exporter == "exportfs" {
+			return []Finding{bad("does not run", start)}
+		}
+		return []Finding{doubtful("does not run", start+", unless the agent is to start it (AGENT_NFS_EXPORTER=kernel)")}
+	case !strings.Contains(versions, "+4.2"):
+		return []Finding{bad("does not speak NFSv4.2: "+strings.TrimSpace(versions), "Take vers4.2=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
+	}
+	return []Finding{good(threads + " threads, NFSv4.2")}
+}
+
+// lookAtUpcalls: who answers the kernel when it asks who may mount what. It must be one process.
+func lookAtUpcalls(ctx context.Context, h Host, c config.Config) []Finding {
+	holder, err := kernel.OtherHolder(h.Proc)
+	if err != nil {
+		return []Finding{unknown(err.Error())}
+	}
+	_, missing := h.Run(ctx, "exportfs", "--version")
+	noTools := errors.Is(missing, exec.ErrNotFound)
+	const install = "apt install nfs-kernel-server (Fedora, Arch: nfs-utils)"
+	switch {
+	case holder == nil && c.NFS.Exporter == "exportfs" && noTools:
+		return []Finding{bad("AGENT_NFS_EXPORTER is exportfs, and nfs-utils are not installed", install)}
+	case holder == nil && c.NFS.Exporter == "exportfs":
+		return []Finding{bad("nobody answers: rpc.mountd does not run", "systemctl enable --now nfs-server")}
+	case holder == nil:
+		return []Finding{good("nobody; the agent's kernel engine does when it starts")}
+	case holder.Comm == "btrfs-nfs-agent" || strings.HasPrefix("btrfs-nfs-agent", holder.Comm) && holder.Comm != "":
+		return []Finding{good(fmt.Sprintf("the agent, process %d", holder.PID))}
+	case c.NFS.Exporter == "kernel":
+		return []Finding{bad(fmt.Sprintf("%s (process %d) answers, so that AGENT_NFS_EXPORTER=kernel cannot", holder.Comm, holder.PID),
+			"Set AGENT_NFS_EXPORTER=auto, or stop and mask it: systemctl mask --now nfs-mountd")}
+	case noTools:
+		return []Finding{bad(fmt.Sprintf("%s (process %d) answers, and exportfs to tell it is not installed", holder.Comm, holder.PID), install)}
+	}
+	return []Finding{good(fmt.Sprintf("%s, process %d: the agent uses exportfs", holder.Comm, holder.PID))}
+}
+
+// lookAtGroups: see "Groups" in docs/operations.md.
+func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
+	if c.NFS.Exporter == "kernel" {
+		return []Finding{good("the kernel engine takes the groups that clients send")}
+	}
+	value := h.manageGids()
+	if value == "y" || value == "yes" || value == "true" || value == "1" || value == "on" || value == "t" {
+		return []Finding{bad("manage-gids is on in /etc/nfs.conf: the server ignores the groups of pods, whose fsGroup then does not work",
+			`printf '[mountd]\nmanage-gids=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server`)}
+	}
+	return []Finding{good("manage-gids is off")}
+}
+
+// manageGids reads nfs.conf(5): the main file, then those of its directory, each overriding what came before.
+func (h Host) manageGids() (value string) {
+	files := []string{filepath.Join(h.Etc, "nfs.conf")}
+	more, _ := filepath.Glob(filepath.Join(h.Etc, "nfs.conf.d", "*.conf"))
+	for _, file := range append(files, more...) {
+		section := ""
+		for line := range strings.SplitSeq(read(file), "\n") {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "[") {
+				section = strings.ToLower(strings.Trim(line, "[] "))
+			}
+			if key, v, found := strings.Cut(line, "="); found && section == "mountd" && strings.TrimSpace(key) == "manage-gids" {
+				value = strings.ToLower(strings.TrimSpace(v))
+			}
+		}
+	}
+	return value
+}
+
+// lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them.
+func lookAtOtherExports(_ context.Context, h Host, c config.Config) []Finding {
+	files, _ := filepath.Glob(filepath.Join(h.Etc, "exports.d", "*.exports"))
+	var findings []Finding
+	others := 0
+	for _, file := range append([]string{filepath.Join(h.Etc, "exports")}, files...) {
+		if file == c.NFS.ExportsFile {
+			continue
+		}
+		for line := range strings.SplitSeq(read(file), "\n") {
+			fields := strings.Fields(line)
+			if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+				continue
+			}
+			path := unescape(strings.Trim(fields[0], `"`))
+			others++
+			if c.BasePath == "" {
+				continue
+			}
+			switch {
+			case isBelow(path, c.BasePath):
+				findings = append(findings, bad(fmt.Sprintf("%s exports %s, which is the agent's: the agent revokes it", file, path), "Take the line out, and let the agent export volumes."))
+			case isBelow(c.BasePath, path):
+				findings = append(findings, doubtful(fmt.Sprintf("%s exports %s, which holds the volumes", file, path), "Without crossmnt or no_subtree_check clients may still guess their way in: export another directory, or move the volumes out of it."))
+			}
+		}
+	}
+	if len(findings) == 0 {
+		findings = append(findings, good(fmt.Sprintf("%d, none above or below the volumes", others)))
+	}
+	return findings
+}

@@ -1,0 +1,183 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+)
+
+func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
+	if c.BasePath == "" {
+		return []Finding{bad("AGENT_BASE_PATH is not set", "Set it to a directory on btrfs, or run install.sh.")}
+	}
+	fs, err := btrfs.Open(c.BasePath)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return []Finding{bad(c.BasePath+" does not exist", "Mount the filesystem, and mkdir -p "+c.BasePath)}
+	case errors.Is(err, btrfs.ErrNotBtrfs):
+		return []Finding{bad(c.BasePath+" is not on btrfs", "Mount the btrfs filesystem there; findmnt -T "+c.BasePath+" says what is there now.")}
+	case err != nil:
+		return []Finding{bad(c.BasePath+": "+err.Error(), "Look at dmesg.")}
+	}
+	defer fs.Close()
+	readOnly, err := fs.ReadOnly()
+	switch {
+	case err != nil:
+		return []Finding{bad(err.Error(), "Look at dmesg.")}
+	case readOnly:
+		return []Finding{bad("the filesystem is read-only", "Look at dmesg: btrfs makes itself read-only when it meets a fault. After the repair: mount -o remount,rw "+c.BasePath)}
+	}
+	info, err := fs.Info()
+	if err != nil {
+		return []Finding{bad(err.Error(), "Look at dmesg.")}
+	}
+	return []Finding{good(fmt.Sprintf("%s is on btrfs %v", c.BasePath, info.FSID))}
+}
+
+// lookAtMount is about options, and whether the filesystem comes back at the next boot.
+func lookAtMount(_ context.Context, h Host, c config.Config) []Finding {
+	m, ok := mountOf(h.Proc, c.BasePath)
+	if c.BasePath == "" || !ok || m.kind != "btrfs" {
+		return []Finding{unknown("no btrfs mount")}
+	}
+	var findings []Finding
+	for option, why := range map[string]string{
+		"nodatasum": "data has no checksums: damage goes unnoticed", "nodatacow": "all data is without checksums and compression; set nocow for single volumes instead",
+		"degraded": "the filesystem comes up without a device that is missing, and nobody is told", "nobarrier": "a power cut may destroy the filesystem",
+		"autodefrag": "it copies what snapshots share, which takes their space twice", "flushoncommit": "each commit writes all data, also that of other volumes: every answer waits for it",
+	} {
+		if m.has(option) {
+			findings = append(findings, doubtful("mount option "+option+": "+why, "Take it out of /etc/fstab and remount, if it is not on purpose."))
+		}
+	}
+	if !m.has("noatime") {
+		findings = append(findings, doubtful("atime is kept: reading writes, and snapshots grow by it", "mount -o remount,noatime "+m.point+", and the same in /etc/fstab."))
+	}
+	if m.point != "/" && !h.mountedAtBoot(m.point) {
+		findings = append(findings, doubtful(m.point+" is not in /etc/fstab", "Add it: else the agent does not start after a reboot."))
+	}
+	if len(findings) == 0 {
+		findings = append(findings, good(m.source+" on "+m.point+" ("+m.options+")"))
+	}
+	return findings
+}
+
+// mountedAtBoot: by fstab(5), or by a mount unit of systemd.mount(5).
+func (h Host) mountedAtBoot(point string) bool {
+	for line := range strings.SplitSeq(read(h.Etc, "fstab"), "\n") {
+		if fields := strings.Fields(line); len(fields) > 2 && !strings.HasPrefix(fields[0], "#") && unescape(fields[1]) == point {
+			return true
+		}
+	}
+	units, _ := os.ReadDir(h.Etc + "/systemd/system")
+	for _, unit := range units {
+		if strings.HasSuffix(unit.Name(), ".mount") && strings.Contains(read(h.Etc, "systemd/system", unit.Name()), "Where="+point+"\n") {
+			return true
+		}
+	}
+	return false
+}
+
+func onPool(c config.Config, look func(*btrfs.FS) ([]Finding, error)) []Finding {
+	fs, err := btrfs.Open(c.BasePath)
+	if c.BasePath == "" || err != nil {
+		return []Finding{unknown("no btrfs filesystem to look at")}
+	}
+	defer fs.Close()
+	findings, err := look(fs)
+	if err != nil {
+		return append(findings, unknown(err.Error()))
+	}
+	return findings
+}
+
+func lookAtQuota(_ context.Context, _ Host, c config.Config) []Finding {
+	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+		quota, err := fs.Quota()
+		if err != nil {
+			return nil, err
+		}
+		return []Finding{judgeQuota(quota, c.QuotaMode)}, nil
+	})
+}
+
+func judgeQuota(quota btrfs.QuotaStatus, wanted string) Finding {
+	mode := fmt.Sprint(quota.Mode)
+	switch {
+	case !quota.Enabled && wanted == "off":
+		return doubtful("quotas are off: no size is enforced", "Set AGENT_QUOTA_MODE=auto, if that is not on purpose.")
+	case !quota.Enabled:
+		return good("quotas are off; the agent turns them on when it starts")
+	case wanted == "off":
+		return bad("AGENT_QUOTA_MODE is off, and the filesystem has quotas: the agent does not start", "Set AGENT_QUOTA_MODE=auto.")
+	case wanted == "full" && mode == "simple", wanted == "simple" && mode == "full":
+		return bad(fmt.Sprintf("AGENT_QUOTA_MODE is %s, the filesystem has %s quotas: the agent does not start", wanted, mode), "Set AGENT_QUOTA_MODE="+mode+" or auto.")
+	case quota.Inconsistent && !quota.Rescanning:
+		return bad("quotas are inconsistent: limits are not enforced", "btrfs quota rescan -w BASE_PATH; a running agent does so by itself within a minute.")
+	case quota.Rescanning:
+		return doubtful("a quota rescan is under way", "Wait for it: btrfs quota rescan -W BASE_PATH")
+	}
+	return good(mode + " quotas, consistent")
+}
+
+const (
+	fullPercent   = 90
+	keptFreeBytes = 16 << 20 // the agent refuses new volumes below: docs/operations.md
+)
+
+func lookAtSpace(_ context.Context, _ Host, c config.Config) []Finding {
+	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+		space, err := fs.Space()
+		if err != nil {
+			return nil, err
+		}
+		return []Finding{judgeSpace(space)}, nil
+	})
+}
+
+func judgeSpace(s btrfs.Space) Finding {
+	detail := fmt.Sprintf("%d MiB of %d MiB are free, %d MiB are not allocated", s.FreeBytes>>20, s.TotalBytes>>20, s.UnallocatedBytes>>20)
+	const balance = "Delete what is not needed, add a device (btrfs device add), or give unused chunks back: btrfs balance start -dusage=10 BASE_PATH"
+	switch {
+	case s.FreeBytes < keptFreeBytes:
+		return bad(detail+": new volumes are refused", balance)
+	case s.TotalBytes > 0 && s.UsedBytes*100 > s.TotalBytes*fullPercent:
+		return doubtful(detail, balance)
+	case s.UnallocatedBytes == 0 && s.Metadata.UsedBytes*100 > s.Metadata.TotalBytes*fullPercent:
+		return doubtful(detail+": metadata has no room to grow", balance)
+	}
+	return good(detail)
+}
+
+func lookAtDevices(_ context.Context, _ Host, c config.Config) []Finding {
+	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+		devices, err := fs.Devices()
+		if err != nil {
+			return nil, err
+		}
+		return judgeDevices(devices), nil
+	})
+}
+
+func judgeDevices(devices []btrfs.Device) []Finding {
+	var findings []Finding
+	for _, d := range devices {
+		e := d.Errors
+		switch {
+		case d.Missing:
+			findings = append(findings, bad(fmt.Sprintf("device %d is missing", d.ID), fmt.Sprintf("Connect it, or replace it: btrfs replace start %d /dev/NEW BASE_PATH", d.ID)))
+		case e.Read+e.Write+e.Flush+e.Corruption+e.Generation > 0:
+			findings = append(findings, bad(fmt.Sprintf("%s has errors: %d read, %d write, %d flush, %d corruption, %d generation", d.Path, e.Read, e.Write, e.Flush, e.Corruption, e.Generation),
+				"Look at dmesg and smartctl -a "+d.Path+"; btrfs scrub start BASE_PATH; after the repair: btrfs device stats -z BASE_PATH"))
+		}
+	}
+	if len(findings) == 0 {
+		findings = append(findings, good(fmt.Sprintf("%d, without errors", len(devices))))
+	}
+	return findings
+}

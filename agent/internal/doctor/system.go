@@ -1,0 +1,152 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
+)
+
+func lookAtVersion(ctx context.Context, h Host, _ config.Config) []Finding {
+	findings := []Finding{good(fmt.Sprintf("btrfs-nfs-agent %s (commit %s)", version.Version, version.Commit))}
+	if out, err := h.Run(ctx, "exportfs", "--version"); err == nil || out != "" {
+		findings = append(findings, good("nfs-utils are installed"))
+	}
+	if out, err := h.Run(ctx, "btrfs", "--version"); err == nil {
+		findings = append(findings, good(strings.TrimSpace(firstLine(out))))
+	}
+	return findings
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}
+
+// Oldest kernels for what the agent does: openat2(2) with all its flags is of 5.6, simple quotas are of 6.7.
+const (
+	leastKernel  = "5.6"
+	simpleKernel = "6.7"
+)
+
+func lookAtKernel(_ context.Context, h Host, c config.Config) []Finding {
+	release := h.release()
+	var findings []Finding
+	switch {
+	case older(release, leastKernel):
+		findings = append(findings, bad("kernel "+release+" is too old", "The agent needs "+leastKernel+" or newer."))
+	case c.QuotaMode == "simple" && older(release, simpleKernel):
+		findings = append(findings, bad("kernel "+release+" has no simple quotas", "Set AGENT_QUOTA_MODE=full, or boot "+simpleKernel+" or newer."))
+	default:
+		findings = append(findings, good("kernel "+release))
+	}
+	if !h.hasFilesystem(release, "btrfs") {
+		findings = append(findings, bad("the kernel has no btrfs", "modprobe btrfs; on a kernel built without it, boot another."))
+	}
+	if h.hasFilesystem(release, "nfsd") {
+		return append(findings, good("btrfs and the NFS server are there"))
+	}
+	return append(findings, bad("the kernel has no NFS server", "modprobe nfsd; on a kernel built without it (small cloud kernels are), boot another."))
+}
+
+func (h Host) release() string {
+	if h.Release != "" {
+		return h.Release
+	}
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
+// hasFilesystem: loaded, built in, or there as a module.
+func (h Host) hasFilesystem(release, name string) bool {
+	for line := range strings.SplitSeq(read(h.Proc, "filesystems"), "\n") {
+		if fields := strings.Fields(line); len(fields) > 0 && fields[len(fields)-1] == name {
+			return true
+		}
+	}
+	return strings.Contains(read(h.Modules, release, "modules.builtin"), "/"+name+".ko") ||
+		strings.Contains(read(h.Modules, release, "modules.dep"), "/"+name+".ko")
+}
+
+// older compares the first two numbers of releases.
+func older(release, than string) bool {
+	a, b := numbers(release), numbers(than)
+	return a[0] < b[0] || a[0] == b[0] && a[1] < b[1]
+}
+
+func numbers(release string) (out [2]int) {
+	for i, part := range strings.SplitN(release, ".", 3) {
+		if i < len(out) {
+			out[i], _ = strconv.Atoi(strings.TrimRight(part, "-+abcdefghijklmnopqrstuvwxyz"))
+		}
+	}
+	return out
+}
+
+// lookAtPermissions: who runs this, and who may read the tokens and write where volumes lie.
+func lookAtPermissions(_ context.Context, h Host, c config.Config) []Finding {
+	var findings []Finding
+	if h.UID != 0 {
+		findings = append(findings, doubtful("not run as root: much cannot be seen", "sudo btrfs-nfs-agent doctor"))
+	}
+	if info, err := os.Stat(h.EnvironmentFile); err == nil && info.Mode().Perm()&0o077 != 0 {
+		findings = append(findings, bad(fmt.Sprintf("%s holds the tokens and has mode %04o", h.EnvironmentFile, info.Mode().Perm()), "chmod 600 "+h.EnvironmentFile))
+	}
+	info, err := os.Stat(c.BasePath)
+	if c.BasePath == "" || err != nil {
+		return append(findings, unknown("no base path to look at"))
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	switch {
+	case stat.Uid != 0:
+		findings = append(findings, doubtful(fmt.Sprintf("%s belongs to user %d, who can do anything with all volumes", c.BasePath, stat.Uid), "chown root "+c.BasePath))
+	case info.Mode().Perm()&0o022 != 0:
+		findings = append(findings, doubtful(fmt.Sprintf("%s has mode %04o: others can write there", c.BasePath, info.Mode().Perm()), "chmod go-w "+c.BasePath))
+	default:
+		findings = append(findings, good(c.BasePath+" is root's"))
+	}
+	return findings
+}
+
+func lookAtClock(_ context.Context, h Host, _ config.Config) []Finding {
+	synchronised, err := h.ClockSynchronised()
+	switch {
+	case err != nil:
+		return []Finding{unknown("the clock's state: " + err.Error())}
+	case !synchronised:
+		return []Finding{doubtful("the clock is not synchronised", "Run systemd-timesyncd or chrony: TLS, logs and the ages of snapshots depend on it.")}
+	}
+	return []Finding{good("synchronised")}
+}
+
+const slowLookup = 2 * time.Second
+
+// lookAtNames: rpc.mountd and idmapping look names up; where that is slow, mounts are slow.
+func lookAtNames(ctx context.Context, _ Host, _ config.Config) []Finding {
+	name, err := os.Hostname()
+	if err != nil {
+		return []Finding{unknown(err.Error())}
+	}
+	begin := time.Now()
+	addresses, err := net.DefaultResolver.LookupHost(ctx, name)
+	took := time.Since(begin).Round(time.Millisecond)
+	switch {
+	case err != nil:
+		return []Finding{doubtful("this host's own name "+name+" cannot be looked up", "Add it to /etc/hosts with the address that the nodes use.")}
+	case took > slowLookup:
+		return []Finding{doubtful(fmt.Sprintf("looking up %s took %v", name, took), "Mend the resolver (/etc/resolv.conf), or add the name to /etc/hosts: mounts wait for it.")}
+	}
+	return []Finding{good(fmt.Sprintf("%s is %s", name, strings.Join(addresses, ", ")))}
+}
