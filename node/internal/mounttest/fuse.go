@@ -152,6 +152,10 @@ func (s *server) answer(r request) {
 		}
 		body = rootAttributes()
 	case fuseStatfs:
+		if s.devices[r.device] {
+			errno = unix.ESTALE
+			break
+		}
 		body = make([]byte, 80)
 		for i, value := range []uint64{1000, 400, 300, 50, 20} { // blocks, free, available, files, free files
 			binary.LittleEndian.PutUint64(body[8*i:], value)

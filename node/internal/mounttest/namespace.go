@@ -9,12 +9,33 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
 // namespaceMark tells a test binary that it runs in a mount namespace of its own.
 const namespaceMark = "MOUNTTEST_PRIVATE_NAMESPACE"
+
+// resendTime is longer than an NFS client waits before it sends again to a server that has come back, 60 s.
+const resendTime = 90 * time.Second
+
+// patient waits, when the tests are done, for calls that hung in the kernel while a server was silent. That they end at all is
+// what goleak looks at.
+type patient struct {
+	tests   *testing.M
+	ignored []goleak.Option
+}
+
+func (p patient) Run() int {
+	code := p.tests.Run()
+	for begin := time.Now(); code == 0 && time.Since(begin) < resendTime; {
+		if goleak.Find(p.ignored...) == nil { // which takes its time
+			break
+		}
+	}
+	return code
+}
 
 // Main runs the tests in a mount namespace of their own, in which nothing that they mount is seen by the machine, and which
 // takes all mounts with it when it ends, however it ends. At last it looks for goroutines left
@@ -25,7 +46,7 @@ func Main(m *testing.M, ignored ...goleak.Option) {
 		os.Exit(1)
 	}
 	if os.Getenv(namespaceMark) != "" {
-		goleak.VerifyTestMain(m, append(ignored, goleak.Cleanup(func(code int) {
+		goleak.VerifyTestMain(patient{m, ignored}, append(ignored, goleak.Cleanup(func(code int) {
 			shutdown()
 			os.Exit(code)
 		}))...)

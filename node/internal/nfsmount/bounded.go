@@ -50,18 +50,22 @@ func boundedErr(ctx context.Context, f func() error) error {
 }
 
 // probe joins questions about the same mount: while one is still stuck in the kernel, the next waits for that one's answer.
-type probe struct{ group singleflight.Group }
+type probe[T any] struct{ group singleflight.Group }
 
-func (p *probe) ask(ctx context.Context, key string, f func() (any, error)) (any, error) {
-	answer := p.group.DoChan(key, f)
+func (p *probe[T]) ask(ctx context.Context, key string, f func() (T, error)) (T, error) {
+	answer := p.group.DoChan(key, func() (any, error) { return f() })
+	var none T
 	select {
 	case r := <-answer:
-		return r.Val, r.Err
+		if r.Err != nil {
+			return none, r.Err
+		}
+		return r.Val.(T), nil
 	case <-ctx.Done():
 		reason := context.Cause(ctx)
 		if errors.Is(reason, ErrUnresponsive) {
-			return nil, reason
+			return none, reason
 		}
-		return nil, fmt.Errorf("%w in time: %w", ErrUnresponsive, reason)
+		return none, fmt.Errorf("%w in time: %w", ErrUnresponsive, reason)
 	}
 }

@@ -36,8 +36,8 @@ func TestBoundedDoesNotBeginTooLate(t *testing.T) {
 
 func TestOneProbeStandsForAllWhoAsk(t *testing.T) {
 	hung, calls := make(chan struct{}), make(chan struct{}, 100)
-	var p probe
-	question := func() (any, error) { calls <- struct{}{}; <-hung; return 7, nil }
+	var p probe[int]
+	question := func() (int, error) { calls <- struct{}{}; <-hung; return 7, nil }
 	for range 10 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		_, err := p.ask(ctx, "volume", question)
@@ -45,7 +45,7 @@ func TestOneProbeStandsForAllWhoAsk(t *testing.T) {
 		cancel()
 	}
 	assert.Equal(t, len(calls), 1)
-	_, err := p.ask(t.Context(), "another", func() (any, error) { return 8, nil })
+	_, err := p.ask(t.Context(), "another", func() (int, error) { return 8, nil })
 	assert.NilError(t, err)
 	close(hung)
 	answer, err := p.ask(t.Context(), "volume", question)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // Limits are the deadlines of the single steps. A caller's earlier deadline counts.
@@ -36,7 +37,7 @@ type Mounter struct {
 	filesystem Filesystem
 	mountInfo  string
 	log        *slog.Logger
-	probes     probe
+	probes     probe[unix.Statfs_t]
 }
 
 // New makes a Mounter for NFS volumes.

@@ -3,6 +3,7 @@
 package nfsmount_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
@@ -105,6 +107,54 @@ func TestUnmountWritesBackFirst(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(source.Path, "f")) // on the server's own filesystem
 	assert.NilError(t, err)
 	assert.Equal(t, string(got), string(content))
+}
+
+// A client that has a delegation of the directory, as Linux 7 gets when it lists a directory that has a file, need not ask the
+// server for its attributes. That server or export are gone is noticed all the same.
+func TestADelegationHidesNothing(t *testing.T) {
+	b := mounttest.New(t)
+	f, data := b.NewFragile(t), place(t)
+	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, data, b.Options()))
+	use := func() {
+		assert.NilError(t, os.WriteFile(filepath.Join(data, "f"), []byte("x"), 0o644))
+		_, err := os.ReadFile(filepath.Join(data, "f"))
+		assert.NilError(t, err)
+		entries, err := os.ReadDir(data)
+		assert.NilError(t, err)
+		for _, e := range entries {
+			_, err := e.Info()
+			assert.NilError(t, err)
+		}
+	}
+	use()
+	f.Silence()
+	t.Logf("with the server silent, statx by itself: %v", statx(t, data))
+	assert.ErrorIs(t, b.Mounter().Check(t.Context(), data), nfsmount.ErrUnresponsive)
+	f.Revive()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := b.Mounter().Check(t.Context(), data); err != nil {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	use()
+	f.Revoke()
+	t.Logf("without the export, statx by itself: %v", statx(t, data))
+	assert.ErrorIs(t, b.Mounter().Check(t.Context(), data), nfsmount.ErrStale)
+	f.Restore()
+	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
+}
+
+// statx asks for what the server says, for a second.
+func statx(t *testing.T, dir string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := nfsmount.Bounded(ctx, func() (struct{}, error) {
+		var answer unix.Statx_t
+		return struct{}{}, unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &answer)
+	}, nil)
+	return err
 }
 
 // The worst case: pages that no server takes, a process that waits for it, and the volume in two places.

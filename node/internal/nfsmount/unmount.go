@@ -83,8 +83,11 @@ func (m *Mounter) unmountOrderly(ctx context.Context, dir string) error {
 	if err := m.Check(polite, dir); err != nil {
 		return err
 	}
-	if err := writeBack(polite, dir); err != nil {
+	if err := writeBack(polite, dir); errors.Is(err, ErrUnresponsive) || polite.Err() != nil {
 		return err
+	} else if err != nil {
+		// It is about what was written before, perhaps beyond the volume's limit: trying again changes nothing.
+		m.log.WarnContext(ctx, "the server did not take all that was written", "dir", dir, "reason", err)
 	}
 	return m.umount(polite, dir, 0)
 }
