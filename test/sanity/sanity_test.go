@@ -27,7 +27,7 @@ import (
 var notAdvertised = []string{
 	"GroupController Service",
 	"ModifyVolume", "volume attribute class", // MODIFY_VOLUME
-	"GetVolumeHealth", "ListVolumeHealth", "GetStorageHealth",
+	"ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 	"NodeExpandVolume", "Node expand", // a volume grows on the server alone
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // no topology
 	"node max attach limit", // there is none

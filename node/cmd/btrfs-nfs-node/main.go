@@ -59,12 +59,13 @@ func run(ctx context.Context) error {
 	limits := nfsmount.Limits{Mount: c.MountTimeout, Unmount: c.UnmountTimeout, Stat: c.StatTimeout, Group: c.GroupTimeout}
 	choice := nodeip.Choice{IP: c.NodeIP, Interface: c.StorageInterface, CIDR: c.StorageCIDR, HostName: c.NodeID}
 	node := &driver.Node{
-		Name:    c.NodeID,
-		Address: func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
-		Mounts:  driver.Measured(nfsmount.New(limits, logger), registry),
-		Agents:  agents,
-		Store:   store,
-		Logger:  logger,
+		Name:      c.NodeID,
+		Address:   func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
+		Supported: nfsmount.Supported,
+		Mounts:    driver.Measured(nfsmount.New(limits, logger), registry),
+		Agents:    agents,
+		Store:     store,
+		Logger:    logger,
 	}
 	identity := &csiserver.Identity{Name: c.DriverName, Capabilities: driver.PluginCapabilities(), Ready: node.Ready, Logger: logger}
 	logger.Info("starting", "component", component, "version", version.Version, "node", c.NodeID)

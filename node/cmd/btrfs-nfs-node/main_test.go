@@ -17,6 +17,8 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
 // TestRun starts the driver as its environment says, asks it, and ends it.
@@ -53,8 +55,7 @@ func TestRun(t *testing.T) {
 	assert.Equal(t, info.Name, "btrfs-nfs-csi")
 	probe, err := identity.Probe(t.Context(), &csi.ProbeRequest{})
 	assert.NilError(t, err)
-	_, noHelper := os.Stat("/sbin/mount.nfs")
-	assert.Equal(t, probe.Ready.GetValue(), noHelper == nil, "ready exactly where mount.nfs is")
+	assert.Equal(t, probe.Ready.GetValue(), nfsmount.Supported(t.Context()) == nil, "ready exactly where NFS can be mounted")
 	node, err := csi.NewNodeClient(conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	assert.NilError(t, err)
 	assert.Equal(t, node.NodeId, "worker-1|fd00::7")

@@ -31,6 +31,15 @@ func (p *AgentPool) Usage(ctx context.Context, agentURL, volume, usageToken stri
 	return client.UsageWithToken(ctx, volume, usageToken)
 }
 
+// Health asks the agent at the URL.
+func (p *AgentPool) Health(ctx context.Context, agentURL string) (*agentapi.Health, error) {
+	client, err := p.client(agentURL)
+	if err != nil {
+		return nil, err
+	}
+	return client.Health(ctx)
+}
+
 // Close ends idle connections.
 func (p *AgentPool) Close() {
 	p.mu.Lock()

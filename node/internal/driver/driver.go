@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -29,15 +30,18 @@ type Mounts interface {
 	SetGroup(ctx context.Context, dir string, gid uint32) error
 }
 
-// Agents reads the quota and usage of a volume with the capability that came with its publishing.
+// Agents reads the quota and usage of a volume with the capability that came with its publishing, and an agent's health, which
+// takes none.
 type Agents interface {
 	Usage(ctx context.Context, agentURL, volume, usageToken string) (*agentapi.Usage, error)
+	Health(ctx context.Context, agentURL string) (*agentapi.Health, error)
 }
 
 // Store keeps what the driver must know of a volume after a restart.
 type Store interface {
 	Save(staged.Record) error
 	Load(volumeID string) (staged.Record, error)
+	List() ([]staged.Record, error)
 	Delete(volumeID string) error
 }
 
@@ -45,12 +49,16 @@ type Store interface {
 type Node struct {
 	csi.UnimplementedNodeServer
 
-	Name    string                     // of this node
-	Address func() (netip.Addr, error) // from which this node mounts
-	Mounts  Mounts
-	Agents  Agents
-	Store   Store
-	Logger  *slog.Logger
+	Name      string                      // of this node
+	Address   func() (netip.Addr, error)  // from which this node mounts
+	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
+	Mounts    Mounts
+	Agents    Agents
+	Store     Store
+	Logger    *slog.Logger
+
+	announced atomic.Pointer[netip.Addr] // in the last node ID that was given out
+	failures  failures
 }
 
 var _ csi.NodeServer = (*Node)(nil)
@@ -62,6 +70,7 @@ func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeG
 	if err != nil {
 		return nil, unavailable(err)
 	}
+	n.announced.Store(&address)
 	return &csi.NodeGetInfoResponse{NodeId: id.NewNode(n.Name, address).String()}, nil
 }
 
@@ -73,6 +82,8 @@ func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		response.Capabilities = append(response.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: capability}},

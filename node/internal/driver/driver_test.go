@@ -1,9 +1,9 @@
 package driver_test
 
 import (
+	"context"
 	"errors"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -12,6 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -36,18 +37,22 @@ func TestNodeIDHoldsNameAndAddress(t *testing.T) {
 	}
 }
 
-func TestWithoutAnAddressTheNodeIsNotReady(t *testing.T) {
-	address, reason := netip.MustParseAddr("10.0.0.7"), errors.New("interface storage0 is down")
-	n := &driver.Node{Name: "worker-1", Address: func() (netip.Addr, error) { return address, reason }}
+func TestTheNodeIsReadyWhenItCanMount(t *testing.T) {
+	address, noAddress, unsupported := netip.MustParseAddr("10.0.0.7"), errors.New("interface storage0 is down"), nfsmount.ErrNoHelper
+	n := &driver.Node{
+		Name:      "worker-1",
+		Address:   func() (netip.Addr, error) { return address, noAddress },
+		Supported: func(context.Context) error { return unsupported },
+	}
 	_, err := n.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	hasCode(t, err, codes.Unavailable, "storage0 is down")
-	if _, err := os.Stat("/sbin/mount.nfs"); err != nil {
-		assert.ErrorContains(t, n.Ready(t.Context()), "mount.nfs is not installed")
-		return
-	}
-	assert.ErrorIs(t, n.Ready(t.Context()), reason)
-	reason = nil
-	assert.NilError(t, n.Ready(t.Context()), "it is ready as soon as there is one")
+	err = n.Ready(t.Context())
+	assert.ErrorIs(t, err, nfsmount.ErrNoHelper)
+	assert.ErrorIs(t, err, noAddress, "all that is missing is told at once")
+	unsupported = nil
+	assert.ErrorIs(t, n.Ready(t.Context()), noAddress)
+	noAddress = nil
+	assert.NilError(t, n.Ready(t.Context()), "it is ready as soon as it can")
 }
 
 func TestCapabilities(t *testing.T) {
@@ -57,5 +62,5 @@ func TestCapabilities(t *testing.T) {
 	for _, c := range answer.Capabilities {
 		got = append(got, c.GetRpc().Type.String())
 	}
-	assert.DeepEqual(t, got, []string{"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "VOLUME_MOUNT_GROUP", "SINGLE_NODE_MULTI_WRITER"})
+	assert.DeepEqual(t, got, []string{"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "VOLUME_MOUNT_GROUP", "SINGLE_NODE_MULTI_WRITER", "GET_VOLUME_HEALTH", "GET_STORAGE_HEALTH"})
 }

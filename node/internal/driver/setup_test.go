@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -46,13 +47,20 @@ type world struct {
 	dir     string // kubelet's
 	state   string
 	agent   *agent
+	// What the node of a driver started next finds about itself.
+	supported func(context.Context) error
+	address   func() (netip.Addr, error)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	assert.NilError(t, err)
-	w := &world{backend: mounttest.New(t), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t)}
+	w := &world{
+		backend: mounttest.New(t), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t),
+		supported: func(context.Context) error { return nil },
+		address:   func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
+	}
 	t.Cleanup(func() { w.reboot(t) })
 	w.restart(t)
 	return w
@@ -71,7 +79,7 @@ func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 	agents := driver.NewAgentPool(agentclient.Options{Timeout: 500 * time.Millisecond})
 	t.Cleanup(agents.Close)
 	return &driver.Node{
-		Name: "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
+		Name: "worker-1", Address: w.address, Supported: w.supported,
 		Mounts: mounts, Agents: agents, Store: store, Logger: slog.New(slog.DiscardHandler),
 	}
 }
@@ -194,6 +202,7 @@ type agent struct {
 
 	mu     sync.Mutex
 	answer func(http.ResponseWriter)
+	health agentapi.Health
 }
 
 func newAgent(t *testing.T) *agent {
@@ -210,6 +219,10 @@ func (a *agent) url() string { return a.server.URL }
 func (a *agent) serve(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if r.URL.Path == "/healthz" {
+		reply(w, http.StatusOK, a.health)
+		return
+	}
 	var name string
 	if _, err := fmt.Sscanf(r.URL.Path, "/v1/volumes/%s", &name); err != nil {
 		http.NotFound(w, r)
@@ -230,6 +243,12 @@ func (a *agent) set(answer func(http.ResponseWriter)) {
 
 func (a *agent) usage(u agentapi.Usage) {
 	a.set(func(w http.ResponseWriter) { reply(w, http.StatusOK, u) })
+}
+
+func (a *agent) degrade(conditions ...agentapi.Condition) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.health = agentapi.Health{Status: agentapi.StatusDegraded, Conditions: conditions}
 }
 
 func (a *agent) fail(httpStatus int, code agentapi.Code) {

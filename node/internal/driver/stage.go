@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -23,10 +24,15 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 	if err != nil {
 		return nil, err
 	}
-	if err := n.Mounts.Mount(ctx, a.source, dataDir(r.StagingTargetPath), a.options); err != nil {
+	record := staged.Record{
+		VolumeID: r.VolumeId, Source: a.source.String(), Dir: dataDir(r.StagingTargetPath), ReadOnly: slices.Contains(a.options, "ro"),
+		AgentURL: a.agentURL, UsageToken: a.usageToken,
+	}
+	if err := n.Mounts.Mount(ctx, a.source, record.Dir, a.options); err != nil {
+		n.failures.note(r.VolumeId, err)
 		return nil, mountError(err)
 	}
-	record := staged.Record{VolumeID: r.VolumeId, Source: a.source.String(), AgentURL: a.agentURL, UsageToken: a.usageToken}
+	n.failures.forget(r.VolumeId)
 	if err := n.Store.Save(record); err != nil {
 		return nil, err
 	}
@@ -44,6 +50,7 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	if err := n.Mounts.Unmount(ctx, dataDir(r.StagingTargetPath)); err != nil {
 		return nil, mountError(err)
 	}
+	n.failures.forget(r.VolumeId)
 	if err := n.Store.Delete(r.VolumeId); err != nil {
 		return nil, err
 	}

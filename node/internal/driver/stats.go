@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -64,7 +63,7 @@ func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume
 	if err != nil {
 		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", volumeID, "reason", err)
 		record = staged.Record{Source: point.Source}
-		if !strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir) {
+		if !isVolumeAt(volume, point) {
 			return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
 		}
 	}

@@ -19,6 +19,8 @@ var (
 	ErrStale = errors.New("stale mount")
 	// ErrUnresponsive is that the server did not answer within the deadline.
 	ErrUnresponsive = errors.New("the NFS server does not answer")
+	// ErrDenied is that the server does not let this node in, or shows it no such volume.
+	ErrDenied = errors.New("the NFS server does not let this node in")
 	// ErrBusy is that a mount is still there after every way to take it away.
 	ErrBusy = errors.New("mount cannot be removed")
 )
@@ -40,16 +42,20 @@ func (e *MountError) Error() string {
 // Unwrap gives the cause.
 func (e *MountError) Unwrap() error { return e.Err }
 
-// Is makes a refused or lost connection an ErrUnresponsive: trying again later is what helps. mount.nfs(8) has one exit
-// status (32) for everything, so its words decide; the C locale is set for it.
+// Is makes a refused or lost connection an ErrUnresponsive (trying again later is what helps), and a server that says no an
+// ErrDenied. mount.nfs(8) has one exit status (32) for everything, so its words decide; the C locale is set for it.
 func (e *MountError) Is(target error) bool {
-	if target != ErrUnresponsive {
-		return false
-	}
-	for _, words := range []string{"timed out", "refused", "unreachable", "No route to host", "Host is down", "resolve"} {
+	for _, words := range mountWords[target] {
 		if strings.Contains(e.Output, words) {
 			return true
 		}
 	}
 	return false
+}
+
+// mountWords are what mount.nfs(8) says (nfs-utils, utils/mount/error.c). An NFSv4 server does not show a client what is not
+// exported to it, so that "No such file" is also how it refuses.
+var mountWords = map[error][]string{
+	ErrUnresponsive: {"timed out", "refused", "unreachable", "No route to host", "Host is down", "resolve"},
+	ErrDenied:       {"access denied", "Permission denied", "Operation not permitted", "No such file or directory", "Stale file handle"},
 }

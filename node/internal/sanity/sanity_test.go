@@ -54,7 +54,8 @@ func serve(t *testing.T, dir string) string {
 	logger := slog.New(slog.DiscardHandler)
 	node := &driver.Node{
 		Name: "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
-		Mounts: mounttest.NewLocal().Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
+		Supported: func(context.Context) error { return nil },
+		Mounts:    mounttest.NewLocal().Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
 	}
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -81,6 +82,10 @@ func serve(t *testing.T, dir string) string {
 type noAgents struct{}
 
 func (noAgents) Usage(context.Context, string, string, string) (*agentapi.Usage, error) {
+	return nil, errors.New("there is no agent here")
+}
+
+func (noAgents) Health(context.Context, string) (*agentapi.Health, error) {
 	return nil, errors.New("there is no agent here")
 }
 

@@ -18,6 +18,8 @@ import (
 // formatVersion is raised when a record gains a meaning that an older driver must not ignore.
 const formatVersion = 1
 
+const suffix = ".json"
+
 // ErrNotFound is that nothing is kept of a volume.
 var ErrNotFound = errors.New("volume is not known on this node")
 
@@ -25,7 +27,9 @@ var ErrNotFound = errors.New("volume is not known on this node")
 type Record struct {
 	Version    int    `json:"version"`
 	VolumeID   string `json:"volume_id"`
-	Source     string `json:"source"` // server:path, as mountinfo shows it
+	Source     string `json:"source"`              // server:path, as mountinfo shows it
+	Dir        string `json:"dir,omitempty"`       // where it is mounted
+	ReadOnly   bool   `json:"read_only,omitempty"` // as it was asked for
 	AgentURL   string `json:"agent_url,omitempty"`
 	UsageToken string `json:"usage_token,omitempty"`
 }
@@ -57,19 +61,49 @@ func (s *Store) Save(r Record) error {
 
 // Load reads a volume's record. ErrNotFound where there is none; another error where it cannot be read.
 func (s *Store) Load(volumeID string) (Record, error) {
-	content, err := os.ReadFile(s.file(volumeID))
+	r, err := read(s.file(volumeID))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Record{}, fmt.Errorf("%q: %w", volumeID, ErrNotFound)
 	case err != nil:
 		return Record{}, fmt.Errorf("reading the state of volume %q: %w", volumeID, err)
+	case r.VolumeID != volumeID:
+		return Record{}, fmt.Errorf("state of volume %q is of volume %q", volumeID, r.VolumeID)
+	}
+	return r, nil
+}
+
+// List reads all records, in no order. What cannot be read is left out of them and in the error.
+func (s *Store) List() ([]Record, error) {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*"+suffix))
+	if err != nil {
+		return nil, err
+	}
+	records := make([]Record, 0, len(files))
+	var errs []error
+	for _, file := range files {
+		r, err := read(file)
+		switch {
+		case err == nil:
+			records = append(records, r)
+		case !errors.Is(err, fs.ErrNotExist): // that one was deleted meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return records, errors.Join(errs...)
+}
+
+func read(file string) (Record, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return Record{}, err
 	}
 	var r Record
 	if err := json.Unmarshal(content, &r); err != nil {
-		return Record{}, fmt.Errorf("reading the state of volume %q: %w", volumeID, err)
+		return Record{}, fmt.Errorf("%s: %w", file, err)
 	}
-	if r.VolumeID != volumeID || r.Version != formatVersion {
-		return Record{}, fmt.Errorf("state of volume %q is of volume %q, version %d", volumeID, r.VolumeID, r.Version)
+	if r.Version != formatVersion {
+		return Record{}, fmt.Errorf("%s has version %d", file, r.Version)
 	}
 	return r, nil
 }
@@ -85,5 +119,5 @@ func (s *Store) Delete(volumeID string) error {
 // file is named by a hash, as an ID may hold any byte.
 func (s *Store) file(volumeID string) string {
 	sum := sha256.Sum256([]byte(volumeID))
-	return filepath.Join(s.dir, hex.EncodeToString(sum[:])+".json")
+	return filepath.Join(s.dir, hex.EncodeToString(sum[:])+suffix)
 }

@@ -1,0 +1,122 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+)
+
+// Reasons of health conditions, of volumes and of the node's storage. Those that an agent finds keep their own.
+const (
+	reasonMountMissing  = "MountMissing"        // it was mounted and is not any more
+	reasonMountStale    = "MountStale"          // the server knows the mounted directory no more
+	reasonMountForeign  = "MountForeign"        // another volume is mounted in its place
+	reasonMountBroken   = "MountBroken"         // the mount fails in another way
+	reasonMountReadOnly = "MountReadOnly"       // it was mounted writable and is not any more
+	reasonMountFailed   = "MountFailed"         // it could not be mounted
+	reasonExportMissing = "ExportMissing"       // the server does not let this node in, or no more
+	reasonServerSilent  = "ServerNotResponding" // within the deadline
+	reasonVolumeFull    = "VolumeFull"          // its limit is reached
+	reasonAgentSilent   = "AgentUnreachable"    // so that neither usage nor the agent's own conditions are known
+
+	reasonNoHelper       = "MountHelperMissing"    // no mount.nfs(8)
+	reasonNoKernelNFS    = "KernelWithoutNFS"      // no NFSv4 client
+	reasonNoAddress      = "StorageAddressMissing" // nothing to mount from
+	reasonAddressChanged = "StorageAddressChanged" // since the orchestrator was told
+)
+
+// Reasons that an agent gives and that weigh more, or less, than others.
+const (
+	agentPoolUnavailable  = "PoolUnavailable"
+	agentVolumeNearlyFull = "VolumeNearlyFull"
+)
+
+const (
+	degraded     = csi.VolumeHealthErrorType_DEGRADED
+	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
+)
+
+// conditions are what is wrong with a volume.
+type conditions []*csi.VolumeHealth_VolumeHealthEntry
+
+// add joins the messages of what has the same reason: the specification wants each reason once.
+func (c *conditions) add(status csi.VolumeHealthErrorType, reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	for _, present := range *c {
+		if present.Status == status && present.Reason == reason {
+			if !strings.Contains(present.Message, message) {
+				present.Message += "; " + message
+			}
+			return
+		}
+	}
+	*c = append(*c, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
+}
+
+func (c conditions) has(reason string) bool {
+	return slices.ContainsFunc(c, func(e *csi.VolumeHealth_VolumeHealthEntry) bool { return e.Reason == reason })
+}
+
+// reasonOf is the reason for which a mount is of no use.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, nfsmount.ErrUnresponsive):
+		return reasonServerSilent
+	case errors.Is(err, nfsmount.ErrNotMounted), errors.Is(err, nfsmount.ErrTarget):
+		return reasonMountMissing
+	case errors.Is(err, nfsmount.ErrDenied), errors.Is(err, unix.EACCES):
+		return reasonExportMissing
+	case errors.Is(err, nfsmount.ErrStale):
+		return reasonMountStale
+	}
+	return reasonMountBroken
+}
+
+// maxFailures bounds the memory of volumes that could not be mounted: an orchestrator need not come back for one.
+const maxFailures = 1000
+
+// failures are the reasons why volumes could not be staged, until they are or until the orchestrator gives up. They are not
+// kept over a restart: the orchestrator tries again. It is safe for concurrent use.
+type failures struct {
+	mu     sync.Mutex
+	errors map[string]error // by volume ID
+}
+
+// note forgets another one where there are too many. That the caller has gone is nobody's failure.
+func (f *failures) note(volumeID string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.errors == nil {
+		f.errors = map[string]error{}
+	}
+	for other := range f.errors {
+		if len(f.errors) < maxFailures {
+			break
+		}
+		delete(f.errors, other)
+	}
+	f.errors[volumeID] = err
+}
+
+func (f *failures) forget(volumeID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.errors, volumeID)
+}
+
+func (f *failures) of(volumeID string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.errors[volumeID]
+}

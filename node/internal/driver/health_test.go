@@ -1,0 +1,210 @@
+package driver_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+const (
+	degraded     = csi.VolumeHealthErrorType_DEGRADED
+	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
+)
+
+// health is what the node tells of a volume, by reason; with a pod's name also of its target.
+func (v *volume) health(t *testing.T, pod string) (map[string]csi.VolumeHealthErrorType, error) {
+	t.Helper()
+	r := &csi.NodeGetVolumeHealthRequest{VolumeId: v.id}
+	if pod != "" {
+		r.StagingTargetPath, r.VolumePublishPath = v.staging, v.target(pod)
+	}
+	var answer *csi.NodeGetVolumeHealthResponse
+	err := v.w.soon(t, func() (err error) {
+		answer, err = v.w.NodeGetVolumeHealth(t.Context(), r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	assert.Equal(t, answer.VolumeHealth.VolumeId, v.id)
+	out := map[string]csi.VolumeHealthErrorType{}
+	for _, e := range answer.VolumeHealth.HealthStatuses {
+		_, twice := out[e.Reason]
+		assert.Assert(t, !twice, "%v", answer)
+		assert.Assert(t, e.Message != "")
+		out[e.Reason] = e.Status
+	}
+	return out, nil
+}
+
+type reasons = map[string]csi.VolumeHealthErrorType
+
+func (v *volume) hasHealth(t *testing.T, pod string, want reasons) {
+	t.Helper()
+	got, err := v.health(t, pod)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, want)
+}
+
+func TestHealthOfWhatIsWell(t *testing.T) {
+	v, _ := published(t)
+	for _, pod := range []string{"", "pod"} {
+		v.hasHealth(t, pod, reasons{})
+	}
+	v.w.restart(t)
+	v.hasHealth(t, "", reasons{}) // where it is mounted is kept
+	assert.NilError(t, os.RemoveAll(v.w.state))
+	v.hasHealth(t, "pod", reasons{}) // and else seen from the mounts that the orchestrator names
+	_, err := v.health(t, "")
+	hasCode(t, err, codes.NotFound)
+}
+
+func TestHealthOfWhatIsNotThere(t *testing.T) {
+	v, _ := published(t)
+	for _, id := range []string{"foobar", "class|foobar"} {
+		_, err := v.w.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: id, VolumePublishPath: v.target("pod")})
+		hasCode(t, err, codes.NotFound)
+	}
+	for name, r := range map[string]*csi.NodeGetVolumeHealthRequest{
+		"volume_id":           {},
+		"volume_publish_path": {VolumeId: v.id, VolumePublishPath: "relative"},
+		"staging_target_path": {VolumeId: v.id, StagingTargetPath: "/a/../b"},
+	} {
+		_, err := v.w.NodeGetVolumeHealth(t.Context(), r)
+		hasCode(t, err, codes.InvalidArgument, name)
+	}
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.NilError(t, v.unstage(t))
+	_, err := v.health(t, "pod")
+	hasCode(t, err, codes.NotFound)
+}
+
+func TestHealthOfMissingMounts(t *testing.T) {
+	v, _ := published(t)
+	v.hasHealth(t, "another pod", reasons{"MountMissing": inaccessible})
+	v.w.reboot(t)
+	for _, pod := range []string{"", "pod"} {
+		v.hasHealth(t, pod, reasons{"MountMissing": inaccessible})
+	}
+	other := v.w.volume(t, rwx)
+	assert.NilError(t, other.stage(t))
+	request := &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, StagingTargetPath: other.staging}
+	answer, err := v.w.NodeGetVolumeHealth(t.Context(), request)
+	assert.NilError(t, err)
+	assert.Equal(t, answer.VolumeHealth.HealthStatuses[0].Reason, "MountForeign")
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	v.hasHealth(t, "pod", reasons{})
+}
+
+func TestHealthOfAMountMadeReadOnly(t *testing.T) {
+	v, _ := published(t)
+	data := filepath.Join(v.staging, "data")
+	assert.NilError(t, unix.Mount("", data, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	v.hasHealth(t, "pod", reasons{"MountReadOnly": degraded})
+	assert.NilError(t, unix.Mount("", data, "", unix.MS_REMOUNT|unix.MS_BIND, ""))
+	v.hasHealth(t, "pod", reasons{})
+}
+
+func TestHealthOfARevokedExport(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v := w.volumeOf(f.Source, rwx)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	f.Revoke()
+	revoked := reasons{"ExportMissing": inaccessible} // rpc.mountd says: access denied
+	if _, local := w.backend.(*mounttest.Local); local {
+		revoked = reasons{"MountStale": inaccessible} // as the kernel engine does
+	}
+	v.hasHealth(t, "pod", revoked)
+	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // which is the agent's word for a client that is let in no more
+	revoked["ExportMissing"] = inaccessible
+	v.hasHealth(t, "pod", revoked)
+	f.Restore()
+	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
+	v.hasHealth(t, "pod", reasons{"MountStale": inaccessible})
+	assert.NilError(t, v.publish(t, "pod", false))
+	v.hasHealth(t, "pod", reasons{})
+}
+
+func TestHealthWithADeadServer(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v := w.volumeOf(f.Source, rwx)
+	f.Silence()
+	assert.Assert(t, w.soon(t, func() error { return v.stage(t) }) != nil)
+	v.hasHealth(t, "pod", reasons{"ServerNotResponding": inaccessible}) // never staged
+	f.Revive()
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	v.hasHealth(t, "pod", reasons{})
+	assert.DeepEqual(t, w.storageHealth(t), map[string]csi.StorageHealthErrorType{})
+	f.Silence()
+	v.hasHealth(t, "pod", reasons{"ServerNotResponding": inaccessible})
+	assert.DeepEqual(t, w.storageHealth(t), map[string]csi.StorageHealthErrorType{"ServerNotResponding": storageUnreachable})
+	w.agent.server.Close()
+	v.hasHealth(t, "", reasons{"ServerNotResponding": inaccessible, "AgentUnreachable": degraded})
+	f.Revive()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if got, err := v.health(t, "pod"); err != nil || len(got) > 1 {
+			return poll.Continue("%v, %v", got, err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
+}
+
+func TestHealthOfAVolumeThatCouldNotBeMounted(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v := w.volumeOf(f.Source, rwx)
+	f.Revoke()
+	assert.Assert(t, v.stage(t) != nil)
+	v.hasHealth(t, "", reasons{"ExportMissing": inaccessible})
+	assert.NilError(t, v.unstage(t))
+	_, err := v.health(t, "")
+	hasCode(t, err, codes.NotFound)
+	f.Restore()
+}
+
+func TestHealthTheAgentTells(t *testing.T) {
+	v, _ := published(t)
+	condition := func(reasons ...string) (out []agentapi.Condition) {
+		for _, r := range reasons {
+			out = append(out, agentapi.Condition{Reason: r, Message: "as the test says"})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		usage agentapi.Usage
+		want  reasons
+	}{
+		{agentapi.Usage{QuotaBytes: 1 << 30, UsedBytes: 1<<30 - 8<<20}, reasons{}},
+		{agentapi.Usage{QuotaBytes: 1 << 30, UsedBytes: 1<<30 - 4<<20}, reasons{"VolumeFull": degraded}},
+		{agentapi.Usage{QuotaBytes: 1 << 20, UsedBytes: 1<<20 - 64<<10}, reasons{}},
+		{agentapi.Usage{QuotaBytes: 1 << 20, UsedBytes: 1<<20 - 8<<10}, reasons{"VolumeFull": degraded}},
+		{agentapi.Usage{QuotaBytes: 0, UsedBytes: 1 << 40}, reasons{}},
+		{agentapi.Usage{QuotaBytes: 100, UsedBytes: 96, Health: agentapi.VolumeHealth{Conditions: condition("VolumeNearlyFull")}}, reasons{"VolumeNearlyFull": degraded}},
+		{agentapi.Usage{QuotaBytes: 100, UsedBytes: 100, Health: agentapi.VolumeHealth{Conditions: condition("VolumeNearlyFull")}}, reasons{"VolumeFull": degraded}},
+		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("DeviceErrors", "DeviceErrors", "QuotaInconsistent")}},
+			reasons{"DeviceErrors": degraded, "QuotaInconsistent": degraded}},
+		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("PoolUnavailable")}}, reasons{"PoolUnavailable": inaccessible}},
+	} {
+		v.w.agent.usage(c.usage)
+		v.hasHealth(t, "pod", c.want)
+	}
+	v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
+	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
+}

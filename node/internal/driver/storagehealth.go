@@ -1,0 +1,146 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+)
+
+const (
+	storageDegraded    = csi.StorageHealthErrorType_STORAGE_DEGRADED
+	storageUnreachable = csi.StorageHealthErrorType_STORAGE_UNREACHABLE
+)
+
+// NodeGetStorageHealth looks at what all volumes of this node need: that NFS can be mounted, that there is an address to mount from
+// and the orchestrator knows it, that the servers of the staged volumes answer, and their agents. All are asked side by side,
+// each once and within its deadline.
+func (n *Node) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
+	found := &storageConditions{}
+	n.nodeConditions(ctx, found)
+	records, err := n.Store.List()
+	if err != nil {
+		n.Logger.WarnContext(ctx, "what was kept of some volumes is lost", "reason", err)
+	}
+	servers, agents := map[string][]staged.Record{}, map[string]bool{}
+	for _, r := range records {
+		server, _, _ := strings.Cut(r.Source, ":/")
+		servers[server] = append(servers[server], r)
+		if r.AgentURL != "" {
+			agents[r.AgentURL] = true
+		}
+	}
+	var asked sync.WaitGroup
+	for server, volumes := range servers {
+		asked.Go(func() { n.serverConditions(ctx, found, server, volumes) })
+	}
+	for url := range agents {
+		asked.Go(func() { n.agentConditions(ctx, found, url) })
+	}
+	asked.Wait()
+	return &csi.NodeGetStorageHealthResponse{BackendHealth: found.entries()}, nil
+}
+
+func (n *Node) nodeConditions(ctx context.Context, found *storageConditions) {
+	if err := n.Supported(ctx); err != nil {
+		known := false
+		for sentinel, reason := range map[error]string{nfsmount.ErrNoHelper: reasonNoHelper, nfsmount.ErrNoKernelNFS: reasonNoKernelNFS} {
+			if errors.Is(err, sentinel) {
+				found.add(storageUnreachable, reason, "%v", sentinel)
+				known = true
+			}
+		}
+		if !known {
+			found.add(storageDegraded, reasonMountFailed, "whether NFS can be mounted is not known: %v", err)
+		}
+	}
+	address, err := n.Address()
+	switch announced := n.announced.Load(); {
+	case err != nil:
+		found.add(storageUnreachable, reasonNoAddress, "%v", err)
+	case announced != nil && *announced != address:
+		found.add(storageUnreachable, reasonAddressChanged,
+			"this node mounts from %s, and is registered with %s: volumes are exported to that address until the node driver is restarted", address, *announced)
+	}
+}
+
+// serverConditions asks a server about one of its volumes after the other until it answers. That the answer is "stale" is
+// that volume's condition and not the server's. After the first silence nothing else is asked: the others would be silent as long.
+func (n *Node) serverConditions(ctx context.Context, found *storageConditions, server string, volumes []staged.Record) {
+	for _, v := range volumes {
+		err := n.Mounts.Check(ctx, v.Dir)
+		if errors.Is(err, nfsmount.ErrUnresponsive) {
+			found.add(storageUnreachable, reasonServerSilent, "NFS server %s, which has %d volumes of this node: %v", server, len(volumes), err)
+			return
+		}
+		if !errors.Is(err, nfsmount.ErrNotMounted) {
+			return
+		}
+	}
+}
+
+// agentConditions also repeats what is wrong with the agent's pool. Without its agent a volume goes on; what needs it is to
+// attach, to detach, and to tell usage.
+func (n *Node) agentConditions(ctx context.Context, found *storageConditions, url string) {
+	health, err := n.Agents.Health(ctx, url)
+	if err != nil {
+		found.add(storageDegraded, reasonAgentSilent, "agent %s: %v", url, err)
+		return
+	}
+	for _, c := range health.Conditions {
+		status := storageDegraded
+		if c.Reason == agentPoolUnavailable {
+			status = storageUnreachable
+		}
+		found.add(status, c.Reason, "agent %s: %s", url, c.Message)
+	}
+}
+
+// storageConditions collects by status and reason, each of which the specification wants once. It is safe for concurrent use.
+type storageConditions struct {
+	mu       sync.Mutex
+	messages map[storageCondition][]string
+}
+
+type storageCondition struct {
+	status csi.StorageHealthErrorType
+	reason string
+}
+
+func (s *storageConditions) add(status csi.StorageHealthErrorType, reason, format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.messages == nil {
+		s.messages = map[storageCondition][]string{}
+	}
+	key := storageCondition{status, reason}
+	s.messages[key] = append(s.messages[key], fmt.Sprintf(format, args...))
+}
+
+// entries are in the same order each time: the worst first.
+func (s *storageConditions) entries() []*csi.NodeGetStorageHealthResponse_StorageBackendHealth {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := slices.SortedFunc(maps.Keys(s.messages), func(a, b storageCondition) int {
+		if a.status != b.status {
+			return int(b.status - a.status)
+		}
+		return strings.Compare(a.reason, b.reason)
+	})
+	var out []*csi.NodeGetStorageHealthResponse_StorageBackendHealth
+	for _, key := range keys {
+		messages := slices.Sorted(slices.Values(s.messages[key]))
+		out = append(out, &csi.NodeGetStorageHealthResponse_StorageBackendHealth{
+			Status: key.status, Reason: key.reason, Message: strings.Join(messages, "; "),
+		})
+	}
+	return out
+}

@@ -1,0 +1,110 @@
+//go:build lab
+
+package system_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+// healthTime is more than asking a dead server and a dead agent takes with the times of hurried.
+const healthTime = 15 * time.Second
+
+// hurried are times that let tests with a dead server end soon.
+var hurried = []string{"DRIVER_MOUNT_TIMEOUT=10s", "DRIVER_UNMOUNT_TIMEOUT=5s", "DRIVER_STAT_TIMEOUT=2s"}
+
+// nodeHealth is what the node driver tells of a volume and of its storage, as sorted reasons.
+func nodeHealth(t *testing.T, a *system.Attachment) (volume, storage []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), healthTime)
+	defer cancel()
+	ofVolume, err := a.Node.CSI.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{
+		VolumeId: a.Volume.GetVolumeId(), StagingTargetPath: a.Staging, VolumePublishPath: a.Target,
+	})
+	assert.NilError(t, err)
+	ofStorage, err := a.Node.CSI.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
+	assert.NilError(t, err)
+	found, foundStorage := map[string]bool{}, map[string]bool{}
+	for _, e := range ofVolume.GetVolumeHealth().GetHealthStatuses() {
+		found[e.GetReason()] = true
+	}
+	for _, b := range ofStorage.GetBackendHealth() {
+		foundStorage[b.GetReason()] = true
+	}
+	return slices.Sorted(maps.Keys(found)), slices.Sorted(maps.Keys(foundStorage))
+}
+
+func hasNodeHealth(t *testing.T, a *system.Attachment, want ...string) {
+	t.Helper()
+	got, _ := nodeHealth(t, a)
+	assert.Check(t, slices.Equal(got, want), "got %v, want %v", got, want)
+}
+
+func TestNodeHealth(t *testing.T) {
+	for name, mode := range map[string]struct {
+		nfs    lab.NFSMode
+		engine string
+	}{"exportfs": {lab.Mountd, "exportfs"}, "kernel": {lab.Unanswered, "kernel"}} {
+		t.Run(name, func(t *testing.T) {
+			s := system.New(t, system.Options{
+				Lab: lab.Options{Nodes: 1, NFS: mode.nfs}, NodeEnv: hurried, AgentEnv: []string{"AGENT_NFS_EXPORTER=" + mode.engine},
+			})
+			nodeHealthOf(t, s)
+		})
+	}
+}
+
+func nodeHealthOf(t *testing.T, s *system.System) {
+	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	hasNodeHealth(t, a)
+
+	_, err := a.Shell(`dd if=/dev/zero of="$V/fill" bs=64k conv=fsync`)
+	assert.Assert(t, err != nil, "the volume takes more than its limit")
+	hasNodeHealth(t, a, "VolumeFull")
+	shell(t, a, `rm "$V/fill"`)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if got, _ := nodeHealth(t, a); len(got) > 0 {
+			return poll.Continue("%v", got)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(time.Second)) // btrfs counts with its next commit
+
+	assert.NilError(t, s.Agent.Kill())
+	volume, storage := nodeHealth(t, a)
+	assert.DeepEqual(t, volume, []string{"AgentUnreachable"})
+	assert.DeepEqual(t, storage, []string{"AgentUnreachable"})
+	assert.NilError(t, s.Agent.Start())
+	hasNodeHealth(t, a)
+
+	assert.NilError(t, s.Lab.Storage.CutNetwork())
+	volume, storage = nodeHealth(t, a)
+	assert.NilError(t, s.Lab.Storage.RestoreNetwork())
+	assert.DeepEqual(t, volume, []string{"AgentUnreachable", "ServerNotResponding"})
+	assert.DeepEqual(t, storage, []string{"AgentUnreachable", "ServerNotResponding"})
+
+	assert.NilError(t, a.ControllerUnpublish(t.Context()))
+	poll.WaitOn(t, func(poll.LogT) poll.Result { // until the client has sent again what it lost
+		if volume, storage = nodeHealth(t, a); slices.Contains(volume, "ServerNotResponding") {
+			return poll.Continue("%v", volume)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second))
+	assert.Assert(t, is.Contains(volume, "ExportMissing"))
+	assert.DeepEqual(t, storage, []string(nil)) // the server is well
+
+	assert.NilError(t, a.ControllerPublish(t.Context()))
+	assert.NilError(t, a.Stage(t.Context()))
+	assert.NilError(t, a.Publish(t.Context()))
+	hasNodeHealth(t, a)
+}
