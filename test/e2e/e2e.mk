@@ -20,6 +20,10 @@ e2e: e2e-prepare ## All Kubernetes scenarios, with the sidecars of the chart and
 	@$(E2E_TEST) -timeout 60m -args -prepare -newest-sidecars
 	@$(E2E_TEST) -timeout 60m -args -newest-sidecars -helm 4
 
+.PHONY: e2e-suite
+e2e-suite: root lab build ## Kubernetes' own external storage tests; writes docs/conformance.md (root)
+	@cd test/e2e && GOWORK=off go build -o $(BIN)/storage-suite ./cmd/storage-suite && BNC_BIN=$(BIN) $(BIN)/storage-suite
+
 .PHONY: e2e-check
 e2e-check: # vet, and compile what needs no cluster
 	@cd test/e2e && GOWORK=off go vet ./...

@@ -28,6 +28,8 @@ type Options struct {
 	NewestSidecars bool
 	// Helm is the major version that installs the chart, 3 or 4; default 3.
 	Helm int
+	// Suite prepares Kubernetes' own end-to-end tests, and the images that they use, as well.
+	Suite bool
 }
 
 // Cluster is a running cluster with the chart installed.
@@ -251,6 +253,14 @@ func (c *Cluster) installSnapshots(ctx context.Context) error {
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return output(exec.CommandContext(ctx, c.tools.kubernetes+"/kubectl", append([]string{"--kubeconfig=" + c.Kubeconfig("admin")}, args...)...))
 }
+
+// SuitePrograms are ginkgo and Kubernetes' own end-to-end tests, if Options.Suite asked for them.
+func (c *Cluster) SuitePrograms() (ginkgo, tests string) {
+	return filepath.Join(c.tools.suiteTools, "ginkgo"), filepath.Join(c.tools.suite, "e2e.test")
+}
+
+// LogDir is where the logs of this run are.
+func (c *Cluster) LogDir() string { return filepath.Join(c.env.State, "log") }
 
 // Hint says how to reach the cluster from a shell while this process lives.
 func (c *Cluster) Hint() string {

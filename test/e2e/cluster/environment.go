@@ -94,8 +94,9 @@ func (e *Environment) say(format string, args ...any) {
 type tools struct {
 	etcd, kubernetes, helpers, runtime string // directories of programs
 	provisioner, sidecars              string
-	images                             string // directory of image archives
-	crds                               string // directory of the snapshot CRDs
+	suite, suiteTools                  string   // empty unless asked for
+	images                             []string // archives
+	crds                               string   // directory of the snapshot CRDs
 }
 
 // Prepare builds and downloads whatever is not in the cache. It needs the network; nothing else does.
@@ -117,13 +118,18 @@ func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
 	if o.NewestSidecars {
 		provisioner, sidecars = newestSidecars, newestSidecars
 	}
-	for _, step := range []struct {
+	type step struct {
 		dir    *string
 		ensure func(context.Context, *Environment) (string, error)
-	}{
+	}
+	steps := []step{
 		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetesPrograms.ensure}, {&t.provisioner, provisioner.ensure}, {&t.sidecars, sidecars.ensure},
 		{&t.helpers, ensureHelpers}, {&t.runtime, ensureRuntime}, {&t.crds, ensureCRDs},
-	} {
+	}
+	if o.Suite {
+		steps = append(steps, step{&t.suite, suite.ensure}, step{&t.suiteTools, suiteTools.ensure})
+	}
+	for _, step := range steps {
 		dir, err := step.ensure(ctx, e)
 		if err != nil {
 			return nil, err

@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/google/renameio/v2"
 )
 
 // image is a container image of one layer, made at home: there is no registry to pull from.
@@ -29,14 +31,15 @@ const (
 	path         = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// ensureImages writes the archives that every node imports. It is quick enough to be done anew each time.
-func ensureImages(e *Environment, t *tools) (string, error) {
+// ensureImages writes the archives that every node imports and returns their paths. It is quick enough to be done anew
+// each time.
+func ensureImages(e *Environment, t *tools) ([]string, error) {
 	dir := filepath.Join(e.Cache, "images")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return nil, err
 	}
 	busybox := filepath.Join(t.runtime, "busybox")
-	for name, i := range map[string]image{
+	images := map[string]image{
 		"pause": {
 			tags: []string{pauseImage}, programs: map[string]string{"pause": filepath.Join(t.helpers, "pause")},
 			config: map[string]any{"Entrypoint": []string{"/pause"}, "User": "65535:65535"},
@@ -49,12 +52,22 @@ func ensureImages(e *Environment, t *tools) (string, error) {
 			},
 			config: map[string]any{"Cmd": []string{"sh"}, "Env": []string{path}}, busybox: busybox,
 		},
-	} {
-		if err := i.write(filepath.Join(dir, name+".tar")); err != nil {
-			return "", fmt.Errorf("image %s: %w", name, err)
+	}
+	if t.suiteTools != "" {
+		images["agnhost"] = image{
+			tags: []string{"registry.k8s.io/e2e-test-images/agnhost:2.59"}, programs: map[string]string{"agnhost": filepath.Join(t.suiteTools, "agnhost")},
+			config: map[string]any{"Entrypoint": []string{"/agnhost"}, "Cmd": []string{"pause"}, "Env": []string{path}}, busybox: busybox,
 		}
 	}
-	return dir, nil
+	var archives []string
+	for name, i := range images {
+		archive := filepath.Join(dir, name+".tar")
+		if err := i.write(archive); err != nil {
+			return nil, fmt.Errorf("image %s: %w", name, err)
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
 }
 
 // write makes an archive in the format of `docker save`, which `ctr images import` reads.
@@ -89,7 +102,7 @@ func (i image) write(file string) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	return os.WriteFile(file, out.Bytes(), 0o644)
+	return renameio.WriteFile(file, out.Bytes(), 0o644) // at once: another run may be reading it
 }
 
 func (i image) layer() ([]byte, error) {

@@ -58,11 +58,7 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.cluster.ready(ctx, n.Containerd, func() bool { return ctr("version") == nil }); err != nil {
 		return err
 	}
-	archives, err := filepath.Glob(n.cluster.tools.images + "/*.tar")
-	if err != nil {
-		return err
-	}
-	for _, archive := range archives {
+	for _, archive := range n.cluster.tools.images {
 		if err := ctr("images", "import", archive); err != nil {
 			return err
 		}
