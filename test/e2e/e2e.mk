@@ -24,6 +24,10 @@ e2e: e2e-prepare ## All Kubernetes scenarios, with the sidecars of the chart and
 e2e-suite: root lab build ## Kubernetes' own external storage tests; writes docs/conformance.md (root)
 	@cd test/e2e && GOWORK=off go build -o $(BIN)/storage-suite ./cmd/storage-suite && BNC_BIN=$(BIN) $(BIN)/storage-suite
 
+.PHONY: e2e-speed
+e2e-speed: root lab build ## Claims a second and starts of pods in the cluster; writes its section of docs/benchmarks.md (root)
+	@cd test/e2e && GOWORK=off go build -o $(BIN)/cluster-speed ./cmd/cluster-speed && BNC_BIN=$(BIN) $(BIN)/cluster-speed -write $(CURDIR)/docs/benchmarks.md
+
 .PHONY: e2e-check
 e2e-check: # vet, and compile what needs no cluster
 	@cd test/e2e && GOWORK=off go vet ./...

@@ -36,6 +36,8 @@ func newScenario(t *testing.T) *scenario {
 	namespace, err := s.client.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
 	assert.NilError(t, err)
 	s.namespace = namespace.Name
+	begin := time.Now()
+	t.Cleanup(func() { recordScenario(t, begin) })
 	t.Cleanup(s.cleanup)
 	return s
 }

@@ -72,6 +72,7 @@ func runTests(m *testing.M) (int, error) {
 		return 0, nil
 	}
 	code := m.Run()
+	printScenarios()
 	printTimes()
 	return code, checkRights()
 }

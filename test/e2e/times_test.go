@@ -27,6 +27,38 @@ func record(what string, took time.Duration) {
 	times.taken[what] = append(times.taken[what], took)
 }
 
+// scenarios are the tests that have ended, in order.
+var scenarios struct {
+	sync.Mutex
+	ended []ended
+}
+
+type ended struct {
+	name   string
+	took   time.Duration
+	failed bool
+}
+
+// recordScenario notes a scenario's end, with the time until everything it made was gone again.
+func recordScenario(t *testing.T, begin time.Time) {
+	scenarios.Lock()
+	defer scenarios.Unlock()
+	scenarios.ended = append(scenarios.ended, ended{t.Name(), time.Since(begin), t.Failed()})
+}
+
+func printScenarios() {
+	scenarios.Lock()
+	defer scenarios.Unlock()
+	fmt.Printf("\n%-50s %10s\n", "scenario, with clearing up", "time")
+	for _, s := range scenarios.ended {
+		result := "ok"
+		if s.failed {
+			result = "FAILED"
+		}
+		fmt.Printf("%-50s %8.1f s  %s\n", s.name, s.took.Seconds(), result)
+	}
+}
+
 // timed measures a step and names it in the log.
 func timed(t *testing.T, what string, step func()) time.Duration {
 	t.Helper()

@@ -29,7 +29,7 @@ var notAdvertised = []string{
 	"ModifyVolume", "volume attribute class", // MODIFY_VOLUME
 	"ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 	"NodeExpandVolume", "Node expand", // a volume grows on the server alone
-	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // no topology
+	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
 	"node max attach limit", // there is none
 }
 

@@ -26,7 +26,7 @@ var notOurs = []string{
 	"GroupController Service",
 	"ModifyVolume", "volume attribute class", // MODIFY_VOLUME
 	"ControllerGetVolumeHealth", "ControllerListVolumeHealth",
-	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // no topology
+	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
 	"node max attach limit", // the node driver sets none
 }
 

@@ -59,6 +59,7 @@ func run(ctx context.Context) error {
 	limits := nfsmount.Limits{Mount: c.MountTimeout, Unmount: c.UnmountTimeout, Stat: c.StatTimeout, Group: c.GroupTimeout}
 	choice := nodeip.Choice{IP: c.NodeIP, Interface: c.StorageInterface, CIDR: c.StorageCIDR, HostName: c.NodeID}
 	node := &driver.Node{
+		Driver:    c.DriverName,
 		Name:      c.NodeID,
 		Address:   func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
 		Supported: nfsmount.Supported,

@@ -49,6 +49,7 @@ type Store interface {
 type Node struct {
 	csi.UnimplementedNodeServer
 
+	Driver    string                      // the plugin's name
 	Name      string                      // of this node
 	Address   func() (netip.Addr, error)  // from which this node mounts
 	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
@@ -63,15 +64,20 @@ type Node struct {
 
 var _ csi.NodeServer = (*Node)(nil)
 
-// NodeGetInfo answers Unavailable while the node's address is not known. There is no limit to the number of volumes and no
-// topology: every node reaches every agent.
+// NodeGetInfo answers Unavailable while the node's address is not known. There is no limit to the number of volumes. All nodes are
+// in one topology, since every node reaches every agent. That has to be said: external-provisioner publishes storage
+// capacity by topology, and deletes what it has published for none at all (isObsolete in its pkg/capacity: an empty map is not
+// equal to the nil that the API server makes of it), so that no pod could be scheduled by capacity.
 func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	address, err := n.Address()
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	n.announced.Store(&address)
-	return &csi.NodeGetInfoResponse{NodeId: id.NewNode(n.Name, address).String()}, nil
+	return &csi.NodeGetInfoResponse{
+		NodeId:             id.NewNode(n.Name, address).String(),
+		AccessibleTopology: &csi.Topology{Segments: map[string]string{"topology." + n.Driver + "/network": "storage"}},
+	}, nil
 }
 
 // NodeGetCapabilities tells what the node service can do.

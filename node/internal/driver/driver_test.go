@@ -22,7 +22,7 @@ func TestNodeIDHoldsNameAndAddress(t *testing.T) {
 		{"worker-1.example.com", "fd00::7", "worker-1.example.com|fd00::7"},
 		{strings.Repeat("a", 253), "2001:db8:1111:2222:3333:4444:5555:6666", ""},
 	} {
-		n := &driver.Node{Name: c.name, Address: func() (netip.Addr, error) { return netip.MustParseAddr(c.address), nil }}
+		n := &driver.Node{Driver: "nfs.example.com", Name: c.name, Address: func() (netip.Addr, error) { return netip.MustParseAddr(c.address), nil }}
 		info, err := n.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 		assert.NilError(t, err)
 		if c.want != "" {
@@ -33,7 +33,7 @@ func TestNodeIDHoldsNameAndAddress(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, parsed.IP.String(), c.address)
 		assert.Equal(t, info.MaxVolumesPerNode, int64(0))
-		assert.Assert(t, info.AccessibleTopology == nil)
+		assert.DeepEqual(t, info.AccessibleTopology.Segments, map[string]string{"topology.nfs.example.com/network": "storage"})
 	}
 }
 

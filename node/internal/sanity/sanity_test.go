@@ -53,7 +53,8 @@ func serve(t *testing.T, dir string) string {
 	assert.NilError(t, err)
 	logger := slog.New(slog.DiscardHandler)
 	node := &driver.Node{
-		Name: "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
+		Driver: "btrfs-nfs-csi",
+		Name:   "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
 		Supported: func(context.Context) error { return nil },
 		Mounts:    mounttest.NewLocal().Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
 	}

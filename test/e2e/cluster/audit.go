@@ -8,8 +8,10 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -28,6 +30,7 @@ func (r Right) String() string {
 // Audit compares what the chart's service account has asked of the API server since the start with what the chart gives it.
 type Audit struct {
 	Refused map[Right]string // what a permission was missing for, and the path of one such request
+	Lent    []Right          // what a container has used and only another container's role gives: they share an account
 	Unused  []Right          // what the chart gives and nobody has used
 	Used    map[Right]int    // requests
 }
@@ -44,7 +47,22 @@ type auditEvent struct {
 	RequestURI     string
 	User           struct{ Username string }
 	ObjectRef      *struct{ Resource, Subresource, APIGroup string }
-	ResponseStatus struct{ Code int }
+	ResponseStatus struct {
+		Code    int
+		Details struct {
+			Causes []struct{ Reason string }
+		}
+	}
+}
+
+// forbidden tells whether a right was missing. A namespace that is being deleted refuses new objects with the same code.
+func (e auditEvent) forbidden() bool {
+	for _, cause := range e.ResponseStatus.Details.Causes {
+		if cause.Reason == string(corev1.NamespaceTerminatingCause) {
+			return false
+		}
+	}
+	return e.ResponseStatus.Code == http.StatusForbidden
 }
 
 // Audit reads the API server's audit log.
@@ -62,10 +80,26 @@ func (c *Cluster) Audit(ctx context.Context) (*Audit, error) {
 			a.Unused = append(a.Unused, right)
 		}
 	}
+	for used := range a.Used {
+		shared := used
+		shared.Container = ""
+		if used.Container != "" && !slices.Contains(granted, used) && !slices.Contains(granted, shared) {
+			a.Lent = append(a.Lent, used)
+		}
+	}
 	return a, nil
 }
 
+// used tells whether a right was used. An informer that watches lists too where the API server cannot send what there is in the
+// watch itself (WatchList, of which clients make use since Kubernetes 1.35, servers since 1.34).
 func (a *Audit) used(right Right) bool {
+	if right.Verb == "list" {
+		watch := right
+		watch.Verb = "watch"
+		if a.used(watch) {
+			return true
+		}
+	}
 	if right.Container != "" {
 		return a.Used[right] > 0
 	}
@@ -99,7 +133,7 @@ func (a *Audit) read(path string) error {
 		if e.ObjectRef.Subresource != "" {
 			right.Resource += "/" + e.ObjectRef.Subresource
 		}
-		if e.ResponseStatus.Code == http.StatusForbidden {
+		if e.forbidden() {
 			if right.Container == "" {
 				right.Container = program
 			}

@@ -156,7 +156,7 @@ func (c *Cluster) replicaProcess(r *Replica, index int, container corev1.Contain
 	if container.Name != "controller" {
 		args = append(args, "--kubeconfig="+kubeconfig)
 	}
-	p := c.process(fmt.Sprintf("controller-%d/%s", index, container.Name), local(env, program, args...))
+	p := c.process(fmt.Sprintf("controller-%d/%s", index, container.Name), localAs(r.Pod, env, program, args...))
 	p.keep = true
 	return p
 }

@@ -161,6 +161,12 @@ func local(env []string, program string, args ...string) launcher {
 	}
 }
 
+// localAs launches a program on this machine under a host name of its own, as in a pod: sidecars know their leases by it.
+func localAs(hostname string, env []string, program string, args ...string) launcher {
+	script := `echo "$0" > /proc/sys/kernel/hostname && exec "$@"`
+	return local(env, "unshare", append([]string{"--uts", "sh", "-c", script, hostname, program}, args...)...)
+}
+
 type localProgram struct{ *exec.Cmd }
 
 func (p localProgram) Signal(sig syscall.Signal) error { return p.Process.Signal(sig) }
