@@ -12,7 +12,7 @@ LDFLAGS     := -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Comm
 BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
-LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./node/internal/nfsmount ./node/internal/driver
+LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./agent/internal/nfs/nfsbench ./node/internal/nfsmount ./node/internal/driver
 TEST_TARGETS := check unit lab-test sanity
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec -memory 4096"
 
@@ -29,7 +29,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./test/lab/cmd/... ./test/cmd/...
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./test/lab/cmd/... ./test/cmd/...
 
 .PHONY: root
 root:
@@ -95,6 +95,11 @@ sanity: root lab build ## csi-sanity on the whole: both export engines, both quo
 .PHONY: bench
 bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
 	@$(BIN)/bench
+	@$(MAKE) --no-print-directory bench-nfs
+
+.PHONY: bench-nfs
+bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000 exports, in the lab (root)
+	@$(LAB) exec -memory 4096 $(BIN)/bench-nfs $(BENCH_NFS_FLAGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (5m)

@@ -67,6 +67,7 @@ func badParameters(t *testing.T, b Backend) {
 		"nfsServer":         {"", "a b", "host/path", "-o", "[192.0.2.1]", "fe80::1%eth0", "host:2049", "ü", strings.Repeat("a", 254)},
 		"nfsMountOptions":   {",", "hard,,soft", "a b", "a\nb", "a\x00", strings.Repeat("x", 1025)},
 		"nocow":             {"", "yes", "2"},
+		"rootSquash":        {"", "yes", "2"},
 		"compression":       {"", "gzip", "zstd:0", "zstd:16", "zlib:10", "lzo:1", "zstd:", " zstd"},
 		"uid":               {"", "-1", "4294967295", "1.5", "root", "99999999999999999999"},
 		"gid":               {"", "-1", "4294967295", "0x10"},

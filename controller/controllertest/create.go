@@ -105,7 +105,7 @@ func createDiffering(t *testing.T, b Backend) {
 	e.volume("pvc-1")
 	_, err := e.CreateVolume(e.ctx, request("pvc-1", 2*gib))
 	failed(t, err, codes.AlreadyExists, "bytes")
-	for key, value := range map[string]string{"compression": "lzo", "nocow": "true", "uid": "7", "gid": "7", "mode": "0700"} {
+	for key, value := range map[string]string{"compression": "lzo", "nocow": "true", "rootSquash": "true", "uid": "7", "gid": "7", "mode": "0700"} {
 		r := request("pvc-1", gib)
 		r.Parameters[key] = value
 		_, err := e.CreateVolume(e.ctx, r)

@@ -352,7 +352,10 @@ type VolumeCreate struct {
 	Nocow bool   `json:"nocow,omitempty"`
 
 	// QuotaBytes 0 means size_bytes.
-	QuotaBytes int64  `json:"quota_bytes,omitempty"`
+	QuotaBytes int64 `json:"quota_bytes,omitempty"`
+
+	// RootSquash A client's root is nobody in the volume.
+	RootSquash bool   `json:"root_squash,omitempty"`
 	SizeBytes  int64  `json:"size_bytes"`
 	Uid        *int64 `json:"uid,omitempty"`
 }
@@ -376,6 +379,7 @@ type VolumeDetail struct {
 	// Path The directory that holds data.
 	Path       string `json:"path"`
 	QuotaBytes int64  `json:"quota_bytes"`
+	RootSquash bool   `json:"root_squash,omitempty"`
 	SizeBytes  int64  `json:"size_bytes"`
 
 	// SourceSnapshot The snapshot that this is a clone of.
@@ -416,11 +420,14 @@ type VolumeUpdate struct {
 	Gid         *int64  `json:"gid,omitempty"`
 
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels    *Labels `json:"labels,omitempty"`
-	Mode      *string `json:"mode,omitempty"`
-	Nocow     *bool   `json:"nocow,omitempty"`
-	SizeBytes *int64  `json:"size_bytes,omitempty"`
-	Uid       *int64  `json:"uid,omitempty"`
+	Labels *Labels `json:"labels,omitempty"`
+	Mode   *string `json:"mode,omitempty"`
+	Nocow  *bool   `json:"nocow,omitempty"`
+
+	// RootSquash Holds for clients that are let in already, too.
+	RootSquash *bool  `json:"root_squash,omitempty"`
+	SizeBytes  *int64 `json:"size_bytes,omitempty"`
+	Uid        *int64 `json:"uid,omitempty"`
 }
 
 // After defines model for After.

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -13,10 +15,24 @@ import (
 
 // newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath.
 func newExporter(ctx context.Context, c config.Config, basePath string, logger *slog.Logger) (nfs.Exporter, error) {
-	return engine.New(ctx, c.NFS.Exporter,
-		exportfs.Config{BasePath: basePath, ExportsFile: c.NFS.ExportsFile, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger},
-		kernel.Config{
-			BasePath: basePath, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
-			Server: kernel.ServerConfig{Unmanaged: c.NFS.ServerUnmanaged, Threads: c.NFS.ServerThreads},
-		})
+	forKernel := kernel.Config{
+		BasePath: basePath, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
+		Server: kernel.ServerConfig{
+			Unmanaged: c.NFS.ServerUnmanaged, Threads: c.NFS.ServerThreads, Listen: c.NFS.ServerListen,
+			LeaseTime: c.NFS.ServerLease, GraceTime: c.NFS.ServerGrace, RequireNfsdcld: c.NFS.RequireNfsdcld,
+		},
+	}
+	name := c.NFS.Exporter
+	if c.NFS.SignHandles {
+		// The key goes with the pool, so that handles stay good where the pool moves to another machine. What else begins
+		// with a dot there is the agent's own, too, and nothing of it is exported.
+		forKernel.HandleKeyFile = filepath.Join(basePath, ".agent", "nfs-handles.key")
+		if err := os.MkdirAll(filepath.Dir(forKernel.HandleKeyFile), 0o700); err != nil {
+			return nil, err
+		}
+		name = kernel.Name // auto must not fall back to an engine that does not sign
+	}
+	return engine.New(ctx, name, exportfs.Config{
+		BasePath: basePath, ExportsFile: c.NFS.ExportsFile, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
+	}, forKernel)
 }

@@ -20,13 +20,13 @@ var bodyRoutes = []struct {
 	fields             map[string]string
 }{
 	{"POST", "/v1/volumes", `{"name":"v","size_bytes":1048576}`, map[string]string{
-		"name": "text", "size_bytes": "int", "quota_bytes": "int", "nocow": "bool", "compression": "text", "uid": "int", "gid": "int",
+		"name": "text", "size_bytes": "int", "quota_bytes": "int", "nocow": "bool", "root_squash": "bool", "compression": "text", "uid": "int", "gid": "int",
 		"mode": "text", "labels": "labels",
 	}},
 	{"POST", "/v1/volumes/clone", `{"source":"s","name":"v"}`, map[string]string{"source": "text", "name": "text", "size_bytes": "int", "labels": "labels"}},
 	{"POST", "/v1/clones", `{"snapshot":"s","name":"v"}`, map[string]string{"snapshot": "text", "name": "text", "size_bytes": "int", "labels": "labels"}},
 	{"PATCH", "/v1/volumes/v", `{"size_bytes":1048576}`, map[string]string{
-		"size_bytes": "int", "nocow": "bool", "compression": "text", "uid": "int", "gid": "int", "mode": "text", "labels": "labels",
+		"size_bytes": "int", "nocow": "bool", "root_squash": "bool", "compression": "text", "uid": "int", "gid": "int", "mode": "text", "labels": "labels",
 	}},
 	{"POST", "/v1/volumes/v/export", `{"client":"10.0.0.1"}`, map[string]string{"client": "text", "read_only": "bool", "labels": "labels"}},
 	{"DELETE", "/v1/volumes/v/export", `{"client":"10.0.0.1"}`, map[string]string{"client": "text", "labels": "labels"}},

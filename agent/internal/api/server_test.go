@@ -61,8 +61,8 @@ func TestUpdateChangesOnlyWhatIsGiven(t *testing.T) {
 		`{"size_bytes":0}`:           {SizeBytes: new(int64(0))},
 		`{"labels":{}}`:              {Labels: map[string]string{}},
 		`{"labels":null,"uid":null}`: {},
-		`{"nocow":false,"compression":"","uid":0,"gid":7,"mode":"0"}`: {
-			NoCOW: new(bool), Compression: new(string), UID: new(int64(0)), GID: new(int64(7)), Mode: new(uint32(0)),
+		`{"nocow":false,"compression":"","root_squash":false,"uid":0,"gid":7,"mode":"0"}`: {
+			NoCOW: new(bool), Compression: new(string), RootSquash: new(bool), UID: new(int64(0)), GID: new(int64(7)), Mode: new(uint32(0)),
 		},
 	} {
 		assert.Equal(t, h.do("PATCH", "/v1/volumes/v1", body).status, 200, body)

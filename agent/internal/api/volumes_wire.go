@@ -10,7 +10,7 @@ import (
 func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
 	spec := storage.VolumeSpec{
 		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: body.Nocow,
-		Compression: body.Compression, UID: body.Uid, GID: body.Gid, Labels: body.Labels,
+		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Labels: body.Labels,
 	}
 	if body.Mode == "" {
 		return spec, nil
@@ -22,7 +22,8 @@ func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
 
 func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
 	update := storage.VolumeUpdate{
-		SizeBytes: body.SizeBytes, NoCOW: body.Nocow, Compression: body.Compression, UID: body.Uid, GID: body.Gid,
+		SizeBytes: body.SizeBytes, NoCOW: body.Nocow, Compression: body.Compression, RootSquash: body.RootSquash,
+		UID: body.Uid, GID: body.Gid,
 	}
 	if body.Labels != nil {
 		update.Labels = *body.Labels
@@ -59,7 +60,7 @@ func volumeDetail(v storage.Volume, u storage.Usage) agentapi.VolumeDetail {
 	detail := agentapi.VolumeDetail{
 		Name: v.Name, CreatedBy: createdBy, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
-		Nocow: v.NoCOW, Compression: v.Compression, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
+		Nocow: v.NoCOW, Compression: v.Compression, RootSquash: v.RootSquash, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
 		Labels: labelsOf(v.Labels), SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		Clients: mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}

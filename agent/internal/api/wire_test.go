@@ -18,7 +18,7 @@ import (
 
 var (
 	noon       = time.Date(2026, 1, 2, 12, 0, 0, 0, time.FixedZone("CET", 3600))
-	properties = storage.Properties{SizeBytes: 1 << 30, QuotaBytes: 1 << 30, Compression: "zstd:3", UID: 1000, GID: 2000, Mode: 0o2770}
+	properties = storage.Properties{SizeBytes: 1 << 30, QuotaBytes: 1 << 30, Compression: "zstd:3", RootSquash: true, UID: 1000, GID: 2000, Mode: 0o2770}
 	aClient    = netip.MustParseAddr("10.0.0.7")
 )
 
@@ -47,7 +47,7 @@ func someUsage(ids []uint64) (map[uint64]storage.Usage, error) {
 }
 
 const volumeDetailJSON = `{"name":"v1","created_by":"csi","path":"/pool/a/v1","size_bytes":1073741824,"quota_bytes":1073741824,
-	"used_bytes":257000,"nocow":false,"compression":"zstd:3","uid":1000,"gid":2000,"mode":"2770",
+	"used_bytes":257000,"nocow":false,"compression":"zstd:3","root_squash":true,"uid":1000,"gid":2000,"mode":"2770",
 	"labels":{"created-by":"csi","app":"db"},
 	"clients":[{"name":"v1","created_by":"csi","client":"10.0.0.7","labels":{"pv":"x"},"created_at":"2026-01-02T11:00:00Z"}],
 	"health":{"status":"ok"},
@@ -202,11 +202,11 @@ func TestRequestsOfOldClients(t *testing.T) {
 		got = spec
 		return fullVolume(), true, nil
 	}
-	const body = `{"name":"v1","size_bytes":1048576,"quota_bytes":0,"nocow":true,"compression":"none","uid":1000,"gid":0,"mode":"0750","labels":{"k":"v"}}`
+	const body = `{"name":"v1","size_bytes":1048576,"quota_bytes":0,"nocow":true,"compression":"none","root_squash":true,"uid":1000,"gid":0,"mode":"0750","labels":{"k":"v"}}`
 	for _, contentType := range []string{"", "application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded", "text/plain"} {
 		assert.Equal(t, h.do("POST", "/v1/volumes", body, "Content-Type", contentType).status, 201, contentType)
 		assert.DeepEqual(t, got, storage.VolumeSpec{
-			Name: "v1", SizeBytes: 1 << 20, NoCOW: true, Compression: "none", UID: new(int64(1000)), GID: new(int64(0)),
+			Name: "v1", SizeBytes: 1 << 20, NoCOW: true, Compression: "none", RootSquash: true, UID: new(int64(1000)), GID: new(int64(0)),
 			Mode: new(uint32(0o750)), Labels: map[string]string{"k": "v"},
 		})
 	}

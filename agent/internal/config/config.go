@@ -38,11 +38,16 @@ type Config struct {
 // NFS is how volumes are exported.
 type NFS struct {
 	Exporter          string        `envconfig:"AGENT_NFS_EXPORTER" default:"auto" desc:"Engine: exportfs (drives nfs-utils), kernel (answers the kernel itself) or auto."`
-	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
+	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, root_squash, sec=flavour:…, xprtsec=mode:…; or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
 	ReconcileInterval time.Duration `envconfig:"AGENT_NFS_RECONCILE_INTERVAL" default:"10m" desc:"How often the server's exports are compared with the intended ones where nothing tells of a change; at least 1s."`
 	ExportsFile       string        `envconfig:"AGENT_NFS_EXPORTS_FILE" default:"/etc/exports.d/btrfs-nfs-csi.exports" desc:"exportfs engine: file that brings the exports back when the NFS server restarts without the agent."`
 	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else."`
-	ServerThreads     int           `envconfig:"AGENT_NFS_SERVER_THREADS" desc:"kernel engine: threads of the NFS server that the agent starts; 0 for 8 a core."`
+	ServerThreads     int           `envconfig:"AGENT_NFS_SERVER_THREADS" desc:"kernel engine: threads of the NFS server that the agent starts; 0 for 8 a core, from 16 to 256."`
+	ServerListen      Addresses     `envconfig:"AGENT_NFS_SERVER_LISTEN" desc:"kernel engine: address:port,… that the NFS server listens on. Empty for port 2049 of all addresses."`
+	ServerLease       time.Duration `envconfig:"AGENT_NFS_SERVER_LEASE_TIME" desc:"kernel engine: how long a silent client keeps its locks, 10s to 1h; 0 for the kernel's 90s."`
+	ServerGrace       time.Duration `envconfig:"AGENT_NFS_SERVER_GRACE_TIME" desc:"kernel engine: how long after a start clients may reclaim locks and nobody gets new ones, at least the lease time; 0 for the kernel's 90s."`
+	RequireNfsdcld    bool          `envconfig:"AGENT_NFS_REQUIRE_NFSDCLD" desc:"kernel engine: do not start the NFS server without nfsdcld, which lets clients reclaim their locks after a restart of the server."`
+	SignHandles       bool          `envconfig:"AGENT_NFS_SIGN_HANDLES" desc:"kernel engine: sign file handles, so that root on a client cannot make up one for another volume. Needs Linux 7.1. Mounts from before have to be made anew when it changes."`
 }
 
 // Load reads the environment. Its error names every setting that is wrong, and holds no token.
@@ -77,6 +82,7 @@ func (c Config) validate() error {
 		between("AGENT_DEFAULT_DIR_MODE", c.DefaultDirMode, 1, maxMode),
 		between("AGENT_DEFAULT_DATA_MODE", c.DefaultDataMode, 1, maxMode),
 		between("AGENT_NFS_SERVER_THREADS", c.NFS.ServerThreads, 0, maxThreads),
+		c.NFS.validateServer(),
 		between("AGENT_NFS_RECONCILE_INTERVAL", c.NFS.ReconcileInterval, time.Second, 24*time.Hour),
 		between("AGENT_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour),
 		c.validateExportsFile(),
@@ -112,6 +118,39 @@ func (c Config) validateTLS() error {
 	}
 	return nil
 }
+
+// The kernel takes 10 s to 1 h, and a grace period that is shorter than the lease would end before clients know of it
+// (write_gracetime in fs/nfsd/nfsctl.c).
+func (n NFS) validateServer() error {
+	var errs []error
+	for _, setting := range []struct {
+		name  string
+		value time.Duration
+	}{{"AGENT_NFS_SERVER_LEASE_TIME", n.ServerLease}, {"AGENT_NFS_SERVER_GRACE_TIME", n.ServerGrace}} {
+		if setting.value != 0 {
+			errs = append(errs, between(setting.name, setting.value, 10*time.Second, time.Hour))
+		}
+	}
+	lease, grace := n.ServerLease, n.ServerGrace
+	if lease == 0 {
+		lease = kernelLease
+	}
+	if grace == 0 {
+		grace = kernelLease
+	}
+	if grace < lease {
+		errs = append(errs, fmt.Errorf("AGENT_NFS_SERVER_GRACE_TIME is %v, it must be at least the lease time, %v", grace, lease))
+	}
+	if n.SignHandles && n.Exporter == "exportfs" {
+		errs = append(errs, errors.New("AGENT_NFS_SIGN_HANDLES needs the kernel engine: with exportfs, who starts the NFS server has the key"))
+	}
+	if n.SignHandles && n.ServerUnmanaged {
+		errs = append(errs, errors.New("AGENT_NFS_SIGN_HANDLES excludes AGENT_NFS_SERVER_UNMANAGED: the server gets the key when it is started"))
+	}
+	return errors.Join(errs...)
+}
+
+const kernelLease = 90 * time.Second // NFSD_LEASE_TIME in fs/nfsd/state.h
 
 // exportfs reads only *.exports (exports(5)).
 func (c Config) validateExportsFile() error {

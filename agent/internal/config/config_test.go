@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
 // environment makes these the only settings.
@@ -46,18 +48,22 @@ func TestEverySetting(t *testing.T) {
 		"AGENT_BASE_PATH", "/srv/x", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
 		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
 		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
-		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,no_root_squash", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
+		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
 		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
+		"AGENT_NFS_SERVER_LISTEN", "10.0.0.1:2049, [fd00::1]:20490", "AGENT_NFS_SERVER_LEASE_TIME", "20s", "AGENT_NFS_SERVER_GRACE_TIME", "30s", "AGENT_NFS_REQUIRE_NFSDCLD", "true",
 		"AGENT_SHUTDOWN_TIMEOUT", "5s", "LOG_LEVEL", "debug", "LOG_FORMAT", "json",
 	)
 	got, err := Load()
 	assert.NilError(t, err)
+	assert.Equal(t, fmt.Sprint(got.NFS.ServerListen), "[10.0.0.1:2049 [fd00::1]:20490]")
+	got.NFS.ServerListen = nil // netip's types have fields that DeepEqual cannot look at
 	assert.DeepEqual(t, got, Config{
 		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
-			Exporter: "kernel", ExportOptions: ExportOptions{Insecure: true}, ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
-			ServerUnmanaged: true, ServerThreads: 8,
+			Exporter: "kernel", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
+			ExportOptions:   ExportOptions{Insecure: true, All: nfs.Options{RootSquash: true, Security: "krb5p:sys", XprtSec: "tls:mtls"}},
+			ServerUnmanaged: true, ServerThreads: 8, ServerLease: 20 * time.Second, ServerGrace: 30 * time.Second, RequireNfsdcld: true,
 		},
 		ShutdownTimeout: 5 * time.Second, LogLevel: "debug", LogFormat: "json",
 	})
@@ -71,16 +77,32 @@ func TestBadSettings(t *testing.T) {
 		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},
 		{"AGENT_DEFAULT_DIR_MODE", "rwx"}, {"AGENT_DEFAULT_DIR_MODE", "10000"}, {"AGENT_DEFAULT_DATA_MODE", "8"}, {"AGENT_DEFAULT_DATA_MODE", "-1"}, {"AGENT_DEFAULT_DATA_MODE", "0"},
 		{"AGENT_MAX_OWNER_ID", "-1"}, {"AGENT_MAX_OWNER_ID", "0"}, {"AGENT_MAX_OWNER_ID", "4294967295"}, {"AGENT_MAX_OWNER_ID", "x"},
-		{"AGENT_KERNEL_EXPORT_OPTIONS", "root_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw,fsid=1"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw async"},
+		{"AGENT_KERNEL_EXPORT_OPTIONS", "all_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec="}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=none"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=sys:sys"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec=ssl"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec="},
+		{"AGENT_KERNEL_EXPORT_OPTIONS", "rw,fsid=1"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw async"},
 		{"AGENT_NFS_RECONCILE_INTERVAL", "0"}, {"AGENT_NFS_RECONCILE_INTERVAL", "-1s"}, {"AGENT_NFS_RECONCILE_INTERVAL", "5"},
 		{"AGENT_NFS_EXPORTS_FILE", "x.exports"}, {"AGENT_NFS_EXPORTS_FILE", "/etc/exports"},
 		{"AGENT_NFS_SERVER_THREADS", "-1"}, {"AGENT_NFS_SERVER_UNMANAGED", "perhaps"},
+		{"AGENT_NFS_SERVER_LISTEN", "2049"}, {"AGENT_NFS_SERVER_LISTEN", "storage:2049"}, {"AGENT_NFS_SERVER_LEASE_TIME", "9s"}, {"AGENT_NFS_SERVER_LEASE_TIME", "61m"},
+		{"AGENT_NFS_SERVER_GRACE_TIME", "9s"}, {"AGENT_NFS_SERVER_GRACE_TIME", "30s"}, {"AGENT_NFS_REQUIRE_NFSDCLD", "perhaps"}, {"AGENT_NFS_SIGN_HANDLES", "perhaps"},
 		{"AGENT_SHUTDOWN_TIMEOUT", "0s"}, {"AGENT_TLS_CERT", "/c"}, {"AGENT_TLS_KEY", "/k"}, {"LOG_LEVEL", "loud"}, {"LOG_FORMAT", "xml"},
 	} {
 		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret", c.name, c.value)
 		_, err := Load()
 		assert.ErrorContains(t, err, c.name, "%s=%q", c.name, c.value)
 		assert.Assert(t, !strings.Contains(err.Error(), "secret"))
+	}
+}
+
+func TestSigningHandlesNeedsTheKernelEngine(t *testing.T) {
+	good := []string{"AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret", "AGENT_NFS_SIGN_HANDLES", "true"}
+	environment(t, good...)
+	got, err := Load()
+	assert.NilError(t, err)
+	assert.Assert(t, got.NFS.SignHandles)
+	for _, other := range [][]string{{"AGENT_NFS_EXPORTER", "exportfs"}, {"AGENT_NFS_SERVER_UNMANAGED", "true"}} {
+		environment(t, append(good[:len(good):len(good)], other...)...)
+		_, err := Load()
+		assert.ErrorContains(t, err, "AGENT_NFS_SIGN_HANDLES")
 	}
 }
 

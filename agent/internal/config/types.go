@@ -1,11 +1,14 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strconv"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -117,6 +120,9 @@ func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
 type ExportOptions struct {
 	// Insecure lets clients use source ports above 1023, as clients behind address translation do.
 	Insecure bool
+
+	// All are of every volume: read and write, unless its references say otherwise.
+	All nfs.Options
 }
 
 // Decode reads options of exports(5). Those that always hold are taken too, because they are in many people's
@@ -124,15 +130,45 @@ type ExportOptions struct {
 func (o *ExportOptions) Decode(text string) error {
 	*o = ExportOptions{}
 	for option := range strings.SplitSeq(text, ",") {
-		switch strings.TrimSpace(option) {
-		case "", "rw", "sync", "no_root_squash", "no_subtree_check":
-		case "secure":
-			o.Insecure = false
-		case "insecure":
-			o.Insecure = true
+		name, value, _ := strings.Cut(strings.TrimSpace(option), "=")
+		switch name {
+		case "", "rw", "sync", "no_subtree_check":
+		case "secure", "insecure":
+			o.Insecure = name == "insecure"
+		case "root_squash", "no_root_squash":
+			o.All.RootSquash = name == "root_squash"
+		case "sec":
+			o.All.Security = nfs.Flavors(value)
+			if err := o.All.Security.Validate(); err != nil || value == "" {
+				return errors.Join(fmt.Errorf("option %q is not of the form sec=flavour:flavour", option), err)
+			}
+		case "xprtsec":
+			o.All.XprtSec = nfs.TransportModes(value)
+			if err := o.All.XprtSec.Validate(); err != nil || value == "" {
+				return errors.Join(fmt.Errorf("option %q is not of the form xprtsec=mode:mode", option), err)
+			}
 		default:
-			return fmt.Errorf("option %q is not one of insecure, secure, rw, sync, no_root_squash, no_subtree_check", option)
+			return fmt.Errorf("option %q is not one of insecure, secure, root_squash, no_root_squash, sec=…, xprtsec=…, rw, sync, no_subtree_check", option)
 		}
+	}
+	return nil
+}
+
+// Addresses are where something listens.
+type Addresses []netip.AddrPort
+
+// Decode reads "10.0.0.1:2049,[fd00::1]:2049".
+func (a *Addresses) Decode(text string) error {
+	*a = nil
+	for part := range strings.SplitSeq(text, ",") {
+		if strings.TrimSpace(part) == "" {
+			continue
+		}
+		address, err := netip.ParseAddrPort(strings.TrimSpace(part))
+		if err != nil {
+			return fmt.Errorf("%q is not address:port, as 10.0.0.1:2049 or [fd00::1]:2049", part)
+		}
+		*a = append(*a, address)
 	}
 	return nil
 }

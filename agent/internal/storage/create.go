@@ -51,7 +51,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 	v := Volume{
 		Name: spec.Name,
 		Properties: Properties{
-			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression,
+			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
 		Labels: maps.Clone(spec.Labels), // the caller's may change
@@ -79,6 +79,7 @@ func sameVolume(have, want Volume) error {
 		[3]any{"quota_bytes", have.QuotaBytes, want.QuotaBytes},
 		[3]any{"nocow", have.NoCOW, want.NoCOW},
 		[3]any{"compression", have.Compression, want.Compression},
+		[3]any{"root_squash", have.RootSquash, want.RootSquash},
 		[3]any{"uid", have.UID, want.UID},
 		[3]any{"gid", have.GID, want.GID},
 		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},

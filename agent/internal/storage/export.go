@@ -19,7 +19,13 @@ import (
 const maxRefs = 4096
 
 // mountOptions are what a client needs to mount from this server.
-var mountOptions = []string{"vers=4.2"}
+func (s *Store) mountOptions() []string {
+	options := []string{"vers=4.2"}
+	if modes := s.config.Exports.XprtSec.List(); len(modes) > 0 && !slices.Contains(modes, "none") {
+		options = append(options, "xprtsec="+modes[0]) // nfs(5): without it a client does not try
+	}
+	return options
+}
 
 // Export lets a client in. A client with several references may write if one of them may. It is kept over restarts of
 // everything until the reference is taken back.
@@ -48,7 +54,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 
 func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 	return ExportGrant{
-		Path: v.Path, MountPath: filepath.Join(v.Path, dataDir), MountOptions: mountOptions,
+		Path: v.Path, MountPath: filepath.Join(v.Path, dataDir), MountOptions: t.store.mountOptions(),
 		UsageToken: t.store.usageToken(t.name, v, client),
 	}
 }
@@ -58,7 +64,7 @@ func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
 	if found && v.Refs[at].ReadOnly == ref.ReadOnly {
-		return t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)})
+		return t.store.exporter.Export(ctx, t.store.exportsOf(v, ref.Client))
 	}
 	if !found && len(v.Refs) >= maxRefs {
 		return invalid("volume %q has %d export references, the limit is %d", v.Name, len(v.Refs), maxRefs)
@@ -78,7 +84,7 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	if err := t.keepRef(ctx, v, ref); err != nil {
 		return errors.Join(err, undo())
 	}
-	if err := t.store.exporter.Export(ctx, []nfs.Export{v.export(ref.Client)}); err != nil {
+	if err := t.store.exporter.Export(ctx, t.store.exportsOf(v, ref.Client)); err != nil {
 		return errors.Join(err, t.restore(ctx, old, ref.Client), undo())
 	}
 	return nil
@@ -87,9 +93,9 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 // restore tells the server what v has for the client, after an export that failed and may have had its effect.
 func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error {
 	if v.hasClient(client) {
-		return t.store.exporter.Export(ctx, []nfs.Export{v.export(client)})
+		return t.store.exporter.Export(ctx, t.store.exportsOf(v, client))
 	}
-	return t.store.exporter.Unexport(ctx, []nfs.Export{v.export(client)})
+	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
 }
 
 // Unexport takes back the client's references that carry all the labels; without labels every one of the client. When the
@@ -130,9 +136,9 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	})
 	var err error
 	if left.hasClient(client) {
-		err = t.store.exporter.Export(ctx, []nfs.Export{left.export(client)}) // perhaps read-only from now on
+		err = t.store.exporter.Export(ctx, t.store.exportsOf(left, client)) // perhaps read-only from now on
 	} else {
-		err = t.store.exporter.Unexport(ctx, []nfs.Export{v.export(client)})
+		err = t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
 	}
 	if err != nil {
 		return err
@@ -198,16 +204,28 @@ func (v Volume) export(client netip.Addr) nfs.Export {
 	}
 	return nfs.Export{
 		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
-		Options: nfs.Options{ReadOnly: readOnly},
+		Options: nfs.Options{ReadOnly: readOnly, RootSquash: v.RootSquash},
 	}
 }
 
-// exports are all that the NFS server is to be told of the volume, one a client.
-func (v Volume) exports() []nfs.Export {
-	var out []nfs.Export
+// exportsOf are what the NFS server is to be told of the clients, with what holds for all volumes.
+func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
+	out := make([]nfs.Export, 0, len(clients))
+	for _, client := range clients {
+		e := v.export(client)
+		e.Options.RootSquash = e.Options.RootSquash || s.config.Exports.RootSquash
+		e.Options.Security, e.Options.XprtSec = s.config.Exports.Security, s.config.Exports.XprtSec
+		out = append(out, e)
+	}
+	return out
+}
+
+// clients of the volume, each once.
+func (v Volume) clients() []netip.Addr {
+	var out []netip.Addr
 	for _, ref := range v.Refs { // ordered by client
-		if len(out) == 0 || out[len(out)-1].Client != ref.Client {
-			out = append(out, v.export(ref.Client))
+		if len(out) == 0 || out[len(out)-1] != ref.Client {
+			out = append(out, ref.Client)
 		}
 	}
 	return out

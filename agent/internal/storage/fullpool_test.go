@@ -148,7 +148,7 @@ func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
 	for _, name := range []string{"v", "other"} {
 		v, err := ten.GetVolume(ctx, name)
 		assert.NilError(t, err)
-		for _, e := range v.exports() {
+		for _, e := range ten.store.exportsOf(v, v.clients()...) {
 			assert.NilError(t, ten.Unexport(ctx, name, e.Client, nil))
 		}
 	}

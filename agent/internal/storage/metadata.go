@@ -42,6 +42,7 @@ type metadata struct {
 	QuotaBytes     int64             `json:"quota_bytes"`
 	NoCOW          bool              `json:"nocow"`
 	Compression    string            `json:"compression"`
+	RootSquash     bool              `json:"root_squash,omitempty"`
 	UID            int64             `json:"uid"`
 	GID            int64             `json:"gid"`
 	Mode           string            `json:"mode"` // octal text
@@ -62,13 +63,13 @@ func (m metadata) properties() (Properties, error) {
 	}
 	return Properties{
 		SizeBytes: m.SizeBytes, QuotaBytes: m.QuotaBytes, NoCOW: m.NoCOW, Compression: m.Compression,
-		UID: m.UID, GID: m.GID, Mode: uint32(mode),
+		RootSquash: m.RootSquash, UID: m.UID, GID: m.GID, Mode: uint32(mode),
 	}, nil
 }
 
 func (m *metadata) setProperties(p Properties) {
 	m.SizeBytes, m.QuotaBytes, m.NoCOW, m.Compression = p.SizeBytes, p.QuotaBytes, p.NoCOW, p.Compression
-	m.UID, m.GID, m.Mode = p.UID, p.GID, strconv.FormatUint(uint64(p.Mode), 8)
+	m.RootSquash, m.UID, m.GID, m.Mode = p.RootSquash, p.UID, p.GID, strconv.FormatUint(uint64(p.Mode), 8)
 }
 
 func (v Volume) metadata() metadata {

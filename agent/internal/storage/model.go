@@ -21,7 +21,8 @@ type Properties struct {
 	Compression string `json:"compression"` // btrfs.compression, "" for the filesystem's default
 	UID         int64  `json:"uid"`
 	GID         int64  `json:"gid"`
-	Mode        uint32 `json:"mode"` // permission bits, setuid, setgid, sticky: 0 to 07777
+	RootSquash  bool   `json:"root_squash,omitempty"` // a client's root is nobody in the volume
+	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
 }
 
 // Volume is one volume as the agent intends it. Values handed out are copies, but for Labels and Refs: those are shared, and
@@ -77,6 +78,7 @@ type VolumeSpec struct {
 	QuotaBytes  int64 // 0: SizeBytes
 	NoCOW       bool
 	Compression string
+	RootSquash  bool
 	UID, GID    *int64  // nil: 0
 	Mode        *uint32 // nil: AGENT_DEFAULT_DATA_MODE
 	Labels      map[string]string
@@ -103,6 +105,7 @@ type VolumeUpdate struct {
 	SizeBytes   *int64
 	NoCOW       *bool
 	Compression *string
+	RootSquash  *bool // of clients that are let in already, too
 	UID, GID    *int64
 	Mode        *uint32
 	Labels      map[string]string // replaces all, but created-by, when not nil

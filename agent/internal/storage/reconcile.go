@@ -18,7 +18,7 @@ func (s *Store) intendedExports() []nfs.Export {
 	var out []nfs.Export
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			out = append(out, v.exports()...)
+			out = append(out, s.exportsOf(v, v.clients()...)...)
 		}
 	}
 	return out
@@ -63,7 +63,7 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 		if v.Quarantine != "" && v.UUID == uuid.Nil {
 			return nil // nobody can say who is to be let in: what its clients had they keep, until somebody has looked
 		}
-		want := v.exports()
+		want := s.exportsOf(v, v.clients()...)
 		if err := s.revoke(ctx, path, want, actual); err != nil || len(want) == 0 {
 			return err
 		}

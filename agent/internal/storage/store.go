@@ -36,6 +36,7 @@ type Config struct {
 	DataMode          uint32        // of a volume's data where the request names none, 0: 2770
 	MaxID             int64         // largest uid and gid, 0: 65534
 	ReconcileInterval time.Duration // how often exports are compared where nothing tells of drift, 0: 10 minutes
+	Exports           nfs.Options   // of all exports, beside what a volume asks for
 	Logger            *slog.Logger  // nil: none
 
 	fault func(step string) error // tests only: see disk

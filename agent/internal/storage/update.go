@@ -55,6 +55,7 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 	}
 	v.NoCOW = valueOr(u.NoCOW, v.NoCOW)
 	v.Compression = valueOr(u.Compression, v.Compression)
+	v.RootSquash = valueOr(u.RootSquash, v.RootSquash)
 	v.UID, v.GID = valueOr(u.UID, v.UID), valueOr(u.GID, v.GID)
 	v.Mode = valueOr(u.Mode, v.Mode)
 	if u.Labels != nil {
@@ -127,11 +128,26 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	if err == nil {
 		err = d.commit(ctx)
 	}
+	if err == nil && v.RootSquash != old.RootSquash {
+		err = t.tellClients(ctx, v)
+	}
 	if err != nil {
-		return errors.Join(err, t.apply(dir, data, old, c))
+		errs := []error{err, t.apply(dir, data, old, c)}
+		if v.RootSquash != old.RootSquash {
+			errs = append(errs, t.tellClients(ctx, old))
+		}
+		return errors.Join(errs...)
 	}
 	t.volumes.put(v)
 	return nil
+}
+
+// tellClients tells the server what holds for the volume's clients now.
+func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
+	if len(v.Refs) == 0 {
+		return nil
+	}
+	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
 }
 
 // apply never lets the subvolume follow what is not written.

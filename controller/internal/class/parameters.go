@@ -90,7 +90,7 @@ func (p *Parameters) set(key, value string) error {
 }
 
 func knownParameters() []string {
-	return append([]string{AgentURL, NFSServer, MountOptions, Name}, propertyKeys()...)
+	return append([]string{AgentURL, NFSServer, MountOptions, Name, keyRootSquash}, propertyKeys()...)
 }
 
 // Server is what nodes mount from: a host name or an address, IPv6 without brackets.

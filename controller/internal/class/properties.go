@@ -18,6 +18,7 @@ type Properties struct {
 	Compression string // none, zstd[:1-15], zlib[:1-9] or lzo; "" unset
 	UID, GID    *int64
 	Mode        string            // octal text; "" unset
+	RootSquash  *bool             // only by the class: who claims must not be able to switch it off
 	Labels      map[string]string // only by annotation
 }
 
@@ -27,6 +28,7 @@ const (
 	keyUID         = "uid"
 	keyGID         = "gid"
 	keyMode        = "mode"
+	keyRootSquash  = "rootSquash"
 	keyLabels      = "labels"
 
 	// AnnotationPrefix begins the claim annotations that override the class for that claim.
@@ -51,6 +53,12 @@ func (p *Properties) set(key, value string) (known bool, err error) {
 			return true, fmt.Errorf("is %q, it must be true or false", value)
 		}
 		p.NoCOW = &on
+	case keyRootSquash:
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return true, fmt.Errorf("is %q, it must be true or false", value)
+		}
+		p.RootSquash = &on
 	case keyCompression:
 		if !compression.MatchString(value) {
 			return true, fmt.Errorf("is %q, it must be none, zstd, zstd:1 to zstd:15, zlib, zlib:1 to zlib:9 or lzo", value)
@@ -101,9 +109,12 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 		}
 		var err error
 		known := true
-		if key == keyLabels {
+		switch key {
+		case keyLabels:
 			p.Labels, err = parseLabels(annotations[annotation])
-		} else {
+		case keyRootSquash:
+			known = false
+		default:
 			known, err = p.set(key, annotations[annotation])
 		}
 		if !known {

@@ -184,6 +184,9 @@ func (w *wanted) toUpdate(v *agentapi.VolumeDetail, size int64) (u agentapi.Volu
 	if differs(v, class.Properties{Compression: p.Compression}) != nil {
 		u.Compression, needed = &p.Compression, true
 	}
+	if differs(v, class.Properties{RootSquash: p.RootSquash}) != nil {
+		u.RootSquash, needed = p.RootSquash, true
+	}
 	if differs(v, class.Properties{UID: p.UID}) != nil {
 		u.Uid, needed = p.UID, true
 	}

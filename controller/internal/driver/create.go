@@ -87,6 +87,9 @@ func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.Volume
 	if w.Properties.NoCOW != nil {
 		request.Nocow = *w.Properties.NoCOW
 	}
+	if w.Properties.RootSquash != nil {
+		request.RootSquash = *w.Properties.RootSquash
+	}
 	volume, err := w.CreateVolume(ctx, request)
 	if agentapi.IsCode(err, agentapi.AlreadyExists) {
 		volume, err = w.existing(ctx, err)

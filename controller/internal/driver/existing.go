@@ -58,6 +58,9 @@ func differs(v *agentapi.VolumeDetail, p class.Properties) error {
 	if p.Compression != "" && p.Compression != orNone(v.Compression) {
 		return fmt.Errorf("compression is %s", orNone(v.Compression))
 	}
+	if p.RootSquash != nil && *p.RootSquash != v.RootSquash {
+		return fmt.Errorf("rootSquash is %t", v.RootSquash)
+	}
 	if p.UID != nil && *p.UID != v.Uid {
 		return fmt.Errorf("uid is %d", v.Uid)
 	}

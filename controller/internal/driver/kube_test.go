@@ -195,7 +195,7 @@ func TestBadAnnotationsAreNamed(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast := storageClass("fast", url, map[string]string{"compression": "zstd"})
 	for key, values := range map[string][]string{
-		"uid": {"-1", "root", ""}, "gid": {"4294967295"}, "mode": {"9", "77777"}, "compression": {"gzip"}, "nocow": {"maybe", "true"}, "bogus": {"x"},
+		"uid": {"-1", "root", ""}, "gid": {"4294967295"}, "mode": {"9", "77777"}, "compression": {"gzip"}, "nocow": {"maybe", "true"}, "rootSquash": {"false", "true"}, "bogus": {"x"},
 		"labels": {"a", "=b", "A=b", "a=ü", "a=b,a=c", "created-by=me", "storage-class=x", "a=" + strings.Repeat("v", 129), strings.Repeat("k", 64) + "=v", "a=b,", many(29)},
 	} {
 		for i, value := range values {

@@ -82,6 +82,7 @@ func (c *call) createVolume() error {
 	}
 	v := c.newVolume(r.Name, r.SizeBytes, r.Labels)
 	v.QuotaBytes = or(r.QuotaBytes, r.SizeBytes)
+	v.RootSquash = r.RootSquash
 	v.Nocow, v.Compression, v.Mode = r.Nocow, or(r.Compression, "none"), or(r.Mode, "2770")
 	v.Uid, v.Gid = deref(r.Uid), deref(r.Gid)
 	return c.put(v)
@@ -95,7 +96,7 @@ func (c *call) put(v *agentapi.VolumeDetail) error {
 		answer(c.w, http.StatusCreated, v)
 		return nil
 	}
-	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Nocow == v.Nocow && old.Compression == v.Compression &&
+	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Nocow == v.Nocow && old.RootSquash == v.RootSquash && old.Compression == v.Compression &&
 		old.Uid == v.Uid && old.Gid == v.Gid && old.Mode == v.Mode && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume
 	if !same {
 		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", v.Name)
@@ -152,6 +153,7 @@ func (c *call) updateVolume(name string) error {
 	}
 	set(&changed.Nocow, r.Nocow)
 	set(&changed.Compression, r.Compression)
+	set(&changed.RootSquash, r.RootSquash)
 	set(&changed.Uid, r.Uid)
 	set(&changed.Gid, r.Gid)
 	set(&changed.Mode, r.Mode)

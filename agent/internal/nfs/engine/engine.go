@@ -26,7 +26,7 @@ func New(ctx context.Context, name string, forExportfs exportfs.Config, forKerne
 	case exportfs.Name:
 		return newExportfs(forExportfs)
 	case kernel.Name:
-		return newKernel(ctx, forKernel)
+		return newKernel(ctx, forExportfs, forKernel)
 	case Auto:
 		return newAuto(ctx, forExportfs, forKernel)
 	default:
@@ -37,7 +37,7 @@ func New(ctx context.Context, name string, forExportfs exportfs.Config, forKerne
 func newAuto(ctx context.Context, forExportfs exportfs.Config, forKernel kernel.Config) (nfs.Exporter, error) {
 	// The kernel engine itself finds out: it takes the channels or says who has
 	// them, with nothing in between.
-	engine, whyNotKernel := newKernel(ctx, forKernel)
+	engine, whyNotKernel := newKernel(ctx, forExportfs, forKernel)
 	if whyNotKernel == nil {
 		return engine, nil
 	}
@@ -62,10 +62,21 @@ func newExportfs(config exportfs.Config) (nfs.Exporter, error) {
 	return engine, nil
 }
 
-func newKernel(ctx context.Context, config kernel.Config) (nfs.Exporter, error) {
+// newKernel also takes away what the exportfs engine has left for the NFS server's next start by nfs-utils.
+func newKernel(ctx context.Context, forExportfs exportfs.Config, config kernel.Config) (nfs.Exporter, error) {
 	engine, err := kernel.New(ctx, config)
 	if err != nil {
 		return nil, err
+	}
+	if forExportfs.ExportsFile == "" {
+		return engine, nil
+	}
+	removed, err := exportfs.RemoveFile(forExportfs.ExportsFile)
+	if err != nil {
+		return nil, errors.Join(err, engine.Close())
+	}
+	if removed && config.Logger != nil {
+		config.Logger.Info("removed the exports file of the exportfs engine", "file", forExportfs.ExportsFile)
 	}
 	return engine, nil
 }

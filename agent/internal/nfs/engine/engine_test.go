@@ -56,6 +56,33 @@ func TestAutoTakesTheKernelWhenNobodyElseDoes(t *testing.T) {
 	assert.NilError(t, chosen.Close())
 }
 
+// What nfs-utils would export at its next start goes when the kernel engine takes over, and nobody else's file does.
+func TestKernelRemovesWhatExportfsLeft(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.exports")
+	for text, goes := range map[string]bool{
+		"# Written by btrfs-nfs-csi, which replaces this file whenever an export changes.\n" +
+			"# It brings the exports back when the NFS server restarts without the agent.\n/srv/pool/t/v/data 10.0.0.1(rw)\n": true,
+		"/srv/mine *(ro)\n": false,
+	} {
+		assert.NilError(t, os.WriteFile(file, []byte(text), 0o600))
+		chosen, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: "/srv/pool", ExportsFile: file},
+			kernel.Config{BasePath: "/srv/pool", ProcRoot: machine(t)})
+		assert.NilError(t, err)
+		assert.NilError(t, chosen.Close())
+		_, err = os.Stat(file)
+		assert.Equal(t, errors.Is(err, os.ErrNotExist), goes, text)
+	}
+}
+
+// A setting that keeps clients out of each other's volumes is not dropped in silence.
+func TestSigningWhereTheKernelCannot(t *testing.T) {
+	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernel.Config{
+		BasePath: "/srv/pool", ProcRoot: machine(t), HandleKeyFile: filepath.Join(t.TempDir(), "key"),
+	})
+	assert.ErrorIs(t, err, nfs.ErrUnsupported)
+	assert.ErrorContains(t, err, "cannot sign")
+}
+
 func TestAutoLeavesTheKernelToMountd(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")

@@ -46,8 +46,10 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+const defaultExportsFile = "/etc/exports.d/btrfs-nfs-csi.exports"
+
 func (c Config) withDefaults() Config {
-	setDefault(&c.ExportsFile, "/etc/exports.d/btrfs-nfs-csi.exports")
+	setDefault(&c.ExportsFile, defaultExportsFile)
 	setDefault(&c.Command, "/usr/sbin/exportfs")
 	setDefault(&c.Etab, "/var/lib/nfs/etab")
 	setDefault(&c.ProcRoot, "/proc")

@@ -2,7 +2,9 @@ package exportfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -33,6 +35,25 @@ func (e *Engine) writeFile() error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	return nil
+}
+
+// RemoveFile removes a file that the engine has written, for when another engine takes over: nfs-utils would export what it
+// holds. A file that begins otherwise is somebody else's. It reports whether there was one of the engine's.
+func RemoveFile(path string) (removed bool, err error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.HasPrefix(text, []byte(fileHeader)) {
+		return false, nil
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: removing exports of the other engine: %w", nfs.ErrUnavailable, err)
+	}
+	return true, nil
 }
 
 // syncFolder makes the rename durable; renameio syncs the file only.

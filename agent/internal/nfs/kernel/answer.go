@@ -14,6 +14,11 @@ const (
 	// back. Mounts go on for that long without the agent.
 	far = 10 * 365 * 24 * time.Hour
 
+	// wayTime is how long a directory that leads to an export stays one. It is
+	// not taken back when it leads nowhere any more, so it must come to an end by
+	// itself; and clients may have to mount while the agent is away.
+	wayTime = 24 * time.Hour
+
 	// near is how long the kernel remembers that something is not there. A
 	// negative export entry holds on to the directory, and with it to the
 	// space of a deleted subvolume, so it must not last.
@@ -63,10 +68,10 @@ func (e *Engine) answerClient(text string, now time.Time) (message, bool) {
 func (e *Engine) answerExport(domain, path string, now time.Time) message {
 	if known := e.clients.byDomain(domain); known != nil {
 		if export, ok := known.exports[path]; ok {
-			return exportMessage(domain, export.Export, e.config.Insecure, now.Add(far).Unix())
+			return exportMessage(domain, export.Export, e.flags(), now.Add(far).Unix())
 		}
 		if known.ways[path] > 0 {
-			return pseudoRootMessage(domain, path, known.security(), e.config.Insecure, now.Add(far).Unix())
+			return pseudoRootMessage(domain, path, known.security(), e.flags(), now.Add(wayTime).Unix())
 		}
 	}
 	return noExportMessage(domain, path, now.Add(near).Unix())

@@ -22,13 +22,20 @@ type client struct {
 	paths   map[uuid.UUID]string // where a file system ID is
 	ways    map[string]int       // directories on the way, with how many exports use them
 	wayIDs  map[uuid.UUID]string
-	told    bool // the kernel knows the address, as far as is known
+	flavors map[nfs.Flavors]int // with how many exports allow just these
+	told    bool                // the kernel knows the address, as far as is known
 }
 
 // published is an export and what its directory was when it was published.
 type published struct {
 	nfs.Export
-	key fsid
+	key  fsid
+	told bool // the kernel knows it just so, as far as is known
+}
+
+// same reports whether two would be told to the kernel in the same words.
+func (p published) same(other published) bool {
+	return p.Export == other.Export && p.key == other.key
 }
 
 func (c *client) domain() string { return c.addr.String() }
@@ -52,6 +59,7 @@ func (c clients) get(addr netip.Addr) *client {
 			paths:   map[uuid.UUID]string{},
 			ways:    map[string]int{},
 			wayIDs:  map[uuid.UUID]string{},
+			flavors: map[nfs.Flavors]int{},
 		}
 		c[addr] = known
 	}
@@ -65,6 +73,10 @@ func (c *client) add(export published) (old published, replaced bool, newWays []
 	if replaced && c.paths[old.FSID] == old.Path {
 		delete(c.paths, old.FSID)
 	}
+	if replaced {
+		c.countFlavors(old, -1)
+	}
+	c.countFlavors(export, 1)
 	c.exports[export.Path] = export
 	c.paths[export.FSID] = export.Path
 	if replaced {
@@ -79,14 +91,14 @@ func (c *client) add(export published) (old published, replaced bool, newWays []
 	return old, false, newWays
 }
 
-// remove forgets the export at path, and returns it and the directories that
-// lead nowhere now.
-func (c *client) remove(path string) (old published, had bool, oldWays []string) {
+// remove forgets the export at path, and returns it.
+func (c *client) remove(path string) (old published, had bool) {
 	old, had = c.exports[path]
 	if !had {
-		return old, false, nil
+		return old, false
 	}
 	delete(c.exports, path)
+	c.countFlavors(old, -1)
 	if c.paths[old.FSID] == path {
 		delete(c.paths, old.FSID)
 	}
@@ -94,10 +106,16 @@ func (c *client) remove(path string) (old published, had bool, oldWays []string)
 		if c.ways[way]--; c.ways[way] == 0 {
 			delete(c.ways, way)
 			delete(c.wayIDs, pseudoRootID(way))
-			oldWays = append(oldWays, way)
 		}
 	}
-	return old, true, oldWays
+	return old, true
+}
+
+func (c *client) countFlavors(export published, by int) {
+	flavors := export.Options.Security
+	if c.flavors[flavors] += by; c.flavors[flavors] == 0 {
+		delete(c.flavors, flavors)
+	}
 }
 
 // exported reports whether any client may reach path.
@@ -114,8 +132,8 @@ func (c clients) exported(path string) bool {
 // use on the way. Empty while that is AUTH_SYS alone.
 func (c *client) security() nfs.Flavors {
 	var names []string
-	for _, export := range c.exports {
-		for _, name := range export.Options.Security.List() {
+	for flavors := range c.flavors {
+		for _, name := range flavors.List() {
 			if !slices.Contains(names, name) {
 				names = append(names, name)
 			}

@@ -21,6 +21,13 @@ type Config struct {
 	// the server directly, so it is off by default.
 	Insecure bool
 
+	// HandleKeyFile holds the key with which the server signs file handles, so
+	// that a client cannot make up one for a file that it was not shown. It is
+	// made where it is missing. Handles that were given out unsigned, or signed with
+	// another key, are refused: their clients have to mount anew. Empty: handles
+	// are not signed. Needs Linux 7.1.
+	HandleKeyFile string
+
 	// WatchInterval is how often the engine looks whether somebody flushed
 	// the caches or stopped the server. Default 500 ms.
 	WatchInterval time.Duration

@@ -32,12 +32,18 @@ type Engine struct {
 	server   *nfsd.Server
 	xprtsec  bool // the kernel knows transport security
 
+	handleKey *nfsd.HandleKey // nil: handles are not signed
+
 	// mu covers what is told to the kernel as well as what is known, so that
 	// no answer which was right a moment ago is given after its revocation.
 	mu      sync.Mutex
 	clients clients
 	closed  bool
+	started bool // Start is done: the watcher may start the server
 	stopped bool // by StopServer
+
+	// replaced is when an entry of the kernel's was last replaced.
+	replaced time.Time
 
 	changed chan struct{}
 	wake    int // eventfd that ends the loop
@@ -71,7 +77,7 @@ func New(ctx context.Context, config Config) (*Engine, error) {
 		opened.close()
 		return nil, fmt.Errorf("%w: eventfd: %w", nfs.ErrUnavailable, err)
 	}
-	return &Engine{
+	e := &Engine{
 		config:   config,
 		channels: opened,
 		server:   nfsd.NewServer(config.ProcRoot),
@@ -80,7 +86,13 @@ func New(ctx context.Context, config Config) (*Engine, error) {
 		changed:  make(chan struct{}, 1),
 		wake:     wake,
 		now:      time.Now,
-	}, nil
+	}
+	if err := e.prepareSigning(); err != nil {
+		opened.close()
+		_ = unix.Close(wake) // an eventfd holds nothing
+		return nil, err
+	}
+	return e, nil
 }
 
 // Name implements nfs.Exporter.
@@ -96,7 +108,13 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	if err := e.takeOver(wanted); err != nil {
 		return err
 	}
-	return errors.Join(invalid, e.prime(ctx), e.startServer(ctx))
+	left, failed := e.prime(ctx, e.chunks(), primeTime)
+	err := errors.Join(invalid, failed, e.startServer(ctx))
+	e.primeLater(left)
+	e.mu.Lock()
+	e.started = true
+	e.mu.Unlock()
+	return err
 }
 
 // takeOver makes the kernel forget what an earlier agent or another program has
@@ -216,11 +234,22 @@ func (e *Engine) possible(export nfs.Export) error {
 	if export.Options.XprtSec != "" && !e.xprtsec {
 		return fmt.Errorf("%w: xprtsec needs Linux 6.4 or newer", nfs.ErrUnsupported)
 	}
-	longest := exportMessage(export.Client.String(), export, e.config.Insecure, e.now().Add(far).Unix())
+	longest := exportMessage(export.Client.String(), export, e.flags(), e.now().Add(far).Unix())
 	if len(longest.text) > e.channels.limit {
 		return fmt.Errorf("%w: %w: path of %d bytes", nfs.ErrInvalid, errTooLong, len(export.Path))
 	}
 	return nil
+}
+
+// flags are those of all exports.
+func (e *Engine) flags() (flags int) {
+	if e.config.Insecure {
+		flags |= flagInsecurePort
+	}
+	if e.config.HandleKeyFile != "" {
+		flags |= flagSignHandles
+	}
+	return flags
 }
 
 // notify tells whoever reads Changed.

@@ -20,15 +20,32 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	// The kernel's list is long, so nobody waits while it is read. What it has
+	// that the engine does not may have been revoked meanwhile: only then it is
+	// read again, with everybody waiting.
+	cached, err := e.cachedExports()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, nfs.ErrClosed
 	}
-	cached, err := e.cachedExports()
-	if err != nil {
+	all, differ := e.compare(cached)
+	if !differ {
+		return all, nil
+	}
+	if cached, err = e.cachedExports(); err != nil {
 		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
+	all, _ = e.compare(cached)
+	return all, nil
+}
+
+// compare adds what the kernel has to what the engine knows, and reports whether
+// they differ. Exports that differ are told again when they are published again.
+func (e *Engine) compare(cached []rpccache.CachedExport) (exports []nfs.Export, differ bool) {
 	all := map[nfs.Key]nfs.Export{}
 	for _, known := range e.clients {
 		for _, export := range known.exports {
@@ -47,13 +64,30 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 		}
 		// The kernel does not show transport security.
 		export.Options.XprtSec = all[export.Key()].Options.XprtSec
+		if all[export.Key()] == export {
+			continue
+		}
+		differ = true
+		e.doubt(export.Key())
 		all[export.Key()] = export
 	}
-	exports := make([]nfs.Export, 0, len(all))
+	exports = make([]nfs.Export, 0, len(all))
 	for _, export := range all {
 		exports = append(exports, export)
 	}
-	return exports, nil
+	return exports, differ
+}
+
+// doubt makes the kernel be told of an export again when it is published again.
+func (e *Engine) doubt(key nfs.Key) {
+	known := e.clients[key.Client]
+	if known == nil {
+		return
+	}
+	if export, ok := known.exports[key.Path]; ok {
+		export.told = false
+		known.exports[key.Path] = export
+	}
 }
 
 func (e *Engine) cachedExports() ([]rpccache.CachedExport, error) {

@@ -17,6 +17,7 @@ const (
 	flagReadOnly       = 0x1
 	flagInsecurePort   = 0x2
 	flagRootSquash     = 0x4
+	flagSignHandles    = 0x100 // since Linux 7.1
 	flagNoSubtreeCheck = 0x400
 	flagFSID           = 0x2000
 	flagV4Root         = 0x10000
@@ -67,12 +68,9 @@ func clientMessage(addr netip.Addr, domain string, expiry int64) message {
 	return join(cacheClient, words...)
 }
 
-// exportMessage lets a domain reach a subvolume.
-func exportMessage(domain string, export nfs.Export, insecure bool, expiry int64) message {
-	flags := flagNoSubtreeCheck
-	if insecure {
-		flags |= flagInsecurePort
-	}
+// exportMessage lets a domain reach a subvolume. common are the flags of all exports.
+func exportMessage(domain string, export nfs.Export, common int, expiry int64) message {
+	flags := flagNoSubtreeCheck | common
 	if export.Options.ReadOnly {
 		flags |= flagReadOnly
 	}
@@ -96,11 +94,9 @@ var transportModes = map[string]string{"none": "1", "tls": "2", "mtls": "4"}
 // pseudoRootMessage lets a domain walk through a directory and see of it only
 // what leads to its exports (RFC 8881 section 7.3). The top carries number 0,
 // by which the server finds it.
-func pseudoRootMessage(domain, path string, security nfs.Flavors, insecure bool, expiry int64) message {
-	flags := flagV4Root | flagReadOnly | flagNoSubtreeCheck
-	if insecure {
-		flags |= flagInsecurePort
-	}
+func pseudoRootMessage(domain, path string, security nfs.Flavors, common int, expiry int64) message {
+	// No handle below it leads anywhere that a name does not, so there is nothing to sign.
+	flags := flagV4Root | flagReadOnly | flagNoSubtreeCheck | common&^flagSignHandles
 	var id *uuid.UUID
 	if path == pseudoRootPath {
 		flags |= flagFSID

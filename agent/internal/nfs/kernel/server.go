@@ -65,6 +65,9 @@ func (e *Engine) startServer(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	if running > 0 {
+		if err := e.checkSigning(); err != nil {
+			return err
+		}
 		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
 		return nil
 	}
@@ -87,7 +90,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	if err := e.rememberStart(); err != nil {
 		return err
 	}
-	if err := e.set("threads", strconv.Itoa(server.Threads)); err != nil {
+	if err := e.startThreads(); err != nil {
 		return err
 	}
 	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
@@ -141,7 +144,11 @@ func (e *Engine) rememberStart() error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
+	state := startedUnsigned
+	if e.handleKey != nil {
+		state = startedSigned
+	}
+	if err := os.WriteFile(path, []byte(state), 0o600); err != nil {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	return nil

@@ -93,7 +93,7 @@ func (w *watcher) entriesMissing() int {
 // restore brings back what somebody made the kernel forget.
 func (w *watcher) restore(ctx context.Context) {
 	started := time.Now()
-	if err := w.prime(ctx); err != nil {
+	if _, err := w.prime(ctx, w.chunks(), forever); err != nil {
 		w.config.Logger.Error("exports could not be restored after a flush", "engine", Name, "error", err)
 	} else {
 		w.config.Logger.Info("somebody flushed the kernel's export caches; all exports are restored", "engine", Name,
@@ -116,7 +116,7 @@ func (w *watcher) checkServer(ctx context.Context) {
 		return
 	}
 	w.mu.Lock()
-	meant := w.stopped
+	meant := w.stopped || !w.started
 	w.mu.Unlock()
 	if !w.down || meant || !w.rememberedStart() {
 		w.down = true
@@ -133,6 +133,7 @@ func (w *watcher) checkServer(ctx context.Context) {
 
 const (
 	tidyInterval  = 5 * time.Second
+	tidyTime      = 2 * time.Minute // negative entries have expired long since, and a client's last request has ended
 	nobodysDomain = "btrfs-nfs-csi"
 )
 
@@ -143,7 +144,8 @@ var nobodysAddress = netip.IPv6Unspecified()
 // looks for them only when the earliest expiry that it knows of has come, or
 // after half an hour (cache_clean in net/sunrpc/cache.c). So there is always an
 // entry that expires soon, and writing the next one makes the kernel look. It is
-// for the address ::, which no client can have.
+// for the address ::, which no client can have. It ends a while after the last
+// entry was replaced, because the kernel looks at each entry of all clients.
 func (w *watcher) tidy() {
 	if time.Since(w.tidied) < tidyInterval {
 		return
@@ -151,6 +153,9 @@ func (w *watcher) tidy() {
 	w.tidied = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.now().Sub(w.replaced) > tidyTime {
+		return
+	}
 	expiry := w.now().Add(tidyInterval).Unix()
 	for _, m := range []message{
 		clientMessage(nobodysAddress, nobodysDomain, w.now().Add(far).Unix()),

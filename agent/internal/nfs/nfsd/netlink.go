@@ -20,12 +20,15 @@ const (
 	familyVersion = 1
 
 	commandRequests     = 1  // NFSD_CMD_RPC_STATUS_GET, since 6.7
+	commandThreadsSet   = 2  // NFSD_CMD_THREADS_SET, since 6.10
 	commandUnlockExport = 18 // NFSD_CMD_UNLOCK_EXPORT, since 7.2
 
 	attrBegan      = 6  // NFSD_A_RPC_STATUS_SERVICE_TIME: microseconds
 	attrSourceIPv4 = 8  // NFSD_A_RPC_STATUS_SADDR4
 	attrSourceIPv6 = 10 // NFSD_A_RPC_STATUS_SADDR6
 	attrUnlockPath = 1  // NFSD_A_UNLOCK_EXPORT_PATH
+	attrThreads    = 1  // NFSD_A_SERVER_THREADS
+	attrHandleKey  = 6  // NFSD_A_SERVER_FH_KEY, since 7.1
 )
 
 // Request is one that the server works on.
@@ -74,22 +77,12 @@ func once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, eac
 
 // call sends one command to the family and hands over the answers.
 func call(command uint8, flags uint16, payload []byte, each func(attributes)) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	fd, err := openSocket()
 	if err != nil {
-		return fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
+		return err
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing is buffered
-	// The kernel answers at once; the bound is for its faults.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-		return fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
-	}
-	var family uint16
-	err = exchange(fd, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
-		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(familyName), 0)), func(attrs attributes) {
-			if raw := attrs[unix.CTRL_ATTR_FAMILY_ID]; len(raw) == 2 {
-				family = binary.NativeEndian.Uint16(raw)
-			}
-		})
+	family, err := findFamily(fd)
 	if err == nil {
 		err = exchange(fd, family, command, familyVersion, flags, payload, each)
 	}
@@ -100,6 +93,30 @@ func call(command uint8, flags uint16, payload []byte, each func(attributes)) er
 		return fmt.Errorf("%w: netlink family nfsd, command %d: %w", nfs.ErrUnavailable, command, err)
 	}
 	return nil
+}
+
+func openSocket() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	if err != nil {
+		return -1, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
+	}
+	// The kernel answers at once; the bound is for its faults.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
+		_ = unix.Close(fd) // nothing is buffered
+		return -1, fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
+	}
+	return fd, nil
+}
+
+// findFamily asks for the number that the family has on this kernel.
+func findFamily(fd int) (family uint16, err error) {
+	err = exchange(fd, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
+		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(familyName), 0)), func(attrs attributes) {
+			if raw := attrs[unix.CTRL_ATTR_FAMILY_ID]; len(raw) == 2 {
+				family = binary.NativeEndian.Uint16(raw)
+			}
+		})
+	return family, err
 }
 
 // exchange sends a message and reads until its last answer.

@@ -1,0 +1,172 @@
+package nfsbench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+)
+
+// run measures one row.
+type run struct {
+	*world
+	options    Options
+	engineName string
+	count      int
+
+	engine nfs.Exporter
+	there  []nfs.Export // all the time
+	more   []nfs.Export // come and go, and have never been there before
+	steady nfs.Export   // what the node has mounted
+}
+
+const singles = 50 // single publishes and revokes are this many
+
+func (r *run) measure(ctx context.Context) (row Row, err error) {
+	row = Row{Engine: r.engineName, Exports: r.count, Quick: r.options.Quick, Date: time.Now().UTC().Format(time.DateOnly), Kernel: kernelRelease()}
+	began := time.Now()
+	if err := r.prepare(); err != nil {
+		return row, err
+	}
+	if err := r.forgetExports(); err != nil {
+		return row, err
+	}
+	defer func() {
+		if r.engine != nil {
+			err = errors.Join(err, r.engine.Close())
+		}
+		err = errors.Join(err, r.forgetExports())
+	}()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, *Row) error
+	}{
+		{"memory", r.measureMemory}, {"single changes", r.measureSingles}, {"many callers", r.measureCallers},
+		{"HTTP", r.measureHTTP}, {"steady writes", r.measureSteady}, {"restart", r.measureRestart},
+	} {
+		if err := step.do(ctx, &row); err != nil {
+			return row, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	r.options.Log.Info("measured", "engine", r.engineName, "exports", r.count, "took", time.Since(began).Round(time.Second))
+	return row, nil
+}
+
+// prepare makes what is exported. Directories do in place of subvolumes where nobody mounts.
+func (r *run) prepare() error {
+	r.there = make([]nfs.Export, r.count-1)
+	r.more = make([]nfs.Export, 22*singles)
+	for kind, exports := range map[string][]nfs.Export{"there": r.there, "more": r.more} {
+		for i := range exports {
+			path := fmt.Sprintf("%s/crowd/%s-%d/data", r.base, kind, i)
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				return err
+			}
+			exports[i] = nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: clientAddress(i)}
+		}
+	}
+	path := filepath.Join(r.base, "steady", "volume", "data")
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return err
+	}
+	r.steady = nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: clientOfNode}
+	r.there = append(r.there, r.steady)
+	unix.Sync()
+	return nil
+}
+
+// measureMemory starts the engine with all exports.
+func (r *run) measureMemory(ctx context.Context, row *Row) (err error) {
+	heap, slabs := heapInUse(), slabMemory()
+	if r.engine, err = r.newEngine(ctx); err != nil {
+		return err
+	}
+	if err := r.engine.Start(ctx, r.there); err != nil {
+		return err
+	}
+	row.EngineMemory, row.KernelMemory = max(0, heapInUse()-heap), max(0, slabMemory()-slabs)
+	return nil
+}
+
+// take returns some of the exports that come and go: publishing one again that was there is another thing.
+func (r *run) take(n int) []nfs.Export {
+	some := r.more[:n]
+	r.more = r.more[n:]
+	return some
+}
+
+func (r *run) measureSingles(ctx context.Context, row *Row) (err error) {
+	exports := r.take(singles)
+	if row.Publish, err = one(ctx, exports, r.engine.Export); err != nil {
+		return err
+	}
+	row.Revoke, err = one(ctx, exports, r.engine.Unexport)
+	return err
+}
+
+// one does something to one export after the other.
+func one(ctx context.Context, exports []nfs.Export, do func(context.Context, []nfs.Export) error) (Times, error) {
+	took := make([]time.Duration, 0, len(exports))
+	for i := range exports {
+		began := time.Now()
+		if err := do(ctx, exports[i:i+1]); err != nil {
+			return Times{}, err
+		}
+		took = append(took, time.Since(began))
+	}
+	return timesOf(took), nil
+}
+
+// measureRestart takes the time from nothing, as after a reboot, until the server has all exports.
+func (r *run) measureRestart(ctx context.Context, row *Row) (err error) {
+	if row.DaemonMemory, err = r.daemonMemory(); err != nil {
+		return err
+	}
+	if err := errors.Join(r.engine.Close(), r.forgetExports()); err != nil {
+		return err
+	}
+	runtime.GC() // of the run before
+	if r.engine, err = r.newEngine(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := r.engine.Start(ctx, r.there); err != nil {
+		return err
+	}
+	row.Restore = time.Since(began)
+	for deadline := began.Add(patience); ; {
+		cached, err := cachedExports()
+		if err != nil || time.Now().After(deadline) {
+			return errors.Join(err, errors.New("the kernel was not told all exports"))
+		}
+		if r.engineName != kernel.Name || cached >= r.count {
+			row.Told = time.Since(began)
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// cachedExports counts what the kernel has.
+func cachedExports() (int, error) {
+	content, err := os.ReadFile("/proc/net/rpc/nfsd.export/content")
+	return bytes.Count(content, []byte("/data\t")), err
+}
+
+func kernelRelease() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}

@@ -1,0 +1,158 @@
+package nfsbench
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"golang.org/x/sys/unix"
+)
+
+var clientOfNode = netip.MustParseAddr(nodeAddress)
+
+// changeInterval is how often an export is published or revoked beside the steady writes: forty a second, which is a lot for
+// a storage host and leaves its one processor to the writes.
+const changeInterval = 25 * time.Millisecond
+
+// measureSteady takes turns, so that what else the machine was doing weighs on both alike.
+func (r *run) measureSteady(ctx context.Context, row *Row) error {
+	turns, length := 5, 3*time.Second
+	if r.options.Quick {
+		turns, length = 2, time.Second
+	}
+	mounted, unmount, err := r.mountOnNode(ctx)
+	if err != nil {
+		return err
+	}
+	var idle, busy []time.Duration
+	for range turns {
+		some, err := r.write(ctx, mounted, length)
+		if err != nil {
+			return errors.Join(err, unmount())
+		}
+		idle = append(idle, some...)
+		changes := r.changeExports(ctx)
+		some, err = r.write(ctx, mounted, length)
+		made, changeErr := changes()
+		if err := errors.Join(err, changeErr); err != nil {
+			return errors.Join(err, unmount())
+		}
+		busy = append(busy, some...)
+		row.BusyChanges += made
+	}
+	row.Idle, row.Busy = timesOf(idle), timesOf(busy)
+	return unmount()
+}
+
+func (r *run) mountOnNode(ctx context.Context) (dir string, unmount func() error, err error) {
+	dir = filepath.Join(r.folder, "mount")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	if err := r.onNode(ctx, "mount", "-t", "nfs", "-o", "vers=4.2", serverAddress+":"+r.steady.Path, dir).Run(); err != nil {
+		return "", nil, fmt.Errorf("mount: %w", err)
+	}
+	return dir, func() error { return r.onNode(context.WithoutCancel(ctx), "umount", dir).Run() }, nil
+}
+
+// write runs Write on the node.
+func (r *run) write(ctx context.Context, dir string, length time.Duration) ([]time.Duration, error) {
+	unix.Sync() // what the exports before have left is not to be paid by the writes
+	command := append(r.options.Writer[:len(r.options.Writer):len(r.options.Writer)], dir, length.String())
+	cmd := r.onNode(ctx, command...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var took []time.Duration
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		n, err := strconv.ParseInt(lines.Text(), 10, 64)
+		if err != nil {
+			return nil, errors.Join(err, cmd.Wait())
+		}
+		took = append(took, time.Duration(n))
+	}
+	return took, cmd.Wait()
+}
+
+// changeExports publishes and revokes one export after the other until the returned function is called, which says how many
+// changes were made.
+func (r *run) changeExports(ctx context.Context) func() (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	done, changes := make(chan error, 1), 0
+	go func() {
+		ticker := time.NewTicker(changeInterval)
+		defer ticker.Stop()
+		for {
+			some := r.take(1)
+			for _, do := range []func(context.Context, []nfs.Export) error{r.engine.Export, r.engine.Unexport} {
+				select {
+				case <-ctx.Done():
+					done <- r.engine.Unexport(context.WithoutCancel(ctx), some)
+					return
+				case <-ticker.C:
+				}
+				if err := do(context.WithoutCancel(ctx), some); err != nil {
+					done <- err
+					return
+				}
+				changes++
+			}
+		}
+	}()
+	return func() (int, error) {
+		cancel()
+		err := <-done
+		return changes, err
+	}
+}
+
+// Write creates a file, writes 4 KiB and syncs it, again and again, for a time. It writes how many nanoseconds each took, a
+// line each. Files that have been measured are removed, which is not.
+func Write(args []string, out io.Writer) error {
+	if len(args) != 2 {
+		return errors.New("usage: write DIRECTORY TIME")
+	}
+	length, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	data := make([]byte, 4096)
+	for end, i := time.Now().Add(length), 0; time.Now().Before(end); i++ {
+		name := filepath.Join(args[0], strconv.Itoa(i))
+		began := time.Now()
+		if err := writeDurably(name, data); err != nil {
+			return err
+		}
+		took = append(took, time.Since(began))
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	buffered := bufio.NewWriter(out)
+	for _, t := range took {
+		fmt.Fprintln(buffered, t.Nanoseconds())
+	}
+	return buffered.Flush()
+}
+
+func writeDurably(name string, data []byte) error {
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	return errors.Join(err, file.Sync(), file.Close())
+}

@@ -1,0 +1,66 @@
+package nfsbench
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+)
+
+// target is something that the kernel engine is to keep, and whether it did.
+type target struct {
+	what, want, measured string
+	met                  bool
+}
+
+func writeTargets(b *strings.Builder, rows []Row) {
+	all := targets(rows)
+	if len(all) == 0 {
+		return
+	}
+	b.WriteString("### Targets of the kernel engine\n\n| what | target | measured | |\n|---|---|---|---|\n")
+	for _, t := range all {
+		verdict := "met"
+		if !t.met {
+			verdict = "**missed**"
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", t.what, t.want, t.measured, verdict)
+	}
+	b.WriteString("\n")
+}
+
+func targets(rows []Row) (out []target) {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.Engine != kernel.Name })
+	if len(rows) == 0 {
+		return nil
+	}
+	least, most := rows[0], rows[len(rows)-1]
+	growth := most.Publish.P50.Seconds() / least.Publish.P50.Seconds()
+	out = append(out, target{
+		fmt.Sprintf("publish p50 with %s exports against that with %s", thousands(most.Exports), thousands(least.Exports)),
+		"at most 1.5×", fmt.Sprintf("%.2f×", growth), growth <= 1.5,
+	})
+	slowest := slices.MaxFunc(rows, func(a, b Row) int { return int(a.HTTPRepeated.P50 - b.HTTPRepeated.P50) })
+	out = append(out, target{
+		"publish through HTTP without the commit, p50, at any number", "under 1 ms", duration(slowest.HTTPRepeated.P50),
+		slowest.HTTPRepeated.P50 < time.Millisecond,
+	})
+	for _, row := range rows {
+		stall := row.Busy.Longest.Seconds() / row.Idle.Longest.Seconds()
+		out = append(out, target{
+			fmt.Sprintf("longest steady write with %s exports, while others are published, against the idle run's", thousands(row.Exports)),
+			"at most 2×", fmt.Sprintf("%.2f×", stall), stall <= 2,
+		})
+		if row.Exports == 10_000 {
+			out = append(out, target{"10,000 exports back after a restart", "under 1 s", duration(row.Restore), row.Restore < time.Second})
+		}
+	}
+	return out
+}
+
+func keys(set map[string]bool) string {
+	return strings.Join(slices.Sorted(maps.Keys(set)), " and ")
+}
