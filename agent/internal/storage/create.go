@@ -114,10 +114,12 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	v.Path = t.path(v.Name)
 	v.CreatedAt = now()
 	v.UpdatedAt = v.CreatedAt
-	err := t.build(stage, &v)
-	if err == nil {
-		err = d.rename(t.dir, stage, v.Name)
-	}
+	err := d.turns.take(func() error {
+		if err := t.build(stage, &v); err != nil {
+			return err
+		}
+		return d.rename(t.dir, stage, v.Name)
+	})
 	if err != nil {
 		return Volume{}, errors.Join(takenOnDisk(v.Name, err), d.discard(t.dir, stage))
 	}

@@ -40,6 +40,15 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 // global reserve): then the data goes first and its directory after, and what a crash leaves is a directory
 // without data, which the next start removes too.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
+	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id, forget) }); err != nil {
+		return err
+	}
+	t.store.upkeep.deleted()
+	return t.store.disk.commit(ctx)
+}
+
+// remove is all of a deletion but the commit.
+func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID, forget func()) error {
 	d := t.store.disk
 	if err := t.checkSubvolume(parent, name, id); err != nil {
 		return err
@@ -64,8 +73,7 @@ func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uu
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
 	}
 	forget()
-	t.store.upkeep.deleted()
-	return d.commit(ctx)
+	return nil
 }
 
 // checkSubvolume makes sure that what is to be destroyed is what the catalogue means. Data that is gone already is no

@@ -19,6 +19,7 @@ import (
 type disk struct {
 	fs    *btrfs.FS
 	base  *os.File
+	turns turns
 	fault func(step string) error // asked before each step; nil in production
 }
 

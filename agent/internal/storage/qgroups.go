@@ -50,13 +50,21 @@ func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(stale, func(id uint64) bool {
-		inUse := groups[id].Referenced != 0 || groups[id].Exclusive != 0
-		if inUse {
-			s.upkeep.deleted() // to be tried again
+	settled := countedOut(stale, groups)
+	if len(settled) < len(stale) {
+		s.upkeep.deleted() // to be tried again
+	}
+	return settled, nil
+}
+
+// countedOut are those whose numbers are all zero.
+func countedOut(stale []uint64, groups map[uint64]btrfs.Qgroup) (out []uint64) {
+	for _, id := range stale {
+		if groups[id].Referenced == 0 && groups[id].Exclusive == 0 {
+			out = append(out, id)
 		}
-		return inUse
-	}), nil
+	}
+	return out
 }
 
 // kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -110,6 +111,7 @@ func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error)
 		return nil, err
 	}
 	s.upkeep.start(s)
+	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
 	return s, nil
 }
 
@@ -118,7 +120,7 @@ func newStore(config Config, p *pool) *Store {
 		config:  config,
 		log:     config.Logger,
 		pool:    p,
-		disk:    &disk{fs: p.fs, base: p.base, fault: config.fault},
+		disk:    &disk{fs: p.fs, base: p.base, turns: newTurns(), fault: config.fault},
 		locks:   nameLocks{locks: map[string]*nameLock{}},
 		tenants: map[string]*Tenant{},
 	}
