@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 		NFS: NFS{
 			Exporter: "auto", ReconcileInterval: 10 * time.Minute, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
 		},
-		ShutdownTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "text",
+		ShutdownTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "",
 	})
 }
 

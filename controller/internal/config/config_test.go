@@ -15,7 +15,7 @@ func TestDefaults(t *testing.T) {
 	assert.Equal(t, c.DriverName, "btrfs-nfs-csi")
 	assert.Equal(t, c.Endpoint, "unix:///csi/csi.sock")
 	assert.Equal(t, c.AgentTimeout, 30*time.Second)
-	assert.Equal(t, c.LogFormat, "text")
+	assert.Equal(t, c.LogFormat, "")
 }
 
 func TestEverySettingIsRead(t *testing.T) {

@@ -35,7 +35,7 @@ type Config struct {
 	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that setting a volume's group may take in one call; it goes on in the next. A kubelet waits 2 minutes."`
 
 	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
-	LogFormat string `envconfig:"LOG_FORMAT" default:"text" desc:"text, json or logfmt."`
+	LogFormat string `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`
 }
 
 // Load reads and checks the environment. The error names the variable.

@@ -16,7 +16,7 @@ func TestDefaults(t *testing.T) {
 	assert.DeepEqual(t, c, config.Config{
 		DriverName: "btrfs-nfs-csi", Endpoint: "unix:///csi/csi.sock", NodeID: "worker-1", StateDir: "/csi/state",
 		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 100 * time.Second,
-		LogLevel: "info", LogFormat: "text",
+		LogLevel: "info", LogFormat: "",
 	})
 }
 
