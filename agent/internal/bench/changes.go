@@ -5,18 +5,26 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
 const volumeBytes = 1 << 30
 
-// Names of loads. What is done by hand says so.
+// Names of loads. What is done by hand begins so.
 const (
-	handCreate   = "by hand: create, syncfs"
-	handLimited  = "by hand: create, limit (not durable)"
-	handSnapshot = "by hand: snapshot"
-	handDestroy  = "by hand: destroy, syncfs"
+	handCreate     = "by hand: create, syncfs"
+	handLimited    = "by hand: create, limit (not durable)"
+	handCreateAll  = "by hand: all that a create does, one syncfs for all"
+	handSnapshot   = "by hand: snapshot"
+	handSecond     = "by hand: snapshot of a snapshot"
+	handDestroy    = "by hand: destroy, syncfs"
+	handDestroyAll = "by hand: all that a delete does, one syncfs for all"
 
 	create         = "create"
 	snapshot       = "snapshot"
@@ -43,7 +51,8 @@ type changes struct {
 	agent   *agent
 	size    size
 	round   int
-	byHand  []*os.File // sources
+	byHand  []*os.File // sources,
+	second  []*os.File // and a snapshot of each
 	results map[string]series
 }
 
@@ -97,6 +106,9 @@ func (c *changes) makeSources() error {
 		if err := c.agent.post("/v1/snapshots", snapshotBody(sourceName("", i), sourceName(cloneSnapshot, i)), http.StatusCreated); err != nil {
 			return err
 		}
+		if err := c.makeSecondByHand(i); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -113,8 +125,18 @@ func (c *changes) makeSourceByHand(name string) error {
 	return fillSource(file.Name())
 }
 
+func (c *changes) makeSecondByHand(i int) error {
+	name := fmt.Sprintf("second%d", i)
+	if err := btrfs.Snapshot(c.byHand[i], c.floor, name, true); err != nil {
+		return err
+	}
+	file, err := os.Open(filepath.Join(c.floor.Name(), name))
+	c.second = append(c.second, file)
+	return err
+}
+
 func (c *changes) closeSources() {
-	for _, f := range c.byHand {
+	for _, f := range slices.Concat(c.byHand, c.second) {
 		f.Close()
 	}
 }
@@ -122,13 +144,13 @@ func (c *changes) closeSources() {
 func (c *changes) measureRound() error {
 	groups := [][]load{
 		{c.hand(handCreate, 1, c.durably(c.create)), c.hand(handLimited, 1, c.createLimited), c.load(create, 1)},
-		{c.load(create, 8), c.load(create, 64)},
+		{c.sharing(c.hand(handCreateAll, 8, c.createAll)), c.load(create, 8), c.load(create, 64)},
 		c.snapshots(1), c.snapshots(8), c.snapshots(64),
 		{c.load(export, 1)}, {c.load(export, 8)}, {c.load(export, 64)},
 		{c.load(get, 1)}, {c.load(get, 8)}, {c.load(get, 64)},
 		{c.load(unexport, 1)}, {c.load(unexport, 8)}, {c.load(unexport, 64)},
 		{c.hand(handDestroy, 1, c.durably(c.destroy)), c.load(deleteVolume, 1)},
-		{c.load(deleteVolume, 8), c.load(deleteVolume, 64)},
+		{c.sharing(c.hand(handDestroyAll, 8, c.destroyAll)), c.load(deleteVolume, 8), c.load(deleteVolume, 64)},
 		{c.load(deleteSnapshot, 1), c.load(deleteSnapshot, 8), c.load(deleteSnapshot, 64)},
 	}
 	for _, group := range groups {
@@ -142,14 +164,38 @@ func (c *changes) measureRound() error {
 }
 
 func (c *changes) snapshots(clients int) []load {
-	byHand := c.hand(handSnapshot, clients, nil)
-	byHand.do = func(i int) error {
-		return btrfs.Snapshot(c.byHand[i%sources], c.floor, handSnapshotName(clients, i), true)
+	byHand := func(name string, sources []*os.File) load {
+		l := c.hand(name, clients, nil)
+		l.do = func(i int) error {
+			return btrfs.Snapshot(sources[i%len(sources)], c.floor, handSnapshotName(name, clients, i), name == handSnapshot)
+		}
+		return l
 	}
-	return []load{byHand, c.load(snapshot, clients), c.load(cloneSnapshot, clients), c.load(cloneVolume, clients)}
+	return []load{
+		byHand(handSnapshot, c.byHand), c.load(snapshot, clients), c.load(cloneVolume, clients),
+		byHand(handSecond, c.second), c.load(cloneSnapshot, clients),
+	}
 }
 
-func handSnapshotName(clients, i int) string { return fmt.Sprintf("snapshot-c%d-%d", clients, i) }
+func handSnapshotName(name string, clients, i int) string {
+	if name == handSecond {
+		return fmt.Sprintf("second-c%d-%d", clients, i)
+	}
+	return fmt.Sprintf("snapshot-c%d-%d", clients, i)
+}
+
+// sharing lets all changes of the load share one syncfs, at the end: as fast as they can be durable.
+func (c *changes) sharing(l load) load {
+	var done atomic.Int64
+	do := l.do
+	l.do = func(i int) error {
+		if err := do(i); err != nil || done.Add(1) < int64(l.count) {
+			return err
+		}
+		return unix.Syncfs(int(c.floor.Fd()))
+	}
+	return l
+}
 
 func (c *changes) measure(l load) error {
 	if err := c.settle(); err != nil {
@@ -170,7 +216,7 @@ func (c *changes) count(name string, clients int) int {
 		return clients
 	}
 	switch name {
-	case snapshot, cloneSnapshot, cloneVolume, deleteSnapshot, handSnapshot:
+	case snapshot, cloneSnapshot, cloneVolume, deleteSnapshot, handSnapshot, handSecond:
 		if clients > 1 {
 			return clients * c.size.snapshots
 		}
@@ -180,8 +226,11 @@ func (c *changes) count(name string, clients int) int {
 
 func (c *changes) hand(name string, clients int, do func(name string) error) load {
 	prefix := fmt.Sprintf("c%d-", clients)
-	if name == handLimited {
+	switch name {
+	case handLimited:
 		prefix = "limited-"
+	case handCreateAll, handDestroyAll:
+		prefix = "all-"
 	}
 	return load{name, clients, c.count(name, clients), func(i int) error { return do(fmt.Sprintf("%s%d", prefix, i)) }}
 }
@@ -219,7 +268,7 @@ func (c *changes) tidy() error {
 	for _, clients := range clientCounts {
 		for i := range c.count(cloneVolume, clients) {
 			clones = append(clones, fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i))
-			snapshots = append(snapshots, handSnapshotName(clients, i))
+			snapshots = append(snapshots, handSnapshotName(handSnapshot, clients, i), handSnapshotName(handSecond, clients, i))
 		}
 	}
 	for i := range c.count(handLimited, 1) {
@@ -237,13 +286,7 @@ func (c *changes) tidy() error {
 	return c.settle()
 }
 
-func isByHand(name string) bool {
-	switch name {
-	case handCreate, handLimited, handSnapshot, handDestroy:
-		return true
-	}
-	return false
-}
+func isByHand(name string) bool { return strings.HasPrefix(name, "by hand: ") }
 
 const exportBody = `{"client":"10.0.0.7","labels":{"node":"worker-1"}}`
 

@@ -105,7 +105,14 @@ func (w *workbench) dropping() (int, error) {
 }
 
 // create makes an empty subvolume by hand.
-func (w *workbench) create(name string) error { return btrfs.CreateSubvolume(w.floor, name) }
+func (w *workbench) create(name string) error {
+	dir, err := os.Open(filepath.Join(w.floor.Name(), filepath.Dir(name)))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return btrfs.CreateSubvolume(dir, filepath.Base(name))
+}
 
 // createLimited makes one with a limit, as a volume has.
 func (w *workbench) createLimited(name string) error {
@@ -124,7 +131,49 @@ func (w *workbench) createLimited(name string) error {
 	return w.fs.SetLimit(info.ID, volumeBytes)
 }
 
-func (w *workbench) destroy(name string) error { return btrfs.DestroySubvolume(w.floor, name) }
+// createAll makes all that the agent makes of a volume.
+func (w *workbench) createAll(name string) error {
+	if err := unix.Mkdirat(int(w.floor.Fd()), name, 0o700); err != nil {
+		return err
+	}
+	path := filepath.Join(name, "data")
+	if err := w.createLimited(path); err != nil {
+		return err
+	}
+	data := filepath.Join(w.floor.Name(), path)
+	if err := errors.Join(os.Chown(data, 1000, 1000), unix.Chmod(data, 0o2770)); err != nil {
+		return err
+	}
+	file, err := os.Create(filepath.Join(w.floor.Name(), name, "metadata.json"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.Write(make([]byte, metadataBytes)); err != nil {
+		return err
+	}
+	return btrfs.FlushFile(file)
+}
+
+// metadataBytes is about the size of an ordinary metadata.json.
+const metadataBytes = 600
+
+// destroyAll destroys what createAll made.
+func (w *workbench) destroyAll(name string) error {
+	if err := w.destroy(filepath.Join(name, "data")); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(w.floor.Name(), name))
+}
+
+func (w *workbench) destroy(name string) error {
+	dir, err := os.Open(filepath.Join(w.floor.Name(), filepath.Dir(name)))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return btrfs.DestroySubvolume(dir, filepath.Base(name))
+}
 
 // durably is the loop that somebody without an agent would write: each change with its own syncfs.
 func (w *workbench) durably(change func(name string) error) func(name string) error {

@@ -75,7 +75,8 @@ func (r *report) writeChanges(b *strings.Builder) {
 	fmt.Fprintf(b, "### Changes\n\n%d rounds. The ratios are medians over the rounds.\n\n", r.size.rounds)
 	b.WriteString("| | clients | p50 | p99 | rate | CPU each | compared with |\n|---|---|---|---|---|---|---|\n")
 	for _, name := range []string{
-		handLimited, handCreate, create, handSnapshot, snapshot, cloneSnapshot, cloneVolume, handDestroy, deleteVolume, deleteSnapshot,
+		handLimited, handCreate, handCreateAll, create, handSnapshot, snapshot, cloneVolume, handSecond, cloneSnapshot,
+		handDestroy, handDestroyAll, deleteVolume, deleteSnapshot,
 		export, unexport, get,
 	} {
 		for _, clients := range clientCounts {
@@ -94,8 +95,9 @@ func (r *report) writeChanges(b *strings.Builder) {
 // comparison is the load's p50 or, where there are more clients than the other has, its rate against that of work by hand.
 func (r *report) comparison(name string, clients int) string {
 	other := map[string]string{
-		create: handCreate, deleteVolume: handDestroy, deleteSnapshot: handDestroy,
-		snapshot: handSnapshot, cloneSnapshot: handSnapshot, cloneVolume: handSnapshot,
+		create: handCreate, handCreateAll: handCreate,
+		deleteVolume: handDestroy, deleteSnapshot: handDestroy, handDestroyAll: handDestroy,
+		snapshot: handSnapshot, cloneVolume: handSnapshot, cloneSnapshot: handSecond,
 	}[name]
 	if other == "" {
 		return ""

@@ -27,8 +27,8 @@ func (r *report) changeTargets() []target {
 		r.latency(create, handCreate, 1.3),
 		r.rate(create, 64, handCreate, 1, 20),
 	}
-	for _, name := range []string{snapshot, cloneSnapshot, cloneVolume} {
-		out = append(out, r.latency(name, handSnapshot, 1.15), r.rate(name, 8, handSnapshot, 8, 1))
+	for _, pair := range [][2]string{{snapshot, handSnapshot}, {cloneVolume, handSnapshot}, {cloneSnapshot, handSecond}} {
+		out = append(out, r.latency(pair[0], pair[1], 1.15), r.rate(pair[0], 8, pair[1], 8, 1))
 	}
 	out = append(out, r.rate(deleteVolume, 64, handDestroy, 1, 20))
 	for _, clients := range clientCounts {
