@@ -55,7 +55,7 @@ func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
-	logger, err := log.New(logFile, "info", "text")
+	logger, err := log.New(logFile, "info", "")
 	if err != nil {
 		return err
 	}
