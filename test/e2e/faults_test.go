@@ -66,6 +66,7 @@ func TestRestarts(t *testing.T) {
 		{"provisioner", restart(replica.Process("csi-provisioner"))},
 		{"attacher", restart(replica.Process("csi-attacher"))},
 		{"resizer", restart(replica.Process("csi-resizer"))},
+		{"snapshotter", restart(replica.Process("csi-snapshotter"))},
 		{"node driver", restart(node.Driver)},
 		{"kubelet", restart(node.Kubelet)},
 		{"NFS server", func() {
@@ -74,8 +75,9 @@ func TestRestarts(t *testing.T) {
 		}},
 	} {
 		t.Run(part.name, func(t *testing.T) {
-			claim, pod := fmt.Sprint("claim-", i), fmt.Sprint("pod-", i)
+			claim, pod, snapshot := fmt.Sprint("claim-", i), fmt.Sprint("pod-", i), fmt.Sprint("snap-", i)
 			s.claim(claim)
+			s.startSnapshot(snapshot, "data")
 			part.restart()
 			timed(t, "after the "+part.name+"'s restart: pod ready", func() {
 				s.pod(pod, claim, onNode("node-1"))
@@ -83,6 +85,8 @@ func TestRestarts(t *testing.T) {
 			})
 			s.sh(pod, "echo text > /data/file && sync")
 			s.goesOn("viewer", "writer")
+			s.snapshotReady(snapshot)
+			s.resize(claim, "80Mi")
 			s.deletePod(pod)
 			s.kubectl("delete", "pvc", claim, "--wait=false")
 		})

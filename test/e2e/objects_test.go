@@ -173,9 +173,19 @@ var snapshots = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Ve
 // snapshot makes a VolumeSnapshot and waits until it can be used.
 func (s *scenario) snapshot(name, claim string) {
 	s.Helper()
+	s.startSnapshot(name, claim)
+	s.snapshotReady(name)
+}
+
+func (s *scenario) startSnapshot(name, claim string) {
+	s.Helper()
 	s.create(snapshots, "VolumeSnapshot", name, map[string]any{
 		"volumeSnapshotClassName": "btrfs", "source": map[string]any{"persistentVolumeClaimName": claim},
 	})
+}
+
+func (s *scenario) snapshotReady(name string) {
+	s.Helper()
 	s.eventually("snapshot "+name+" is ready", func() error {
 		object, err := s.cluster.Dynamic.Resource(snapshots).Namespace(s.namespace).Get(s.ctx, name, metav1.GetOptions{})
 		if err != nil {

@@ -259,6 +259,11 @@ func (c *Cluster) SuitePrograms() (ginkgo, tests string) {
 	return filepath.Join(c.tools.suiteTools, "ginkgo"), filepath.Join(c.tools.suite, "e2e.test")
 }
 
+// MonitoringCRDs are files with the custom resources of the Prometheus operator, which the cluster does not have by itself.
+func (c *Cluster) MonitoringCRDs() ([]string, error) {
+	return filepath.Glob(c.tools.monitoringCRDs + "/monitoring.coreos.com_*.yaml")
+}
+
 // LogDir is where the logs of this run are.
 func (c *Cluster) LogDir() string { return filepath.Join(c.env.State, "log") }
 

@@ -96,7 +96,7 @@ type tools struct {
 	provisioner, sidecars              string
 	suite, suiteTools                  string   // empty unless asked for
 	images                             []string // archives
-	crds                               string   // directory of the snapshot CRDs
+	crds, monitoringCRDs               string   // directories of CRDs: snapshots, and the Prometheus operator's
 }
 
 // Prepare builds and downloads whatever is not in the cache. It needs the network; nothing else does.
@@ -125,6 +125,7 @@ func (e *Environment) prepare(ctx context.Context, o Options) (*tools, error) {
 	steps := []step{
 		{&t.etcd, etcd.ensure}, {&t.kubernetes, kubernetesPrograms.ensure}, {&t.provisioner, provisioner.ensure}, {&t.sidecars, sidecars.ensure},
 		{&t.helpers, ensureHelpers}, {&t.runtime, ensureRuntime}, {&t.crds, ensureCRDs},
+		{&t.monitoringCRDs, ensureMonitoringCRDs},
 	}
 	if o.Suite {
 		steps = append(steps, step{&t.suite, suite.ensure}, step{&t.suiteTools, suiteTools.ensure})

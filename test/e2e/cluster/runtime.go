@@ -90,18 +90,28 @@ func ensureHelpers(ctx context.Context, e *Environment) (string, error) {
 
 // ensureCRDs finds the snapshot CRDs, which the module of the snapshotter's client carries.
 func ensureCRDs(ctx context.Context, e *Environment) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", "github.com/kubernetes-csi/external-snapshotter/client/v8")
-	cmd.Dir = filepath.Join(e.Repository, "test/e2e/cluster", newestSidecars.name)
+	dir, err := moduleDir(ctx, e, newestSidecars.name, "github.com/kubernetes-csi/external-snapshotter/client/v8")
+	return filepath.Join(dir, "config/crd"), err
+}
+
+// ensureMonitoringCRDs finds those of the Prometheus operator.
+func ensureMonitoringCRDs(ctx context.Context, e *Environment) (string, error) {
+	dir, err := moduleDir(ctx, e, "monitoring", "github.com/prometheus-operator/prometheus-operator")
+	return filepath.Join(dir, "example/prometheus-operator-crd"), err
+}
+
+// moduleDir downloads a module, in the version that one of the modules below this package's directory pins.
+func moduleDir(ctx context.Context, e *Environment, pinnedIn, module string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
+	cmd.Dir = filepath.Join(e.Repository, "test/e2e/cluster", pinnedIn)
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("snapshot CRDs: %w: %s", err, out)
+		return "", fmt.Errorf("download %s: %w: %s", module, err, out)
 	}
-	var module struct{ Dir string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		return "", err
-	}
-	return filepath.Join(module.Dir, "config/crd"), nil
+	var downloaded struct{ Dir string }
+	err = json.Unmarshal(out, &downloaded)
+	return downloaded.Dir, err
 }
 
 // run runs cmd and quotes its last lines when it fails.

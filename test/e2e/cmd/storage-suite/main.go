@@ -114,8 +114,9 @@ func runPass(c *cluster.Cluster, driver, name string, args []string) ([]spec, er
 	report := "suite-" + name + ".json"
 	args = append(args, "--no-color", "--seed=1", "--timeout="+runTime.String(), "--poll-progress-after=0",
 		"--json-report="+report, "--output-dir="+c.LogDir(), tests, "--",
-		"--kubeconfig="+c.Kubeconfig("admin"), "--provider=skeleton", "--storage.testdriver="+driver)
+		"--kubeconfig="+c.Kubeconfig("admin"), "--provider=skeleton", "--storage.testdriver="+driver, "--repo-root="+filepath.Dir(driver))
 	cmd := exec.Command(ginkgo, args...)
+	cmd.Dir = filepath.Dir(driver)
 	cmd.Stdout, cmd.Stderr = log, log
 	err = cmd.Run()
 	if _, failed := errors.AsType[*exec.ExitError](err); failed {

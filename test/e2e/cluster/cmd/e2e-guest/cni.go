@@ -24,15 +24,14 @@ func cni(plugin string) error {
 	default:
 		return nil
 	}
-	namespace, name, address := os.Getenv("CNI_NETNS"), "eth0", ""
+	namespace, name := os.Getenv("CNI_NETNS"), "eth0"
+	sum := sha256.Sum256([]byte(os.Getenv("CNI_CONTAINERID")))
+	address := fmt.Sprintf("10.78.%d.%d/16", sum[0], max(sum[1], 1))
 	if plugin == cniLoopback {
 		if err := tool("nsenter", "--net="+namespace, "ip", "link", "set", "lo", "up"); err != nil {
 			return err
 		}
 		name, address = "lo", "127.0.0.1/8"
-	} else {
-		sum := sha256.Sum256([]byte(os.Getenv("CNI_CONTAINERID")))
-		address = fmt.Sprintf("10.78.%d.%d/16", sum[0], max(sum[1], 1))
 	}
 	return answer(map[string]any{
 		"cniVersion": cniVersion,

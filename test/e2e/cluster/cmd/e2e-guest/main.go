@@ -39,5 +39,5 @@ func run() error {
 	case "register":
 		return register(args[1], args[2])
 	}
-	return errors.New("usage: e2e-guest hosts|node|register ...")
+	return errors.New("arguments: hosts|node|register")
 }
