@@ -15,6 +15,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
+// kubeQPS and kubeBurst bound the requests a second to the Kubernetes API. Each new volume reads its claim: client-go's own limit of 5
+// would be that of new volumes as well, and those that come at once would wait beyond their deadlines. The chart's provisioner may
+// make as many, of which a volume takes four.
+const (
+	kubeQPS   = 100
+	kubeBurst = 200
+)
+
 // connect prepares the Kubernetes API: that of KUBECONFIG, else that of the cluster this pod is in, else nil.
 func connect(settings *config.Config, logger *slog.Logger) (*agents.Kube, error) {
 	klog.SetSlogLogger(logger) // client-go's own messages, in our format
@@ -23,6 +31,7 @@ func connect(settings *config.Config, logger *slog.Logger) (*agents.Kube, error)
 		return nil, err
 	}
 	access.UserAgent = version.UserAgent(component)
+	access.QPS, access.Burst = kubeQPS, kubeBurst
 	client, err := kubernetes.NewForConfig(access)
 	if err != nil {
 		return nil, err
