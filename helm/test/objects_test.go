@@ -129,11 +129,11 @@ func TestEnvironment(t *testing.T) {
 	objects := render(t, "default")
 	assert.DeepEqual(t, objects[controllerKey].containers()["controller"].environment(), map[string]string{
 		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9810",
-		"DRIVER_AGENT_TIMEOUT": "30s", "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+		"DRIVER_AGENT_TIMEOUT": "30s", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
 	})
 	assert.DeepEqual(t, objects[nodeKey].containers()["node"].environment(), map[string]string{
 		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9820",
-		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_NODE_IP": "status.hostIP", "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_NODE_IP": "status.hostIP", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
 	})
 	objects = render(t, "everything")
 	node := objects["DaemonSet/storage/storage-driver-node"].containers()["node"].environment()
