@@ -69,11 +69,11 @@ lint: ## Run golangci-lint (pinned in tools/go.mod)
 .PHONY: generate
 generate: ## Make generated code and tables anew
 	@for m in shared agent; do (cd $$m && go generate ./...); done
-	@BNC_UPDATE_DOCS=1 go test -count=1 -run TestDocumentationIsCurrent ./agent/internal/config ./controller/internal/config ./node/internal/config >/dev/null
+	@BNC_UPDATE_DOCS=1 go test -count=1 -run IsCurrent ./agent/internal/config ./controller/internal/config ./node/internal/config >/dev/null
 
 .PHONY: verify-generated
 verify-generated: generate
-	@git diff --exit-code --stat -- '*.gen.go' docs/configuration.md || { echo "generated code is stale: run make generate and commit" >&2; exit 1; }
+	@git diff --exit-code --stat -- '*.gen.go' docs/configuration.md agent/packaging/agent.env || { echo "generated code is stale: run make generate and commit" >&2; exit 1; }
 
 .PHONY: tidy-check
 tidy-check: # every module builds by itself and has a tidy go.mod
@@ -110,4 +110,4 @@ clean: ## Remove what was built here (caches stay)
 	@rm -rf $(BIN)
 
 # These add to TEST_TARGETS.
--include helm/helm.mk test/e2e/e2e.mk test/crash/crash.mk
+-include agent/packaging/packaging.mk helm/helm.mk test/e2e/e2e.mk test/crash/crash.mk test/release/release.mk

@@ -43,6 +43,7 @@ environment (docs/configuration.md). The other commands look after the host, or 
 	root.SetFlagErrorFunc(cli.UsageError)
 	root.AddGroup(&cobra.Group{ID: cli.Group, Title: "Commands that talk to an agent (AGENT_URL, AGENT_TOKEN or a saved profile):"})
 	root.AddCommand(cli.Commands()...)
+	root.AddCommand(extraCommands()...)
 	root.AddCommand(
 		checkCommand(),
 		doctorCommand(),

@@ -1,0 +1,292 @@
+#!/bin/sh
+# Installs, upgrades or removes btrfs-nfs-agent on this host: install.sh --help.
+set -eu
+
+usage() {
+	cat <<'EOF'
+install.sh [install|uninstall] [options]
+
+Installs the agent from this directory, or upgrades it in place: run it again for that, settings and tokens stay. Asks before it
+touches a block device or installs packages.
+
+  --base-path DIR   directory on btrfs that holds the volumes (default: that of the settings, or asked for)
+  --device DEV      make a btrfs filesystem on this block device, and mount it at --base-path; asks first. A device
+                    that holds anything is refused
+  --tenant NAME     name of the first tenant (default: default)
+  --engine ENGINE   exportfs or kernel (default: exportfs where an NFS server runs or exports something already, else kernel)
+  --no-start        do not enable and start the service
+  --yes             do not ask whether packages may be installed; never answers for a block device
+  --confirm-device DEV  answers for this block device
+  --dry-run         only say what would be done
+  --purge           uninstall: also remove settings, tokens and the NFS server's settings (volumes are never removed)
+  --root DIR        install below DIR, and start nothing: for building packages
+EOF
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+action=install base= device= confirmed= tenant=default engine= start=yes yes= dry= purge= root= failed=
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	install | uninstall) action=$1 ;;
+	--base-path) base=${2:?--base-path needs a directory}; shift ;;
+	--device) device=${2:?--device needs a device}; shift ;;
+	--confirm-device) confirmed=${2:?--confirm-device needs a device}; shift ;;
+	--tenant) tenant=${2:?--tenant needs a name}; shift ;;
+	--engine) engine=${2:?--engine needs a name}; shift ;;
+	--root) root=${2:?--root needs a directory}; start=; shift ;;
+	--no-start) start= ;;
+	--yes | -y) yes=yes ;;
+	--dry-run) dry=yes ;;
+	--purge) purge=yes ;;
+	-h | --help) usage; exit 0 ;;
+	*) echo "install.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
+	esac
+	shift
+done
+
+bin=$root/usr/local/bin/btrfs-nfs-agent
+etc=$root/etc/btrfs-nfs-agent
+env=$etc/agent.env
+unit=$root/etc/systemd/system/btrfs-nfs-agent.service
+dropins=$unit.d
+nfsconf=$root/etc/nfs.conf.d/btrfs-nfs-csi.conf
+man=$root/usr/local/share/man/man1
+bash_completion=$root/usr/local/share/bash-completion/completions/btrfs-nfs-agent
+zsh_completion=$root/usr/local/share/zsh/site-functions/_btrfs-nfs-agent
+fish_completion=$root/usr/local/share/fish/vendor_completions.d/btrfs-nfs-agent.fish
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+
+# run does it, or says it.
+run() {
+	if [ -n "$dry" ]; then say "would run: $*"; else "$@"; fi
+}
+
+# write replaces a file by what comes in, at once and only if it differs: write FILE MODE
+write() {
+	if [ -n "$dry" ]; then
+		cat >/dev/null
+		say "would write: $1"
+		return
+	fi
+	mkdir -p "$(dirname "$1")"
+	temporary=$(mktemp "$1.XXXXXX")
+	cat >"$temporary"
+	chmod "$2" "$temporary"
+	if cmp -s "$temporary" "$1"; then rm "$temporary"; else mv "$temporary" "$1"; fi
+}
+
+copy() { write "$2" "$3" <"$1"; }
+
+# ask QUESTION: yes is yes, all else is no; where nobody can be asked it is no.
+ask() {
+	[ -t 0 ] || return 1
+	printf '%s [y/N] ' "$1"
+	read -r answer || return 1
+	[ "$answer" = y ] || [ "$answer" = yes ]
+}
+
+# setting NAME: its value in the settings that are there.
+setting() {
+	[ -r "$env" ] || return 0
+	sed -n "s/^$1=//p" "$env" | tail -n 1 | sed 's/^"\(.*\)"$/\1/'
+}
+
+on_btrfs() { [ -d "$1" ] && [ "$(stat -f -c %T "$1")" = btrfs ]; }
+
+need_root() {
+	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "run this as root: sudo $0"
+	[ -n "$root" ] || [ -d /run/systemd/system ] || [ -n "$dry" ] || fail "this host does not run systemd; start btrfs-nfs-agent by what it runs, with the settings of agent.env"
+}
+
+# ---- the pool
+
+choose_base() {
+	[ -n "$base" ] || base=$(setting AGENT_BASE_PATH)
+	if [ -z "$base" ] && [ -t 0 ]; then
+		printf 'Directory on btrfs that is to hold the volumes: '
+		read -r base
+	fi
+	[ -n "$base" ] || fail "say where the volumes are to be: --base-path DIR"
+	case $base in /*) ;; *) fail "--base-path must be absolute" ;; esac
+}
+
+prepare_device() {
+	[ -n "$device" ] || return 0
+	if mountpoint -q "$base"; then
+		say "$base is mounted already: $device is left alone"
+		return
+	fi
+	[ -b "$device" ] || fail "$device is no block device"
+	known=$(blkid -p -o value -s TYPE "$device" 2>/dev/null || blkid -p -o value -s PTTYPE "$device" 2>/dev/null || true)
+	[ -z "$known" ] || fail "$device holds something ($known). If that is to be lost, wipe it yourself first: wipefs -a $device"
+	grep -qs "^$device " /proc/mounts && fail "$device is mounted"
+	if [ -n "$dry" ]; then
+		say "would ask, and make a btrfs filesystem on $device and mount it at $base"
+		return
+	fi
+	[ "$confirmed" = "$device" ] || ask "Make a new btrfs filesystem on $device? Everything on it is lost." || fail "$device was left alone (--confirm-device $device answers in a script)"
+	mkfs.btrfs -q -L btrfs-nfs "$device"
+	uuid=$(blkid -p -o value -s UUID "$device")
+	mkdir -p "$base"
+	printf 'UUID=%s %s btrfs noatime 0 0\n' "$uuid" "$base" >>/etc/fstab
+	systemctl daemon-reload
+	mount "$base"
+}
+
+check_base() {
+	if ! on_btrfs "$base"; then
+		[ -n "$dry$root" ] && return 0
+		# A directory that is to be made on a btrfs that is mounted.
+		if [ ! -e "$base" ] && on_btrfs "$(dirname "$base")"; then
+			mkdir -m 0755 "$base"
+			return
+		fi
+		fail "$base is not on btrfs. Mount the filesystem there, or give an empty block device: --device /dev/DISK"
+	fi
+}
+
+# ---- the NFS server
+
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+install_packages() {
+	have exportfs && have rpc.nfsd && return 0
+	if have apt-get; then set -- apt-get install -y --no-install-recommends nfs-kernel-server
+	elif have dnf; then set -- dnf install -y nfs-utils
+	elif have pacman; then set -- pacman -S --noconfirm nfs-utils
+	elif have zypper; then set -- zypper install -y nfs-kernel-server
+	else fail "install the NFS server (nfs-utils) first"; fi
+	[ -n "$yes$dry" ] || ask "The NFS server is not installed. Run: $*?" || fail "install it first, or say --yes"
+	run "$@"
+}
+
+exports_something() {
+	cat /etc/exports /etc/exports.d/*.exports 2>/dev/null | grep -v btrfs-nfs-csi | grep -q '^[[:space:]]*[^#[:space:]]'
+}
+
+choose_engine() {
+	[ -n "$engine" ] || engine=$(setting AGENT_NFS_EXPORTER)
+	case $engine in
+	exportfs | kernel) return ;;
+	"" | auto) ;;
+	*) fail "--engine must be exportfs or kernel" ;;
+	esac
+	if exports_something || systemctl is-active -q nfs-server 2>/dev/null; then engine=exportfs; else engine=kernel; fi
+}
+
+set_up_server() {
+	[ -z "$root" ] || return 0
+	if [ "$engine" = kernel ]; then
+		# The agent starts the server and answers for it. rpc.mountd would answer against it.
+		if systemctl is-active -q nfs-mountd 2>/dev/null || systemctl is-enabled -q nfs-server 2>/dev/null; then
+			exports_something && fail "this host exports other directories: use --engine exportfs"
+			run systemctl disable --now nfs-server
+			run systemctl stop nfs-mountd
+		fi
+		return
+	fi
+	before=$(cksum "$nfsconf" 2>/dev/null || true)
+	write "$nfsconf" 644 <<'EOF'
+# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.
+[mountd]
+manage-gids=n
+EOF
+	run mkdir -p /etc/exports.d
+	if [ -n "$start" ]; then
+		run systemctl enable -q nfs-server
+		if [ "$before" != "$(cksum "$nfsconf" 2>/dev/null || true)" ]; then run systemctl restart nfs-server; else run systemctl start nfs-server; fi
+	fi
+}
+
+# ---- files
+
+install_files() {
+	copy "$here/btrfs-nfs-agent" "$bin" 755
+	copy "$here/btrfs-nfs-agent.service" "$unit" 644
+	copy "$here/agent.env" "$etc/agent.env.example" 644
+	for page in "$here"/man/*.1; do copy "$page" "$man/$(basename "$page")" 644; done
+	copy "$here/completions/btrfs-nfs-agent.bash" "$bash_completion" 644
+	copy "$here/completions/btrfs-nfs-agent.zsh" "$zsh_completion" 644
+	copy "$here/completions/btrfs-nfs-agent.fish" "$fish_completion" 644
+	{
+		echo "# Written by install.sh: what depends on this host. Your own changes belong in a file of another name."
+		echo "[Unit]"
+		echo "RequiresMountsFor=\"$base\""
+		if [ "$engine" = kernel ]; then
+			echo "Wants=proc-fs-nfsd.mount nfsdcld.service"
+		else
+			echo "Wants=nfs-server.service"
+			echo "[Service]"
+			echo "ReadWritePaths=\"$base\""
+		fi
+	} | write "$dropins/10-host.conf" 644
+	if [ "$engine" = exportfs ]; then
+		copy "$here/exportfs.conf" "$dropins/20-exportfs.conf" 644
+	else
+		run rm -f "$dropins/20-exportfs.conf"
+	fi
+}
+
+new_token() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+
+install_settings() {
+	if [ -e "$env" ]; then
+		say "keeping the settings in $env (new ones are described in agent.env.example)"
+		return
+	fi
+	token=$(new_token)
+	[ ${#token} = 64 ] || fail "no token could be made"
+	sed -e "s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|" -e "s|^AGENT_TENANTS=.*|AGENT_TENANTS=$tenant:$token|" \
+		-e "s|^#AGENT_NFS_EXPORTER=.*|AGENT_NFS_EXPORTER=$engine|" "$here/agent.env" | write "$env" 600
+}
+
+start_service() {
+	[ -n "$start" ] || return 0
+	run systemctl daemon-reload
+	run systemctl enable -q btrfs-nfs-agent
+	run systemctl restart btrfs-nfs-agent || failed=yes
+}
+
+do_install() {
+	need_root
+	[ -x "$here/btrfs-nfs-agent" ] || fail "the program is not beside this script"
+	choose_base
+	prepare_device
+	check_base
+	choose_engine
+	[ -n "$root" ] || install_packages
+	set_up_server
+	install_files
+	install_settings
+	start_service
+	[ -z "$dry" ] || return 0
+	say ""
+	say "$("$bin" version) is installed. Volumes: $base, exported by the $engine engine."
+	say "The tenant's token, for the StorageClass's secret, is in $env."
+	[ -n "$start" ] || return 0
+	"$bin" doctor || say "Put right what is marked FAIL; then: systemctl restart btrfs-nfs-agent"
+	[ -z "$failed" ] || fail "the agent did not start: journalctl -u btrfs-nfs-agent"
+}
+
+do_uninstall() {
+	need_root
+	if [ -z "$root" ]; then
+		run systemctl disable -q --now btrfs-nfs-agent || true
+	fi
+	run rm -f "$bin" "$unit" "$dropins/10-host.conf" "$dropins/20-exportfs.conf" "$man"/btrfs-nfs-agent*.1 "$bash_completion" "$zsh_completion" "$fish_completion" "$etc/agent.env.example"
+	run rmdir "$dropins" 2>/dev/null || true
+	[ -n "$root" ] || run systemctl daemon-reload
+	if [ -n "$purge" ]; then
+		run rm -f "$env" "$nfsconf" "$root/etc/exports.d/btrfs-nfs-csi.exports"
+		run rmdir "$etc" 2>/dev/null || true
+		if [ -z "$root" ] && have exportfs; then run exportfs -r || true; fi
+	else
+		say "kept: $env with the tokens, and what is exported (--purge removes both)"
+	fi
+	say "Volumes are where they were."
+}
+
+do_$action

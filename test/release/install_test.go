@@ -1,0 +1,125 @@
+//go:build release
+
+package release
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+)
+
+// unpacked is the agent's tarball, as `make tarball` has made it.
+func unpacked(t *testing.T) string {
+	t.Helper()
+	archive := os.Getenv("BNC_TARBALL")
+	assert.Assert(t, archive != "", "BNC_TARBALL names the tarball: run make release-test")
+	dir := t.TempDir()
+	command(t, "tar", "-C", dir, "-xf", archive)
+	names, err := filepath.Glob(dir + "/*")
+	assert.NilError(t, err)
+	assert.Equal(t, len(names), 1)
+	return names[0]
+}
+
+// From the tarball and an empty disk to a volume; upgrade in place; crash; stop; removal. On a real systemd, in the unit's sandbox.
+func TestInstall(t *testing.T) {
+	h := boot(t, unpacked(t)+":/media")
+	install := "/media/install.sh --base-path /srv/btrfs --device " + h.device + " "
+
+	// Nothing is touched without being asked, nor by a dry run.
+	out, err := h.try(install + "</dev/null")
+	assert.ErrorContains(t, err, "exit status 1", out)
+	assert.Assert(t, is.Contains(out, "was left alone"))
+	out = h.run(install + "--dry-run")
+	assert.Assert(t, is.Contains(out, "would ask, and make a btrfs filesystem on "+h.device))
+	out, err = h.try("ls /etc/btrfs-nfs-agent /usr/local/bin/btrfs-nfs-agent; blkid -p " + h.device)
+	assert.ErrorContains(t, err, "exit status", out)
+
+	out = h.run(install + "--engine exportfs --confirm-device " + h.device)
+	assert.Assert(t, is.Contains(out, "is installed. Volumes: /srv/btrfs"))
+	h.waitFor("the agent", func() bool { out, _ := h.try("systemctl is-active btrfs-nfs-agent"); return out == "active\n" })
+	assert.Equal(t, h.run("stat -c %a /etc/btrfs-nfs-agent/agent.env"), "600\n")
+	assert.Assert(t, is.Contains(h.run("cat /etc/fstab"), " /srv/btrfs btrfs noatime"))
+	token := strings.TrimSpace(h.run("sed -n 's/^AGENT_TENANTS=default://p' /etc/btrfs-nfs-agent/agent.env"))
+	assert.Equal(t, len(token), 64)
+
+	// The agent works in its sandbox: subvolume, quota, snapshot, clone, owner, set-group-ID, usage.
+	agent := "AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + " btrfs-nfs-agent "
+	h.run(agent + "volume create v 64Mi --uid 1000 --gid 1000 --mode 2770 --compression zstd")
+	h.run(agent + "snapshot create v s && " + agent + "clone c --snapshot s --size +1Mi && " + agent + "volume set c --uid 7 && " + agent + "volume resize v +1Mi")
+	assert.Equal(t, h.run("stat -c '%u %g %a' /srv/btrfs/default/v/data"), "1000 1000 2770\n")
+	assert.Assert(t, is.Contains(h.run("btrfs qgroup show -re --raw /srv/btrfs"), "68157440"))
+	out, err = h.try("dd if=/dev/urandom of=/srv/btrfs/default/v/data/x bs=1M count=100 conv=fsync")
+	assert.ErrorContains(t, err, "exit status", out)
+	assert.Assert(t, is.Contains(out, "quota"))
+	h.run(agent + "snapshot delete s -y && " + agent + "volume delete c -y")
+	assert.Equal(t, h.run("systemctl show -P WatchdogUSec -P NRestarts btrfs-nfs-agent"), "1min\n0\n")
+	assert.Assert(t, is.Contains(h.run("systemctl show -P RequiresMountsFor btrfs-nfs-agent"), "/srv/btrfs"))
+
+	// Again is an upgrade in place: the same settings and token, another process, the volume still there.
+	pid := h.run("systemctl show -P MainPID btrfs-nfs-agent")
+	out = h.run("/media/install.sh")
+	assert.Assert(t, is.Contains(out, "keeping the settings"))
+	assert.Assert(t, pid != h.run("systemctl show -P MainPID btrfs-nfs-agent"))
+	assert.Assert(t, is.Contains(h.run(agent+"volume list -o name"), "v"))
+
+	// A killed agent comes back; a stopped one has drained.
+	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
+	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get v"); return err == nil })
+	h.run("systemctl stop btrfs-nfs-agent && test $(systemctl show -P Result btrfs-nfs-agent) = success")
+	h.run("btrfs-nfs-agent check --help >/dev/null && set -a && . /etc/btrfs-nfs-agent/agent.env && btrfs-nfs-agent check")
+	for _, file := range []string{"share/man/man1/btrfs-nfs-agent-volume-create.1", "share/bash-completion/completions/btrfs-nfs-agent", "share/zsh/site-functions/_btrfs-nfs-agent"} {
+		h.run("test -s /usr/local/" + file)
+	}
+	h.run("bash -c '. /usr/local/share/bash-completion/completions/btrfs-nfs-agent && complete -p btrfs-nfs-agent'")
+
+	// A device that holds something is refused, whatever is confirmed.
+	out, err = h.try("umount /srv/btrfs && " + install + "--confirm-device " + h.device)
+	assert.ErrorContains(t, err, "exit status 1", out)
+	assert.Assert(t, is.Contains(out, "holds something (btrfs)"))
+	h.run("mount /srv/btrfs")
+
+	out = h.run("/media/install.sh uninstall")
+	assert.Assert(t, is.Contains(out, "kept: "))
+	h.run("test -s /etc/btrfs-nfs-agent/agent.env && test ! -e /usr/local/bin/btrfs-nfs-agent && test -d /srv/btrfs/default/v/data")
+	h.run("/media/install.sh uninstall --purge")
+	assert.Equal(t, h.run("find / -xdev -name '*btrfs-nfs*' -not -path '/media/*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/sys/*'"), "")
+	h.run("test -d /srv/btrfs/default/v/data")
+}
+
+func TestInstallForPackages(t *testing.T) {
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	command(t, unpacked(t)+"/install.sh", "--root", root, "--base-path", "/srv/btrfs", "--engine", "kernel")
+	for _, file := range []string{"usr/local/bin/btrfs-nfs-agent", "etc/systemd/system/btrfs-nfs-agent.service", "etc/btrfs-nfs-agent/agent.env"} {
+		_, err := os.Stat(filepath.Join(root, file))
+		assert.NilError(t, err)
+	}
+	dropIn, err := os.ReadFile(filepath.Join(root, "etc/systemd/system/btrfs-nfs-agent.service.d/10-host.conf"))
+	assert.NilError(t, err)
+	assert.Assert(t, is.Contains(string(dropIn), `RequiresMountsFor="/srv/btrfs"`))
+	// A mount namespace of the agent's own would take the exports along at a restart.
+	_, err = os.Stat(filepath.Join(root, "etc/systemd/system/btrfs-nfs-agent.service.d/20-exportfs.conf"))
+	assert.Assert(t, os.IsNotExist(err))
+}
+
+// The exposure that docs/installation.md states is kept: systemd.exec(5), as systemd 252 counts it, times ten.
+func TestUnitIsHardened(t *testing.T) {
+	packaging := "../../agent/packaging/"
+	command(t, "systemd-analyze", "security", "--offline=yes", "--threshold=49", packaging+"btrfs-nfs-agent.service")
+	unit, err := os.ReadFile(packaging + "btrfs-nfs-agent.service")
+	assert.NilError(t, err)
+	more, err := os.ReadFile(packaging + "exportfs.conf")
+	assert.NilError(t, err)
+	both := filepath.Join(t.TempDir(), "btrfs-nfs-agent.service")
+	assert.NilError(t, os.WriteFile(both, append(unit, more...), 0o644))
+	command(t, "systemd-analyze", "security", "--offline=yes", "--threshold=41", both)
+	// What would give it a mount namespace is only where no kernel engine is.
+	for _, setting := range []string{"ProtectSystem=", "ProtectHome=", "PrivateTmp=", "PrivateDevices=", "ReadWritePaths=", "ProtectKernelModules=", "ProtectKernelLogs=", "ProtectControlGroups=", "ProtectKernelTunables=", "ProtectProc=", "PrivateMounts="} {
+		assert.Check(t, !strings.Contains("\n"+string(unit), "\n"+setting), setting)
+	}
+}
