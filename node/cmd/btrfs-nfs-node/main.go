@@ -42,6 +42,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	logger = logger.With("node", c.NodeID)
 	store, err := staged.Open(c.StateDir)
 	if err != nil {
 		return err
@@ -69,7 +70,7 @@ func run(ctx context.Context) error {
 		Logger:    logger,
 	}
 	identity := &csiserver.Identity{Name: c.DriverName, Capabilities: driver.PluginCapabilities(), Ready: node.Ready, Logger: logger}
-	logger.Info("starting", "component", component, "version", version.Version, "node", c.NodeID)
+	logger.Info("starting", "component", component, "version", version.Version)
 	return csiserver.Serve(ctx, csiserver.Options{
 		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr,
 		Register: func(s *grpc.Server) {
