@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,12 +69,16 @@ func (l *Local) NewFragile(t *testing.T) Fragile {
 	}
 }
 
-func (l *Local) mount(ctx context.Context, source nfsmount.Source, dir string, _ []string) error {
+func (l *Local) mount(ctx context.Context, source nfsmount.Source, dir string, options []string) error {
 	l.mu.Lock()
 	s := l.servers[source.String()]
 	l.mu.Unlock()
 	if s != nil {
 		return s.mount(ctx, source, dir)
 	}
-	return unix.Mount(source.String(), dir, "tmpfs", 0, "size=16m,mode=0755")
+	var flags uintptr
+	if slices.Contains(options, "ro") {
+		flags = unix.MS_RDONLY
+	}
+	return unix.Mount(source.String(), dir, "tmpfs", flags, "size=16m,mode=0755")
 }

@@ -78,6 +78,9 @@ func mountConflict(t *testing.T, b Backend) {
 	assert.ErrorContains(t, err, source.String())
 	assert.Equal(t, read(t, filepath.Join(data, "f")), "first")
 	assert.Equal(t, layers(t, data), 1)
+
+	assert.ErrorIs(t, b.Mounter().Mount(t.Context(), source, data, append(b.Options(), "ro")), nfsmount.ErrConflict)
+	write(t, filepath.Join(data, "f"), "still writable")
 }
 
 func mountFailure(t *testing.T, b Backend) {

@@ -50,10 +50,10 @@ func NewFor(filesystem Filesystem, limits Limits, log *slog.Logger) *Mounter {
 	return &Mounter{limits: limits, filesystem: filesystem, mountInfo: mountInfoFile, log: log}
 }
 
-// Mount mounts source at dir, which is made where it is missing. Where the same source is mounted already and answers, that
-// is all. A mount that is stale or whose server does not answer is replaced as soon as the new one is there: until then, and
-// for those who use it, it stays. A mount of another source that is in order is ErrConflict; a dir that is no directory or
-// has content is ErrTarget.
+// Mount mounts source at dir, which is made where it is missing. Where the same source is mounted already, as writable as the
+// options say, and answers, that is all. A mount that is stale or whose server does not answer is replaced as soon as the new
+// one is there: until then, and for those who use it, it stays. A mount that is in order and of another source, or
+// read-only in another way, is ErrConflict; a dir that is no directory or has content is ErrTarget.
 func (m *Mounter) Mount(ctx context.Context, source Source, dir string, options []string) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
@@ -71,6 +71,9 @@ func (m *Mounter) Mount(ctx context.Context, source Source, dir string, options 
 	case ctx.Err() != nil:
 		return unhealthy
 	case unhealthy == nil && present.Source == source.String() && m.isVolume(present):
+		if readOnly := slices.Contains(options, "ro"); present.ReadOnly != readOnly {
+			return fmt.Errorf("%s is %w: the same volume with read-only %t", dir, ErrConflict, present.ReadOnly)
+		}
 		return nil
 	case unhealthy == nil:
 		return fmt.Errorf("%s is %w: %s (%s) in place of %s", dir, ErrConflict, present.Source, present.Type, source)
