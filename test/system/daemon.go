@@ -84,6 +84,9 @@ func (d *Daemon) awaitReady(cmd *exec.Cmd, done chan struct{}) error {
 	}
 }
 
+// SetEnv sets NAME=value for the next start, over what was set before.
+func (d *Daemon) SetEnv(env ...string) { d.env = append(d.env, env...) }
+
 // Stop ends the daemon with SIGTERM, and fails if it does not end well or in time.
 func (d *Daemon) Stop() error {
 	cmd, err := d.end(syscall.SIGTERM)

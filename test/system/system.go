@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,8 @@ type Options struct {
 	AgentEnv []string // NAME=value, over the defaults
 	NodeEnv  []string
 	NodeIPv6 bool // nodes mount from their IPv6 addresses
+	// NFSMountOptions is the class's parameter of that name.
+	NFSMountOptions string
 }
 
 // System is everything, running.
@@ -57,9 +60,10 @@ type System struct {
 // Node is a worker node with its driver.
 type Node struct {
 	*lab.Host
-	Driver *Daemon
-	CSI    csi.NodeClient
-	ID     string // as NodeGetInfo gives it
+	Driver   *Daemon
+	CSI      csi.NodeClient
+	Identity csi.IdentityClient
+	ID       string // as NodeGetInfo gives it
 	// Endpoint is the driver's.
 	Endpoint string
 
@@ -102,6 +106,9 @@ func (s *System) start() (err error) {
 		Name:       "fast",
 		Parameters: map[string]string{"agentURL": s.AgentURL(), "compression": "zstd"},
 		Token:      Token,
+	}
+	if s.options.NFSMountOptions != "" {
+		s.Class.Parameters["nfsMountOptions"] = s.options.NFSMountOptions
 	}
 	for _, step := range []func() error{s.startAgent, s.startController, s.startNodes} {
 		if err := step(); err != nil {
@@ -224,7 +231,7 @@ func (s *System) startNode(n *Node, binary string) error {
 	if err != nil {
 		return err
 	}
-	n.CSI, n.Endpoint = csi.NewNodeClient(conn), endpoint
+	n.CSI, n.Identity, n.Endpoint = csi.NewNodeClient(conn), csi.NewIdentityClient(conn), endpoint
 	ip := n.IP
 	if s.options.NodeIPv6 {
 		ip = n.IP6
@@ -234,8 +241,22 @@ func (s *System) startNode(n *Node, binary string) error {
 		env: append([]string{
 			"DRIVER_ENDPOINT=" + endpoint, "DRIVER_NODE_ID=" + n.Name, "DRIVER_NODE_IP=" + ip.String(), "LOG_LEVEL=debug",
 		}, s.options.NodeEnv...),
-		ready: func(ctx context.Context) error { return probe(ctx, csi.NewIdentityClient(conn)) },
+		ready: func(ctx context.Context) error { return probe(ctx, n.Identity) },
 	}
+	return n.register()
+}
+
+// Move restarts the driver with another address, which the host must have, and takes its new node ID.
+func (n *Node) Move(ip netip.Addr) error {
+	if err := n.Driver.Stop(); err != nil {
+		return err
+	}
+	n.Driver.SetEnv("DRIVER_NODE_IP=" + ip.String())
+	return n.register()
+}
+
+// register starts the driver and asks who the node is, as a kubelet does.
+func (n *Node) register() error {
 	if err := n.Driver.Start(); err != nil {
 		return err
 	}

@@ -105,6 +105,9 @@ func (a *Attachment) ControllerPublish(ctx context.Context) error {
 	return err
 }
 
+// UsageToken is what ControllerPublish gave the node, and what no log may hold.
+func (a *Attachment) UsageToken() string { return a.context["usageToken"] }
+
 // Stage mounts the volume on the node.
 func (a *Attachment) Stage(ctx context.Context) error {
 	if err := os.MkdirAll(a.Staging, 0o700); err != nil { // a kubelet makes it

@@ -33,16 +33,25 @@ const (
 	reasonAddressChanged = "StorageAddressChanged" // since the orchestrator was told
 )
 
-// Reasons that an agent gives and that weigh more, or less, than others.
+// agentVolumeNearlyFull goes without saying where the volume is full.
+const agentVolumeNearlyFull = "VolumeNearlyFull"
+
+// Reasons that an agent gives and that weigh more than the others, which leave volumes usable.
 const (
-	agentPoolUnavailable  = "PoolUnavailable"
-	agentVolumeNearlyFull = "VolumeNearlyFull"
+	agentPoolUnavailable    = "PoolUnavailable"
+	agentScrubUncorrectable = "ScrubUncorrectable" // data of which there is no good copy
 )
 
 const (
 	degraded     = csi.VolumeHealthErrorType_DEGRADED
 	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
+	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
 )
+
+var agentStatus = map[string]csi.VolumeHealthErrorType{
+	agentPoolUnavailable:    inaccessible,
+	agentScrubUncorrectable: dataLoss,
+}
 
 // conditions are what is wrong with a volume.
 type conditions []*csi.VolumeHealth_VolumeHealthEntry

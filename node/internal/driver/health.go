@@ -141,13 +141,14 @@ func agentConditions(found *conditions, record staged.Record, answer agentAnswer
 		found.add(degraded, reasonVolumeFull, "%d of %d bytes are used: writing fails", usage.UsedBytes, usage.QuotaBytes)
 	}
 	for _, c := range usage.Health.Conditions {
-		switch {
-		case c.Reason == agentVolumeNearlyFull && found.has(reasonVolumeFull):
-		case c.Reason == agentPoolUnavailable:
-			found.add(inaccessible, c.Reason, "%s", c.Message)
-		default:
-			found.add(degraded, c.Reason, "%s", c.Message)
+		if c.Reason == agentVolumeNearlyFull && found.has(reasonVolumeFull) {
+			continue
 		}
+		status, weighs := agentStatus[c.Reason]
+		if !weighs {
+			status = degraded
+		}
+		found.add(status, c.Reason, "%s", c.Message)
 	}
 }
 

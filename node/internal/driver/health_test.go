@@ -13,7 +13,6 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -124,19 +123,27 @@ func TestHealthOfARevokedExport(t *testing.T) {
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	f.Revoke()
-	revoked := reasons{"ExportMissing": inaccessible} // rpc.mountd says: access denied
-	if _, local := w.backend.(*mounttest.Local); local {
-		revoked = reasons{"MountStale": inaccessible} // as the kernel engine does
-	}
-	v.hasHealth(t, "pod", revoked)
+	v.isShutOut(t)
 	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // which is the agent's word for a client that is let in no more
-	revoked["ExportMissing"] = inaccessible
-	v.hasHealth(t, "pod", revoked)
+	assert.Equal(t, v.isShutOut(t)["ExportMissing"], inaccessible)
 	f.Restore()
 	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
-	v.hasHealth(t, "pod", reasons{"MountStale": inaccessible})
+	v.isShutOut(t)
 	assert.NilError(t, v.publish(t, "pod", false))
 	v.hasHealth(t, "pod", reasons{})
+}
+
+// isShutOut takes either of a server's two answers: that it does not know the directory, as the kernel engine has it say, or that this
+// node has no access, as rpc.mountd mostly does.
+func (v *volume) isShutOut(t *testing.T) reasons {
+	t.Helper()
+	got, err := v.health(t, "pod")
+	assert.NilError(t, err)
+	for reason, status := range got {
+		assert.Assert(t, (reason == "MountStale" || reason == "ExportMissing") && status == inaccessible, "%v", got)
+	}
+	assert.Assert(t, len(got) > 0)
+	return got
 }
 
 func TestHealthWithADeadServer(t *testing.T) {
@@ -200,7 +207,8 @@ func TestHealthTheAgentTells(t *testing.T) {
 		{agentapi.Usage{QuotaBytes: 100, UsedBytes: 100, Health: agentapi.VolumeHealth{Conditions: condition("VolumeNearlyFull")}}, reasons{"VolumeFull": degraded}},
 		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("DeviceErrors", "DeviceErrors", "QuotaInconsistent")}},
 			reasons{"DeviceErrors": degraded, "QuotaInconsistent": degraded}},
-		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("PoolUnavailable")}}, reasons{"PoolUnavailable": inaccessible}},
+		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("PoolUnavailable", "ScrubUncorrectable")}},
+			reasons{"PoolUnavailable": inaccessible, "ScrubUncorrectable": csi.VolumeHealthErrorType_DATA_LOSS}},
 	} {
 		v.w.agent.usage(c.usage)
 		v.hasHealth(t, "pod", c.want)

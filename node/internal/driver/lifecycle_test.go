@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,7 +21,7 @@ func TestEveryCallRepeatedAndTheDriverRestartedBetween(t *testing.T) {
 	v := w.volume(t, rwx)
 	again := func(call func() error) {
 		t.Helper()
-		for range 3 {
+		for range 10 {
 			assert.NilError(t, call())
 			w.restart(t)
 		}
@@ -122,6 +123,9 @@ func TestHostileTargets(t *testing.T) {
 		"link":    func(p string) error { return os.Symlink(precious, p) },
 		"dangler": func(p string) error { return os.Symlink("/nowhere", p) },
 		"socket":  func(p string) error { return unix.Mknod(p, unix.S_IFSOCK|0o600, 0) },
+		"full": func(p string) error {
+			return errors.Join(os.Mkdir(p, 0o755), os.WriteFile(filepath.Join(p, "f"), []byte("kept"), 0o644))
+		},
 	} {
 		assert.NilError(t, os.MkdirAll(filepath.Dir(v.target(pod)), 0o755))
 		assert.NilError(t, create(v.target(pod)))

@@ -1,0 +1,327 @@
+package driver_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+)
+
+// calls are all that a node is asked about a volume and a pod of it.
+func (v *volume) calls(pod string) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"stage": func(ctx context.Context) error { _, err := v.w.NodeStageVolume(ctx, v.stageRequest()); return err },
+		"publish": func(ctx context.Context) error {
+			_, err := v.w.NodePublishVolume(ctx, v.publishRequest(pod, false))
+			return err
+		},
+		"stats": func(ctx context.Context) error {
+			_, err := v.w.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: v.target(pod)})
+			return err
+		},
+		"health": func(ctx context.Context) error {
+			_, err := v.w.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, StagingTargetPath: v.staging, VolumePublishPath: v.target(pod)})
+			return err
+		},
+		"storage health": func(ctx context.Context) error {
+			_, err := v.w.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
+			return err
+		},
+		"unpublish": func(ctx context.Context) error {
+			_, err := v.w.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
+			return err
+		},
+		"unstage": func(ctx context.Context) error {
+			_, err := v.w.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+			return err
+		},
+	}
+}
+
+// A caller who waits for less than the driver would is answered in time, whatever the server does.
+func TestTheCallersDeadlineCounts(t *testing.T) {
+	w := newWorld(t)
+	f, g := w.backend.NewFragile(t), w.backend.NewFragile(t)
+	staged, fresh := w.volumeOf(f.Source, rwx), w.volumeOf(g.Source, rwx)
+	assert.NilError(t, staged.stage(t))
+	assert.NilError(t, staged.publish(t, "pod", false))
+	f.Silence()
+	g.Silence()
+	patience := w.backend.Limits().Stat // the shortest of the driver's own
+	in := func(name string, call func(context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience/3)
+		defer cancel()
+		begin := time.Now()
+		err := w.soon(t, func() error { return call(ctx) })
+		took := time.Since(begin)
+		t.Logf("%s: %v after %v", name, err, took)
+		assert.Check(t, took < patience, "%s took %v of %v", name, took, patience/3)
+	}
+	in("stage, not staged", fresh.calls("pod")["stage"])
+	calls := staged.calls("pod")
+	for _, name := range []string{"stage", "publish", "stats", "health", "storage health", "unpublish", "unstage"} {
+		in(name, calls[name])
+	}
+	f.Revive()
+	g.Revive()
+	assert.NilError(t, staged.unpublish(t, "pod"))
+	assert.NilError(t, w.soon(t, func() error { return staged.unstage(t) }))
+	assert.Equal(t, len(w.mounts(t)), 0)
+}
+
+func TestManyCallsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	var wait sync.WaitGroup
+	for range 10 {
+		for name, call := range v.calls("pod") {
+			wait.Go(func() {
+				err := call(t.Context())
+				switch status.Code(err) {
+				case codes.OK, codes.Aborted: // another one is under way
+				case codes.FailedPrecondition, codes.NotFound: // publish before stage; stats of what is not there
+				default:
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+	}
+	wait.Wait()
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	assert.Equal(t, len(w.mounts(t)), 2)
+	v.hasHealth(t, "pod", reasons{})
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.NilError(t, v.unstage(t))
+	assert.Equal(t, len(w.mounts(t)), 0)
+	isEmpty(t, v.staging)
+	isEmpty(t, w.state)
+}
+
+func TestNoFileStaysOpen(t *testing.T) {
+	w := newWorld(t)
+	f := w.backend.NewFragile(t)
+	v := w.volumeOf(f.Source, rwx)
+	round := func(silent bool) {
+		assert.NilError(t, v.stage(t))
+		assert.NilError(t, v.publish(t, "pod", false))
+		_, err := v.stats(t, v.target("pod"))
+		assert.NilError(t, err)
+		_, err = v.health(t, "pod")
+		assert.NilError(t, err)
+		w.storageHealth(t)
+		if silent {
+			f.Silence()
+			assert.Assert(t, v.publish(t, "other", false) != nil)
+		}
+		assert.NilError(t, v.unpublish(t, "pod"))
+		assert.NilError(t, v.unstage(t))
+		f.Revive()
+	}
+	round(false)
+	before := len(openFiles(t))
+	for range 10 {
+		round(false)
+	}
+	round(true)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if now := openFiles(t); len(now) > before {
+			return poll.Continue("%d files were open, and now %v", before, now)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+}
+
+// openFiles are this process's, without connections, which belong to clients and are kept for a while.
+func openFiles(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	assert.NilError(t, err)
+	var out []string
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.HasPrefix(target, "socket:") {
+			out = append(out, target)
+		}
+	}
+	return out
+}
+
+func TestEveryAccessMode(t *testing.T) {
+	w := newWorld(t)
+	for mode, want := range map[csi.VolumeCapability_AccessMode_Mode]struct {
+		writable bool
+		second   codes.Code // of a second target on this node
+	}{
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {true, codes.OK},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:   {false, codes.OK},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:    {false, codes.OK},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:  {true, codes.OK},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:   {true, codes.OK},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER: {true, codes.FailedPrecondition},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:  {true, codes.OK},
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
+			v := w.volume(t, mode)
+			assert.NilError(t, v.stage(t))
+			assert.NilError(t, v.publish(t, "one", false))
+			err := os.WriteFile(filepath.Join(v.target("one"), "f"), nil, 0o644)
+			if want.writable {
+				assert.NilError(t, err)
+			} else {
+				assert.ErrorIs(t, err, unix.EROFS)
+			}
+			hasCode(t, v.publish(t, "two", false), want.second)
+			for _, pod := range []string{"one", "two"} {
+				assert.NilError(t, v.unpublish(t, pod))
+			}
+			assert.NilError(t, v.publish(t, "reader", true))
+			assert.ErrorIs(t, os.WriteFile(filepath.Join(v.target("reader"), "f"), nil, 0o644), unix.EROFS)
+			assert.NilError(t, v.unpublish(t, "reader"))
+			assert.NilError(t, v.unstage(t))
+		})
+	}
+}
+
+func TestTheSameVolumeStagedTwice(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	for range 10 {
+		assert.NilError(t, v.stage(t))
+	}
+	assert.Equal(t, len(w.mounts(t)), 1)
+
+	request := v.stageRequest()
+	request.VolumeCapability.GetMount().MountFlags = []string{"ro"}
+	_, err := w.NodeStageVolume(t.Context(), request)
+	hasCode(t, err, codes.AlreadyExists, "read-only false")
+
+	elsewhere := filepath.Join(w.dir, "plugins", "elsewhere")
+	request = v.stageRequest()
+	request.StagingTargetPath = elsewhere
+	_, err = w.NodeStageVolume(t.Context(), request)
+	assert.NilError(t, err)
+	assert.Equal(t, len(w.mounts(t)), 2)
+	assert.NilError(t, v.unstage(t))
+	assert.Equal(t, len(w.mounts(t)), 1, "the other place has it still")
+	_, err = w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: elsewhere})
+	assert.NilError(t, err)
+	isEmpty(t, elsewhere)
+}
+
+// A process that does not end must not keep the volume from going elsewhere, nor from coming back.
+func TestAProcessStaysInside(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	inside, err := os.Create(filepath.Join(v.target("pod"), "f"))
+	assert.NilError(t, err)
+	defer inside.Close()
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.NilError(t, v.unstage(t))
+	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	v.hasHealth(t, "pod", reasons{})
+	assert.NilError(t, os.WriteFile(filepath.Join(v.target("pod"), "g"), []byte("x"), 0o644))
+}
+
+// The server falls silent at any moment of an unstage, which ends in time all the same.
+func TestTheServerDiesDuringUnstage(t *testing.T) {
+	w := newWorld(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 5 {
+		f := w.backend.NewFragile(t)
+		v := w.volumeOf(f.Source, rwx)
+		poll.WaitOn(t, func(poll.LogT) poll.Result { // until the server of the round before is back for the client, too
+			if err := v.stage(t); err != nil {
+				return poll.Continue("%v", err)
+			}
+			return poll.Success()
+		}, poll.WithTimeout(90*time.Second))
+		assert.NilError(t, v.publish(t, "pod", false))
+		dirty(t, filepath.Join(v.target("pod"), "f"))
+		begun, unstaged := make(chan struct{}), make(chan error, 1)
+		go func() {
+			close(begun)
+			err := v.unpublish(t, "pod")
+			if err == nil {
+				err = v.unstage(t)
+			}
+			unstaged <- err
+		}()
+		<-begun
+		moment := time.NewTimer(time.Duration(random.IntN(30)) * time.Millisecond)
+		<-moment.C
+		f.Silence()
+		select {
+		case err := <-unstaged:
+			assert.NilError(t, err)
+		case <-time.After(2 * mounttest.Patience(w.backend)):
+			t.Fatal("the call hangs")
+		}
+		assert.Equal(t, len(w.mounts(t)), 0)
+		isEmpty(t, v.staging)
+		f.Revive()
+	}
+}
+
+// dirty leaves pages that are still to be written to the server. The local backend's fragile volumes hold no files.
+func dirty(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Logf("nothing to write back: %v", err)
+		return
+	}
+	const size = 1 << 20
+	assert.NilError(t, f.Truncate(size))
+	mapped, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	assert.NilError(t, err)
+	for i := range mapped {
+		mapped[i] = 'x'
+	}
+	assert.NilError(t, unix.Munmap(mapped))
+	go f.Close() // may hang with the server
+}
+
+// The driver is killed when the volume is mounted and nothing of it is kept yet, or when it is unmounted and all is kept still.
+func TestTheDriverDiesInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	assert.NilError(t, v.stage(t))
+	kept, err := filepath.Glob(filepath.Join(w.state, "*"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(kept), 1)
+	content, err := os.ReadFile(kept[0])
+	assert.NilError(t, err)
+	assert.NilError(t, os.Remove(kept[0]))
+	w.restart(t)
+	assert.NilError(t, v.stage(t))
+	assert.Equal(t, len(w.mounts(t)), 1)
+	assert.NilError(t, v.publish(t, "pod", false))
+	stats, err := v.stats(t, v.target("pod"))
+	assert.NilError(t, err)
+	assert.Equal(t, stats.Usage[0].Total, int64(1<<30), "whom to ask is kept again")
+
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.NilError(t, v.unstage(t))
+	assert.NilError(t, os.WriteFile(kept[0], content, 0o600))
+	w.restart(t)
+	assert.NilError(t, v.unstage(t))
+	isEmpty(t, w.state)
+}
