@@ -155,7 +155,7 @@ func TestHardening(t *testing.T) {
 	for set := range valueSets(t) {
 		for key, o := range render(t, set) {
 			for name, container := range o.containers() {
-				security := object(container).get("securityContext").(map[string]any)
+				security := container.get("securityContext").(map[string]any)
 				assert.Check(t, is.Equal(security["readOnlyRootFilesystem"], true), "%s %s %s", set, key, name)
 				if name == "node" {
 					assert.Check(t, is.Equal(security["privileged"], true))

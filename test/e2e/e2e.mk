@@ -2,7 +2,7 @@
 # the Go module proxy, and three Debian packages (containerd, runc, busybox-static) that are unpacked into the cache folder, not installed.
 # The first preparation builds Kubernetes: about 15 minutes on two cores, half a minute later.
 
-TEST_TARGETS += e2e-smoke
+TEST_TARGETS += e2e-check e2e-smoke
 
 E2E_TEST := cd test/e2e && GOWORK=off BNC_BIN=$(BIN) go test -count=1 -v .
 
@@ -29,5 +29,8 @@ e2e-speed: root lab build ## Claims a second and starts of pods in the cluster; 
 	@cd test/e2e && GOWORK=off go build -o $(BIN)/cluster-speed ./cmd/cluster-speed && BNC_BIN=$(BIN) $(BIN)/cluster-speed -write $(CURDIR)/docs/benchmarks.md
 
 .PHONY: e2e-check
-e2e-check: # vet, and compile what needs no cluster
-	@cd test/e2e && GOWORK=off go vet ./...
+e2e-check: # what needs no cluster, of the modules of cluster and chart
+	@cd test/e2e && GOWORK=off go vet ./... && GOWORK=off go test ./cmd/... ./cluster/...
+	@for m in test/e2e helm/test; do \
+		(cd $$m && GOWORK=off go mod tidy -diff && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; \
+	done
