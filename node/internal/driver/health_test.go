@@ -1,7 +1,10 @@
 package driver_test
 
 import (
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -215,4 +218,50 @@ func TestHealthTheAgentTells(t *testing.T) {
 	}
 	v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
 	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
+}
+
+// An agent that answers late, wrongly or for somebody else costs no more than its deadline, and not the volume.
+func TestABadAgent(t *testing.T) {
+	for name, c := range map[string]struct {
+		tls     bool
+		handler http.HandlerFunc
+	}{
+		"slow": {false, func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(30 * time.Second):
+			}
+		}},
+		"garbage":             {false, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("\x00<html>")) }},
+		"without end":         {false, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) }},
+		"500":                 {false, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
+		"hangs up":            {false, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		"foreign certificate": {true, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, agentapi.Usage{QuotaBytes: 1}) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.agent.server.Close()
+			bad := httptest.NewUnstartedServer(c.handler)
+			bad.Config.ErrorLog = log.New(io.Discard, "", 0)
+			if c.tls {
+				bad.StartTLS()
+			} else {
+				bad.Start()
+			}
+			t.Cleanup(bad.Close)
+			w.agent.server = bad
+			v := w.volume(t, rwx)
+			assert.NilError(t, v.stage(t))
+			assert.NilError(t, v.publish(t, "pod", false))
+			begin := time.Now()
+			stats, err := v.stats(t, v.target("pod"))
+			assert.NilError(t, err)
+			assert.Assert(t, stats.Usage[0].Total > 1, "from the mount")
+			v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
+			assert.DeepEqual(t, w.storageHealth(t), storageReasons{"AgentUnreachable": storageDegraded})
+			assert.Assert(t, time.Since(begin) < 3*w.backend.Limits().Stat, "three questions took %v", time.Since(begin))
+			assert.NilError(t, v.unpublish(t, "pod"))
+			assert.NilError(t, v.unstage(t))
+		})
+	}
 }
