@@ -54,6 +54,8 @@ const (
 	Mountd NFSMode = iota
 	// Unanswered is nobody: the test starts something that does.
 	Unanswered
+	// Agent is the agent's kernel engine, which starts the server, too: the lab only runs what the server needs.
+	Agent
 )
 
 // Lab is a storage host and its worker nodes.
@@ -167,6 +169,9 @@ func newLab(o Options) (l *Lab, err error) {
 		}
 	}
 	if err := l.pool.mount(l.Pool, o); err != nil {
+		return l, err
+	}
+	if err := makeStorageState(); err != nil {
 		return l, err
 	}
 	l.Storage = newHost("storage", storageNumber, storageScript)

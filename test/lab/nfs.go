@@ -18,18 +18,31 @@ import (
 // storageScript is for the storage host: the common part, and what nfs-utils keep of their own.
 const storageScript = commonScript + `mount -t tmpfs -o mode=755 nfs /var/lib/nfs
 mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/nfsdcld /var/lib/nfs/v4recovery
+mount --bind ` + storageState + `/nfsdcld /var/lib/nfs/nfsdcld
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
 mkdir /run/rpc_pipefs
 mount --bind /var/lib/nfs/rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
-mount -t tmpfs -o mode=755 exports.d /etc/exports.d
+mount --bind ` + storageState + `/exports.d /etc/exports.d
 mkdir -p /etc/nfs.conf.d
 mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 # Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
 # with them a pod's fsGroup.
 printf '[mountd]\nmanage-gids=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
 ` + holdOn
+
+// storageState is what of the storage host outlives its reboots, beside the pool: its exports files, and what the server
+// has noted of its clients so that they can reclaim what they had open.
+const storageState = machineDir + "/storage"
+
+// makeStorageState makes it anew: a new lab has a new storage host.
+func makeStorageState() error {
+	if err := os.RemoveAll(storageState); err != nil {
+		return err
+	}
+	return errors.Join(os.MkdirAll(storageState+"/nfsdcld", 0o700), os.MkdirAll(storageState+"/exports.d", 0o755))
+}
 
 // nfsServer is the storage host's NFSv4 server and its daemons.
 type nfsServer struct {
@@ -49,6 +62,15 @@ func (l *Lab) StopNFSServer() error { return l.nfs.stop() }
 // RestartNFSServer is StopNFSServer and StartNFSServer.
 func (l *Lab) RestartNFSServer() error {
 	return errors.Join(l.nfs.stop(), l.nfs.start())
+}
+
+// SetNFSMode changes who answers the kernel, while the server is stopped.
+func (l *Lab) SetNFSMode(mode NFSMode) error {
+	if l.nfs.running {
+		return errors.New("the NFS server runs: stop it first")
+	}
+	l.nfs.options.NFS = mode
+	return nil
 }
 
 func (s *nfsServer) start() error {
@@ -72,6 +94,9 @@ func (s *nfsServer) start() error {
 		if err := s.startDaemon("/nfsd.export/channel", "rpc.mountd", "--foreground", "-N", "2", "-N", "3"); err != nil {
 			return err
 		}
+	}
+	if s.options.NFS == Agent {
+		return nil
 	}
 	_, err := s.host.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "-U",
 		strconv.Itoa(s.options.NFSThreads))

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
 var errNoNamespace = errors.New("no private mount namespace to be had")
@@ -22,19 +22,15 @@ var errNoNamespace = errors.New("no private mount namespace to be had")
 // `exportfs -r` would not do: it drops exports made by hand.
 func (e *Engine) publishBulk(ctx context.Context, exports []nfs.Export) error {
 	text := exportsFile(exports, e.config.Insecure)
-	result := make(chan error)
-	go func() {
-		// Never unlocked: the thread keeps the namespace, so it has to end
-		// with this goroutine.
-		runtime.LockOSThread()
-		if err := hideExportsFiles(text); err != nil {
-			result <- fmt.Errorf("%w: %w", errNoNamespace, err)
+	var err error
+	osthread.Spend(func() {
+		if err = hideExportsFiles(text); err != nil {
+			err = fmt.Errorf("%w: %w", errNoNamespace, err)
 			return
 		}
-		_, err := e.run(ctx, "-a")
-		result <- err
-	}()
-	return <-result
+		_, err = e.run(ctx, "-a")
+	})
+	return err
 }
 
 const (

@@ -41,6 +41,10 @@ func subject() nfstest.Subject {
 			w.StopDaemon("rpc.mountd")
 			startServer(t, w)
 		},
+		Disturb: func(t *testing.T, w *nfstest.World, export nfs.Export) {
+			t.Helper()
+			w.Run("exportfs", "-u", export.Client.String()+":"+export.Path)
+		},
 		Smuggle: func(t *testing.T, w *nfstest.World, export nfs.Export) {
 			t.Helper()
 			w.Run("exportfs", "-i", "-o", "rw,no_subtree_check,no_root_squash,fsid="+export.FSID.String(),

@@ -94,6 +94,10 @@ func (e *Engine) answerHandle(domain string, key fsid, now time.Time) message {
 			path = known.wayIDs[id]
 		}
 		if at, err := inspect(path); path != "" && err == nil && exportFSID(id, at.inode, at.mountRoot) == key {
+			if export, ok := known.exports[path]; ok {
+				export.key = key // which is what has to be taken back
+				known.exports[path] = export
+			}
 			return handleMessage(domain, key, path, now.Add(far).Unix())
 		}
 	}

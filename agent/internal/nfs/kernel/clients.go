@@ -29,8 +29,17 @@ type client struct {
 // published is an export and what its directory was when it was published.
 type published struct {
 	nfs.Export
-	key  fsid
+	key  fsid // of no kind until somebody has looked at the directory
 	told bool // the kernel knows it just so, as far as is known
+}
+
+// find looks at the directory.
+func (p *published) find() error {
+	at, err := inspect(p.Path)
+	if err == nil {
+		p.key = exportFSID(p.FSID, at.inode, at.mountRoot)
+	}
+	return err
 }
 
 // same reports whether two would be told to the kernel in the same words.

@@ -104,7 +104,7 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 // Start implements nfs.Exporter. It also starts the NFS server, once the kernel
 // knows all exports, so that no client meets a server that does not know it.
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
-	wanted, invalid := e.prepare(initial)
+	wanted, invalid := e.check(initial)
 	if err := e.takeOver(wanted); err != nil {
 		return err
 	}
@@ -208,6 +208,22 @@ func (e *Engine) Close() error {
 // prepare checks exports and looks at their directories; those that cannot work
 // are left out and reported.
 func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid error) {
+	wanted, invalid = e.check(exports)
+	errs := []error{invalid}
+	found := wanted[:0]
+	for _, export := range wanted {
+		if err := export.find(); err != nil {
+			errs = append(errs, &nfs.ExportError{Export: export.Export, Err: err})
+			continue
+		}
+		found = append(found, export)
+	}
+	return found, errors.Join(errs...)
+}
+
+// check leaves out and reports exports that can never work.
+func (e *Engine) check(exports []nfs.Export) (wanted []published, invalid error) {
+	wanted = make([]published, 0, len(exports))
 	var errs []error
 	for _, export := range exports {
 		normal, err := export.Normalize(e.config.BasePath)
@@ -215,15 +231,11 @@ func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid erro
 			errs = append(errs, err)
 			continue
 		}
-		at, err := inspect(normal.Path)
-		if err == nil {
-			err = e.possible(normal)
-		}
-		if err != nil {
+		if err := e.possible(normal); err != nil {
 			errs = append(errs, &nfs.ExportError{Export: normal, Err: err})
 			continue
 		}
-		wanted = append(wanted, published{Export: normal, key: exportFSID(normal.FSID, at.inode, at.mountRoot)})
+		wanted = append(wanted, published{Export: normal})
 	}
 	return wanted, errors.Join(errs...)
 }

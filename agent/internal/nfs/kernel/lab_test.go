@@ -17,6 +17,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
@@ -43,6 +44,10 @@ func subject() nfstest.Subject {
 				return poll.Success()
 			})
 		},
+		Disturb: func(t *testing.T, _ *nfstest.World, _ nfs.Export) {
+			t.Helper()
+			nfstest.FlushCaches(t)
+		},
 		Smuggle: func(t *testing.T, _ *nfstest.World, export nfs.Export) {
 			t.Helper()
 			expiry := time.Now().Add(time.Hour).Unix()
@@ -55,8 +60,13 @@ func subject() nfstest.Subject {
 
 func newEngine(t *testing.T, w *nfstest.World) *kernel.Engine {
 	t.Helper()
+	return newEngineWithKey(t, w, "")
+}
+
+func newEngineWithKey(t *testing.T, w *nfstest.World, keyFile string) *kernel.Engine {
+	t.Helper()
 	engine, err := kernel.New(t.Context(), kernel.Config{
-		BasePath: w.Base,
+		BasePath: w.Base, HandleKeyFile: keyFile,
 		Server: kernel.ServerConfig{
 			Threads: 8, LeaseTime: 10 * time.Second, GraceTime: 10 * time.Second, RequireNfsdcld: true,
 			StateFile: filepath.Join(w.Folder, "nfsd-started"),
@@ -118,6 +128,71 @@ func TestServerLifecycle(t *testing.T) {
 	assert.Assert(t, stopped)
 	assert.Equal(t, w.Threads(), "0")
 	assert.NilError(t, engine.Close())
+}
+
+// With signed handles a made-up one leads nowhere, and those that were given out outlive a restart of everything.
+func TestSignedHandles(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	if !nfsd.NewServer("/proc").CanSignHandles() {
+		_, err := kernel.New(t.Context(), kernel.Config{BasePath: w.Base, HandleKeyFile: filepath.Join(w.Folder, "key")})
+		assert.ErrorIs(t, err, nfs.ErrUnsupported)
+		t.Skip("this kernel cannot sign file handles, and the engine says so")
+	}
+	key := filepath.Join(w.Folder, "key")
+	engine := newEngineWithKey(t, w, key)
+	assert.NilError(t, engine.Start(t.Context(), nil))
+	_, err := w.ReadForged(t, engine)
+	assert.ErrorContains(t, err, "NFSv4 status", "a forged handle is refused")
+
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{volume}))
+	mounted := w.Nodes[0].Mount(t, volume)
+	file := filepath.Join(mounted, "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
+	content, err := os.ReadFile(key)
+	assert.NilError(t, err)
+	assert.Equal(t, len(content), 16)
+
+	_, err = engine.StopServer()
+	assert.NilError(t, err)
+	assert.NilError(t, engine.Close())
+	engine = newEngineWithKey(t, w, key)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
+	_, err = w.ReadForged(t, engine)
+	assert.ErrorContains(t, err, "NFSv4 status")
+	assert.NilError(t, engine.Close())
+
+	// A server that has no key would serve errors.
+	assert.NilError(t, os.WriteFile(filepath.Join(w.Folder, "nfsd-started"), []byte("started\n"), 0o600))
+	engine = newEngineWithKey(t, w, key)
+	assert.ErrorContains(t, engine.Start(t.Context(), []nfs.Export{volume}), "has no key")
+	assert.NilError(t, engine.Close())
+}
+
+// The kernel takes no notice of an answer that comes with a time in the past, such as from a clock that was set back.
+func TestExpiredAnswer(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	engine := newEngine(t, w)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	assert.NilError(t, engine.Start(t.Context(), nil))
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	past := time.Now().Add(-time.Hour).Unix()
+	for cache, message := range map[string]string{
+		"auth.unix.ip": fmt.Sprintf("nfsd %s %d %[1]s\n", volume.Client, past),
+		"nfsd.export": fmt.Sprintf("%s %s %d 1024 65534 65534 0 uuid %s\n", volume.Client,
+			rpccache.Quote(volume.Path), past, rpccache.Hex(volume.FSID[:])),
+	} {
+		// Some of these the kernel refuses, and some it ignores.
+		_ = os.WriteFile("/proc/net/rpc/"+cache+"/channel", []byte(message), 0)
+	}
+	_, err := w.Nodes[0].TryMount(t, volume.Path, false)
+	assert.ErrorContains(t, err, "mount")
+	have, err := engine.List(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, len(have), 0, "%v", have)
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{volume}))
+	w.Nodes[0].Mount(t, volume)
 }
 
 func TestPathThatIsTooLong(t *testing.T) {

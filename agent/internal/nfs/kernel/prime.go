@@ -18,7 +18,7 @@ const primeChunk = 32
 
 // primeTime is how long the start of the server waits for that. The kernel asks for what it has not been told, and is
 // answered at once; being told is for the time when the agent is away.
-const primeTime = 500 * time.Millisecond
+const primeTime = 250 * time.Millisecond
 
 // prime tells the kernel the exports, for so long, and returns those that are left. The directories that lead to them it
 // asks for when somebody mounts. Exports that it does not take, because their directory went away, are logged: their
@@ -93,9 +93,16 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 		if !ok {
 			continue // taken back meanwhile
 		}
-		err := e.sendAll(e.messagesFor(known, export))
-		export.told = err == nil
-		known.exports[key.Path] = export
+		// At the start nobody has looked at the directories yet: after a boot that takes a read of the disk each.
+		err := export.find()
+		if err == nil {
+			err = e.sendAll(e.messagesFor(known, export))
+		}
+		if export.told = err == nil; errors.Is(err, nfs.ErrNotFound) {
+			known.remove(key.Path)
+		} else {
+			known.exports[key.Path] = export
+		}
 		if err != nil {
 			failed = &nfs.ExportError{Export: export.Export, Err: err}
 			e.config.Logger.Error("export could not be restored", "engine", Name,

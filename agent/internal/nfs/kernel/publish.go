@@ -32,7 +32,7 @@ func (e *Engine) publish(export published) error {
 	if replaced {
 		e.replaced = e.now()
 	}
-	if replaced && old.key != export.key {
+	if replaced && old.key.kind != 0 && old.key != export.key {
 		if err := e.send(handleMessage(known.domain(), old.key, "", e.now().Add(revoked).Unix())); err != nil {
 			return err
 		}
@@ -95,7 +95,7 @@ func (e *Engine) revoke(export nfs.Export) error {
 		addr := export.Client.Unmap()
 		domain = addr.String()
 		if known := e.clients[addr]; known != nil {
-			if old, had := known.remove(export.Path); had && known.paths[old.FSID] == "" {
+			if old, had := known.remove(export.Path); had && old.key.kind != 0 && known.paths[old.FSID] == "" {
 				if err := e.send(handleMessage(domain, old.key, "", e.now().Add(revoked).Unix())); err != nil {
 					return err
 				}

@@ -104,11 +104,11 @@ func publishOverHTTP(client *fasthttp.HostClient, row *Row, repeated func()) err
 	body := func(i int) string {
 		return fmt.Sprintf(`{"client":%q,"labels":{"node":"worker-1"}}`, netip.AddrFrom4([4]byte{10, 98, 0, byte(i + 1)}))
 	}
-	each := func(method, path string, status int) (Times, error) {
+	each := func(most int) (Times, error) {
 		var took []time.Duration
-		for i := range singles {
+		for i, deadline := 0, time.Now().Add(mostTime); i < most && time.Now().Before(deadline); i++ {
 			began := time.Now()
-			if err := do(client, method, path, body(i), status); err != nil {
+			if err := do(client, http.MethodPost, volume+"/export", body(i), http.StatusOK); err != nil {
 				return Times{}, err
 			}
 			took = append(took, time.Since(began))
@@ -116,15 +116,17 @@ func publishOverHTTP(client *fasthttp.HostClient, row *Row, repeated func()) err
 		return timesOf(took), nil
 	}
 	var err error
-	if row.HTTP, err = each(http.MethodPost, volume+"/export", http.StatusOK); err != nil {
+	if row.HTTP, err = each(singles); err != nil {
 		return err
 	}
 	repeated()
-	if row.HTTPRepeated, err = each(http.MethodPost, volume+"/export", http.StatusOK); err != nil {
+	if row.HTTPRepeated, err = each(row.HTTP.Count); err != nil {
 		return err
 	}
-	if _, err := each(http.MethodDelete, volume+"/export", http.StatusNoContent); err != nil {
-		return err
+	for i := range row.HTTP.Count {
+		if err := do(client, http.MethodDelete, volume+"/export", body(i), http.StatusNoContent); err != nil {
+			return err
+		}
 	}
 	return do(client, http.MethodDelete, volume, "", http.StatusNoContent)
 }

@@ -92,6 +92,27 @@ func rootSquash(t *testing.T, r *run) {
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
 }
 
+// The directories above a volume are closed to everybody but the agent. A client whose root is nobody passes them all the same,
+// and so does a user who is not root.
+func squashBelowClosed(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	assert.NilError(t, os.Chmod(volume.Path, 0o777))
+	for _, closed := range []string{filepath.Dir(volume.Path), filepath.Dir(filepath.Dir(volume.Path))} {
+		assert.NilError(t, os.Chmod(closed, 0o700))
+		t.Cleanup(func() { assert.Check(t, os.Chmod(closed, 0o755)) })
+	}
+	volume.Options.RootSquash = true
+	r.export(t, volume)
+	mounted := r.w.Nodes[0].Mount(t, volume)
+	assert.NilError(t, writeFile(t, filepath.Join(mounted, "as-nobody"), "text"))
+	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
+	// From inside: the directories above the mount are closed to users, too.
+	_, err := r.w.Nodes[0].run("sh", "-c",
+		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.w.Nodes[0].inside(mounted))
+	assert.NilError(t, err)
+	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-user")), uint32(1000))
+}
+
 func owner(t *testing.T, path string) uint32 {
 	t.Helper()
 	info, err := os.Stat(path)

@@ -111,7 +111,7 @@ func flushedBySomebody(t *testing.T, r *run) {
 	mounted := r.w.Nodes[1].Mount(t, idle)
 	for range 5 {
 		writer.wroteMore(t, 10)
-		flushCaches(t)
+		FlushCaches(t)
 	}
 	writer.wroteMore(t, 10)
 	_, longest := writer.finish(t)
@@ -131,6 +131,33 @@ func unintendedExports(t *testing.T, r *run) {
 	hasExactly(t, r.engine, ours)
 	_, err := r.w.Nodes[1].TryMount(t, theirs.Path, false)
 	assert.ErrorContains(t, err, "mount")
+}
+
+func driftIsNoticed(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	r.export(t, volume)
+	r.settle(t)
+	began := time.Now()
+	r.Disturb(t, r.w, volume)
+	signaled(t, r.engine)
+	took := time.Since(began)
+	t.Logf("noticed after %v", took.Round(time.Millisecond))
+	assert.Assert(t, took < time.Second, "%v", took)
+	r.export(t, volume)
+	hasExactly(t, r.engine, volume)
+	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+}
+
+// settle waits until the engine has nothing more to say of what the test did before.
+func (r *run) settle(t *testing.T) {
+	t.Helper()
+	for {
+		select {
+		case <-r.engine.Changed():
+		case <-time.After(1200 * time.Millisecond): // twice the interval of the engine's looks, and some
+			return
+		}
+	}
 }
 
 func startReplaces(t *testing.T, r *run) {

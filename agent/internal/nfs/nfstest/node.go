@@ -101,3 +101,6 @@ func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string)
 
 // Path is where the test finds what the node has at path.
 func (n *Node) Path(path string) string { return "/proc/" + n.pid + "/root" + path }
+
+// inside undoes Path.
+func (n *Node) inside(path string) string { return strings.TrimPrefix(path, "/proc/"+n.pid+"/root") }

@@ -26,6 +26,10 @@ type Subject struct {
 	// when it runs again. An engine runs meanwhile.
 	Restart func(t *testing.T, w *World)
 
+	// Disturb takes an export away behind the engine's back, in a way that can
+	// be noticed.
+	Disturb func(t *testing.T, w *World, export nfs.Export)
+
 	// Smuggle lets a client into a directory behind the engine's back.
 	Smuggle func(t *testing.T, w *World, export nfs.Export)
 }
@@ -41,7 +45,10 @@ func Run(t *testing.T, subject Subject) {
 		{"IPv6 client", ipv6Client},
 		{"IPv4-mapped client", mappedClient},
 		{"read-only", readOnly},
+		{"replayed handle", replayedHandle},
+		{"forged handle", forgedHandle},
 		{"root squash", rootSquash},
+		{"root squash below closed directories", squashBelowClosed},
 		{"two clients, one volume", twoClients},
 		{"clients see only their own", onlyTheirOwn},
 		{"revocation reaches open files", revocationReachesOpenFiles},
@@ -53,6 +60,7 @@ func Run(t *testing.T, subject Subject) {
 		{"server restart", serverRestart},
 		{"flush by somebody else", flushedBySomebody},
 		{"unintended exports", unintendedExports},
+		{"drift is noticed within a second", driftIsNoticed},
 		{"start replaces what is there", startReplaces},
 		{"names that need quoting", quotedNames},
 		{"a thousand exports", thousandExports},
@@ -154,8 +162,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}, poll.WithTimeout(patience), poll.WithDelay(20*time.Millisecond))
 }
 
-// flushCaches is what exportfs -f does, and what nobody should do.
-func flushCaches(t *testing.T) {
+// FlushCaches is what exportfs -f does, and what nobody should do.
+func FlushCaches(t *testing.T) {
 	t.Helper()
 	for _, cache := range []string{"auth.unix.ip", "nfsd.export", "nfsd.fh"} {
 		assert.NilError(t, os.WriteFile("/proc/net/rpc/"+cache+"/flush", []byte("1\n"), 0))

@@ -1,0 +1,113 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// replayedHandle is of a client that keeps to no rules: it has the handle of a file, and of the directory, and goes on using
+// them when it is shut out. Nobody else gets anywhere with them either.
+func replayedHandle(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	other := r.w.Volume("v2", r.w.Nodes[1].IPv4)
+	file := filepath.Join(volume.Path, "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
+	r.export(t, volume, other)
+	client, stranger := r.w.Nodes[0].rawClient(t), r.w.Nodes[1].rawClient(t)
+	var handle []byte
+	eventuallyNFS(t, "the handle", func() (err error) {
+		handle, err = client.handle(file)
+		return err
+	})
+	assert.NilError(t, client.write(handle, "within"))
+	text, err := client.read(handle)
+	assert.NilError(t, err)
+	assert.Equal(t, text, "within")
+	assert.NilError(t, client.readDir(volume.Path))
+
+	_, err = stranger.read(handle)
+	shutOut(t, err)
+	shutOut(t, stranger.write(handle, "strange"))
+	_, err = stranger.handle(file)
+	assert.Assert(t, isNFSError(err), "%v", err)
+
+	r.unexport(t, volume)
+	shutOut(t, client.write(handle, "beyond"))
+	_, err = client.read(handle)
+	shutOut(t, err)
+	assert.Assert(t, isNFSError(client.readDir(volume.Path)), "without ever naming a handle")
+	data, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	assert.Equal(t, string(data), "within")
+
+	r.export(t, volume)
+	eventuallyNFS(t, "the handle is good again", func() error { return client.write(handle, "anew") })
+}
+
+// shutOut is what a handle is worth without its export.
+func shutOut(t *testing.T, err error) {
+	t.Helper()
+	assert.Assert(t, errors.Is(err, nfsError(statusStale)) || errors.Is(err, errDenied), "%v", err)
+}
+
+func isNFSError(err error) bool {
+	var status nfsError
+	return errors.As(err, &status) || errors.Is(err, errDenied)
+}
+
+// forgedHandle shows what docs/security.md says: without signed handles, root on a client can make up the handle of a file
+// in another volume of the same filesystem, if it knows or guesses three numbers.
+func forgedHandle(t *testing.T, r *run) {
+	read, err := r.w.ReadForged(t, r.engine)
+	assert.NilError(t, err)
+	assert.Equal(t, read, "secret")
+}
+
+// ReadForged exports a volume to a node that then reads a file of another, which nobody is let in to.
+func (w *World) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err error) {
+	t.Helper()
+	ours, theirs := w.Volume("ours", w.Nodes[0].IPv4), w.Volume("theirs", w.Nodes[1].IPv4)
+	own, secret := filepath.Join(ours.Path, "own"), filepath.Join(theirs.Path, "secret")
+	assert.NilError(t, os.WriteFile(own, []byte("own"), 0o600))
+	assert.NilError(t, os.WriteFile(secret, []byte("secret"), 0o600))
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{ours}))
+	client := w.Nodes[0].rawClient(t)
+	var handle []byte
+	eventuallyNFS(t, "a handle of its own", func() (err error) {
+		handle, err = client.handle(own)
+		return err
+	})
+	text, err := client.read(handle)
+	assert.NilError(t, err)
+	assert.Equal(t, text, "own")
+	return client.read(forge(t, handle, own, secret))
+}
+
+// forge puts the identity of a file in place of another's: what the kernel takes from the filesystem for a handle is
+// inode, subvolume and generation (btrfs_encode_fh in fs/btrfs/export.c), which come after version, types and export.
+func forge(t *testing.T, handle []byte, own, secret string) []byte {
+	t.Helper()
+	const head, inodeUUID, justUUID = 4, 8 + 16, 16
+	export := map[byte]int{6: justUUID, 7: inodeUUID}[handle[2]]
+	assert.Assert(t, export != 0, "handle %x is of no export with a UUID", handle)
+	from, _, err := unix.NameToHandleAt(unix.AT_FDCWD, own, 0)
+	assert.NilError(t, err)
+	to, _, err := unix.NameToHandleAt(unix.AT_FDCWD, secret, 0)
+	assert.NilError(t, err)
+	assert.Equal(t, len(from.Bytes()), len(to.Bytes()))
+	identity := handle[head+export:]
+	assert.Assert(t, len(identity) >= len(from.Bytes()))
+	assert.DeepEqual(t, identity[:len(from.Bytes())], from.Bytes())
+	forged := append([]byte(nil), handle...)
+	copy(forged[head+export:], to.Bytes())
+	return forged
+}

@@ -1,0 +1,282 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
+)
+
+// rawClient speaks NFSv4.1 to the server as root of a node who keeps to no rules could: it sends what it likes, and any
+// file handle that it has (RFC 8881; RFC 5531 for the calls).
+type rawClient struct {
+	conn     net.Conn
+	xid      uint32
+	session  []byte
+	sequence uint32
+}
+
+// Numbers of operations, and of statuses that matter here (RFC 8881 sections 16.2.1 and 15.1).
+const (
+	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opWrite = 10, 15, 22, 24, 25, 26, 38
+	opExchangeID, opCreateSession, opSequence, opReclaimComplete        = 42, 43, 53, 58
+
+	statusStale, statusGrace = 70, 10013
+)
+
+// nfsError is a status other than success.
+type nfsError uint32
+
+// errDenied is of a call by a client to which nothing at all is exported (RFC 5531, MSG_DENIED).
+var errDenied = errors.New("the server does not know the client")
+
+func (e nfsError) Error() string { return fmt.Sprintf("NFSv4 status %d", uint32(e)) }
+
+// rawClient connects from the node, from a port that only root has.
+func (n *Node) rawClient(t *testing.T) *rawClient {
+	t.Helper()
+	conn, err := n.dial(netip.MustParseAddrPort(serverIPv4 + ":2049"))
+	assert.NilError(t, err)
+	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
+	c := &rawClient{conn: conn}
+	c.open(t)
+	return c
+}
+
+// dial makes the socket on a thread that has joined the node's network.
+func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
+	osthread.Spend(func() {
+		var network int
+		if network, err = unix.Open("/proc/"+n.pid+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return
+		}
+		defer func() { _ = unix.Close(network) }() // only read
+		if err = unix.Setns(network, unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		for port := 1023; port > 900; port-- {
+			dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Timeout: 10 * time.Second}
+			conn, err = dialer.Dial("tcp4", to.String())
+			if !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return
+			}
+		}
+	})
+	return conn, err
+}
+
+// open makes a session.
+func (c *rawClient) open(t *testing.T) {
+	t.Helper()
+	owner := fmt.Appendf(nil, "raw client %d", time.Now().UnixNano())
+	result, err := c.call(xdr{}.number(opExchangeID).bytes([]byte("verifier")).opaque(owner).number(0, 0, 0), 1)
+	assert.NilError(t, err)
+	result.status(opExchangeID)
+	client, sequence := result.take(8), result.number()
+
+	channel := xdr{}.number(0, 1<<16, 1<<16, 1<<12, 16, 4, 0)
+	result, err = c.call(xdr{}.number(opCreateSession).bytes(client).number(sequence, 0).bytes(channel).bytes(channel).number(0x40000000, 1, 0), 1)
+	assert.NilError(t, err)
+	result.status(opCreateSession)
+	c.session = result.take(16)
+	_, err = c.compound(xdr{}.number(opReclaimComplete, 0), 1)
+	assert.NilError(t, err)
+}
+
+// compound does operations in the session, and waits out a grace period.
+func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err error) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		c.sequence++
+		all := xdr{}.number(opSequence).bytes(c.session).number(c.sequence, 0, 0, 0).bytes(operations)
+		results, err = c.call(all, count+1)
+		if errors.Is(err, nfsError(statusGrace)) && time.Now().Before(deadline) {
+			continue
+		}
+		if errors.Is(err, errDenied) {
+			c.sequence-- // it was not looked at
+		}
+		if err == nil {
+			results.status(opSequence)
+			results.take(16 + 5*4)
+		}
+		return results, err
+	}
+}
+
+// call sends one COMPOUND procedure of minor version 1, and returns the results of its operations.
+func (c *rawClient) call(operations xdr, count uint32) (*reader, error) {
+	c.xid++
+	credentials := xdr{}.number(0).opaque([]byte("raw")).number(0, 0, 0)
+	message := xdr{}.number(c.xid, 0, 2, 100003, 4, 1).number(1).opaque(credentials).number(0, 0).
+		number(0).number(1, count).bytes(operations)
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	if _, err := c.conn.Write(xdr{}.number(1<<31 | uint32(len(message))).bytes(message)); err != nil {
+		return nil, err
+	}
+	answer, err := c.receive()
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{left: answer}
+	switch xid, reply, denied := r.number(), r.number(), r.number(); {
+	case xid != c.xid || reply != 1 || denied > 1:
+		return nil, fmt.Errorf("the server answers %d %d %d", xid, reply, denied)
+	case denied == 1:
+		return nil, errDenied
+	}
+	r.number()
+	r.opaque()
+	if how := r.number(); how != 0 {
+		return nil, fmt.Errorf("the server does not take the call: %d", how)
+	}
+	status := r.number()
+	r.opaque()
+	r.number()
+	if r.err == nil && status != 0 {
+		return r, nfsError(status)
+	}
+	return r, r.err
+}
+
+func (c *rawClient) receive() (record []byte, err error) {
+	for {
+		head := make([]byte, 4)
+		if _, err := io.ReadFull(c.conn, head); err != nil {
+			return nil, err
+		}
+		mark := binary.BigEndian.Uint32(head)
+		part := make([]byte, mark&^(1<<31))
+		if _, err := io.ReadFull(c.conn, part); err != nil {
+			return nil, err
+		}
+		if record = append(record, part...); mark>>31 == 1 {
+			return record, nil
+		}
+	}
+}
+
+// lookup walks from the top to path, does more operations there, and returns the results of those.
+func (c *rawClient) lookup(path string, more xdr, count uint32) (*reader, error) {
+	operations := xdr{}.number(opPutRootFH)
+	names := strings.Split(strings.Trim(path, "/"), "/")
+	for _, name := range names {
+		operations = operations.number(opLookup).opaque([]byte(name))
+	}
+	steps := uint32(len(names)) + 1
+	r, err := c.compound(operations.bytes(more), steps+count)
+	if err == nil {
+		r.take(int(steps) * 8)
+	}
+	return r, err
+}
+
+// handle returns the file handle of what is at path.
+func (c *rawClient) handle(path string) ([]byte, error) {
+	r, err := c.lookup(path, xdr{}.number(opGetFH), 1)
+	if err != nil {
+		return nil, err
+	}
+	r.status(opGetFH)
+	return r.opaque(), r.err
+}
+
+// anybody is the special state that reads and writes without an open file (RFC 8881 section 8.2.3).
+var anybody = make([]byte, 16)
+
+func (c *rawClient) write(handle []byte, text string) error {
+	_, err := c.compound(xdr{}.number(opPutFH).opaque(handle).
+		number(opWrite).bytes(anybody).number(0, 0, 2).opaque([]byte(text)), 2)
+	return err
+}
+
+func (c *rawClient) read(handle []byte) (string, error) {
+	r, err := c.compound(xdr{}.number(opPutFH).opaque(handle).number(opRead).bytes(anybody).number(0, 0, 4096), 2)
+	if err != nil {
+		return "", err
+	}
+	r.status(opPutFH)
+	r.status(opRead)
+	r.number()
+	return string(r.opaque()), r.err
+}
+
+// readDir lists the directory at path without ever having its handle.
+func (c *rawClient) readDir(path string) error {
+	_, err := c.lookup(path, xdr{}.number(opReadDir, 0, 0, 0, 0, 1024, 4096, 0), 1)
+	return err
+}
+
+// eventuallyNFS tries until the server does what is asked: a call may come while it begins to serve.
+func eventuallyNFS(t *testing.T, what string, do func() error) {
+	t.Helper()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := do(); err != nil {
+			return poll.Continue("%s: %v", what, err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(patience), poll.WithDelay(50*time.Millisecond))
+}
+
+// xdr is an encoded message (RFC 4506).
+type xdr []byte
+
+func (x xdr) number(numbers ...uint32) xdr {
+	for _, n := range numbers {
+		x = binary.BigEndian.AppendUint32(x, n)
+	}
+	return x
+}
+
+func (x xdr) bytes(b []byte) xdr { return append(x, b...) }
+
+func (x xdr) opaque(b []byte) xdr {
+	x = append(x.number(uint32(len(b))), b...)
+	return append(x, make([]byte, -len(b)&3)...)
+}
+
+// reader decodes. After an error it gives zeros.
+type reader struct {
+	left []byte
+	err  error
+}
+
+func (r *reader) take(n int) []byte {
+	if len(r.left) < n {
+		r.err, r.left = io.ErrUnexpectedEOF, nil
+		return make([]byte, n)
+	}
+	out := r.left[:n]
+	r.left = r.left[n:]
+	return out
+}
+
+func (r *reader) number() uint32 { return binary.BigEndian.Uint32(r.take(4)) }
+
+func (r *reader) opaque() []byte {
+	n := int(r.number())
+	out := r.take(n)
+	r.take(-n & 3)
+	return out
+}
+
+// status reads the head of the result of an operation that succeeded.
+func (r *reader) status(operation uint32) {
+	if have, status := r.number(), r.number(); r.err == nil && (have != operation || status != 0) {
+		r.err = fmt.Errorf("the result of operation %d has status %d where %d should be", have, status, operation)
+	}
+}

@@ -1,0 +1,321 @@
+//go:build lab
+
+package system_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+// crowd is a storage host with a thousand exports, some of which pods on two nodes write to all the time.
+type crowd struct {
+	*system.System
+	pods []*pod
+}
+
+// pod writes files durably, one after the other, and holds a file open and locked meanwhile.
+type pod struct {
+	*system.Attachment
+	process *exec.Cmd
+	stderr  *strings.Builder
+}
+
+func engineEnv(name string) []string {
+	return []string{
+		"AGENT_TENANTS=" + system.Tenant + ":" + system.Token, "AGENT_METRICS_ADDR=", "AGENT_NFS_EXPORTER=" + name,
+		"AGENT_NFS_SERVER_LEASE_TIME=10s", "AGENT_NFS_SERVER_GRACE_TIME=10s", "AGENT_NFS_SERVER_THREADS=8",
+	}
+}
+
+func modeOf(engine string) lab.NFSMode {
+	if engine == "kernel" {
+		return lab.Agent
+	}
+	return lab.Mountd
+}
+
+// No restart of anything costs a pod more than a pause: no error, no open file, no lock.
+func TestRestartsWithAThousandExports(t *testing.T) {
+	for _, engines := range [][2]string{{"kernel", "exportfs"}, {"exportfs", "kernel"}} {
+		engine, other := engines[0], engines[1]
+		t.Run(engine, func(t *testing.T) {
+			c := newCrowd(t, engine, 1000)
+			for _, restart := range []struct {
+				name string
+				do   func(*testing.T)
+			}{
+				{"the agent", c.restartAgent},
+				{"the NFS server", func(t *testing.T) { c.restartServer(t, engine) }},
+				{"the storage host", c.reboot},
+				{"a change of engine to " + other, func(t *testing.T) { c.changeEngine(t, other) }},
+			} {
+				began := time.Now()
+				restart.do(t)
+				done := time.Now()
+				c.goOn(t)
+				t.Logf("%s: %v until it was done, all pods wrote again %v later", restart.name,
+					done.Sub(began).Round(time.Millisecond), time.Since(done).Round(time.Millisecond))
+				c.stillLocked(t)
+			}
+			c.finish(t)
+		})
+	}
+}
+
+func newCrowd(t *testing.T, engine string, exports int) *crowd {
+	t.Helper()
+	c := &crowd{System: system.New(t, system.Options{
+		Lab: lab.Options{Nodes: 2, PoolSize: 64 << 30, NFS: modeOf(engine)}, AgentEnv: engineEnv(engine),
+	})}
+	var all errgroup.Group
+	all.SetLimit(16)
+	for i := range exports {
+		all.Go(func() error {
+			name := fmt.Sprintf("crowd-%d", i)
+			if _, err := c.API.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: name, SizeBytes: mib}); err != nil {
+				return err
+			}
+			_, err := c.API.Export(t.Context(), name, agentapi.ExportRequest{Client: c.Nodes[i%len(c.Nodes)].IP.String()})
+			return err
+		})
+	}
+	assert.NilError(t, all.Wait())
+	for i := range 6 {
+		c.startPod(t, i%len(c.Nodes), fmt.Sprintf("pod-%d", i))
+	}
+	c.goOn(t)
+	c.stillLocked(t)
+	return c
+}
+
+const podScript = `exec 9> "$V/held"
+flock -n 9
+i=0
+while [ ! -e "$V/stop" ]; do
+	i=$((i+1))
+	echo $i > "$V/count"
+	sync "$V/count"
+	echo $i >&9
+done
+`
+
+func (c *crowd) startPod(t *testing.T, node int, name string) {
+	t.Helper()
+	p := &pod{Attachment: attach(t, c.System, node, create(t, c.System, name), system.AttachOptions{}), stderr: &strings.Builder{}}
+	p.process = c.Nodes[node].Command(context.WithoutCancel(t.Context()), "env", "V="+p.Target, "sh", "-ec", podScript)
+	p.process.Stderr = p.stderr
+	assert.NilError(t, p.process.Start())
+	c.pods = append(c.pods, p)
+}
+
+// goOn waits until each pod has written again.
+func (c *crowd) goOn(t *testing.T) {
+	t.Helper()
+	for _, p := range c.pods {
+		before := count(t, p)
+		poll.WaitOn(t, func(poll.LogT) poll.Result {
+			if now := count(t, p); now != "" && now != before {
+				return poll.Success()
+			}
+			return poll.Continue("%s: the count stays at %q; it said %q", p.Volume.GetVolumeId(), before, p.stderr)
+		}, poll.WithTimeout(time.Minute), poll.WithDelay(20*time.Millisecond))
+	}
+}
+
+// count is read on the server: a client may wait for its own writes.
+func count(t *testing.T, p *pod) string {
+	t.Helper()
+	out, err := p.Shell(`timeout 50 cat "$V/count" 2>&1 || true`)
+	assert.NilError(t, err)
+	return out
+}
+
+// stillLocked shows that a pod's lock holds against others.
+func (c *crowd) stillLocked(t *testing.T) {
+	t.Helper()
+	for _, p := range c.pods {
+		_, err := p.Shell(`exec 8>> "$V/held"; flock -n 8`)
+		assert.ErrorContains(t, err, "exit status 1", "%s lost its lock", p.Volume.GetVolumeId())
+	}
+}
+
+// finish ends the pods, which must not have met an error.
+func (c *crowd) finish(t *testing.T) {
+	t.Helper()
+	for _, p := range c.pods {
+		shell(t, p.Attachment, `touch "$V/stop"`)
+		assert.NilError(t, p.process.Wait(), p.stderr.String())
+		assert.Equal(t, p.stderr.String(), "")
+	}
+}
+
+func (c *crowd) restartAgent(t *testing.T) {
+	t.Helper()
+	assert.NilError(t, c.Agent.Stop())
+	assert.NilError(t, c.Agent.Start())
+	assert.NilError(t, c.Agent.Kill())
+	assert.NilError(t, c.Agent.Start())
+}
+
+func (c *crowd) restartServer(t *testing.T, engine string) {
+	t.Helper()
+	if engine == "exportfs" {
+		assert.NilError(t, c.Lab.RestartNFSServer())
+		return
+	}
+	// The agent runs the server, so stopping it is all that anybody can do.
+	_, err := c.Lab.Storage.Run("rpc.nfsd", "0")
+	assert.NilError(t, err)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if threads, err := c.Lab.Storage.Run("cat", "/proc/fs/nfsd/threads"); err != nil || threads == "0" {
+			return poll.Continue("the agent has not started the server again: %v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(20*time.Second), poll.WithDelay(20*time.Millisecond))
+}
+
+func (c *crowd) reboot(t *testing.T) {
+	t.Helper()
+	assert.NilError(t, c.Lab.Storage.Reboot())
+	_ = c.Agent.Kill() // it went with the host; this forgets it
+	assert.NilError(t, c.Lab.StartNFSServer())
+	assert.NilError(t, c.Agent.Start())
+}
+
+// changeEngine is what an administrator does in a maintenance window.
+func (c *crowd) changeEngine(t *testing.T, engine string) {
+	t.Helper()
+	assert.NilError(t, c.Agent.Stop())
+	assert.NilError(t, c.Lab.StopNFSServer())
+	assert.NilError(t, c.Lab.SetNFSMode(modeOf(engine)))
+	assert.NilError(t, c.Lab.StartNFSServer())
+	agent, err := c.NewAgent("agent-"+engine, c.Lab.Pool, system.AgentPort, engineEnv(engine))
+	assert.NilError(t, err)
+	c.Agent = agent
+	assert.NilError(t, c.Agent.Start())
+}
+
+// Two hundred volumes are published to twenty nodes each, all at once.
+func TestStormOfPublishes(t *testing.T) {
+	const volumes, nodes = 200, 20
+	for _, engine := range []string{"kernel", "exportfs"} {
+		t.Run(engine, func(t *testing.T) {
+			s := system.New(t, system.Options{Lab: lab.Options{PoolSize: 64 << 30, NFS: modeOf(engine)}, AgentEnv: engineEnv(engine)})
+			name := func(i int) string { return fmt.Sprintf("storm-%d", i) }
+			client := func(i int) string { return netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}).String() }
+			var making errgroup.Group
+			making.SetLimit(16)
+			for v := range volumes {
+				making.Go(func() error {
+					_, err := s.API.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: name(v), SizeBytes: mib})
+					return err
+				})
+			}
+			assert.NilError(t, making.Wait())
+
+			began := time.Now()
+			var storm errgroup.Group
+			for v := range volumes {
+				storm.Go(func() error {
+					for n := range nodes {
+						if _, err := s.API.Export(t.Context(), name(v), agentapi.ExportRequest{Client: client(n)}); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			assert.NilError(t, storm.Wait())
+			t.Logf("%d exports by %d callers: %v", volumes*nodes, volumes, time.Since(began).Round(time.Millisecond))
+			assert.Equal(t, exported(t, s, engine), volumes*nodes)
+
+			began = time.Now()
+			var calm errgroup.Group
+			for v := range volumes {
+				calm.Go(func() error {
+					for n := range nodes {
+						if err := s.API.Unexport(t.Context(), name(v), agentapi.UnexportRequest{Client: client(n)}); err != nil {
+							return err
+						}
+					}
+					return s.API.DeleteVolume(t.Context(), name(v))
+				})
+			}
+			assert.NilError(t, calm.Wait())
+			t.Logf("all taken back, and the volumes deleted: %v", time.Since(began).Round(time.Millisecond))
+			assert.Equal(t, exported(t, s, engine), 0)
+		})
+	}
+}
+
+// exported counts what the NFS server exports of the volumes' data.
+func exported(t *testing.T, s *system.System, engine string) int {
+	t.Helper()
+	file := "/proc/net/rpc/nfsd.export/content"
+	if engine == "exportfs" {
+		file = "/var/lib/nfs/etab"
+	}
+	text, err := s.Lab.Storage.Run("cat", file)
+	assert.NilError(t, err)
+	n := 0
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "/data\t") && !strings.HasPrefix(line, "#") {
+			n++
+		}
+	}
+	return n
+}
+
+// What somebody exports below the base path by hand is taken back; what he exports elsewhere is his affair.
+func TestUnintendedExportIsRevoked(t *testing.T) {
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, AgentEnv: engineEnv("exportfs")})
+	_, err := s.API.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: "v", SizeBytes: mib})
+	assert.NilError(t, err)
+	v, err := s.API.GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	_, err = s.Lab.Storage.Run("exportfs", "-i", "-o", "rw,fsid=77,no_subtree_check", "*:/srv")
+	assert.NilError(t, err)
+	began := time.Now()
+	_, err = s.Lab.Storage.Run("exportfs", "-i", "-o", "rw,no_subtree_check", "*:"+v.Path+"/data")
+	assert.NilError(t, err)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if n := exported(t, s, "exportfs"); n > 0 {
+			return poll.Continue("%d exports", n)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(10*time.Second), poll.WithDelay(20*time.Millisecond))
+	t.Logf("revoked after %v", time.Since(began).Round(time.Millisecond))
+	table, err := s.Lab.Storage.Run("cat", "/var/lib/nfs/etab")
+	assert.NilError(t, err)
+	assert.Assert(t, strings.HasPrefix(table, "/srv\t"), table)
+}
+
+// A class can make root in a pod nobody.
+func TestRootSquashOfAClass(t *testing.T) {
+	s := newSystem(t, 1)
+	parameters := s.ClassParameters()
+	parameters["rootSquash"], parameters["mode"] = "true", "0777"
+	answer, err := s.CSI.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+		Name: "squashed", Parameters: parameters, CapacityRange: &csi.CapacityRange{RequiredBytes: 64 * mib},
+		VolumeCapabilities: []*csi.VolumeCapability{system.Shared()},
+	})
+	assert.NilError(t, err)
+	a := attach(t, s, 0, answer.GetVolume(), system.AttachOptions{})
+	assert.Equal(t, shell(t, a, `id -u; touch "$V/file"; stat -c %u:%g "$V/file"`), "0\n65534:65534")
+	b := attach(t, s, 0, create(t, s, "plain"), system.AttachOptions{})
+	assert.Equal(t, shell(t, b, `touch "$V/file"; stat -c %u "$V/file"`), "0")
+}
