@@ -35,7 +35,7 @@ func badCreate(t *testing.T, b Backend) {
 		"fault 16: block":    {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{} }, "block access is not supported"},
 		"one of two is bad":  {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = append(r.VolumeCapabilities, mount("ext4")) }, `volume_capabilities[1]: file system type "ext4"`},
 		"fs type":            {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{mount("xfs")} }, `"xfs" is not supported`},
-		"mutable parameters": {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"x": "y"} }, "mutable_parameters"},
+		"mutable parameters": {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"x": "y"} }, `mutable parameter "x"`},
 		"empty source":       {func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromSnapshot("") }, "snapshot_id must not be empty"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -101,7 +101,9 @@ type Code string
 type Condition struct {
 	Message string `json:"message"`
 
-	// Reason CamelCase, for programs: Quarantined, QuotaInconsistent, DeviceErrors, DeviceMissing, PoolReadOnly, PoolNearlyFull, VolumeNearlyFull, …
+	// Reason CamelCase, for programs. Of the pool: PoolUnavailable, PoolReadOnly, PoolNearlyFull, DeviceMissing, DeviceErrors,
+	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, ExportsUnknown, ExportsDiffer.
+	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, ExportMissing. There may be more.
 	Reason string `json:"reason"`
 }
 
@@ -308,7 +310,7 @@ type Usage struct {
 	Health VolumeHealth `json:"health"`
 	Inodes *int64       `json:"inodes,omitempty"`
 
-	// QuotaBytes 0 where quotas are off.
+	// QuotaBytes 0 where quotas are off or the volume's limit is lifted.
 	QuotaBytes int64 `json:"quota_bytes"`
 	UsedBytes  int64 `json:"used_bytes"`
 }
@@ -373,14 +375,19 @@ type VolumeDetail struct {
 	Labels       Labels     `json:"labels"`
 	LastAttachAt *time.Time `json:"last_attach_at,omitempty"`
 	Mode         string     `json:"mode"`
-	Name         string     `json:"name"`
-	Nocow        bool       `json:"nocow"`
+
+	// MountOptions NFS mount options that were set for this volume.
+	MountOptions []string `json:"mount_options,omitempty"`
+	Name         string   `json:"name"`
+	Nocow        bool     `json:"nocow"`
 
 	// Path The directory that holds data.
-	Path       string `json:"path"`
-	QuotaBytes int64  `json:"quota_bytes"`
-	RootSquash bool   `json:"root_squash,omitempty"`
-	SizeBytes  int64  `json:"size_bytes"`
+	Path string `json:"path"`
+
+	// QuotaBytes The limit; 0 where it is lifted.
+	QuotaBytes int64 `json:"quota_bytes"`
+	RootSquash bool  `json:"root_squash,omitempty"`
+	SizeBytes  int64 `json:"size_bytes"`
 
 	// SourceSnapshot The snapshot that this is a clone of.
 	SourceSnapshot string `json:"source_snapshot,omitempty"`
@@ -422,16 +429,26 @@ type VolumeUpdate struct {
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels *Labels `json:"labels,omitempty"`
 	Mode   *string `json:"mode,omitempty"`
-	Nocow  *bool   `json:"nocow,omitempty"`
+
+	// MountOptions NFS mount options for whoever mounts the volume next.
+	MountOptions *[]string `json:"mount_options,omitempty"`
+	Nocow        *bool     `json:"nocow,omitempty"`
 
 	// RootSquash Holds for clients that are let in already, too.
 	RootSquash *bool  `json:"root_squash,omitempty"`
 	SizeBytes  *int64 `json:"size_bytes,omitempty"`
-	Uid        *int64 `json:"uid,omitempty"`
+
+	// SizeLimit false lifts the limit: the volume may then take what the pool has. true sets it to size_bytes again, and is refused
+	// while the volume has more than that in it.
+	SizeLimit *bool  `json:"size_limit,omitempty"`
+	Uid       *int64 `json:"uid,omitempty"`
 }
 
 // After defines model for After.
 type After = string
+
+// Degraded defines model for Degraded.
+type Degraded = bool
 
 // Detail defines model for Detail.
 type Detail = bool
@@ -505,6 +522,9 @@ type ListVolumesParams struct {
 
 	// Label key=value or key. Repeatable; all must match.
 	Label *Label `form:"label,omitempty" json:"label,omitempty"`
+
+	// Degraded With true only volumes whose health is degraded, by themselves or by their pool.
+	Degraded *Degraded `form:"degraded,omitempty" json:"degraded,omitempty"`
 }
 
 // ListVolumes200JSONResponseBody defines parameters for ListVolumes.

@@ -160,6 +160,14 @@ func (c *Client) ListVolumes(ctx context.Context, p Page) (*agentapi.VolumeDetai
 	})
 }
 
+// ListDegraded is ListVolumes of those whose health is degraded, by themselves or by their pool.
+func (c *Client) ListDegraded(ctx context.Context, p Page) (*agentapi.VolumeDetailList, error) {
+	yes := true
+	return one[agentapi.VolumeDetailList](ctx, c, "ListDegraded", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.ListVolumes(ctx, &agentapi.ListVolumesParams{Detail: &yes, Degraded: &yes, Limit: p.limit(), After: p.after(), Label: p.labels()})
+	})
+}
+
 // ListSnapshots reads one page in detail, of one volume's snapshots or, with volume "", of all.
 func (c *Client) ListSnapshots(ctx context.Context, volume string, p Page) (*agentapi.SnapshotDetailList, error) {
 	detail := true

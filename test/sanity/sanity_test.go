@@ -26,8 +26,6 @@ import (
 // else has to run.
 var notAdvertised = []string{
 	"GroupController Service",
-	"ModifyVolume", "volume attribute class", // MODIFY_VOLUME
-	"ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 	"NodeExpandVolume", "Node expand", // a volume grows on the server alone
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
 	"node max attach limit", // there is none
@@ -76,6 +74,7 @@ func TestSanity(t *testing.T) {
 func (u setUp) specs() *csisanity.TestContext {
 	config := csisanity.NewTestConfig()
 	config.IDGen = ids{}
+	config.TestVolumeMutableParameters = map[string]string{"compression": "zstd:3", "nfsMountOptions": "noatime"}
 	config.TestVolumeSize, config.TestVolumeExpandSize = 64<<20, 128<<20
 	var s *system.System
 	ginkgo.BeforeAll(func() {

@@ -48,4 +48,6 @@ type Tenant interface {
 	// Usage reads many subvolumes, by ID, in one call.
 	Usage(ctx context.Context, ids ...uint64) (map[uint64]storage.Usage, error)
 	Report(ctx context.Context, volume string) (storage.Report, error)
+	// Health is read once for all the volumes of an answer.
+	Health(ctx context.Context) storage.Health
 }

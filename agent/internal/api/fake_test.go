@@ -172,6 +172,9 @@ func (f *fakeTenant) Usage(_ context.Context, ids ...uint64) (map[uint64]storage
 	return f.usage(ids)
 }
 
+// Health is that of a pool that is well.
+func (f *fakeTenant) Health(context.Context) storage.Health { return storage.Health{} }
+
 func (f *fakeTenant) Report(_ context.Context, volume string) (r storage.Report, _ error) {
 	if f.given("Report", f.report == nil) {
 		return f.report(volume)

@@ -52,7 +52,7 @@ func made(c *fiber.Ctx, created bool, body any) error {
 
 func (who tenant) volumeDetail(ctx context.Context, v storage.Volume) (agentapi.VolumeDetail, error) {
 	usage, err := who.Usage(ctx, v.ID)
-	return volumeDetail(v, usage[v.ID]), err
+	return volumeDetail(v, usage[v.ID], who.Health(ctx)), err
 }
 
 func (who tenant) snapshotDetail(ctx context.Context, s storage.Snapshot) (agentapi.SnapshotDetail, error) {

@@ -16,7 +16,7 @@ import (
 
 // listQueries are the query parameters that each list takes, by route. No other route takes any.
 var listQueries = map[string][]string{
-	"/v1/volumes":                 {"detail", "limit", "after", "label"},
+	"/v1/volumes":                 {"detail", "limit", "after", "label", "degraded"},
 	"/v1/volumes/:name/snapshots": {"detail", "limit", "after", "label"},
 	"/v1/snapshots":               {"detail", "limit", "after", "label"},
 	"/v1/exports":                 {"limit", "after", "label"},
@@ -61,9 +61,9 @@ func checkQueryValue(name, value string) error {
 			return badRequest("query parameter limit is %.32q, it must be a number from 1 to %d", value, agentapi.MaxPage)
 		}
 		return nil
-	case "detail":
+	case "detail", "degraded":
 		if _, err := strconv.ParseBool(value); err != nil {
-			return badRequest("query parameter detail is %.32q, it must be true or false", value)
+			return badRequest("query parameter %s is %.32q, it must be true or false", name, value)
 		}
 		return nil
 	}

@@ -59,7 +59,7 @@ type ServerInterface interface {
 
 	// (GET /v1/volumes/{name})
 	GetVolume(c *fiber.Ctx, name Name) error
-	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 	// (PATCH /v1/volumes/{name})
 	UpdateVolume(c *fiber.Ctx, name Name) error
 	// UnexportVolume Removes the references of the client that carry all the given labels; without labels every reference of the client.
@@ -402,6 +402,13 @@ func (siw *ServerInterfaceWrapper) ListVolumes(c *fiber.Ctx) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "label", query, &params.Label, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
 	if err != nil {
 		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter label: %w", err).Error())
+	}
+
+	// ------------- Optional query parameter "degraded" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "degraded", query, &params.Degraded, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter degraded: %w", err).Error())
 	}
 
 	handler := func(c *fiber.Ctx) error {

@@ -112,7 +112,9 @@ func (h *handlers) ListVolumes(c *fiber.Ctx, params agentapi.ListVolumesParams) 
 	if err != nil {
 		return err
 	}
-	page, err := who.ListVolumes(c.UserContext(), storageQuery(params.Limit, params.After, params.Label))
+	query := storageQuery(params.Limit, params.After, params.Label)
+	query.Degraded = valueOf(params.Degraded)
+	page, err := who.ListVolumes(c.UserContext(), query)
 	if err != nil {
 		return err
 	}
@@ -122,7 +124,8 @@ func (h *handlers) ListVolumes(c *fiber.Ctx, params agentapi.ListVolumesParams) 
 		return err
 	}
 	if valueOf(params.Detail) {
-		detail := func(v storage.Volume) agentapi.VolumeDetail { return volumeDetail(v, usage[v.ID]) }
+		health := who.Health(c.UserContext())
+		detail := func(v storage.Volume) agentapi.VolumeDetail { return volumeDetail(v, usage[v.ID], health) }
 		return c.JSON(agentapi.VolumeDetailList{Volumes: mapped(page.Items, detail), Total: page.Total, Next: page.Next})
 	}
 	short := func(v storage.Volume) agentapi.Volume { return volumeShort(v, usage[v.ID]) }

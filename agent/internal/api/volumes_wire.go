@@ -25,6 +25,10 @@ func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
 		SizeBytes: body.SizeBytes, NoCOW: body.Nocow, Compression: body.Compression, RootSquash: body.RootSquash,
 		UID: body.Uid, GID: body.Gid,
 	}
+	update.SizeLimit = body.SizeLimit
+	if body.MountOptions != nil {
+		update.MountOptions = append([]string{}, *body.MountOptions...) // not nil, which would leave them as they are
+	}
 	if body.Labels != nil {
 		update.Labels = *body.Labels
 	}
@@ -51,17 +55,17 @@ func volumeShort(v storage.Volume, u storage.Usage) agentapi.Volume {
 	}
 }
 
-func volumeDetail(v storage.Volume, u storage.Usage) agentapi.VolumeDetail {
+func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agentapi.VolumeDetail {
 	createdBy := v.Labels[agentapi.CreatedByLabel]
 	client := func(r storage.Ref) agentapi.ExportEntry {
 		return exportEntry(storage.ExportEntry{Volume: v.Name, CreatedBy: createdBy, Ref: r})
 	}
-	health := healthOf(v.Quarantine)
+	health := volumeHealth(pool.Of(v, u))
 	detail := agentapi.VolumeDetail{
 		Name: v.Name, CreatedBy: createdBy, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
 		Nocow: v.NoCOW, Compression: v.Compression, RootSquash: v.RootSquash, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
-		Labels: labelsOf(v.Labels), SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		Labels: labelsOf(v.Labels), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		Clients: mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}
 	if !v.LastAttachAt.IsZero() {
@@ -70,12 +74,12 @@ func volumeDetail(v storage.Volume, u storage.Usage) agentapi.VolumeDetail {
 	return detail
 }
 
-// healthOf is what is known of a volume or snapshot without looking at the pool.
+// healthOf is what is known of a snapshot without looking at the pool.
 func healthOf(quarantine string) agentapi.VolumeHealth {
 	if quarantine == "" {
 		return volumeHealth(nil)
 	}
-	return volumeHealth([]agentapi.Condition{{Reason: "Quarantined", Message: quarantine}})
+	return volumeHealth([]agentapi.Condition{{Reason: agentapi.ReasonQuarantined, Message: quarantine}})
 }
 
 func volumeHealth(conditions []agentapi.Condition) agentapi.VolumeHealth {

@@ -81,20 +81,21 @@ func sameClone(have Volume, spec CloneSpec) error {
 type original struct {
 	Properties
 	uuid uuid.UUID
+	id   uint64
 	path string // below the base directory
 }
 
 func (t *Tenant) original(spec CloneSpec) (original, error) {
 	if spec.Snapshot != "" {
 		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
-		return original{s.Properties, s.UUID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Name)
+		return original{s.Properties, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Name)
 	}
 	return t.originalVolume(spec.Volume)
 }
 
 func (t *Tenant) originalVolume(name string) (original, error) {
 	v, err := t.GetVolume(context.Background(), name)
-	return original{v.Properties, v.UUID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Name)
+	return original{v.Properties, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Name)
 }
 
 func usable(err error, quarantine, name string) error {
@@ -117,11 +118,8 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
-	if spec.SizeBytes != 0 {
-		if spec.SizeBytes < source.SizeBytes {
-			return Volume{}, invalid("size_bytes is %d, the source has %d: a clone cannot be smaller", spec.SizeBytes, source.SizeBytes)
-		}
-		v.SizeBytes, v.QuotaBytes = spec.SizeBytes, max(spec.SizeBytes, source.QuotaBytes)
+	if v.Properties, err = t.store.sized(source, spec.SizeBytes); err != nil {
+		return Volume{}, err
 	}
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
@@ -136,6 +134,29 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	}
 	t.volumes.put(v)
 	return v, nil
+}
+
+// sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose limit is lifted has one, and
+// is large enough for what the source has in it.
+func (s *Store) sized(source original, size int64) (Properties, error) {
+	p, least := source.Properties, source.SizeBytes
+	if p.QuotaBytes == 0 {
+		usage, err := s.usage(source.id)
+		if err != nil {
+			return p, err
+		}
+		least = max(least, usage[source.id].UsedBytes)
+		p.QuotaBytes = least
+	}
+	if size == 0 {
+		p.SizeBytes = least
+		return p, nil
+	}
+	if size < least {
+		return p, invalid("size_bytes is %d, the source has %d: a clone cannot be smaller", size, least)
+	}
+	p.SizeBytes, p.QuotaBytes = size, max(size, p.QuotaBytes)
+	return p, nil
 }
 
 // publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays. It

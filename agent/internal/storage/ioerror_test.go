@@ -46,7 +46,7 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 	})
 	eventually(t, func() poll.Result {
 		found := reasons(s.Conditions())
-		return when(slices.Contains(found, "PoolUnavailable") || slices.Contains(found, "DeviceErrors"), "conditions are %v", found)
+		return when(slices.Contains(found, agentapi.ReasonPoolReadOnly) || slices.Contains(found, agentapi.ReasonDeviceErrors), "conditions are %v", found)
 	})
 	t.Logf("conditions: %v", s.Conditions())
 	eventually(t, func() poll.Result { // the abort comes with the next commit at the latest
@@ -118,7 +118,7 @@ func TestTruncatedDevice(t *testing.T) {
 	assert.Assert(t, strings.Contains(err.Error(), "input/output error") || code == agentapi.Unavailable, "%v", err)
 	eventually(t, func() poll.Result {
 		found := reasons(s.Conditions())
-		return when(slices.Contains(found, "PoolUnavailable") || slices.Contains(found, "DeviceErrors"), "conditions are %v", found)
+		return when(slices.Contains(found, agentapi.ReasonDeviceErrors) && slices.Contains(found, agentapi.ReasonDeviceErrorsRising), "conditions are %v", found)
 	})
 	t.Logf("conditions: %v", s.Conditions())
 	_, err = ten.GetVolume(ctx, "v")

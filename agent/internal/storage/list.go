@@ -23,7 +23,7 @@ func (t *Tenant) GetVolume(_ context.Context, name string) (Volume, error) {
 }
 
 // ListVolumes lists volumes in the order of their names.
-func (t *Tenant) ListVolumes(_ context.Context, q Query) (Page[Volume], error) {
+func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error) {
 	selector, after, err := t.query("volumes", q)
 	if err != nil {
 		return Page[Volume]{}, err
@@ -35,6 +35,13 @@ func (t *Tenant) ListVolumes(_ context.Context, q Query) (Page[Volume], error) {
 	var match func(*Volume) bool
 	if len(selector) > 0 {
 		match = func(v *Volume) bool { return selector.matches(v.Labels) }
+	}
+	if q.Degraded {
+		degraded, err := t.degraded(ctx)
+		if err != nil {
+			return Page[Volume]{}, err
+		}
+		match = func(v *Volume) bool { return selector.matches(v.Labels) && degraded(v) }
 	}
 	page := t.volumes.page(from, q.Limit, match)
 	page.Next = t.cursor("volumes", page.Next)

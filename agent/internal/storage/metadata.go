@@ -47,7 +47,8 @@ type metadata struct {
 	GID            int64             `json:"gid"`
 	Mode           string            `json:"mode"` // octal text
 	Labels         map[string]string `json:"labels,omitempty"`
-	Volume         string            `json:"volume,omitempty"`          // a snapshot: of which volume
+	Volume         string            `json:"volume,omitempty"` // a snapshot: of which volume
+	MountOptions   []string          `json:"mount_options,omitempty"`
 	SourceVolume   string            `json:"source_volume,omitempty"`   // a clone: of which volume
 	SourceSnapshot string            `json:"source_snapshot,omitempty"` // or snapshot
 	CreatedAt      time.Time         `json:"created_at"`
@@ -74,7 +75,7 @@ func (m *metadata) setProperties(p Properties) {
 
 func (v Volume) metadata() metadata {
 	m := metadata{
-		Version: metadataVersion, Name: v.Name, UUID: v.UUID, Labels: v.Labels,
+		Version: metadataVersion, Name: v.Name, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
 		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
 	}
@@ -94,7 +95,7 @@ func (s Snapshot) metadata() metadata {
 func (m metadata) volume() (Volume, error) {
 	p, err := m.properties()
 	return Volume{
-		Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels,
+		Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels, MountOptions: m.MountOptions,
 		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
 	}, err

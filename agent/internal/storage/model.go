@@ -16,7 +16,7 @@ import (
 // Properties of a subvolume that volumes and snapshots share. Owner and mode are those of its root directory.
 type Properties struct {
 	SizeBytes   int64  `json:"size_bytes"`
-	QuotaBytes  int64  `json:"quota_bytes"`
+	QuotaBytes  int64  `json:"quota_bytes"` // 0: the limit is lifted
 	NoCOW       bool   `json:"nocow"`
 	Compression string `json:"compression"` // btrfs.compression, "" for the filesystem's default
 	UID         int64  `json:"uid"`
@@ -26,7 +26,7 @@ type Properties struct {
 }
 
 // Volume is one volume as the agent intends it. Values handed out are copies, but for Labels and Refs: those are shared, and
-// are to be read only.
+// are to be read only, as are MountOptions.
 type Volume struct {
 	Name string
 	UUID uuid.UUID // of the data subvolume; names the volume in NFS file handles
@@ -34,8 +34,9 @@ type Volume struct {
 	Path string    // directory that holds data
 	Properties
 	Labels         map[string]string
-	SourceVolume   string // a clone of this volume,
-	SourceSnapshot string // or of this snapshot
+	MountOptions   []string // NFS mount options for whoever mounts it next
+	SourceVolume   string   // a clone of this volume,
+	SourceSnapshot string   // or of this snapshot
 	Refs           []Ref
 	Quarantine     string // why the volume cannot be used; "" for a good one
 	CreatedAt      time.Time
@@ -109,6 +110,9 @@ type VolumeUpdate struct {
 	UID, GID    *int64
 	Mode        *uint32
 	Labels      map[string]string // replaces all, but created-by, when not nil
+
+	SizeLimit    *bool    // false lifts the limit, true sets it to the size
+	MountOptions []string // replaces all when not nil
 }
 
 // ExportSpec lets a client in.
@@ -138,7 +142,9 @@ type Query struct {
 	Limit  int      // 0: everything
 	After  string   // cursor from the page before
 	Labels []string // key=value or key; all must match
-	Volume string   // snapshots of this volume only
+	// Degraded volumes only, as Health says.
+	Degraded bool
+	Volume   string // snapshots of this volume only
 }
 
 // Page is a part of a list in the order of names.

@@ -114,12 +114,8 @@ func (p *pool) close() {
 // check says whether the base path still leads to the directory that it led to at start, and takes changes. All work is
 // done on the descriptor that has been open since then, so that between check and use nothing can come in between.
 func (p *pool) check() error {
-	var stat unix.Stat_t
-	if err := unix.Stat(p.path, &stat); err != nil {
-		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s: %w", p.path, err)
-	}
-	if stat.Dev != p.dev || stat.Ino != p.ino {
-		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s is no longer the directory that it was when the agent started; mount the filesystem and restart the agent", p.path)
+	if err := p.isThere(); err != nil {
+		return err
 	}
 	readOnly, err := p.fs.ReadOnly()
 	if err != nil {
@@ -127,6 +123,17 @@ func (p *pool) check() error {
 	}
 	if readOnly {
 		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %s takes no changes", p.path)
+	}
+	return nil
+}
+
+func (p *pool) isThere() error {
+	var stat unix.Stat_t
+	if err := unix.Stat(p.path, &stat); err != nil {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s: %w", p.path, err)
+	}
+	if stat.Dev != p.dev || stat.Ino != p.ino {
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s is no longer the directory that it was when the agent started; mount the filesystem and restart the agent", p.path)
 	}
 	return nil
 }

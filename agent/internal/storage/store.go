@@ -31,6 +31,7 @@ type Exporter interface {
 // Config of a Store.
 type Config struct {
 	BasePath          string        // directory on a btrfs filesystem
+	ScrubDir          string        // where btrfs-scrub(8) notes its results, "": /var/lib/btrfs
 	Tenants           []string      // made if they are not there; others on disk are served to nobody but kept exported
 	Quota             Quota         // "" is QuotaAuto
 	DirMode           uint32        // of a volume's directory, 0: 0700
@@ -53,6 +54,9 @@ func (c Config) withDefaults() Config {
 	set(&c.DataMode, 0o2770)
 	if c.Quota == "" {
 		c.Quota = QuotaAuto
+	}
+	if c.ScrubDir == "" {
+		c.ScrubDir = "/var/lib/btrfs"
 	}
 	if c.MaxID == 0 {
 		c.MaxID = 65534
@@ -79,6 +83,7 @@ type Store struct {
 	locks    nameLocks
 	doubts   doubts
 	upkeep   upkeep
+	looks    looks
 	index    *dataIndex // at start only
 	survey   *survey    // nil in an agent: see Inspect
 
@@ -137,6 +142,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.rescanQuota()
+	s.watchDevices()
 	return s.exporter.Start(ctx, s.intendedExports())
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -24,7 +25,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		if err != nil {
 			return err
 		}
-		if v, err = t.updated(old, update); err != nil {
+		if v, err = t.updated(ctx, old, update); err != nil {
 			return err
 		}
 		return t.update(ctx, old, v, update)
@@ -38,7 +39,8 @@ func (t *Tenant) usableVolume(name string) (Volume, error) {
 	return v, usable(err, v.Quarantine, name)
 }
 
-func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
+func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume, error) {
+	limited := v.QuotaBytes > 0
 	if u.SizeBytes != nil {
 		if err := validateSize("size_bytes", *u.SizeBytes); err != nil {
 			return v, err
@@ -50,7 +52,15 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 			if err := t.store.pool.checkSize(*u.SizeBytes); err != nil {
 				return v, err
 			}
-			v.SizeBytes, v.QuotaBytes = *u.SizeBytes, max(*u.SizeBytes, v.QuotaBytes)
+			v.SizeBytes = *u.SizeBytes
+			if limited {
+				v.QuotaBytes = max(v.SizeBytes, v.QuotaBytes)
+			}
+		}
+	}
+	if u.SizeLimit != nil && *u.SizeLimit != limited {
+		if err := t.switchLimit(ctx, &v, *u.SizeLimit); err != nil {
+			return v, err
 		}
 	}
 	v.NoCOW = valueOr(u.NoCOW, v.NoCOW)
@@ -61,11 +71,32 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 	if u.Labels != nil {
 		v.Labels = keepCreator(v.Labels, u.Labels)
 	}
+	if u.MountOptions != nil {
+		if err := agentapi.CheckMountOptions(u.MountOptions); err != nil {
+			return v, invalid("mount_options: %w", err)
+		}
+		v.MountOptions = slices.Clone(u.MountOptions)
+	}
 	v.UpdatedAt = now()
 	if err := validateLabels(v.Labels); err != nil { // the creator's may be one too many
 		return v, err
 	}
 	return v, t.store.validateProperties(v.Properties)
+}
+
+// switchLimit lifts the limit or sets it anew. A volume that has more in it than the limit would allow keeps none: its users could
+// not even append to a log any more, and who asked for the limit would learn it from them.
+func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
+	v.QuotaBytes = 0
+	if !on {
+		return nil
+	}
+	v.QuotaBytes = v.SizeBytes
+	used, _, err := t.store.usedNow(ctx, v.ID)
+	if err == nil && used.UsedBytes > v.SizeBytes {
+		err = invalid("size_limit: the volume has %d bytes in it and a size of %d: grow it first", used.UsedBytes, v.SizeBytes)
+	}
+	return err
 }
 
 func keepCreator(old, replacement map[string]string) map[string]string {
@@ -101,7 +132,7 @@ func (c changes) String() string {
 
 func (u VolumeUpdate) changes() changes {
 	return changes{
-		Limit: u.SizeBytes != nil, Storage: u.NoCOW != nil || u.Compression != nil,
+		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
 		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
 	}
 }

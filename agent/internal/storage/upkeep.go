@@ -83,6 +83,7 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 		u.reconcile(ctx, s)
 	}
 	s.rescanQuota()
+	s.watchDevices()
 	if u.failed.Swap(false) {
 		for _, t := range s.Tenants() {
 			t.sweepLeftovers(t.dir)

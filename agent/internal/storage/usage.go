@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // wholeScan is from how many subvolumes on one walk over the quota tree is cheaper than a search for each.
@@ -66,21 +65,28 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	if t.store.quota == btrfs.QuotaOff {
-		return Report{Conditions: t.store.conditionsOf(v, Usage{})}, nil
-	}
-	if err := t.store.upkeep.freshen(ctx, t.store); err != nil {
-		t.store.log.Warn("usage is as of the last commit: a new one failed", "error", err)
-	}
-	usage, err := t.store.usage(v.ID)
+	used, counted, err := t.store.usedNow(ctx, v.ID)
 	if err != nil {
 		return Report{}, err
 	}
-	used, counted := usage[v.ID]
-	if !counted {
-		return Report{Conditions: t.store.conditionsOf(v, used)}, nil
+	report := Report{Conditions: t.store.look(ctx).Of(v, used)}
+	if counted {
+		report.QuotaBytes, report.UsedBytes = v.QuotaBytes, used.UsedBytes
 	}
-	return Report{QuotaBytes: v.QuotaBytes, UsedBytes: used.UsedBytes, Conditions: t.store.conditionsOf(v, used)}, nil
+	return report, nil
+}
+
+// usedNow reads the usage of one subvolume as of now. counted is false where quotas are off, or do not count it.
+func (s *Store) usedNow(ctx context.Context, id uint64) (used Usage, counted bool, err error) {
+	if s.quota == btrfs.QuotaOff {
+		return Usage{}, false, nil
+	}
+	if err := s.upkeep.freshen(ctx, s); err != nil {
+		s.log.Warn("usage is as of the last commit: a new one failed", "error", err)
+	}
+	usage, err := s.usage(id)
+	used, counted = usage[id]
+	return used, counted, err
 }
 
 // freshness commits at most once in a second for those who want current counts, so that no tenant can slow the others by
@@ -123,81 +129,4 @@ func (s *Store) Stats(context.Context) (Stats, error) {
 		StatfsFree:  int64(st.Bavail) * block,
 		Space:       space, Devices: devices,
 	}, nil
-}
-
-// nearlyFull is the part of a size from which on it is worth a condition, in percent.
-const nearlyFull = 95
-
-// Conditions are what is wrong with the pool now; none where all is well.
-func (s *Store) Conditions() []Condition {
-	var out []Condition
-	add := func(reason, format string, args ...any) {
-		out = append(out, Condition{Reason: reason, Message: fmt.Sprintf(format, args...)})
-	}
-	if err := s.pool.check(); err != nil {
-		add("PoolUnavailable", "%v", err)
-		return out
-	}
-	s.deviceConditions(add)
-	if space, err := s.pool.fs.Space(); err != nil {
-		add("PoolUnavailable", "%v", err)
-	} else if space.FreeBytes < keepFree || space.UsedBytes*100 >= space.TotalBytes*nearlyFull {
-		add("PoolNearlyFull", "%d of %d bytes are free", space.FreeBytes, space.TotalBytes)
-	}
-	if status, err := s.pool.fs.Quota(); err == nil && s.quota != btrfs.QuotaOff {
-		if !status.Enabled {
-			add("QuotaDisabled", "somebody turned quotas off: no limit is enforced until the agent is restarted")
-		} else if status.Inconsistent {
-			add("QuotaInconsistent", "limits are not enforced until a rescan has finished; rescanning: %t", status.Rescanning)
-		}
-	}
-	if n := s.quarantined(); n > 0 {
-		add("Quarantined", "%d volumes or snapshots are quarantined", n)
-	}
-	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
-		add("ExportsDiffer", "the NFS server's exports cannot be brought in line: see the agent's log")
-	}
-	return out
-}
-
-func (s *Store) deviceConditions(add func(reason, format string, args ...any)) {
-	devices, err := s.pool.fs.Devices()
-	if err != nil {
-		add("PoolUnavailable", "%v", err)
-		return
-	}
-	for _, d := range devices {
-		if d.Missing {
-			add("DeviceMissing", "device %d is missing", d.ID)
-		}
-		if e := d.Errors; e != (btrfs.DeviceErrors{}) {
-			add("DeviceErrors", "device %d (%s) counts %d read, %d write, %d flush, %d corruption and %d generation errors; after the repair, \"btrfs device stats -z\" sets them back",
-				d.ID, d.Path, e.Read, e.Write, e.Flush, e.Corruption, e.Generation)
-		}
-	}
-}
-
-func (s *Store) quarantined() int {
-	n := 0
-	for _, t := range s.Tenants() {
-		t.volumes.mu.RLock()
-		n += t.volumes.count(func(v *Volume) bool { return v.Quarantine != "" })
-		t.volumes.mu.RUnlock()
-		t.snapshots.mu.RLock()
-		n += t.snapshots.count(func(s *Snapshot) bool { return s.Quarantine != "" })
-		t.snapshots.mu.RUnlock()
-	}
-	return n
-}
-
-// conditionsOf are what is wrong with one volume, which includes what is wrong with its pool.
-func (s *Store) conditionsOf(v Volume, used Usage) []Condition {
-	out := s.Conditions()
-	if v.Quarantine != "" {
-		out = append(out, agentapi.Condition{Reason: "Quarantined", Message: v.Quarantine})
-	}
-	if v.QuotaBytes > 0 && used.UsedBytes >= v.QuotaBytes/100*nearlyFull { // a quota times 100 may be too much for an int64
-		out = append(out, agentapi.Condition{Reason: "VolumeNearlyFull", Message: fmt.Sprintf("%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)})
-	}
-	return out
 }

@@ -4,20 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-var (
-	labelKey   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	broadcast  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	labelValue = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
-)
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func invalid(format string, args ...any) error {
 	return agentapi.Errorf(agentapi.Invalid, format, args...)
@@ -35,11 +29,8 @@ func validateLabels(labels map[string]string) error {
 		return invalid("labels: %d given, the limit is %d", len(labels), agentapi.MaxLabels)
 	}
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		if !labelKey.MatchString(key) {
-			return invalid("labels: key %q must match %s", key, labelKey)
-		}
-		if !labelValue.MatchString(labels[key]) {
-			return invalid("labels: value %q of %q must match %s", labels[key], key, labelValue)
+		if err := agentapi.CheckLabel(key, labels[key]); err != nil {
+			return invalid("labels: %w", err)
 		}
 	}
 	return nil
@@ -66,19 +57,13 @@ func validateMode(mode uint32) error {
 	return nil
 }
 
-// ValidateCompression checks a compression setting: "" (the filesystem's default), none, lzo, zstd[:1-15] or zlib[:1-9].
+// ValidateCompression checks a compression setting: "" (the filesystem's default), or one of agentapi.CheckCompression.
 func ValidateCompression(value string) error {
-	algorithm, level, hasLevel := strings.Cut(value, ":")
-	highest, known := map[string]int{"": 0, "none": 0, "lzo": 0, "zstd": 15, "zlib": 9}[algorithm]
-	if !known {
-		return invalid("compression %q is not one of none, lzo, zstd[:1-15], zlib[:1-9]", value)
-	}
-	if !hasLevel {
+	if value == "" {
 		return nil
 	}
-	n, err := strconv.Atoi(level)
-	if err != nil || n < 1 || n > highest || strconv.Itoa(n) != level {
-		return invalid("compression %q: the level must be from 1 to %d (lzo and none have no level)", value, highest)
+	if err := agentapi.CheckCompression(value); err != nil {
+		return invalid("compression %w", err)
 	}
 	return nil
 }
@@ -121,8 +106,8 @@ func parseSelector(terms []string) (selector, error) {
 	s := make(selector, len(terms))
 	for i, term := range terms {
 		s[i].key, s[i].value, s[i].hasValue = strings.Cut(term, "=")
-		if !labelKey.MatchString(s[i].key) || !labelValue.MatchString(s[i].value) {
-			return nil, invalid("label %q must be key or key=value, with a key matching %s and a value matching %s", term, labelKey, labelValue)
+		if err := agentapi.CheckLabel(s[i].key, s[i].value); err != nil {
+			return nil, invalid("label %q must be key or key=value: %w", term, err)
 		}
 	}
 	return s, nil

@@ -74,6 +74,11 @@ func (a *Agent) ListVolumes(ctx context.Context, p agentclient.Page) (*agentapi.
 	return call(ctx, a, func(c *agentclient.Client) (*agentapi.VolumeDetailList, error) { return c.ListVolumes(ctx, p) })
 }
 
+// ListDegraded reads a page of the tenant's volumes whose health is degraded.
+func (a *Agent) ListDegraded(ctx context.Context, p agentclient.Page) (*agentapi.VolumeDetailList, error) {
+	return call(ctx, a, func(c *agentclient.Client) (*agentapi.VolumeDetailList, error) { return c.ListDegraded(ctx, p) })
+}
+
 // ListSnapshots reads a page of the snapshots of a volume, or with volume "" of the tenant.
 func (a *Agent) ListSnapshots(ctx context.Context, volume string, p agentclient.Page) (*agentapi.SnapshotDetailList, error) {
 	return call(ctx, a, func(c *agentclient.Client) (*agentapi.SnapshotDetailList, error) {

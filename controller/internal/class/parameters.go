@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
@@ -152,14 +153,9 @@ func parseHost(s string) (string, error) {
 	return host, nil
 }
 
-const maxMountOptionsLen = 1024 // bytes; the kernel takes one page of options
-
 func parseMountOptions(s string) ([]string, error) {
 	if s == "" {
 		return nil, nil
-	}
-	if len(s) > maxMountOptionsLen {
-		return nil, fmt.Errorf("is %d bytes long, the limit is %d", len(s), maxMountOptionsLen)
 	}
 	var out []string
 	for option := range strings.SplitSeq(s, ",") {
@@ -167,12 +163,10 @@ func parseMountOptions(s string) ([]string, error) {
 		if option == "" {
 			return nil, fmt.Errorf("has an empty option in %q", s)
 		}
-		for i := range len(option) {
-			if option[i] <= ' ' || option[i] > '~' {
-				return nil, fmt.Errorf("has a character in option %q that no mount option holds", option)
-			}
-		}
 		out = append(out, option)
+	}
+	if err := agentapi.CheckMountOptions(out); err != nil {
+		return nil, fmt.Errorf("is wrong: %w", err)
 	}
 	return out, nil
 }

@@ -19,7 +19,7 @@ type Properties struct {
 	UID, GID    *int64
 	Mode        string            // octal text; "" unset
 	RootSquash  *bool             // only by the class: who claims must not be able to switch it off
-	Labels      map[string]string // only by annotation
+	Labels      map[string]string // by annotation or mutable parameter; nil unset
 }
 
 const (
@@ -37,12 +37,7 @@ const (
 
 func propertyKeys() []string { return []string{keyNoCOW, keyCompression, keyUID, keyGID, keyMode} }
 
-var (
-	compression = regexp.MustCompile(`^(none|lzo|zstd(:([1-9]|1[0-5]))?|zlib(:[1-9])?)$`)
-	octalMode   = regexp.MustCompile(`^[0-7]{1,5}$`)
-	labelKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	labelValue  = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
-)
+var octalMode = regexp.MustCompile(`^[0-7]{1,5}$`)
 
 // set reads one property. known is false for a key that is none.
 func (p *Properties) set(key, value string) (known bool, err error) {
@@ -60,8 +55,8 @@ func (p *Properties) set(key, value string) (known bool, err error) {
 		}
 		p.RootSquash = &on
 	case keyCompression:
-		if !compression.MatchString(value) {
-			return true, fmt.Errorf("is %q, it must be none, zstd, zstd:1 to zstd:15, zlib, zlib:1 to zlib:9 or lzo", value)
+		if err := agentapi.CheckCompression(value); err != nil {
+			return true, fmt.Errorf("is wrong: %w", err)
 		}
 		p.Compression = value
 	case keyUID:
@@ -130,8 +125,10 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 	return p, nil
 }
 
-// reservedLabels are set by the driver.
-var reservedLabels = []string{agentapi.CreatedByLabel, LabelClass, LabelClaim, LabelClaimNamespace}
+// ReservedLabels are set by the driver.
+func ReservedLabels() []string {
+	return []string{agentapi.CreatedByLabel, LabelClass, LabelClaim, LabelClaimNamespace}
+}
 
 // Labels that the driver sets on what it creates.
 const (
@@ -147,14 +144,13 @@ func parseLabels(s string) (map[string]string, error) {
 	}
 	for pair := range strings.SplitSeq(s, ",") {
 		key, value, found := strings.Cut(strings.TrimSpace(pair), "=")
-		switch {
-		case !found:
+		if !found {
 			return nil, fmt.Errorf("has %q, which is not of the form key=value", pair)
-		case !labelKey.MatchString(key):
-			return nil, fmt.Errorf("has the key %q, which must match %s", key, labelKey)
-		case !labelValue.MatchString(value):
-			return nil, fmt.Errorf("has the value %q of %q, which must match %s", value, key, labelValue)
-		case slices.Contains(reservedLabels, key):
+		}
+		if err := agentapi.CheckLabel(key, value); err != nil {
+			return nil, fmt.Errorf("is wrong: %w", err)
+		}
+		if slices.Contains(ReservedLabels(), key) {
 			return nil, fmt.Errorf("has the key %q, which the driver sets itself", key)
 		}
 		if _, twice := out[key]; twice {
@@ -162,7 +158,7 @@ func parseLabels(s string) (map[string]string, error) {
 		}
 		out[key] = value
 	}
-	if limit := agentapi.MaxLabels - len(reservedLabels); len(out) > limit {
+	if limit := agentapi.MaxLabels - len(ReservedLabels()); len(out) > limit {
 		return nil, fmt.Errorf("has %d labels, the limit is %d", len(out), limit)
 	}
 	return out, nil

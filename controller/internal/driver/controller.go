@@ -20,6 +20,7 @@ type Agents interface {
 	ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error)
 	All(ctx context.Context, secrets map[string]string) ([]*agents.Target, error)
 	Pools(ctx context.Context, parameters map[string]string) ([]*agents.Target, error)
+	KnownVolumes(t *agents.Target) []string
 	NodeKnown(ctx context.Context, node id.Node) (bool, error)
 	Ready() error
 }

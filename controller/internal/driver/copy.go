@@ -68,7 +68,7 @@ func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID str
 		return w.madeBefore(ctx, from, err)
 	}
 	size, err := w.checkSource(source{
-		origin: from, id: volumeID, class: v.Class, size: capacity(original),
+		origin: from, id: volumeID, class: v.Class, size: sourceSize(original.QuotaBytes, original.SizeBytes, original.UsedBytes),
 		nocow: original.Nocow, compression: original.Compression, labels: original.Labels,
 	}, proved)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -22,8 +23,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err := checkCapabilities(r.GetVolumeCapabilities()); err != nil {
 		return nil, invalidf("%v", err)
 	}
-	if len(r.GetMutableParameters()) > 0 {
-		return nil, invalidf("mutable_parameters are not supported")
+	mutable, err := class.ParseMutable(r.GetMutableParameters())
+	if err != nil {
+		return nil, invalidf("%v", err)
 	}
 	size, err := parseRange(r.GetCapacityRange())
 	if err != nil {
@@ -33,9 +35,15 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, withCode(err)
 	}
+	if provision.Properties, err = provision.Properties.Mutate(mutable); err != nil {
+		return nil, invalidf("%v", err)
+	}
 	wanted := c.wanted(r, provision, size)
 	volume, err := c.make(ctx, wanted, r.GetVolumeContentSource())
 	if err != nil {
+		return nil, err
+	}
+	if volume, err = wanted.mutate(ctx, volume, mutable); err != nil {
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{

@@ -45,6 +45,15 @@ func (e *exclusive) ControllerExpandVolume(ctx context.Context, r *csi.Controlle
 	return e.ControllerServer.ControllerExpandVolume(ctx, r)
 }
 
+func (e *exclusive) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	release, err := e.locks.whole(volumeKey(r.GetVolumeId()))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return e.ControllerServer.ControllerModifyVolume(ctx, r)
+}
+
 func (e *exclusive) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
 	p := publication{mode: r.GetVolumeCapability().GetAccessMode().GetMode()}
 	release, err := e.locks.node(volumeKey(r.GetVolumeId()), r.GetNodeId(), p.oneAtATime())

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -51,7 +52,7 @@ func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.Control
 	if err := wanted.confirm(ctx, target, v.Name); err != nil {
 		return nil, err
 	}
-	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, export)}, nil
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export)}, nil
 }
 
 func checkPublish(r *csi.ControllerPublishVolumeRequest) (id.Volume, error) {
@@ -102,30 +103,32 @@ func (p publication) confirm(ctx context.Context, target *agents.Target, volume 
 	return status.Errorf(codes.Aborted, "published elsewhere at the same time: %s", status.Convert(conflict).Message())
 }
 
-func publishContext(target *agents.Target, export *agentapi.Export) map[string]string {
+func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export) map[string]string {
 	return map[string]string{
 		ContextServer:           target.Parameters.Server(),
 		ContextPath:             export.MountPath,
-		ContextMountOptions:     strings.Join(mountOptions(export.MountOptions, target.Parameters.MountOptions), ","),
+		ContextMountOptions:     strings.Join(mountOptions(export.MountOptions, target.Parameters.MountOptions, volume.MountOptions), ","),
 		ContextAgentURL:         target.URL(),
 		csiserver.UsageTokenKey: export.UsageToken,
 	}
 }
 
-// mountOptions are the server's, then the class's. Where both set the same one the class's stands alone, since mount.nfs
-// does not say which of two counts (nfs(5)).
-func mountOptions(server, ofClass []string) []string {
-	chosen := map[string]bool{}
-	for _, option := range ofClass {
-		chosen[optionName(option)] = true
-	}
+// mountOptions joins lists of which each overrides those before it: the server's, the class's, the volume's own. Where two set
+// the same option the later stands alone, since mount.nfs does not say which of two counts (nfs(5)).
+func mountOptions(lists ...[]string) []string {
 	var out []string
-	for _, option := range server {
-		if !chosen[optionName(option)] {
-			out = append(out, option)
+	for i, list := range lists {
+		overridden := map[string]bool{}
+		for _, option := range slices.Concat(lists[i+1:]...) {
+			overridden[optionName(option)] = true
+		}
+		for _, option := range list {
+			if !overridden[optionName(option)] {
+				out = append(out, option)
+			}
 		}
 	}
-	return append(out, ofClass...)
+	return out
 }
 
 // optionName gives the spellings of one option one name.

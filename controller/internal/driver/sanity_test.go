@@ -24,8 +24,6 @@ import (
 var notOurs = []string{
 	"Node Service", // the node driver has its own run
 	"GroupController Service",
-	"ModifyVolume", "volume attribute class", // MODIFY_VOLUME
-	"ControllerGetVolumeHealth", "ControllerListVolumeHealth",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
 	"node max attach limit", // the node driver sets none
 }
@@ -40,6 +38,7 @@ func TestSanity(t *testing.T) {
 	config.Address = driver.Endpoint
 	config.TargetPath, config.StagingPath = t.TempDir()+"/target", t.TempDir()+"/staging"
 	config.TestVolumeParameters = map[string]string{"agentURL": url}
+	config.TestVolumeMutableParameters = map[string]string{"compression": "zstd:3", "nfsMountOptions": "noatime"}
 	config.IDGen = ids{}
 
 	gomega.RegisterFailHandler(ginkgo.Fail)
@@ -66,7 +65,7 @@ func TestSanity(t *testing.T) {
 	ginkgo.RunSpecs(t, "csi-sanity: identity and controller", suite, reporter)
 	t.Logf("csi-sanity: %d passed, %d skipped", ran, skipped)
 	assert.Equal(t, len(wrongly), 0, "skipped although advertised:\n%s", strings.Join(wrongly, "\n"))
-	assert.Assert(t, ran >= 56, "only %d specs ran", ran)
+	assert.Assert(t, ran >= 67, "only %d specs ran", ran)
 }
 
 func allowed(spec string) bool {

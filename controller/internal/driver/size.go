@@ -66,6 +66,15 @@ func (r sizeRange) forCopy(source string, sourceSize int64) (int64, error) {
 	return size, nil
 }
 
+// sourceSize is what a copy must at least have, in bytes: the source's limit, or, where that is lifted, its size and what is in
+// it.
+func sourceSize(quota, size, used int64) int64 {
+	if quota > 0 {
+		return quota
+	}
+	return max(size, used, agentapi.MinSizeBytes)
+}
+
 // check tells in words why a size is not in the range.
 func (r sizeRange) check(size int64) error {
 	switch {

@@ -108,8 +108,5 @@ func snapshotClass(s *agentapi.SnapshotDetail, otherwise string) string {
 
 // snapshotSize is what a volume made from it must at least have, in bytes. It is never 0, which would mean "unknown".
 func snapshotSize(s *agentapi.SnapshotDetail) int64 {
-	if s.QuotaBytes > 0 {
-		return s.QuotaBytes
-	}
-	return max(s.SizeBytes, agentapi.MinSizeBytes)
+	return sourceSize(s.QuotaBytes, s.SizeBytes, s.UsedBytes)
 }

@@ -12,7 +12,14 @@ import (
 )
 
 func (c *call) listVolumes() error {
-	items, total, next, err := page(c, c.tenant.volumes, func(v *agentapi.VolumeDetail) agentapi.Labels { return v.Labels })
+	volumes := c.tenant.volumes
+	if c.r.URL.Query().Get("degraded") == "true" {
+		volumes = maps.Clone(volumes)
+		maps.DeleteFunc(volumes, func(_ string, v *agentapi.VolumeDetail) bool {
+			return v.Health == nil || v.Health.Status == agentapi.StatusOK
+		})
+	}
+	items, total, next, err := page(c, volumes, func(v *agentapi.VolumeDetail) agentapi.Labels { return v.Labels })
 	if err != nil {
 		return err
 	}

@@ -10,29 +10,25 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-var (
-	labelKey    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	labelValue  = regexp.MustCompile(`^[A-Za-z0-9._-]{0,128}$`)
-	compression = regexp.MustCompile(`^(|none|lzo|zstd(:([1-9]|1[0-5]))?|zlib(:[1-9])?)$`)
-	mode        = regexp.MustCompile(`^(|0?[0-7]{1,4})$`)
-)
+var mode = regexp.MustCompile(`^(|0?[0-7]{1,4})$`)
 
 func checkLabels(labels agentapi.Labels) error {
 	if len(labels) > agentapi.MaxLabels {
 		return agentapi.Errorf(agentapi.Invalid, "labels: %d, the limit is %d", len(labels), agentapi.MaxLabels)
 	}
 	for key, value := range labels {
-		if !labelKey.MatchString(key) || !labelValue.MatchString(value) {
-			return agentapi.Errorf(agentapi.Invalid, "label %q=%q is not allowed", key, value)
+		if err := agentapi.CheckLabel(key, value); err != nil {
+			return agentapi.Errorf(agentapi.Invalid, "labels: %w", err)
 		}
 	}
 	return nil
 }
 
 func checkProperties(nocow bool, compress, fileMode string) error {
+	if err := agentapi.CheckCompression(compress); compress != "" && err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "compression %w", err)
+	}
 	switch {
-	case !compression.MatchString(compress):
-		return agentapi.Errorf(agentapi.Invalid, "compression %q is not known", compress)
 	case nocow && compress != "" && compress != "none":
 		return agentapi.Errorf(agentapi.Invalid, "nocow excludes compression")
 	case !mode.MatchString(fileMode):
@@ -149,7 +145,10 @@ func (c *call) updateVolume(name string) error {
 		if *r.SizeBytes < v.SizeBytes {
 			return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, less than the present %d", *r.SizeBytes, v.SizeBytes)
 		}
-		changed.SizeBytes, changed.QuotaBytes = *r.SizeBytes, *r.SizeBytes
+		changed.SizeBytes = *r.SizeBytes
+		if v.QuotaBytes > 0 {
+			changed.QuotaBytes = *r.SizeBytes
+		}
 	}
 	set(&changed.Nocow, r.Nocow)
 	set(&changed.Compression, r.Compression)
@@ -158,6 +157,19 @@ func (c *call) updateVolume(name string) error {
 	set(&changed.Gid, r.Gid)
 	set(&changed.Mode, r.Mode)
 	set(&changed.Labels, r.Labels)
+	set(&changed.MountOptions, r.MountOptions)
+	if err := agentapi.CheckMountOptions(changed.MountOptions); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "mount_options: %w", err)
+	}
+	if r.SizeLimit != nil {
+		if *r.SizeLimit && v.UsedBytes > changed.SizeBytes {
+			return agentapi.Errorf(agentapi.Invalid, "size_limit: %d bytes are used", v.UsedBytes)
+		}
+		changed.QuotaBytes = 0
+		if *r.SizeLimit {
+			changed.QuotaBytes = changed.SizeBytes
+		}
+	}
 	if err := checkProperties(changed.Nocow, changed.Compression, changed.Mode); err != nil {
 		return err
 	}

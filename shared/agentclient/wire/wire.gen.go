@@ -186,14 +186,14 @@ type ClientInterface interface {
 	// GetVolume performs a GET /v1/volumes/{name} (the `GetVolume` operationId) request.
 	GetVolume(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+	// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolumeWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -526,7 +526,7 @@ func (c *Client) GetVolume(ctx context.Context, name Name, reqEditors ...Request
 	return c.Client.Do(req)
 }
 
-// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 //
 // Takes any type of body and a specified content type.
 //
@@ -543,7 +543,7 @@ func (c *Client) UpdateVolumeWithBody(ctx context.Context, name Name, contentTyp
 	return c.Client.Do(req)
 }
 
-// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1160,6 +1160,18 @@ func NewListVolumesRequest(server string, params *ListVolumesParams) (*http.Requ
 
 		}
 
+		if params.Degraded != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "degraded", *params.Degraded, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -1759,14 +1771,14 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	GetVolumeWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*GetVolumeResponse, error)
 
-	// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+	// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolumeWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateVolumeResponse, error)
 
-	// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+	// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2999,7 +3011,7 @@ func (c *ClientWithResponses) GetVolumeWithResponse(ctx context.Context, name Na
 	return ParseGetVolumeResponse(rsp)
 }
 
-// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3012,7 +3024,7 @@ func (c *ClientWithResponses) UpdateVolumeWithBodyWithResponse(ctx context.Conte
 	return ParseUpdateVolumeResponse(rsp)
 }
 
-// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels are replaced as a whole.
+// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

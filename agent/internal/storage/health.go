@@ -1,0 +1,158 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+const (
+	// nearlyFull is the part of a size from which on it is worth a condition, in percent.
+	nearlyFull = 95
+	// fullWithin is how close to its limit a volume counts as full, in bytes. Writes fail with 16 KiB left, which btrfs keeps for
+	// the metadata of deletes (measured, in both quota modes and whatever the limit).
+	fullWithin = 128 << 10
+)
+
+// Health is what is wrong at one moment. It is read once for all the volumes of an answer.
+type Health struct {
+	pool    []Condition    // and so with every volume
+	exports map[string]int // of a volume's data path: how many clients are to be let in and are not
+}
+
+// Of says what is wrong with a volume, its pool included.
+func (h Health) Of(v Volume, used Usage) []Condition {
+	out := conditions(h.pool[:len(h.pool):len(h.pool)])
+	if v.Quarantine != "" {
+		out.add(agentapi.ReasonQuarantined, "%s", v.Quarantine)
+	}
+	switch left := v.QuotaBytes - used.UsedBytes; {
+	case v.QuotaBytes == 0:
+	case left < fullWithin:
+		out.add(agentapi.ReasonVolumeFull, "%d of %d bytes are used: writes fail until something is deleted or the volume grown", used.UsedBytes, v.QuotaBytes)
+	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may be too much for an int64
+		out.add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
+	}
+	if missing := h.exports[v.dataPath()]; missing > 0 {
+		out.add(agentapi.ReasonExportMissing, "the NFS server does not let in %d of the clients that the volume is exported to", missing)
+	}
+	return out
+}
+
+// poolHealthy tells whether only a volume of its own can be degraded.
+func (h Health) poolHealthy() bool { return len(h.pool) == 0 }
+
+// Health looks at the pool and at the NFS server's exports, or returns what a look less than a second ago saw.
+func (t *Tenant) Health(ctx context.Context) Health {
+	return t.store.looks.health.get(freshFor, func() Health { return t.store.look(ctx) })
+}
+
+// Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no
+// volume.
+func (s *Store) Conditions() []Condition {
+	out := conditions(s.poolConditions())
+	if n := s.quarantined(); n > 0 {
+		out.add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
+	}
+	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
+		out.add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
+	}
+	return out
+}
+
+// look is Health as of now, but for the exports, which are looked at every exportsFor.
+func (s *Store) look(ctx context.Context) Health {
+	pool := conditions(s.poolConditions())
+	exports := s.looks.exports.get(exportsFor, func() exportsSeen { return s.lookAtExports(ctx) })
+	if exports.unknown {
+		pool.add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
+	}
+	return Health{pool: pool, exports: exports.missing}
+}
+
+// looks are what was seen lately.
+type looks struct {
+	health  recent[Health]
+	exports recent[exportsSeen]
+	devices devicesLook
+}
+
+type conditions []Condition
+
+func (c *conditions) add(reason, format string, args ...any) {
+	*c = append(*c, Condition{Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+// poolConditions are what is wrong with the pool and so with every volume on it.
+func (s *Store) poolConditions() []Condition {
+	var out conditions
+	readOnly, err := s.pool.fs.ReadOnly()
+	switch {
+	case err == nil && readOnly && s.pool.isThere() == nil:
+		out.add(agentapi.ReasonPoolReadOnly, "%s takes no changes: an administrator mounted it so, or btrfs made it so after an error (dmesg tells which)", s.pool.path)
+	default:
+		if err := s.pool.check(); err != nil {
+			out.add(agentapi.ReasonPoolUnavailable, "%v", err)
+			return out
+		}
+	}
+	s.deviceConditions(&out)
+	s.scrubConditions(&out)
+	if space, err := s.pool.fs.Space(); err != nil {
+		out.add(agentapi.ReasonPoolUnavailable, "%v", err)
+	} else if space.FreeBytes < keepFree || space.UsedBytes*100 >= space.TotalBytes*nearlyFull {
+		out.add(agentapi.ReasonPoolNearlyFull, "%d of %d bytes are free", space.FreeBytes, space.TotalBytes)
+	}
+	s.quotaConditions(&out)
+	return out
+}
+
+func (s *Store) quotaConditions(out *conditions) {
+	if s.quota == btrfs.QuotaOff {
+		return
+	}
+	status, err := s.pool.fs.Quota()
+	switch {
+	case err != nil:
+	case !status.Enabled:
+		out.add(agentapi.ReasonQuotaDisabled, "somebody turned quotas off: no limit is enforced until the agent is restarted")
+	case status.Inconsistent:
+		out.add(agentapi.ReasonQuotaInconsistent, "limits are not enforced until a rescan has finished; rescanning: %t", status.Rescanning)
+	}
+}
+
+func (s *Store) quarantined() int {
+	n := 0
+	for _, t := range s.Tenants() {
+		t.volumes.mu.RLock()
+		n += t.volumes.count(func(v *Volume) bool { return v.Quarantine != "" })
+		t.volumes.mu.RUnlock()
+		t.snapshots.mu.RLock()
+		n += t.snapshots.count(func(s *Snapshot) bool { return s.Quarantine != "" })
+		t.snapshots.mu.RUnlock()
+	}
+	return n
+}
+
+// degraded selects the volumes that something is wrong with. It reads the usage of all of them at once.
+func (t *Tenant) degraded(ctx context.Context) (func(*Volume) bool, error) {
+	health := t.Health(ctx)
+	if !health.poolHealthy() {
+		return func(*Volume) bool { return true }, nil
+	}
+	var ids []uint64
+	for _, v := range t.volumes.all() {
+		ids = append(ids, v.ID)
+	}
+	usage, err := t.store.usage(ids...)
+	if err != nil {
+		return nil, err
+	}
+	return func(v *Volume) bool { return len(health.Of(*v, usage[v.ID])) > 0 }, nil
+}
+
+// dataPath is what is exported.
+func (v Volume) dataPath() string { return filepath.Join(v.Path, dataDir) }

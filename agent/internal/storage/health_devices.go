@@ -1,0 +1,112 @@
+package storage
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// risingFor is how long after its last error a device's errors count as rising.
+const risingFor = time.Hour
+
+// devicesLook remembers the devices' error counts, to tell errors that happen from errors that have happened.
+type devicesLook struct {
+	mu   sync.Mutex
+	last map[uint64]btrfs.DeviceErrors // by device
+	rose map[uint64]time.Time
+}
+
+// rising notes the counts of a device and tells whether they have risen lately. What was counted before the first look is old.
+func (l *devicesLook) rising(id uint64, now btrfs.DeviceErrors) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == nil {
+		l.last, l.rose = map[uint64]btrfs.DeviceErrors{}, map[uint64]time.Time{}
+	}
+	before, known := l.last[id]
+	l.last[id] = now
+	switch {
+	case known && total(now) > total(before):
+		l.rose[id] = time.Now()
+	case known && total(now) < total(before): // reset, which follows a repair
+		delete(l.rose, id)
+	}
+	at, rose := l.rose[id]
+	return rose && time.Since(at) < risingFor
+}
+
+func total(e btrfs.DeviceErrors) uint64 {
+	return e.Read + e.Write + e.Flush + e.Corruption + e.Generation
+}
+
+// watchDevices notes the error counts of all devices, so that a rise shows even where nobody asks.
+func (s *Store) watchDevices() {
+	var ignored conditions
+	s.deviceConditions(&ignored)
+}
+
+func (s *Store) deviceConditions(out *conditions) {
+	devices, err := s.pool.fs.Devices()
+	if err != nil {
+		out.add(agentapi.ReasonPoolUnavailable, "%v", err)
+		return
+	}
+	const reset = `after the repair, "btrfs device stats -z" sets them back`
+	for _, d := range devices {
+		e := d.Errors
+		if d.Missing {
+			out.add(agentapi.ReasonDeviceMissing, "device %d is missing", d.ID)
+		}
+		if e.Read+e.Write+e.Flush > 0 {
+			out.add(agentapi.ReasonDeviceErrors, "device %d (%s) counts %d read, %d write and %d flush errors; %s", d.ID, d.Path, e.Read, e.Write, e.Flush, reset)
+		}
+		if e.Corruption+e.Generation > 0 {
+			out.add(agentapi.ReasonCorruptionFound, "device %d (%s) counts %d corruption and %d generation errors; %s", d.ID, d.Path, e.Corruption, e.Generation, reset)
+		}
+		if s.looks.devices.rising(d.ID, e) {
+			out.add(agentapi.ReasonDeviceErrorsRising, "device %d (%s) had errors within the last hour", d.ID, d.Path)
+		}
+	}
+}
+
+// scrubConditions tells of what the last scrub could not repair. btrfs-scrub(8) notes its results in a file for each
+// filesystem; the kernel keeps them only while it scrubs.
+func (s *Store) scrubConditions(out *conditions) {
+	info, err := s.pool.fs.Info()
+	if err != nil {
+		return
+	}
+	text, err := os.ReadFile(filepath.Join(s.config.ScrubDir, "scrub.status."+info.FSID.String()))
+	if err != nil {
+		return // never scrubbed, or not by btrfs-progs
+	}
+	for device, count := range uncorrectable(string(text)) {
+		out.add(agentapi.ReasonScrubUncorrectable, "the last scrub found %d errors on device %s that it could not repair: files there are damaged (dmesg names them)", count, device)
+	}
+}
+
+// uncorrectable reads the counts of errors that could not be repaired, by device ID. The file has a line for each device,
+// "filesystem:device|counter:value|...".
+func uncorrectable(status string) map[string]uint64 {
+	out := map[string]uint64{}
+	for line := range strings.Lines(status) {
+		fields := strings.Split(strings.TrimSpace(line), "|")
+		_, device, ok := strings.Cut(fields[0], ":")
+		if !ok || len(fields) == 1 {
+			continue
+		}
+		for _, field := range fields[1:] {
+			name, value, _ := strings.Cut(field, ":")
+			if n, err := strconv.ParseUint(value, 10, 64); err == nil && n > 0 && name == "uncorrectable_errors" {
+				out[device] = n
+			}
+		}
+	}
+	return out
+}

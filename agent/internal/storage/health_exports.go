@@ -1,0 +1,90 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// exportsFor is how long a look at the NFS server's exports counts. It reads all of them.
+const exportsFor = 10 * time.Second
+
+// exportsLookTimeout bounds one look: it must not hold up an answer.
+const exportsLookTimeout = 2 * time.Second
+
+// exportsSeen is how the NFS server's exports compare with the intended ones.
+type exportsSeen struct {
+	missing map[string]int // clients that are to be let in and are not, by data path
+	unknown bool           // the server does not tell
+}
+
+func (s *Store) lookAtExports(ctx context.Context) exportsSeen {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportsLookTimeout)
+	defer cancel()
+	missing, err := s.missingExports(ctx)
+	if err != nil {
+		s.log.Error("the NFS server does not tell what it exports", "error", err)
+	}
+	return exportsSeen{missing: missing, unknown: err != nil}
+}
+
+// missingExports counts the clients that are to be let in and are not, by data path. A client that is being let in just now
+// is noted as wanted before the server is told: what seems to be missing is looked at again once nobody changes its volume.
+func (s *Store) missingExports(ctx context.Context) (map[string]int, error) {
+	missing, err := s.wantedBut(ctx)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	s.upkeep.drifted.Store(true) // to be mended, should that not be under way
+	busy := map[string]bool{}
+	for _, e := range missing {
+		if _, seen := busy[e.Path]; !seen {
+			busy[e.Path] = !s.waitForChange(ctx, e.Path)
+		}
+	}
+	still, err := s.wantedBut(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for key, e := range still {
+		if _, before := missing[key]; before && !busy[e.Path] {
+			out[e.Path]++
+		}
+	}
+	return out, nil
+}
+
+// wantedBut are the exports that there should be and are not.
+func (s *Store) wantedBut(ctx context.Context) (map[nfs.Key]nfs.Export, error) {
+	actual, err := s.exporter.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[nfs.Key]bool, len(actual))
+	for _, e := range actual {
+		have[e.Key()] = true
+	}
+	out := map[nfs.Key]nfs.Export{}
+	for _, want := range s.intendedExports() {
+		if !have[want.Key()] {
+			out[want.Key()] = want
+		}
+	}
+	return out, nil
+}
+
+// waitForChange returns when no change of the volume with that data path is under way; false when one still is.
+func (s *Store) waitForChange(ctx context.Context, path string) bool {
+	t, name := s.locate(path)
+	if t == nil {
+		return true
+	}
+	release, err := s.locks.acquire(ctx, t.volumeClaim(name).reading())
+	if err != nil {
+		return false
+	}
+	release()
+	return true
+}

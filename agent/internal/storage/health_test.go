@@ -1,0 +1,263 @@
+package storage
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// healthOf looks anew.
+func healthOf(t *testing.T, ten *Tenant, volume string) []string {
+	t.Helper()
+	_ = ten.store.pool.fs.Commit(t.Context()) // for the counts; a read-only filesystem makes none
+	ten.store.looks.health.forget()
+	ten.store.looks.exports.forget()
+	v, err := ten.GetVolume(t.Context(), volume)
+	assert.NilError(t, err)
+	report, err := ten.Report(t.Context(), volume)
+	assert.NilError(t, err)
+	usage, err := ten.Usage(t.Context(), v.ID)
+	assert.NilError(t, err)
+	found := reasons(ten.Health(t.Context()).Of(v, usage[v.ID]))
+	assert.DeepEqual(t, found, reasons(report.Conditions)) // what the node is told
+	return append([]string{}, found...)
+}
+
+// degradedVolumes are those that a list of the degraded has.
+func degradedVolumes(t *testing.T, ten *Tenant) []string {
+	t.Helper()
+	page, err := ten.ListVolumes(t.Context(), Query{Degraded: true})
+	assert.NilError(t, err)
+	names := []string{}
+	for _, v := range page.Items {
+		names = append(names, v.Name)
+	}
+	assert.Equal(t, page.Total, len(names))
+	return names
+}
+
+func TestHealthOfVolumes(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			pool := newPool(t)
+			ten := mustTenant(t, open(t, Config{BasePath: pool.Dir, Quota: mode}, newMemoryExporter()))
+			mustCreate(t, ten, "well")
+			v := mustCreate(t, ten, "v") // 64 MiB
+			assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+			assert.DeepEqual(t, degradedVolumes(t, ten), []string{})
+
+			assert.NilError(t, writeBytes(v.Path, "much", 61*mib))
+			assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonVolumeNearlyFull})
+			assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
+
+			assert.ErrorIs(t, writeBytes(v.Path, "more", 8*mib), unix.EDQUOT)
+			writeToTheEnd(t, v.Path)
+			assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonVolumeFull})
+			assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
+
+			_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
+			assert.NilError(t, err)
+			assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+			assert.DeepEqual(t, healthOf(t, ten, "well"), []string{})
+		})
+	}
+}
+
+// writeToTheEnd writes until the kernel refuses, in small pieces.
+func writeToTheEnd(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, dataDir, "rest"))
+	for err == nil {
+		if _, err = f.Write(make([]byte, 64<<10)); err == nil {
+			err = f.Sync()
+		}
+	}
+	assert.ErrorIs(t, err, unix.EDQUOT)
+	if f != nil {
+		assert.NilError(t, f.Close())
+	}
+}
+
+func TestHealthOfExports(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	exporter := newMemoryExporter()
+	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, exporter))
+	mustCreate(t, ten, "well")
+	v := mustCreate(t, ten, "v")
+	for _, client := range []netip.Addr{client1, client2} {
+		_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client})
+		assert.NilError(t, err)
+	}
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+	exporter.drop(nfs.Export{Path: v.dataPath(), FSID: v.UUID, Client: client1})
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonExportMissing})
+	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
+	ten.store.lookAfter(t.Context())
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+	assert.DeepEqual(t, degradedVolumes(t, ten), []string{})
+}
+
+// A look that falls into the middle of an export does not take it for one that is missing.
+func TestHealthWhileAnExportIsUnderWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "w")
+	looked := false
+	var found map[string]int
+	r.faults.watch(func(step string) {
+		if step != "export" || looked {
+			return
+		}
+		looked = true
+		ctx, cancel := context.WithTimeout(t.Context(), exportsLookTimeout/10)
+		defer cancel()
+		var err error
+		found, err = r.store.missingExports(ctx)
+		assert.NilError(t, err)
+	})
+	_, err := r.ten.Export(t.Context(), "w", ExportSpec{Client: client1})
+	r.faults.watch(nil)
+	assert.NilError(t, err)
+	assert.Assert(t, looked)
+	assert.Equal(t, len(found), 0)
+}
+
+type silentExporter struct{ *memoryExporter }
+
+func (silentExporter) List(context.Context) ([]nfs.Export, error) { return nil, nfs.ErrUnavailable }
+
+func TestHealthWhereTheServerDoesNotTell(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, silentExporter{newMemoryExporter()}))
+	mustCreate(t, ten, "v")
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonExportsUnknown})
+}
+
+func TestHealthOfAReadOnlyPool(t *testing.T) {
+	t.Parallel()
+	ten, pool := openTenant(t)
+	mustCreate(t, ten, "a")
+	mustCreate(t, ten, "b")
+	remountAll(t, pool.Dir, "ro")
+	defer remountAll(t, pool.Dir, "rw")
+	assert.DeepEqual(t, healthOf(t, ten, "a"), []string{agentapi.ReasonPoolReadOnly})
+	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"a", "b"})
+}
+
+func TestHealthOfAMissingDevice(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, testpool.Options{Devices: 2, Mkfs: []string{"-d", "raid1", "-m", "raid1"}, SizeBytes: 512 << 20})
+	pool.LoseDevice()
+	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, newMemoryExporter()))
+	mustCreate(t, ten, "v")
+	assert.Assert(t, cmp.Contains(healthOf(t, ten, "v"), agentapi.ReasonDeviceMissing))
+}
+
+// A volume in quarantine is the matter of that volume alone.
+func TestHealthOfQuarantine(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	s := reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter())
+	ten := mustTenant(t, s)
+	v := mustCreate(t, ten, "v")
+	mustCreate(t, ten, "well")
+	assert.NilError(t, s.Close(t.Context()))
+	assert.NilError(t, os.Truncate(filepath.Join(v.Path, metadataFile), 0))
+
+	ten = mustTenant(t, open(t, Config{BasePath: pool.Dir}, newMemoryExporter()))
+	assert.DeepEqual(t, healthOf(t, ten, "well"), []string{})
+	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
+	assert.DeepEqual(t, reasons(ten.store.Conditions()), []string{agentapi.ReasonQuarantined})
+}
+
+// A scrub meets data that somebody has damaged on the device.
+func TestHealthAfterAScrub(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})
+	dir := t.TempDir()
+	s := open(t, Config{BasePath: pool.Dir, ScrubDir: dir}, newMemoryExporter())
+	ten := mustTenant(t, s)
+	v := mustCreate(t, ten, "v")
+	assert.NilError(t, writeBytes(v.Path, "file", 8*mib))
+	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	damage(t, pool, filepath.Join(v.Path, dataDir, "file"))
+	dropCaches(t)
+
+	note := "/var/lib/btrfs/scrub.status." + fsid(t, s)
+	t.Cleanup(func() { _ = os.Remove(note) })
+	out, _ := exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).CombinedOutput() // fails where it finds errors
+	t.Logf("%s", out)
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonCorruptionFound, agentapi.ReasonDeviceErrorsRising})
+
+	text, err := os.ReadFile(note)
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, filepath.Base(note)), text, 0o600))
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonCorruptionFound, agentapi.ReasonDeviceErrorsRising, agentapi.ReasonScrubUncorrectable})
+
+	btrfsCommand(t, "device", "stats", "-z", pool.Dir)
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonScrubUncorrectable})
+	assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "file")))
+	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	btrfsCommand(t, "scrub", "start", "-B", pool.Dir)
+	text, err = os.ReadFile(note)
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, filepath.Base(note)), text, 0o600))
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+}
+
+func fsid(t *testing.T, s *Store) string {
+	t.Helper()
+	info, err := s.pool.fs.Info()
+	assert.NilError(t, err)
+	return info.FSID.String()
+}
+
+// damage overwrites a piece of a file on the device, past the filesystem. The file's first bytes tell where on the device it is.
+func damage(t *testing.T, pool *testpool.Pool, file string) {
+	t.Helper()
+	const needle = "here lies the data that a test damages"
+	content, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	copy(content, needle)
+	assert.NilError(t, os.WriteFile(file, content, 0o600))
+	unix.Sync()
+	overwrite(t, pool.Image, needle)
+}
+
+// overwrite changes the first bytes that equal needle in the image behind the device.
+func overwrite(t *testing.T, image, needle string) {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	assert.NilError(t, err)
+	defer f.Close()
+	const block = 4096 // data begins at a sector
+	buffer := make([]byte, 256*block)
+	for at := int64(0); ; at += int64(len(buffer)) {
+		n, err := f.ReadAt(buffer, at)
+		if n == 0 {
+			t.Fatalf("the data is not on the device: %v", err)
+		}
+		for i := 0; i < n; i += block {
+			if strings.HasPrefix(string(buffer[i:n]), needle) {
+				_, err := f.WriteAt([]byte("damaged"), at+int64(i))
+				assert.NilError(t, err)
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package storage
+
+import (
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// A limit can be lifted and set anew, in both quota modes, and both survive a restart.
+func TestLimitIsLiftedAndSetAnew(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			pool := newPool(t)
+			config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: mode}
+			s := reopened(t, config, newMemoryExporter())
+			ten := mustTenant(t, s)
+			ctx := t.Context()
+			v, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "v", SizeBytes: 16 * mib})
+			assert.NilError(t, err)
+
+			for range 2 {
+				v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(false)})
+				assert.NilError(t, err)
+				assert.Equal(t, v.QuotaBytes, int64(0))
+			}
+			assert.NilError(t, writeBytes(v.Path, "beyond", 24*mib))
+			report, err := ten.Report(ctx, "v")
+			assert.NilError(t, err)
+			assert.Equal(t, report.QuotaBytes, int64(0))
+			assert.Equal(t, len(report.Conditions), 0)
+
+			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(true)})
+			assertCode(t, err, agentapi.Invalid)
+			assert.ErrorContains(t, err, "size_limit")
+			v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(20 * mib)})
+			assert.NilError(t, err)
+			assert.Equal(t, v.QuotaBytes, int64(0), "growing does not bring the limit back")
+
+			// What is made from it has a limit, and room for what is in it.
+			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"})
+			assert.NilError(t, err)
+			if mode == QuotaFull {
+				_, _, err = ten.Clone(ctx, CloneSpec{Name: "small", Snapshot: "s", SizeBytes: 20 * mib})
+				assertCode(t, err, agentapi.Invalid)
+			}
+			c, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Volume: "v", SizeBytes: 32 * mib})
+			assert.NilError(t, err)
+			assert.Equal(t, c.QuotaBytes, 32*mib)
+			same, _, err := ten.Clone(ctx, CloneSpec{Name: "same", Volume: "v"})
+			assert.NilError(t, err)
+			assert.Assert(t, same.QuotaBytes >= 24*mib && same.QuotaBytes == same.SizeBytes, "%d", same.QuotaBytes)
+
+			assert.NilError(t, s.Close(ctx))
+			s = open(t, config, newMemoryExporter())
+			ten = mustTenant(t, s)
+			assert.NilError(t, writeBytes(v.Path, "more", 4*mib))
+			v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(true), SizeBytes: ptr(64 * mib)})
+			assert.NilError(t, err)
+			assert.Equal(t, v.QuotaBytes, 64*mib)
+			assertEnforced(t, v.Path, 4*mib, 64*mib)
+			assertRules(t, s)
+		})
+	}
+}
+
+func TestMountOptionsAreKept(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s := reopened(t, config, newMemoryExporter())
+	ten := mustTenant(t, s)
+	mustCreate(t, ten, "v")
+	options := []string{"nconnect=4", "noatime"}
+	v, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: options})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, v.MountOptions, options)
+	for _, bad := range [][]string{{"a b"}, {"a,b"}, {""}, {"ü"}} {
+		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: bad})
+		assertCode(t, err, agentapi.Invalid)
+		assert.ErrorContains(t, err, "mount_options")
+	}
+	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Labels: map[string]string{"a": "b"}})
+	assert.NilError(t, err)
+	assert.NilError(t, s.Close(t.Context()))
+
+	ten = mustTenant(t, open(t, config, newMemoryExporter()))
+	v, err = ten.GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, v.MountOptions, options)
+	v, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: []string{}})
+	assert.NilError(t, err)
+	assert.Equal(t, len(v.MountOptions), 0)
+}

@@ -1,0 +1,145 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// ReasonAgentUnreachable is the one condition that the controller sees itself.
+const ReasonAgentUnreachable = "AgentUnreachable"
+
+// ControllerGetVolumeHealth tells what is wrong with a volume, its pool and its agent.
+func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
+	v, err := existingVolume(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	target, err := c.target(ctx, v, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	health := &csi.VolumeHealth{VolumeId: r.GetVolumeId()}
+	switch volume, err := target.GetVolume(ctx, v.Name); {
+	case unreachable(ctx, err):
+		health.HealthStatuses = []*csi.VolumeHealth_VolumeHealthEntry{agentUnreachable(err)}
+	case err != nil:
+		return nil, err
+	default:
+		health.HealthStatuses = statuses(volume.Health)
+	}
+	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: health}, nil
+}
+
+// ControllerListVolumeHealth lists the volumes that something is wrong with. Of an agent that cannot be reached it lists those that
+// the cluster knows; where the cluster knows none, as without Kubernetes, the call fails: an empty list would say that all are well.
+func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+	if err := checkMaxEntries(r.GetMaxEntries()); err != nil {
+		return nil, err
+	}
+	targets, err := c.agents.All(ctx, r.GetSecrets())
+	if err != nil {
+		return nil, withCode(err)
+	}
+	out := &csi.ControllerListVolumeHealthResponse{}
+	count := func() int { return len(out.Entries) }
+	out.NextToken, err = walk(ctx, targets, r.GetStartingToken(), int(r.GetMaxEntries()), out, count,
+		func(ctx context.Context, target *agents.Target, page agentclient.Page) (string, error) {
+			list, err := target.ListDegraded(ctx, page)
+			if unreachable(ctx, err) {
+				return c.listUnreachable(target, page, out, err)
+			}
+			if err != nil {
+				return "", err
+			}
+			for i := range list.Volumes {
+				volume := &list.Volumes[i]
+				out.Entries = append(out.Entries, &csi.VolumeHealth{
+					VolumeId:       id.NewVolume(volumeClass(volume, target.Class), volume.Name).String(),
+					HealthStatuses: statuses(volume.Health),
+				})
+			}
+			return list.Next, nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// listUnreachable lists a page of the volumes that the cluster knows of an agent. The cursor is the last volume's name.
+func (c *controller) listUnreachable(target *agents.Target, page agentclient.Page, out *csi.ControllerListVolumeHealthResponse, why error) (string, error) {
+	volumes := c.agents.KnownVolumes(target)
+	if len(volumes) == 0 {
+		return "", why
+	}
+	sent := 0
+	for _, v := range volumes {
+		switch {
+		case v <= strings.TrimPrefix(page.After, knownCursor):
+		case sent == page.Limit:
+			return knownCursor + out.Entries[len(out.Entries)-1].VolumeId, nil
+		default:
+			sent++
+			out.Entries = append(out.Entries, &csi.VolumeHealth{VolumeId: v, HealthStatuses: []*csi.VolumeHealth_VolumeHealthEntry{agentUnreachable(why)}})
+		}
+	}
+	return "", nil
+}
+
+// knownCursor begins cursors of listUnreachable. An agent takes none of them: when it is back, the list begins anew.
+const knownCursor = "known:"
+
+// unreachable tells an agent that does not answer from a caller that has no time left.
+func unreachable(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (agentapi.IsCode(err, agentapi.Unavailable) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// agentUnreachable is INACCESSIBLE, but where the host refuses connections: then the host lives, and NFS is served without the
+// agent.
+func agentUnreachable(err error) *csi.VolumeHealth_VolumeHealthEntry {
+	status := csi.VolumeHealthErrorType_INACCESSIBLE
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		status = csi.VolumeHealthErrorType_DEGRADED
+	}
+	return &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: ReasonAgentUnreachable, Message: err.Error()}
+}
+
+// healthTypes are the conditions that are more than DEGRADED.
+var healthTypes = map[string]csi.VolumeHealthErrorType{
+	agentapi.ReasonPoolUnavailable:    csi.VolumeHealthErrorType_INACCESSIBLE,
+	agentapi.ReasonQuarantined:        csi.VolumeHealthErrorType_INACCESSIBLE,
+	agentapi.ReasonExportMissing:      csi.VolumeHealthErrorType_INACCESSIBLE,
+	agentapi.ReasonScrubUncorrectable: csi.VolumeHealthErrorType_DATA_LOSS,
+}
+
+// statuses has one entry a reason, as the spec wants it: two missing devices are one.
+func statuses(health *agentapi.VolumeHealth) []*csi.VolumeHealth_VolumeHealthEntry {
+	if health == nil {
+		return nil
+	}
+	var out []*csi.VolumeHealth_VolumeHealthEntry
+	byReason := map[string]*csi.VolumeHealth_VolumeHealthEntry{}
+	for _, condition := range health.Conditions {
+		if entry, found := byReason[condition.Reason]; found {
+			entry.Message += "; " + condition.Message
+			continue
+		}
+		status, found := healthTypes[condition.Reason]
+		if !found {
+			status = csi.VolumeHealthErrorType_DEGRADED
+		}
+		entry := &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: condition.Reason, Message: condition.Message}
+		byReason[condition.Reason] = entry
+		out = append(out, entry)
+	}
+	return out
+}

@@ -1,0 +1,87 @@
+package driver
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// ControllerModifyVolume changes what mutable parameters name, in one step: all of it or nothing. What they do not name stays.
+func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+	v, err := existingVolume(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	mutable, err := class.ParseMutable(r.GetMutableParameters())
+	if err != nil {
+		return nil, invalidf("%v", err)
+	}
+	target, volume, err := c.volume(ctx, v, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	update, needed := modification(volume, mutable)
+	if !needed {
+		return &csi.ControllerModifyVolumeResponse{}, nil
+	}
+	if _, err := target.UpdateVolume(ctx, v.Name, update); err != nil {
+		return nil, err
+	}
+	return &csi.ControllerModifyVolumeResponse{}, nil
+}
+
+// modification is the update that mutable parameters ask for. Owner and mode are set even where the agent has them so: pods
+// may have changed those of the volume's root meanwhile.
+func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeUpdate, needed bool) {
+	u = agentapi.VolumeUpdate{Uid: m.UID, Gid: m.GID}
+	needed = m.UID != nil || m.GID != nil
+	if m.Mode != "" {
+		u.Mode, needed = &m.Mode, true
+	}
+	if m.Compression != "" && m.Compression != orNone(v.Compression) {
+		u.Compression, needed = &m.Compression, true
+	}
+	if labels := withLabels(v.Labels, m.Labels); m.Labels != nil && !maps.Equal(labels, v.Labels) {
+		u.Labels, needed = &labels, true
+	}
+	more, alsoNeeded := attachment(v, m)
+	u.MountOptions, u.SizeLimit = more.MountOptions, more.SizeLimit
+	return u, needed || alsoNeeded
+}
+
+// attachment is the part of a modification that an agent does not take when it makes a volume.
+func attachment(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeUpdate, needed bool) {
+	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
+		u.MountOptions, needed = &m.MountOptions, true
+	}
+	if limited := v.QuotaBytes > 0; m.SizeLimit != nil && *m.SizeLimit != limited {
+		u.SizeLimit, needed = m.SizeLimit, true
+	}
+	return u, needed
+}
+
+// withLabels replaces the labels that are not the driver's own.
+func withLabels(have agentapi.Labels, want map[string]string) agentapi.Labels {
+	labels := agentapi.Labels{}
+	maps.Copy(labels, want)
+	for _, key := range class.ReservedLabels() {
+		if value, found := have[key]; found {
+			labels[key] = value
+		}
+	}
+	return labels
+}
+
+// mutate gives a volume that was just made what the agent did not take with it.
+func (w *wanted) mutate(ctx context.Context, v *agentapi.VolumeDetail, m class.Mutable) (*agentapi.VolumeDetail, error) {
+	update, needed := attachment(v, m)
+	if !needed {
+		return v, nil
+	}
+	return w.UpdateVolume(ctx, w.name, update)
+}

@@ -1,0 +1,26 @@
+package agentapi
+
+// Reasons of a Condition. An agent may send others.
+const (
+	// Of the pool, and so of every volume on it.
+
+	ReasonPoolUnavailable    = "PoolUnavailable"    // not mounted, another filesystem, or it does not answer
+	ReasonPoolReadOnly       = "PoolReadOnly"       // by an administrator, or by btrfs after an error
+	ReasonPoolNearlyFull     = "PoolNearlyFull"     //
+	ReasonDeviceMissing      = "DeviceMissing"      //
+	ReasonDeviceErrors       = "DeviceErrors"       // a device has failed to read, write or flush, since its counts were last reset
+	ReasonDeviceErrorsRising = "DeviceErrorsRising" // and did so again within the last hour
+	ReasonCorruptionFound    = "CorruptionFound"    // a scrub or a read met data or metadata whose checksum or generation is wrong
+	ReasonScrubUncorrectable = "ScrubUncorrectable" // the last scrub met such data of which there is no good copy
+	ReasonQuotaInconsistent  = "QuotaInconsistent"  // limits are not enforced
+	ReasonQuotaDisabled      = "QuotaDisabled"      // somebody turned quotas off
+	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports
+	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line
+
+	// Of one volume.
+
+	ReasonQuarantined      = "Quarantined"      // it cannot be understood, and is left alone
+	ReasonVolumeNearlyFull = "VolumeNearlyFull" //
+	ReasonVolumeFull       = "VolumeFull"       // at its limit: writes fail
+	ReasonExportMissing    = "ExportMissing"    // a client that is to be let in is not
+)

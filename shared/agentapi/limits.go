@@ -1,0 +1,83 @@
+package agentapi
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// What the contract allows in fields that are text. The agent refuses everything else; the controller does so too, where it
+// can name the parameter or the annotation that is wrong.
+
+const (
+	labelKeyPattern   = `^[a-z0-9][a-z0-9._-]{0,62}$`
+	labelValuePattern = `^[A-Za-z0-9._-]{0,128}$`
+
+	// MaxMountOptions is how many mount options a volume may have.
+	MaxMountOptions = 64
+	// MaxMountOptionsLen bounds them, joined by commas, in bytes: the kernel takes one page of options for a mount.
+	MaxMountOptionsLen = 1024
+)
+
+var (
+	labelKey   = regexp.MustCompile(labelKeyPattern)
+	labelValue = regexp.MustCompile(labelValuePattern)
+)
+
+// CheckLabelKey checks the key of a label.
+func CheckLabelKey(key string) error {
+	if !labelKey.MatchString(key) {
+		return fmt.Errorf("key %q must match %s", key, labelKeyPattern)
+	}
+	return nil
+}
+
+// CheckLabel checks a label's key and value.
+func CheckLabel(key, value string) error {
+	if err := CheckLabelKey(key); err != nil {
+		return err
+	}
+	if !labelValue.MatchString(value) {
+		return fmt.Errorf("value %q of %q must match %s", value, key, labelValuePattern)
+	}
+	return nil
+}
+
+// CheckCompression checks a compression setting: none, lzo, zstd[:1-15] or zlib[:1-9].
+func CheckCompression(value string) error {
+	algorithm, level, hasLevel := strings.Cut(value, ":")
+	highest, known := map[string]int{"none": 0, "lzo": 0, "zstd": 15, "zlib": 9}[algorithm]
+	if !known {
+		return fmt.Errorf("%q is not one of none, lzo, zstd[:1-15], zlib[:1-9]", value)
+	}
+	if !hasLevel {
+		return nil
+	}
+	n, err := strconv.Atoi(level)
+	if err != nil || n < 1 || n > highest || strconv.Itoa(n) != level {
+		return fmt.Errorf("%q: the level must be from 1 to %d (lzo and none have no level)", value, highest)
+	}
+	return nil
+}
+
+// CheckMountOptions checks a list of mount options, as text. Whether the options make sense is for the node to say.
+func CheckMountOptions(options []string) error {
+	if len(options) > MaxMountOptions {
+		return fmt.Errorf("%d given, the limit is %d", len(options), MaxMountOptions)
+	}
+	if joined := len(strings.Join(options, ",")); joined > MaxMountOptionsLen {
+		return fmt.Errorf("%d bytes long, the limit is %d", joined, MaxMountOptionsLen)
+	}
+	for _, option := range options {
+		if option == "" {
+			return fmt.Errorf("one of them is empty")
+		}
+		for i := range len(option) {
+			if option[i] <= ' ' || option[i] > '~' || option[i] == ',' {
+				return fmt.Errorf("%q has a character that no mount option holds", option)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+package agentapi
+
+import (
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+func TestCompression(t *testing.T) {
+	for _, good := range []string{"none", "lzo", "zstd", "zstd:1", "zstd:15", "zlib", "zlib:9"} {
+		assert.NilError(t, CheckCompression(good))
+	}
+	for _, bad := range []string{"", "gzip", "zstd:0", "zstd:16", "zlib:10", "lzo:1", "none:1", "zstd:", " zstd", "zstd:01", "ZSTD", "zstd:3:3", "zstd:-1"} {
+		assert.Assert(t, CheckCompression(bad) != nil, "%q was accepted", bad)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	for key, value := range map[string]string{"a": "", "0": "A.b_c-", strings.Repeat("k", 63): strings.Repeat("v", 128), "a._-": "x"} {
+		assert.NilError(t, CheckLabel(key, value))
+	}
+	for _, bad := range []string{"", "A", "-a", ".a", "a/b", "a b", "ü", strings.Repeat("k", 64), "a\n"} {
+		assert.ErrorContains(t, CheckLabel(bad, "v"), "key")
+	}
+	for _, bad := range []string{"a b", "a/b", "ü", "\n", strings.Repeat("v", 129)} {
+		assert.ErrorContains(t, CheckLabel("k", bad), "value")
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	for _, good := range [][]string{nil, {"hard"}, {"vers=4.2", "timeo=600", "nconnect=4"}, {strings.Repeat("x", MaxMountOptionsLen)}} {
+		assert.NilError(t, CheckMountOptions(good))
+	}
+	for says, bad := range map[string][]string{
+		"empty":     {"hard", ""},
+		"character": {"a,b"},
+		"no mount":  {"a b"},
+		"limit is":  make([]string, MaxMountOptions+1),
+		"bytes":     {strings.Repeat("x", MaxMountOptionsLen+1)},
+		`"a\x00"`:   {"a\x00"},
+		`"a\n"`:     {"a\n"},
+	} {
+		assert.ErrorContains(t, CheckMountOptions(bad), says)
+	}
+}
