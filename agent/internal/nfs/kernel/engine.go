@@ -40,6 +40,7 @@ type Engine struct {
 	clients clients
 	closed  bool
 	started bool // Start is done: the watcher may start the server
+	primed  bool // the kernel was told all exports: what it lacks it has lost
 	stopped bool // by StopServer
 
 	// replaced is when an entry of the kernel's was last replaced.
@@ -110,10 +111,10 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	}
 	left, failed := e.prime(ctx, e.chunks(), primeTime)
 	err := errors.Join(invalid, failed, e.startServer(ctx))
-	e.primeLater(left)
 	e.mu.Lock()
-	e.started = true
+	e.started, e.primed = true, len(left) == 0
 	e.mu.Unlock()
+	e.primeLater(left)
 	return err
 }
 

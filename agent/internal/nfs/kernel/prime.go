@@ -52,10 +52,26 @@ func (e *Engine) primeLater(left [][]nfs.Key) {
 	}
 	e.done.Go(func() {
 		_, _ = e.prime(context.Background(), left, forever) // failures are logged, one by one
+		e.mu.Lock()
+		e.primed = true
+		e.mu.Unlock()
 	})
 }
 
 const forever = 24 * time.Hour
+
+// forgotten notes that the kernel knows nothing any more.
+func (e *Engine) forgotten() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, known := range e.clients {
+		known.told = false
+		for path, export := range known.exports {
+			export.told = false
+			known.exports[path] = export
+		}
+	}
+}
 
 // chunks lists all exports, by client.
 func (e *Engine) chunks() [][]nfs.Key {
@@ -90,8 +106,8 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 	var failed error
 	for _, key := range keys {
 		export, ok := known.exports[key.Path]
-		if !ok {
-			continue // taken back meanwhile
+		if !ok || export.told {
+			continue // taken back meanwhile, or published
 		}
 		// At the start nobody has looked at the directories yet: after a boot that takes a read of the disk each.
 		err := export.find()

@@ -68,7 +68,7 @@ func (w *watcher) entriesMissing() int {
 	for _, known := range w.clients {
 		wanted += len(known.exports)
 	}
-	if wanted == 0 {
+	if wanted == 0 || !w.primed {
 		return 0
 	}
 	file, err := os.Open(filepath.Join(w.channels.root, cacheNames[cacheExport], "content"))
@@ -93,6 +93,7 @@ func (w *watcher) entriesMissing() int {
 // restore brings back what somebody made the kernel forget.
 func (w *watcher) restore(ctx context.Context) {
 	started := time.Now()
+	w.forgotten()
 	if _, err := w.prime(ctx, w.chunks(), forever); err != nil {
 		w.config.Logger.Error("exports could not be restored after a flush", "engine", Name, "error", err)
 	} else {

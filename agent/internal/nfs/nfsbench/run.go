@@ -94,6 +94,9 @@ func (r *run) measureMemory(ctx context.Context, row *Row) (err error) {
 	if err := r.engine.Start(ctx, r.there); err != nil {
 		return err
 	}
+	if err := r.awaitTold(time.Now()); err != nil {
+		return err
+	}
 	row.EngineMemory, row.KernelMemory = max(0, heapInUse()-heap), max(0, slabMemory()-slabs)
 	return nil
 }
@@ -149,16 +152,26 @@ func (r *run) measureRestart(ctx context.Context, row *Row) (err error) {
 		return err
 	}
 	row.Restore = time.Since(began)
-	for deadline := began.Add(patience); ; {
+	if err := r.awaitTold(began); err != nil {
+		return err
+	}
+	row.Told = time.Since(began)
+	return nil
+}
+
+// awaitTold waits until the kernel has been told all exports, where the engine does so.
+func (r *run) awaitTold(began time.Time) error {
+	if r.engineName != kernel.Name {
+		return nil
+	}
+	for deadline := began.Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		cached, err := cachedExports()
-		if err != nil || time.Now().After(deadline) {
-			return errors.Join(err, errors.New("the kernel was not told all exports"))
+		if err != nil || cached >= r.count {
+			return err
 		}
-		if r.engineName != kernel.Name || cached >= r.count {
-			row.Told = time.Since(began)
-			return nil
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the kernel has been told %d of %d exports", cached, r.count)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -34,7 +34,7 @@ const (
 	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opWrite = 10, 15, 22, 24, 25, 26, 38
 	opExchangeID, opCreateSession, opSequence, opReclaimComplete        = 42, 43, 53, 58
 
-	statusStale, statusGrace = 70, 10013
+	statusStale, statusGrace, statusBadSession = 70, 10013, 10052
 )
 
 // nfsError is a status other than success.
@@ -52,7 +52,7 @@ func (n *Node) rawClient(t *testing.T) *rawClient {
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
 	c := &rawClient{conn: conn}
-	c.open(t)
+	assert.NilError(t, c.open())
 	return c
 }
 
@@ -79,30 +79,39 @@ func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
 }
 
 // open makes a session.
-func (c *rawClient) open(t *testing.T) {
-	t.Helper()
+func (c *rawClient) open() error {
 	owner := fmt.Appendf(nil, "raw client %d", time.Now().UnixNano())
 	result, err := c.call(xdr{}.number(opExchangeID).bytes([]byte("verifier")).opaque(owner).number(0, 0, 0), 1)
-	assert.NilError(t, err)
+	if err != nil {
+		return err
+	}
 	result.status(opExchangeID)
 	client, sequence := result.take(8), result.number()
 
 	channel := xdr{}.number(0, 1<<16, 1<<16, 1<<12, 16, 4, 0)
 	result, err = c.call(xdr{}.number(opCreateSession).bytes(client).number(sequence, 0).bytes(channel).bytes(channel).number(0x40000000, 1, 0), 1)
-	assert.NilError(t, err)
+	if err != nil {
+		return err
+	}
 	result.status(opCreateSession)
-	c.session = result.take(16)
+	c.session, c.sequence = result.take(16), 0
 	_, err = c.compound(xdr{}.number(opReclaimComplete, 0), 1)
-	assert.NilError(t, err)
+	return err
 }
 
-// compound does operations in the session, and waits out a grace period.
+// compound does operations in the session, which it makes anew when the server has forgotten it, and waits out a grace period.
 func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		c.sequence++
 		all := xdr{}.number(opSequence).bytes(c.session).number(c.sequence, 0, 0, 0).bytes(operations)
 		results, err = c.call(all, count+1)
 		if errors.Is(err, nfsError(statusGrace)) && time.Now().Before(deadline) {
+			continue
+		}
+		if errors.Is(err, nfsError(statusBadSession)) && time.Now().Before(deadline) {
+			if err := c.open(); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if errors.Is(err, errDenied) {
