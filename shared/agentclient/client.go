@@ -131,6 +131,10 @@ func (c *Client) do(ctx context.Context, operation string, out any, call func(co
 		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is larger than %d bytes", operation, maxAnswerBytes)
 	case answer.StatusCode/100 != 2:
 		return failed(answer, body)
+	case out == nil && answer.StatusCode != http.StatusNoContent:
+		// Taken for success, a foreign server's 200 would leave a volume that its owner believes deleted, or a client that its
+		// fence believes shut out.
+		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is %d, not 204: is this an agent?", operation, answer.StatusCode)
 	case out == nil:
 		return nil
 	}

@@ -73,6 +73,18 @@ func TestGarbageIsNotTakenForAnAnswer(t *testing.T) {
 	}
 }
 
+// A delete that a foreign server answers with 200 is none.
+func TestOnlyAnAgentDeletes(t *testing.T) {
+	c := answer(t, 200, "application/json", `{}`)
+	for name, err := range map[string]error{
+		"volume":   c.DeleteVolume(t.Context(), "v"),
+		"snapshot": c.DeleteSnapshot(t.Context(), "s"),
+		"export":   c.Unexport(t.Context(), "v", agentapi.UnexportRequest{Client: "10.0.0.1"}),
+	} {
+		assert.Equal(t, agentapi.CodeOf(err), agentapi.InternalError, name)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	c, err := New("http://127.0.0.1:1", Options{})
 	assert.NilError(t, err)

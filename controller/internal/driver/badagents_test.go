@@ -1,0 +1,152 @@
+package driver_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+)
+
+type errTooMany int
+
+func (e errTooMany) Error() string { return fmt.Sprintf("%d descriptors more than before", int(e)) }
+
+// Every call for an agent that is down, slow, mad, broken or somebody else ends in time and with the right code, and neither another
+// agent's volumes nor its list suffer.
+func TestAgentsThatFail(t *testing.T) {
+	for name, bad := range map[string]struct {
+		start func(t *testing.T) (url string)
+		codes []codes.Code
+	}{
+		"down": {func(t *testing.T) string {
+			server := httptest.NewServer(http.NotFoundHandler())
+			server.Close()
+			return server.URL
+		}, []codes.Code{codes.Unavailable}},
+		"slow": {serving(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			select { // a call takes 30 s, or what the client gives it
+			case <-r.Context().Done():
+			case <-time.After(30 * time.Second):
+			}
+		}), []codes.Code{codes.DeadlineExceeded}},
+		"garbage": {serving(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write([]byte("\x00\xff{{{"))
+		}), []codes.Code{codes.Internal}},
+		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal}},
+		"foreign certificate": {func(t *testing.T) string {
+			server := httptest.NewUnstartedServer(http.NotFoundHandler())
+			server.Config.ErrorLog = log.New(io.Discard, "", 0) // of each handshake
+			server.StartTLS()
+			t.Cleanup(server.Close)
+			return server.URL
+		}, []codes.Code{codes.Unavailable}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			agent, good := startAgent(t, nil)
+			_, also := startAgent(t, nil)
+			classes := []controllertest.Class{}
+			for class, url := range map[string]string{"a": good, "bad": bad.start(t), "c": also} {
+				classes = append(classes, controllertest.Class{Name: class, Token: token, Parameters: map[string]string{"agentURL": url}})
+			}
+			static, _ := harness.Static(t, classes)
+			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), agent, good)
+			for call, do := range callsOf("bad") {
+				err := within(t, 3*harness.AgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
+				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
+			}
+			for _, class := range []string{"a", "c"} {
+				_, err := e.CreateVolume(t.Context(), createRequest("pvc-"+class, map[string]string{"storageClassName": class}))
+				assert.NilError(t, err)
+				_, err = e.ControllerPublishVolume(t.Context(), publishRequest(class+"|pvc-"+class, node1, manyWriters))
+				assert.NilError(t, err)
+				health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: class + "|pvc-" + class})
+				assert.NilError(t, err)
+				assert.Equal(t, len(health.VolumeHealth.HealthStatuses), 0)
+			}
+		})
+	}
+}
+
+func serving(handler http.HandlerFunc) func(t *testing.T) string {
+	return func(t *testing.T) string {
+		server := httptest.NewServer(handler)
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+}
+
+// callsOf is every call that needs the agent of a class.
+func callsOf(class string) map[string]func(context.Context, *env) error {
+	volume := class + "|pvc-1"
+	return map[string]func(context.Context, *env) error{
+		"create": func(ctx context.Context, e *env) error {
+			_, err := e.CreateVolume(ctx, createRequest("pvc-1", map[string]string{"storageClassName": class}))
+			return err
+		},
+		"delete": func(ctx context.Context, e *env) error {
+			_, err := e.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: volume})
+			return err
+		},
+		"publish": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerPublishVolume(ctx, publishRequest(volume, node1, oneNode))
+			return err
+		},
+		"unpublish": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node1})
+			return err
+		},
+		"snapshot": func(ctx context.Context, e *env) error {
+			_, err := e.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: "snap"})
+			return err
+		},
+		"delete snapshot": func(ctx context.Context, e *env) error {
+			_, err := e.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: class + "|snap"})
+			return err
+		},
+		"expand": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: gib}})
+			return err
+		},
+		"modify": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: volume, MutableParameters: map[string]string{"uid": "1"}})
+			return err
+		},
+		"get": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: volume})
+			return err
+		},
+		"list": func(ctx context.Context, e *env) error {
+			_, err := e.ListVolumes(ctx, &csi.ListVolumesRequest{})
+			return err
+		},
+		"list snapshots": func(ctx context.Context, e *env) error {
+			_, err := e.ListSnapshots(ctx, &csi.ListSnapshotsRequest{})
+			return err
+		},
+		"list health": func(ctx context.Context, e *env) error {
+			_, err := e.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{})
+			return err
+		},
+		"capacity": func(ctx context.Context, e *env) error {
+			_, err := e.GetCapacity(ctx, &csi.GetCapacityRequest{})
+			return err
+		},
+	}
+}

@@ -1,0 +1,201 @@
+package driver_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+)
+
+// step is a controller call with the answer that it must give however often it is made.
+type step struct {
+	name string
+	call func(ctx context.Context, c csi.ControllerClient) (proto.Message, error)
+}
+
+// life is one of every call that changes something, in an order in which each works.
+func life() []step {
+	const volume, snapshot = "fast|pvc-1", "fast|snap-1"
+	copyRequest := createRequest("copy-1", nil)
+	copyRequest.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot}}}
+	copyRequest.CapacityRange.RequiredBytes = 2 * gib
+	return []step{
+		{"create", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.CreateVolume(ctx, createRequest("pvc-1", nil))
+		}},
+		{"publish", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.ControllerPublishVolume(ctx, publishRequest(volume, node1, oneNode))
+		}},
+		{"snapshot", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: "snap-1"})
+		}},
+		{"copy", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.CreateVolume(ctx, copyRequest)
+		}},
+		{"expand", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: "fast|copy-1", CapacityRange: &csi.CapacityRange{RequiredBytes: 3 * gib}})
+		}},
+		{"modify", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: volume, MutableParameters: map[string]string{"uid": "7", "sizeLimit": "off", "labels": "a=b"}})
+		}},
+		{"unpublish", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node1})
+		}},
+		{"delete snapshot", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
+		}},
+		{"delete copy", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: "fast|copy-1"})
+		}},
+		{"delete", func(ctx context.Context, c csi.ControllerClient) (proto.Message, error) {
+			return c.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: volume})
+		}},
+	}
+}
+
+func TestEveryCallTenTimes(t *testing.T) {
+	e := start(t, nil)
+	for _, s := range life() {
+		var first proto.Message
+		for range 10 {
+			answer, err := s.call(t.Context(), e)
+			assert.NilError(t, err, s.name)
+			if first == nil {
+				first = answer
+			}
+			assert.Assert(t, proto.Equal(answer, first), "%s: %v, then %v", s.name, first, answer)
+		}
+	}
+	volumes, snapshots := e.agent.Count(token)
+	assert.Equal(t, volumes+snapshots, 0)
+}
+
+// Ten of the same call at once: each says what one alone says, or Aborted, and nothing is made twice.
+func TestEveryCallTenTimesAtOnce(t *testing.T) {
+	e := start(t, nil)
+	for _, s := range life() {
+		answers, errs := make([]proto.Message, 10), make([]error, 10)
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() { answers[i], errs[i] = s.call(t.Context(), e) })
+		}
+		wg.Wait()
+		want, err := s.call(t.Context(), e)
+		assert.NilError(t, err, s.name)
+		for i := range errs {
+			if errs[i] != nil {
+				assert.Equal(t, status.Code(errs[i]), codes.Aborted, "%s: %v", s.name, errs[i])
+				continue
+			}
+			assert.Assert(t, proto.Equal(answers[i], want), "%s: %v and %v", s.name, answers[i], want)
+		}
+	}
+	volumes, snapshots := e.agent.Count(token)
+	assert.Equal(t, volumes+snapshots, 0)
+}
+
+// The agent does what it is told and its answer is lost, once for each request of a call: the call fails or goes on, and its
+// retry gives what a call without a loss gives.
+func TestEveryCallWithAnAnswerLost(t *testing.T) {
+	loss := &losing{}
+	undisturbed, e := start(t, nil), start(t, loss.prepare)
+	for _, s := range life() {
+		want, err := s.call(t.Context(), undisturbed)
+		assert.NilError(t, err, s.name)
+		for nth := 1; ; nth++ {
+			loss.lose(nth)
+			answer, err := s.call(t.Context(), e)
+			lost := loss.lose(0)
+			if err != nil {
+				assert.Assert(t, lost, "%s: %v", s.name, err)
+				assert.Equal(t, status.Code(err), codes.Unavailable, "%s, request %d: %v", s.name, nth, err)
+				answer, err = s.call(t.Context(), e)
+				assert.NilError(t, err, "%s again", s.name)
+			}
+			if s.name != "publish" && s.name != "create" && s.name != "copy" && s.name != "snapshot" { // whose answers name the agent or a time
+				assert.Assert(t, proto.Equal(answer, want), "%s: %v, want %v", s.name, answer, want)
+			}
+			if !lost {
+				break
+			}
+		}
+	}
+	volumes, snapshots := e.agent.Count(token)
+	assert.Equal(t, volumes+snapshots, 0)
+}
+
+// losing loses the answer to the nth request.
+type losing struct {
+	mu   sync.Mutex
+	left int // requests up to the one
+	lost bool
+}
+
+// lose counts from now on; 0 for none. It tells whether the one before was reached.
+func (l *losing) lose(nth int) (lost bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost, l.lost, l.left = l.lost, false, nth
+	return lost
+}
+
+func (l *losing) now() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left--
+	l.lost = l.lost || l.left == 0
+	return l.left == 0
+}
+
+func (l *losing) prepare(a *fakeagent.Agent) {
+	a.Intercept = func(_ http.ResponseWriter, r *http.Request) bool {
+		if !l.now() {
+			return false
+		}
+		a.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// Neither calls that work nor calls that fail leave descriptors open. Goroutines are watched in TestMain.
+func TestNoDescriptorIsLeftOpen(t *testing.T) {
+	loss := &losing{}
+	e := start(t, loss.prepare)
+	round := func() {
+		for _, s := range life() {
+			loss.lose(1)
+			_, _ = s.call(t.Context(), e)
+			loss.lose(0)
+			_, err := s.call(t.Context(), e)
+			assert.NilError(t, err, s.name)
+		}
+	}
+	round()
+	before := descriptors(t)
+	for range 20 {
+		round()
+	}
+	eventually(t, func() error {
+		if now := descriptors(t); now > before+2 { // connections that wait for their next request
+			return errTooMany(now - before)
+		}
+		return nil
+	})
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	assert.NilError(t, err)
+	return len(open)
+}
