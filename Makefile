@@ -54,6 +54,7 @@ test: root lab ## Run everything: checks, unit tests with the race detector, rea
 		$(MAKE) --no-print-directory $$target; \
 		echo "=== make $$target: $$((SECONDS - begin)) s"; \
 	done
+	@$(MAKE) --no-print-directory tested
 
 .PHONY: check
 check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter

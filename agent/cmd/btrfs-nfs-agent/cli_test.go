@@ -15,6 +15,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // commandLine is the command line of a user who has the environment for an agent.
@@ -239,4 +240,42 @@ func TestCompletion(t *testing.T) {
 	}
 	t.Setenv("AGENT_URL", "")
 	assert.Assert(t, is.Contains(c.ok("__complete", "volume", "get", ""), ":4"))
+}
+
+// A manifest names the volume as the controller does, and keeps it when it is deleted.
+func TestAdoptManifest(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	c.ok("volume", "create", "My_db", "64Mi")
+	documents := strings.Split(strings.TrimPrefix(c.ok("volume", "adopt-manifest", "My_db", "--class", "btrfs", "--claim", "shop/db", "--nfs-server", "10.0.0.1"), "---\n"), "---\n")
+	assert.Equal(t, len(documents), 2)
+	var volume, claim struct {
+		Kind     string
+		Metadata struct{ Name, Namespace string }
+		Spec     struct {
+			PersistentVolumeReclaimPolicy, StorageClassName, VolumeName string
+			Capacity                                                    map[string]string
+			ClaimRef                                                    struct{ Name, Namespace string }
+			Csi                                                         struct {
+				Driver, VolumeHandle string
+				VolumeAttributes     map[string]string
+			}
+		}
+	}
+	assert.NilError(t, yaml.Unmarshal([]byte(documents[0]), &volume))
+	assert.NilError(t, yaml.Unmarshal([]byte(documents[1]), &claim))
+	assert.Equal(t, volume.Kind+" "+claim.Kind, "PersistentVolume PersistentVolumeClaim")
+	handle, err := id.ParseVolume(volume.Spec.Csi.VolumeHandle)
+	assert.NilError(t, err)
+	assert.Equal(t, handle.String(), "btrfs|My_db")
+	assert.DeepEqual(t, volume.Spec.Csi.VolumeAttributes, map[string]string{"agentURL": a.url, "nfsServer": "10.0.0.1"})
+	assert.Equal(t, volume.Spec.PersistentVolumeReclaimPolicy, "Retain")
+	assert.Equal(t, volume.Spec.Capacity["storage"], "67108864")
+	assert.Equal(t, claim.Spec.VolumeName, volume.Metadata.Name)
+	assert.Equal(t, volume.Metadata.Name, "my-db")
+	assert.Equal(t, volume.Spec.ClaimRef.Namespace+"/"+volume.Spec.ClaimRef.Name, "shop/db")
+	c.fails(cli.ExitUsage, "--class", "volume", "adopt-manifest", "My_db")
+	c.fails(cli.ExitUsage, "NAMESPACE/NAME", "volume", "adopt-manifest", "My_db", "--class", "x", "--claim", "db")
+	c.fails(cli.ExitNotFound, "", "volume", "adopt-manifest", "none", "--class", "x")
 }

@@ -35,6 +35,7 @@ const Group = "client"
 // session is one run of a command: its streams, and the agent that it talks to.
 type session struct {
 	*agentclient.Client
+	url         string // of the agent
 	in          io.Reader
 	out, err    io.Writer
 	interactive bool // in can be asked though it is no terminal: for tests
@@ -58,6 +59,7 @@ func connect(command *cobra.Command) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.url = to.url
 	s.Client, err = to.client()
 	return s, err
 }

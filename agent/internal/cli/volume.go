@@ -18,7 +18,7 @@ func volumeCommand() *cobra.Command {
 				return s.Volumes(ctx, labels...)
 			},
 		}.command(),
-		getVolumeCommand(), createVolumeCommand(), resizeVolumeCommand(), changeVolumeCommand(), volumeUsageCommand(), deleteVolumesCommand(),
+		getVolumeCommand(), createVolumeCommand(), resizeVolumeCommand(), changeVolumeCommand(), volumeUsageCommand(), deleteVolumesCommand(), adoptManifestCommand(),
 	)
 	command.Aliases = []string{"vol", "volumes"}
 	return command

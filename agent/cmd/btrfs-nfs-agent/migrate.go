@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/migrate"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+)
+
+type migrateFlags struct {
+	dryRun, undo, yes bool
+	output, envFile   string
+}
+
+func migrateCommand() *cobra.Command {
+	var flags migrateFlags
+	command := &cobra.Command{
+		Use:   "migrate",
+		Short: "Take over the volumes of an older btrfs-nfs-csi (0.9 to 0.12) in place; --undo puts all back",
+		Long: `Takes over volumes and snapshots that a btrfs-nfs-csi agent of versions 0.9 to 0.12 made below AGENT_BASE_PATH. Data, names and paths stay as they are;
+metadata.json is written anew, and kept as it was for --undo. --dry-run explains each step and changes nothing. Stop both agents first. docs/upgrade.md has the
+whole way. Exit code: 0 done or nothing to do, 1 something was left alone, 2 it could not be done.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			err := runMigrate(command, flags)
+			if _, coded := errors.AsType[*exitError](err); err != nil && !coded {
+				err = &exitError{exitTrouble, err}
+			}
+			return err
+		},
+	}
+	command.Flags().BoolVar(&flags.dryRun, "dry-run", false, "explain each step, change nothing")
+	command.Flags().BoolVar(&flags.undo, "undo", false, "put everything back as the older agent left it")
+	command.Flags().BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
+	command.Flags().StringVarP(&flags.output, "output", "o", "text", "text or json")
+	command.Flags().StringVar(&flags.envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
+	return command
+}
+
+func runMigrate(command *cobra.Command, flags migrateFlags) error {
+	if flags.output != "text" && flags.output != "json" {
+		return fmt.Errorf("--output is %q, it must be text or json", flags.output)
+	}
+	if err := config.UseFile(flags.envFile); err != nil {
+		return err
+	}
+	c, err := config.Load()
+	if err != nil {
+		return fmt.Errorf("the environment is not good:\n%w", err)
+	}
+	// It fails where an agent of ours has the pool.
+	if _, err := storage.Inspect(command.Context(), storageConfig(c), false); err != nil {
+		return err
+	}
+	if flags.undo {
+		return undoMigration(command, c, flags)
+	}
+	plan, err := migrate.Look(c.BasePath)
+	if err != nil {
+		return err
+	}
+	out := command.OutOrStdout()
+	if flags.output == "text" {
+		explain(out, plan, c)
+	}
+	if !flags.dryRun && len(plan.Items) > plan.Problems {
+		if err := agree(command, flags, fmt.Sprintf("Take over %d volumes and snapshots?", len(plan.Items)-plan.Problems)); err != nil {
+			return err
+		}
+		if err := plan.Apply(func(item migrate.Item) { tell(out, flags, item, "taken over") }); err != nil {
+			return err
+		}
+	}
+	if flags.output == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(plan); err != nil {
+			return err
+		}
+	}
+	if plan.Problems > 0 {
+		return &exitError{code: exitFindings}
+	}
+	return nil
+}
+
+func undoMigration(command *cobra.Command, c config.Config, flags migrateFlags) error {
+	if flags.dryRun {
+		return errors.New("--dry-run and --undo exclude each other")
+	}
+	if err := agree(command, flags, "Put the metadata back as the older agent left it? What was changed since is forgotten there; data stays."); err != nil {
+		return err
+	}
+	return migrate.Undo(c.BasePath, func(item migrate.Item) { tell(command.OutOrStdout(), flags, item, "put back") })
+}
+
+func agree(command *cobra.Command, flags migrateFlags, question string) error {
+	if flags.yes {
+		return nil
+	}
+	fmt.Fprintf(command.ErrOrStderr(), "%s [y/N] ", question)
+	answer, _ := bufio.NewReader(command.InOrStdin()).ReadString('\n')
+	if answer = strings.TrimSpace(answer); answer != "y" && answer != "yes" {
+		return errors.New("not confirmed: nothing was changed (--yes answers)")
+	}
+	return nil
+}
+
+func tell(out io.Writer, flags migrateFlags, item migrate.Item, what string) {
+	if flags.output == "text" && item.Done {
+		fmt.Fprintf(out, "%s %s\n", what, item.Dir)
+	}
+}
+
+func explain(out io.Writer, plan migrate.Plan, c config.Config) {
+	for _, item := range plan.Items {
+		fmt.Fprintf(out, "%s\n", item.Dir)
+		if item.Problem != "" {
+			fmt.Fprintf(out, "    LEFT ALONE: %s\n", item.Problem)
+			continue
+		}
+		for _, step := range item.Steps {
+			fmt.Fprintf(out, "    - %s\n", step)
+		}
+	}
+	fmt.Fprintf(out, "%d to take over, %d to be left alone, %d have this agent's form already.\n", len(plan.Items)-plan.Problems, plan.Problems, plan.Adopted)
+	configured := map[string]bool{}
+	for _, name := range c.Tenants.Names() {
+		configured[name] = true
+	}
+	for _, name := range plan.Tenants {
+		if !configured[name] {
+			fmt.Fprintf(out, "AGENT_TENANTS does not name the tenant %s: add it with the token that its StorageClass's secret has.\n", name)
+		}
+	}
+}

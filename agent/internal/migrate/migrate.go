@@ -1,0 +1,185 @@
+// Package migrate takes over the volumes and snapshots of a btrfs-nfs-csi agent of versions 0.9 to 0.12, in place: data, names and paths stay,
+// metadata.json is written anew in this agent's form. What was there is kept, so that all of it can be undone.
+package migrate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+const (
+	metadataFile = "metadata.json"
+	snapshotsDir = "snapshots"
+	clientsDir   = "clients"
+	keptDir      = ".agent/migration" // in the base directory: what was there before
+)
+
+// Item is one volume or snapshot of the older agent.
+type Item struct {
+	Tenant   string   `json:"tenant"`
+	Name     string   `json:"name"`
+	Snapshot bool     `json:"snapshot"`
+	Dir      string   `json:"dir"`
+	Steps    []string `json:"steps"`             // what is done, in this order
+	Problem  string   `json:"problem,omitempty"` // why it is left alone
+	Done     bool     `json:"done"`
+
+	old    older
+	before state
+}
+
+// Plan is what is to be done with a pool.
+type Plan struct {
+	BasePath string   `json:"base_path"`
+	Tenants  []string `json:"tenants"`  // that AGENT_TENANTS must name
+	Items    []Item   `json:"items"`    // of the older agent
+	Adopted  int      `json:"adopted"`  // have this agent's form already
+	Problems int      `json:"problems"` // items that are left alone
+}
+
+// Look finds what an older agent left in the base directory. It changes nothing.
+func Look(base string) (Plan, error) {
+	plan := Plan{BasePath: base, Tenants: []string{}, Items: []Item{}}
+	pool, err := btrfs.Open(base)
+	if err != nil {
+		return plan, fmt.Errorf("base path %s: %w", base, err)
+	}
+	defer pool.Close()
+	tenants, err := directories(base)
+	if err != nil {
+		return plan, err
+	}
+	for _, tenant := range tenants {
+		if err := plan.lookAtTenant(tenant); err != nil {
+			return plan, err
+		}
+	}
+	return plan, nil
+}
+
+func (p *Plan) lookAtTenant(tenant string) error {
+	dir := filepath.Join(p.BasePath, tenant)
+	volumes, err := directories(dir)
+	if err != nil {
+		return err
+	}
+	count := len(p.Items) + p.Adopted
+	for _, name := range volumes {
+		if name != snapshotsDir {
+			p.look(Item{Tenant: tenant, Name: name, Dir: filepath.Join(dir, name)})
+		}
+	}
+	snapshots, err := directories(filepath.Join(dir, snapshotsDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range snapshots {
+		p.look(Item{Tenant: tenant, Name: name, Snapshot: true, Dir: filepath.Join(dir, snapshotsDir, name)})
+	}
+	if len(p.Items)+p.Adopted > count {
+		p.Tenants = append(p.Tenants, tenant)
+	}
+	return nil
+}
+
+// directories are the names in dir that can be of an agent.
+func directories(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.IsDir() && id.ValidateName(entry.Name()) == nil || entry.Name() == snapshotsDir {
+			names = append(names, entry.Name())
+		}
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return name == snapshotsDir && filepath.Base(dir) == snapshotsDir }), nil
+}
+
+// look adds the item to the plan, if it is one of the older agent's.
+func (p *Plan) look(item Item) {
+	content, err := os.ReadFile(filepath.Join(item.Dir, metadataFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return // somebody's own directory: the agent will report it
+	}
+	var probe struct {
+		Version *int `json:"version"`
+	}
+	if err == nil {
+		if err = json.Unmarshal(content, &probe); err != nil {
+			err = fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+		}
+	}
+	if err == nil && probe.Version != nil {
+		p.Adopted++
+		return
+	}
+	if err == nil {
+		err = item.read(content)
+	}
+	if err != nil {
+		item.Problem = err.Error()
+		p.Problems++
+	}
+	p.Items = append(p.Items, item)
+}
+
+// read understands the older metadata, and looks at the data.
+func (i *Item) read(content []byte) error {
+	if err := json.Unmarshal(content, &i.old); err != nil {
+		return fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+	}
+	if err := i.old.validate(i.Name, i.Snapshot); err != nil {
+		return err
+	}
+	data, err := i.openData()
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	info, err := btrfs.Subvolume(data)
+	if err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	i.before = state{Content: string(content), Writable: i.Snapshot && !info.ReadOnly}
+	if i.before.Immutable, err = immutable(filepath.Join(i.Dir, metadataFile)); err != nil {
+		return err
+	}
+	i.plan(info)
+	return nil
+}
+
+func (i *Item) openData() (*os.File, error) {
+	fd, err := unix.Open(filepath.Join(i.Dir, agentapi.DataDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	return os.NewFile(uintptr(fd), i.Dir+"/data"), nil
+}
+
+func (i *Item) plan(info btrfs.SubvolumeInfo) {
+	i.Steps = append(i.Steps, fmt.Sprintf("keep %s as it is in %s, for --undo", metadataFile, keptDir))
+	if i.before.Immutable {
+		i.Steps = append(i.Steps, "take the immutable attribute from "+metadataFile)
+	}
+	if i.before.Writable {
+		i.Steps = append(i.Steps, "make the snapshot's data read-only")
+	}
+	for _, client := range i.old.refs() {
+		i.Steps = append(i.Steps, "write the export to "+client.IP+" as a reference of its own")
+	}
+	i.Steps = append(i.Steps, fmt.Sprintf("write %s anew: version 1, subvolume %s, size %d", metadataFile, info.UUID, i.old.SizeBytes))
+	i.before.uuid = info.UUID
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Makes a release of the commit that is checked out: release.sh prepare|make vX.Y.Z. docs/release.md describes it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+modules=(shared agent controller node)
+action=${1:-} version=${2:-}
+fail() { echo "release: $*" >&2; exit 1; }
+
+# A module of version 2 and later has it in its path (go.dev/ref/mod#major-version-suffixes).
+[[ $version =~ ^v[01]\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "say which version: make release VERSION=v1.2.3"
+[ -z "$(git status --porcelain)" ] || fail "the tree is not clean: commit or remove $(git status --porcelain | head -n 3 | tr '\n' ' ')"
+for tag in "$version" "${modules[@]/%//$version}"; do
+	git rev-parse -q --verify "refs/tags/$tag" >/dev/null && fail "the tag $tag is there already"
+done
+
+# prepare writes the version where it must stand, and commits.
+prepare() {
+	for module in "${modules[@]:1}"; do
+		(cd "$module" && GOWORK=off go mod edit -require="github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared@$version")
+	done
+	grep -q '^## Unreleased$' CHANGELOG.md || fail "CHANGELOG.md has no part '## Unreleased'"
+	sed -i "s/^## Unreleased$/## Unreleased\n\n## $version ($(git log -1 --format=%cs))/" CHANGELOG.md
+	sed -i -e "s/^version: .*/version: ${version#v}/" -e "s/^appVersion: .*/appVersion: \"${version#v}\"/" helm/btrfs-nfs-csi/Chart.yaml
+	git add -A
+	git commit -q -m "Release $version"
+	echo "committed. Now: make test, then make release VERSION=$version"
+}
+
+# The tree that make test passed with: it writes this file at its end.
+tested() {
+	local stamp
+	stamp=$(git rev-parse --git-path tested-tree)
+	[ -e "$stamp" ] && [ "$(cat "$stamp")" = "$(git rev-parse 'HEAD^{tree}')" ]
+}
+
+tools() {
+	(cd tools/release && GOWORK=off CGO_ENABLED=0 go build -o ../../bin/ github.com/goreleaser/goreleaser/v2 github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
+}
+
+release() {
+	grep -q "^## $version " CHANGELOG.md || fail "CHANGELOG.md says nothing of $version: make release-prepare VERSION=$version"
+	for module in "${modules[@]:1}"; do
+		grep -q "btrfs-nfs-csi/shared $version\$" "$module/go.mod" || fail "$module/go.mod does not require shared $version: make release-prepare VERSION=$version"
+	done
+	tested || fail "this tree has not passed: sudo make test"
+	for tag in "$version" "${modules[@]/%//$version}"; do
+		git tag -a -m "$tag" "$tag"
+	done
+	local previous
+	previous=$(git describe --tags --abbrev=0 --match 'v*' "$version^" 2>/dev/null || true)
+	tools
+	# Not `go tool`, which is for a directory with a go.mod. Flags are words.
+	GORELEASER_CURRENT_TAG=$version GORELEASER_PREVIOUS_TAG=$previous bin/goreleaser release --clean ${RELEASE_FLAGS:-}
+	echo "made in dist/. Publish the tags: git push origin $version ${modules[*]/%//$version}"
+}
+
+case $action in
+prepare) prepare ;;
+make) release ;;
+*) fail "prepare or make?" ;;
+esac

@@ -1,0 +1,155 @@
+//go:build release
+
+package release
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+)
+
+// image is an OCI archive, unpacked.
+type image struct {
+	root   string
+	config struct {
+		Architecture string
+		Config       struct {
+			User       string
+			Entrypoint []string
+			Labels     map[string]string
+		}
+	}
+}
+
+func open(t *testing.T, name string) image {
+	t.Helper()
+	dir := os.Getenv("BNC_IMAGES")
+	assert.Assert(t, dir != "", "BNC_IMAGES names the directory of images: run make release-test")
+	files, err := filepath.Glob(filepath.Join(dir, name+"-*.tar"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(files), 1, "%v", files)
+	layout := t.TempDir()
+	command(t, "tar", "-C", layout, "-xf", files[0])
+	type blob struct{ Digest string }
+	var index struct{ Manifests []blob }
+	var manifest struct {
+		Config blob
+		Layers []blob
+	}
+	path := func(b blob) string {
+		return filepath.Join(layout, "blobs", strings.ReplaceAll(b.Digest, ":", "/"))
+	}
+	decode(t, filepath.Join(layout, "index.json"), &index)
+	decode(t, path(index.Manifests[0]), &manifest)
+	i := image{root: t.TempDir()}
+	assert.NilError(t, os.Chmod(i.root, 0o755))
+	decode(t, path(manifest.Config), &i.config)
+	for _, layer := range manifest.Layers {
+		command(t, "tar", "-C", i.root, "-xf", path(layer))
+	}
+	return i
+}
+
+func decode(t *testing.T, path string, into any) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	assert.NilError(t, err)
+	assert.NilError(t, json.Unmarshal(content, into))
+}
+
+// start runs the image's program in its own root, as its own user.
+func (i image) start(t *testing.T, uid uint32, environment ...string) {
+	t.Helper()
+	program := exec.Command(i.config.Config.Entrypoint[0])
+	program.Env = environment
+	program.Dir = "/"
+	program.SysProcAttr = &syscall.SysProcAttr{Chroot: i.root, Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	var said strings.Builder
+	program.Stdout, program.Stderr = &said, &said
+	assert.NilError(t, program.Start())
+	t.Cleanup(func() {
+		_ = program.Process.Signal(syscall.SIGTERM)
+		_ = program.Wait()
+		if t.Failed() {
+			t.Log(said.String())
+		}
+	})
+}
+
+func (i image) probe(t *testing.T, socket string) {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+filepath.Join(i.root, socket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	assert.NilError(t, err)
+	defer conn.Close()
+	identity := csi.NewIdentityClient(conn)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := identity.Probe(ctx, &csi.ProbeRequest{}); err != nil {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(20*time.Second))
+	info, err := identity.GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{})
+	assert.NilError(t, err)
+	assert.Equal(t, info.Name, "btrfs-nfs-csi")
+}
+
+func TestLabels(t *testing.T) {
+	for _, name := range []string{"agent", "controller", "node"} {
+		i := open(t, name)
+		labels := i.config.Config.Labels
+		assert.Equal(t, labels["org.opencontainers.image.title"], "btrfs-nfs-csi "+name)
+		for _, label := range []string{"version", "revision", "source", "licenses", "description"} {
+			assert.Check(t, labels["org.opencontainers.image."+label] != "", label)
+		}
+		_, err := os.Stat(filepath.Join(i.root, "bin/sh"))
+		assert.Check(t, os.IsNotExist(err), "%s has a shell", name)
+	}
+}
+
+// The controller's image runs as nobody in particular, with nothing but its program, and answers Probe.
+func TestControllerImage(t *testing.T) {
+	i := open(t, "controller")
+	assert.Equal(t, i.config.Config.User, "65532:65532")
+	assert.NilError(t, os.Mkdir(filepath.Join(i.root, "csi"), 0o755))
+	assert.NilError(t, os.Chown(filepath.Join(i.root, "csi"), 65532, 65532))
+	assert.NilError(t, os.WriteFile(filepath.Join(i.root, "classes.yaml"), []byte("[]\n"), 0o644))
+	i.start(t, 65532, "DRIVER_CLASSES_FILE=/classes.yaml", "DRIVER_ENDPOINT=unix:///csi/csi.sock")
+	i.probe(t, "csi/csi.sock")
+}
+
+// The node's image has mount.nfs with all that it is linked to, and mount and umount, and nothing else that can be run.
+func TestNodeImage(t *testing.T) {
+	i := open(t, "node")
+	for _, program := range [][]string{{"/sbin/mount.nfs", "-V"}, {"/usr/bin/mount", "--version"}, {"/usr/bin/umount", "--version"}} {
+		if _, err := os.Stat(i.root + program[0]); err != nil {
+			program[0] = strings.TrimPrefix(program[0], "/usr")
+		}
+		out := command(t, "chroot", append([]string{i.root}, program...)...)
+		assert.Assert(t, is.Contains(out, "mount"), out)
+	}
+	found := command(t, "find", i.root, "-type", "f", "-path", "*bin/*", "-printf", "%f\n")
+	assert.DeepEqual(t, strings.Fields(command(t, "sh", "-c", "printf '%s' '"+found+"' | sort")), []string{"btrfs-nfs-node", "mount", "mount.nfs", "umount"})
+}
+
+func TestAgentImage(t *testing.T) {
+	i := open(t, "agent")
+	out := command(t, "chroot", i.root, "/usr/local/bin/btrfs-nfs-agent", "version")
+	assert.Assert(t, is.Contains(out, "btrfs-nfs-agent "))
+	_, err := exec.Command("chroot", i.root, "/usr/local/bin/btrfs-nfs-agent", "health", "--agent-url", "http://127.0.0.1:9").CombinedOutput()
+	assert.ErrorContains(t, err, "exit status 6")
+}

@@ -1,0 +1,124 @@
+//go:build release
+
+package release
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+)
+
+const version = "v1.98.7"
+
+// clone is a copy of the repository with a history of its own.
+type clone struct {
+	t   *testing.T
+	dir string
+}
+
+func cloned(t *testing.T, from string) *clone {
+	t.Helper()
+	c := &clone{t: t, dir: filepath.Join(t.TempDir(), "clone")}
+	command(t, "git", "clone", "-q", from, c.dir)
+	c.run("git", "config", "user.name", "Rehearsal")
+	c.run("git", "config", "user.email", "rehearsal@example.org")
+	return c
+}
+
+func (c *clone) try(name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "RELEASE_FLAGS=--skip=publish,announce,sign --parallelism 2", "MAKEFLAGS=", "VERSION=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (c *clone) run(name string, args ...string) string {
+	c.t.Helper()
+	out, err := c.try(name, args...)
+	assert.NilError(c.t, err, "%s %v: %s", name, args, out)
+	return out
+}
+
+func (c *clone) refuses(says string, args ...string) {
+	c.t.Helper()
+	out, err := c.try("packaging/release.sh", args...)
+	assert.Assert(c.t, err != nil, out)
+	assert.Assert(c.t, is.Contains(out, says))
+}
+
+// passTests does what make test does at its end.
+func (c *clone) passTests() {
+	c.t.Helper()
+	c.run("make", "-s", "tested")
+}
+
+// A release from the first refusal to the last byte, in a clone; and again in another, with the same bytes.
+func TestReleaseRehearsal(t *testing.T) {
+	c := cloned(t, "../..")
+	c.refuses("v1.2.3", "make", "1.2.3")
+	c.refuses("release-prepare", "make", version)
+	c.run("packaging/release.sh", "prepare", version)
+	c.refuses("sudo make test", "make", version)
+	c.passTests()
+	assert.NilError(t, os.WriteFile(filepath.Join(c.dir, "stray"), nil, 0o600))
+	c.refuses("not clean: commit or remove ?? stray", "make", version)
+	assert.NilError(t, os.Remove(filepath.Join(c.dir, "stray")))
+	c.run("git", "commit", "-q", "--allow-empty", "-m", "the same tree")
+	c.run("packaging/release.sh", "make", version)
+	assert.DeepEqual(t, strings.Fields(c.run("git", "tag", "--points-at", "HEAD")),
+		[]string{"agent/" + version, "controller/" + version, "node/" + version, "shared/" + version, version})
+	c.refuses("is there already", "make", version)
+
+	names := []string{}
+	for _, arch := range []string{"amd64", "arm64"} {
+		for _, part := range []string{"agent", "controller", "node"} {
+			stem := "btrfs-nfs-" + part + "_1.98.7_linux_" + arch
+			names = append(names, stem+".tar.gz", stem+".cdx.json")
+		}
+	}
+	sums := c.checksums()
+	for _, name := range names {
+		assert.Check(t, is.Contains(sums, "  "+name+"\n"))
+	}
+	c.looksRight()
+
+	other := cloned(t, c.dir)
+	other.passTests()
+	for _, tag := range []string{"agent/", "controller/", "node/", "shared/", ""} {
+		other.run("git", "tag", "-d", tag+version)
+	}
+	other.run("packaging/release.sh", "make", version)
+	assert.Equal(t, other.checksums(), sums, "two builds of one commit differ")
+}
+
+func (c *clone) checksums() string {
+	c.t.Helper()
+	content, err := os.ReadFile(filepath.Join(c.dir, "dist/checksums.txt"))
+	assert.NilError(c.t, err)
+	return string(content)
+}
+
+// looksRight unpacks what is for this machine: the program says what it is, the tarball holds all that install.sh needs, and the
+// bill of materials names what the program was built from.
+func (c *clone) looksRight() {
+	c.t.Helper()
+	dist := filepath.Join(c.dir, "dist")
+	c.run("sh", "-c", "cd dist && sha256sum --quiet -c checksums.txt")
+	stem := "btrfs-nfs-agent_1.98.7_linux_" + runtime.GOARCH
+	dir := c.t.TempDir()
+	command(c.t, "tar", "-C", dir, "-xf", filepath.Join(dist, stem+".tar.gz"))
+	out := command(c.t, filepath.Join(dir, stem, "btrfs-nfs-agent"), "version")
+	commit := strings.TrimSpace(c.run("git", "rev-parse", "HEAD"))
+	assert.Assert(c.t, is.Contains(out, version+" (commit "+commit))
+	command(c.t, filepath.Join(dir, stem, "install.sh"), "--root", filepath.Join(dir, "root"), "--base-path", "/srv/btrfs", "--engine", "exportfs")
+	bill, err := os.ReadFile(filepath.Join(dist, stem+".cdx.json"))
+	assert.NilError(c.t, err)
+	assert.Assert(c.t, is.Contains(string(bill), "pkg:golang/github.com/gofiber/fiber/v2@"))
+}
