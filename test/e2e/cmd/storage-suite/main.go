@@ -113,6 +113,8 @@ func runPass(c *cluster.Cluster, driver, name string, args []string) ([]spec, er
 	ginkgo, tests := c.SuitePrograms()
 	report := "suite-" + name + ".json"
 	args = append(args, "--no-color", "--seed=1", "--timeout="+runTime.String(), "--poll-progress-after=0",
+		// Where many share the machine, an exec in a pod can lose its exit code on the way. What needed it is listed.
+		"--flake-attempts=2",
 		"--json-report="+report, "--output-dir="+c.LogDir(), tests, "--",
 		"--kubeconfig="+c.Kubeconfig("admin"), "--provider=skeleton", "--storage.testdriver="+driver, "--repo-root="+filepath.Dir(driver))
 	cmd := exec.Command(ginkgo, args...)

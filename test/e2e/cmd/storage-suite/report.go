@@ -33,6 +33,7 @@ type summary struct {
 	BySuite  map[string]*count
 	Reasons  map[string]int // why specs do not apply
 	Excepted map[string]string
+	Again    []string // specs that passed, but not at once
 	Versions []string
 
 	failed []spec
@@ -54,6 +55,8 @@ func summarize(specs []spec) *summary {
 			s.Excepted[spec.name] = why
 		case spec.state != "passed":
 			s.failed = append(s.failed, spec)
+		case spec.again:
+			s.Again = append(s.Again, spec.name)
 		}
 	}
 	return s
@@ -192,6 +195,10 @@ With:{{range .Versions}} {{.}},{{end}} and the Linux kernel of the lab.
 {{else}}None.
 {{end}}{{with .Failures}}
 ## Failures
+
+{{range .}}- ` + "`{{.}}`" + `
+{{end}}{{end}}{{with .Again}}
+## Passed at the second attempt
 
 {{range .}}- ` + "`{{.}}`" + `
 {{end}}{{end}}

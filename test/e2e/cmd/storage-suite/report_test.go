@@ -10,7 +10,7 @@ import (
 
 const sample = `[{"SpecReports": [
   {"LeafNodeType": "SynchronizedBeforeSuite", "State": "passed"},
-  {"ContainerHierarchyTexts": ["External Storage", "[Driver: btrfs-nfs-csi]", "[Testpattern: Dynamic PV (default fs)] subPath"], "LeafNodeType": "It", "LeafNodeText": "should work", "State": "passed"},
+  {"ContainerHierarchyTexts": ["External Storage", "[Driver: btrfs-nfs-csi]", "[Testpattern: Dynamic PV (default fs)] subPath"], "LeafNodeType": "It", "LeafNodeText": "should work", "State": "passed", "NumAttempts": 2},
   {"ContainerHierarchyTexts": ["External Storage", "[Driver: btrfs-nfs-csi]", "[Testpattern: Dynamic PV (default fs)] volume-stress [Slow]"], "LeafNodeType": "It", "LeafNodeText": "should last", "State": "timedout", "Failure": {"Message": "too late\nat line 3"}},
   {"ContainerHierarchyTexts": ["External Storage", "[Driver: btrfs-nfs-csi]", "[Testpattern: Dynamic PV (ntfs)] [Feature:Windows] volumes"], "LeafNodeType": "It", "LeafNodeText": "should store data", "State": "skipped", "Failure": {"Message": "Driver btrfs-nfs-csi doesn't support ntfs -- skipping"}},
   {"ContainerHierarchyTexts": ["External Storage", "[Driver: btrfs-nfs-csi]", "[Testpattern: Dynamic PV (default fs)] provisioning"], "LeafNodeType": "It", "LeafNodeText": "should provision correct filesystem size when restoring snapshot to larger size pvc", "State": "failed", "Failure": {"Message": "Expected"}},
@@ -25,6 +25,7 @@ func TestReport(t *testing.T) {
 	assert.Equal(t, *s.ByGroup["slow"], count{Failed: 1})
 	assert.Equal(t, *s.ByGroup["feature"], count{NotApplicable: 1})
 	assert.Equal(t, *s.ByGroup["fast"], count{Passed: 1, Excepted: 1})
+	assert.Equal(t, len(s.Again), 1)
 	assert.DeepEqual(t, s.Suites(), []string{"provisioning", "subPath", "volume-stress", "volumes"})
 	assert.DeepEqual(t, s.SortedReasons(), []string{"the driver doesn't support ntfs"})
 	assert.ErrorContains(t, s.err(), "timedout: External Storage")

@@ -15,6 +15,7 @@ type spec struct {
 	group  string
 	state  string // passed, failed, skipped, or another of ginkgo's states that is a failure
 	reason string // for a failure or a skip
+	again  bool   // it was tried more than once
 }
 
 // ginkgoReport is what we read of ginkgo's JSON report (github.com/onsi/ginkgo/v2/types.Report).
@@ -24,6 +25,7 @@ type ginkgoReport struct {
 		LeafNodeType            string
 		LeafNodeText            string
 		State                   string
+		NumAttempts             int
 		Failure                 struct{ Message string }
 	}
 }
@@ -56,7 +58,10 @@ func parseReport(text []byte) ([]spec, error) {
 				continue
 			}
 			name := strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")
-			specs = append(specs, spec{name: name, suite: suiteOf(name), group: groupOf(name), state: s.State, reason: firstLine(s.Failure.Message)})
+			specs = append(specs, spec{
+				name: name, suite: suiteOf(name), group: groupOf(name),
+				state: s.State, reason: firstLine(s.Failure.Message), again: s.NumAttempts > 1,
+			})
 		}
 	}
 	return specs, nil
