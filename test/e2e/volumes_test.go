@@ -272,3 +272,33 @@ func TestErrorsReachTheOwner(t *testing.T) {
 		})
 	}
 }
+
+// TestVolumeAttributesClass: another class changes a volume in use, and what is written from then on.
+func TestVolumeAttributesClass(t *testing.T) {
+	s := newScenario(t)
+	s.claim("data")
+	s.pod("writer", "data", runningShell("echo text > /data/file"))
+	s.ready("writer")
+	data := "/srv/btrfs/e2e/" + s.volumes()[0].Name + "/data"
+	compression := func() string {
+		out, err := s.cluster.Storage("btrfs", "property", "get", data, "compression")
+		assert.NilError(t, err)
+		return out
+	}
+	assert.Equal(t, compression(), "")
+	timed(t, "volume modified in use", func() {
+		s.patchClaim("data", `{"spec":{"volumeAttributesClassName":"e2e-compressed"}}`)
+		s.eventually("the claim has its new class", func() error {
+			claim, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Get(s.ctx, "data", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if now := claim.Status.CurrentVolumeAttributesClassName; now == nil || *now != "e2e-compressed" {
+				return fmt.Errorf("status %v", claim.Status)
+			}
+			return nil
+		})
+	})
+	assert.Assert(t, strings.Contains(compression(), "zstd"), compression())
+	assert.Equal(t, s.sh("writer", "cat /data/file"), "text")
+}
