@@ -29,10 +29,17 @@ func (w *writer) run(ctx context.Context) error {
 	return nil
 }
 
-// round uses one volume: made where it is not there, mounted, written to, snapshotted meanwhile, and sometimes deleted.
+// round uses one volume: made where it is not there, mounted, written to, snapshotted meanwhile, and sometimes deleted. One that
+// has many files is deleted before anything else, or it would fill up where no round comes to its end.
 func (w *writer) round(ctx context.Context, volume Key) error {
 	node := w.machine.lab.Nodes[0].IP.String()
 	if w.have[volume] == nil && !w.do(ctx, Request{Verb: Create, Key: volume, Size: 64 * mib, Mode: "0777", Labels: w.labels()}) {
+		return nil
+	}
+	if t := w.have[volume]; t != nil && len(t.Files) >= filesMost {
+		if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) {
+			w.do(ctx, Request{Verb: Delete, Key: volume})
+		}
 		return nil
 	}
 	if !w.do(ctx, Request{Verb: Export, Key: volume, Client: node, Labels: map[string]string{"by": "writer"}}) {
@@ -44,7 +51,7 @@ func (w *writer) round(ctx context.Context, volume Key) error {
 	if w.gone || w.random.IntN(3) == 0 {
 		return nil
 	}
-	if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) && (w.random.IntN(3) == 0 || len(w.have[volume].Files) >= filesMost) {
+	if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) && w.random.IntN(3) == 0 {
 		w.do(ctx, Request{Verb: Delete, Key: volume})
 	}
 	return nil
