@@ -30,16 +30,10 @@ func (w *writer) run(ctx context.Context) error {
 }
 
 // round uses one volume: made where it is not there, mounted, written to, snapshotted meanwhile, and sometimes deleted. One that
-// has many files is deleted before anything else, or it would fill up where no round comes to its end.
+// has many files gets no more: it would fill up where no round comes to the deletion.
 func (w *writer) round(ctx context.Context, volume Key) error {
 	node := w.machine.lab.Nodes[0].IP.String()
 	if w.have[volume] == nil && !w.do(ctx, Request{Verb: Create, Key: volume, Size: 64 * mib, Mode: "0777", Labels: w.labels()}) {
-		return nil
-	}
-	if t := w.have[volume]; t != nil && len(t.Files) >= filesMost {
-		if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) {
-			w.do(ctx, Request{Verb: Delete, Key: volume})
-		}
 		return nil
 	}
 	if !w.do(ctx, Request{Verb: Export, Key: volume, Client: node, Labels: map[string]string{"by": "writer"}}) {
@@ -51,7 +45,7 @@ func (w *writer) round(ctx context.Context, volume Key) error {
 	if w.gone || w.random.IntN(3) == 0 {
 		return nil
 	}
-	if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) && w.random.IntN(3) == 0 {
+	if w.do(ctx, Request{Verb: Unexport, Key: volume, Client: node}) && (w.random.IntN(3) == 0 || w.full(volume)) {
 		w.do(ctx, Request{Verb: Delete, Key: volume})
 	}
 	return nil
@@ -64,6 +58,9 @@ func (w *writer) write(ctx context.Context, volume Key) (err error) {
 	}
 	defer func() { err = errors.Join(err, unmount()) }()
 	for i := range filesEach {
+		if w.full(volume) {
+			return nil
+		}
 		if err := w.writeFile(dir, volume); err != nil {
 			return fmt.Errorf("a client cannot write to %s: %w", volume, err)
 		}
@@ -72,6 +69,11 @@ func (w *writer) write(ctx context.Context, volume Key) (err error) {
 		}
 	}
 	return nil
+}
+
+func (w *writer) full(volume Key) bool {
+	t := w.have[volume]
+	return t != nil && len(t.Files) >= filesMost
 }
 
 // shoot makes, or deletes, a snapshot or clone of the mounted volume, or grows it.
