@@ -17,6 +17,7 @@ var createTests = []behaviour{
 	{"names of every shape work and stay apart", createNames},
 	{"delete is idempotent and refuses a published volume", deleteVolume},
 	{"eight at once make one volume", createAtOnce},
+	{"every access mode", createModes},
 	{"validate and get", validateAndGet},
 }
 
@@ -182,6 +183,27 @@ func createAtOnce(t *testing.T, b Backend) {
 	}
 	assert.Assert(t, made > 0)
 	assert.Equal(t, e.volume("pvc-1").CapacityBytes, int64(gib))
+}
+
+// createModes: a volume can be had for each access mode, and published as it was asked for; a single request may name several.
+func createModes(t *testing.T, b Backend) {
+	e := start(t, b)
+	all := request("pvc-all", gib)
+	all.VolumeCapabilities = nil
+	for name, value := range csi.VolumeCapability_AccessMode_Mode_value {
+		mode := csi.VolumeCapability_AccessMode_Mode(value)
+		r := request("pvc-"+strings.ToLower(strings.ReplaceAll(name, "_", "-")), gib)
+		r.VolumeCapabilities = []*csi.VolumeCapability{capability(mode)}
+		if mode == csi.VolumeCapability_AccessMode_UNKNOWN {
+			_, err := e.CreateVolume(e.ctx, r)
+			failed(t, err, codes.InvalidArgument, "access mode")
+			continue
+		}
+		all.VolumeCapabilities = append(all.VolumeCapabilities, r.VolumeCapabilities...)
+		e.publish(e.create(r).VolumeId, node1, mode)
+	}
+	assert.Equal(t, len(all.VolumeCapabilities), 7, "the modes of the specification")
+	e.create(all)
 }
 
 func validateAndGet(t *testing.T, b Backend) {

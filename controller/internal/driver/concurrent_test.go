@@ -66,6 +66,10 @@ func TestASecondCallForAVolumeIsAborted(t *testing.T) {
 			_, err := e.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: "fast|pvc-1", CapacityRange: &csi.CapacityRange{}})
 			return err
 		},
+		"modify": func() error {
+			_, err := e.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: "fast|pvc-1", MutableParameters: map[string]string{"uid": "7"}})
+			return err
+		},
 		"publish": func() error {
 			_, err := e.ControllerPublishVolume(t.Context(), publishRequest("fast|pvc-1", node1, manyWriters))
 			return err

@@ -259,6 +259,41 @@ func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 	failed(t, err, codes.FailedPrecondition, "other")
 }
 
+// A class cannot be renamed: it is deleted and made under another name. Its volumes keep their IDs and go on, new ones have the new
+// class's, and neither is listed twice.
+func TestARenamedClassKeepsItsVolumes(t *testing.T) {
+	agent, url := startAgent(t, nil)
+	fast, quick := storageClass("fast", url, nil), storageClass("quick", url, nil)
+	k := startKube(t, agent, url, nil, fast, secret("kube-system", "agent", token), claim("team", "old", "fast", nil), claim("team", "new", "quick", nil), csiNode("worker-1", node1))
+	k.waitReady(t)
+	old := k.createFor(t, "pvc-1", fast, "team", "old")
+	_, err := k.client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(old, "pv-1", "team", &corev1.SecretReference{Namespace: "kube-system", Name: "agent"}), metav1.CreateOptions{})
+	assert.NilError(t, err)
+	assert.NilError(t, k.client.StorageV1().StorageClasses().Delete(t.Context(), "fast", metav1.DeleteOptions{}))
+	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), quick, metav1.CreateOptions{})
+	assert.NilError(t, err)
+	var renewed *csi.Volume
+	eventually(t, func() error { // until the informer has heard
+		answer, err := k.CreateVolume(t.Context(), createRequest("pvc-2", fromProvisioner(quick, "team", "new")))
+		renewed = answer.GetVolume()
+		return err
+	})
+	assert.Equal(t, renewed.VolumeId, "quick|pvc-2")
+	listed, err := k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+	assert.NilError(t, err)
+	assert.Equal(t, len(listed.Entries), 2, "%v", listed)
+	_, err = k.ControllerPublishVolume(t.Context(), publishRequest(old.VolumeId, node1, oneNode))
+	assert.NilError(t, err)
+	_, err = k.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: old.VolumeId, NodeId: node1})
+	assert.NilError(t, err)
+	for _, id := range []string{old.VolumeId, renewed.VolumeId} {
+		_, err = k.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
+		assert.NilError(t, err)
+	}
+	volumes, _ := agent.Count(token)
+	assert.Equal(t, volumes, 0)
+}
+
 // The peer went on with the token that it had read first.
 func TestFault15ARotatedTokenIsPickedUp(t *testing.T) {
 	agent, url := startAgent(t, nil)

@@ -5,7 +5,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -100,6 +103,41 @@ func TestEveryCallTenTimesAtOnce(t *testing.T) {
 			assert.Assert(t, proto.Equal(answers[i], want), "%s: %v and %v", s.name, answers[i], want)
 		}
 	}
+	volumes, snapshots := e.agent.Count(token)
+	assert.Equal(t, volumes+snapshots, 0)
+}
+
+// Every call ten times and at once with all the others: each does its work or says what is in its way, and what is there at the
+// end can be deleted as if nothing had been.
+func TestEveryCallTenTimesAmongTheOthers(t *testing.T) {
+	e := start(t, nil)
+	inTheWay := []codes.Code{codes.OK, codes.Aborted, codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists}
+	done := map[string]*atomic.Int64{}
+	var wg sync.WaitGroup
+	for _, s := range life() {
+		done[s.name] = new(atomic.Int64)
+		wg.Go(func() {
+			for range 10 {
+				_, err := s.call(t.Context(), e)
+				assert.Check(t, slices.Contains(inTheWay, status.Code(err)), "%s: %v", s.name, err)
+				if err == nil {
+					done[s.name].Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.Assert(t, done["create"].Load() > 0 && done["delete snapshot"].Load() > 0)
+	for _, s := range slices.Backward(life()) {
+		if strings.HasPrefix(s.name, "delete") || s.name == "unpublish" {
+			_, err := s.call(t.Context(), e)
+			if s.name != "delete" || status.Code(err) != codes.FailedPrecondition { // still published: deleted below
+				assert.NilError(t, err, s.name)
+			}
+		}
+	}
+	_, err := e.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|pvc-1"})
+	assert.NilError(t, err)
 	volumes, snapshots := e.agent.Count(token)
 	assert.Equal(t, volumes+snapshots, 0)
 }
