@@ -189,7 +189,7 @@ func TestTheRequestIDReachesTheAgentAndSecretsNeverTheLog(t *testing.T) {
 	for _, request := range e.agent.Requests() {
 		assert.Equal(t, request.RequestID, "req-42")
 	}
-	for _, part := range []string{"req-42", "CreateVolume", "fast|pvc-1", "worker-1|192.0.2.1", "Unauthenticated"} {
+	for _, part := range []string{"req-42", "CreateVolume", "fast|pvc-1", "worker-1|192.0.2.1", "Unauthenticated", "duration"} {
 		assert.Assert(t, cmp.Contains(e.log.String(), part))
 	}
 	noSecrets(t, e.log, token, "another-secret-token", published.PublishContext["usageToken"])
