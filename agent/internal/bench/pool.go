@@ -105,20 +105,17 @@ func (w *workbench) dropping() (int, error) {
 }
 
 // create makes an empty subvolume by hand.
-func (w *workbench) create(name string) error {
-	dir, err := os.Open(filepath.Join(w.floor.Name(), filepath.Dir(name)))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return btrfs.CreateSubvolume(dir, filepath.Base(name))
-}
+func (w *workbench) create(name string) error { return btrfs.CreateSubvolume(w.floor, name) }
 
 // createLimited makes one with a limit, as a volume has.
 func (w *workbench) createLimited(name string) error {
 	if err := w.create(name); err != nil {
 		return err
 	}
+	return w.limit(name)
+}
+
+func (w *workbench) limit(name string) error {
 	made, err := os.Open(filepath.Join(w.floor.Name(), name))
 	if err != nil {
 		return err
@@ -136,15 +133,22 @@ func (w *workbench) createAll(name string) error {
 	if err := unix.Mkdirat(int(w.floor.Fd()), name, 0o700); err != nil {
 		return err
 	}
-	path := filepath.Join(name, "data")
-	if err := w.createLimited(path); err != nil {
+	dir, err := os.Open(filepath.Join(w.floor.Name(), name))
+	if err != nil {
 		return err
 	}
-	data := filepath.Join(w.floor.Name(), path)
+	defer dir.Close()
+	if err := btrfs.CreateSubvolume(dir, "data"); err != nil {
+		return err
+	}
+	if err := w.limit(filepath.Join(name, "data")); err != nil {
+		return err
+	}
+	data := filepath.Join(dir.Name(), "data")
 	if err := errors.Join(os.Chown(data, 1000, 1000), unix.Chmod(data, 0o2770)); err != nil {
 		return err
 	}
-	file, err := os.Create(filepath.Join(w.floor.Name(), name, "metadata.json"))
+	file, err := os.Create(filepath.Join(dir.Name(), "metadata.json"))
 	if err != nil {
 		return err
 	}
@@ -160,20 +164,18 @@ const metadataBytes = 600
 
 // destroyAll destroys what createAll made.
 func (w *workbench) destroyAll(name string) error {
-	if err := w.destroy(filepath.Join(name, "data")); err != nil {
-		return err
-	}
-	return os.RemoveAll(filepath.Join(w.floor.Name(), name))
-}
-
-func (w *workbench) destroy(name string) error {
-	dir, err := os.Open(filepath.Join(w.floor.Name(), filepath.Dir(name)))
+	dir, err := os.Open(filepath.Join(w.floor.Name(), name))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return btrfs.DestroySubvolume(dir, filepath.Base(name))
+	if err := btrfs.DestroySubvolume(dir, "data"); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir.Name())
 }
+
+func (w *workbench) destroy(name string) error { return btrfs.DestroySubvolume(w.floor, name) }
 
 // durably is the loop that somebody without an agent would write: each change with its own syncfs.
 func (w *workbench) durably(change func(name string) error) func(name string) error {
