@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -82,15 +81,4 @@ func TestLoadStopsAtTheFirstFailure(t *testing.T) {
 		return nil
 	}}.run(nil)
 	assert.Error(t, err, "work/4: number 3")
-}
-
-func TestWriteInto(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "doc.md")
-	assert.NilError(t, os.WriteFile(path, []byte("# Title\n<!-- bench: begin -->\nold\n<!-- bench: end -->\ntail\n"), 0o600))
-	assert.NilError(t, WriteInto(path, "new\n"))
-	content, err := os.ReadFile(path)
-	assert.NilError(t, err)
-	assert.Equal(t, string(content), "# Title\n<!-- bench: begin -->\n\nnew\n\n<!-- bench: end -->\ntail\n")
-	assert.NilError(t, os.WriteFile(path, []byte("no markers"), 0o600))
-	assert.ErrorContains(t, WriteInto(path, "new"), "bench: begin")
 }

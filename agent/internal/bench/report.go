@@ -7,6 +7,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -86,7 +87,7 @@ func (r *report) writeChanges(b *strings.Builder) {
 			}
 			all := s.pooled()
 			fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f/s | %s | %s |\n", name, clients,
-				duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), duration(s.cpuPerChange()), r.comparison(name, clients))
+				document.Duration(quantile(all.times, 0.5)), document.Duration(quantile(all.times, 0.99)), all.rate(), document.Duration(s.cpuPerChange()), r.comparison(name, clients))
 		}
 	}
 	b.WriteString("\n")
@@ -126,34 +127,19 @@ func (r *report) writeScale(b *strings.Builder) {
 			if series, measured := s.lists[key(name, clients)]; measured {
 				all := series.pooled()
 				fmt.Fprintf(b, "| %s | %d | %s | %s | %.0f/s | %s |\n", name, clients,
-					duration(quantile(all.times, 0.5)), duration(quantile(all.times, 0.99)), all.rate(), duration(series.cpuPerChange()))
+					document.Duration(quantile(all.times, 0.5)), document.Duration(quantile(all.times, 0.99)), all.rate(), document.Duration(series.cpuPerChange()))
 			}
 		}
 	}
 	fmt.Fprintf(b, "\nAn agent with %d volumes and as many snapshots:\n\n| | |\n|---|---|\n", r.size.volumes)
-	fmt.Fprintf(b, "| start to first answer, filesystem in memory | %s |\n", duration(s.warm))
-	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", duration(s.cold))
+	fmt.Fprintf(b, "| start to first answer, filesystem in memory | %s |\n", document.Duration(s.warm))
+	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", document.Duration(s.cold))
 	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
 	fmt.Fprintf(b, "| after 8 clients have read all volumes in pages of %d, several times | %.0f MiB |\n", agentapi.MaxPage, mebibytes(s.inPages))
 	fmt.Fprintf(b, "| after 8 clients have read them in one piece, which they may, several times | %.0f MiB |\n", mebibytes(s.atOnce))
-	fmt.Fprintf(b, "| CPU in %s without requests | %s |\n\n", r.size.idle, duration(s.idle))
+	fmt.Fprintf(b, "| CPU in %s without requests | %s |\n\n", r.size.idle, document.Duration(s.idle))
 }
 
 func key(name string, clients int) string { return load{name: name, clients: clients}.String() }
 
 func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
-
-// duration has three digits.
-func duration(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	case d >= 100*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	case d >= 10*time.Millisecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.3f ms", d.Seconds()*1e3)
-}

@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 )
 
 // target is something that the agent is to keep, and whether it did.
@@ -69,5 +71,5 @@ func (r *report) scaleTargets() []target {
 }
 
 func below(what string, have, most time.Duration) target {
-	return target{what, "under " + most.String(), duration(have), have < most}
+	return target{what, "under " + most.String(), document.Duration(have), have < most}
 }

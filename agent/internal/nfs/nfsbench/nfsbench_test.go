@@ -74,17 +74,6 @@ func TestRunsInPartsAddUp(t *testing.T) {
 	assert.DeepEqual(t, rows, []Row{{Engine: "kernel", Exports: 10, PerSecond: 7}, {Engine: "kernel", Exports: 1000}, {Engine: "exportfs", Exports: 10}})
 }
 
-func TestWriteIntoADocument(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "doc.md")
-	assert.NilError(t, os.WriteFile(file, []byte("before\n"+markerBegin+"old\n"+markerEnd+"\nafter\n"), 0o600))
-	assert.NilError(t, WriteInto(file, "new\n"))
-	content, err := os.ReadFile(file)
-	assert.NilError(t, err)
-	assert.Equal(t, string(content), "before\n"+markerBegin+"\nnew\n\n"+markerEnd+"\nafter\n")
-	assert.NilError(t, os.WriteFile(file, nil, 0o600))
-	assert.ErrorContains(t, WriteInto(file, "new"), "go between")
-}
-
 func TestWriteReportsEachFile(t *testing.T) {
 	var out strings.Builder
 	folder := t.TempDir()

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 )
 
 // Sizes of the plot, in pixels.
@@ -102,7 +104,7 @@ func drawLine(b *strings.Builder, engine string, rows []Row, value func(Row) tim
 			cx, cy := x.at(float64(row.Exports)), y.at(v.Seconds())
 			points = append(points, fmt.Sprintf("%.1f,%.1f", cx, cy))
 			fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"><title>%s, %s exports: %s</title></circle>`+"\n",
-				cx, cy, colors[engine], engine, thousands(row.Exports), duration(v))
+				cx, cy, colors[engine], engine, thousands(row.Exports), document.Duration(v))
 		}
 	}
 	if len(points) > 0 {

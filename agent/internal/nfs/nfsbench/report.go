@@ -2,32 +2,11 @@ package nfsbench
 
 import (
 	"fmt"
-	"os"
 	"strings"
-	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
-
-// Markers of the part of a document that WriteInto replaces.
-const (
-	markerBegin = "<!-- bench-nfs: begin -->\n"
-	markerEnd   = "<!-- bench-nfs: end -->"
-)
-
-// WriteInto puts a report into a document, in place of the one before.
-func WriteInto(path, report string) error {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, found := strings.Cut(string(content), markerBegin)
-	_, after, foundEnd := strings.Cut(rest, markerEnd)
-	if !found || !foundEnd {
-		return fmt.Errorf("%s has no %q and %q for the report to go between", path, strings.TrimSpace(markerBegin), markerEnd)
-	}
-	return os.WriteFile(path, []byte(before+markerBegin+"\n"+strings.TrimRight(report, "\n")+"\n\n"+markerEnd+after), 0o600)
-}
 
 // Report is what was measured, in Markdown.
 func Report(rows []Row) string {
@@ -35,30 +14,30 @@ func Report(rows []Row) string {
 	writeOrigin(&b, rows)
 	writeTargets(&b, rows)
 	writeTable(&b, rows, "Changes", []column{
-		{"publish p50", func(r Row) string { return duration(r.Publish.P50) }},
-		{"longest", func(r Row) string { return duration(r.Publish.Longest) }},
-		{"revoke p50", func(r Row) string { return duration(r.Revoke.P50) }},
-		{"longest", func(r Row) string { return duration(r.Revoke.Longest) }},
+		{"publish p50", func(r Row) string { return document.Duration(r.Publish.P50) }},
+		{"longest", func(r Row) string { return document.Duration(r.Publish.Longest) }},
+		{"revoke p50", func(r Row) string { return document.Duration(r.Revoke.P50) }},
+		{"longest", func(r Row) string { return document.Duration(r.Revoke.Longest) }},
 		{"publishes/s, 16 callers", func(r Row) string { return fmt.Sprintf("%.0f", r.PerSecond) }},
-		{"through HTTP p50", func(r Row) string { return duration(r.HTTP.P50) }},
-		{"without the commit", func(r Row) string { return duration(r.HTTPRepeated.P50) }},
+		{"through HTTP p50", func(r Row) string { return document.Duration(r.HTTP.P50) }},
+		{"without the commit", func(r Row) string { return document.Duration(r.HTTPRepeated.P50) }},
 	})
 	writeTable(&b, rows, "A steady create, write of 4 KiB and fsync on one mount", []column{
-		{"idle p50", func(r Row) string { return duration(r.Idle.P50) }},
-		{"p99", func(r Row) string { return duration(r.Idle.P99) }},
-		{"longest", func(r Row) string { return duration(r.Idle.Longest) }},
-		{"while others are published p50", func(r Row) string { return duration(r.Busy.P50) }},
-		{"p99", func(r Row) string { return duration(r.Busy.P99) }},
-		{"longest", func(r Row) string { return duration(r.Busy.Longest) }},
+		{"idle p50", func(r Row) string { return document.Duration(r.Idle.P50) }},
+		{"p99", func(r Row) string { return document.Duration(r.Idle.P99) }},
+		{"longest", func(r Row) string { return document.Duration(r.Idle.Longest) }},
+		{"while others are published p50", func(r Row) string { return document.Duration(r.Busy.P50) }},
+		{"p99", func(r Row) string { return document.Duration(r.Busy.P99) }},
+		{"longest", func(r Row) string { return document.Duration(r.Busy.Longest) }},
 		{"changes meanwhile", func(r Row) string { return fmt.Sprint(r.BusyChanges) }},
 	})
 	writeTable(&b, rows, "Restart and memory", []column{
-		{"all back after", func(r Row) string { return duration(r.Restore) }},
+		{"all back after", func(r Row) string { return document.Duration(r.Restore) }},
 		{"all told to the kernel after", func(r Row) string {
 			if r.Engine != kernel.Name {
 				return "-"
 			}
-			return duration(r.Told)
+			return document.Duration(r.Told)
 		}},
 		{"memory of the engine", func(r Row) string { return mebibytes(r.EngineMemory) }},
 		{"of the kernel", func(r Row) string { return mebibytes(r.KernelMemory) }},
@@ -104,21 +83,6 @@ func writeTable(b *strings.Builder, rows []Row, title string, columns []column) 
 		b.WriteString("\n")
 	}
 	b.WriteString("\n")
-}
-
-// duration has three digits.
-func duration(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	case d >= 100*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	case d >= 10*time.Millisecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.3f ms", d.Seconds()*1e3)
 }
 
 func mebibytes(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }

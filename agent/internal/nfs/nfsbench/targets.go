@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
@@ -45,7 +46,7 @@ func targets(rows []Row) (out []target) {
 	})
 	slowest := slices.MaxFunc(rows, func(a, b Row) int { return int(a.HTTPRepeated.P50 - b.HTTPRepeated.P50) })
 	out = append(out, target{
-		"publish through HTTP without the commit, p50, at any number", "under 1 ms", duration(slowest.HTTPRepeated.P50),
+		"publish through HTTP without the commit, p50, at any number", "under 1 ms", document.Duration(slowest.HTTPRepeated.P50),
 		slowest.HTTPRepeated.P50 < time.Millisecond,
 	})
 	for _, row := range rows {
@@ -55,7 +56,7 @@ func targets(rows []Row) (out []target) {
 			"at most 2×", fmt.Sprintf("%.2f×", stall), stall <= 2,
 		})
 		if row.Exports == 10_000 {
-			out = append(out, target{"10,000 exports back after a restart", "under 1 s", duration(row.Restore), row.Restore < time.Second})
+			out = append(out, target{"10,000 exports back after a restart", "under 1 s", document.Duration(row.Restore), row.Restore < time.Second})
 		}
 	}
 	return out

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
 
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&options.Only, "only", "", "measure only changes or scale")
 	flags.IntVar(&options.Rounds, "rounds", 0, "rounds of changes (default 10)")
 	flags.StringVar(&options.Profile, "profile", "", "`file` for a CPU profile of the agent under changes")
-	document := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
+	into := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -61,8 +62,8 @@ func run(ctx context.Context, args []string) error {
 	if _, err := os.Stdout.Write(report.Bytes()); err != nil {
 		return err
 	}
-	if *document == "" {
+	if *into == "" {
 		return nil
 	}
-	return bench.WriteInto(*document, report.String())
+	return document.WriteInto(*into, "bench", report.String())
 }

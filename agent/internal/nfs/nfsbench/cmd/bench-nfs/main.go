@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsbench"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	engines := flags.String("engines", "kernel,exportfs", "which to measure")
 	counts := flags.String("exports", "10,100,1000,5000,10000,30000", "with how many exports")
 	data := flags.String("data", "", "`file` to keep what was measured in, with what earlier runs measured; for runs in parts")
-	document := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
+	into := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
 	plot := flags.String("plot", "", "`file` for the plot, an SVG")
 	only := flags.Bool("render", false, "measure nothing; report what -data holds")
 	switch err := flags.Parse(args); {
@@ -80,10 +81,10 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	return report(*data, *document, *plot)
+	return report(*data, *into, *plot)
 }
 
-func report(data, document, plot string) error {
+func report(data, into, plot string) error {
 	rows, err := nfsbench.Load(data)
 	if err != nil {
 		return err
@@ -95,8 +96,8 @@ func report(data, document, plot string) error {
 			return err
 		}
 	}
-	if document == "" {
+	if into == "" {
 		return nil
 	}
-	return nfsbench.WriteInto(document, text)
+	return document.WriteInto(into, "bench-nfs", text)
 }
