@@ -4,7 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -78,14 +79,35 @@ func silentServerIsAskedOnce(t *testing.T, b Backend) {
 	data, _, f := mountedFragile(t, b)
 	f.Silence()
 	defer f.Revive()
-	for range 5 {
-		hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/20)
-		assert.ErrorIs(t, b.Mounter().Check(hurried, data), nfsmount.ErrUnresponsive)
-		cancel()
+	// Other tests may have left calls in the kernel, which end when their servers answer: ours bear a label.
+	pprof.Do(t.Context(), pprof.Labels("test", t.Name()), func(ctx context.Context) {
+		for range 5 {
+			hurried, cancel := context.WithTimeout(ctx, b.Limits().Stat/20)
+			assert.ErrorIs(t, b.Mounter().Check(hurried, data), nfsmount.ErrUnresponsive)
+			cancel()
+		}
+	})
+	stuck, stacks := goroutinesIn(t, "unix.Statfs+")
+	assert.Equal(t, stuck, 1, "one call waits in the kernel:\n%s", stacks)
+}
+
+// goroutinesIn counts the goroutines that bear the test's label and are in a call of function, and returns the stacks of all.
+func goroutinesIn(t *testing.T, function string) (int, string) {
+	var profile strings.Builder
+	assert.NilError(t, pprof.Lookup("goroutine").WriteTo(&profile, 1))
+	_, records, _ := strings.Cut(profile.String(), "\n") // "goroutine profile: total N"
+	total := 0
+	// A record is "COUNT @ ADDRESS...", "# labels: {...}" and a line for each function; an empty line ends it.
+	for record := range strings.SplitSeq(records, "\n\n") {
+		if !strings.Contains(record, strconv.Quote(t.Name())) || !strings.Contains(record, function) {
+			continue
+		}
+		count, _, _ := strings.Cut(record, " @ ")
+		n, err := strconv.Atoi(count)
+		assert.NilError(t, err, record)
+		total += n
 	}
-	stacks := make([]byte, 1<<20)
-	stacks = stacks[:runtime.Stack(stacks, true)]
-	assert.Equal(t, strings.Count(string(stacks), "unix.Statfs("), 1, "one call waits in the kernel:\n%s", stacks)
+	return total, profile.String()
 }
 
 func silentServerUnmount(t *testing.T, b Backend) {
