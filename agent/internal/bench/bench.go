@@ -39,7 +39,7 @@ type size struct {
 
 func (o Options) size() size {
 	s := size{
-		rounds: 10, each: 20, snapshots: 5, lists: []int{10, 1000, 5000}, volumes: 10_000, lookups: 200, idle: time.Minute,
+		rounds: 10, each: 20, snapshots: 5, lists: []int{10, 1000, 5000}, volumes: 10_000, lookups: 200, idle: 2 * time.Minute,
 	}
 	if o.Quick {
 		s = size{rounds: 1, each: 3, snapshots: 1, lists: []int{10, 50}, volumes: 50, lookups: 5, idle: time.Second}

@@ -137,7 +137,7 @@ func (r *report) writeScale(b *strings.Builder) {
 	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
 	fmt.Fprintf(b, "| after 8 clients have read all volumes in pages of %d, several times | %.0f MiB |\n", agentapi.MaxPage, mebibytes(s.inPages))
 	fmt.Fprintf(b, "| after 8 clients have read them in one piece, which they may, several times | %.0f MiB |\n", mebibytes(s.atOnce))
-	fmt.Fprintf(b, "| CPU in %s without requests | %s |\n\n", r.size.idle, document.Duration(s.idle))
+	fmt.Fprintf(b, "| CPU a minute without requests | %s |\n\n", document.Duration(s.idle))
 }
 
 func key(name string, clients int) string { return load{name: name, clients: clients}.String() }

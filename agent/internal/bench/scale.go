@@ -18,7 +18,7 @@ type scale struct {
 	memory  int64             // resident bytes then,
 	inPages int64             // after 8 clients have read everything in the largest pages, as ours does,
 	atOnce  int64             // and after 8 clients have read everything at once, as old ones do
-	idle    time.Duration     // CPU used while nobody asked for anything
+	idle    time.Duration     // CPU used in a minute in which nobody asks for anything
 }
 
 const (
@@ -168,7 +168,8 @@ func readInPages(a *agent) error {
 	}
 }
 
-// beIdle measures what the agent uses by itself.
+// beIdle measures what the agent uses by itself. Go collects garbage two minutes after the last time, so a wait of that
+// length has its share of it.
 func (s *scale) beIdle(w *workbench, a *agent, wait time.Duration) error {
 	a.client.CloseIdleConnections()
 	before, err := a.cpu()
@@ -181,6 +182,6 @@ func (s *scale) beIdle(w *workbench, a *agent, wait time.Duration) error {
 		return w.host.ctx.Err()
 	}
 	after, err := a.cpu()
-	s.idle = after - before
+	s.idle = time.Duration(float64(after-before) * time.Minute.Seconds() / wait.Seconds())
 	return err
 }

@@ -66,7 +66,7 @@ func (r *report) scaleTargets() []target {
 		{"memory with " + both, "under 64 MiB", fmt.Sprintf("%.0f MiB", mebibytes(s.memory)), s.memory < mostMemory},
 		{"memory after 8 clients read all of them in pages", "under 64 MiB", fmt.Sprintf("%.0f MiB", mebibytes(s.inPages)), s.inPages < mostMemory},
 		below("a page of 100, p50", quantile(pages.times, 0.5), time.Millisecond),
-		below("CPU without requests in "+r.size.idle.String(), s.idle, 10*time.Millisecond),
+		below("CPU a minute without requests", s.idle, 10*time.Millisecond),
 	}
 }
 
