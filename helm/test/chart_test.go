@@ -42,7 +42,7 @@ func readYAML(t *testing.T, file string) map[string]any {
 func TestRenders(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
-			rendered, err := renderHelm3(chartDir, values)
+			rendered, err := renderHelm3(chartDir, testedKubernetes, values)
 			assert.NilError(t, err)
 			golden.Assert(t, rendered, "renders/"+name+".yaml")
 		})
@@ -53,9 +53,9 @@ func TestRenders(t *testing.T) {
 func TestHelm4RendersTheSame(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
-			three, err := renderHelm3(chartDir, values)
+			three, err := renderHelm3(chartDir, testedKubernetes, values)
 			assert.NilError(t, err)
-			four, err := renderHelm4(chartDir, values)
+			four, err := renderHelm4(chartDir, testedKubernetes, values)
 			assert.NilError(t, err)
 			assert.Equal(t, four, three)
 		})

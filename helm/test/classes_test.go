@@ -1,6 +1,7 @@
 package charttest
 
 import (
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -52,4 +53,17 @@ func TestVolumeAttributesClasses(t *testing.T) {
 	assert.Equal(t, compressed["apiVersion"], "storage.k8s.io/v1")
 	assert.Equal(t, compressed["driverName"], "btrfs-nfs-csi")
 	assert.DeepEqual(t, compressed["parameters"], map[string]any{"compression": "zstd:9"})
+}
+
+// TestVolumeAttributesClassesOfOlderKubernetes: before 1.34 the kind was v1beta1, which csi-provisioner 5 reads when it is told to.
+// Where it is told to without that version being served, it fails for every claim that names a class.
+func TestVolumeAttributesClassesOfOlderKubernetes(t *testing.T) {
+	const gate, kind = "--feature-gates=VolumeAttributesClass=true", "apiVersion: storage.k8s.io/v1beta1\nkind: VolumeAttributesClass"
+	for version, old := range map[string]bool{"v1.33.9": true, "v1.34.0": false, testedKubernetes: false} {
+		text, err := renderHelm3(chartDir, version, valueSets(t)["classes"])
+		assert.NilError(t, err)
+		for _, part := range []string{gate, kind} {
+			assert.Equal(t, strings.Contains(text, part), old, "%s: %s", version, part)
+		}
+	}
 }

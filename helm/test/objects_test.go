@@ -18,7 +18,7 @@ type object map[string]any
 // render gives the objects of a committed set of values, by kind/namespace/name.
 func render(t *testing.T, set string) map[string]object {
 	t.Helper()
-	text, err := renderHelm3(chartDir, valueSets(t)[set])
+	text, err := renderHelm3(chartDir, testedKubernetes, valueSets(t)[set])
 	assert.NilError(t, err)
 	objects := map[string]object{}
 	for document := range strings.SplitSeq(text, "\n---\n") {
@@ -194,7 +194,7 @@ func TestNodeMounts(t *testing.T) {
 func TestSidecarArguments(t *testing.T) {
 	containers := render(t, "default")[controllerKey].containers()
 	for name, own := range map[string][]string{
-		"csi-provisioner": {"--extra-create-metadata", "--enable-capacity", "--capacity-ownerref-level=2", "--worker-threads=40", "--feature-gates=VolumeAttributesClass=true"},
+		"csi-provisioner": {"--extra-create-metadata", "--enable-capacity", "--capacity-ownerref-level=2", "--worker-threads=40"},
 		"csi-attacher":    {"--worker-threads=40"},
 		"csi-snapshotter": {"--extra-create-metadata", "--worker-threads=20"},
 		"csi-resizer":     {"--workers=20"},

@@ -21,12 +21,12 @@ import (
 const (
 	releaseName      = "btrfs-nfs-csi"
 	releaseNamespace = "storage"
-	// kubeVersion is that of the end-to-end tests.
-	kubeVersion = "v1.35.4"
+	// testedKubernetes is the version of the end-to-end tests.
+	testedKubernetes = "v1.35.4"
 )
 
 // renderHelm3 renders with the engine of Helm 3, the schema checked, as one stream of documents.
-func renderHelm3(dir string, values map[string]any) (string, error) {
+func renderHelm3(dir, kubeVersion string, values map[string]any) (string, error) {
 	chart, err := chart3.LoadDir(dir)
 	if err != nil {
 		return "", err
@@ -50,7 +50,7 @@ func renderHelm3(dir string, values map[string]any) (string, error) {
 }
 
 // renderHelm4 is renderHelm3 with the engine of Helm 4.
-func renderHelm4(dir string, values map[string]any) (string, error) {
+func renderHelm4(dir, kubeVersion string, values map[string]any) (string, error) {
 	chart, err := chart4.LoadDir(dir)
 	if err != nil {
 		return "", err

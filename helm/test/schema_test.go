@@ -94,7 +94,7 @@ func TestTyposAreRejected(t *testing.T) {
 			values = map[string]any{key: values}
 		}
 		for name, render := range engines {
-			_, err := render(chartDir, values.(map[string]any))
+			_, err := render(chartDir, testedKubernetes, values.(map[string]any))
 			assert.Check(t, is.ErrorContains(err, "typo"), "%s at %v", name, path)
 		}
 		for key, child := range s.Properties {
@@ -105,7 +105,7 @@ func TestTyposAreRejected(t *testing.T) {
 	assert.Assert(t, tried >= 37, "only %d objects", tried)
 }
 
-var engines = map[string]func(string, map[string]any) (string, error){
+var engines = map[string]func(string, string, map[string]any) (string, error){
 	"helm 3": renderHelm3, "helm 4": renderHelm4,
 }
 
@@ -148,7 +148,7 @@ func TestWrongValuesAreRejected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for engine, render := range engines {
-				_, err := render(chartDir, c.values)
+				_, err := render(chartDir, testedKubernetes, c.values)
 				assert.Check(t, is.ErrorContains(err, c.want), engine)
 			}
 		})

@@ -273,32 +273,46 @@ func TestErrorsReachTheOwner(t *testing.T) {
 	}
 }
 
-// TestVolumeAttributesClass: another class changes a volume in use, and what is written from then on.
+// TestVolumeAttributesClass: another class changes a volume in use, and what is written from then on; a claim that names one
+// gets it from the start.
 func TestVolumeAttributesClass(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data")
 	s.pod("writer", "data", runningShell("echo text > /data/file"))
 	s.ready("writer")
-	data := "/srv/btrfs/e2e/" + s.volumes()[0].Name + "/data"
-	compression := func() string {
-		out, err := s.cluster.Storage("btrfs", "property", "get", data, "compression")
-		assert.NilError(t, err)
-		return out
-	}
-	assert.Equal(t, compression(), "")
+	assert.Equal(t, s.compression("data"), "")
 	timed(t, "volume modified in use", func() {
 		s.patchClaim("data", `{"spec":{"volumeAttributesClassName":"e2e-compressed"}}`)
-		s.eventually("the claim has its new class", func() error {
-			claim, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Get(s.ctx, "data", metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			if now := claim.Status.CurrentVolumeAttributesClassName; now == nil || *now != "e2e-compressed" {
-				return fmt.Errorf("status %v", claim.Status)
-			}
-			return nil
-		})
+		s.hasAttributes("data", "e2e-compressed")
 	})
-	assert.Assert(t, strings.Contains(compression(), "zstd"), compression())
+	assert.Assert(t, is.Contains(s.compression("data"), "zstd"))
 	assert.Equal(t, s.sh("writer", "cat /data/file"), "text")
+
+	class := "e2e-compressed"
+	s.claim("made", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = &class })
+	s.hasAttributes("made", class)
+	assert.Assert(t, is.Contains(s.compression("made"), "zstd"))
+}
+
+// hasAttributes waits until a claim's volume has what a class says.
+func (s *scenario) hasAttributes(claim, class string) {
+	s.Helper()
+	s.eventually("the claim has its class "+class, func() error {
+		c, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Get(s.ctx, claim, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if now := c.Status.CurrentVolumeAttributesClassName; now == nil || *now != class {
+			return fmt.Errorf("status %v", c.Status)
+		}
+		return nil
+	})
+}
+
+// compression is the property of the volume's data on the storage host.
+func (s *scenario) compression(claim string) string {
+	s.Helper()
+	out, err := s.cluster.Storage("btrfs", "property", "get", "/srv/btrfs/e2e/"+s.bound(claim).Spec.VolumeName+"/data", "compression")
+	assert.NilError(s, err)
+	return out
 }

@@ -141,3 +141,7 @@ capabilities: {drop: [ALL]}
 {{- $secret := .secret | default dict }}
 {{- default (printf "%s-agent" .name) $secret.existingName }}
 {{- end }}
+
+{{- define "bnc.volumeAttributesAPI" -}}
+{{- semverCompare ">=1.34.0-0" .Capabilities.KubeVersion.Version | ternary "v1" "v1beta1" }}
+{{- end }}
