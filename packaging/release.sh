@@ -34,9 +34,8 @@ tested() {
 	[ -e "$stamp" ] && [ "$(cat "$stamp")" = "$(git rev-parse 'HEAD^{tree}')" ]
 }
 
-tools() {
-	(cd tools/release && GOWORK=off CGO_ENABLED=0 go build -o ../../bin/ github.com/goreleaser/goreleaser/v2 github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
-}
+# tool builds a program of tools/release/go.mod, or finds it in the build cache, and says where it is.
+tool() { (cd tools/release && GOWORK=off CGO_ENABLED=0 go tool -n "$1"); }
 
 release() {
 	grep -q "^## $version " CHANGELOG.md || fail "CHANGELOG.md says nothing of $version: make release-prepare VERSION=$version"
@@ -49,9 +48,11 @@ release() {
 	done
 	local previous
 	previous=$(git describe --tags --abbrev=0 --match 'v*' "$version^" 2>/dev/null || true)
-	tools
-	# Not `go tool`, which is for a directory with a go.mod. Flags are words.
-	GORELEASER_CURRENT_TAG=$version GORELEASER_PREVIOUS_TAG=$previous bin/goreleaser release --clean ${RELEASE_FLAGS:-}
+	local goreleaser
+	goreleaser=$(tool goreleaser)
+	# Not `go tool` itself, which is for a directory with a go.mod. Flags are words.
+	CYCLONEDX_GOMOD=$(tool cyclonedx-gomod) GORELEASER_CURRENT_TAG=$version GORELEASER_PREVIOUS_TAG=$previous \
+		"$goreleaser" release --clean ${RELEASE_FLAGS:-}
 	echo "made in dist/. Publish the tags: git push origin $version ${modules[*]/%//$version}"
 }
 

@@ -38,13 +38,6 @@ func debian(t *testing.T) string {
 	return root
 }
 
-func command(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	assert.NilError(t, err, "%s %v: %s", name, args, out)
-	return string(out)
-}
-
 // host is a booted Debian: its own systemd as process 1, in a container on this machine's kernel. What it writes is gone after.
 type host struct {
 	t      *testing.T

@@ -8,8 +8,9 @@ release-packages: root
 	@command -v systemd-nspawn >/dev/null && command -v debootstrap >/dev/null && command -v buildah >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
 
 .PHONY: release-test
-release-test: root release-packages tarball images ## Test the tarball on a real systemd, the installer, units, documents (root)
+release-test: root release-packages lab tarball images ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
 	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 30m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
+	@BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
 .PHONY: release-rehearsal
 release-rehearsal: ## Make a release in a clone, twice, and compare: about ten minutes, the first time a quarter of an hour more

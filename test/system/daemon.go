@@ -21,6 +21,7 @@ type Daemon struct {
 
 	host    *lab.Host // nil: beside the test
 	program string
+	args    []string
 	env     []string
 	log     string
 	ready   func(context.Context) error
@@ -61,9 +62,9 @@ func (d *Daemon) Start() error {
 
 func (d *Daemon) command() *exec.Cmd {
 	if d.host == nil {
-		return exec.Command(d.program)
+		return exec.Command(d.program, d.args...)
 	}
-	return d.host.Command(context.Background(), d.program)
+	return d.host.Command(context.Background(), d.program, d.args...)
 }
 
 func (d *Daemon) awaitReady(cmd *exec.Cmd, done chan struct{}) error {

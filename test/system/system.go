@@ -35,6 +35,8 @@ type Options struct {
 	AgentEnv []string // NAME=value, over the defaults
 	NodeEnv  []string
 	NodeIPv6 bool // nodes mount from their IPv6 addresses
+	// NodeRoot is a directory with the files of the node's image: the drivers run in it, as in their container. Empty: beside the host's files.
+	NodeRoot string
 	// NFSMountOptions is the class's parameter of that name.
 	NFSMountOptions string
 }
@@ -208,7 +210,7 @@ func probe(ctx context.Context, identity csi.IdentityClient) error {
 }
 
 func (s *System) startNodes() error {
-	binary, err := program("btrfs-nfs-node")
+	binary, err := s.nodeProgram()
 	if err != nil {
 		return err
 	}
@@ -224,6 +226,31 @@ func (s *System) startNodes() error {
 	}
 	return nil
 }
+
+func (s *System) nodeProgram() (string, error) {
+	if s.options.NodeRoot != "" {
+		return "/usr/local/bin/btrfs-nfs-node", nil
+	}
+	return program("btrfs-nfs-node")
+}
+
+// containerScript runs a program in another root, $1, which has the directory $2 in common with the host. Mounts in it are seen on both
+// sides, as the chart's mountPropagation: Bidirectional makes it for the kubelet's. All else that is mounted is the container's own.
+const containerScript = `set -e
+root=$1 shared=$2; shift 2
+if ! mountpoint -q "$shared"; then
+	mount --bind "$shared" "$shared"
+	mount --make-shared "$shared"
+fi
+exec unshare --mount --propagation unchanged sh -ec 'root=$1 shared=$2; shift 2
+	mount --bind "$root" "$root"
+	mkdir -p "$root/proc" "$root/dev" "$root/sys" "$root$shared"
+	mount -t proc proc "$root/proc"
+	mount -t sysfs sysfs "$root/sys"
+	mount --rbind /dev "$root/dev"
+	mount --rbind "$shared" "$root$shared"
+	exec chroot "$root" "$@"' container "$root" "$shared" "$@"
+`
 
 func (s *System) startNode(n *Node, binary string) error {
 	endpoint := "unix://" + filepath.Join(n.dir, "csi.sock")
@@ -242,6 +269,9 @@ func (s *System) startNode(n *Node, binary string) error {
 			"DRIVER_ENDPOINT=" + endpoint, "DRIVER_NODE_ID=" + n.Name, "DRIVER_NODE_IP=" + ip.String(), "LOG_LEVEL=debug",
 		}, s.options.NodeEnv...),
 		ready: func(ctx context.Context) error { return probe(ctx, n.Identity) },
+	}
+	if s.options.NodeRoot != "" {
+		n.Driver.program, n.Driver.args = "sh", []string{"-c", containerScript, "container", s.options.NodeRoot, n.dir, binary}
 	}
 	return n.register()
 }
