@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
 )
 
-// image is an OCI archive, unpacked.
+// image is one of an OCI archive, unpacked.
 type image struct {
 	root   string
 	config struct {
@@ -26,31 +27,63 @@ type image struct {
 	}
 }
 
+// open unpacks the image for this machine.
 func open(t *testing.T, name string) image {
+	t.Helper()
+	layout := layoutOf(t, name)
+	for _, m := range layout.manifests(t) {
+		if m.Platform.Architecture == runtime.GOARCH {
+			return layout.unpack(t, m)
+		}
+	}
+	t.Fatalf("no image %s for %s", name, runtime.GOARCH)
+	return image{}
+}
+
+// layout is an OCI image layout (image-spec, image-layout.md).
+type layout string
+
+type blob struct {
+	MediaType, Digest string
+	Platform          struct{ OS, Architecture string }
+}
+
+func layoutOf(t *testing.T, name string) layout {
 	t.Helper()
 	dir := os.Getenv("BNC_IMAGES")
 	assert.Assert(t, dir != "", "BNC_IMAGES names the directory of images: run make release-test")
-	files, err := filepath.Glob(filepath.Join(dir, name+"-*.tar"))
-	assert.NilError(t, err)
-	assert.Equal(t, len(files), 1, "%v", files)
-	layout := t.TempDir()
-	command(t, "tar", "-C", layout, "-xf", files[0])
-	type blob struct{ Digest string }
-	var index struct{ Manifests []blob }
+	l := t.TempDir()
+	command(t, "tar", "-C", l, "-xf", filepath.Join(dir, name+".tar"))
+	return layout(l)
+}
+
+func (l layout) path(b blob) string {
+	return filepath.Join(string(l), "blobs", strings.ReplaceAll(b.Digest, ":", "/"))
+}
+
+// manifests are the images, one for an architecture.
+func (l layout) manifests(t *testing.T) []blob {
+	t.Helper()
+	var top, list struct{ Manifests []blob }
+	decode(t, filepath.Join(string(l), "index.json"), &top)
+	assert.Equal(t, len(top.Manifests), 1)
+	assert.Equal(t, top.Manifests[0].MediaType, "application/vnd.oci.image.index.v1+json")
+	decode(t, l.path(top.Manifests[0]), &list)
+	return list.Manifests
+}
+
+func (l layout) unpack(t *testing.T, m blob) image {
+	t.Helper()
 	var manifest struct {
 		Config blob
 		Layers []blob
 	}
-	path := func(b blob) string {
-		return filepath.Join(layout, "blobs", strings.ReplaceAll(b.Digest, ":", "/"))
-	}
-	decode(t, filepath.Join(layout, "index.json"), &index)
-	decode(t, path(index.Manifests[0]), &manifest)
+	decode(t, l.path(m), &manifest)
 	i := image{root: t.TempDir()}
 	assert.NilError(t, os.Chmod(i.root, 0o755))
-	decode(t, path(manifest.Config), &i.config)
+	decode(t, l.path(manifest.Config), &i.config)
 	for _, layer := range manifest.Layers {
-		command(t, "tar", "-C", i.root, "-xf", path(layer))
+		command(t, "tar", "-C", i.root, "-xf", l.path(layer))
 	}
 	return i
 }
@@ -68,4 +101,3 @@ func command(t *testing.T, name string, args ...string) string {
 	assert.NilError(t, err, "%s %v: %s", name, args, out)
 	return string(out)
 }
-

@@ -4,6 +4,8 @@ package release
 
 import (
 	"context"
+	"debug/elf"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,6 +70,39 @@ func TestLabels(t *testing.T) {
 		}
 		_, err := os.Stat(filepath.Join(i.root, "bin/sh"))
 		assert.Check(t, os.IsNotExist(err), "%s has a shell", name)
+	}
+}
+
+// Each archive has an image for both architectures, and every program and library in it is for that one. Those of the other machine are
+// not run.
+func TestImagesOfBothArchitectures(t *testing.T) {
+	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+	least := map[string]int{"agent": 1, "controller": 1, "node": 10} // mount.nfs needs libraries
+	for name, files := range least {
+		l := layoutOf(t, name)
+		manifests := l.manifests(t)
+		assert.Equal(t, len(manifests), len(machines), name)
+		for _, m := range manifests {
+			i := l.unpack(t, m)
+			assert.Equal(t, m.Platform.OS, "linux")
+			assert.Equal(t, i.config.Architecture, m.Platform.Architecture)
+			assert.Equal(t, i.config.Config.Labels["org.opencontainers.image.title"], "btrfs-nfs-csi "+name)
+			found := 0
+			assert.NilError(t, filepath.WalkDir(i.root, func(path string, entry fs.DirEntry, err error) error {
+				if err != nil || !entry.Type().IsRegular() {
+					return err
+				}
+				program, err := elf.Open(path)
+				if err != nil {
+					return nil // a text
+				}
+				defer program.Close()
+				found++
+				assert.Check(t, is.Equal(program.Machine, machines[m.Platform.Architecture]), path)
+				return nil
+			}))
+			assert.Check(t, found >= files, "%s for %s: %d programs and libraries", name, m.Platform.Architecture, found)
+		}
 	}
 }
 

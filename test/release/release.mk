@@ -8,12 +8,12 @@ release-packages: root
 	@command -v systemd-nspawn >/dev/null && command -v debootstrap >/dev/null && command -v buildah >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
 
 .PHONY: release-test
-release-test: root release-packages lab tarball images ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
+release-test: root release-packages lab build tarball images-all ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
 	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 30m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
 	@BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
 .PHONY: release-rehearsal
-release-rehearsal: ## Make a release in a clone, twice, and compare: about ten minutes, the first time a quarter of an hour more
+release-rehearsal: ## Make a release in a clone, twice, and compare: about three minutes, the first time ten more
 	@go test -count=1 -timeout 60m -tags release -v -run Rehearsal ./test/release
 
 .PHONY: tested
@@ -31,3 +31,13 @@ release: ## Tag and build the release VERSION of a clean, tested tree (docs/rele
 .PHONY: images
 images: root release-packages build ## Build the images with buildah into bin/images
 	@packaging/images/build.sh $(BIN) $(VERSION) $(COMMIT) $(BIN)/images
+
+.PHONY: images-all
+images-all: root release-packages ## Build the images for amd64 and arm64 into bin/images, and one archive of each that has both
+	@rm -rf $(BIN)/images
+	@for arch in amd64 arm64; do \
+		mkdir -p $(BIN)/$$arch; \
+		GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$arch/ $(foreach d,$(DAEMONS),./$(d)/cmd/btrfs-nfs-$(d)); \
+		packaging/images/build.sh $(BIN)/$$arch $(VERSION) $(COMMIT) $(BIN)/images $$arch; \
+	done
+	@packaging/images/join.sh $(VERSION) $(BIN)/images $(DAEMONS)
