@@ -40,7 +40,6 @@ func TestSnapshotClasses(t *testing.T) {
 	assert.Equal(t, objects["VolumeSnapshotClass//fast"].get("metadata", "annotations", "snapshot.storage.kubernetes.io/is-default-class"), "true")
 	assert.Equal(t, objects["VolumeSnapshotClass//database-snapshots"]["deletionPolicy"], "Retain")
 	assert.Equal(t, objects["VolumeSnapshotClass//fast"].get("parameters", "csi.storage.k8s.io/snapshotter-secret-name"), "fast-agent")
-	assert.Equal(t, objects["VolumeGroupSnapshotClass//database-groups"]["driver"], "btrfs-nfs-csi")
 	_, made := objects["VolumeSnapshotClass//archive"]
 	assert.Assert(t, !made)
 	for key, o := range render(t, "small") {

@@ -96,7 +96,7 @@ func TestNodeHasNoRights(t *testing.T) {
 
 // TestSnapshotRightsGoWithSnapshots: a cluster without their CRDs gets no rights for them.
 func TestSnapshotRightsGoWithSnapshots(t *testing.T) {
-	for set, want := range map[string]int{"small": 0, "default": 12, "classes": 22} {
+	for set, want := range map[string]int{"small": 0, "default": 12, "classes": 12} {
 		snapshots := slices.DeleteFunc(rules(t, set), func(r string) bool { return !strings.Contains(r, "snapshot.storage") })
 		assert.Check(t, is.Len(snapshots, want), "%s: %v", set, snapshots)
 	}
