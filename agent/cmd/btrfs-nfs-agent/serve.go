@@ -95,7 +95,7 @@ type listeners struct {
 func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
 	var secure *tls.Config
 	if c.TLSCert != "" {
-		if secure, err = api.TLSConfig(c.TLSCert, c.TLSKey, logger); err != nil {
+		if secure, err = api.TLSConfig(api.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, ClientCA: c.TLSClientCA}, logger); err != nil {
 			return on, err
 		}
 	}

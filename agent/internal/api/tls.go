@@ -2,67 +2,101 @@ package api
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
 )
 
-// TLSConfig serves the certificate and key of two PEM files, and reads them again when either changes, so that a renewed
-// certificate is used without a restart. While the new pair cannot be read (half of it is written, say), the old one
-// stays in use and the log says so. It fails where there is no good pair to begin with.
-func TLSConfig(certFile, keyFile string, logger *slog.Logger) (*tls.Config, error) {
-	pair := &certificate{certFile: certFile, keyFile: keyFile, logger: logger}
-	if err := pair.load(); err != nil {
-		return nil, fmt.Errorf("TLS certificate: %w", err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}, nil
+// TLSFiles are PEM files of a server.
+type TLSFiles struct {
+	Cert, Key string
+	// ClientCA holds the authorities that a client's certificate must be of; "" for clients without one.
+	ClientCA string
 }
 
-type certificate struct {
-	certFile, keyFile string
-	logger            *slog.Logger
+// TLSConfig serves what is in the files, and reads them again when one changes, so that a renewed certificate or authority is
+// used without a restart. While the new ones cannot be read (half of one is written, say), the old ones stay in use and the log
+// says so. It fails where there are no good ones to begin with.
+func TLSConfig(files TLSFiles, logger *slog.Logger) (*tls.Config, error) {
+	r := &reloading{files: files, logger: logger}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: r.get}, nil
+}
+
+type reloading struct {
+	files  TLSFiles
+	logger *slog.Logger
 
 	mu     sync.Mutex
-	loaded *tls.Certificate
-	stamps [2]os.FileInfo
+	loaded *tls.Config
+	stamps []os.FileInfo
 }
 
-func (p *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.changed() {
-		if err := p.load(); err != nil {
-			p.logger.Warn("the renewed TLS certificate cannot be used, the old one stays", "error", err)
+func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Config, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed() {
+		if err := r.load(); err != nil {
+			r.logger.Warn("the renewed TLS files cannot be used, the old ones stay", "error", err)
 		}
 	}
-	return p.loaded, nil
+	return r.loaded, nil
 }
 
-func (p *certificate) changed() bool {
-	for i, file := range []string{p.certFile, p.keyFile} {
+func (f TLSFiles) all() []string {
+	if f.ClientCA == "" {
+		return []string{f.Cert, f.Key}
+	}
+	return []string{f.Cert, f.Key, f.ClientCA}
+}
+
+func (r *reloading) changed() bool {
+	for i, file := range r.files.all() {
 		now, err := os.Stat(file)
-		if err != nil || !os.SameFile(now, p.stamps[i]) || !now.ModTime().Equal(p.stamps[i].ModTime()) || now.Size() != p.stamps[i].Size() {
+		if err != nil || !os.SameFile(now, r.stamps[i]) || !now.ModTime().Equal(r.stamps[i].ModTime()) || now.Size() != r.stamps[i].Size() {
 			return true
 		}
 	}
 	return false
 }
 
-func (p *certificate) load() error {
+func (r *reloading) load() error {
 	// Stamps first: a change during the reading is then seen at the next handshake.
-	certStamp, err := os.Stat(p.certFile)
+	var stamps []os.FileInfo
+	for _, file := range r.files.all() {
+		stamp, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		stamps = append(stamps, stamp)
+	}
+	pair, err := tls.LoadX509KeyPair(r.files.Cert, r.files.Key)
 	if err != nil {
 		return err
 	}
-	keyStamp, err := os.Stat(p.keyFile)
-	if err != nil {
-		return err
+	loaded := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+	if r.files.ClientCA != "" {
+		if loaded.ClientCAs, err = authorities(r.files.ClientCA); err != nil {
+			return err
+		}
+		loaded.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	loaded, err := tls.LoadX509KeyPair(p.certFile, p.keyFile)
-	if err != nil {
-		return err
-	}
-	p.loaded, p.stamps = &loaded, [2]os.FileInfo{certStamp, keyStamp}
+	r.loaded, r.stamps = loaded, stamps
 	return nil
+}
+
+func authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
 }

@@ -24,7 +24,7 @@ func TestRenewedCertificateIsUsed(t *testing.T) {
 	dir, log := t.TempDir(), &logBuffer{}
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 	writePair(t, certFile, keyFile, 1)
-	config, err := TLSConfig(certFile, keyFile, slog.New(slog.NewTextHandler(log, nil)))
+	config, err := TLSConfig(TLSFiles{Cert: certFile, Key: keyFile}, slog.New(slog.NewTextHandler(log, nil)))
 	assert.NilError(t, err)
 	assert.Equal(t, servedSerial(t, config), int64(1))
 
@@ -34,7 +34,7 @@ func TestRenewedCertificateIsUsed(t *testing.T) {
 	// A half-written pair is not used; once it is whole, it is.
 	assert.NilError(t, os.WriteFile(certFile, []byte("garbage"), 0o600))
 	assert.Equal(t, servedSerial(t, config), int64(2))
-	assert.Check(t, strings.Contains(log.String(), "old one stays"))
+	assert.Check(t, strings.Contains(log.String(), "old ones stay"))
 	assert.NilError(t, os.Remove(keyFile))
 	assert.Equal(t, servedSerial(t, config), int64(2))
 	writePair(t, certFile, keyFile, 3)
@@ -50,7 +50,7 @@ func TestCertificateBehindALink(t *testing.T) {
 	}
 	link := filepath.Join(dir, "now")
 	assert.NilError(t, os.Symlink("one", link))
-	config, err := TLSConfig(filepath.Join(link, "crt"), filepath.Join(link, "key"), slog.New(slog.DiscardHandler))
+	config, err := TLSConfig(TLSFiles{Cert: filepath.Join(link, "crt"), Key: filepath.Join(link, "key")}, slog.New(slog.DiscardHandler))
 	assert.NilError(t, err)
 	assert.Equal(t, servedSerial(t, config), int64(1))
 	assert.NilError(t, os.Remove(link))
@@ -64,9 +64,65 @@ func TestNoCertificateToBeginWith(t *testing.T) {
 	writePair(t, good+".crt", good+".key", 1)
 	writePair(t, other+".crt", other+".key", 2)
 	for _, pair := range [][2]string{{"/none", good + ".key"}, {good + ".crt", "/none"}, {good + ".crt", other + ".key"}, {good + ".key", good + ".crt"}} {
-		_, err := TLSConfig(pair[0], pair[1], slog.New(slog.DiscardHandler))
-		assert.ErrorContains(t, err, "TLS certificate")
+		_, err := TLSConfig(TLSFiles{Cert: pair[0], Key: pair[1]}, slog.New(slog.DiscardHandler))
+		assert.ErrorContains(t, err, "TLS: ")
 	}
+}
+
+// With AGENT_TLS_CLIENT_CA nobody gets as far as a request without a certificate of that authority, which may change.
+func TestClientCertificates(t *testing.T) {
+	dir := t.TempDir()
+	server, client, stranger := filepath.Join(dir, "server"), filepath.Join(dir, "client"), filepath.Join(dir, "stranger")
+	for i, name := range []string{server, client, stranger} {
+		writePair(t, name+".crt", name+".key", int64(i))
+	}
+	ca := filepath.Join(dir, "ca.crt")
+	trust := func(name string) {
+		pem, err := os.ReadFile(name + ".crt")
+		assert.NilError(t, err)
+		assert.NilError(t, os.WriteFile(ca+".new", pem, 0o600))
+		assert.NilError(t, os.Rename(ca+".new", ca))
+	}
+	trust(client)
+	config, err := TLSConfig(TLSFiles{Cert: server + ".crt", Key: server + ".key", ClientCA: ca}, slog.New(slog.DiscardHandler))
+	assert.NilError(t, err)
+
+	assert.NilError(t, accepted(t, config, client))
+	assert.ErrorContains(t, accepted(t, config, stranger), "unknown authority")
+	assert.ErrorContains(t, accepted(t, config, ""), "didn't provide a certificate")
+	trust(stranger)
+	assert.NilError(t, accepted(t, config, stranger))
+	assert.ErrorContains(t, accepted(t, config, client), "unknown authority")
+	// An empty file opens the door to nobody new.
+	assert.NilError(t, os.WriteFile(ca, nil, 0o600))
+	assert.ErrorContains(t, accepted(t, config, client), "unknown authority")
+	assert.ErrorContains(t, accepted(t, config, ""), "didn't provide a certificate")
+	_, err = TLSConfig(TLSFiles{Cert: server + ".crt", Key: server + ".key", ClientCA: ca}, slog.New(slog.DiscardHandler))
+	assert.ErrorContains(t, err, "holds no certificate")
+}
+
+// accepted is what the server says of a client that shows this pair, or none.
+func accepted(t *testing.T, config *tls.Config, pair string) error {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	served := make(chan error, 1)
+	go func() {
+		served <- tls.Server(theirs, config).Handshake()
+		theirs.Close()
+	}()
+	show := &tls.Config{InsecureSkipVerify: true, ServerName: "agent"}
+	if pair != "" {
+		certificate, err := tls.LoadX509KeyPair(pair+".crt", pair+".key")
+		assert.NilError(t, err)
+		// Show it whatever authorities the server names.
+		show.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
+	}
+	client := tls.Client(ours, show)
+	assert.NilError(t, client.SetDeadline(time.Now().Add(10*time.Second)))
+	_ = client.Handshake() // in TLS 1.3 it ends before the server has judged
+	_, _ = client.Read(make([]byte, 1))
+	return <-served
 }
 
 // servedSerial shakes hands and says which certificate was shown.
@@ -112,7 +168,7 @@ func TestServingTLS(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "crt"), filepath.Join(dir, "key")
 	writePair(t, certFile, keyFile, 1)
-	config, err := TLSConfig(certFile, keyFile, slog.New(slog.DiscardHandler))
+	config, err := TLSConfig(TLSFiles{Cert: certFile, Key: keyFile}, slog.New(slog.DiscardHandler))
 	assert.NilError(t, err)
 	server := New(Config{Store: &fakeStore{t: t}, Tokens: &Tokens{}, Logger: slog.New(slog.DiscardHandler)})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

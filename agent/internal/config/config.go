@@ -15,13 +15,15 @@ import (
 
 // Config is every setting of the agent. Load makes a good one.
 type Config struct {
-	BasePath string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path. Required."`
-	Tenants  Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Required."`
+	BasePath    string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path. Required."`
+	Tenants     Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Unless AGENT_TENANTS_FILE is set: Required."`
+	TenantsFile string  `envconfig:"AGENT_TENANTS_FILE" desc:"File with a line tenant:token for each, in place of AGENT_TENANTS; lines that begin with # do not count. Others must have no rights to it. Read at the start."`
 
 	ListenAddr  string `envconfig:"AGENT_LISTEN_ADDR" default:":8080" desc:"host:port of the API."`
 	MetricsAddr string `envconfig:"AGENT_METRICS_ADDR" default:"127.0.0.1:9090" desc:"host:port of the Prometheus metrics, which need no token. Empty for none."`
 	TLSCert     string `envconfig:"AGENT_TLS_CERT" desc:"PEM file with the API's certificate and its chain. With AGENT_TLS_KEY the API speaks HTTPS. Read again when it changes."`
 	TLSKey      string `envconfig:"AGENT_TLS_KEY" desc:"PEM file with the key of AGENT_TLS_CERT."`
+	TLSClientCA string `envconfig:"AGENT_TLS_CLIENT_CA" desc:"PEM file of authorities: whoever connects must show a certificate of one of them, beside the token. Needs AGENT_TLS_CERT. Read again when it changes."`
 
 	QuotaMode       string `envconfig:"AGENT_QUOTA_MODE" default:"auto" desc:"How sizes are enforced: auto (what the filesystem has; full where it has none), full, simple (kernel 6.7) or off."`
 	DefaultDirMode  Mode   `envconfig:"AGENT_DEFAULT_DIR_MODE" default:"0700" desc:"Octal mode of the directories that hold volumes. Clients never see them."`
@@ -55,6 +57,15 @@ func Load() (Config, error) {
 	var c Config
 	if err := envconfig.Process("", &c); err != nil {
 		return Config{}, withoutValue(err)
+	}
+	if c.TenantsFile != "" && len(c.Tenants) > 0 {
+		return Config{}, errors.New("AGENT_TENANTS and AGENT_TENANTS_FILE exclude each other")
+	}
+	if c.TenantsFile != "" {
+		var err error
+		if c.Tenants, err = readTenants(c.TenantsFile); err != nil {
+			return Config{}, fmt.Errorf("AGENT_TENANTS_FILE: %w", err)
+		}
 	}
 	return c, c.validate()
 }
@@ -106,15 +117,21 @@ func (c Config) validateBasePath() error {
 }
 
 func (c Config) validateTenants() error {
-	if len(c.Tenants) == 0 {
-		return errors.New("AGENT_TENANTS is not set: it names who may use the API, as tenant:token,…")
+	switch {
+	case len(c.Tenants) > 0:
+		return nil
+	case c.TenantsFile != "":
+		return fmt.Errorf("AGENT_TENANTS_FILE: %s names no tenant", c.TenantsFile)
 	}
-	return nil
+	return errors.New("AGENT_TENANTS is not set: it names who may use the API, as tenant:token,…")
 }
 
 func (c Config) validateTLS() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("AGENT_TLS_CERT and AGENT_TLS_KEY are only good together")
+	}
+	if c.TLSClientCA != "" && c.TLSCert == "" {
+		return errors.New("AGENT_TLS_CLIENT_CA needs AGENT_TLS_CERT and AGENT_TLS_KEY")
 	}
 	return nil
 }

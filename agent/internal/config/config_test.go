@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -46,7 +47,7 @@ func TestDefaults(t *testing.T) {
 func TestEverySetting(t *testing.T) {
 	environment(t,
 		"AGENT_BASE_PATH", "/srv/x", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
-		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
+		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_TLS_CLIENT_CA", "/ca", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
 		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
 		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
 		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
@@ -58,7 +59,7 @@ func TestEverySetting(t *testing.T) {
 	assert.Equal(t, fmt.Sprint(got.NFS.ServerListen), "[10.0.0.1:2049 [fd00::1]:20490]")
 	got.NFS.ServerListen = nil // netip's types have fields that DeepEqual cannot look at
 	assert.DeepEqual(t, got, Config{
-		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k",
+		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
 			Exporter: "kernel", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
@@ -84,7 +85,7 @@ func TestBadSettings(t *testing.T) {
 		{"AGENT_NFS_SERVER_THREADS", "-1"}, {"AGENT_NFS_SERVER_UNMANAGED", "perhaps"},
 		{"AGENT_NFS_SERVER_LISTEN", "2049"}, {"AGENT_NFS_SERVER_LISTEN", "storage:2049"}, {"AGENT_NFS_SERVER_LEASE_TIME", "9s"}, {"AGENT_NFS_SERVER_LEASE_TIME", "61m"},
 		{"AGENT_NFS_SERVER_GRACE_TIME", "9s"}, {"AGENT_NFS_SERVER_GRACE_TIME", "30s"}, {"AGENT_NFS_REQUIRE_NFSDCLD", "perhaps"}, {"AGENT_NFS_SIGN_HANDLES", "perhaps"},
-		{"AGENT_SHUTDOWN_TIMEOUT", "0s"}, {"AGENT_TLS_CERT", "/c"}, {"AGENT_TLS_KEY", "/k"}, {"LOG_LEVEL", "loud"}, {"LOG_FORMAT", "xml"},
+		{"AGENT_SHUTDOWN_TIMEOUT", "0s"}, {"AGENT_TLS_CERT", "/c"}, {"AGENT_TLS_KEY", "/k"}, {"AGENT_TLS_CLIENT_CA", "/ca"}, {"AGENT_TENANTS_FILE", "/x"}, {"LOG_LEVEL", "loud"}, {"LOG_FORMAT", "xml"},
 	} {
 		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret", c.name, c.value)
 		_, err := Load()
@@ -117,19 +118,19 @@ func TestAllMistakesAtOnce(t *testing.T) {
 func TestBadTenants(t *testing.T) {
 	for text, says := range map[string]string{
 		"":                                   "not set",
-		"secret":                             "entry 1 is not of the form",
-		"a:secret,secret2":                   "entry 2 is not of the form",
-		"a:secret,":                          "entry 2 is not of the form",
+		"secret":                             "entry 1: not of the form",
+		"a:secret,secret2":                   "entry 2: not of the form",
+		"a:secret,":                          "entry 2: not of the form",
 		",":                                  "entry 1",
 		"a:":                                 `"a" has an empty token`,
 		"a: ":                                "empty token",
 		"a:secret,b:":                        `"b" has an empty token`,
-		":secret":                            "name in entry 1 must not be empty",
+		":secret":                            "entry 1: the tenant's name must not be empty",
 		"a:secret,a:secret2":                 `"a" is named twice`,
 		"a:secret,b:secret":                  `"a" and "b" have the same token`,
-		"../x:secret":                        "name in entry 1 must begin",
+		"../x:secret":                        "entry 1: the tenant's name must begin",
 		"snapshots:secret":                   "reserved",
-		"a/b:secret":                         "name in entry 1 may hold only",
+		"a/b:secret":                         "entry 1: the tenant's name may hold only",
 		"a:secret\nb:secret2":                "not printable",
 		"a:sec ret":                          "not printable",
 		"a:geheimnis-ö-secret":               "not printable",
@@ -141,6 +142,40 @@ func TestBadTenants(t *testing.T) {
 		assert.ErrorContains(t, err, says, "%q", text)
 		assert.Assert(t, !strings.Contains(err.Error(), "secret"), "%q: %v", text, err)
 	}
+}
+
+func TestTenantsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tenants")
+	load := func(content string, mode os.FileMode) (Config, error) {
+		assert.NilError(t, os.WriteFile(file, []byte(content), 0o600))
+		assert.NilError(t, os.Chmod(file, mode))
+		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS_FILE", file)
+		return Load()
+	}
+	c, err := load("# who\n\na:secret,with,commas\n  b:secret2  \r\n", 0o640)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, c.Tenants, Tenants{{"a", "secret,with,commas"}, {"b", "secret2"}})
+
+	for content, says := range map[string]string{
+		"":                         "names no tenant",
+		"# a:secret\n":             "names no tenant",
+		"a:secret\n\nsecret2\n":    "line 3: not of the form",
+		"a:secret\nb:secret":       "have the same token",
+		"a:secret\na:secret2":      "named twice",
+		":secret":                  "line 1: the tenant's name",
+		strings.Repeat("#", 1<<21): "larger than 1048576 bytes",
+	} {
+		_, err := load(content, 0o600)
+		assert.ErrorContains(t, err, "AGENT_TENANTS_FILE")
+		assert.ErrorContains(t, err, says)
+		assert.Assert(t, !strings.Contains(err.Error(), "secret"), "%v", err)
+	}
+	_, err = load("a:secret", 0o604)
+	assert.ErrorContains(t, err, "chmod o-rwx")
+	assert.NilError(t, os.Remove(file))
+	environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS_FILE", file)
+	_, err = Load()
+	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestTokensDoNotPrint(t *testing.T) {

@@ -3,8 +3,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
@@ -48,20 +50,66 @@ func (t *Tenants) Decode(text string) error {
 	}
 	var out Tenants
 	for i, entry := range strings.Split(text, ",") {
-		name, token, found := strings.Cut(strings.TrimSpace(entry), ":")
-		if !found {
-			return fmt.Errorf("entry %d is not of the form tenant:token", i+1)
+		if err := out.add(strings.TrimSpace(entry)); err != nil {
+			return fmt.Errorf("entry %d: %w", i+1, err)
 		}
-		// The name is shown only once it is known to be one: where the colon is missing or misplaced it may be a token.
-		if err := id.ValidateName(name); err != nil {
-			return fmt.Errorf("tenant name in entry %d %w", i+1, withoutByte(err))
-		}
-		if err := out.admit(name, Token(token)); err != nil {
-			return err
-		}
-		out = append(out, Tenant{name, Token(token)})
 	}
 	*t = out
+	return nil
+}
+
+// readTenants reads a file with a line "tenant:token" for each; empty lines and those that begin with # do not count.
+// Whoever can read the file has the tokens, so others than its owner and group must not.
+func readTenants(path string) (Tenants, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	const others = 0o007
+	if info.Mode().Perm()&others != 0 {
+		return nil, fmt.Errorf("%s has mode %04o and holds tokens: take the rights of others away with chmod o-rwx", path, info.Mode().Perm())
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxTenantsFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxTenantsFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxTenantsFile)
+	}
+	var out Tenants
+	for i, line := range strings.Split(string(content), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if err := out.add(line); err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", path, i+1, err)
+		}
+	}
+	return out, nil
+}
+
+const maxTenantsFile = 1 << 20 // bytes
+
+// add takes a tenant:token.
+func (t *Tenants) add(entry string) error {
+	name, token, found := strings.Cut(entry, ":")
+	if !found {
+		return errors.New("not of the form tenant:token")
+	}
+	// The name is shown only once it is known to be one: where the colon is missing or misplaced it may be a token.
+	if err := id.ValidateName(name); err != nil {
+		return fmt.Errorf("the tenant's name %w", withoutByte(err))
+	}
+	if err := t.admit(name, Token(token)); err != nil {
+		return err
+	}
+	*t = append(*t, Tenant{name, Token(token)})
 	return nil
 }
 

@@ -189,6 +189,9 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	if c.TLSCert != "" {
 		scheme, trust.CA = "https", c.TLSCert
 	}
+	if c.TLSClientCA != "" {
+		trust.Cert, trust.Key = c.TLSCert, c.TLSKey // good where one authority makes all certificates
+	}
 	client, err := agentclient.New(scheme+"://"+net.JoinHostPort(host, port), agentclient.Options{TLS: trust, Timeout: 3 * time.Second})
 	if err != nil {
 		return nil, err
