@@ -102,6 +102,45 @@ func TestDriverObject(t *testing.T) {
 	})
 }
 
+// TestWorkloads: one controller at work at a time, nodes replaced one by one, and both before what can wait.
+func TestWorkloads(t *testing.T) {
+	objects := render(t, "default")
+	controller, node := objects[controllerKey], objects[nodeKey]
+	assert.Equal(t, controller.get("spec", "replicas"), 1.0)
+	assert.DeepEqual(t, node.get("spec", "updateStrategy"), map[string]any{
+		"type": "RollingUpdate", "rollingUpdate": map[string]any{"maxUnavailable": 1.0},
+	})
+	assert.Equal(t, controller.get("spec", "template", "spec", "priorityClassName"), "system-cluster-critical")
+	assert.Equal(t, node.get("spec", "template", "spec", "priorityClassName"), "system-node-critical")
+	assert.DeepEqual(t, node.get("spec", "template", "spec", "tolerations"), []any{map[string]any{"operator": "Exists"}})
+	everything := render(t, "everything")
+	assert.Equal(t, everything["Deployment/storage/storage-driver-controller"].get("spec", "replicas"), 2.0)
+	for _, kind := range []string{"PodDisruptionBudget", "NetworkPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule", "ConfigMap"} {
+		found := slices.ContainsFunc(slices.Collect(maps.Keys(everything)), func(key string) bool { return strings.HasPrefix(key, kind+"/") })
+		assert.Check(t, found, kind)
+		for key := range objects {
+			assert.Check(t, !strings.HasPrefix(key, kind+"/"), "%s without being asked for", key)
+		}
+	}
+}
+
+// TestNotes: what is printed after the installation names the next steps.
+func TestNotes(t *testing.T) {
+	for set, want := range map[string][]string{
+		"classes": {"helm test btrfs-nfs-csi -n storage", "rollout status daemonset/btrfs-nfs-csi-node", "fast   agent http://10.0.0.1:8080", "kubectl describe pvc"},
+		"default": {"No class was made", "kubectl get crd volumesnapshots.snapshot.storage.k8s.io"},
+	} {
+		text, err := renderHelm3(chartDir, testedKubernetes, valueSets(t)[set])
+		assert.NilError(t, err)
+		_, notes, ok := strings.Cut(text, "/NOTES.txt\n")
+		assert.Assert(t, ok)
+		notes, _, _ = strings.Cut(notes, "\n---\n")
+		for _, words := range want {
+			assert.Check(t, is.Contains(notes, words), set)
+		}
+	}
+}
+
 func TestImages(t *testing.T) {
 	objects := render(t, "default")
 	images := map[string]string{}
