@@ -233,7 +233,7 @@ func TestNodeMounts(t *testing.T) {
 func TestSidecarArguments(t *testing.T) {
 	containers := render(t, "default")[controllerKey].containers()
 	for name, own := range map[string][]string{
-		"csi-provisioner": {"--extra-create-metadata", "--enable-capacity", "--capacity-ownerref-level=2", "--worker-threads=40"},
+		"csi-provisioner": {"--extra-create-metadata", "--enable-capacity", "--capacity-ownerref-level=2", "--worker-threads=40", "--feature-gates=VolumeAttributesClass=true"},
 		"csi-attacher":    {"--worker-threads=40"},
 		"csi-snapshotter": {"--extra-create-metadata", "--worker-threads=20"},
 		"csi-resizer":     {"--workers=20"},

@@ -20,7 +20,6 @@ var rare = map[cluster.Right]string{
 	{Container: "attacher", Verb: "patch", Resource: "events"}:                                                "an event that occurs again is patched",
 	{Container: "resizer", Verb: "patch", Resource: "events"}:                                                 "an event that occurs again is patched",
 	{Container: "snapshotter", Verb: "patch", Resource: "events"}:                                             "an event that occurs again is patched",
-	{Container: "provisioner", Verb: "get", Group: "storage.k8s.io", Resource: "volumeattributesclasses"}:     "used by csi-provisioner 6",
 	{Container: "provisioner", Verb: "list", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:   "used by csi-provisioner 6",
 	{Container: "provisioner", Verb: "watch", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:  "used by csi-provisioner 6",
 	{Container: "provisioner", Verb: "update", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}: "used by csi-provisioner 6",
