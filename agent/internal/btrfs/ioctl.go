@@ -30,6 +30,13 @@ const (
 
 	limitMaxReferenced = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
 	limitMaxExclusive  = 1 << 1 // BTRFS_QGROUP_LIMIT_MAX_EXCL
+
+	scrubReadOnly = 1 // BTRFS_SCRUB_READONLY
+
+	balanceData    = 1 << 0 // BTRFS_BALANCE_DATA
+	balanceUsage   = 1 << 1 // BTRFS_BALANCE_ARGS_USAGE
+	balanceRunning = 1 << 0 // BTRFS_BALANCE_STATE_RUNNING
+	balanceCancel  = 2      // BTRFS_BALANCE_CTL_CANCEL
 )
 
 type volArgs struct {
@@ -75,6 +82,33 @@ type devStats struct {
 	Flags   uint64
 	Values  [5]uint64
 	_       [121]uint64
+}
+
+type scrubArgs struct {
+	DevID    uint64
+	Start    uint64
+	End      uint64
+	Flags    uint64
+	Progress Scrub
+	_        [109]uint64
+}
+
+// balanceFilter is struct btrfs_balance_args.
+type balanceFilter struct {
+	_     uint64
+	Usage uint64
+	_     [6]uint64
+	Flags uint64
+	_     [8]uint64
+}
+
+type balanceArgs struct {
+	Flags uint64
+	State uint64
+	Data  balanceFilter
+	_     [2]balanceFilter // of metadata and system
+	Stat  Balance
+	_     [72]uint64
 }
 
 type spaceArgs struct {
@@ -196,8 +230,14 @@ const (
 	iocSnapCreateV2      = dirWrite<<30 | unsafe.Sizeof(volArgsV2{})<<16 | ioctlMagic<<8 | 23
 	iocSubvolGetFlags    = dirRead<<30 | 8<<16 | ioctlMagic<<8 | 25
 	iocSubvolSetFlags    = dirWrite<<30 | 8<<16 | ioctlMagic<<8 | 26
+	iocScrub             = (dirRead|dirWrite)<<30 | unsafe.Sizeof(scrubArgs{})<<16 | ioctlMagic<<8 | 27
+	iocScrubCancel       = dirNone<<30 | ioctlMagic<<8 | 28
+	iocScrubProgress     = (dirRead|dirWrite)<<30 | unsafe.Sizeof(scrubArgs{})<<16 | ioctlMagic<<8 | 29
 	iocDevInfo           = (dirRead|dirWrite)<<30 | unsafe.Sizeof(devInfoArgs{})<<16 | ioctlMagic<<8 | 30
 	iocFSInfo            = dirRead<<30 | unsafe.Sizeof(fsInfoArgs{})<<16 | ioctlMagic<<8 | 31
+	iocBalanceV2         = (dirRead|dirWrite)<<30 | unsafe.Sizeof(balanceArgs{})<<16 | ioctlMagic<<8 | 32
+	iocBalanceCtl        = dirWrite<<30 | 4<<16 | ioctlMagic<<8 | 33
+	iocBalanceProgress   = dirRead<<30 | unsafe.Sizeof(balanceArgs{})<<16 | ioctlMagic<<8 | 34
 	iocQuotaCtl          = (dirRead|dirWrite)<<30 | unsafe.Sizeof(quotaCtlArgs{})<<16 | ioctlMagic<<8 | 40
 	iocQgroupCreate      = dirWrite<<30 | unsafe.Sizeof(qgroupCreateArgs{})<<16 | ioctlMagic<<8 | 42
 	iocQgroupLimit       = dirRead<<30 | unsafe.Sizeof(qgroupLimitArgs{})<<16 | ioctlMagic<<8 | 43

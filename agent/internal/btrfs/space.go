@@ -19,6 +19,7 @@ type Space struct {
 	// for the metadata that any write needs.
 	FreeBytes        uint64
 	RawBytes         uint64 // the devices' sizes
+	RawUsedBytes     uint64 // in use, data and metadata
 	UnallocatedBytes uint64 // raw, what no block group has taken yet
 	Data             Usage
 	Metadata         Usage
@@ -82,6 +83,9 @@ func (fs *FS) space() (Space, error) {
 	metadataRatio := 1.0
 	for _, group := range groups {
 		ratio := redundancy(group.Flags, len(devices))
+		if group.Flags&globalReserve == 0 {
+			space.RawUsedBytes += uint64(float64(group.Used) * ratio)
+		}
 		switch {
 		case group.Flags&globalReserve != 0:
 			space.GlobalReserve.add(group)

@@ -1,10 +1,6 @@
 package storage
 
 import (
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -75,38 +71,19 @@ func (s *Store) deviceConditions(out *conditions) {
 	}
 }
 
-// scrubConditions tells of what the last scrub could not repair. btrfs-scrub(8) notes its results in a file for each
-// filesystem; the kernel keeps them only while it scrubs.
+// scrubConditions tells of what the last scrub could not repair.
 func (s *Store) scrubConditions(out *conditions) {
 	info, err := s.pool.fs.Info()
 	if err != nil {
 		return
 	}
-	text, err := os.ReadFile(filepath.Join(s.config.ScrubDir, "scrub.status."+info.FSID.String()))
+	runs, err := btrfs.ReadScrubStatus(s.config.ScrubDir, info.FSID)
 	if err != nil {
-		return // never scrubbed, or not by btrfs-progs
+		return // never scrubbed, or not by one who notes it there
 	}
-	for device, count := range uncorrectable(string(text)) {
-		out.add(agentapi.ReasonScrubUncorrectable, "the last scrub found %d errors on device %s that it could not repair: files there are damaged (dmesg names them)", count, device)
-	}
-}
-
-// uncorrectable reads the counts of errors that could not be repaired, by device ID. The file has a line for each device,
-// "filesystem:device|counter:value|...".
-func uncorrectable(status string) map[string]uint64 {
-	out := map[string]uint64{}
-	for line := range strings.Lines(status) {
-		fields := strings.Split(strings.TrimSpace(line), "|")
-		_, device, ok := strings.Cut(fields[0], ":")
-		if !ok || len(fields) == 1 {
-			continue
-		}
-		for _, field := range fields[1:] {
-			name, value, _ := strings.Cut(field, ":")
-			if n, err := strconv.ParseUint(value, 10, 64); err == nil && n > 0 && name == "uncorrectable_errors" {
-				out[device] = n
-			}
+	for _, run := range runs {
+		if n := run.UncorrectableErrors; n > 0 {
+			out.add(agentapi.ReasonScrubUncorrectable, "the last scrub found %d errors on device %d that it could not repair: files there are damaged (dmesg names them)", n, run.Device)
 		}
 	}
-	return out
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -195,7 +194,7 @@ func TestHealthAfterAScrub(t *testing.T) {
 	v := mustCreate(t, ten, "v")
 	assert.NilError(t, writeBytes(v.Path, "file", 8*mib))
 	assert.NilError(t, s.pool.fs.Commit(t.Context()))
-	damage(t, pool, filepath.Join(v.Path, dataDir, "file"))
+	pool.Damage(filepath.Join(v.Path, dataDir, "file"))
 	dropCaches(t)
 
 	note := "/var/lib/btrfs/scrub.status." + fsid(t, s)
@@ -225,39 +224,4 @@ func fsid(t *testing.T, s *Store) string {
 	info, err := s.pool.fs.Info()
 	assert.NilError(t, err)
 	return info.FSID.String()
-}
-
-// damage overwrites a piece of a file on the device, past the filesystem. The file's first bytes tell where on the device it is.
-func damage(t *testing.T, pool *testpool.Pool, file string) {
-	t.Helper()
-	const needle = "here lies the data that a test damages"
-	content, err := os.ReadFile(file)
-	assert.NilError(t, err)
-	copy(content, needle)
-	assert.NilError(t, os.WriteFile(file, content, 0o600))
-	unix.Sync()
-	overwrite(t, pool.Image, needle)
-}
-
-// overwrite changes the first bytes that equal needle in the image behind the device.
-func overwrite(t *testing.T, image, needle string) {
-	t.Helper()
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	assert.NilError(t, err)
-	defer f.Close()
-	const block = 4096 // data begins at a sector
-	buffer := make([]byte, 256*block)
-	for at := int64(0); ; at += int64(len(buffer)) {
-		n, err := f.ReadAt(buffer, at)
-		if n == 0 {
-			t.Fatalf("the data is not on the device: %v", err)
-		}
-		for i := 0; i < n; i += block {
-			if strings.HasPrefix(string(buffer[i:n]), needle) {
-				_, err := f.WriteAt([]byte("damaged"), at+int64(i))
-				assert.NilError(t, err)
-				return
-			}
-		}
-	}
 }

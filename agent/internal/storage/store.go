@@ -31,7 +31,7 @@ type Exporter interface {
 // Config of a Store.
 type Config struct {
 	BasePath          string        // directory on a btrfs filesystem
-	ScrubDir          string        // where btrfs-scrub(8) notes its results, "": /var/lib/btrfs
+	ScrubDir          string        // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
 	Tenants           []string      // made if they are not there; others on disk are served to nobody but kept exported
 	Quota             Quota         // "" is QuotaAuto
 	DirMode           uint32        // of a volume's directory, 0: 0700
@@ -56,7 +56,7 @@ func (c Config) withDefaults() Config {
 		c.Quota = QuotaAuto
 	}
 	if c.ScrubDir == "" {
-		c.ScrubDir = "/var/lib/btrfs"
+		c.ScrubDir = btrfs.ScrubStatusDir
 	}
 	if c.MaxID == 0 {
 		c.MaxID = 65534

@@ -1,0 +1,109 @@
+package btrfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/google/uuid"
+)
+
+// ScrubStatusDir is where btrfs-scrub(8) notes the results of scrubs, and "btrfs scrub status" looks for them; the kernel keeps
+// them only while it scrubs.
+const ScrubStatusDir = "/var/lib/btrfs"
+
+// ScrubRun is the last scrub of one device.
+type ScrubRun struct {
+	Scrub
+
+	Device    uint64
+	Started   time.Time     // to the second
+	Took      time.Duration // to the second
+	Cancelled bool
+}
+
+func scrubStatusFile(dir string, fsid uuid.UUID) string {
+	return filepath.Join(dir, "scrub.status."+fsid.String())
+}
+
+const scrubStatusHead = "scrub status:1"
+
+// WriteScrubStatus notes the scrubs of a filesystem's devices in the form of btrfs-progs (cmds/scrub.c): a line for each device,
+// "filesystem:device|counter:value|...". It takes the place of what was noted before.
+func WriteScrubStatus(dir string, fsid uuid.UUID, runs []ScrubRun) error {
+	var b strings.Builder
+	fmt.Fprintln(&b, scrubStatusHead)
+	for _, run := range runs {
+		fmt.Fprintf(&b, "%s:%d", fsid, run.Device)
+		for _, counter := range run.Counters() {
+			fmt.Fprintf(&b, "|%s:%d", counter.Name, *counter.Value)
+		}
+		cancelled := map[bool]int{true: 1}[run.Cancelled]
+		fmt.Fprintf(&b, "|t_start:%d|t_resumed:0|duration:%d|canceled:%d|finished:%d\n", run.Started.Unix(), int(run.Took.Seconds()), cancelled, 1-cancelled)
+	}
+	return renameio.WriteFile(scrubStatusFile(dir, fsid), []byte(b.String()), 0o600)
+}
+
+// ReadScrubStatus reads what WriteScrubStatus or btrfs-progs wrote. What it does not know it leaves out. It is os.ErrNotExist where
+// nothing was noted.
+func ReadScrubStatus(dir string, fsid uuid.UUID) ([]ScrubRun, error) {
+	text, err := os.ReadFile(scrubStatusFile(dir, fsid))
+	if err != nil {
+		return nil, err
+	}
+	var runs []ScrubRun
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Split(strings.TrimSpace(line), "|")
+		_, device, _ := strings.Cut(fields[0], ":")
+		id, err := strconv.ParseUint(device, 10, 64)
+		if err != nil || len(fields) == 1 {
+			continue
+		}
+		run := ScrubRun{Device: id}
+		for _, field := range fields[1:] {
+			name, text, _ := strings.Cut(field, ":")
+			if value, err := strconv.ParseUint(text, 10, 63); err == nil {
+				run.take(name, value)
+			}
+		}
+		runs = append(runs, run)
+	}
+	return runs, nil
+}
+
+func (r *ScrubRun) take(name string, value uint64) {
+	switch name {
+	case "t_start":
+		r.Started = time.Unix(int64(value), 0)
+	case "duration":
+		r.Took = time.Duration(value) * time.Second
+	case "canceled":
+		r.Cancelled = value != 0
+	}
+	for _, counter := range r.Counters() {
+		if counter.Name == name {
+			*counter.Value = value
+		}
+	}
+}
+
+// Counter is one count of a scrub under the name that btrfs-progs has for it.
+type Counter struct {
+	Name  string
+	Value *uint64
+}
+
+// Counters are all but UnverifiedErrors, in the order of the kernel's struct.
+func (s *Scrub) Counters() []Counter {
+	return []Counter{
+		{"data_extents_scrubbed", &s.DataExtents}, {"tree_extents_scrubbed", &s.TreeExtents},
+		{"data_bytes_scrubbed", &s.DataBytes}, {"tree_bytes_scrubbed", &s.TreeBytes},
+		{"read_errors", &s.ReadErrors}, {"csum_errors", &s.CsumErrors}, {"verify_errors", &s.VerifyErrors},
+		{"no_csum", &s.NoCsum}, {"csum_discards", &s.CsumDiscards}, {"super_errors", &s.SuperErrors}, {"malloc_errors", &s.MallocErrors},
+		{"uncorrectable_errors", &s.UncorrectableErrors}, {"corrected_errors", &s.CorrectedErrors}, {"last_physical", &s.LastPhysical},
+	}
+}
