@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -58,7 +59,7 @@ func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
 			return claim{}, err
 		}
 	}
-	return source, validateLabels(spec.Labels)
+	return source, labels.Check(spec.Labels)
 }
 
 func sameClone(have Volume, spec CloneSpec) error {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -59,7 +60,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err
 	}
-	return v, validateLabels(spec.Labels)
+	return v, labels.Check(spec.Labels)
 }
 
 func valueOr[T any](p *T, otherwise T) T {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -33,7 +34,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if err := validateName("name", volume); err != nil {
 		return ExportGrant{}, err
 	}
-	if err := validateLabels(spec.Labels); err != nil {
+	if err := labels.Check(spec.Labels); err != nil {
 		return ExportGrant{}, err
 	}
 	client, err := validateClient(spec.Client)
@@ -98,13 +99,13 @@ func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error
 	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
 }
 
-// Unexport takes back the client's references that carry all the labels; without labels every one of the client. When the
+// Unexport takes back the client's references that carry all these labels; without any, every one of the client. When the
 // last is gone and Unexport has returned, the client can neither read nor write.
-func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr, labels map[string]string) error {
+func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr, carrying map[string]string) error {
 	if err := validateName("name", volume); err != nil {
 		return err
 	}
-	if err := validateLabels(labels); err != nil {
+	if err := labels.Check(carrying); err != nil {
 		return err
 	}
 	client, err := validateClient(client)
@@ -119,7 +120,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if v.UUID == uuid.Nil { // quarantined, and nobody can say who is let in
 			return usable(nil, v.Quarantine, volume)
 		}
-		return t.unexport(ctx, v, client, labels)
+		return t.unexport(ctx, v, client, carrying)
 	}, t.volumeClaim(volume))
 }
 

@@ -4,30 +4,10 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
 )
-
-func FuzzSelector(f *testing.F) {
-	for _, seed := range []string{"", "a", "a=b", "a=", "=b", "a=b=c", "A=b", "a\x00=b", "k.0_-=V.0_-", strings.Repeat("a", 64), "a=" + strings.Repeat("v", 129)} {
-		f.Add(seed, "a", "b")
-	}
-	f.Fuzz(func(t *testing.T, term, key, value string) {
-		s, err := parseSelector([]string{term})
-		if err != nil {
-			assertCode(t, err, "INVALID")
-			return
-		}
-		// What is taken can be a label's, and matches exactly that label.
-		wantKey, wantValue, hasValue := strings.Cut(term, "=")
-		assert.NilError(t, validateLabels(map[string]string{wantKey: wantValue}))
-		assert.Assert(t, s.matches(map[string]string{wantKey: wantValue, "other": "x"}))
-		assert.Assert(t, !s.matches(nil))
-		assert.Equal(t, s.matches(map[string]string{key: value}), key == wantKey && (!hasValue || value == wantValue))
-	})
-}
 
 func FuzzCursor(f *testing.F) {
 	ten, other := offDisk(tenant), offDisk("other")

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -34,14 +35,14 @@ func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error)
 	}
 	var match func(*Volume) bool
 	if len(selector) > 0 {
-		match = func(v *Volume) bool { return selector.matches(v.Labels) }
+		match = func(v *Volume) bool { return selector.Matches(v.Labels) }
 	}
 	if q.Degraded {
 		degraded, err := t.degraded(ctx)
 		if err != nil {
 			return Page[Volume]{}, err
 		}
-		match = func(v *Volume) bool { return selector.matches(v.Labels) && degraded(v) }
+		match = func(v *Volume) bool { return selector.Matches(v.Labels) && degraded(v) }
 	}
 	page := t.volumes.page(from, q.Limit, match)
 	page.Next = t.cursor("volumes", page.Next)
@@ -66,7 +67,7 @@ func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], erro
 	var match func(*Snapshot) bool
 	if len(selector) > 0 || q.Volume != "" {
 		match = func(s *Snapshot) bool {
-			return (q.Volume == "" || s.Volume == q.Volume) && selector.matches(s.Labels)
+			return (q.Volume == "" || s.Volume == q.Volume) && selector.Matches(s.Labels)
 		}
 	}
 	page := t.snapshots.page(from, q.Limit, match)
@@ -86,7 +87,7 @@ func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 	last := ""
 	for _, v := range t.volumes.all() {
 		for _, ref := range v.Refs {
-			if !selector.matches(ref.Labels) {
+			if !selector.Matches(ref.Labels) {
 				continue
 			}
 			page.Total++
@@ -106,11 +107,11 @@ func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 	return page, nil
 }
 
-func (t *Tenant) query(kind string, q Query) (selector, string, error) {
+func (t *Tenant) query(kind string, q Query) (labels.Selector, string, error) {
 	if q.Limit < 0 || q.Limit > agentapi.MaxPage {
 		return nil, "", invalid("limit is %d, it must be from 1 to %d", q.Limit, agentapi.MaxPage)
 	}
-	s, err := parseSelector(q.Labels)
+	s, err := labels.ParseSelector(q.Labels)
 	if err != nil {
 		return nil, "", err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -15,7 +16,7 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 	if err := validateName("volume", spec.Volume); err != nil {
 		return Snapshot{}, false, err
 	}
-	if err := validateLabels(spec.Labels); err != nil {
+	if err := labels.Check(spec.Labels); err != nil {
 		return Snapshot{}, false, err
 	}
 	err = t.store.change(ctx, func(context.Context) error {

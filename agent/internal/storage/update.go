@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -17,7 +18,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 	if err := validateName("name", name); err != nil {
 		return Volume{}, err
 	}
-	if err := validateLabels(update.Labels); err != nil {
+	if err := labels.Check(update.Labels); err != nil {
 		return Volume{}, err
 	}
 	err = t.store.change(ctx, func(ctx context.Context) error {
@@ -78,7 +79,7 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 		v.MountOptions = slices.Clone(u.MountOptions)
 	}
 	v.UpdatedAt = now()
-	if err := validateLabels(v.Labels); err != nil { // the creator's may be one too many
+	if err := labels.Check(v.Labels); err != nil { // the creator's may be one too many
 		return v, err
 	}
 	return v, t.store.validateProperties(v.Properties)

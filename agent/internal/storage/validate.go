@@ -2,9 +2,7 @@ package storage
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -20,18 +18,6 @@ func invalid(format string, args ...any) error {
 func validateName(field, name string) error {
 	if err := id.ValidateName(name); err != nil {
 		return invalid("%s %w", field, err)
-	}
-	return nil
-}
-
-func validateLabels(labels map[string]string) error {
-	if len(labels) > agentapi.MaxLabels {
-		return invalid("labels: %d given, the limit is %d", len(labels), agentapi.MaxLabels)
-	}
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		if err := agentapi.CheckLabel(key, labels[key]); err != nil {
-			return invalid("labels: %w", err)
-		}
 	}
 	return nil
 }
@@ -90,37 +76,6 @@ func (s *Store) validateProperties(p Properties) error {
 		return invalid("nocow excludes compression, which is %q: btrfs does not compress data that it overwrites in place", p.Compression)
 	}
 	return nil
-}
-
-// selector matches labels against key=value and key terms.
-type selector []struct {
-	key, value string
-	hasValue   bool
-}
-
-// ParseSelector reads label terms, each "key=value" or "key".
-func parseSelector(terms []string) (selector, error) {
-	if len(terms) > agentapi.MaxLabels {
-		return nil, invalid("label: %d terms given, the limit is %d", len(terms), agentapi.MaxLabels)
-	}
-	s := make(selector, len(terms))
-	for i, term := range terms {
-		s[i].key, s[i].value, s[i].hasValue = strings.Cut(term, "=")
-		if err := agentapi.CheckLabel(s[i].key, s[i].value); err != nil {
-			return nil, invalid("label %q must be key or key=value: %w", term, err)
-		}
-	}
-	return s, nil
-}
-
-func (s selector) matches(labels map[string]string) bool {
-	for _, term := range s {
-		value, found := labels[term.key]
-		if !found || term.hasValue && value != term.value {
-			return false
-		}
-	}
-	return true
 }
 
 // differences says in which fields a request asks for something else than there is; "" where it does not.
