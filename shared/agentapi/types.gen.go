@@ -79,6 +79,30 @@ func (e Status) Valid() bool {
 	}
 }
 
+// Defines values for TaskStatus.
+const (
+	TaskCancelled TaskStatus = "cancelled"
+	TaskCompleted TaskStatus = "completed"
+	TaskFailed    TaskStatus = "failed"
+	TaskRunning   TaskStatus = "running"
+)
+
+// Valid indicates whether the value is a known member of the TaskStatus enum.
+func (e TaskStatus) Valid() bool {
+	switch e {
+	case TaskCancelled:
+		return true
+	case TaskCompleted:
+		return true
+	case TaskFailed:
+		return true
+	case TaskRunning:
+		return true
+	default:
+		return false
+	}
+}
+
 // BtrfsStats defines model for BtrfsStats.
 type BtrfsStats struct {
 	// DataRatio Raw bytes a byte of data takes: 1 single, 2 RAID1.
@@ -297,6 +321,58 @@ type Stats struct {
 // Status defines model for Status.
 type Status string
 
+// Task defines model for Task.
+type Task struct {
+	// CompletedAt When it ended.
+	CompletedAt *time.Time `json:"completed_at,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+	CreatedBy   string     `json:"created_by"`
+
+	// Error Why it failed.
+	Error string `json:"error,omitempty"`
+	Id    string `json:"id"`
+
+	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
+	Labels Labels            `json:"labels"`
+	Opts   map[string]string `json:"opts"`
+
+	// Progress From 0 to 1, as far as the kernel tells.
+	Progress float64 `json:"progress"`
+
+	// Result What was counted; for a scrub as btrfs-scrub(8) has it: csum_errors, uncorrectable_errors and so on.
+	Result  map[string]int64 `json:"result,omitempty"`
+	Status  TaskStatus       `json:"status"`
+	Timeout string           `json:"timeout,omitempty"`
+	Type    string           `json:"type"`
+}
+
+// TaskList defines model for TaskList.
+type TaskList struct {
+	Tasks []Task `json:"tasks"`
+	Total int    `json:"total"`
+}
+
+// TaskStart defines model for TaskStart.
+type TaskStart struct {
+	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
+	Labels Labels `json:"labels,omitempty"`
+
+	// Opts Options of the type.
+	Opts map[string]string `json:"opts,omitempty"`
+
+	// Timeout After which the task is cancelled and has failed, such as 90m or 6h; without it never.
+	Timeout string `json:"timeout,omitempty"`
+}
+
+// TaskStarted defines model for TaskStarted.
+type TaskStarted struct {
+	Status TaskStatus `json:"status"`
+	TaskId string     `json:"task_id"`
+}
+
+// TaskStatus defines model for TaskStatus.
+type TaskStatus string
+
 // UnexportRequest defines model for UnexportRequest.
 type UnexportRequest struct {
 	Client string `json:"client"`
@@ -509,6 +585,12 @@ type ListSnapshotsParams struct {
 	Label *Label `form:"label,omitempty" json:"label,omitempty"`
 }
 
+// ListTasksParams defines parameters for ListTasks.
+type ListTasksParams struct {
+	// Label key=value or key. Repeatable; all must match.
+	Label *Label `form:"label,omitempty" json:"label,omitempty"`
+}
+
 // ListVolumesParams defines parameters for ListVolumes.
 type ListVolumesParams struct {
 	// Detail Whole items in place of short ones.
@@ -552,6 +634,9 @@ type CloneSnapshotJSONRequestBody = SnapshotClone
 
 // CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
 type CreateSnapshotJSONRequestBody = SnapshotCreate
+
+// StartTaskJSONRequestBody defines body for StartTask for application/json ContentType.
+type StartTaskJSONRequestBody = TaskStart
 
 // CreateVolumeJSONRequestBody defines body for CreateVolume for application/json ContentType.
 type CreateVolumeJSONRequestBody = VolumeCreate

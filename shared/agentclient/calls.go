@@ -103,6 +103,34 @@ func (c *Client) DeleteSnapshot(ctx context.Context, name string) error {
 	})
 }
 
+// StartTask begins long work on the pool and returns its ID. It fails with Busy while a task of the type runs.
+func (c *Client) StartTask(ctx context.Context, kind string, r agentapi.TaskStart) (*agentapi.TaskStarted, error) {
+	return one[agentapi.TaskStarted](ctx, c, "StartTask", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.StartTask(ctx, kind, r)
+	})
+}
+
+// ListTasks reads the tenant's tasks, the newest first.
+func (c *Client) ListTasks(ctx context.Context, labels ...string) (*agentapi.TaskList, error) {
+	return one[agentapi.TaskList](ctx, c, "ListTasks", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.ListTasks(ctx, &agentapi.ListTasksParams{Label: Page{Labels: labels}.labels()})
+	})
+}
+
+// GetTask fails with NotFound where there is none.
+func (c *Client) GetTask(ctx context.Context, id string) (*agentapi.Task, error) {
+	return one[agentapi.Task](ctx, c, "GetTask", func(ctx context.Context) (*http.Response, error) {
+		return c.wire.GetTask(ctx, id)
+	})
+}
+
+// DeleteTask cancels a running task and forgets one that has ended. It succeeds where there is none.
+func (c *Client) DeleteTask(ctx context.Context, id string) error {
+	return c.do(ctx, "DeleteTask", nil, func(ctx context.Context) (*http.Response, error) {
+		return c.wire.DeleteTask(ctx, id)
+	})
+}
+
 // Stats are the pool's.
 func (c *Client) Stats(ctx context.Context) (*agentapi.Stats, error) {
 	return one[agentapi.Stats](ctx, c, "Stats", func(ctx context.Context) (*http.Response, error) {

@@ -81,6 +81,9 @@ func start(t *testing.T) *agent {
 	logger := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	store, err := storage.Open(t.Context(), storage.Config{BasePath: c.BasePath, Tenants: c.Tenants.Names(), Logger: logger}, noServer{})
 	assert.NilError(t, err)
+	t.Setenv(asProgram, "1") // for the processes of tasks
+	tasks, err := newTasks(c.BasePath, store, logger)
+	assert.NilError(t, err)
 	on, err := listen(c, logger)
 	assert.NilError(t, err)
 	a.url, a.metricsURL = "http://"+on.api.Addr().String(), "http://"+on.metrics.Addr().String()+"/metrics"
@@ -88,13 +91,14 @@ func start(t *testing.T) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
 	go func() {
-		a.ended <- run(ctx, c, logger, store, on)
+		a.ended <- run(ctx, c, logger, store, tasks, on)
 		close(a.ended)
 	}()
 	t.Cleanup(func() {
 		cancel()
 		for range a.ended {
 		}
+		assert.Check(t, tasks.Close(context.Background()))
 		assert.Check(t, store.Close(context.Background()))
 	})
 	return a

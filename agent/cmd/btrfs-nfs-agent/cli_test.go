@@ -279,3 +279,34 @@ func TestAdoptManifest(t *testing.T) {
 	c.fails(cli.ExitUsage, "NAMESPACE/NAME", "volume", "adopt-manifest", "My_db", "--class", "x", "--claim", "db")
 	c.fails(cli.ExitNotFound, "", "volume", "adopt-manifest", "none", "--class", "x")
 }
+
+// Tasks through the command line, each in a process of the real program.
+func TestTaskCommands(t *testing.T) {
+	a := start(t)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+
+	assert.Assert(t, is.Contains(c.ok("task", "start", "scrub", "--wait", "--option", "readonly=true", "--timeout", "1h", "-l", "why=test"), "scrub completed in "))
+	assert.Assert(t, is.Contains(c.ok("task", "start", "balance", "--wait"), "balance completed in "))
+	id := strings.TrimSpace(c.ok("task", "list", "-l", "why=test", "-o", "name"))
+	var shown agentapi.Task
+	assert.NilError(t, json.Unmarshal([]byte(c.ok("task", "get", id, "-o", "json")), &shown))
+	assert.Equal(t, shown.Status, agentapi.TaskCompleted)
+	assert.Equal(t, shown.Timeout, "1h0m0s")
+	assert.Equal(t, shown.Progress, 1.0)
+	assert.Assert(t, shown.Result["tree_bytes_scrubbed"] > 0 && shown.CompletedAt != nil, "%+v", shown)
+	assert.Assert(t, is.Contains(c.ok("task", "list", "-o", "wide"), "readonly=true"))
+
+	c.fails(cli.ExitUsage, "not one of balance, scrub", "task", "start", "defrag")
+	c.fails(cli.ExitUsage, "usage is", "task", "start", "balance", "--option", "usage=many")
+	c.fails(cli.ExitNotFound, "no task", "task", "get", "x")
+	c.fails(cli.ExitUsage, "timeout is", "task", "start", "scrub", "--timeout", "-1s")
+	other := useCommandLine(t, a.url, "token-of-b")
+	assert.Equal(t, other.ok("task", "list", "-o", "name"), "")
+	other.fails(cli.ExitNotFound, "no task", "task", "get", id)
+	other.ok("task", "cancel", id)
+	c = useCommandLine(t, a.url, "token-of-a")
+	c.ok("task", "get", id)
+	c.ok("task", "cancel", id)
+	c.fails(cli.ExitNotFound, "no task", "task", "get", id)
+}

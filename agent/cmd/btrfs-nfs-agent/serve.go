@@ -15,6 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/task"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
@@ -44,19 +45,25 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 		logger.Info("stopped")
 	}()
 
+	tasks, err := newTasks(basePath, store, logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, within(ctx, c, tasks.Close)) }()
+
 	listeners, err := listen(c, logger)
 	if err != nil {
 		return err
 	}
 	logger.Info("serving", "api", c.ListenAddr, "tls", c.TLSCert != "", "metrics", c.MetricsAddr, "nfs", exporter.Name())
-	return run(ctx, c, logger, store, listeners)
+	return run(ctx, c, logger, store, tasks, listeners)
 }
 
-func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, on listeners) error {
+func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, tasks *task.Manager, on listeners) error {
 	registry := metrics.NewRegistry(version.Version, version.Commit)
 	metrics.CollectStore(registry, metricsStore{store}, logger)
 	server := api.New(api.Config{
-		Store: apiStore{store}, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit,
+		Store: apiStore{store}, Tasks: tasks, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit,
 		Observe: metrics.NewRequests(registry).Observe,
 	})
 

@@ -20,6 +20,7 @@ var listQueries = map[string][]string{
 	"/v1/volumes/:name/snapshots": {"detail", "limit", "after", "label"},
 	"/v1/snapshots":               {"detail", "limit", "after", "label"},
 	"/v1/exports":                 {"limit", "after", "label"},
+	"/v1/tasks":                   {"label"},
 }
 
 // checkQuery refuses parameters that no route takes, and values of the wrong form, before the generated code reads them:

@@ -44,6 +44,20 @@ type ServerInterface interface {
 	// GetStats Space and devices of the pool.
 	// (GET /v1/stats)
 	GetStats(c *fiber.Ctx) error
+	// ListTasks The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+	// (GET /v1/tasks)
+	ListTasks(c *fiber.Ctx, params ListTasksParams) error
+	// DeleteTask Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+	// (DELETE /v1/tasks/{name})
+	DeleteTask(c *fiber.Ctx, name string) error
+
+	// (GET /v1/tasks/{name})
+	GetTask(c *fiber.Ctx, name string) error
+	// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
+	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
+	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// (POST /v1/tasks/{name})
+	StartTask(c *fiber.Ctx, name string) error
 	// ListVolumes The tenant's volumes by name. With detail=true the items are VolumeDetail.
 	// (GET /v1/volumes)
 	ListVolumes(c *fiber.Ctx, params ListVolumesParams) error
@@ -348,6 +362,130 @@ func (siw *ServerInterfaceWrapper) GetStats(c *fiber.Ctx) error {
 
 	handler := func(c *fiber.Ctx) error {
 		return siw.Handler.GetStats(c)
+	}
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		m := siw.HandlerMiddlewares[i]
+		next := handler
+		handler = func(c *fiber.Ctx) error {
+			return m(c, next)
+		}
+	}
+
+	return handler(c)
+}
+
+// ListTasks operation middleware
+func (siw *ServerInterfaceWrapper) ListTasks(c *fiber.Ctx) error {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTasksParams
+
+	var query url.Values
+	query, err = url.ParseQuery(string(c.Request().URI().QueryString()))
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for query string: %w", err).Error())
+	}
+
+	// ------------- Optional query parameter "label" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "label", query, &params.Label, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter label: %w", err).Error())
+	}
+
+	handler := func(c *fiber.Ctx) error {
+		return siw.Handler.ListTasks(c, params)
+	}
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		m := siw.HandlerMiddlewares[i]
+		next := handler
+		handler = func(c *fiber.Ctx) error {
+			return m(c, next)
+		}
+	}
+
+	return handler(c)
+}
+
+// DeleteTask operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTask(c *fiber.Ctx) error {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Params("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: ""})
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter name: %w", err).Error())
+	}
+
+	handler := func(c *fiber.Ctx) error {
+		return siw.Handler.DeleteTask(c, name)
+	}
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		m := siw.HandlerMiddlewares[i]
+		next := handler
+		handler = func(c *fiber.Ctx) error {
+			return m(c, next)
+		}
+	}
+
+	return handler(c)
+}
+
+// GetTask operation middleware
+func (siw *ServerInterfaceWrapper) GetTask(c *fiber.Ctx) error {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Params("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: ""})
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter name: %w", err).Error())
+	}
+
+	handler := func(c *fiber.Ctx) error {
+		return siw.Handler.GetTask(c, name)
+	}
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		m := siw.HandlerMiddlewares[i]
+		next := handler
+		handler = func(c *fiber.Ctx) error {
+			return m(c, next)
+		}
+	}
+
+	return handler(c)
+}
+
+// StartTask operation middleware
+func (siw *ServerInterfaceWrapper) StartTask(c *fiber.Ctx) error {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Params("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: ""})
+	if err != nil {
+		return fiber.NewError(fiber.StatusBadRequest, fmt.Errorf("Invalid format for parameter name: %w", err).Error())
+	}
+
+	handler := func(c *fiber.Ctx) error {
+		return siw.Handler.StartTask(c, name)
 	}
 
 	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
@@ -764,5 +902,13 @@ func RegisterHandlersWithOptions(router fiber.Router, si ServerInterface, option
 	router.Get(options.BaseURL+"/v1/exports", wrapper.ListExports)
 
 	router.Get(options.BaseURL+"/v1/stats", wrapper.GetStats)
+
+	router.Get(options.BaseURL+"/v1/tasks", wrapper.ListTasks)
+
+	router.Delete(options.BaseURL+"/v1/tasks/:name", wrapper.DeleteTask)
+
+	router.Get(options.BaseURL+"/v1/tasks/:name", wrapper.GetTask)
+
+	router.Post(options.BaseURL+"/v1/tasks/:name", wrapper.StartTask)
 
 }

@@ -35,6 +35,7 @@ const (
 // Config says what to serve.
 type Config struct {
 	Store  Store
+	Tasks  Tasks
 	Tokens *Tokens
 	Logger *slog.Logger
 	// Version and Commit are shown by /healthz.

@@ -1,4 +1,4 @@
-// Package cli is the command line that talks to an agent, this machine's or another: volumes, snapshots, clones, exports,
+// Package cli is the command line that talks to an agent, this machine's or another: volumes, snapshots, clones, exports, tasks,
 // stats, health and tenants, as people want to see them and as scripts want to read them. docs/cli.md describes it.
 package cli
 
@@ -18,7 +18,7 @@ var errNotConfirmed = errors.New("not confirmed")
 // Commands are the subcommands that talk to an agent.
 func Commands() []*cobra.Command {
 	commands := []*cobra.Command{
-		volumeCommand(), snapshotCommand(), cloneCommand(), exportCommand(), statsCommand(), healthCommand(), tenantCommand(),
+		volumeCommand(), snapshotCommand(), cloneCommand(), exportCommand(), taskCommand(), statsCommand(), healthCommand(), tenantCommand(),
 	}
 	for _, command := range commands {
 		command.GroupID = Group

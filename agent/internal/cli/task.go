@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/spf13/cobra"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+type task = agentapi.Task
+
+var taskColumns = columns[task]{
+	{name: "id", text: func(t task) string { return t.Id }},
+	{name: "type", text: func(t task) string { return t.Type }},
+	{name: "status", text: func(t task) string { return string(t.Status) }},
+	{name: "progress", text: func(t task) string { return percent(int64(t.Progress*1000), 1000) }, order: by(func(t task) float64 { return t.Progress })},
+	{name: "age", text: func(t task) string { return age(t.CreatedAt) }, order: by(func(t task) int64 { return -t.CreatedAt.UnixNano() }), spare: true},
+	{name: "took", text: took, spare: true},
+	{name: "error", text: func(t task) string { return t.Error }, spare: true},
+	{name: "result", text: func(t task) string { return counts(t.Result) }, wide: true},
+	{name: "options", text: func(t task) string { return labelText(t.Opts) }, wide: true},
+	{name: "timeout", text: func(t task) string { return t.Timeout }, wide: true},
+	{name: "created-by", text: func(t task) string { return t.CreatedBy }, wide: true},
+	{name: "labels", text: func(t task) string { return labelText(t.Labels) }, wide: true},
+}
+
+func took(t task) string {
+	if t.CompletedAt == nil {
+		return age(t.CreatedAt)
+	}
+	return duration(t.CompletedAt.Sub(t.CreatedAt))
+}
+
+// counts leaves out what is zero, unless everything is.
+func counts(result map[string]int64) string {
+	var texts []string
+	for _, name := range slices.Sorted(maps.Keys(result)) {
+		if result[name] != 0 {
+			texts = append(texts, fmt.Sprintf("%s=%d", name, result[name]))
+		}
+	}
+	if len(texts) == 0 && len(result) > 0 {
+		return "nothing"
+	}
+	return strings.Join(texts, ",")
+}
+
+func taskCommand() *cobra.Command {
+	command := parent("task", "Long work on the pool: scrub, balance",
+		listing[task]{
+			use: "list", short: "List tasks that run, and the last that have ended", columns: taskColumns, args: cobra.NoArgs,
+			items: func(s *session, ctx context.Context, _, labels []string) iter.Seq2[task, error] {
+				return func(yield func(task, error) bool) {
+					list, err := s.ListTasks(ctx, labels...)
+					if err != nil {
+						yield(task{}, err)
+						return
+					}
+					for _, t := range list.Tasks {
+						if !yield(t, nil) {
+							return
+						}
+					}
+				}
+			},
+		}.command(),
+		showing("get ID", "Show a task", taskColumns, completeTasks, func(s *session, ctx context.Context, id string) (*task, error) {
+			return s.GetTask(ctx, id)
+		}),
+		startTaskCommand(), cancelTaskCommand())
+	command.Aliases = []string{"tasks"}
+	return command
+}
+
+func startTaskCommand() *cobra.Command {
+	var options, labels []string
+	var timeout time.Duration
+	var wait bool
+	command := &cobra.Command{
+		Use: "start {scrub | balance}", Short: "Start a task",
+		Long: `Starts long work on the pool; there can be one of a type at a time.
+
+scrub    reads everything, compares it with its checksums, and repairs what has another copy. What it cannot repair, health tells.
+         --option readonly=true only looks
+balance  gives back the space of data block groups that are nearly empty, for metadata, say
+         --option usage=10 how full they may be, in per cent`,
+		Example: "  btrfs-nfs-agent task start scrub --wait",
+		Args:    arguments(cobra.ExactArgs(1)), ValidArgs: []string{"balance", "scrub"},
+		RunE: with(func(s *session, command *cobra.Command, args []string) error {
+			opts, err := parseLabels(options, nil)
+			if err != nil {
+				return err
+			}
+			wanted, err := parseLabels(labels, nil)
+			if err != nil {
+				return err
+			}
+			request := agentapi.TaskStart{Opts: opts, Labels: wanted}
+			if timeout != 0 {
+				request.Timeout = timeout.String()
+			}
+			started, err := s.StartTask(command.Context(), args[0], request)
+			if err != nil {
+				return err
+			}
+			if !wait {
+				fmt.Fprintln(s.out, started.TaskId)
+				return nil
+			}
+			return s.waitFor(command.Context(), started.TaskId)
+		}),
+	}
+	flags := command.Flags()
+	flags.StringSliceVar(&options, "option", nil, "option NAME=VALUE of the type; may be repeated")
+	flags.StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
+	flags.DurationVar(&timeout, "timeout", 0, "cancel it after this time, such as 6h")
+	flags.BoolVar(&wait, "wait", false, "wait for its end, with a progress bar on a terminal; exit code 1 where it does not complete")
+	return command
+}
+
+// lookEvery is how often waitFor asks how far a task is.
+const lookEvery = 500 * time.Millisecond
+
+// waitFor shows how far a task is until it has ended, and then what came of it. An interruption leaves the task alone.
+func (s *session) waitFor(ctx context.Context, id string) error {
+	_, terminal := terminalOf(s.err)
+	for {
+		t, err := s.GetTask(ctx, id)
+		if terminal {
+			s.say("\r%s", ansi.EraseLineRight)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return &commandError{code: ExitInterrupted, cause: ctx.Err(), advice: "The task goes on. See btrfs-nfs-agent task get " + id}
+		case err != nil:
+			return err
+		case t.Status != agentapi.TaskRunning:
+			return s.taskResult(*t)
+		case terminal:
+			s.say("%s", progress(int(t.Progress*100), 100, t.Type))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+func (s *session) taskResult(t task) error {
+	fmt.Fprintf(s.out, "%s %s in %s: %s\n", t.Type, t.Status, took(t), counts(t.Result))
+	if t.Status == agentapi.TaskCompleted {
+		return nil
+	}
+	cause := fmt.Errorf("the task was cancelled")
+	if t.Error != "" {
+		cause = fmt.Errorf("%s", t.Error)
+	}
+	return &commandError{code: ExitFailed, cause: cause}
+}
+
+func cancelTaskCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel ID", Aliases: []string{"delete", "rm"}, Short: "Cancel a task that runs; forget one that has ended",
+		Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeTasks,
+		RunE: with(func(s *session, command *cobra.Command, args []string) error {
+			if err := s.DeleteTask(command.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.out, "cancelled %s\n", args[0])
+			return nil
+		}),
+	}
+}
+
+func completeTasks(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if enough(command, args) {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeFrom(command, func(s *session, ctx context.Context) ([]string, error) {
+		list, err := s.ListTasks(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return namesOf(list.Tasks, func(t task) string { return t.Id }), nil
+	})
+}

@@ -1,0 +1,104 @@
+package task
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// The work is done in a process of its own because the kernel returns only when it is done: before Linux 6.19, a process that scrubs
+// cannot be killed. An agent that was would keep the pool from the next.
+
+// outcome is what the process writes to its output, as JSON, when it ends.
+type outcome struct {
+	Result    Result
+	Error     string
+	Cancelled bool
+	Running   bool // the filesystem does such work already
+}
+
+// Main is that process: arguments are type, directory on the filesystem, directory for the results of scrubs, and options as
+// NAME=VALUE. It cancels its work when in comes to its end, as it does when the agent ends.
+func Main(args []string, in io.Reader, out io.Writer) error {
+	if len(args) < 3 || kinds[args[0]].do == nil {
+		return fmt.Errorf("usage: TYPE DIR STATUSDIR [NAME=VALUE]...; types are %s", listOf(Types()))
+	}
+	work := kinds[args[0]]
+	fs, err := btrfs.Open(args[1])
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	options := map[string]string{}
+	for _, text := range args[3:] {
+		name, value, _ := strings.Cut(text, "=")
+		options[name] = value
+	}
+	if err := work.validate(options); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancelUntil(ended, func() error { return work.cancel(fs) })
+	}()
+	result, err := work.do(job{fs: fs, statusDir: args[2], options: options})
+	return json.NewEncoder(out).Encode(outcomeOf(result, err))
+}
+
+// cancelUntil cancels again and again: the first time, the work may not have begun.
+func cancelUntil(ended <-chan struct{}, cancel func() error) {
+	const pause = 100 * time.Millisecond
+	for {
+		_ = cancel() // the next may do better
+		select {
+		case <-ended:
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func outcomeOf(result Result, err error) outcome {
+	o := outcome{Result: result, Cancelled: errors.Is(err, btrfs.ErrCancelled), Running: errors.Is(err, btrfs.ErrRunning)}
+	if err != nil {
+		o.Error = err.Error()
+	}
+	return o
+}
+
+// run starts the process and waits for it. When ctx ends, it cancels the work and waits for that.
+func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
+	args := slices.Concat(m.config.Program[1:], []string{s.Type, m.config.Dir, m.config.ScrubStatusDir})
+	for _, name := range slices.Sorted(maps.Keys(s.Options)) {
+		args = append(args, name+"="+s.Options[name])
+	}
+	var said, complaints bytes.Buffer
+	process := exec.Command(m.config.Program[0], args...)
+	process.Stdout, process.Stderr = &said, &complaints
+	lifeline, err := process.StdinPipe()
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := process.Start(); err != nil {
+		return outcome{}, err
+	}
+	cut := context.AfterFunc(ctx, func() { _ = lifeline.Close() })
+	defer cut()
+	if err := process.Wait(); err != nil {
+		return outcome{}, fmt.Errorf("%w: %s", err, bytes.TrimSpace(complaints.Bytes()))
+	}
+	var o outcome
+	return o, json.Unmarshal(said.Bytes(), &o)
+}

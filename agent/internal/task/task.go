@@ -1,0 +1,59 @@
+// Package task runs work on the pool that takes minutes to hours: one of a kind at a time, each in a process of its own, and tells
+// how far it is. Tasks live in memory: with the agent they end and are forgotten.
+package task
+
+import (
+	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// Status of a task.
+type Status string
+
+// The last three are final.
+const (
+	Running   Status = "running"
+	Completed Status = "completed"
+	Failed    Status = "failed"
+	Cancelled Status = "cancelled"
+)
+
+// Spec is what somebody asks for.
+type Spec struct {
+	Type    string            // one of Types
+	Timeout time.Duration     // after which the task fails; 0 for none
+	Options map[string]string // of that type
+	Labels  map[string]string
+}
+
+// Task is one piece of work.
+type Task struct {
+	Spec
+
+	ID        string
+	Status    Status
+	Progress  float64 // from 0 to 1, as far as the kernel tells
+	Result    Result  // of what has ended, also in part
+	Error     string  // why it failed
+	StartedAt time.Time
+	EndedAt   time.Time // zero while it runs
+}
+
+// Result is what a task counted, by the names of its type.
+type Result map[string]int64
+
+func (s Spec) validate() error {
+	work, known := kinds[s.Type]
+	if !known {
+		return agentapi.Errorf(agentapi.Invalid, "type %.64q is not one of %s", s.Type, listOf(Types()))
+	}
+	if s.Timeout < 0 {
+		return agentapi.Errorf(agentapi.Invalid, "timeout is %v, it must not be negative", s.Timeout)
+	}
+	if err := work.validate(s.Options); err != nil {
+		return err
+	}
+	return labels.Check(s.Labels)
+}

@@ -1,0 +1,350 @@
+package task
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+const mib = 1 << 20
+
+// The test program is also the process that does the work, and an agent that gets killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "task-process":
+			exit(Main(os.Args[2:], os.Stdin, os.Stdout))
+		case "agent":
+			exit(scrubUntilKilled(os.Args[2]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func scrubUntilKilled(dir string) error {
+	m, err := New(configOf(dir, os.TempDir()))
+	if err != nil {
+		return err
+	}
+	if _, err := m.Start("a", Spec{Type: "scrub"}); err != nil {
+		return err
+	}
+	fmt.Println("started")
+	select {}
+}
+
+func configOf(dir, statusDir string) Config {
+	return Config{
+		Program: []string{os.Args[0], "task-process"}, Dir: dir, ScrubStatusDir: statusDir,
+		Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+type fixture struct {
+	*Manager
+	t    *testing.T
+	pool *testpool.Pool
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, pool: testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})}
+	var err error
+	f.Manager, err = New(configOf(f.pool.Dir, t.TempDir()))
+	assert.NilError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		assert.Check(t, f.Close(ctx))
+	})
+	return f
+}
+
+// write makes a file whose data is on the device.
+func (f *fixture) write(name string, size int) string {
+	f.t.Helper()
+	file, err := os.Create(filepath.Join(f.pool.Dir, name))
+	assert.NilError(f.t, err)
+	_, err = file.Write(bytes.Repeat([]byte("x"), size))
+	assert.NilError(f.t, errors.Join(err, file.Sync(), file.Close()))
+	assert.NilError(f.t, f.fs.Commit(f.t.Context())) // scrubs read what the last transaction has, not the log of an fsync
+	return file.Name()
+}
+
+// slow makes scrubs take minutes: 64 MiB at 1 MiB/s (Linux 5.14; Documentation: btrfs-scrub(8)).
+func (f *fixture) slow() {
+	f.t.Helper()
+	f.write("big", 64*mib)
+	info, err := f.fs.Info()
+	assert.NilError(f.t, err)
+	limit := fmt.Sprintf("/sys/fs/btrfs/%s/devinfo/1/scrub_speed_max", info.FSID)
+	assert.NilError(f.t, os.WriteFile(limit, []byte("1M"), 0))
+}
+
+func (f *fixture) start(s Spec) Task {
+	f.t.Helper()
+	task, err := f.Start("a", s)
+	assert.NilError(f.t, err)
+	assert.Equal(f.t, task.Status, Running)
+	return task
+}
+
+// ended waits for the task's end.
+func (f *fixture) ended(id string) Task {
+	f.t.Helper()
+	var task Task
+	poll.WaitOn(f.t, func(poll.LogT) poll.Result {
+		var err error
+		if task, err = f.Get("a", id); err != nil {
+			return poll.Error(err)
+		}
+		if task.Status == Running {
+			return poll.Continue("%+v", task)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(20*time.Millisecond))
+	return task
+}
+
+func (f *fixture) scrubbing() bool {
+	_, running, err := f.fs.ScrubState(1)
+	assert.NilError(f.t, err)
+	return running
+}
+
+func (f *fixture) waitUntilScrubbing(want bool) {
+	f.t.Helper()
+	poll.WaitOn(f.t, func(poll.LogT) poll.Result {
+		if f.scrubbing() != want {
+			return poll.Continue("scrub running: %t", !want)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(20*time.Millisecond))
+}
+
+func TestScrub(t *testing.T) {
+	f := newFixture(t)
+	file := f.write("file", 4*mib)
+	task := f.ended(f.start(Spec{Type: "scrub", Labels: map[string]string{"why": "monthly"}, Timeout: time.Hour}).ID)
+	assert.Equal(t, task.Status, Completed, task.Error)
+	assert.Equal(t, task.Progress, 1.0)
+	assert.Assert(t, task.Result["data_bytes_scrubbed"] >= 4*mib && task.Result["uncorrectable_errors"] == 0, "%v", task.Result)
+	assert.Assert(t, !task.EndedAt.Before(task.StartedAt))
+
+	// What it finds, health finds.
+	f.pool.Damage(file)
+	task = f.ended(f.start(Spec{Type: "scrub", Options: map[string]string{"readonly": "true"}}).ID)
+	assert.Equal(t, task.Status, Completed, task.Error)
+	assert.Assert(t, task.Result["uncorrectable_errors"] > 0, "%v", task.Result)
+	info, err := f.fs.Info()
+	assert.NilError(t, err)
+	runs, err := btrfs.ReadScrubStatus(f.config.ScrubStatusDir, info.FSID)
+	assert.NilError(t, err)
+	assert.Assert(t, len(runs) == 1 && runs[0].UncorrectableErrors > 0 && !runs[0].Cancelled, "%+v", runs)
+
+	tasks, err := f.List("a", []string{"why=monthly"})
+	assert.NilError(t, err)
+	assert.Equal(t, len(tasks), 1)
+	tasks, err = f.List("a", nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(tasks), 2)
+	assert.Equal(t, tasks[0].ID, task.ID, "the newest first")
+}
+
+func TestScrubWithoutAPlaceForItsResult(t *testing.T) {
+	f := newFixture(t)
+	f.config.ScrubStatusDir = "/nowhere"
+	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
+	assert.Equal(t, task.Status, Failed)
+	assert.Assert(t, task.Result["tree_bytes_scrubbed"] > 0, "%v", task.Result)
+	assert.ErrorContains(t, fmt.Errorf("%s", task.Error), "cannot be noted")
+}
+
+func TestBalance(t *testing.T) {
+	f := newFixture(t)
+	file := f.write("file", 200*mib)
+	assert.NilError(t, os.Truncate(file, mib))
+	assert.NilError(t, f.fs.Commit(t.Context()))
+	task := f.ended(f.start(Spec{Type: "balance", Options: map[string]string{"usage": "50"}}).ID)
+	assert.Equal(t, task.Status, Completed, task.Error)
+	assert.Assert(t, task.Result["relocated"] > 0 && task.Result["considered"] >= task.Result["relocated"], "%v", task.Result)
+}
+
+func TestCancel(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	task := f.start(Spec{Type: "scrub"})
+	f.waitUntilScrubbing(true)
+
+	// One at a time, whosever it is; others know nothing of it and can do nothing about it.
+	for _, tenant := range []string{"a", "b"} {
+		_, err := f.Start(tenant, Spec{Type: "scrub"})
+		assert.Equal(t, agentapi.CodeOf(err), agentapi.Busy)
+	}
+	_, err := f.Get("b", task.ID)
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.NotFound)
+	tasks, err := f.List("b", nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(tasks), 0)
+	assert.NilError(t, f.Delete(t.Context(), "b", task.ID))
+	assert.Assert(t, f.scrubbing())
+	assert.Equal(t, f.ended(f.start(Spec{Type: "balance"}).ID).Status, Completed)
+
+	// It tells how far it is.
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		now, err := f.Get("a", task.ID)
+		assert.NilError(t, err)
+		if now.Progress == 0 {
+			return poll.Continue("no progress")
+		}
+		return poll.Success()
+	}, poll.WithTimeout(time.Minute))
+
+	assert.NilError(t, f.Delete(t.Context(), "a", task.ID))
+	assert.Assert(t, !f.scrubbing())
+	ended, err := f.Get("a", task.ID)
+	assert.NilError(t, err)
+	assert.Equal(t, ended.Status, Cancelled)
+	assert.Assert(t, ended.Progress < 1)
+	assert.NilError(t, f.Delete(t.Context(), "a", task.ID)) // forgotten
+	_, err = f.Get("a", task.ID)
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.NotFound)
+	assert.NilError(t, f.Delete(t.Context(), "a", task.ID))
+}
+
+// Cancelled before the process has got as far as the kernel.
+func TestCancelAtOnce(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	for range 5 {
+		task := f.start(Spec{Type: "scrub"})
+		assert.NilError(t, f.Delete(t.Context(), "a", task.ID))
+		assert.Equal(t, f.ended(task.ID).Status, Cancelled)
+		assert.Assert(t, !f.scrubbing())
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	task := f.ended(f.start(Spec{Type: "scrub", Timeout: 500 * time.Millisecond}).ID)
+	assert.Equal(t, task.Status, Failed)
+	assert.Equal(t, task.Error, "cancelled after 500ms, its timeout")
+}
+
+// Somebody on the host scrubs with btrfs-progs.
+func TestAnothersScrub(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	progs := exec.Command("btrfs", "scrub", "start", "-B", f.pool.Dir)
+	assert.NilError(t, progs.Start())
+	f.waitUntilScrubbing(true)
+	info, err := f.fs.Info()
+	assert.NilError(t, err)
+	t.Cleanup(func() {
+		for _, kind := range []string{"status", "progress"} {
+			_ = os.Remove(fmt.Sprintf("%s/scrub.%s.%s", btrfs.ScrubStatusDir, kind, info.FSID))
+		}
+	})
+	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
+	assert.Equal(t, task.Status, Failed)
+	assert.ErrorContains(t, fmt.Errorf("%s", task.Error), "running already")
+	assert.Assert(t, f.scrubbing())
+	assert.NilError(t, f.fs.CancelScrub())
+	assert.ErrorContains(t, progs.Wait(), "exit status")
+}
+
+// No scrub outlives its agent, however that ends.
+func TestKilledAgent(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	agent := exec.Command(os.Args[0], "agent", f.pool.Dir)
+	out, err := agent.StdoutPipe()
+	assert.NilError(t, err)
+	assert.NilError(t, agent.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	assert.NilError(t, err)
+	assert.Equal(t, line, "started\n")
+	f.waitUntilScrubbing(true)
+	assert.NilError(t, agent.Process.Kill())
+	assert.ErrorContains(t, agent.Wait(), "killed")
+	f.waitUntilScrubbing(false)
+}
+
+func TestClose(t *testing.T) {
+	f := newFixture(t)
+	f.slow()
+	f.start(Spec{Type: "scrub"})
+	other, err := New(f.config)
+	assert.NilError(t, err)
+	assert.NilError(t, f.Manager.Close(t.Context()))
+	f.Manager = other
+	assert.Assert(t, !f.scrubbing())
+	closed := &Manager{config: f.config, closed: true}
+	_, err = closed.Start("a", Spec{Type: "scrub"})
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.Unavailable)
+}
+
+func TestEndedTasksAreForgotten(t *testing.T) {
+	f := newFixture(t)
+	var first string
+	for i := range kept + 2 {
+		task := f.ended(f.start(Spec{Type: "balance", Options: map[string]string{"usage": "0"}}).ID)
+		assert.Equal(t, task.Status, Completed, task.Error)
+		if i == 0 {
+			first = task.ID
+		}
+	}
+	tasks, err := f.List("a", nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(tasks), kept+1) // the last had not ended when it made others forgotten
+	_, err = f.Get("a", first)
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.NotFound)
+}
+
+func TestBadSpecs(t *testing.T) {
+	f := newFixture(t)
+	for says, s := range map[string]Spec{
+		`type "" is not one of balance, scrub`:             {},
+		`type "defrag" is not one of`:                      {Type: "defrag"},
+		"timeout is -1s":                                   {Type: "scrub", Timeout: -time.Second},
+		`opts: "usage" is not one of readonly`:             {Type: "scrub", Options: map[string]string{"usage": "1"}},
+		`opts: readonly is "yes", it must be true`:         {Type: "scrub", Options: map[string]string{"readonly": "yes"}},
+		`opts: usage is "101", it must be a number from 0`: {Type: "balance", Options: map[string]string{"usage": "101"}},
+		`opts: usage is "-1"`:                              {Type: "balance", Options: map[string]string{"usage": "-1"}},
+		`opts: usage is "01"`:                              {Type: "balance", Options: map[string]string{"usage": "01"}},
+		`labels: key "A"`:                                  {Type: "scrub", Labels: map[string]string{"A": "b"}},
+	} {
+		_, err := f.Start("a", s)
+		assert.ErrorContains(t, err, says)
+		assert.Equal(t, agentapi.CodeOf(err), agentapi.Invalid)
+	}
+	_, err := f.List("a", []string{"A=b"})
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.Invalid)
+	f.config.Ready = func() error { return agentapi.Errorf(agentapi.Unavailable, "no pool") }
+	_, err = f.Start("a", Spec{Type: "scrub"})
+	assert.ErrorContains(t, err, "no pool")
+}
