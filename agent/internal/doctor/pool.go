@@ -173,7 +173,7 @@ func judgeDevices(devices []btrfs.Device) []Finding {
 			findings = append(findings, bad(fmt.Sprintf("device %d is missing", d.ID), fmt.Sprintf("Connect it, or replace it: btrfs replace start %d /dev/NEW BASE_PATH", d.ID)))
 		case e.Read+e.Write+e.Flush+e.Corruption+e.Generation > 0:
 			findings = append(findings, bad(fmt.Sprintf("%s has errors: %d read, %d write, %d flush, %d corruption, %d generation", d.Path, e.Read, e.Write, e.Flush, e.Corruption, e.Generation),
-				"Look at dmesg and smartctl -a "+d.Path+"; btrfs scrub start BASE_PATH; after the repair: btrfs device stats -z BASE_PATH"))
+				"Look at dmesg and smartctl -a "+d.Path+"; btrfs-nfs-agent task start scrub; after the repair: btrfs device stats -z BASE_PATH"))
 		}
 	}
 	if len(findings) == 0 {
