@@ -80,6 +80,7 @@ func (e *Engine) work(ctx context.Context) {
 			e.abandon()
 			return
 		}
+		e.letKernelClean(ctx) // more changes may join meanwhile
 		b := e.take()
 		e.apply(b)
 		close(b.done)

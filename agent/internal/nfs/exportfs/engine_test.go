@@ -388,3 +388,19 @@ func (h *host) runs() int {
 	assert.NilError(h.t, err)
 	return strings.Count(string(text), "\n")
 }
+
+// A kill in the middle of writing the exports file leaves a file of the writer's.
+func TestLeftoversAreRemoved(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{".btrfs-nfs-csi.exports123", ".btrfs-nfs-csi.exports-mine", "other.exports"} {
+		assert.NilError(t, os.WriteFile("/etc/exports.d/"+name, nil, 0o600))
+	}
+	assert.NilError(t, h.engine().Start(t.Context(), []nfs.Export{h.export("v1", "10.0.0.1")}))
+	entries, err := os.ReadDir("/etc/exports.d")
+	assert.NilError(t, err)
+	var left []string
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	assert.DeepEqual(t, left, []string{".btrfs-nfs-csi.exports-mine", "btrfs-nfs-csi.exports", "other.exports"})
+}
