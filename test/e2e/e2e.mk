@@ -22,7 +22,9 @@ e2e: e2e-prepare ## All Kubernetes scenarios, with the sidecars of the chart and
 
 .PHONY: e2e-suite
 e2e-suite: root lab build ## Kubernetes' own external storage tests; writes docs/conformance.md (root)
-	@cd test/e2e && GOWORK=off go build -o $(BIN)/storage-suite ./cmd/storage-suite && BNC_BIN=$(BIN) $(BIN)/storage-suite
+	@cd test/e2e && GOWORK=off go build -o $(BIN)/storage-suite ./cmd/storage-suite
+	@BNC_BIN=$(BIN) $(BIN)/storage-suite -newest-sidecars
+	@BNC_BIN=$(BIN) $(BIN)/storage-suite
 
 .PHONY: e2e-speed
 e2e-speed: root lab build ## Claims a second and starts of pods in the cluster; writes its section of docs/benchmarks.md (root)

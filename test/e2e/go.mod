@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/btrfs-nfs-csi/btrfs-nfs-csi/test v0.1.0
 	github.com/google/renameio/v2 v2.0.2
+	golang.org/x/crypto v0.57.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.85.0

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,7 @@ type Cluster struct {
 	machine   *machine
 	tokens    map[string]string // by user
 	processes []*Process
+	listeners []net.Listener
 	begin     time.Time
 	release   func() // of the state directory
 }
@@ -189,6 +191,9 @@ func (c *Cluster) Down() {
 	}
 	for _, p := range c.processes {
 		p.Kill()
+	}
+	for _, l := range c.listeners {
+		_ = l.Close() // nothing is lost
 	}
 	for _, disk := range []string{"pool.img", "nodes.img"} {
 		_ = os.Remove(filepath.Join(c.env.State, disk))

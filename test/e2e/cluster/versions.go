@@ -21,7 +21,7 @@ func (c *Cluster) Versions() []string {
 			if err != nil {
 				continue // not a Go program
 			}
-			for _, module := range info.Deps {
+			for _, module := range append(info.Deps, &info.Main) {
 				// A program that merely links another's library says nothing of that one.
 				if notable.MatchString(module.Path) && strings.HasPrefix(info.Path, module.Path) {
 					out = append(out, module.Path+"@"+module.Version)

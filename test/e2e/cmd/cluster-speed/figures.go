@@ -33,6 +33,9 @@ func (f *figures) markdown() string {
 	for _, c := range f.claims {
 		fmt.Fprintf(&b, "| %d | %.1f s | %.1f | %.1f s | %.1f |\n", c.n, c.bound.Seconds(), float64(c.n)/c.bound.Seconds(), c.deleted.Seconds(), float64(c.n)/c.deleted.Seconds())
 	}
+	if len(f.volume) == 0 {
+		return b.String()
+	}
 	fmt.Fprintf(&b, "\n| from the request to a pod that is Ready (%d of each, in turns) | p50 | p95 | longest |\n|---|--:|--:|--:|\n", len(f.volume))
 	for _, row := range []struct {
 		name  string

@@ -3,11 +3,15 @@
 //
 //	cluster-speed -write docs/benchmarks.md
 //
-// puts the figures between the document's markers "kubernetes: begin" and "kubernetes: end". It needs root.
+// puts the figures between the document's markers "kubernetes: begin" and "kubernetes: end". It needs root. Other settings of the chart
+// are tried with
+//
+//	cluster-speed -pairs 0 -values '{"sidecars": {"provisioner": {"workerThreads": 10}}}'
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -21,6 +25,7 @@ var (
 	pairs = flag.Int("pairs", 15, "pods of each kind")
 	few   = flag.Int("few", 100, "claims in the first round")
 	many  = flag.Int("many", 500, "claims in the second round")
+	set   = flag.String("values", "{}", "values of the chart that differ from its own, as JSON")
 )
 
 func main() {
@@ -42,8 +47,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var options cluster.Options
+	if err := json.Unmarshal([]byte(*set), &options.Values); err != nil {
+		return fmt.Errorf("-values: %w", err)
+	}
 	if !cluster.Isolated() {
-		if err := env.Prepare(context.Background(), cluster.Options{}); err != nil {
+		if err := env.Prepare(context.Background(), options); err != nil {
 			return err
 		}
 	}
@@ -52,7 +61,7 @@ func run() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), upTime)
 	defer cancel()
-	running, err := cluster.Up(ctx, env, cluster.Options{})
+	running, err := cluster.Up(ctx, env, options)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,12 @@
 // Command storage-suite runs Kubernetes' own external storage tests against a cluster of ours and writes what came of
 // them to docs/conformance.md:
 //
-//	storage-suite             run them
-//	storage-suite -prepare    build and download what they need, and end
+//	storage-suite -newest-sidecars   those that need newer sidecars than the chart's
+//	storage-suite                    the others; the document has what came of all passes, each when it was last run
+//	storage-suite -pass serial       one pass
+//	storage-suite -failed            what failed last time
+//	storage-suite -focus RE          what matches, and write nothing
+//	storage-suite -prepare           build and download what they need, and end
 //
 // It needs root, as every cluster does. It fails when a spec failed that exceptions does not name, or when one passed
 // that it does.
@@ -10,11 +14,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,9 +27,12 @@ import (
 )
 
 var (
-	prepareOnly = flag.Bool("prepare", false, "build and download what the tests need, and end")
-	processes   = flag.Int("processes", 8, "specs to run at a time")
-	focus       = flag.String("focus", "", "run only specs that match this regular expression, and write no report")
+	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
+	processes      = flag.Int("processes", 8, "specs to run at a time")
+	onlyPass       = flag.String("pass", "", "run this pass only: parallel, serial, or attributes")
+	onlyFailed     = flag.Bool("failed", false, "run only what failed last time")
+	focus          = flag.String("focus", "", "run only specs that match this regular expression, and write nothing")
+	newestSidecars = flag.Bool("newest-sidecars", false, "run the passes for the newest sidecars in place of those for the chart's")
 )
 
 func main() {
@@ -38,18 +43,18 @@ func main() {
 	}
 }
 
-// upTime bounds bringing the cluster up on a machine where the programs are there, runTime all specs of one pass.
-const (
-	upTime  = 5 * time.Minute
-	runTime = 90 * time.Minute
-)
+// upTime bounds bringing the cluster up on a machine where the programs are there.
+const upTime = 5 * time.Minute
 
 func run() error {
 	env, err := cluster.NewEnvironment()
 	if err != nil {
 		return err
 	}
-	options := cluster.Options{Suite: true}
+	if *onlyPass == "attributes" {
+		*newestSidecars = true
+	}
+	options := cluster.Options{Suite: true, NewestSidecars: *newestSidecars}
 	if !cluster.Isolated() {
 		if err := env.Prepare(context.Background(), options); err != nil || *prepareOnly {
 			return err
@@ -65,69 +70,29 @@ func run() error {
 		return err
 	}
 	defer running.Down()
-	specs, err := runPasses(running, filepath.Join(env.Repository, "test/e2e/cmd/storage-suite/testdriver.yaml"))
+	key, err := running.ServeSSH()
 	if err != nil {
 		return err
 	}
-	r := summarize(specs)
+	s := &suite{cluster: running, dir: filepath.Join(env.Repository, "test/e2e/cmd/storage-suite"), sshKey: key}
+	if *focus != "" {
+		return s.try(*focus)
+	}
+	all, err := s.update(filepath.Join(env.Cache, "suite-results.json"))
+	if err != nil {
+		return err
+	}
+	r := summarizeAll(all)
 	r.print(os.Stdout)
-	if *focus == "" {
-		r.Versions = versions(running)
-		document := filepath.Join(env.Repository, "docs/conformance.md")
-		if err := renameio.WriteFile(document, r.document(), 0o644); err != nil {
-			return err
-		}
+	if missing := all.missing(); len(missing) > 0 {
+		fmt.Println("no document yet: passes to run:", strings.Join(missing, ", "))
+		return r.err()
+	}
+	document := filepath.Join(env.Repository, "docs/conformance.md")
+	if err := renameio.WriteFile(document, r.document(), 0o644); err != nil {
+		return err
 	}
 	return r.err()
-}
-
-// runPasses runs what can run side by side, then the rest.
-func runPasses(c *cluster.Cluster, driver string) ([]spec, error) {
-	const alone = `(\[Serial\]|\[Disruptive\])`
-	var all []spec
-	for _, pass := range []struct {
-		name string
-		args []string
-	}{
-		{"parallel", []string{fmt.Sprintf("--procs=%d", *processes), "--focus=External.Storage.*" + *focus, "--skip=" + alone}},
-		{"serial", []string{"--focus=External.Storage.*" + *focus + ".*" + alone}},
-	} {
-		begin := time.Now()
-		specs, err := runPass(c, driver, pass.name, pass.args)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", pass.name, err)
-		}
-		fmt.Printf("%s pass: %.0f s\n", pass.name, time.Since(begin).Seconds())
-		all = append(all, specs...)
-	}
-	return all, nil
-}
-
-// runPass runs ginkgo once. That specs failed is no error here: the report tells which.
-func runPass(c *cluster.Cluster, driver, name string, args []string) ([]spec, error) {
-	log, err := os.Create(filepath.Join(c.LogDir(), "suite-"+name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	fmt.Printf("%s pass: see %s\n", name, log.Name())
-	ginkgo, tests := c.SuitePrograms()
-	report := "suite-" + name + ".json"
-	args = append(args, "--no-color", "--seed=1", "--timeout="+runTime.String(), "--poll-progress-after=0",
-		// Where many share the machine, an exec in a pod can lose its exit code on the way. What needed it is listed.
-		"--flake-attempts=2",
-		"--json-report="+report, "--output-dir="+c.LogDir(), tests, "--",
-		"--kubeconfig="+c.Kubeconfig("admin"), "--provider=skeleton", "--storage.testdriver="+driver, "--repo-root="+filepath.Dir(driver))
-	cmd := exec.Command(ginkgo, args...)
-	cmd.Dir = filepath.Dir(driver)
-	cmd.Stdout, cmd.Stderr = log, log
-	err = cmd.Run()
-	if _, failed := errors.AsType[*exec.ExitError](err); failed {
-		err = nil
-	}
-	if err = errors.Join(err, log.Close()); err != nil {
-		return nil, err
-	}
-	return readReport(filepath.Join(c.LogDir(), report))
 }
 
 // versions of what took part, from the programs themselves.

@@ -20,6 +20,13 @@ var exceptions = map[string]string{
 		"and the kubelet's metrics show the new one (`TestKubeletSeesTheQuota`).",
 }
 
+// notRun are specs that cannot run here whatever the driver does, by a part of their names, with the reason.
+var notRun = map[string]string{
+	"should provision storage with any volume data source": "" +
+		"It installs a volume populator, hello-populator, as a pod that fills the volume. That pod has to reach the API server, and pods here have no " +
+		"network; nor are there image registries to pull it from. Of the driver it asks what every other claim does, as the populator makes the volume by an ordinary one.",
+}
+
 // count of specs.
 type count struct{ Passed, Excepted, Failed, NotApplicable int }
 
@@ -33,30 +40,51 @@ type summary struct {
 	BySuite  map[string]*count
 	Reasons  map[string]int // why specs do not apply
 	Excepted map[string]string
+	NotRun   map[string]string
 	Again    []string // specs that passed, but not at once
-	Versions []string
+	Passes   []passed
 
 	failed []spec
 	stale  []string // exceptions that passed
 }
 
+// passed says of a pass what it was run for, and with what.
+type passed struct {
+	Name, Why string
+	Versions  []string
+}
+
+func summarizeAll(r results) *summary {
+	var specs []spec
+	var ran []passed
+	for _, p := range passes {
+		if one := r[p.name]; one != nil {
+			specs = append(specs, one.Specs...)
+			ran = append(ran, passed{p.name, p.why, one.Versions})
+		}
+	}
+	s := summarize(specs)
+	s.Passes = ran
+	return s
+}
+
 func summarize(specs []spec) *summary {
-	s := &summary{ByGroup: map[string]*count{}, BySuite: map[string]*count{}, Reasons: map[string]int{}, Excepted: map[string]string{}}
+	s := &summary{ByGroup: map[string]*count{}, BySuite: map[string]*count{}, Reasons: map[string]int{}, Excepted: map[string]string{}, NotRun: notRun}
 	for _, spec := range specs {
-		for _, c := range []*count{&s.Total, entry(s.ByGroup, spec.group), entry(s.BySuite, spec.suite)} {
+		for _, c := range []*count{&s.Total, entry(s.ByGroup, spec.Group), entry(s.BySuite, spec.Suite)} {
 			s.add(c, spec)
 		}
 		switch why, excepted := exceptionFor(spec); {
-		case spec.state == "skipped":
+		case spec.State == "skipped":
 			s.Reasons[reasonOf(spec)]++
-		case excepted && spec.state == "passed":
-			s.stale = append(s.stale, spec.name)
+		case excepted && spec.State == "passed":
+			s.stale = append(s.stale, spec.Name)
 		case excepted:
-			s.Excepted[spec.name] = why
-		case spec.state != "passed":
+			s.Excepted[spec.Name] = why
+		case spec.State != "passed":
 			s.failed = append(s.failed, spec)
-		case spec.again:
-			s.Again = append(s.Again, spec.name)
+		case spec.Again:
+			s.Again = append(s.Again, spec.Name)
 		}
 	}
 	return s
@@ -72,9 +100,9 @@ func entry(counts map[string]*count, key string) *count {
 func (s *summary) add(c *count, spec spec) {
 	_, excepted := exceptionFor(spec)
 	switch {
-	case spec.state == "skipped":
+	case spec.State == "skipped":
 		c.NotApplicable++
-	case spec.state == "passed":
+	case spec.State == "passed":
 		c.Passed++
 	case excepted:
 		c.Excepted++
@@ -85,7 +113,7 @@ func (s *summary) add(c *count, spec spec) {
 
 func exceptionFor(s spec) (why string, ok bool) {
 	for part, why := range exceptions {
-		if strings.Contains(s.name, part) {
+		if strings.Contains(s.Name, part) {
 			return why, true
 		}
 	}
@@ -94,7 +122,7 @@ func exceptionFor(s spec) (why string, ok bool) {
 
 // reasonOf is why a spec does not apply, without the driver's name, so that equal reasons look equal.
 func reasonOf(s spec) string {
-	reason := strings.TrimRight(strings.NewReplacer(" -- skipping", "", " - skipping", "").Replace(s.reason), " .")
+	reason := strings.TrimRight(strings.NewReplacer(" -- skipping", "", " - skipping", "").Replace(s.Reason), " .")
 	return strings.NewReplacer(`Driver "btrfs-nfs-csi"`, "the driver", "Driver btrfs-nfs-csi", "the driver").Replace(reason)
 }
 
@@ -105,7 +133,7 @@ func (s *summary) err() error {
 		errs = append(errs, errors.New("no spec has passed"))
 	}
 	for _, f := range s.failed {
-		errs = append(errs, fmt.Errorf("%s: %s: %s", f.state, f.name, f.reason))
+		errs = append(errs, fmt.Errorf("%s: %s: %s", f.State, f.Name, f.Reason))
 	}
 	for _, name := range s.stale {
 		errs = append(errs, fmt.Errorf("passed, but is listed as an exception: %s", name))
@@ -150,7 +178,7 @@ func (s *summary) SortedReasons() []string {
 func (s *summary) Failures() []string {
 	var out []string
 	for _, f := range s.failed {
-		out = append(out, f.name)
+		out = append(out, f.Name)
 	}
 	return out
 }
@@ -172,10 +200,10 @@ const documentText = `# Conformance
 Kubernetes' own tests for external storage drivers (` + "`k8s.io/kubernetes/test/e2e`, \"External Storage\"" + `), run by ` + "`make e2e-suite`" + ` on the cluster
 of [test/e2e](../test/e2e/README.md): the project's agent, controller and node driver, two nodes with kubelet and containerd, and real
 NFS on real btrfs. What the driver says it can is in [testdriver.yaml](../test/e2e/cmd/storage-suite/testdriver.yaml); every spec that asks for any
-of it is run.
+of it is run, in three passes:
 
-With:{{range .Versions}} {{.}},{{end}} and the Linux kernel of the lab.
-
+{{range .Passes}}- **{{.Name}}**, {{.Why}}. With:{{range $i, $v := .Versions}}{{if $i}},{{end}} {{$v}}{{end}}.
+{{end}}
 | group | run | passed | excepted | failed | not applicable |
 |---|--:|--:|--:|--:|--:|
 {{range .Groups}}| {{.}} | {{with index $.ByGroup .}}{{.Run}} | {{.Passed}} | {{.Excepted}} | {{.Failed}} | {{.NotApplicable}} |
@@ -193,6 +221,12 @@ With:{{range .Versions}} {{.}},{{end}} and the Linux kernel of the lab.
 
   {{$why}}
 {{else}}None.
+{{end}}
+## Not run
+
+{{range $name, $why := .NotRun}}- ` + "`{{$name}}`" + `
+
+  {{$why}}
 {{end}}{{with .Failures}}
 ## Failures
 

@@ -10,12 +10,12 @@ import (
 
 // spec is one of the tests, with what came of it.
 type spec struct {
-	name   string // with all its tags
-	suite  string // of Kubernetes' storage tests: provisioning, subPath, ...
-	group  string
-	state  string // passed, failed, skipped, or another of ginkgo's states that is a failure
-	reason string // for a failure or a skip
-	again  bool   // it was tried more than once
+	Name   string // with all its tags
+	Suite  string // of Kubernetes' storage tests: provisioning, subPath, ...
+	Group  string
+	State  string // passed, failed, skipped, or another of ginkgo's states that is a failure
+	Reason string // for a failure or a skip
+	Again  bool   // it was tried more than once
 }
 
 // ginkgoReport is what we read of ginkgo's JSON report (github.com/onsi/ginkgo/v2/types.Report).
@@ -59,8 +59,8 @@ func parseReport(text []byte) ([]spec, error) {
 			}
 			name := strings.Join(append(s.ContainerHierarchyTexts, s.LeafNodeText), " ")
 			specs = append(specs, spec{
-				name: name, suite: suiteOf(name), group: groupOf(name),
-				state: s.State, reason: firstLine(s.Failure.Message), again: s.NumAttempts > 1,
+				Name: name, Suite: suiteOf(name), Group: groupOf(name),
+				State: s.State, Reason: firstLine(s.Failure.Message), Again: s.NumAttempts > 1,
 			})
 		}
 	}

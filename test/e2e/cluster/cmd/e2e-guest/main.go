@@ -3,6 +3,7 @@
 //	e2e-guest hosts N               make the storage host and N nodes, and obey commands on standard input
 //	e2e-guest node NAME             prepare the node, in whose namespaces it runs, for containerd and a kubelet
 //	e2e-guest register DRIVER SOCK  tell the kubelet of a CSI driver, as node-driver-registrar does
+//	e2e-guest forward FROM TO       hand TCP connections on
 //
 // Under the name of a CNI plugin it is one.
 package main
@@ -38,6 +39,8 @@ func run() error {
 		return prepareNode(args[1])
 	case "register":
 		return register(args[1], args[2])
+	case "forward":
+		return forward(args[1], args[2])
 	}
-	return errors.New("arguments: hosts|node|register")
+	return errors.New("arguments: hosts|node|register|forward")
 }
