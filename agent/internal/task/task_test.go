@@ -310,19 +310,23 @@ func TestClose(t *testing.T) {
 
 func TestEndedTasksAreForgotten(t *testing.T) {
 	f := newFixture(t)
-	var first string
 	for i := range kept + 2 {
-		task := f.ended(f.start(Spec{Type: "balance", Options: map[string]string{"usage": "0"}}).ID)
-		assert.Equal(t, task.Status, Completed, task.Error)
-		if i == 0 {
-			first = task.ID
+		for _, tenant := range []string{"a", "b"} {
+			f.tasks = append(f.tasks, &entry{
+				tenant: tenant, task: Task{ID: fmt.Sprint(i), Status: Completed, Spec: Spec{Type: "scrub"}}, cancel: func(error) {},
+			})
 		}
 	}
+	latest := f.ended(f.start(Spec{Type: "balance", Options: map[string]string{"usage": "0"}}).ID)
+	assert.Equal(t, latest.Status, Completed, latest.Error)
 	tasks, err := f.List("a", nil)
 	assert.NilError(t, err)
 	assert.Equal(t, len(tasks), kept+1) // the last had not ended when it made others forgotten
-	_, err = f.Get("a", first)
-	assert.Equal(t, agentapi.CodeOf(err), agentapi.NotFound)
+	assert.Equal(t, tasks[0].ID, latest.ID)
+	assert.Equal(t, tasks[kept].ID, "2")
+	others, err := f.List("b", nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(others), kept+2)
 }
 
 func TestBadSpecs(t *testing.T) {
