@@ -55,6 +55,7 @@ var checks = []check{
 	{"nfs server", lookAtServer},
 	{"nfs upcalls", lookAtUpcalls},
 	{"nfs groups", lookAtGroups},
+	{"nfs file handles", lookAtHandles},
 	{"other exports", lookAtOtherExports},
 	{"ports", lookAtPorts},
 	{"firewall", lookAtFirewall},

@@ -32,6 +32,8 @@ func imagine(t *testing.T) *imagined {
 		Proc: root + "/proc", Etc: root + "/etc", Modules: root + "/modules", EnvironmentFile: root + "/etc/agent.env", Release: "6.12.1-amd64",
 		Run:               func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
 		ClockSynchronised: func() (bool, error) { return true, nil },
+		CanSignHandles:    func() bool { return false },
+		SignsHandles:      func() bool { return false },
 	}}
 	h.write("proc/filesystems", "nodev\tproc\n\tbtrfs\nnodev\tnfsd\n")
 	h.write("proc/fs/nfsd/threads", "16\n")
@@ -121,6 +123,28 @@ func TestGroups(t *testing.T) {
 	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "problem: manage-gids is on"))
 	h.write("etc/nfs.conf.d/local.conf", "[mountd]\nmanage-gids=n\n")
 	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+}
+
+func TestHandles(t *testing.T) {
+	for _, at := range []struct {
+		wanted, possible, signing bool
+		threads, says             string
+	}{
+		{false, false, false, "16\n", "ok: not signed, for which this kernel is too old"},
+		{false, true, false, "16\n", "ok: not signed, which this kernel could do (AGENT_NFS_SIGN_HANDLES)"},
+		{true, false, false, "0\n", "problem: AGENT_NFS_SIGN_HANDLES is on, and this kernel cannot"},
+		{true, true, false, "16\n", "problem: AGENT_NFS_SIGN_HANDLES is on, and the NFS server that runs was started without the key"},
+		{true, true, false, "0\n", "ok: signed"},
+		{true, true, true, "16\n", "ok: signed"},
+		{true, true, false, "", "unknown: the NFS server is not loaded"},
+	} {
+		h, c := imagine(t), settings("")
+		h.write("proc/fs/nfsd/threads", at.threads)
+		h.CanSignHandles = func() bool { return at.possible }
+		h.SignsHandles = func() bool { return at.signing }
+		c.NFS.SignHandles = at.wanted
+		assert.Assert(t, is.Contains(say(lookAtHandles(t.Context(), h.Host, c)), at.says))
+	}
 }
 
 func TestOtherExports(t *testing.T) {

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // Host is the machine that is looked at. Tests give it other directories and programs.
@@ -19,6 +22,9 @@ type Host struct {
 	Run func(ctx context.Context, program string, args ...string) (string, error)
 	// UID is that of the process.
 	UID int
+	// CanSignHandles says whether the kernel's NFS server, which is loaded, can sign file handles; SignsHandles, whether the agent
+	// has started it with a key for that.
+	CanSignHandles, SignsHandles func() bool
 	// ClockSynchronised is what the kernel says of its clock.
 	ClockSynchronised func() (bool, error)
 }
@@ -31,6 +37,7 @@ func ThisHost() Host {
 	return Host{
 		Proc: "/proc", Etc: "/etc", Modules: "/lib/modules", EnvironmentFile: DefaultEnvironmentFile,
 		Run: run, UID: os.Geteuid(), ClockSynchronised: clockSynchronised,
+		CanSignHandles: nfsd.NewServer("/proc").CanSignHandles, SignsHandles: func() bool { return kernel.SignsHandles("") },
 	}
 }
 

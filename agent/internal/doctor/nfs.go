@@ -91,6 +91,29 @@ func (h Host) manageGids() (value string) {
 	return value
 }
 
+// lookAtHandles: see "Forged file handles" in docs/security.md.
+func lookAtHandles(_ context.Context, h Host, c config.Config) []Finding {
+	threads := strings.TrimSpace(read(h.Proc, "fs/nfsd/threads"))
+	if threads == "" {
+		return []Finding{unknown("the NFS server is not loaded, so it cannot be asked whether it can sign file handles (Linux 7.1 and newer can)")}
+	}
+	const risk = "root on a node that has one volume can make up a handle for another of the same filesystem"
+	possible := h.CanSignHandles()
+	switch {
+	case c.NFS.SignHandles && !possible:
+		return []Finding{bad("AGENT_NFS_SIGN_HANDLES is on, and this kernel cannot sign file handles: the agent does not start",
+			"Boot Linux 7.1 or newer, or take AGENT_NFS_SIGN_HANDLES out of "+h.EnvironmentFile)}
+	case c.NFS.SignHandles && threads != "0" && !h.SignsHandles():
+		return []Finding{bad("AGENT_NFS_SIGN_HANDLES is on, and the NFS server that runs was started without the key: the agent does not use it",
+			"systemctl stop btrfs-nfs-agent; rpc.nfsd 0; systemctl start btrfs-nfs-agent; then mount anew what was mounted")}
+	case c.NFS.SignHandles:
+		return []Finding{good("signed")}
+	case possible:
+		return []Finding{good("not signed, which this kernel could do (AGENT_NFS_SIGN_HANDLES): " + risk)}
+	}
+	return []Finding{good("not signed, for which this kernel is too old: " + risk)}
+}
+
 // lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them.
 func lookAtOtherExports(_ context.Context, h Host, c config.Config) []Finding {
 	files, _ := filepath.Glob(filepath.Join(h.Etc, "exports.d", "*.exports"))

@@ -28,7 +28,7 @@ func (e *Engine) publishBulk(ctx context.Context, exports []nfs.Export) error {
 			err = fmt.Errorf("%w: %w", errNoNamespace, err)
 			return
 		}
-		_, err = e.run(ctx, "-a")
+		_, err = e.runMany(ctx, len(exports), "-a")
 	})
 	return err
 }

@@ -40,10 +40,17 @@ func (e *CommandError) kind() error {
 	return nfs.ErrUnavailable
 }
 
+const timePerChange = 10 * time.Millisecond
+
 // run runs exportfs once, in the C locale and with nothing of the agent's
 // environment.
 func (e *Engine) run(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.config.RunTimeout)
+	return e.runMany(ctx, len(args), args...)
+}
+
+// runMany is run for so many changes.
+func (e *Engine) runMany(ctx context.Context, changes int, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.config.RunTimeout+time.Duration(changes)*timePerChange)
 	defer cancel()
 	var stdout, stderr strings.Builder
 	cmd := exec.CommandContext(ctx, e.config.Command, args...)

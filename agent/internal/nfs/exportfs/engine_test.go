@@ -297,6 +297,19 @@ func TestFailuresThatPassAreRetried(t *testing.T) {
 	h.hasExactly(engine, export)
 }
 
+// A run with many changes may take as much longer.
+func TestManyChangesHaveMoreTime(t *testing.T) {
+	h := newHost(t)
+	h.config.RunTimeout = time.Microsecond
+	engine := h.engine()
+	exports := make([]nfs.Export, 500)
+	for i := range exports {
+		exports[i] = h.export(fmt.Sprint("v", i), "10.0.0.1")
+	}
+	assert.NilError(t, engine.Export(t.Context(), exports))
+	h.hasExactly(engine, exports...)
+}
+
 func TestFailuresThatStayAreReported(t *testing.T) {
 	h := newHost(t)
 	h.config.Command = h.script(`echo "can't lock" >&2; exit 1`)

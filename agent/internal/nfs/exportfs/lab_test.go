@@ -4,6 +4,8 @@ package exportfs_test
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -58,6 +60,12 @@ func startServer(t *testing.T, w *nfstest.World) {
 	// As in nfs-server.service, whose exit code does not matter either: one
 	// directory that is missing makes it fail.
 	w.Run("sh", "-c", "exportfs -r || true")
+	startMountd(t, w)
+	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+}
+
+func startMountd(t *testing.T, w *nfstest.World) {
+	t.Helper()
 	w.StartDaemon("rpc.mountd", "--foreground", "-N", "2", "-N", "3")
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		if !w.Answered() {
@@ -65,5 +73,26 @@ func startServer(t *testing.T, w *nfstest.World) {
 		}
 		return poll.Success()
 	}, poll.WithDelay(5*time.Millisecond))
-	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+}
+
+// rpc.mountd dies: those who are let in go on, and who was published to meanwhile gets in when it is back.
+func TestMountdCrash(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	engine := subject().New(t, w)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	there, fresh := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v2", w.Nodes[1].IPv4)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{there}))
+	mounted := w.Nodes[0].Mount(t, there)
+	file := filepath.Join(mounted, "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
+	w.StopDaemon("rpc.mountd")
+	assert.NilError(t, os.WriteFile(file, []byte("without it"), 0o600))
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{fresh}))
+	startMountd(t, w)
+	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
+	fromFresh := w.Nodes[1].Mount(t, fresh)
+	assert.NilError(t, os.WriteFile(filepath.Join(fromFresh, "file"), []byte("text"), 0o600))
+	have, err := engine.List(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, len(have), 2, "%v", have)
 }

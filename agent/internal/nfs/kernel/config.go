@@ -76,7 +76,7 @@ type ServerConfig struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.ProcRoot, "/proc")
 	setDefault(&c.WatchInterval, 500*time.Millisecond)
-	setDefault(&c.Server.StateFile, "/run/btrfs-nfs-csi/nfsd-started")
+	setDefault(&c.Server.StateFile, defaultStateFile)
 	setDefault(&c.Server.Threads, min(max(8*runtime.NumCPU(), 16), 256))
 	if c.Server.Listen == nil {
 		c.Server.Listen = []netip.AddrPort{
@@ -90,7 +90,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-const nfsPort = 2049 // RFC 8881 section 2.9.3
+const (
+	nfsPort          = 2049 // RFC 8881 section 2.9.3
+	defaultStateFile = "/run/btrfs-nfs-csi/nfsd-started"
+)
 
 func setDefault[T comparable](field *T, value T) {
 	var zero T

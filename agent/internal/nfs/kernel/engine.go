@@ -38,6 +38,7 @@ type Engine struct {
 	// no answer which was right a moment ago is given after its revocation.
 	mu      sync.Mutex
 	clients clients
+	version uint64 // of clients, raised by every change of what is exported
 	closed  bool
 	started bool // Start is done: the watcher may start the server
 	primed  bool // the kernel was told all exports: what it lacks it has lost
@@ -126,6 +127,7 @@ func (e *Engine) takeOver(wanted []published) error {
 	if e.closed {
 		return nfs.ErrClosed
 	}
+	e.version++
 	e.clients = clients{}
 	for _, export := range wanted {
 		e.clients.get(export.Client).add(export)
@@ -247,12 +249,22 @@ func (e *Engine) possible(export nfs.Export) error {
 	if export.Options.XprtSec != "" && !e.xprtsec {
 		return fmt.Errorf("%w: xprtsec needs Linux 6.4 or newer", nfs.ErrUnsupported)
 	}
-	longest := exportMessage(export.Client.String(), export, e.flags(), e.now().Add(far).Unix())
-	if len(longest.text) > e.channels.limit {
+	if 4*len(export.Path)+longestRest <= e.channels.limit {
+		return nil
+	}
+	if len(exportMessage(export.Client.String(), export, e.flags(), latest).text) > e.channels.limit {
 		return fmt.Errorf("%w: %w: path of %d bytes", nfs.ErrInvalid, errTooLong, len(export.Path))
 	}
 	return nil
 }
+
+const (
+	// longestRest is more than all of an export's message but the path takes: address, four flavours, modes, UUID, numbers.
+	longestRest = 512
+
+	// latest is a time in as many digits as there are until 2286.
+	latest = 9_999_999_999
+)
 
 // flags are those of all exports.
 func (e *Engine) flags() (flags int) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -218,4 +219,39 @@ func eventually(t *testing.T, holds func() bool) {
 		}
 		return poll.Success()
 	}, poll.WithDelay(5*time.Millisecond))
+}
+
+// A server that has a socket of somebody else's making may see IPv4 clients by addresses of IPv6: they are the same clients.
+func TestMappedConnection(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	engine := newEngine(t, w)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	// Go makes it for both address families.
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "[::]:2050")
+	assert.NilError(t, err)
+	file, err := listener.(*net.TCPListener).File()
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/portlist", []byte(fmt.Sprintln(file.Fd())), 0))
+	assert.NilError(t, errors.Join(file.Close(), listener.Close()))
+
+	mounted := w.Nodes[0].Mount(t, volume, "port=2050")
+	assert.NilError(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("text"), 0o600))
+	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{volume}))
+	assert.Assert(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("late"), 0o600) != nil)
+	_, err = w.Nodes[1].TryMount(t, volume.Path, false, "port=2050")
+	assert.ErrorContains(t, err, "mount")
+}
+
+// Without nfsdcld clients lose their locks when the server restarts: who asks for it gets no server instead.
+func TestWithoutNfsdcld(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	w.StopDaemon("nfsdcld")
+	engine := newEngine(t, w)
+	err := engine.Start(t.Context(), nil)
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+	assert.ErrorContains(t, err, "nfsdcld does not run")
+	assert.Equal(t, w.Threads(), "0")
+	assert.NilError(t, engine.Close())
 }

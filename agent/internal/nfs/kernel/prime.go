@@ -60,6 +60,13 @@ func (e *Engine) primeLater(left [][]nfs.Key) {
 
 const forever = 24 * time.Hour
 
+// Told reports whether the kernel has been told all exports since Start, so that mounts go on without the agent. Until then it asks for what somebody needs.
+func (e *Engine) Told() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.primed
+}
+
 // forgotten notes that the kernel knows nothing any more.
 func (e *Engine) forgotten() {
 	e.mu.Lock()
@@ -99,8 +106,9 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 	if known == nil {
 		return nil // all of its exports were taken back meanwhile
 	}
+	now := e.now()
 	known.told = true
-	if err := e.send(known.introduction(e.now())); err != nil {
+	if err := e.send(known.introduction(now)); err != nil {
 		return err
 	}
 	var failed error
@@ -112,9 +120,10 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 		// At the start nobody has looked at the directories yet: after a boot that takes a read of the disk each.
 		err := export.find()
 		if err == nil {
-			err = e.sendAll(e.messagesFor(known, export))
+			err = e.sendAll(e.messagesFor(known, export, now))
 		}
 		if export.told = err == nil; errors.Is(err, nfs.ErrNotFound) {
+			e.version++
 			known.remove(key.Path)
 		} else {
 			known.exports[key.Path] = export

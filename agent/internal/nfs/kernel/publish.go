@@ -24,27 +24,29 @@ func (e *Engine) publish(export published) error {
 	if old := known.exports[export.Path]; old.told && old.same(export) {
 		return nil
 	}
+	e.version++
 	security := known.security()
 	old, replaced, ways := known.add(export)
 	if known.security() != security { // the way has to allow the new flavour too
 		ways = slices.Sorted(maps.Keys(known.ways))
 	}
+	now := e.now()
 	if replaced {
-		e.replaced = e.now()
+		e.replaced = now
 	}
 	if replaced && old.key.kind != 0 && old.key != export.key {
-		if err := e.send(handleMessage(known.domain(), old.key, "", e.now().Add(revoked).Unix())); err != nil {
+		if err := e.send(handleMessage(known.domain(), old.key, "", now.Add(revoked).Unix())); err != nil {
 			return err
 		}
 	}
 	err := nfs.ErrNotFound
 	if known.told {
-		err = e.sendAll(slices.Concat(e.wayMessages(known, ways), e.messagesFor(known, export)))
+		err = e.sendAll(slices.Concat(e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
 	}
 	if errors.Is(err, nfs.ErrNotFound) {
 		// The kernel may not know the client, or not any more after a flush.
 		known.told = true
-		err = e.sendAll(slices.Concat([]message{known.introduction(e.now())}, e.wayMessages(known, ways), e.messagesFor(known, export)))
+		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
 	}
 	if err != nil {
 		known.remove(export.Path)
@@ -62,8 +64,8 @@ func (c *client) introduction(now time.Time) message {
 
 // messagesFor are what the kernel has to know before a client can reach an
 // export, in the order in which it can take them.
-func (e *Engine) messagesFor(c *client, export published) []message {
-	expiry := e.now().Add(far).Unix()
+func (e *Engine) messagesFor(c *client, export published, now time.Time) []message {
+	expiry := now.Add(far).Unix()
 	return []message{
 		exportMessage(c.domain(), export.Export, e.flags(), expiry),
 		handleMessage(c.domain(), export.key, export.Path, expiry),
@@ -71,8 +73,8 @@ func (e *Engine) messagesFor(c *client, export published) []message {
 }
 
 // wayMessages let a client walk through the directories.
-func (e *Engine) wayMessages(c *client, ways []string) []message {
-	expiry := e.now().Add(wayTime).Unix()
+func (e *Engine) wayMessages(c *client, ways []string, now time.Time) []message {
+	expiry := now.Add(wayTime).Unix()
 	messages := make([]message, 0, len(ways))
 	for _, way := range ways {
 		messages = append(messages, pseudoRootMessage(c.domain(), way, c.security(), e.flags(), expiry))
@@ -90,22 +92,24 @@ func (e *Engine) revoke(export nfs.Export) error {
 	if e.closed {
 		return nfs.ErrClosed
 	}
+	e.version++
+	now := e.now()
 	domain := export.Spec
 	if export.Spec == "" {
 		addr := export.Client.Unmap()
 		domain = addr.String()
 		if known := e.clients[addr]; known != nil {
 			if old, had := known.remove(export.Path); had && old.key.kind != 0 && known.paths[old.FSID] == "" {
-				if err := e.send(handleMessage(domain, old.key, "", e.now().Add(revoked).Unix())); err != nil {
+				if err := e.send(handleMessage(domain, old.key, "", now.Add(revoked).Unix())); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	e.replaced = e.now()
+	e.replaced = now
 	// No such directory: nothing to shut. No such domain: nobody to shut
 	// out. The kernel says ENOENT for both.
-	err := e.send(noExportMessage(domain, export.Path, e.now().Add(near).Unix()))
+	err := e.send(noExportMessage(domain, export.Path, now.Add(near).Unix()))
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 		return err
 	}

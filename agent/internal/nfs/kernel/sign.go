@@ -60,11 +60,17 @@ const (
 	startedSigned   = "started, signs file handles\n"
 )
 
+// SignsHandles reports whether the NFS server was started with a key by an engine on this machine since it booted. stateFile is
+// that of its configuration, "" the default.
+func SignsHandles(stateFile string) bool {
+	setDefault(&stateFile, defaultStateFile)
+	content, err := os.ReadFile(stateFile)
+	return err == nil && string(content) == startedSigned
+}
+
 // checkSigning refuses a server that runs and has no key, where exports are to be signed: their clients would get errors.
 func (e *Engine) checkSigning() error {
-	content, err := os.ReadFile(e.config.Server.StateFile)
-	signs := err == nil && string(content) == startedSigned
-	if e.handleKey != nil && !signs {
+	if e.handleKey != nil && !SignsHandles(e.config.Server.StateFile) {
 		return fmt.Errorf("%w: file handles are to be signed, and the NFS server that runs has no key: stop it first (rpc.nfsd 0)", nfs.ErrUnavailable)
 	}
 	return nil

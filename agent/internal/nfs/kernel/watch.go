@@ -1,13 +1,13 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -20,11 +20,12 @@ type watcher struct {
 	missing int  // exports that the kernel does not take, such as of lost directories
 	down    bool // the server was, the last time
 	tidied  time.Time
+	page    []byte // for reading
 }
 
 func (e *Engine) newWatcher() (*watcher, error) {
 	flushed, err := e.channels.flushTimes()
-	return &watcher{Engine: e, flushed: flushed}, err
+	return &watcher{Engine: e, flushed: flushed, page: make([]byte, 64<<10)}, err
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -60,15 +61,12 @@ func (w *watcher) wasFlushed() bool {
 }
 
 // entriesMissing counts how many exports the kernel has not cached, as far as
-// the first 64 KiB of its list tell: after a flush, that is all of it.
+// the first 64 KiB of its list tell: after a flush, that is all of it. Nobody
+// waits while the list is read; if something changes meanwhile, the last count
+// stands until the next look.
 func (w *watcher) entriesMissing() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	wanted := 0
-	for _, known := range w.clients {
-		wanted += len(known.exports)
-	}
-	if wanted == 0 || !w.primed {
+	wanted, version := w.wanted()
+	if wanted == 0 {
 		return 0
 	}
 	file, err := os.Open(filepath.Join(w.channels.root, cacheNames[cacheExport], "content"))
@@ -76,18 +74,34 @@ func (w *watcher) entriesMissing() int {
 		return 0
 	}
 	defer func() { _ = file.Close() }() // only read
-	page := make([]byte, 64<<10)
-	n, err := io.ReadFull(file, page)
+	n, err := io.ReadFull(file, w.page)
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return 0 // there is more
 	}
 	cached := 0
-	for line := range strings.Lines(string(page[:n])) {
-		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "v4root") && !strings.HasSuffix(line, "()\n") {
+	for line := range bytes.Lines(w.page[:n]) {
+		if !bytes.HasPrefix(line, []byte("#")) && !bytes.Contains(line, []byte("v4root")) && !bytes.HasSuffix(line, []byte("()\n")) {
 			cached++
 		}
 	}
+	if _, now := w.wanted(); now != version {
+		return w.missing
+	}
 	return max(0, wanted-cached)
+}
+
+// wanted counts the exports that the kernel has been told, none before it was
+// told all, and says of which version of them.
+func (w *watcher) wanted() (count int, version uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.primed {
+		return 0, w.version
+	}
+	for _, known := range w.clients {
+		count += len(known.exports)
+	}
+	return count, w.version
 }
 
 // restore brings back what somebody made the kernel forget.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -104,23 +105,28 @@ func publishOverHTTP(client *fasthttp.HostClient, row *Row, repeated func()) err
 	body := func(i int) string {
 		return fmt.Sprintf(`{"client":%q,"labels":{"node":"worker-1"}}`, netip.AddrFrom4([4]byte{10, 98, 0, byte(i + 1)}))
 	}
-	each := func(most int) (Times, error) {
+	each := func(most int, method, path string, body func(int) string) (Times, error) {
 		var took []time.Duration
 		for i, deadline := 0, time.Now().Add(mostTime); i < most && time.Now().Before(deadline); i++ {
 			began := time.Now()
-			if err := do(client, http.MethodPost, volume+"/export", body(i), http.StatusOK); err != nil {
+			if err := do(client, method, path, body(i), http.StatusOK); err != nil {
 				return Times{}, err
 			}
 			took = append(took, time.Since(began))
 		}
 		return timesOf(took), nil
 	}
+	publish := func(most int) (Times, error) { return each(most, http.MethodPost, volume+"/export", body) }
 	var err error
-	if row.HTTP, err = each(singles); err != nil {
+	if row.HTTPGet, err = each(singles, http.MethodGet, volume, func(int) string { return "" }); err != nil {
+		return err
+	}
+	if row.HTTP, err = publish(singles); err != nil {
 		return err
 	}
 	repeated()
-	if row.HTTPRepeated, err = each(row.HTTP.Count); err != nil {
+	unix.Sync() // what the commits have left is not to be paid by those that make none
+	if row.HTTPRepeated, err = publish(row.HTTP.Count); err != nil {
 		return err
 	}
 	for i := range row.HTTP.Count {

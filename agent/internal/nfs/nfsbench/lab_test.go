@@ -38,7 +38,7 @@ func TestQuickRun(t *testing.T) {
 	assert.Equal(t, len(rows), 2)
 	for _, row := range rows {
 		for name, times := range map[string]Times{
-			"publish": row.Publish, "revoke": row.Revoke, "idle": row.Idle, "busy": row.Busy, "http": row.HTTP, "repeated": row.HTTPRepeated,
+			"publish": row.Publish, "revoke": row.Revoke, "idle": row.Idle, "busy": row.Busy, "get": row.HTTPGet, "http": row.HTTP, "repeated": row.HTTPRepeated,
 		} {
 			assert.Assert(t, times.Count > 0 && times.P50 > 0 && times.Longest >= times.P50, "%s %s: %+v", row.Engine, name, times)
 		}

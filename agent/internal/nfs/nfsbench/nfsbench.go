@@ -34,6 +34,7 @@ type Row struct {
 	Idle            Times         // of a steady create, write of 4 KiB and fsync on another mount
 	Busy            Times         // of the same while exports are published and revoked
 	BusyChanges     int           // how many were, meanwhile
+	HTTPGet         Times         // of reading a volume through the agent's API: what a call costs that changes nothing
 	HTTP            Times         // of a publish through the agent's API
 	HTTPRepeated    Times         // of a publish that is on the disk already, and so has no commit to wait for
 	Restore         time.Duration // from nothing until the server answers for all exports

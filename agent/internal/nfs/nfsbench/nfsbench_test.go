@@ -21,8 +21,8 @@ func someRows() []Row {
 		return Times{Count: 1, P50: d, P99: d, Longest: d}
 	}
 	return []Row{
-		{Engine: "kernel", Exports: 10, Date: "2026-01-02", Kernel: "7.2", Publish: ms(10), HTTPRepeated: ms(0), Idle: ms(10), Busy: ms(15)},
-		{Engine: "kernel", Exports: 10_000, Date: "2026-01-02", Kernel: "7.2", Publish: ms(16), HTTPRepeated: ms(1), Idle: ms(10), Busy: ms(21), Restore: 2 * time.Second},
+		{Engine: "kernel", Exports: 10, Date: "2026-01-02", Kernel: "7.2", Publish: ms(10), HTTPRepeated: ms(2), Idle: ms(10), Busy: ms(15)},
+		{Engine: "kernel", Exports: 10_000, Date: "2026-01-02", Kernel: "7.2", Publish: ms(16), HTTPRepeated: ms(1), HTTPGet: ms(1), Idle: ms(10), Busy: ms(21), Restore: 2 * time.Second},
 		{Engine: "exportfs", Exports: 10, Date: "2026-01-02", Kernel: "7.2", Publish: ms(20), Busy: ms(4000), DaemonMemory: 1 << 20},
 	}
 }
@@ -31,7 +31,8 @@ func TestTargets(t *testing.T) {
 	text := Report(someRows())
 	for _, want := range []string{
 		"| publish p50 with 10,000 exports against that with 10 | at most 1.5× | 1.60× | **missed** |",
-		"| under 1 ms | 1.00 ms | **missed** |",
+		"| publish through HTTP without the commit, p50 with 10,000 exports against that with 10 | at most 1.5× | 0.50× | met |",
+		"| under 1 ms | 2.00 ms | **missed** |",
 		"| longest steady write with 10 exports, while others are published, against the idle run's | at most 2× | 1.50× | met |",
 		"with 10,000 exports, while others are published, against the idle run's | at most 2× | 2.10× | **missed** |",
 		"| 10,000 exports back after a restart | under 1 s | 2.00 s | **missed** |",

@@ -179,5 +179,8 @@ func eventually(what string, do func() error) error {
 	}
 }
 
-// clientAddress spreads exports over a hundred clients.
-func clientAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 97, 0, byte(i%100 + 1)}) }
+// clientAddress spreads exports over a hundred clients, or as many as there are exports all the time: one that comes and goes
+// is of a client that has others, with every number of exports.
+func clientAddress(i, exports int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 97, 0, byte(i%min(100, exports-1) + 1)})
+}

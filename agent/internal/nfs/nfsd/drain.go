@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,8 @@ type Server struct {
 	// What the kernel turned out not to know. It may look for a module each
 	// time that it is asked for an unknown netlink family, which takes a while.
 	noRequests, noUnlock atomic.Bool
+
+	buffers sync.Pool // of *[bufferSize]byte
 }
 
 // NewServer takes where proc is mounted.

@@ -15,12 +15,12 @@ type HandleKey [16]byte
 
 // CanSignHandles reports whether the kernel takes a key, without giving it one.
 func (s *Server) CanSignHandles() bool {
-	fd, err := openSocket()
+	socket, err := s.openSocket()
 	if err != nil {
 		return false
 	}
-	defer func() { _ = unix.Close(fd) }() // nothing is buffered
-	family, err := findFamily(fd)
+	defer s.closeSocket(socket)
+	family, err := socket.findFamily()
 	if err != nil {
 		return false
 	}
@@ -28,7 +28,7 @@ func (s *Server) CanSignHandles() bool {
 	known := false
 	question := append(attribute(unix.CTRL_ATTR_FAMILY_ID, binary.NativeEndian.AppendUint16(nil, family)),
 		attribute(unix.CTRL_ATTR_OP, binary.NativeEndian.AppendUint32(nil, commandThreadsSet))...)
-	err = exchange(fd, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, 1, unix.NLM_F_DUMP, question, func(attrs attributes) {
+	err = socket.exchange(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, 1, unix.NLM_F_DUMP, question, func(attrs attributes) {
 		policies, err := parseAttributes(attrs[unix.CTRL_ATTR_POLICY])
 		if err != nil {
 			return // a kernel that answers so does not know what is asked
@@ -45,7 +45,7 @@ func (s *Server) CanSignHandles() bool {
 // StartSigning starts the server's threads and gives them the key, which the kernel takes only while there are none.
 func (s *Server) StartSigning(threads int, key HandleKey) error {
 	payload := append(attribute(attrThreads, binary.NativeEndian.AppendUint32(nil, uint32(threads))), attribute(attrHandleKey, key[:])...)
-	err := call(commandThreadsSet, unix.NLM_F_ACK, payload, nil)
+	err := s.call(commandThreadsSet, unix.NLM_F_ACK, payload, nil)
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%w: starting the server with a key for file handles: %w", nfs.ErrUnsupported, err)
 	}

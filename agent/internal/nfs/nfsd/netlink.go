@@ -40,7 +40,7 @@ type Request struct {
 // Requests lists the requests under way. nfs.ErrUnsupported before Linux 6.7.
 func (s *Server) Requests() ([]Request, error) {
 	var requests []Request
-	err := once(&s.noRequests, commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
+	err := s.once(&s.noRequests, commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
 		var request Request
 		if raw := attrs[attrBegan]; len(raw) == 8 {
 			request.Began = time.Duration(binary.NativeEndian.Uint64(raw)) * time.Microsecond
@@ -60,15 +60,15 @@ func (s *Server) Requests() ([]Request, error) {
 // deleted subvolume, because a client that may not reach it cannot close them
 // either. nfs.ErrUnsupported before Linux 7.2.
 func (s *Server) UnlockExport(path string) error {
-	return once(&s.noUnlock, commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
+	return s.once(&s.noUnlock, commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
 }
 
 // once is call until the kernel does not know the command.
-func once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, each func(attributes)) error {
+func (s *Server) once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, each func(attributes)) error {
 	if unknown.Load() {
 		return fmt.Errorf("%w: netlink family nfsd, command %d", nfs.ErrUnsupported, command)
 	}
-	err := call(command, flags, payload, each)
+	err := s.call(command, flags, payload, each)
 	if errors.Is(err, nfs.ErrUnsupported) {
 		unknown.Store(true)
 	}
@@ -76,15 +76,15 @@ func once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, eac
 }
 
 // call sends one command to the family and hands over the answers.
-func call(command uint8, flags uint16, payload []byte, each func(attributes)) error {
-	fd, err := openSocket()
+func (s *Server) call(command uint8, flags uint16, payload []byte, each func(attributes)) error {
+	socket, err := s.openSocket()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }() // nothing is buffered
-	family, err := findFamily(fd)
+	defer s.closeSocket(socket)
+	family, err := socket.findFamily()
 	if err == nil {
-		err = exchange(fd, family, command, familyVersion, flags, payload, each)
+		err = socket.exchange(family, command, familyVersion, flags, payload, each)
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
@@ -95,22 +95,41 @@ func call(command uint8, flags uint16, payload []byte, each func(attributes)) er
 	return nil
 }
 
-func openSocket() (fd int, err error) {
-	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+// socket speaks generic netlink.
+type socket struct {
+	fd     int
+	buffer *[bufferSize]byte
+}
+
+// bufferSize is as much as the kernel puts into one answer (netlink_dump in net/netlink/af_netlink.c).
+const bufferSize = 32 << 10
+
+func (s *Server) openSocket() (socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
 	if err != nil {
-		return -1, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
+		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
 	}
 	// The kernel answers at once; the bound is for its faults.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
 		_ = unix.Close(fd) // nothing is buffered
-		return -1, fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
+		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
 	}
-	return fd, nil
+	// A revoke makes two calls: buffers of their own would be most of what it costs.
+	buffer, _ := s.buffers.Get().(*[bufferSize]byte)
+	if buffer == nil {
+		buffer = new([bufferSize]byte)
+	}
+	return socket{fd, buffer}, nil
+}
+
+func (s *Server) closeSocket(socket socket) {
+	_ = unix.Close(socket.fd) // nothing is buffered
+	s.buffers.Put(socket.buffer)
 }
 
 // findFamily asks for the number that the family has on this kernel.
-func findFamily(fd int) (family uint16, err error) {
-	err = exchange(fd, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
+func (s socket) findFamily() (family uint16, err error) {
+	err = s.exchange(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
 		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(familyName), 0)), func(attrs attributes) {
 			if raw := attrs[unix.CTRL_ATTR_FAMILY_ID]; len(raw) == 2 {
 				family = binary.NativeEndian.Uint16(raw)
@@ -119,8 +138,8 @@ func findFamily(fd int) (family uint16, err error) {
 	return family, err
 }
 
-// exchange sends a message and reads until its last answer.
-func exchange(fd int, family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
+// exchange sends a message and reads until its last answer. Attributes are good during each alone.
+func (s socket) exchange(family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
 	const headers = unix.NLMSG_HDRLEN + unix.GENL_HDRLEN
 	message := make([]byte, 0, headers+len(payload))
 	message = binary.NativeEndian.AppendUint32(message, uint32(headers+len(payload)))
@@ -129,19 +148,18 @@ func exchange(fd int, family uint16, command, version uint8, flags uint16, paylo
 	message = append(message, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number and port: one call a socket
 	message = append(message, command, version, 0, 0)
 	message = append(message, payload...)
-	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(s.fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
-	buffer := make([]byte, 64<<10)
 	for {
-		n, _, err := unix.Recvfrom(fd, buffer, 0)
+		n, _, err := unix.Recvfrom(s.fd, s.buffer[:], 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		last, err := parseMessages(buffer[:n], each)
+		last, err := parseMessages(s.buffer[:n], each)
 		if last || err != nil {
 			return err
 		}

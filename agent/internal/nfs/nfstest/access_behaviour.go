@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -33,6 +34,20 @@ func publishAndRevoke(t *testing.T, r *run) {
 
 	r.export(t, volume)
 	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+}
+
+func versions(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	r.export(t, volume)
+	for _, version := range []string{"4.1", "4.2"} {
+		mounted := r.w.Nodes[0].Mount(t, volume, "vers="+version)
+		works(t, mounted, volume.Path)
+		table, err := r.w.Nodes[0].run("cat", "/proc/mounts")
+		assert.NilError(t, err)
+		assert.Assert(t, strings.Contains(table, "vers="+version+","), table)
+	}
+	_, err := r.w.Nodes[0].TryMount(t, volume.Path, false, "vers=4.0")
+	assert.ErrorContains(t, err, "mount", "NFSv4.0 has no sessions")
 }
 
 func ipv6Client(t *testing.T, r *run) {
@@ -111,6 +126,29 @@ func squashBelowClosed(t *testing.T, r *run) {
 		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.w.Nodes[0].inside(mounted))
 	assert.NilError(t, err)
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-user")), uint32(1000))
+}
+
+// A client without TLS stays out where TLS is asked for. The tests have no daemon for the handshake, so none gets in with it.
+func transportSecurity(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume.Options.XprtSec = "tls"
+	err := r.engine.Export(t.Context(), []nfs.Export{volume})
+	if errors.Is(err, nfs.ErrUnsupported) {
+		t.Logf("refused, and nothing is exported: %v", err)
+		hasExactly(t, r.engine)
+		_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
+		assert.ErrorContains(t, err, "mount")
+		return
+	}
+	assert.NilError(t, err)
+	hasExactly(t, r.engine, volume)
+	_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
+	assert.ErrorContains(t, err, "mount", "without TLS")
+
+	volume.Options.XprtSec = "none:mtls"
+	r.export(t, volume)
+	hasExactly(t, r.engine, volume)
+	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
 }
 
 func owner(t *testing.T, path string) uint32 {

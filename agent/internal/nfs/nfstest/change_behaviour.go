@@ -200,6 +200,48 @@ func quotedNames(t *testing.T, r *run) {
 	}
 }
 
+// Somebody flushes the kernel's caches, and all clients come at once with what it has to ask about.
+func manyQuestions(t *testing.T, r *run) {
+	const clients, each, rounds = 6, 100, 3
+	var exports []nfs.Export
+	for i := range clients * each {
+		exports = append(exports, r.w.Directory(fmt.Sprint("asked", i), r.w.Nodes[0].IPv4))
+	}
+	r.export(t, exports...)
+	raw := make([]*rawClient, clients)
+	for i := range raw {
+		raw[i] = r.w.Nodes[0].rawClient(t)
+		eventuallyNFS(t, "a session", func() error { return raw[i].readDir(exports[i].Path) })
+	}
+	for range rounds {
+		FlushCaches(t)
+		began := time.Now()
+		errs := make([]error, clients)
+		var done sync.WaitGroup
+		for i, client := range raw {
+			done.Go(func() {
+				for n := range each {
+					// A question may take so long that the client is told to try again.
+					for deadline := time.Now().Add(patience); ; {
+						errs[i] = client.readDir(exports[(n*clients+i*each)%len(exports)].Path)
+						if !errors.Is(errs[i], nfsError(statusDelay)) || time.Now().After(deadline) {
+							break
+						}
+					}
+					if errs[i] != nil {
+						return
+					}
+				}
+			})
+		}
+		done.Wait()
+		assert.NilError(t, errors.Join(errs...))
+		// Each has a directory above it, the export and the handle.
+		t.Logf("%.0f questions a second", 3*clients*each/time.Since(began).Seconds())
+	}
+	hasExactly(t, r.engine, exports...)
+}
+
 func thousandExports(t *testing.T, r *run) {
 	busy := r.w.Volume("busy", r.w.Nodes[0].IPv4)
 	exports := []nfs.Export{busy}

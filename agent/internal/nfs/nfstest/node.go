@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,7 +88,10 @@ func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string)
 	if ipv6 {
 		server = "[" + serverIPv6 + "]"
 	}
-	options = append([]string{"vers=4.2", "noac", "lookupcache=none"}, options...)
+	options = append([]string{"noac", "lookupcache=none"}, options...)
+	if !slices.ContainsFunc(options, func(option string) bool { return strings.HasPrefix(option, "vers=") }) {
+		options = append(options, "vers=4.2")
+	}
 	_, err := n.run("timeout", "20", "mount", "-t", "nfs", "-o", strings.Join(options, ","), server+":"+path, at)
 	if err != nil {
 		return "", err

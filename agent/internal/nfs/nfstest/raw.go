@@ -34,7 +34,7 @@ const (
 	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opWrite = 10, 15, 22, 24, 25, 26, 38
 	opExchangeID, opCreateSession, opSequence, opReclaimComplete        = 42, 43, 53, 58
 
-	statusStale, statusGrace, statusBadSession = 70, 10013, 10052
+	statusStale, statusDelay, statusGrace, statusBadSession = 70, 10008, 10013, 10052
 )
 
 // nfsError is a status other than success.

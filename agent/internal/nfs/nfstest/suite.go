@@ -42,6 +42,7 @@ func Run(t *testing.T, subject Subject) {
 		run  func(*testing.T, *run)
 	}{
 		{"publish and revoke", publishAndRevoke},
+		{"NFSv4.1 and 4.2 alone", versions},
 		{"IPv6 client", ipv6Client},
 		{"IPv4-mapped client", mappedClient},
 		{"read-only", readOnly},
@@ -49,6 +50,7 @@ func Run(t *testing.T, subject Subject) {
 		{"forged handle", forgedHandle},
 		{"root squash", rootSquash},
 		{"root squash below closed directories", squashBelowClosed},
+		{"transport security", transportSecurity},
 		{"two clients, one volume", twoClients},
 		{"clients see only their own", onlyTheirOwn},
 		{"revocation reaches open files", revocationReachesOpenFiles},
@@ -63,6 +65,7 @@ func Run(t *testing.T, subject Subject) {
 		{"drift is noticed within a second", driftIsNoticed},
 		{"start replaces what is there", startReplaces},
 		{"names that need quoting", quotedNames},
+		{"many questions at once", manyQuestions},
 		{"a thousand exports", thousandExports},
 		{"storm", storm},
 		{"missing directory", missingDirectory},
