@@ -95,8 +95,8 @@ func (v *verifier) subvolumes() map[string]string {
 }
 
 // cleanTime bounds how long the kernel may take to drop deleted subvolumes, and their qgroups with them. The NFS server's caches hold
-// on to those that clients had mounted; the kernel cleans the caches twice a minute, when it was not made to forget too often before.
-const cleanTime = 2 * time.Minute
+// on to those that clients had mounted; the kernel cleans the caches twice a minute, and with the exportfs engine puts it off by up to a minute.
+const cleanTime = 3 * time.Minute
 
 // limits makes sure that each volume has its limit, and that no qgroup is left of what is gone. A snapshot's is the one that
 // the kernel copied from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c), and limits nothing.

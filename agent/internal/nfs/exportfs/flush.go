@@ -13,17 +13,22 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// flushWait bounds what one batch waits, also where somebody else runs exportfs all the time. A batch makes a run or two.
-const flushWait = 3 * time.Second
+const (
+	// flushesAhead is by how many runs, and with them seconds, the kernel may be made to put off its cleaning in good times: so much
+	// later a volume that is deleted then gets its space back.
+	flushesAhead = time.Minute
+	// flushWait bounds what one batch waits, also where somebody else runs exportfs all the time. A batch makes a run or two.
+	flushWait = 3 * time.Second
+)
 
-// letKernelClean waits while deleted volumes would not get their space back. Each run of exportfs makes the kernel forget all exports
+// letKernelClean waits where deleted volumes would not get their space back. Each run of exportfs makes the kernel forget all exports
 // as of now; where it has done so in this second already, as of a second later. Only when that time has come does it let go of what
 // it has forgotten, and of the directories with it (write_flush and cache_clean in net/sunrpc/cache.c). With more than one run
 // a second, it would not for as long as that lasts.
 func (e *Engine) letKernelClean(ctx context.Context) {
 	for begin := time.Now(); time.Since(begin) < flushWait; {
 		ahead := e.flushAhead() + time.Second // until that second is over
-		if ahead <= 0 || !e.holdsDeleted() {
+		if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
 			return
 		}
 		select {
