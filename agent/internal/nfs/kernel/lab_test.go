@@ -236,7 +236,12 @@ func TestMappedConnection(t *testing.T) {
 	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/portlist", []byte(fmt.Sprintln(file.Fd())), 0))
 	assert.NilError(t, errors.Join(file.Close(), listener.Close()))
 
-	mounted := w.Nodes[0].Mount(t, volume, "port=2050")
+	// Linux 6.1 may take half a minute to serve a socket that is added while it runs.
+	mounted, err := w.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); {
+		mounted, err = w.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
+	}
+	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("text"), 0o600))
 	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{volume}))
 	assert.Assert(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("late"), 0o600) != nil)
