@@ -94,17 +94,28 @@ func (v *verifier) subvolumes() map[string]string {
 	return found
 }
 
-// cleanTime bounds how long the kernel may take to drop deleted subvolumes, and their qgroups with them. The NFS server's caches hold
-// on to those that clients had mounted; the kernel cleans the caches twice a minute, and with the exportfs engine puts it off by up to a minute.
-const cleanTime = 3 * time.Minute
+const (
+	// cleanTime bounds how long the kernel may take to drop deleted subvolumes, and their qgroups with them.
+	cleanTime = 60 * time.Second
+	// cacheTime is after what time its NFS server's caches are emptied by hand. With exportfs, they hold on for minutes, in times of
+	// many changes, to volumes that clients had mounted; that they let go by themselves is test/system's to show.
+	cacheTime = 5 * time.Second
+)
 
 // limits makes sure that each volume has its limit, and that no qgroup is left of what is gone. A snapshot's is the one that
 // the kernel copied from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c), and limits nothing.
 func (v *verifier) limits(state map[Key]*Thing) {
 	var wrong []string
+	emptied := v.machine.config.Engine != "exportfs"
 	for begin := time.Now(); time.Since(begin) < cleanTime; time.Sleep(50 * time.Millisecond) {
 		if wrong = v.wrongLimits(state); len(wrong) == 0 {
 			break
+		}
+		if !emptied && time.Since(begin) > cacheTime {
+			emptied = true
+			if err := v.machine.lab.RestartNFSServer(); err != nil {
+				v.add("the NFS server cannot be restarted: %v", err)
+			}
 		}
 	}
 	v.problems = append(v.problems, wrong...)

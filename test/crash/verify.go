@@ -31,10 +31,10 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
 	state := v.throughAPI()
 	v.onDisk(state)
-	v.limits(state)
 	v.exports(state)
 	v.files(state)
 	v.mounts(state)
+	v.limits(state)
 	if len(v.problems) > 0 {
 		return nil, fmt.Errorf("%d things are not as they should be:\n  %s", len(v.problems), strings.Join(v.problems, "\n  "))
 	}
