@@ -42,6 +42,8 @@ const (
 	roundTime = 5 * time.Minute // for a boot and a recovery on a busy machine
 )
 
+var engines = []string{"exportfs", "kernel"}
+
 // rig is what outlives the guests. It is kept when the test fails.
 type rig struct {
 	t    *testing.T
@@ -184,7 +186,6 @@ func (o *round) powerCut() {
 func TestPowerCuts(t *testing.T) {
 	r := newRig(t)
 	random := rand.New(rand.NewPCG(r.seed, 1))
-	engines := []string{"exportfs", "kernel"}
 	for i := range *cuts {
 		c := crash.Config{
 			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0,
@@ -222,17 +223,25 @@ func TestPowerCuts(t *testing.T) {
 	assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 }
 
-// The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back
-// with all that was acknowledged, whole, and with nothing else.
+// The agent is killed, or told to end, again and again in the middle of changes, half of the times with each engine. Clients go on, and
+// each time it comes back with all that was acknowledged, whole, and with nothing else.
 func TestAgentKills(t *testing.T) {
-	r := newRig(t)
-	round := r.boot(crash.Config{Engine: "exportfs", Seed: r.seed, Kills: *kills})
-	select {
-	case err := <-round.ended:
-		if err != nil {
-			round.failed(err)
+	for i, engine := range engines {
+		times := (*kills + i) / len(engines)
+		if times == 0 {
+			continue
 		}
-	case <-time.After(roundTime + time.Duration(*kills)*10*time.Second):
-		t.Fatalf("the agent was not killed %d times in time\n%s", *kills, round.console(20))
+		t.Run(engine, func(t *testing.T) {
+			r := newRig(t)
+			round := r.boot(crash.Config{Engine: engine, Seed: r.seed, Kills: times})
+			select {
+			case err := <-round.ended:
+				if err != nil {
+					round.failed(err)
+				}
+			case <-time.After(roundTime + time.Duration(times)*10*time.Second):
+				t.Fatalf("the agent was not killed %d times in time\n%s", times, round.console(20))
+			}
+		})
 	}
 }
