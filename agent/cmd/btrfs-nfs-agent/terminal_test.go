@@ -54,6 +54,13 @@ func (x *terminal) write(line string) {
 	x.tmux("send-keys", "Enter")
 }
 
+// clear makes sure that what is waited for next is not what is there already.
+func (x *terminal) clear() {
+	x.t.Helper()
+	x.write("clear")
+	x.waitFor("an empty screen", func(screen string) bool { return strings.TrimSpace(screen) == "ready>" })
+}
+
 func (x *terminal) screen() string {
 	x.t.Helper()
 	return strings.TrimRight(x.tmux("capture-pane", "-p"), "\n")
@@ -127,14 +134,15 @@ func TestQuestionsInATerminal(t *testing.T) {
 	assert.Assert(t, !strings.Contains(x.screen(), "token-of-a"), x.screen())
 
 	for answer, says := range map[string]string{"n": "Nothing was changed.", "": "Nothing was changed."} {
-		x.tmux("clear-history")
-		x.write("clear; btrfs-nfs-agent volume delete v; echo code=$?")
+		x.clear()
+		x.write("btrfs-nfs-agent volume delete v; echo code=$?")
 		x.waitForText("Delete volume v? All data in it is lost. [y/N]")
 		x.write(answer)
 		x.waitForText("code=8")
 		assert.Assert(t, strings.Contains(x.screen(), says), x.screen())
 	}
-	x.write("clear; btrfs-nfs-agent volume delete v; echo code=$?")
+	x.clear()
+	x.write("btrfs-nfs-agent volume delete v; echo code=$?")
 	x.waitForText("[y/N]")
 	x.write("y")
 	x.waitForText("deleted v")
