@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
@@ -30,35 +32,43 @@ func claimVolumes(ctx context.Context, client kubernetes.Interface, n int) (boun
 		return 0, 0, err
 	}
 	claims := client.CoreV1().PersistentVolumeClaims(namespace)
-	changes, err := claims.Watch(ctx, metav1.ListOptions{})
+	before, err := claims.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, 0, err
+	}
+	changes, err := follow(ctx, before.ResourceVersion, claims.Watch)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer changes.Stop()
 	begin := time.Now()
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(creators)
-	for i := range n {
-		group.Go(func() error {
-			_, err := claims.Create(groupCtx, claim(fmt.Sprint("claim-", i)), metav1.CreateOptions{})
-			return err
-		})
-	}
 	done := map[string]bool{}
-	waited := make(chan error, 1)
-	go func() {
-		waited <- until(ctx, changes, func(e watch.Event) bool {
+	group.Go(func() error {
+		err := until(groupCtx, changes, func(e watch.Event) bool {
 			if c, ok := e.Object.(*corev1.PersistentVolumeClaim); ok && c.Status.Phase == corev1.ClaimBound {
 				done[c.Name] = true
 			}
 			return len(done) == n
 		})
-	}()
+		if err != nil {
+			return fmt.Errorf("%d of %d claims are bound: %w", len(done), n, err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		making, makingCtx := errgroup.WithContext(groupCtx)
+		making.SetLimit(creators)
+		for i := range n {
+			making.Go(func() error {
+				_, err := claims.Create(makingCtx, claim(fmt.Sprint("claim-", i)), metav1.CreateOptions{})
+				return err
+			})
+		}
+		return making.Wait()
+	})
 	if err := group.Wait(); err != nil {
 		return 0, 0, err
-	}
-	if err := <-waited; err != nil {
-		return 0, 0, fmt.Errorf("%d of %d claims are bound: %w", len(done), n, err)
 	}
 	bound = time.Since(begin)
 	deleted, err = deleteVolumes(ctx, client, namespace, n)
@@ -66,22 +76,31 @@ func claimVolumes(ctx context.Context, client kubernetes.Interface, n int) (boun
 }
 
 func deleteVolumes(ctx context.Context, client kubernetes.Interface, namespace string, n int) (time.Duration, error) {
-	changes, err := client.CoreV1().PersistentVolumes().Watch(ctx, metav1.ListOptions{})
+	volumes := client.CoreV1().PersistentVolumes()
+	before, err := volumes.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, err
+	}
+	changes, err := follow(ctx, before.ResourceVersion, volumes.Watch)
 	if err != nil {
 		return 0, err
 	}
 	defer changes.Stop()
 	begin := time.Now()
-	if err := client.CoreV1().PersistentVolumeClaims(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		return 0, err
-	}
-	gone := 0
-	err = until(ctx, changes, func(e watch.Event) bool {
-		if e.Type == watch.Deleted {
-			gone++
-		}
-		return gone == n
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return client.CoreV1().PersistentVolumeClaims(namespace).DeleteCollection(groupCtx, metav1.DeleteOptions{}, metav1.ListOptions{})
 	})
+	group.Go(func() error {
+		gone := 0
+		return until(groupCtx, changes, func(e watch.Event) bool {
+			if e.Type == watch.Deleted {
+				gone++
+			}
+			return gone == n
+		})
+	})
+	err = group.Wait()
 	return time.Since(begin), err
 }
 
@@ -151,6 +170,11 @@ func isReady(e watch.Event) bool {
 		}
 	}
 	return false
+}
+
+// follow watches from a version on, and goes on where it was when the API server ends the watch, as it does with one that falls behind.
+func follow(ctx context.Context, version string, start func(context.Context, metav1.ListOptions) (watch.Interface, error)) (watch.Interface, error) {
+	return watchtools.NewRetryWatcherWithContext(ctx, version, &cache.ListWatch{WatchFuncWithContext: start})
 }
 
 // until reads events until one satisfies f.
