@@ -24,7 +24,7 @@ EOF
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
-action=install base= device= confirmed= tenant=default engine= start=yes yes= dry= purge= root= failed=
+action=install base= device= confirmed= tenant=default engine= start=yes yes= dry= purge= root= failed= forget_at=0
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -177,12 +177,19 @@ choose_engine() {
 	if exports_something || systemctl is-active -q nfs-server 2>/dev/null; then engine=exportfs; else engine=kernel; fi
 }
 
+# groups_end is called before an rpc.mountd with manage-gids ends and none follows. For 30 s the kernel then waits for one that answers for
+# groups (net/sunrpc/cache.c, cache_listeners_exist) and drops requests: mounts that are tried in that time hang for minutes.
+groups_end() {
+	if ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'auth.unix.gid/channel'; then forget_at=$(($(date +%s) + 32)); fi
+}
+
 set_up_server() {
 	[ -z "$root" ] || return 0
 	if [ "$engine" = kernel ]; then
 		# The agent starts the server and answers for it. rpc.mountd would answer against it.
 		if systemctl is-active -q nfs-mountd 2>/dev/null || systemctl is-enabled -q nfs-server 2>/dev/null; then
 			exports_something && fail "this host exports other directories: use --engine exportfs"
+			groups_end
 			run systemctl disable --now nfs-server
 			run systemctl stop nfs-mountd
 		fi
@@ -197,7 +204,12 @@ EOF
 	run mkdir -p /etc/exports.d
 	if [ -n "$start" ]; then
 		run systemctl enable -q nfs-server
-		if [ "$before" != "$(cksum "$nfsconf" 2>/dev/null || true)" ]; then run systemctl restart nfs-server; else run systemctl start nfs-server; fi
+		if [ "$before" != "$(cksum "$nfsconf" 2>/dev/null || true)" ]; then
+			groups_end
+			run systemctl restart nfs-server
+		else
+			run systemctl start nfs-server
+		fi
 	fi
 }
 
@@ -245,6 +257,10 @@ install_settings() {
 
 start_service() {
 	[ -n "$start" ] || return 0
+	if [ -z "$dry" ] && [ "$(date +%s)" -lt "$forget_at" ]; then
+		say "waiting half a minute, until the kernel has forgotten that rpc.mountd managed groups"
+		while [ "$(date +%s)" -lt "$forget_at" ]; do sleep 1; done
+	fi
 	run systemctl daemon-reload
 	run systemctl enable -q btrfs-nfs-agent
 	run systemctl restart btrfs-nfs-agent || failed=yes

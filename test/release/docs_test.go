@@ -14,21 +14,12 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-const root = "../.."
-
 // documents are all that git knows.
 func documents(t *testing.T) []string {
 	t.Helper()
 	names := strings.Fields(command(t, "git", "-C", root, "ls-files", "*.md"))
 	assert.Assert(t, len(names) > 10, "%v", names)
 	return names
-}
-
-func text(t *testing.T, name string) string {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join(root, name))
-	assert.NilError(t, err)
-	return string(content)
 }
 
 var (
@@ -120,6 +111,21 @@ func subcommand(program string, words []string) []string {
 	return path
 }
 
+// Every block of commands in the documents is run on a Debian in the lab (TestOnDebian), or by the test that it names, or says why not.
+func TestBlocksOfCommands(t *testing.T) {
+	tests := command(t, "sh", "-c", "cd "+root+" && git ls-files '*_test.go' | xargs cat")
+	seen := 0
+	for _, document := range handbook {
+		for _, b := range blocks(t, document) {
+			seen++
+			if b.runBy != "" {
+				assert.Check(t, is.Contains(tests, "func "+b.runBy+"("), "%v", b)
+			}
+		}
+	}
+	assert.Assert(t, seen > 15, "%d blocks", seen)
+}
+
 // The agent's metrics are in docs/metrics.md, and no others are.
 func TestMetricsDocument(t *testing.T) {
 	source := text(t, "agent/internal/metrics/store.go")
@@ -134,5 +140,46 @@ func TestMetricsDocument(t *testing.T) {
 	}
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(part, -1) {
 		assert.Check(t, known[row[1]], "%s is no metric", row[1])
+	}
+}
+
+// The same of controller and node.
+func TestMetricsDocumentOfDrivers(t *testing.T) {
+	_, part, _ := strings.Cut(text(t, "docs/metrics.md"), "## Controller and node")
+	part, _, _ = strings.Cut(part, "\n## ")
+	inCode := map[string]bool{}
+	for _, source := range []string{"shared/csiserver/metrics.go", "node/internal/driver/metrics.go"} {
+		for _, match := range regexp.MustCompile(`(?:Subsystem: "([a-z]+)", )?Name: "([a-z_]+)"`).FindAllStringSubmatch(text(t, source), -1) {
+			inCode[strings.TrimPrefix(match[1]+"_"+match[2], "_")] = true
+		}
+	}
+	assert.Assert(t, len(inCode) >= 8, "%v", inCode)
+	inDocument := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z_`, ]+) \\|").FindAllStringSubmatch(part, -1) {
+		for _, name := range strings.Split(row[1], ", ") {
+			inDocument[strings.Trim(name, "`")] = true
+		}
+	}
+	assert.DeepEqual(t, inDocument, inCode)
+}
+
+// The queries of the document, and the alerts and panels of the chart, ask for metrics that there are.
+func TestQueriesAskForMetricsThatExist(t *testing.T) {
+	document := text(t, "docs/metrics.md")
+	known := map[string]bool{}
+	agent, drivers, _ := strings.Cut(document, "## Controller and node")
+	for prefix, part := range map[string]string{"btrfs_nfs_agent_": agent, "btrfs_nfs_csi_": drivers} {
+		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(part, -1) {
+			known[prefix+name[1]] = true
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} { // of a histogram
+				known[prefix+name[1]+suffix] = true
+			}
+		}
+	}
+	queries := document + command(t, "sh", "-c", "cd "+root+" && git ls-files helm | grep -v _test | xargs cat")
+	asked := regexp.MustCompile(`\bbtrfs_nfs_(?:agent|csi)_[a-z_]+`).FindAllString(queries, -1)
+	assert.Assert(t, len(asked) > 20, "%v", asked)
+	for _, name := range asked {
+		assert.Check(t, known[name] || strings.HasSuffix(name, "_"), "%s is no metric", name)
 	}
 }

@@ -12,22 +12,9 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// unpacked is the agent's tarball, as `make tarball` has made it.
-func unpacked(t *testing.T) string {
-	t.Helper()
-	archive := os.Getenv("BNC_TARBALL")
-	assert.Assert(t, archive != "", "BNC_TARBALL names the tarball: run make release-test")
-	dir := t.TempDir()
-	command(t, "tar", "-C", dir, "-xf", archive)
-	names, err := filepath.Glob(dir + "/*")
-	assert.NilError(t, err)
-	assert.Equal(t, len(names), 1)
-	return names[0]
-}
-
 // From the tarball and an empty disk to a volume; upgrade in place; crash; stop; removal. On a real systemd, in the unit's sandbox.
 func TestInstall(t *testing.T) {
-	h := boot(t, unpacked(t)+":/media")
+	h := bootHere(t, unpacked(t)+":/media")
 	install := "/media/install.sh --base-path /srv/btrfs --device " + h.device + " "
 
 	// Nothing is touched without being asked, nor by a dry run.

@@ -1,16 +1,17 @@
 # What an owner downloads: included by the Makefile. Needs root for containers and mounts.
 TEST_TARGETS += release-test
 
-RELEASE_PACKAGES := debootstrap systemd-container systemd tmux btrfs-progs buildah binutils
+RELEASE_PACKAGES := debootstrap systemd-container systemd tmux btrfs-progs buildah binutils curl crmsh pacemaker-cli-utils resource-agents drbd-utils
 
 .PHONY: release-packages
 release-packages: root
-	@command -v systemd-nspawn >/dev/null && command -v debootstrap >/dev/null && command -v buildah >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
+	@for program in systemd-nspawn debootstrap buildah curl crm crm_simulate drbdadm; do command -v $$program >/dev/null || missing=yes; done; [ -z "$${missing:-}" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
 
 .PHONY: release-test
 release-test: root release-packages lab build tarball images-all ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
 	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 30m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
-	@BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
+	@test/release/previous.sh $(BIN)/previous.tar.gz
+	@BNC_PREVIOUS=$(BIN)/previous.tar.gz BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
 .PHONY: release-rehearsal
 release-rehearsal: ## Make a release in a clone, twice, and compare: about three minutes, the first time ten more

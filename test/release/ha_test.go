@@ -1,0 +1,112 @@
+//go:build release
+
+package release
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+)
+
+// fenced is the one block of a language in a document.
+func fenced(t *testing.T, document, language string) string {
+	t.Helper()
+	found := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(text(t, document), -1)
+	assert.Equal(t, len(found), 1, language)
+	return found[0][1]
+}
+
+// The DRBD resource of docs/operations.md is what the programs of the kernel's DRBD understand, on both hosts.
+func TestDRBDResource(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "btrfs.res")
+	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/operations.md", "drbd")), 0o600))
+	for _, host := range []string{"alpha", "beta"} {
+		out := command(t, "unshare", "--uts", "sh", "-c", "hostname "+host+" && /usr/lib/drbd/drbdadm-84 -c "+file+" dump btrfs && /usr/lib/drbd/drbdadm-84 -c "+file+" -d up btrfs")
+		assert.Assert(t, is.Contains(out, "--fencing=resource-and-stonith"))
+		assert.Assert(t, is.Contains(out, "--protocol=C"))
+	}
+	for _, handler := range regexp.MustCompile(`"(/usr/lib/drbd/.*)"`).FindAllStringSubmatch(fenced(t, "docs/operations.md", "drbd"), -1) {
+		_, err := os.Stat(handler[1])
+		assert.NilError(t, err)
+	}
+}
+
+// cluster is a Pacemaker cluster that is only thought of: a CIB, and what the scheduler would make of it.
+type cluster struct {
+	t   *testing.T
+	cib string
+}
+
+func (c *cluster) run(name string, args ...string) string {
+	c.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "CIB_file="+c.cib)
+	out, err := cmd.CombinedOutput()
+	assert.NilError(c.t, err, "%s %v: %s", name, args, out)
+	return string(out)
+}
+
+// simulate lets something happen, goes on with what the scheduler does then, and gives the steps and the state after them.
+func (c *cluster) simulate(event ...string) (steps []string, state string) {
+	c.t.Helper()
+	out := c.run("crm_simulate", append([]string{"-x", c.cib, "--simulate", "--save-output", c.cib + ".next"}, event...)...)
+	assert.NilError(c.t, os.Rename(c.cib+".next", c.cib))
+	transition, state, found := strings.Cut(out, "Revised Cluster Status:")
+	assert.Assert(c.t, found, out)
+	for _, match := range regexp.MustCompile(`(?m)^  \* (?:Resource action: +(\S+) +(promote|start|stop) (on \S+)|(Fencing \S+).*)$`).FindAllStringSubmatch(transition, -1) {
+		steps = append(steps, strings.TrimSpace(strings.Join(match[1:], " ")))
+	}
+	return steps, state
+}
+
+// The Pacemaker configuration of docs/operations.md is valid, and Pacemaker's scheduler does with it what the document says: it starts in order, and after the
+// loss of a host it fences that host first and then starts everything on the other.
+func TestPacemakerConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	c := &cluster{t: t, cib: filepath.Join(dir, "cib.xml")}
+	empty, err := exec.Command("cibadmin", "--empty").Output()
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(c.cib, empty, 0o600))
+	file := filepath.Join(dir, "cluster.crm")
+	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/operations.md", "crm")), 0o600))
+	// -F, for the agents of systemd units and fences are not on this machine.
+	c.run("crm", "-F", "configure", "load", "update", file)
+	c.simulate("--node-up", "alpha", "--node-up", "beta", "--quorum", "1")
+	c.run("crm_verify", "--xml-file", c.cib)
+	// DRBD's agent says so when the disks are the same.
+	for _, node := range []string{"alpha", "beta"} {
+		c.run("crm_attribute", "-N", node, "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
+	}
+	order := []string{"drbd-btrfs promote", "pool start", "nfsdcld start", "nfs-server start", "agent start", "address start"}
+	steps, state := c.simulate()
+	assert.DeepEqual(t, steps, on("alpha", order))
+	assert.Assert(t, is.Contains(state, "Promoted: [ alpha ]"))
+
+	steps, state = c.simulate("--node-fail", "alpha")
+	assert.Equal(t, steps[0], "Fencing alpha")
+	assert.DeepEqual(t, steps[1:], on("beta", order))
+	assert.Assert(t, is.Contains(state, "OFFLINE: [ alpha ]"))
+
+	// An administrator moves it: stopped in reverse, so that nothing is served that is not exported.
+	c.simulate("--node-up", "alpha")
+	c.run("crm_attribute", "-N", "alpha", "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
+	c.run("crm_attribute", "-N", "beta", "-n", "standby", "-v", "on")
+	steps, _ = c.simulate()
+	stops := slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return !strings.Contains(s, " stop ") || strings.HasPrefix(s, "fence-") })
+	assert.DeepEqual(t, stops, []string{"address stop on beta", "agent stop on beta", "nfs-server stop on beta", "nfsdcld stop on beta", "pool stop on beta", "drbd-btrfs stop on beta"})
+}
+
+func on(node string, steps []string) []string {
+	var out []string
+	for _, step := range steps {
+		out = append(out, step+" on "+node)
+	}
+	return out
+}
