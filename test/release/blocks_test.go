@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,3 +70,52 @@ func blocks(t *testing.T, document string) []block {
 }
 
 func (b block) String() string { return b.document + ": " + strings.TrimSpace(b.script) }
+
+// inline matches what is a command in a line of text: a program with arguments. Without them a program is only named.
+var inline = regexp.MustCompile(`^(?:sudo \S+ \S+|(?:btrfs-nfs-agent|curl|journalctl|cat|firewall-cmd|sha256sum|cosign|skopeo|\./install\.sh|modprobe) \S+|(?:systemctl|kubectl|apt|dnf|pacman|zypper) \S+ \S+|btrfs \S+ \S+ \S+)`)
+
+// inlineCommands are those in the handbook, each once.
+func inlineCommands(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	for _, document := range handbook {
+		prose := regexp.MustCompile("(?ms)^ *```.*?^ *```").ReplaceAllString(text(t, document), "")
+		for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(prose, -1) {
+			if inline.MatchString(m[1]) && !slices.Contains(found, m[1]) {
+				found = append(found, m[1])
+			}
+		}
+	}
+	return found
+}
+
+// notRun are the commands in lines of text that TestOnDebian does not run, and why.
+var notRun = map[string]string{
+	"sudo ./install.sh uninstall":       "TestInstall does",
+	"apt install nfs-kernel-server":     "needs the network; debootstrap has done so",
+	"apt install linux-image-amd64":     "needs the network",
+	"dnf install nfs-utils":             "for Fedora",
+	"pacman -S nfs-utils":               "for Arch",
+	"zypper install nfs-kernel-server":  "for openSUSE",
+	"modprobe nfsd":                     "a container loads no modules",
+	"kubectl describe pvc":              "needs a cluster",
+	"sudo make demo KEEP=1":             "stays until it is interrupted",
+	"sudo make images":                  "a part of make images-all",
+	"sudo make images-all":              "make release-test begins with it",
+	"sha256sum -c checksums.txt":        "TestReleaseRehearsal does",
+	"sudo btrfs-nfs-agent migrate":      "TestMigrateCommand does",
+	"btrfs-nfs-agent migrate":           "TestMigrateCommand does",
+	"systemctl stop nfs-server":         "a change of the engine, with settings between",
+	"systemctl enable --now nfs-server": "a change of the engine, with settings between",
+	"btrfs device stats -z":             "named; it is in a block, too",
+	"btrfs-nfs-agent check":             "named; it is in a block, without an agent",
+
+	"firewall-cmd --permanent --add-service=nfs --add-port=8080/tcp":                             "for Fedora",
+	"sudo btrfs-nfs-agent migrate --dry-run":                                                     "TestMigrateCommand does",
+	"sudo btrfs-nfs-agent migrate --undo":                                                        "TestMigrateCommand does",
+	"btrfs-nfs-agent volume adopt-manifest VOLUME...":                                            "named; it is in a block, with its flags",
+	"btrfs subvolume delete {volume}/data":                                                       "removes data",
+	"cosign verify-blob --bundle checksums.txt.sigstore.json …":                                  "needs the signing service",
+	"skopeo copy --all oci-archive:bin/images/node.tar docker://REGISTRY/btrfs-nfs-node:VERSION": "needs a registry",
+	"systemctl disable --now nfs-server; systemctl stop nfs-mountd; systemctl start nfsdcld":     "a change of the engine, with settings between",
+}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,6 +125,15 @@ func TestBlocksOfCommands(t *testing.T) {
 		}
 	}
 	assert.Assert(t, seen > 15, "%d blocks", seen)
+}
+
+// Of the commands in lines of text, those that are not run are known, with the reason.
+func TestCommandsInLines(t *testing.T) {
+	shown := inlineCommands(t)
+	assert.Assert(t, len(shown) > 30, "%v", shown)
+	for name := range notRun {
+		assert.Check(t, slices.Contains(shown, name), "no document has %s any more", name)
+	}
 }
 
 // The agent's metrics are in docs/metrics.md, and no others are.

@@ -55,10 +55,24 @@ func runHandbook(t *testing.T, h *host) {
 		}
 	}
 	assert.Assert(t, ran >= 10, "%d blocks", ran)
+	for _, shown := range inlineCommands(t) {
+		if notRun[shown] == "" {
+			line := placeholders.Replace(strings.TrimSuffix(shown, "..."))
+			script := "cd /root/" + name + "\n" + line
+			if strings.HasPrefix(line, "curl ") {
+				onMachine(t, block{script: shown}, line, token)
+				continue
+			}
+			h.run("cat > /root/block <<'END-OF-BLOCK'\n" + script + "\nEND-OF-BLOCK\nexport HOME=/root AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + "\nbash /root/block")
+		}
+	}
 	manifest := h.run("cat /root/kubectl-apply")
 	assert.Assert(t, is.Contains(manifest, "kind: PersistentVolume\n"))
 	assert.Assert(t, is.Contains(manifest, "kind: PersistentVolumeClaim\n"))
 }
+
+// placeholders are for the reader to replace.
+var placeholders = strings.NewReplacer("VOLUME", "db", " V", " db", "URL", "http://localhost:8080", "COMMAND", "volume", "DIR", "/srv/btrfs")
 
 // mountsAtOnce mounts a volume just after the installation: nothing that the installer did to the NFS server holds it up.
 func mountsAtOnce(t *testing.T, h *host) {
