@@ -261,6 +261,7 @@ func TestAnothersScrub(t *testing.T) {
 	f.slow()
 	progs := exec.Command("btrfs", "scrub", "start", "-B", f.pool.Dir)
 	assert.NilError(t, progs.Start())
+	t.Cleanup(func() { _ = progs.Wait() })
 	f.waitUntilScrubbing(true)
 	info, err := f.fs.Info()
 	assert.NilError(t, err)
@@ -285,6 +286,10 @@ func TestKilledAgent(t *testing.T) {
 	out, err := agent.StdoutPipe()
 	assert.NilError(t, err)
 	assert.NilError(t, agent.Start())
+	t.Cleanup(func() {
+		_ = agent.Process.Kill() // has been, unless the test failed before
+		_ = agent.Wait()
+	})
 	line, err := bufio.NewReader(out).ReadString('\n')
 	assert.NilError(t, err)
 	assert.Equal(t, line, "started\n")
