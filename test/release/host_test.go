@@ -26,12 +26,6 @@ func debianRoot(t *testing.T) string {
 	return filepath.Join(cache, "btrfs-nfs-csi", "debian-"+suite+"-1")
 }
 
-// unpacked is the agent's tarball, as `make tarball` has made it.
-func unpacked(t *testing.T) string {
-	t.Helper()
-	return unpack(t, "BNC_TARBALL")
-}
-
 // unpack gives the directory in the tarball that a variable names.
 func unpack(t *testing.T, variable string) string {
 	t.Helper()

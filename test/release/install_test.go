@@ -110,3 +110,9 @@ func TestUnitIsHardened(t *testing.T) {
 		assert.Check(t, !strings.Contains("\n"+string(unit), "\n"+setting), setting)
 	}
 }
+
+// unpacked is the agent's tarball, as `make tarball` has made it.
+func unpacked(t *testing.T) string {
+	t.Helper()
+	return unpack(t, "BNC_TARBALL")
+}
