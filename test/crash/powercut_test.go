@@ -223,25 +223,18 @@ func TestPowerCuts(t *testing.T) {
 	assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 }
 
-// The agent is killed, or told to end, again and again in the middle of changes, half of the times with each engine. Clients go on, and
-// each time it comes back with all that was acknowledged, whole, and with nothing else.
+// The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back
+// with all that was acknowledged, whole, and with nothing else. With the kernel engine, who mounts while the agent is away waits for it: the
+// workload here, at whose end the agent is started again, would never end. TestPowerCuts has that engine, and test/system its restarts.
 func TestAgentKills(t *testing.T) {
-	for i, engine := range engines {
-		times := (*kills + i) / len(engines)
-		if times == 0 {
-			continue
+	r := newRig(t)
+	round := r.boot(crash.Config{Engine: "exportfs", Seed: r.seed, Kills: *kills})
+	select {
+	case err := <-round.ended:
+		if err != nil {
+			round.failed(err)
 		}
-		t.Run(engine, func(t *testing.T) {
-			r := newRig(t)
-			round := r.boot(crash.Config{Engine: engine, Seed: r.seed, Kills: times})
-			select {
-			case err := <-round.ended:
-				if err != nil {
-					round.failed(err)
-				}
-			case <-time.After(roundTime + time.Duration(times)*10*time.Second):
-				t.Fatalf("the agent was not killed %d times in time\n%s", times, round.console(20))
-			}
-		})
+	case <-time.After(roundTime + time.Duration(*kills)*10*time.Second):
+		t.Fatalf("the agent was not killed %d times in time\n%s", *kills, round.console(20))
 	}
 }
