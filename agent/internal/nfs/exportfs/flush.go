@@ -26,7 +26,7 @@ const (
 // it has forgotten, and of the directories with it (write_flush and cache_clean in net/sunrpc/cache.c). With more than one run
 // a second, it would not for as long as that lasts.
 func (e *Engine) letKernelClean(ctx context.Context) {
-	for begin := time.Now(); time.Since(begin) < flushWait; {
+	for begin := time.Now(); !e.config.Unpaced && time.Since(begin) < flushWait; {
 		ahead := e.flushAhead() + time.Second // until that second is over
 		if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
 			return

@@ -30,7 +30,7 @@ func subject() nfstest.Subject {
 				w.SetTimes()
 				startServer(t, w)
 			}
-			engine, err := exportfs.New(exportfs.Config{BasePath: w.Base})
+			engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true})
 			assert.NilError(t, err)
 			return engine
 		},
