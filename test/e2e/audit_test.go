@@ -20,6 +20,8 @@ var rare = map[cluster.Right]string{
 	{Container: "attacher", Verb: "patch", Resource: "events"}:                                                "an event that occurs again is patched",
 	{Container: "resizer", Verb: "patch", Resource: "events"}:                                                 "an event that occurs again is patched",
 	{Container: "snapshotter", Verb: "patch", Resource: "events"}:                                             "an event that occurs again is patched",
+	{Container: "provisioner", Verb: "get", Resource: "nodes"}:                                                "asked for a selected node that has just joined and is not in its list yet",
+	{Verb: "delete", Group: "storage.k8s.io", Resource: "csistoragecapacities"}:                               "when a class has gone, some time after; the run may be over then",
 	{Container: "provisioner", Verb: "list", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:   "used by csi-provisioner 6",
 	{Container: "provisioner", Verb: "watch", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:  "used by csi-provisioner 6",
 	{Container: "provisioner", Verb: "update", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}: "used by csi-provisioner 6",
