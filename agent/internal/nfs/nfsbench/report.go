@@ -20,7 +20,12 @@ func Report(rows []Row) string {
 		{"longest", func(r Row) string { return document.Duration(r.Revoke.Longest) }},
 		{"publishes/s, 16 callers", func(r Row) string { return fmt.Sprintf("%.0f", r.PerSecond) }},
 		{"through HTTP p50", func(r Row) string { return document.Duration(r.HTTP.P50) }},
-		{"of it the API, as for a read", func(r Row) string { return document.Duration(r.HTTPGet.P50) }},
+		{"of it the API, as for a read", func(r Row) string {
+			if r.HTTPGet.Count == 0 {
+				return "-" // a row from before this was measured
+			}
+			return document.Duration(r.HTTPGet.P50)
+		}},
 		{"without the commit", func(r Row) string { return document.Duration(r.HTTPRepeated.P50) }},
 	})
 	writeTable(&b, rows, "A steady create, write of 4 KiB and fsync on one mount", []column{
