@@ -42,8 +42,6 @@ const (
 	roundTime = 5 * time.Minute // for a boot and a recovery on a busy machine
 )
 
-var engines = []string{"exportfs", "kernel"}
-
 // rig is what outlives the guests. It is kept when the test fails.
 type rig struct {
 	t    *testing.T
@@ -186,6 +184,7 @@ func (o *round) powerCut() {
 func TestPowerCuts(t *testing.T) {
 	r := newRig(t)
 	random := rand.New(rand.NewPCG(r.seed, 1))
+	engines := []string{"exportfs", "kernel"}
 	for i := range *cuts {
 		c := crash.Config{
 			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0,

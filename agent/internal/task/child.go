@@ -24,7 +24,6 @@ type outcome struct {
 	Result    Result
 	Error     string
 	Cancelled bool
-	Running   bool // the filesystem does such work already
 }
 
 // Main is that process: arguments are type, directory on the filesystem, directory for the results of scrubs, and options as
@@ -71,7 +70,7 @@ func cancelUntil(ended <-chan struct{}, cancel func() error) {
 }
 
 func outcomeOf(result Result, err error) outcome {
-	o := outcome{Result: result, Cancelled: errors.Is(err, btrfs.ErrCancelled), Running: errors.Is(err, btrfs.ErrRunning)}
+	o := outcome{Result: result, Cancelled: errors.Is(err, btrfs.ErrCancelled)}
 	if err != nil {
 		o.Error = err.Error()
 	}

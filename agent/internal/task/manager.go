@@ -42,7 +42,7 @@ type Manager struct {
 type entry struct {
 	tenant string
 	task   Task
-	cancel context.CancelCauseFunc
+	cancel context.CancelFunc
 	ended  chan struct{}
 }
 
@@ -58,8 +58,6 @@ func New(config Config) (*Manager, error) {
 	return &Manager{config: config, fs: fs}, nil
 }
 
-var errTimeout = errors.New("its time is up")
-
 // Start begins a task. It is Busy while one of the type runs, whosever it is.
 func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	if err := s.validate(); err != nil {
@@ -73,7 +71,7 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 		return Task{}, err
 	}
 	s.Options, s.Labels = maps.Clone(s.Options), maps.Clone(s.Labels)
-	ctx, cancel := context.WithCancelCause(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	e := &entry{
 		tenant: tenant, cancel: cancel, ended: make(chan struct{}),
 		task: Task{Spec: s, ID: id.String(), Status: Running, StartedAt: now()},
@@ -113,10 +111,11 @@ func (m *Manager) forgetOldest(tenant string) {
 // follow runs the task to its end.
 func (m *Manager) follow(ctx context.Context, e *entry) {
 	defer close(e.ended)
-	defer e.cancel(nil)
+	defer e.cancel()
 	if e.task.Timeout > 0 {
-		timer := time.AfterFunc(e.task.Timeout, func() { e.cancel(errTimeout) })
-		defer timer.Stop()
+		var end context.CancelFunc
+		ctx, end = context.WithTimeout(ctx, e.task.Timeout)
+		defer end()
 	}
 	log := m.config.Logger.With("task", e.task.ID, "type", e.task.Type, "tenant", e.tenant)
 	log.Info("task started", "options", e.task.Options)
@@ -128,7 +127,7 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	switch {
 	case err != nil:
 		e.task.Status, e.task.Error = Failed, err.Error()
-	case o.Cancelled && errors.Is(context.Cause(ctx), errTimeout):
+	case o.Cancelled && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		e.task.Status, e.task.Error = Failed, "cancelled after "+e.task.Timeout.String()+", its timeout"
 	case o.Cancelled:
 		e.task.Status = Cancelled // by somebody on the host, if not by us
@@ -201,7 +200,7 @@ func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 		return nil
 	}
 	m.mu.Unlock()
-	e.cancel(nil)
+	e.cancel()
 	select {
 	case <-e.ended:
 		return nil
@@ -215,7 +214,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closed = true
 	for _, e := range m.tasks {
-		e.cancel(nil)
+		e.cancel()
 	}
 	m.mu.Unlock()
 	ended := make(chan struct{})

@@ -318,7 +318,7 @@ func TestEndedTasksAreForgotten(t *testing.T) {
 	for i := range kept + 2 {
 		for _, tenant := range []string{"a", "b"} {
 			f.tasks = append(f.tasks, &entry{
-				tenant: tenant, task: Task{ID: fmt.Sprint(i), Status: Completed, Spec: Spec{Type: "scrub"}}, cancel: func(error) {},
+				tenant: tenant, task: Task{ID: fmt.Sprint(i), Status: Completed, Spec: Spec{Type: "scrub"}}, cancel: func() {},
 			})
 		}
 	}
