@@ -18,13 +18,9 @@ type TLSFiles struct {
 func (f TLSFiles) config() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.CA != "" {
-		pem, err := os.ReadFile(f.CA)
-		if err != nil {
+		var err error
+		if config.RootCAs, err = Authorities(f.CA); err != nil {
 			return nil, fmt.Errorf("CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %s holds no PEM certificate", f.CA)
 		}
 	}
 	if (f.Cert == "") != (f.Key == "") {
@@ -46,4 +42,17 @@ func (f TLSFiles) certificate() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("client certificate: %w", err)
 	}
 	return &pair, nil
+}
+
+// Authorities reads the certificates of a PEM file, of which there must be one at least. Servers that ask for client certificates use it, too.
+func Authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
 }

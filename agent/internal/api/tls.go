@@ -2,11 +2,12 @@ package api
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
 // TLSFiles are PEM files of a server.
@@ -80,23 +81,11 @@ func (r *reloading) load() error {
 	}
 	loaded := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
 	if r.files.ClientCA != "" {
-		if loaded.ClientCAs, err = authorities(r.files.ClientCA); err != nil {
+		if loaded.ClientCAs, err = agentclient.Authorities(r.files.ClientCA); err != nil {
 			return err
 		}
 		loaded.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	r.loaded, r.stamps = loaded, stamps
 	return nil
-}
-
-func authorities(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return pool, nil
 }

@@ -104,13 +104,6 @@ func TestClientCertificates(t *testing.T) {
 // accepted is what the server says of a client that shows this pair, or none.
 func accepted(t *testing.T, config *tls.Config, pair string) error {
 	t.Helper()
-	ours, theirs := net.Pipe()
-	defer ours.Close()
-	served := make(chan error, 1)
-	go func() {
-		served <- tls.Server(theirs, config).Handshake()
-		theirs.Close()
-	}()
 	show := &tls.Config{InsecureSkipVerify: true, ServerName: "agent"}
 	if pair != "" {
 		certificate, err := tls.LoadX509KeyPair(pair+".crt", pair+".key")
@@ -118,27 +111,33 @@ func accepted(t *testing.T, config *tls.Config, pair string) error {
 		// Show it whatever authorities the server names.
 		show.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
 	}
-	client := tls.Client(ours, show)
-	assert.NilError(t, client.SetDeadline(time.Now().Add(10*time.Second)))
-	_ = client.Handshake() // in TLS 1.3 it ends before the server has judged
-	_, _ = client.Read(make([]byte, 1))
-	return <-served
+	_, err := handshake(t, config, show)
+	return err
 }
 
 // servedSerial shakes hands and says which certificate was shown.
 func servedSerial(t *testing.T, config *tls.Config) int64 {
 	t.Helper()
+	client, err := handshake(t, config, &tls.Config{InsecureSkipVerify: true, ServerName: "agent"})
+	assert.NilError(t, err)
+	return client.PeerCertificates[0].SerialNumber.Int64()
+}
+
+// handshake gives what the client knows of the connection, and what the server says of it.
+func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
+	t.Helper()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	served := make(chan error, 1)
 	go func() {
-		served <- tls.Server(theirs, config).Handshake()
+		served <- tls.Server(theirs, server).Handshake()
+		theirs.Close()
 	}()
-	client := tls.Client(ours, &tls.Config{InsecureSkipVerify: true, ServerName: "agent"})
-	assert.NilError(t, client.SetDeadline(time.Now().Add(10*time.Second)))
-	assert.NilError(t, client.Handshake())
-	assert.NilError(t, <-served)
-	return client.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	conn := tls.Client(ours, client)
+	assert.NilError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	_ = conn.Handshake() // in TLS 1.3 it ends before the server has judged
+	_, _ = conn.Read(make([]byte, 1))
+	return conn.ConnectionState(), <-served
 }
 
 func writePair(t *testing.T, certFile, keyFile string, serial int64) {

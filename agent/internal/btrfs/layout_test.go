@@ -94,6 +94,7 @@ func layouts() []layout {
 		{"FIEMAP_EXTENT_DELALLOC", fiemapDelayed, 4},
 		{"FIEMAP_EXTENT_DATA_INLINE", fiemapInline, 512},
 		{"FS_NOCOW_FL", noCOWFlag, 0x800000},
+		{"FS_IMMUTABLE_FL", immutableFlag, 0x10},
 		{"sizeof(struct btrfs_inode_item)", rootItemInodeSize, 160},
 		{"offsetof(struct btrfs_root_item, flags)", rootItemFlags, 208},
 		{"offsetof(struct btrfs_root_item, uuid)", rootItemUUID, 247},

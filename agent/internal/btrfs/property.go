@@ -13,6 +13,8 @@ const (
 	compressionXattr = "btrfs.compression"
 	// noCOWFlag is FS_NOCOW_FL of linux/fs.h.
 	noCOWFlag = 0x00800000
+	// immutableFlag is FS_IMMUTABLE_FL of linux/fs.h.
+	immutableFlag = 0x00000010
 )
 
 // SetCompression says how new data of a file, or of new files in a directory, is compressed: "zstd",
@@ -60,17 +62,34 @@ func Compression(f *os.File) (string, error) {
 // compression. It acts on files that are still empty, and does nothing for others. Together with
 // compression it is EINVAL. It is durable after the next Commit.
 func SetNoCOW(f *os.File, on bool) error {
-	return failed("set nocow", f.Name(), setNoCOW(f, on))
+	return failed("set nocow", f.Name(), setInodeFlag(f, noCOWFlag, on))
 }
 
-func setNoCOW(f *os.File, on bool) error {
+// NoCOW says whether SetNoCOW is on.
+func NoCOW(f *os.File) (bool, error) {
+	flags, err := inodeFlags(f)
+	return flags&noCOWFlag != 0, failed("nocow", f.Name(), err)
+}
+
+// SetImmutable keeps a file from being changed, renamed or removed, even by root: chattr(1) +i.
+func SetImmutable(f *os.File, on bool) error {
+	return failed("set immutable", f.Name(), setInodeFlag(f, immutableFlag, on))
+}
+
+// Immutable says whether SetImmutable is on.
+func Immutable(f *os.File) (bool, error) {
+	flags, err := inodeFlags(f)
+	return flags&immutableFlag != 0, failed("immutable", f.Name(), err)
+}
+
+func setInodeFlag(f *os.File, flag uint32, on bool) error {
 	flags, err := inodeFlags(f)
 	if err != nil {
 		return err
 	}
-	wanted := flags &^ noCOWFlag
+	wanted := flags &^ flag
 	if on {
-		wanted |= noCOWFlag
+		wanted |= flag
 	}
 	if wanted == flags {
 		return nil
@@ -80,12 +99,6 @@ func setNoCOW(f *os.File, on bool) error {
 		callErr = unix.IoctlSetPointerInt(int(fd), unix.FS_IOC_SETFLAGS, int(wanted))
 	})
 	return errors.Join(err, callErr)
-}
-
-// NoCOW says whether SetNoCOW is on.
-func NoCOW(f *os.File) (bool, error) {
-	flags, err := inodeFlags(f)
-	return flags&noCOWFlag != 0, failed("nocow", f.Name(), err)
 }
 
 func inodeFlags(f *os.File) (uint32, error) {

@@ -187,17 +187,13 @@ func commit(base string) error {
 	return unix.Syncfs(int(dir.Fd()))
 }
 
-// immutableFlag is FS_IMMUTABLE_FL of ioctl_iflags(2): chattr(1) +i.
-const immutableFlag = 0x10
-
 func immutable(path string) (bool, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer file.Close()
-	flags, err := unix.IoctlGetInt(int(file.Fd()), unix.FS_IOC_GETFLAGS)
-	return flags&immutableFlag != 0, err
+	return btrfs.Immutable(file)
 }
 
 func setImmutable(path string, on bool) error {
@@ -206,14 +202,5 @@ func setImmutable(path string, on bool) error {
 		return err
 	}
 	defer file.Close()
-	flags, err := unix.IoctlGetInt(int(file.Fd()), unix.FS_IOC_GETFLAGS)
-	if err != nil {
-		return err
-	}
-	if on {
-		flags |= immutableFlag
-	} else {
-		flags &^= immutableFlag
-	}
-	return unix.IoctlSetPointerInt(int(file.Fd()), unix.FS_IOC_SETFLAGS, flags)
+	return btrfs.SetImmutable(file, on)
 }
