@@ -23,6 +23,7 @@ const (
 	handCreateAll  = "by hand: all that a create does, one syncfs for all"
 	handSnapshot   = "by hand: snapshot"
 	handSecond     = "by hand: snapshot of a snapshot"
+	handWhole      = "by hand: all that a snapshot does"
 	handDestroy    = "by hand: destroy, syncfs"
 	handDestroyAll = "by hand: all that a delete does, one syncfs for all"
 
@@ -52,7 +53,8 @@ type changes struct {
 	size    size
 	round   int
 	byHand  []*os.File // sources,
-	second  []*os.File // and a snapshot of each
+	second  []*os.File // a snapshot of each,
+	whole   []*os.File // and sources of handWhole
 	results map[string]series
 }
 
@@ -95,8 +97,10 @@ func (c *changes) makeSources() error {
 				return err
 			}
 		}
-		if err := c.makeSourceByHand(fmt.Sprintf("source%d", i)); err != nil {
-			return err
+		for name, list := range map[string]*[]*os.File{"source": &c.byHand, "whole": &c.whole} {
+			if err := c.makeSourceByHand(fmt.Sprintf("%s%d", name, i), list); err != nil {
+				return err
+			}
 		}
 	}
 	if err := c.settle(); err != nil {
@@ -113,7 +117,7 @@ func (c *changes) makeSources() error {
 	return nil
 }
 
-func (c *changes) makeSourceByHand(name string) error {
+func (c *changes) makeSourceByHand(name string, list *[]*os.File) error {
 	if err := c.createLimited(name); err != nil {
 		return err
 	}
@@ -121,7 +125,7 @@ func (c *changes) makeSourceByHand(name string) error {
 	if err != nil {
 		return err
 	}
-	c.byHand = append(c.byHand, file)
+	*list = append(*list, file)
 	return fillSource(file.Name())
 }
 
@@ -136,7 +140,7 @@ func (c *changes) makeSecondByHand(i int) error {
 }
 
 func (c *changes) closeSources() {
-	for _, f := range slices.Concat(c.byHand, c.second) {
+	for _, f := range slices.Concat(c.byHand, c.second, c.whole) {
 		f.Close()
 	}
 }
@@ -171,17 +175,19 @@ func (c *changes) snapshots(clients int) []load {
 		}
 		return l
 	}
+	whole := c.hand(handWhole, clients, nil)
+	whole.do = func(i int) error {
+		return c.snapshotAll(c.whole[i%len(c.whole)], handSnapshotName(handWhole, clients, i))
+	}
 	return []load{
-		byHand(handSnapshot, c.byHand), c.load(snapshot, clients), c.load(cloneVolume, clients),
+		byHand(handSnapshot, c.byHand), whole, c.load(snapshot, clients), c.load(cloneVolume, clients),
 		byHand(handSecond, c.second), c.load(cloneSnapshot, clients),
 	}
 }
 
 func handSnapshotName(name string, clients, i int) string {
-	if name == handSecond {
-		return fmt.Sprintf("second-c%d-%d", clients, i)
-	}
-	return fmt.Sprintf("snapshot-c%d-%d", clients, i)
+	prefix := map[string]string{handSnapshot: "snapshot", handSecond: "second", handWhole: "whole"}[name]
+	return fmt.Sprintf("%s-c%d-%d", prefix, clients, i)
 }
 
 // sharing lets all changes of the load share one syncfs, at the end: as fast as they can be durable.
@@ -216,7 +222,7 @@ func (c *changes) count(name string, clients int) int {
 		return clients
 	}
 	switch name {
-	case snapshot, cloneSnapshot, cloneVolume, deleteSnapshot, handSnapshot, handSecond:
+	case snapshot, cloneSnapshot, cloneVolume, deleteSnapshot, handSnapshot, handSecond, handWhole:
 		if clients > 1 {
 			return clients * c.size.snapshots
 		}
@@ -264,11 +270,12 @@ func (c *changes) load(name string, clients int) load {
 
 // tidy removes what the round made and did not delete, so that each round finds the same.
 func (c *changes) tidy() error {
-	var clones, snapshots []string // of the agent, by hand
+	var clones, snapshots, wholes []string // of the agent, by hand, by hand with their directories
 	for _, clients := range clientCounts {
 		for i := range c.count(cloneVolume, clients) {
 			clones = append(clones, fmt.Sprintf("of-pvc-r%d-c%d-%d", c.round, clients, i), fmt.Sprintf("of-snap-r%d-c%d-%d", c.round, clients, i))
 			snapshots = append(snapshots, handSnapshotName(handSnapshot, clients, i), handSnapshotName(handSecond, clients, i))
+			wholes = append(wholes, handSnapshotName(handWhole, clients, i))
 		}
 	}
 	for i := range c.count(handLimited, 1) {
@@ -276,6 +283,11 @@ func (c *changes) tidy() error {
 	}
 	for _, name := range snapshots {
 		if err := c.destroy(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range wholes {
+		if err := c.destroyAll(name); err != nil {
 			return err
 		}
 	}

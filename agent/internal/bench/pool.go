@@ -130,6 +130,32 @@ func (w *workbench) limit(name string) error {
 
 // createAll makes all that the agent makes of a volume.
 func (w *workbench) createAll(name string) error {
+	return w.makeDirectory(name, func(dir *os.File) error {
+		if err := btrfs.CreateSubvolume(dir, "data"); err != nil {
+			return err
+		}
+		if err := w.limit(filepath.Join(name, "data")); err != nil {
+			return err
+		}
+		data := filepath.Join(dir.Name(), "data")
+		if err := errors.Join(os.Chown(data, 1000, 1000), unix.Chmod(data, 0o2770)); err != nil {
+			return err
+		}
+		return writeMetadata(dir)
+	})
+}
+
+// snapshotAll makes all that the agent makes of a snapshot: the snapshot's own commit makes the metadata durable, too.
+func (w *workbench) snapshotAll(source *os.File, name string) error {
+	return w.makeDirectory(name, func(dir *os.File) error {
+		if err := writeMetadata(dir); err != nil {
+			return err
+		}
+		return btrfs.Snapshot(source, dir, "data", true)
+	})
+}
+
+func (w *workbench) makeDirectory(name string, fill func(dir *os.File) error) error {
 	if err := unix.Mkdirat(int(w.floor.Fd()), name, 0o700); err != nil {
 		return err
 	}
@@ -138,16 +164,10 @@ func (w *workbench) createAll(name string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := btrfs.CreateSubvolume(dir, "data"); err != nil {
-		return err
-	}
-	if err := w.limit(filepath.Join(name, "data")); err != nil {
-		return err
-	}
-	data := filepath.Join(dir.Name(), "data")
-	if err := errors.Join(os.Chown(data, 1000, 1000), unix.Chmod(data, 0o2770)); err != nil {
-		return err
-	}
+	return fill(dir)
+}
+
+func writeMetadata(dir *os.File) error {
 	file, err := os.Create(filepath.Join(dir.Name(), "metadata.json"))
 	if err != nil {
 		return err
@@ -162,7 +182,7 @@ func (w *workbench) createAll(name string) error {
 // metadataBytes is about the size of an ordinary metadata.json.
 const metadataBytes = 600
 
-// destroyAll destroys what createAll made.
+// destroyAll destroys what createAll or snapshotAll made.
 func (w *workbench) destroyAll(name string) error {
 	dir, err := os.Open(filepath.Join(w.floor.Name(), name))
 	if err != nil {

@@ -76,7 +76,7 @@ func (r *report) writeChanges(b *strings.Builder) {
 	fmt.Fprintf(b, "### Changes\n\n%d rounds. The ratios are medians over the rounds.\n\n", r.size.rounds)
 	b.WriteString("| | clients | p50 | p99 | rate | CPU each | compared with |\n|---|---|---|---|---|---|---|\n")
 	for _, name := range []string{
-		handLimited, handCreate, handCreateAll, create, handSnapshot, snapshot, cloneVolume, handSecond, cloneSnapshot,
+		handLimited, handCreate, handCreateAll, create, handSnapshot, handWhole, snapshot, cloneVolume, handSecond, cloneSnapshot,
 		handDestroy, handDestroyAll, deleteVolume, deleteSnapshot,
 		export, unexport, get,
 	} {
@@ -98,7 +98,7 @@ func (r *report) comparison(name string, clients int) string {
 	other := map[string]string{
 		create: handCreate, handCreateAll: handCreate,
 		deleteVolume: handDestroy, deleteSnapshot: handDestroy, handDestroyAll: handDestroy,
-		snapshot: handSnapshot, cloneVolume: handSnapshot, cloneSnapshot: handSecond,
+		handWhole: handSnapshot, snapshot: handSnapshot, cloneVolume: handSnapshot, cloneSnapshot: handSecond,
 	}[name]
 	if other == "" {
 		return ""

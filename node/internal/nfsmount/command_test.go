@@ -65,15 +65,22 @@ func TestADeadlineKillsMountAndItsChildren(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	// mount.nfs is a child of mount; both ignore what can be ignored.
 	script := fmt.Sprintf("trap '' TERM INT HUP\n(trap '' TERM INT HUP; while :; do sleep 100; done) &\necho $$ $! >%s\nwait", pids)
-	reason := fmt.Errorf("%w within 0.3 s", ErrUnresponsive)
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, reason)
-	defer cancel()
+	ctx, deadline := context.WithCancelCause(t.Context())
+	defer deadline(nil)
+	ended := make(chan error, 1)
+	go func() { ended <- runMount(ctx, program(t, script), source(t), "/d", nil) }()
+	var content []byte
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		content, _ = os.ReadFile(pids)
+		if !strings.HasSuffix(string(content), "\n") {
+			return poll.Continue("the programs have not started")
+		}
+		return poll.Success()
+	}, poll.WithTimeout(10*time.Second))
 	begin := time.Now()
-	err := runMount(ctx, program(t, script), source(t), "/d", nil)
-	assert.ErrorIs(t, err, ErrUnresponsive)
+	deadline(fmt.Errorf("%w within 0.3 s", ErrUnresponsive))
+	assert.ErrorIs(t, <-ended, ErrUnresponsive)
 	assert.Assert(t, time.Since(begin) < reapTime)
-	content, err := os.ReadFile(pids)
-	assert.NilError(t, err)
 	for _, pid := range strings.Fields(string(content)) {
 		n, err := strconv.Atoi(pid)
 		assert.NilError(t, err)

@@ -3,7 +3,6 @@ package exportfs
 import (
 	"bytes"
 	"context"
-
 	"os"
 	"path/filepath"
 	"strconv"

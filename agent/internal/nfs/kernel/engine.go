@@ -46,6 +46,7 @@ type Engine struct {
 
 	// replaced is when an entry of the kernel's was last replaced.
 	replaced time.Time
+	rested   time.Time // when the next may be
 
 	changed chan struct{}
 	wake    int // eventfd that ends the loop

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"time"
 
@@ -100,7 +101,7 @@ func (e *Engine) revoke(export nfs.Export) error {
 		domain = addr.String()
 		if known := e.clients[addr]; known != nil {
 			if old, had := known.remove(export.Path); had && old.key.kind != 0 && known.paths[old.FSID] == "" {
-				if err := e.send(handleMessage(domain, old.key, "", now.Add(revoked).Unix())); err != nil {
+				if err := e.replace(handleMessage(domain, old.key, "", now.Add(revoked).Unix())); err != nil {
 					return err
 				}
 			}
@@ -109,11 +110,26 @@ func (e *Engine) revoke(export nfs.Export) error {
 	e.replaced = now
 	// No such directory: nothing to shut. No such domain: nobody to shut
 	// out. The kernel says ENOENT for both.
-	err := e.send(noExportMessage(domain, export.Path, now.Add(near).Unix()))
+	err := e.replace(noExportMessage(domain, export.Path, now.Add(near).Unix()))
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 		return err
 	}
 	return nil
+}
+
+// longScan is how long the kernel may look through its entries without a rest after it.
+const longScan = 2 * time.Millisecond
+
+// replace tells the kernel something in place of what it knows, at which it looks through all that it knows. On a machine with one
+// processor the server's threads wait for that, so they have it to themselves for as long before the next.
+func (e *Engine) replace(m message) error {
+	time.Sleep(time.Until(e.rested))
+	begin := time.Now()
+	err := e.send(m)
+	if took := time.Since(begin); took > longScan && runtime.NumCPU() == 1 {
+		e.rested = time.Now().Add(took)
+	}
+	return err
 }
 
 // sendAll tells the kernel all of the messages.

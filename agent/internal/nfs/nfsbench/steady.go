@@ -26,7 +26,7 @@ const changeInterval = 25 * time.Millisecond
 
 // measureSteady takes turns, so that what else the machine was doing weighs on both alike.
 func (r *run) measureSteady(ctx context.Context, row *Row) error {
-	turns, length := 5, 3*time.Second
+	turns, length := 10, 3*time.Second
 	if r.engineName != kernel.Name {
 		// A change may take seconds, and clients wait when it ends: in turns, that would be blamed on the idle one after it.
 		turns, length = 1, 12*time.Second
