@@ -108,7 +108,8 @@ func usable(err error, quarantine, name string) error {
 
 // clone publishes with the snapshot's own commit: directory and metadata are put in place first, and the one transaction that
 // makes the subvolume makes them durable too. A directory without its subvolume is what an interruption leaves; the next
-// start removes it. The limit is in the next commit, and until then in the metadata, from which the next start would set it.
+// start removes it. With full quotas the kernel gives a snapshot its source's limit. Another one is in the next commit, and until
+// then in the metadata, from which the next start would set it.
 func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
@@ -130,8 +131,10 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	v.ID, v.UUID = info.ID, info.UUID
-	if err := t.store.limit(v); err != nil {
-		return Volume{}, errors.Join(err, t.store.disk.discard(t.dir, v.Name))
+	if !t.store.isLimited(v) {
+		if err := t.store.limit(v); err != nil {
+			return Volume{}, errors.Join(err, t.store.disk.discard(t.dir, v.Name))
+		}
 	}
 	t.volumes.put(v)
 	return v, nil

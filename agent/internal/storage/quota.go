@@ -92,6 +92,12 @@ func limitText(bytes uint64) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
+// isLimited says whether a volume has its limit already. To ask takes microseconds, to set it a change to the quota tree.
+func (s *Store) isLimited(v Volume) bool {
+	group, err := s.pool.fs.Qgroup(v.ID)
+	return err == nil && int64(group.MaxReferenced) == v.QuotaBytes
+}
+
 // limit sets a volume's limit where quotas are on.
 func (s *Store) limit(v Volume) error {
 	if s.quota == btrfs.QuotaOff {

@@ -31,7 +31,8 @@ func (s *Store) recover(ctx context.Context) error {
 	if s.index, err = s.pool.indexData(); err != nil {
 		return err
 	}
-	defer func() { s.index = nil }()
+	s.texts = newTexts()
+	defer func() { s.index, s.texts = nil, nil }()
 	for _, name := range names {
 		t, err := s.openTenant(name)
 		if err != nil {
@@ -179,7 +180,9 @@ func (t *Tenant) loadVolume(name string) {
 		t.volumes.remove(v)
 		return
 	}
-	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
+	v.Path, v.Quarantine = t.path(name), quarantine
+	v.Name = t.store.texts.one(inPath(v.Path, name))
+	v.Compression, v.Labels = t.store.texts.one(v.Compression), t.store.texts.labels(v.Labels)
 	if v.Quarantine != "" {
 		v.ID, v.UUID, v.Refs = t.salvage(name)
 		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
@@ -263,7 +266,9 @@ func (t *Tenant) loadSnapshot(name string) {
 		t.snapshots.remove(s)
 		return
 	}
-	s.Name, s.Path, s.Quarantine = name, t.snapshotPath(name), quarantine
+	s.Path, s.Quarantine = t.snapshotPath(name), quarantine
+	s.Name, s.Volume = inPath(s.Path, name), t.store.texts.one(s.Volume)
+	s.Compression, s.Labels = t.store.texts.one(s.Compression), t.store.texts.labels(s.Labels)
 	if s.Quarantine != "" {
 		t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
 	}

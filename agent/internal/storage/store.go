@@ -84,7 +84,8 @@ type Store struct {
 	doubts   doubts
 	upkeep   upkeep
 	looks    looks
-	index    *dataIndex // at start only
+	index    *dataIndex // at start only,
+	texts    *texts     // and so are they
 	survey   *survey    // nil in an agent: see Inspect
 
 	mu      sync.RWMutex
