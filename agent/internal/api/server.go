@@ -68,10 +68,13 @@ func New(config Config) *Server {
 	config = config.withDefaults()
 	s := &Server{config: config, started: time.Now()}
 	s.app = fiber.New(fiber.Config{
-		AppName:               "btrfs-nfs-agent",
-		BodyLimit:             agentapi.MaxBodyBytes,
-		CaseSensitive:         true,
-		Concurrency:           maxConnections,
+		AppName:       "btrfs-nfs-agent",
+		BodyLimit:     agentapi.MaxBodyBytes,
+		CaseSensitive: true,
+		Concurrency:   maxConnections,
+		// For a Date, fasthttp wakes up every second as long as the process lives. Nobody keeps these answers (no-store), and a
+		// recipient who needs a Date adds it (RFC 9110, 6.6.1).
+		DisableDefaultDate:    true,
 		DisableStartupMessage: true,
 		ErrorHandler:          s.fail,
 		IdleTimeout:           config.IdleTimeout,
