@@ -77,6 +77,10 @@ func outcomeOf(result Result, err error) outcome {
 	return o
 }
 
+// undisturbed keeps Go's scheduler from sending the process signals. One that waits for the thread that scrubs ends the pauses with
+// which the kernel keeps to a limit of its speed: from then on there is none (scrub_throttle_dev_io in fs/btrfs/scrub.c).
+const undisturbed = "GODEBUG=asyncpreemptoff=1"
+
 // run starts the process and waits for it. When ctx ends, it cancels the work and waits for that.
 func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
 	args := slices.Concat(m.config.Program[1:], []string{s.Type, m.config.Dir, m.config.ScrubStatusDir})
@@ -85,6 +89,7 @@ func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
 	}
 	var said, complaints bytes.Buffer
 	process := exec.Command(m.config.Program[0], args...)
+	process.Env = []string{undisturbed}
 	process.Stdout, process.Stderr = &said, &complaints
 	lifeline, err := process.StdinPipe()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -245,6 +246,15 @@ func TestCancelAtOnce(t *testing.T) {
 		assert.Equal(t, f.ended(task.ID).Status, Cancelled)
 		assert.Assert(t, !f.scrubbing())
 	}
+}
+
+// Go's scheduler sends the process no signals: one would end the limit of a scrub's speed.
+func TestProcessIsUndisturbed(t *testing.T) {
+	f := newFixture(t)
+	f.config.Program = []string{"/bin/sh", "-c", "env >&2; exit 1"}
+	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
+	assert.Equal(t, task.Status, Failed)
+	assert.Assert(t, strings.Contains(task.Error, "GODEBUG=asyncpreemptoff=1"), task.Error)
 }
 
 func TestTimeout(t *testing.T) {
