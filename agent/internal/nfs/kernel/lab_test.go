@@ -131,6 +131,17 @@ func TestServerLifecycle(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
+// A start that was cut off left a socket and no threads.
+func TestInterruptedStart(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	engine := newEngine(t, w)
+	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/portlist", []byte("tcp 2049\n"), 0))
+	assert.Equal(t, w.Threads(), "0")
+	assert.NilError(t, engine.Start(t.Context(), nil))
+	assert.Equal(t, w.Threads(), "8")
+	assert.NilError(t, engine.Close())
+}
+
 // With signed handles a made-up one leads nowhere, and those that were given out outlive a restart of everything.
 func TestSignedHandles(t *testing.T) {
 	w := nfstest.NewWorld(t)

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,13 +18,6 @@ import (
 // listen gives the server its sockets. They are made here and handed over by
 // their number, which unlike "tcp 2049" can name an address (nfsd(7), portlist).
 func (e *Engine) listen(ctx context.Context) error {
-	existing, err := os.ReadFile(e.nfsd("portlist"))
-	if err != nil {
-		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
-	if strings.TrimSpace(string(existing)) != "" {
-		return nil // somebody set up the sockets and no threads
-	}
 	for _, address := range e.config.Server.Listen {
 		err := e.listenOn(ctx, address)
 		// A machine without IPv6 serves what it can.

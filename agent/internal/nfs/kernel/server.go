@@ -76,6 +76,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	}
 	started := time.Now()
 	for _, setting := range []struct{ file, value string }{
+		{"threads", "0"}, // an interrupted start left sockets, and perhaps not all, with which times cannot be set (nfsd_svc)
 		{"nfsv4leasetime", wholeSeconds(server.LeaseTime)},
 		{"nfsv4gracetime", wholeSeconds(server.GraceTime)},
 		{"versions", "-2 -3 +4 -4.0 +4.1 +4.2"},
