@@ -67,7 +67,7 @@ func (r *run) measure(ctx context.Context) (row Row, err error) {
 // prepare makes what is exported. Directories do in place of subvolumes where nobody mounts.
 func (r *run) prepare() error {
 	r.there = make([]nfs.Export, r.count-1)
-	r.more = make([]nfs.Export, 14*singles)
+	r.more = make([]nfs.Export, 20*singles)
 	for kind, exports := range map[string][]nfs.Export{"there": r.there, "more": r.more} {
 		for i := range exports {
 			path := fmt.Sprintf("%s/crowd/%s-%d/data", r.base, kind, i)
