@@ -89,7 +89,7 @@ func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
 	}
 	var said, complaints bytes.Buffer
 	process := exec.Command(m.config.Program[0], args...)
-	process.Env = []string{undisturbed}
+	process.Env = append(process.Environ(), undisturbed)
 	process.Stdout, process.Stderr = &said, &complaints
 	lifeline, err := process.StdinPipe()
 	if err != nil {
