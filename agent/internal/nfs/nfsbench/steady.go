@@ -125,8 +125,8 @@ func (r *run) changeExports(ctx context.Context) func() (int, error) {
 }
 
 // Write creates a file, writes 4 KiB and syncs it, again and again, for a time. It writes how many nanoseconds each took, a
-// line each. Files that have been measured are removed, which is not.
-func Write(args []string, out io.Writer) error {
+// line each. The files are removed when the time is over: a removal in between would wait for stalls that then nobody measures.
+func Write(args []string, out io.Writer) (err error) {
 	if len(args) != 2 {
 		return errors.New("usage: write DIRECTORY TIME")
 	}
@@ -134,18 +134,20 @@ func Write(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp(args[0], "turn-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	var took []time.Duration
 	data := make([]byte, 4096)
 	for end, i := time.Now().Add(length), 0; time.Now().Before(end); i++ {
-		name := filepath.Join(args[0], strconv.Itoa(i))
+		name := filepath.Join(dir, strconv.Itoa(i))
 		began := time.Now()
 		if err := writeDurably(name, data); err != nil {
 			return err
 		}
 		took = append(took, time.Since(began))
-		if err := os.Remove(name); err != nil {
-			return err
-		}
 	}
 	buffered := bufio.NewWriter(out)
 	for _, t := range took {
