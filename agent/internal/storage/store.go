@@ -288,6 +288,12 @@ func classify(err error) error {
 		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)
 	case errors.Is(err, nfs.ErrUnavailable):
 		return agentapi.Errorf(agentapi.Unavailable, "the NFS server: %w", err)
+	case errors.Is(err, nfs.ErrUnsupported): // what helps is done to the host, not to the request
+		return agentapi.Errorf(agentapi.Unavailable, "the host's NFS server: %w", err)
+	case errors.Is(err, nfs.ErrNotFound): // the volume is there, as the caller knows, and its data is not
+		return agentapi.Errorf(agentapi.MetadataError, "somebody removed the volume's data: %w", err)
+	case errors.Is(err, nfs.ErrInvalid):
+		return invalid("the NFS server cannot export this: %w", err)
 	}
 	return agentapi.Errorf(agentapi.InternalError, "%w", err)
 }
