@@ -18,9 +18,15 @@ import (
 // It is for clients that have nothing exported to them any more (nfsd(7),
 // clients).
 func (s *Server) ExpireClient(addr netip.Addr) error {
+	_, err := s.expire(addr)
+	return err
+}
+
+// expire is ExpireClient, and reports whether there was such a client.
+func (s *Server) expire(addr netip.Addr) (known bool, err error) {
 	infos, err := filepath.Glob(filepath.Join(s.procRoot, "fs/nfsd/clients/*/info"))
 	if err != nil {
-		return err
+		return false, err
 	}
 	var errs []error
 	for _, info := range infos {
@@ -35,15 +41,16 @@ func (s *Server) ExpireClient(addr netip.Addr) error {
 		if clientAddress(string(text)) != addr.Unmap() {
 			continue
 		}
+		known = true
 		err = os.WriteFile(filepath.Join(filepath.Dir(info), "ctl"), []byte("expire\n"), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w: expiring client %s: %w", nfs.ErrUnavailable, addr, err)
+		return known, fmt.Errorf("%w: expiring client %s: %w", nfs.ErrUnavailable, addr, err)
 	}
-	return nil
+	return known, nil
 }
 
 // clientAddress reads the line `address: "10.0.0.1:862"` or `"[fd00::1]:862"` of

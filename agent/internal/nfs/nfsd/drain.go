@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +22,7 @@ import (
 // Server is the kernel's NFS server, of which the nfsd module has to be loaded.
 type Server struct {
 	procRoot string
+	copyTime time.Duration // for copies to end by themselves
 
 	// What the kernel turned out not to know. It may look for a module each
 	// time that it is asked for an unknown netlink family, which takes a while.
@@ -32,7 +32,7 @@ type Server struct {
 }
 
 // NewServer takes where proc is mounted.
-func NewServer(procRoot string) *Server { return &Server{procRoot: procRoot} }
+func NewServer(procRoot string) *Server { return &Server{procRoot: procRoot, copyTime: copyTime} }
 
 // Runs reports whether the server has threads.
 func (s *Server) Runs() bool {
@@ -47,17 +47,32 @@ const (
 	// threadsTime is how long to wait for every thread to have been idle once,
 	// on kernels that do not tell their requests. On a busy server some are
 	// never seen idle, though they have begun many other requests meanwhile.
+	// It does not go for one that waits for a disk all the time.
 	threadsTime = time.Second
+
+	serverThread = "nfsd\n" // as comm has it
 )
 
-// Drain returns when none of the clients has a request under way that began
-// before the call. A revocation holds for requests that begin after it; one that
-// passed the check just before may still be writing. No clients means all.
+// Drain returns when nothing is under way any more for any of the clients that
+// began before the call. A revocation holds for requests that begin after it; one
+// that passed the check just before may still be writing, and what it had the
+// server copy may be copied after its answer. No clients means all.
 //
 // Linux 6.7 and newer tell their requests. On older kernels Drain waits until
-// each server thread has been idle once, but at most for a second. The error is
-// nfs.ErrUnavailable when ctx ends first.
+// each server thread has been idle once, but not longer than a second for those
+// that do not wait for a disk throughout. The error is nfs.ErrUnavailable when
+// ctx ends first.
+//
+// Copies of other clients are waited for too. They end with their client, so
+// after a while the server has to forget the clients, which then lose their locks.
 func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
+	if err := s.waitForRequests(ctx, clients); err != nil {
+		return err
+	}
+	return s.waitForCopies(ctx, clients)
+}
+
+func (s *Server) waitForRequests(ctx context.Context, clients []netip.Addr) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("%w: reading the clock: %w", nfs.ErrUnavailable, err)
@@ -68,18 +83,18 @@ func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
 		return waitForThreads(ctx, s.procRoot)
 	}
 	for ; err == nil && under; under, err = s.requestsUnderWay(clients, began) {
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx, drainInterval); err != nil {
 			return fmt.Errorf("%w: requests of a revoked client are still under way: %w", nfs.ErrUnavailable, err)
 		}
 	}
 	return err
 }
 
-func pause(ctx context.Context) error {
+func pause(ctx context.Context, interval time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(drainInterval):
+	case <-time.After(interval):
 		return nil
 	}
 }
@@ -107,56 +122,58 @@ func contains(clients []netip.Addr, client netip.Addr) bool {
 	return false
 }
 
-// waitForThreads returns when each server thread has been seen idle.
+// waitForThreads returns when each server thread has been seen idle, or
+// threadsTime ago at something else than waiting for a disk.
 func waitForThreads(ctx context.Context, procRoot string) error {
-	busy, err := serverThreads(procRoot)
+	found, err := threads(procRoot, serverThread)
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(threadsTime); len(busy) > 0 && time.Now().Before(deadline); {
-		still := busy[:0]
-		for _, thread := range busy {
-			if !idle(procRoot, thread) {
-				still = append(still, thread)
+	busy := map[string]time.Time{} // since when it has not waited for a disk, zero until then
+	for _, thread := range found {
+		busy[thread] = time.Time{}
+	}
+	for {
+		for thread, moved := range busy {
+			now, state := time.Now(), stateOf(procRoot, thread)
+			switch {
+			case state == idle, !moved.IsZero() && now.Sub(moved) >= threadsTime:
+				delete(busy, thread)
+			case state == running && moved.IsZero():
+				busy[thread] = now
 			}
 		}
-		if busy = still; len(busy) == 0 {
-			break
+		if len(busy) == 0 {
+			return nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx, drainInterval); err != nil {
 			return fmt.Errorf("%w: requests may still be under way: %w", nfs.ErrUnavailable, err)
 		}
 	}
-	return nil
 }
 
-// serverThreads lists the kernel's nfsd threads.
-func serverThreads(procRoot string) ([]string, error) {
-	processes, err := os.ReadDir(procRoot)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
-	var threads []string
-	for _, process := range processes {
-		if _, err := strconv.Atoi(process.Name()); err != nil {
-			continue
-		}
-		comm, err := os.ReadFile(filepath.Join(procRoot, process.Name(), "comm"))
-		if err == nil && string(comm) == "nfsd\n" {
-			threads = append(threads, process.Name())
-		}
-	}
-	return threads, nil
-}
+// state is what a server thread does.
+type state int
 
-// idle reports whether a thread waits for requests: then it sleeps
-// interruptibly or idly, while it is on the processor or sleeps uninterruptibly
-// when it works on a file (proc_pid_stat(5), state).
-func idle(procRoot, thread string) bool {
+const (
+	idle state = iota // waits for requests, or has ended
+	running
+	waiting // for a disk
+)
+
+// stateOf tells by how a thread sleeps: interruptibly or idly when it waits for
+// requests, uninterruptibly when it works on a file (proc_pid_stat(5), state).
+func stateOf(procRoot, thread string) state {
 	stat, err := os.ReadFile(filepath.Join(procRoot, thread, "stat"))
 	if err != nil {
-		return true // it has ended
+		return idle
 	}
-	_, rest, ok := strings.Cut(string(stat), ") ")
-	return ok && (rest[0] == 'S' || rest[0] == 'I')
+	switch _, rest, _ := strings.Cut(string(stat), ") "); {
+	case strings.HasPrefix(rest, "S"), strings.HasPrefix(rest, "I"):
+		return idle
+	case strings.HasPrefix(rest, "D"):
+		return waiting
+	default:
+		return running
+	}
 }

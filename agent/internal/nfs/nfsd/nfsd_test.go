@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,43 +72,127 @@ func TestClientAddress(t *testing.T) {
 	assert.Assert(t, !clientAddress("name: x\n").IsValid())
 }
 
-func TestExpireClient(t *testing.T) {
-	proc := t.TempDir()
-	for number, address := range map[string]string{"3": "10.0.0.1:700", "4": "10.0.0.2:700", "5": "10.0.0.1:900"} {
+// withClients adds clients by the number that the kernel gives them.
+func withClients(t *testing.T, proc string, clients map[string]string) {
+	t.Helper()
+	for number, address := range clients {
 		folder := filepath.Join(proc, "fs/nfsd/clients", number)
 		assert.NilError(t, os.MkdirAll(folder, 0o755))
 		assert.NilError(t, os.WriteFile(filepath.Join(folder, "info"), []byte("address: \""+address+"\"\n"), 0o600))
 		assert.NilError(t, os.WriteFile(filepath.Join(folder, "ctl"), nil, 0o600))
 	}
-	assert.NilError(t, NewServer(proc).ExpireClient(netip.MustParseAddr("10.0.0.1")))
-	for number, want := range map[string]string{"3": "expire\n", "4": "", "5": "expire\n"} {
+}
+
+// told compares what the kernel was told about clients.
+func told(t *testing.T, proc string, wants map[string]string) {
+	t.Helper()
+	for number, want := range wants {
 		text, err := os.ReadFile(filepath.Join(proc, "fs/nfsd/clients", number, "ctl"))
 		assert.NilError(t, err)
 		assert.Equal(t, string(text), want, number)
 	}
 }
 
-// threads makes server threads in the states given.
-func threads(t *testing.T, states map[string]string) string {
+func TestExpireClient(t *testing.T) {
+	proc := t.TempDir()
+	withClients(t, proc, map[string]string{"3": "10.0.0.1:700", "4": "10.0.0.2:700", "5": "10.0.0.1:900"})
+	assert.NilError(t, NewServer(proc).ExpireClient(netip.MustParseAddr("10.0.0.1")))
+	told(t, proc, map[string]string{"3": "expire\n", "4": "", "5": "expire\n"})
+}
+
+// Copies that do not end by themselves end with their client, where that can be told.
+func TestWaitForCopies(t *testing.T) {
+	proc := t.TempDir()
+	withThread(t, proc, "7", "copy thread", "D")
+	withClients(t, proc, map[string]string{"3": "10.0.0.1:700", "4": "10.0.0.2:700"})
+	server := NewServer(proc)
+	server.copyTime = 10 * time.Millisecond
+	client, stranger := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.3")
+
+	assert.ErrorIs(t, server.waitForCopies(t.Context(), nil), nfs.ErrUnavailable)
+	assert.ErrorIs(t, server.waitForCopies(t.Context(), []netip.Addr{stranger}), nfs.ErrUnavailable)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.ErrorIs(t, server.waitForCopies(canceled, []netip.Addr{client}), nfs.ErrUnavailable)
+	told(t, proc, map[string]string{"3": "", "4": ""})
+	assert.NilError(t, server.waitForCopies(t.Context(), []netip.Addr{client, client}))
+	told(t, proc, map[string]string{"3": "expire\n", "4": ""})
+}
+
+func TestCopiesThatEnd(t *testing.T) {
+	proc := t.TempDir()
+	withThread(t, proc, "7", "copy thread", "D")
+	withThread(t, proc, "8", "kworker/0:1", "I")
+	withClients(t, proc, map[string]string{"3": "10.0.0.1:700"})
+	server := NewServer(proc)
+	server.copyTime = time.Hour
+	ended := make(chan error, 1)
+	go func() { ended <- server.waitForCopies(t.Context(), []netip.Addr{netip.MustParseAddr("10.0.0.1")}) }()
+	select {
+	case err := <-ended:
+		t.Fatal("a copy is under way, and was not waited for: ", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	assert.NilError(t, os.RemoveAll(filepath.Join(proc, "7")))
+	assert.NilError(t, <-ended)
+	told(t, proc, map[string]string{"3": ""})
+}
+
+// A server that has never copied is not looked through.
+func TestNeverCopied(t *testing.T) {
+	proc := t.TempDir()
+	server := NewServer(proc)
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, "net/rpc"), 0o755))
+	for counts, want := range map[string]bool{
+		strings.Repeat(" 3", 60) + " 0 3 3": true,
+		strings.Repeat(" 0", 60) + " 1 0 0": false,
+		strings.Repeat(" 0", 60):            false,
+	} {
+		text := "rc 0 0 5\nproc4 2 1 5\nproc4ops 63" + counts + "\n"
+		assert.NilError(t, os.WriteFile(filepath.Join(proc, "net/rpc/nfsd"), []byte(text), 0o600))
+		assert.Equal(t, server.neverCopied(), want, text)
+	}
+	assert.Assert(t, !NewServer(t.TempDir()).neverCopied())
+}
+
+// machine has server threads in the states given.
+func machine(t *testing.T, states map[string]string) string {
 	t.Helper()
 	proc := t.TempDir()
 	for pid, state := range states {
-		assert.NilError(t, os.MkdirAll(filepath.Join(proc, pid), 0o755))
-		assert.NilError(t, os.WriteFile(filepath.Join(proc, pid, "comm"), []byte("nfsd\n"), 0o600))
-		assert.NilError(t, os.WriteFile(filepath.Join(proc, pid, "stat"), []byte(pid+" (nfsd) "+state+" 2 0"), 0o600))
+		withThread(t, proc, pid, "nfsd", state)
 	}
 	return proc
 }
 
-func TestWaitForThreads(t *testing.T) {
-	assert.NilError(t, waitForThreads(t.Context(), threads(t, map[string]string{"5": "I", "6": "S"})))
+func withThread(t *testing.T, proc, pid, name, state string) {
+	t.Helper()
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, pid), 0o755))
+	assert.NilError(t, os.WriteFile(filepath.Join(proc, pid, "comm"), []byte(name+"\n"), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(proc, pid, "stat"), []byte(pid+" ("+name+") "+state+" 2 0"), 0o600))
+}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	err := waitForThreads(ctx, threads(t, map[string]string{"5": "D", "6": "S"}))
-	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+func TestWaitForThreads(t *testing.T) {
+	assert.NilError(t, waitForThreads(t.Context(), machine(t, map[string]string{"5": "I", "6": "S"})))
 
 	started := time.Now()
-	assert.NilError(t, waitForThreads(t.Context(), threads(t, map[string]string{"5": "R"})))
+	assert.NilError(t, waitForThreads(t.Context(), machine(t, map[string]string{"5": "R"})))
 	assert.Assert(t, time.Since(started) >= threadsTime, "a thread that is never idle is waited for, but not for ever")
+
+	// One that waits for a disk all the time is in the middle of a request.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*threadsTime)
+	defer cancel()
+	err := waitForThreads(ctx, machine(t, map[string]string{"5": "D", "6": "S"}))
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+
+	proc := machine(t, map[string]string{"5": "D"})
+	ended := make(chan error, 1)
+	go func() { ended <- waitForThreads(t.Context(), proc) }()
+	select {
+	case err := <-ended:
+		t.Fatal("a thread waits for a disk, and was not waited for: ", err)
+	case <-time.After(2 * threadsTime):
+	}
+	withThread(t, proc, "5", "nfsd", "R")
+	assert.NilError(t, <-ended)
 }

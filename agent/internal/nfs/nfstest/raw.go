@@ -20,8 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-// rawClient speaks NFSv4.1 to the server as root of a node who keeps to no rules could: it sends what it likes, and any
-// file handle that it has (RFC 8881; RFC 5531 for the calls).
+// rawClient speaks NFSv4.2 to the server as root of a node who keeps to no rules could: it sends what it likes, and any
+// file handle that it has (RFC 8881 and 7862; RFC 5531 for the calls).
 type rawClient struct {
 	conn     net.Conn
 	xid      uint32
@@ -29,10 +29,10 @@ type rawClient struct {
 	sequence uint32
 }
 
-// Numbers of operations, and of statuses that matter here (RFC 8881 sections 16.2.1 and 15.1).
+// Numbers of operations, and of statuses that matter here (RFC 8881 sections 16.2.1 and 15.1, RFC 7862 section 15).
 const (
-	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opWrite = 10, 15, 22, 24, 25, 26, 38
-	opExchangeID, opCreateSession, opSequence, opReclaimComplete        = 42, 43, 53, 58
+	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opSaveFH, opWrite = 10, 15, 22, 24, 25, 26, 32, 38
+	opExchangeID, opCreateSession, opSequence, opReclaimComplete, opCopy          = 42, 43, 53, 58, 60
 
 	statusStale, statusDelay, statusGrace, statusBadSession = 70, 10008, 10013, 10052
 )
@@ -125,12 +125,12 @@ func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err
 	}
 }
 
-// call sends one COMPOUND procedure of minor version 1, and returns the results of its operations.
+// call sends one COMPOUND procedure of minor version 2, and returns the results of its operations.
 func (c *rawClient) call(operations xdr, count uint32) (*reader, error) {
 	c.xid++
 	credentials := xdr{}.number(0).opaque([]byte("raw")).number(0, 0, 0)
 	message := xdr{}.number(c.xid, 0, 2, 100003, 4, 1).number(1).opaque(credentials).number(0, 0).
-		number(0).number(1, count).bytes(operations)
+		number(0).number(2, count).bytes(operations)
 	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
@@ -222,6 +222,23 @@ func (c *rawClient) read(handle []byte) (string, error) {
 	r.status(opRead)
 	r.number()
 	return string(r.opaque()), r.err
+}
+
+// copy has the server copy all but the first byte of a file to another, and reports whether it answered before it had done so.
+// Files on btrfs share what lies at the same offset in a block; all else has to be copied.
+func (c *rawClient) copy(from, to []byte) (underWay bool, err error) {
+	r, err := c.compound(xdr{}.number(opPutFH).opaque(from).number(opSaveFH).number(opPutFH).opaque(to).
+		number(opCopy).bytes(anybody).bytes(anybody).number(0, 1, 0, 0, 0, 0).number(1, 0).number(0), 4)
+	if err != nil {
+		return false, err
+	}
+	for _, operation := range []uint32{opPutFH, opSaveFH, opPutFH, opCopy} {
+		r.status(operation)
+	}
+	r.take(int(r.number()) * 16) // to ask about it by
+	r.take(8 + 4 + 8)            // how much, how durable, as of which start of the server
+	r.number()                   // in order
+	return r.number() == 0, r.err
 }
 
 // readDir lists the directory at path without ever having its handle.

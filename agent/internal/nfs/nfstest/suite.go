@@ -70,6 +70,7 @@ func Run(t *testing.T, subject Subject) {
 		{"storm", storm},
 		{"missing directory", missingDirectory},
 		{"nothing is written after revocation", nothingAfterRevocation},
+		{"nothing is copied after revocation", nothingCopiedAfterRevocation},
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 	} {

@@ -1,0 +1,76 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+)
+
+// Nor does anything grow that the server was asked to copy, with which it goes on when it has answered the request. Copies of a
+// client also end with it, on which the engines fall back for those that last.
+func nothingCopiedAfterRevocation(t *testing.T, r *run) {
+	const rounds = 5
+	volume := r.w.Volume("copied", r.w.Nodes[0].IPv4)
+	source, target := filepath.Join(volume.Path, "source"), filepath.Join(volume.Path, "target")
+	assert.NilError(t, os.WriteFile(source, make([]byte, 200<<20), 0o644))
+	underWay := 0
+	for range rounds {
+		r.export(t, volume)
+		if r.startCopy(t, source, target) {
+			underWay++
+		}
+		r.unexport(t, volume)
+		atOnce := size(t, target)
+		assert.DeepEqual(t, copies(t), []string(nil))
+		assert.Equal(t, size(t, target), atOnce)
+	}
+	r.export(t, volume)
+	r.startCopy(t, source, target)
+	assert.NilError(t, nfsd.NewServer("/proc").ExpireClient(volume.Client))
+	assert.DeepEqual(t, copies(t), []string(nil))
+	t.Logf("of %d copies %d were under way; one that ended with its client was of %d bytes", rounds, underWay, size(t, target))
+	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")
+}
+
+// startCopy has a node copy a file, and reports whether the server is still at it.
+func (r *run) startCopy(t *testing.T, source, target string) bool {
+	t.Helper()
+	assert.NilError(t, os.WriteFile(target, nil, 0o644))
+	client := r.w.Nodes[0].rawClient(t)
+	var from, to []byte
+	eventuallyNFS(t, "the handles", func() (err error) {
+		if from, err = client.handle(source); err == nil {
+			to, err = client.handle(target)
+		}
+		return err
+	})
+	answered, err := client.copy(from, to)
+	assert.NilError(t, err)
+	return answered && len(copies(t)) > 0
+}
+
+// copies lists the kernel's threads that copy for clients.
+func copies(t *testing.T) (threads []string) {
+	t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/comm")
+	assert.NilError(t, err)
+	for _, file := range found {
+		if comm, err := os.ReadFile(file); err == nil && string(comm) == "copy thread\n" {
+			threads = append(threads, filepath.Dir(file))
+		}
+	}
+	return threads
+}
+
+func size(t *testing.T, path string) int64 {
+	t.Helper()
+	at, err := os.Stat(path)
+	assert.NilError(t, err)
+	return at.Size()
+}
