@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
@@ -227,6 +228,42 @@ func TestNodeMounts(t *testing.T) {
 		"--kubelet-registration-path=/var/lib/k0s/kubelet/plugins/nfs.btrfs.example.org/csi.sock"))
 	assert.Equal(t, node.get("spec", "template", "spec", "hostNetwork"), true)
 	assert.Equal(t, render(t, "small")[nodeKey].get("spec", "template", "spec", "hostNetwork"), nil)
+}
+
+// TestADriverIsNotKilledBeforeItIsReady: livenessprobe answers 500 for it, which must count for the patient startup probe only. It
+// must also give its own answer before the kubelet gives up on it: without --probe-timeout, that is after a second.
+func TestADriverIsNotKilledBeforeItIsReady(t *testing.T) {
+	objects := render(t, "default")
+	for workload, driver := range map[string]string{controllerKey: "controller", nodeKey: "node"} {
+		containers := objects[workload].containers()
+		container := containers[driver]
+		number := func(path ...string) float64 {
+			n, ok := container.get(path...).(float64)
+			assert.Assert(t, ok, "%s: %v", driver, path)
+			return n
+		}
+		assert.DeepEqual(t, container.get("startupProbe", "httpGet"), container.get("livenessProbe", "httpGet"))
+		assert.Equal(t, number("startupProbe", "periodSeconds")*number("startupProbe", "failureThreshold"), 3600.0)
+		var most time.Duration
+		for _, arg := range containers["liveness-probe"].strings("args") {
+			if value, ok := strings.CutPrefix(arg, "--probe-timeout="); ok {
+				var err error
+				most, err = time.ParseDuration(value)
+				assert.NilError(t, err)
+			}
+		}
+		for _, probe := range []string{"startupProbe", "livenessProbe"} {
+			assert.Check(t, most > time.Second && most.Seconds() < number(probe, "timeoutSeconds"), "%s %s: %s", driver, probe, most)
+		}
+	}
+}
+
+// TestRegistrarIsProbed by what it serves: its mode kubelet-registration-probe does nothing since node-driver-registrar 2.9.
+func TestRegistrarIsProbed(t *testing.T) {
+	registrar := render(t, "everything")["DaemonSet/storage/storage-driver-node"].containers()["node-driver-registrar"]
+	assert.Assert(t, is.Contains(registrar.strings("args"), "--http-endpoint=:9909"))
+	assert.DeepEqual(t, registrar["ports"], []any{map[string]any{"name": "registrar", "containerPort": 9909.0}})
+	assert.DeepEqual(t, registrar.get("livenessProbe", "httpGet"), map[string]any{"path": "/healthz", "port": "registrar"})
 }
 
 // TestSidecarArguments catches a flag that the sidecars' versions do not share.

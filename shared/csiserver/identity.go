@@ -3,6 +3,7 @@ package csiserver
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -17,9 +18,12 @@ type Identity struct {
 	Name         string
 	Capabilities []*csi.PluginCapability
 	Manifest     map[string]string // further facts for GetPluginInfo; may be nil
-	// Ready says why the driver cannot do its work yet, nil when it can. A nil function means always ready.
+	// Ready says why the driver cannot do its work yet, nil when it can. It is asked until then, and no more. A nil function means
+	// always ready.
 	Ready  func(context.Context) error
 	Logger *slog.Logger
+
+	ready atomic.Bool
 }
 
 // GetPluginInfo tells name and version.
@@ -32,14 +36,17 @@ func (i *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabili
 	return &csi.GetPluginCapabilitiesResponse{Capabilities: i.Capabilities}, nil
 }
 
-// Probe answers ready=false, not an error, while the driver starts: an error would make the orchestrator restart it
-// (CSI spec, "Probe"). The reason is in the log.
+// Probe answers ready=false, not an error, until the driver can do its work: an error would tell that it is broken (CSI spec,
+// "Probe"). The reason is in the log. Kubernetes' livenessprobe takes both for a failure (checkProbe in its main.go), and the kubelet
+// restarts what fails. So a driver that was ready once stays so: without what it has lost it can still unmount and tell what it
+// knows, which one that is restarted over and over cannot; health tells what is missing. Before that, the chart's startup probe is patient.
 func (i *Identity) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	if i.Ready != nil {
+	if i.Ready != nil && !i.ready.Load() {
 		if err := i.Ready(ctx); err != nil {
 			i.Logger.Warn("not ready", "reason", err, "request_id", RequestID(ctx))
 			return &csi.ProbeResponse{Ready: wrapperspb.Bool(false)}, nil
 		}
+		i.ready.Store(true)
 	}
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
 }

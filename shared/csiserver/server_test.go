@@ -48,6 +48,7 @@ func (n *node) NodeStageVolume(context.Context, *csi.NodeStageVolumeRequest) (*c
 
 // running is a server under test. stop ends it and gives what Serve returned.
 type running struct {
+	conn     *grpc.ClientConn
 	client   csi.NodeClient
 	metrics  net.Addr
 	log      *syncBuffer
@@ -81,7 +82,7 @@ func start(t *testing.T, n *node, change func(*csiserver.Options)) *running {
 	}
 	conn, err := grpc.NewClient(r.endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	assert.NilError(t, err)
-	r.client = csi.NewNodeClient(conn)
+	r.conn, r.client = conn, csi.NewNodeClient(conn)
 	r.stop = sync.OnceValue(func() error { cancel(); return <-result })
 	t.Cleanup(func() {
 		assert.NilError(t, conn.Close())

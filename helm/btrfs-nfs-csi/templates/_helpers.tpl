@@ -60,6 +60,25 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- /* Of livenessprobe's call to the driver: 1 s if not said. Shorter than timeoutSeconds of the probes that wait for it. */}}
+{{- define "bnc.probeTimeout" -}}--probe-timeout=8s{{- end }}
+
+{{- /* livenessprobe answers 500 not only when a driver is silent but also when it says that it is not ready ("driver responded but
+     is not ready", cmd/livenessprobe/main.go). What a driver misses before it is ready for the first time, a restart does not bring:
+     until then the startup probe is asked, which waits an hour. A driver that was ready once stays so (shared/csiserver/identity.go). */}}
+{{- define "bnc.driverProbes" -}}
+startupProbe:
+  httpGet: {path: /healthz, port: health}
+  periodSeconds: 5
+  timeoutSeconds: 10
+  failureThreshold: 720
+livenessProbe:
+  httpGet: {path: /healthz, port: health}
+  periodSeconds: 20
+  timeoutSeconds: 10
+  failureThreshold: 5
+{{- end }}
+
 {{- define "bnc.hasAgentCA" -}}
 {{- if or .Values.agentTLS.ca .Values.agentTLS.existingCAConfigMap }}true{{ end }}
 {{- end }}
