@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // state is what an item was like before: kept in keptDir as JSON.
@@ -45,6 +46,11 @@ func (p *Plan) Apply(progress func(Item)) error {
 }
 
 func (i *Item) apply(base string) error {
+	dir, err := i.open(base)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	refs := i.old.adoptedRefs()
 	for _, r := range refs {
 		i.before.Refs = append(i.before.Refs, r.file())
@@ -54,26 +60,37 @@ func (i *Item) apply(base string) error {
 		return err
 	}
 	if i.before.Immutable {
-		if err := setImmutable(filepath.Join(i.Dir, metadataFile), false); err != nil {
+		if err := setImmutable(dir, false); err != nil {
 			return err
 		}
 	}
-	if err := i.setReadOnly(true); err != nil {
+	if err := i.setReadOnly(dir, true); err != nil {
 		return err
 	}
-	for _, r := range refs {
-		if err := writeJSON(filepath.Join(i.Dir, clientsDir, r.file()), r); err != nil {
-			return err
-		}
+	if err := writeRefs(dir, refs); err != nil {
+		return err
 	}
-	return writeJSON(filepath.Join(i.Dir, metadataFile), i.old.adopted(i.before.uuid))
+	content, err := encode(i.old.adopted(i.before.uuid))
+	if err != nil {
+		return err
+	}
+	return writeFile(dir, metadataFile, content)
 }
 
-func (i *Item) setReadOnly(readOnly bool) error {
+func (i *Item) open(base string) (*os.File, error) {
+	root, err := os.Open(base)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return openBeneath(root, i.path())
+}
+
+func (i *Item) setReadOnly(dir *os.File, readOnly bool) error {
 	if !i.before.Writable {
 		return nil
 	}
-	data, err := i.openData()
+	data, err := openBeneath(dir, agentapi.DataDir)
 	if err != nil {
 		return err
 	}
@@ -81,19 +98,46 @@ func (i *Item) setReadOnly(readOnly bool) error {
 	return btrfs.SetReadOnly(data, readOnly)
 }
 
-func (i *Item) kept(base string) string {
-	if i.Snapshot {
-		return filepath.Join(base, keptDir, i.Tenant, snapshotsDir, i.Name+".json")
+func writeRefs(dir *os.File, refs []ref) error {
+	if len(refs) == 0 {
+		return nil
 	}
-	return filepath.Join(base, keptDir, i.Tenant, i.Name+".json")
+	if err := unix.Mkdirat(int(dir.Fd()), clientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make %s: %w", clientsDir, err)
+	}
+	clients, err := openBeneath(dir, clientsDir)
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	for _, r := range refs {
+		content, err := encode(r)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(clients, r.file(), content); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+func (i *Item) kept(base string) string { return filepath.Join(base, keptDir, i.path()+".json") }
 
 // keep never replaces what an earlier try has kept, which was the original.
 func (i *Item) keep(base string) error {
-	if _, err := os.Stat(i.kept(base)); err == nil {
+	kept := i.kept(base)
+	if _, err := os.Stat(kept); err == nil {
 		return nil
 	}
-	return writeJSON(i.kept(base), i.before)
+	content, err := encode(i.before)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		return err
+	}
+	return renameio.WriteFile(kept, content, 0o600)
 }
 
 // Undo puts everything back that a migration has kept. Volumes that are gone stay gone; those made since are left alone.
@@ -106,7 +150,7 @@ func Undo(base string, progress func(Item)) error {
 		}
 		item, err := itemOf(base, root, path)
 		if err == nil {
-			err = item.undo(path)
+			err = item.undo(base, path)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", path, err))
@@ -138,43 +182,57 @@ func itemOf(base, root, path string) (Item, error) {
 	return item, json.Unmarshal(content, &item.before)
 }
 
-func (i *Item) undo(kept string) error {
-	file := filepath.Join(i.Dir, metadataFile)
-	if _, err := os.Stat(i.Dir); errors.Is(err, fs.ErrNotExist) {
+func (i *Item) undo(base, kept string) error {
+	dir, err := i.open(base)
+	if errors.Is(err, fs.ErrNotExist) {
 		return os.Remove(kept)
 	}
-	if now, err := immutable(file); err == nil && !now {
-		if err := renameio.WriteFile(file, []byte(i.before.Content), 0o600); err != nil {
-			return err
-		}
-	}
-	if err := i.setReadOnly(false); err != nil {
+	if err != nil {
 		return err
 	}
-	for _, name := range i.before.Refs {
-		if err := os.Remove(filepath.Join(i.Dir, clientsDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer dir.Close()
+	// Where it is immutable still, the migration was cut off before it, or the undoing after it.
+	if now, err := immutable(dir); err != nil || !now {
+		if err := writeFile(dir, metadataFile, []byte(i.before.Content)); err != nil {
 			return err
 		}
 	}
-	// References that were made since keep it, and the older agent passes it over.
-	_ = os.Remove(filepath.Join(i.Dir, clientsDir))
+	if err := i.setReadOnly(dir, false); err != nil {
+		return err
+	}
+	if err := i.removeRefs(dir); err != nil {
+		return err
+	}
 	if i.before.Immutable {
-		if err := setImmutable(file, true); err != nil {
+		if err := setImmutable(dir, true); err != nil {
 			return err
 		}
 	}
 	return os.Remove(kept)
 }
 
-func writeJSON(path string, what any) error {
-	content, err := json.MarshalIndent(what, "", "  ")
+func (i *Item) removeRefs(dir *os.File) error {
+	clients, err := openBeneath(dir, clientsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+	defer clients.Close()
+	for _, name := range i.before.Refs {
+		if err := remove(clients, name); err != nil {
+			return err
+		}
 	}
-	return renameio.WriteFile(path, append(content, '\n'), 0o600)
+	// References that were made since keep it, and the older agent passes it over.
+	_ = unix.Unlinkat(int(dir.Fd()), clientsDir, unix.AT_REMOVEDIR)
+	return nil
+}
+
+func encode(what any) ([]byte, error) {
+	content, err := json.MarshalIndent(what, "", "  ")
+	return append(content, '\n'), err
 }
 
 // commit makes everything durable.
@@ -187,8 +245,9 @@ func commit(base string) error {
 	return unix.Syncfs(int(dir.Fd()))
 }
 
-func immutable(path string) (bool, error) {
-	file, err := os.Open(path)
+// immutable is about the metadata in dir.
+func immutable(dir *os.File) (bool, error) {
+	file, err := openRegular(dir, metadataFile)
 	if err != nil {
 		return false, err
 	}
@@ -196,8 +255,8 @@ func immutable(path string) (bool, error) {
 	return btrfs.Immutable(file)
 }
 
-func setImmutable(path string, on bool) error {
-	file, err := os.Open(path)
+func setImmutable(dir *os.File, on bool) error {
+	file, err := openRegular(dir, metadataFile)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-
-	"golang.org/x/sys/unix"
+	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -23,6 +22,8 @@ const (
 	snapshotsDir = "snapshots"
 	clientsDir   = "clients"
 	keptDir      = ".agent/migration" // in the base directory: what was there before
+
+	temporarySuffix = ".new" // the agent removes what an interrupted write leaves of these
 )
 
 // Item is one volume or snapshot of the older agent.
@@ -56,36 +57,38 @@ func Look(base string) (Plan, error) {
 		return plan, fmt.Errorf("base path %s: %w", base, err)
 	}
 	defer pool.Close()
-	tenants, err := directories(base)
+	root, err := os.Open(base)
+	if err != nil {
+		return plan, err
+	}
+	defer root.Close()
+	tenants, err := directories(root, ".")
 	if err != nil {
 		return plan, err
 	}
 	for _, tenant := range tenants {
-		if err := plan.lookAtTenant(tenant); err != nil {
+		if err := plan.lookAtTenant(root, tenant); err != nil {
 			return plan, err
 		}
 	}
 	return plan, nil
 }
 
-func (p *Plan) lookAtTenant(tenant string) error {
-	dir := filepath.Join(p.BasePath, tenant)
-	volumes, err := directories(dir)
+func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
+	volumes, err := directories(root, tenant)
 	if err != nil {
+		return err
+	}
+	snapshots, err := directories(root, filepath.Join(tenant, snapshotsDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	count := len(p.Items) + p.Adopted
 	for _, name := range volumes {
-		if name != snapshotsDir {
-			p.look(Item{Tenant: tenant, Name: name, Dir: filepath.Join(dir, name)})
-		}
-	}
-	snapshots, err := directories(filepath.Join(dir, snapshotsDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		p.look(root, Item{Tenant: tenant, Name: name})
 	}
 	for _, name := range snapshots {
-		p.look(Item{Tenant: tenant, Name: name, Snapshot: true, Dir: filepath.Join(dir, snapshotsDir, name)})
+		p.look(root, Item{Tenant: tenant, Name: name, Snapshot: true})
 	}
 	if len(p.Items)+p.Adopted > count {
 		p.Tenants = append(p.Tenants, tenant)
@@ -93,24 +96,43 @@ func (p *Plan) lookAtTenant(tenant string) error {
 	return nil
 }
 
-// directories are the names in dir that can be of an agent.
-func directories(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+// directories are the names in the directory that can be of an agent: snapshotsDir is not.
+func directories(root *os.File, path string) ([]string, error) {
+	dir, err := openBeneath(root, path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, entry := range entries {
-		if entry.IsDir() && id.ValidateName(entry.Name()) == nil || entry.Name() == snapshotsDir {
+		if entry.IsDir() && id.ValidateName(entry.Name()) == nil {
 			names = append(names, entry.Name())
 		}
 	}
-	return slices.DeleteFunc(names, func(name string) bool { return name == snapshotsDir && filepath.Base(dir) == snapshotsDir }), nil
+	slices.Sort(names)
+	return names, nil
+}
+
+func (i *Item) path() string {
+	if i.Snapshot {
+		return filepath.Join(i.Tenant, snapshotsDir, i.Name)
+	}
+	return filepath.Join(i.Tenant, i.Name)
 }
 
 // look adds the item to the plan, if it is one of the older agent's.
-func (p *Plan) look(item Item) {
-	content, err := os.ReadFile(filepath.Join(item.Dir, metadataFile))
+func (p *Plan) look(root *os.File, item Item) {
+	item.Dir = filepath.Join(p.BasePath, item.path())
+	dir, err := openBeneath(root, item.path())
+	var content []byte
+	if err == nil {
+		defer dir.Close()
+		content, err = readFile(dir, metadataFile)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return // somebody's own directory: the agent will report it
 	}
@@ -127,7 +149,7 @@ func (p *Plan) look(item Item) {
 		return
 	}
 	if err == nil {
-		err = item.read(content)
+		err = item.read(dir, content)
 	}
 	if err != nil {
 		item.Problem = err.Error()
@@ -137,14 +159,17 @@ func (p *Plan) look(item Item) {
 }
 
 // read understands the older metadata, and looks at the data.
-func (i *Item) read(content []byte) error {
+func (i *Item) read(dir *os.File, content []byte) error {
 	if err := json.Unmarshal(content, &i.old); err != nil {
 		return fmt.Errorf("%s cannot be read: %w", metadataFile, err)
 	}
 	if err := i.old.validate(i.Name, i.Snapshot); err != nil {
 		return err
 	}
-	data, err := i.openData()
+	if err := i.checkClients(dir); err != nil {
+		return err
+	}
+	data, err := openBeneath(dir, agentapi.DataDir)
 	if err != nil {
 		return err
 	}
@@ -154,19 +179,34 @@ func (i *Item) read(content []byte) error {
 		return fmt.Errorf("data: %w", err)
 	}
 	i.before = state{Content: string(content), Writable: i.Snapshot && !info.ReadOnly}
-	if i.before.Immutable, err = immutable(filepath.Join(i.Dir, metadataFile)); err != nil {
+	if i.before.Immutable, err = immutable(dir); err != nil {
 		return err
 	}
 	i.plan(info)
 	return nil
 }
 
-func (i *Item) openData() (*os.File, error) {
-	fd, err := unix.Open(filepath.Join(i.Dir, agentapi.DataDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("data: %w", err)
+// checkClients sees to it that references in the directory are those that an interrupted migration wrote. The older agent has none, and this one
+// would export the volume to whomever a client has named in one.
+func (i *Item) checkClients(dir *os.File) error {
+	clients, err := openBeneath(dir, clientsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return os.NewFile(uintptr(fd), i.Dir+"/data"), nil
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	names, err := clients.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(i.old.adoptedRefs(), func(r ref) bool { return r.file() == strings.TrimSuffix(name, temporarySuffix) }) {
+			return fmt.Errorf("%s/%s is of no client in %s: remove it", clientsDir, name, metadataFile)
+		}
+	}
+	return nil
 }
 
 func (i *Item) plan(info btrfs.SubvolumeInfo) {
