@@ -23,6 +23,7 @@ func TestStorageClass(t *testing.T) {
 	assert.Equal(t, fast.get("metadata", "annotations", "storageclass.kubernetes.io/is-default-class"), "true")
 	assert.Equal(t, fast["allowVolumeExpansion"], true)
 	assert.Equal(t, objects["Secret/storage/fast-agent"].get("stringData", "agentToken"), "fast-token")
+	assert.Equal(t, objects["Secret/storage/fast-agent"].get("metadata", "annotations", "helm.sh/resource-policy"), "keep", "volumes outlive their class")
 
 	database := objects["StorageClass//database"]
 	assert.Equal(t, database["allowVolumeExpansion"], false)

@@ -128,7 +128,7 @@ func TestWorkloads(t *testing.T) {
 // TestNotes: what is printed after the installation names the next steps.
 func TestNotes(t *testing.T) {
 	for set, want := range map[string][]string{
-		"classes": {"helm test btrfs-nfs-csi -n storage", "rollout status daemonset/btrfs-nfs-csi-node", "fast   agent http://10.0.0.1:8080", "kubectl describe pvc"},
+		"classes": {"helm test btrfs-nfs-csi -n storage", "rollout status daemonset/btrfs-nfs-csi-node", "fast   agent http://10.0.0.1:8080", "add its secret's namespace to rbac.secretNamespaces", "kubectl describe pvc"},
 		"default": {"No class was made", "kubectl get crd volumesnapshots.snapshot.storage.k8s.io"},
 	} {
 		text, err := renderHelm3(chartDir, testedKubernetes, valueSets(t)[set])
