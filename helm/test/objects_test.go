@@ -19,7 +19,12 @@ type object map[string]any
 // render gives the objects of a committed set of values, by kind/namespace/name.
 func render(t *testing.T, set string) map[string]object {
 	t.Helper()
-	text, err := renderHelm3(chartDir, testedKubernetes, valueSets(t)[set])
+	return renderValues(t, releaseNamespace, valueSets(t)[set])
+}
+
+func renderValues(t *testing.T, namespace string, values map[string]any) map[string]object {
+	t.Helper()
+	text, err := renderIn(namespace, chartDir, testedKubernetes, values)
 	assert.NilError(t, err)
 	objects := map[string]object{}
 	for document := range strings.SplitSeq(text, "\n---\n") {

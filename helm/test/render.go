@@ -27,6 +27,10 @@ const (
 
 // renderHelm3 renders with the engine of Helm 3, the schema checked, as one stream of documents.
 func renderHelm3(dir, kubeVersion string, values map[string]any) (string, error) {
+	return renderIn(releaseNamespace, dir, kubeVersion, values)
+}
+
+func renderIn(namespace, dir, kubeVersion string, values map[string]any) (string, error) {
 	chart, err := chart3.LoadDir(dir)
 	if err != nil {
 		return "", err
@@ -37,7 +41,7 @@ func renderHelm3(dir, kubeVersion string, values map[string]any) (string, error)
 	}
 	capabilities := chartutil.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version
-	release := chartutil.ReleaseOptions{Name: releaseName, Namespace: releaseNamespace, IsInstall: true, Revision: 1}
+	release := chartutil.ReleaseOptions{Name: releaseName, Namespace: namespace, IsInstall: true, Revision: 1}
 	all, err := chartutil.ToRenderValues(chart, values, release, capabilities)
 	if err != nil {
 		return "", err
