@@ -287,10 +287,19 @@ do_install() {
 	[ -z "$failed" ] || fail "the agent did not start: journalctl -u btrfs-nfs-agent"
 }
 
+stop_server() {
+	program=$here/btrfs-nfs-agent
+	[ -x "$program" ] || program=$bin
+	[ -x "$program" ] || return 0
+	run "$program" nfs stop || say "the NFS server goes on, with what it exports"
+}
+
 do_uninstall() {
 	need_root
 	if [ -z "$root" ]; then
 		run systemctl disable -q --now btrfs-nfs-agent || true
+		# The kernel engine's server and exports go on without the agent, so that they are taken down before the program goes.
+		if [ -n "$purge" ]; then stop_server; fi
 	fi
 	run rm -f "$bin" "$unit" "$dropins/10-host.conf" "$dropins/20-exportfs.conf" "$man"/btrfs-nfs-agent*.1 "$bash_completion" "$zsh_completion" "$fish_completion" "$etc/agent.env.example"
 	run rmdir "$dropins" 2>/dev/null || true

@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -200,7 +202,14 @@ func (c *crowd) reboot(t *testing.T) {
 func (c *crowd) changeEngine(t *testing.T, engine string) {
 	t.Helper()
 	assert.NilError(t, c.Agent.Stop())
-	assert.NilError(t, c.Lab.StopNFSServer())
+	if engine == "exportfs" { // the agent has started the server, which no unit of nfs-utils stops
+		_, err := c.Lab.Storage.Run(filepath.Join(os.Getenv("BNC_BIN"), "btrfs-nfs-agent"), "nfs", "stop")
+		assert.NilError(t, err)
+		threads, err := c.Lab.Storage.Run("cat", "/proc/fs/nfsd/threads")
+		assert.NilError(t, err)
+		assert.Equal(t, threads, "0")
+	}
+	assert.NilError(t, c.Lab.StopNFSServer()) // its daemons
 	assert.NilError(t, c.Lab.SetNFSMode(modeOf(engine)))
 	assert.NilError(t, c.Lab.StartNFSServer())
 	agent, err := c.NewAgent("agent-"+engine, c.Lab.Pool, system.AgentPort, engineEnv(engine))

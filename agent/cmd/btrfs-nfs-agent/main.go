@@ -48,6 +48,7 @@ environment (docs/configuration.md). The other commands look after the host, or 
 		checkCommand(),
 		doctorCommand(),
 		migrateCommand(),
+		nfsCommand(),
 		taskProcessCommand(),
 		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
 		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},

@@ -42,7 +42,6 @@ type Engine struct {
 	closed  bool
 	started bool // Start is done: the watcher may start the server
 	primed  bool // the kernel was told all exports: what it lacks it has lost
-	stopped bool // by StopServer
 
 	// replaced is when an entry of the kernel's was last replaced.
 	replaced time.Time

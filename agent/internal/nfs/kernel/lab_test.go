@@ -23,6 +23,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
+// patience bounds waits for what takes milliseconds on a machine that has time.
+const patience = time.Minute
+
 func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
 
 // TestMeasure logs how long a publish and a revoke take.
@@ -43,7 +46,7 @@ func subject() nfstest.Subject {
 					return poll.Continue("the engine has not started the server again")
 				}
 				return poll.Success()
-			})
+			}, poll.WithTimeout(patience))
 		},
 		Disturb: func(t *testing.T, _ *nfstest.World, _ nfs.Export) {
 			t.Helper()
@@ -66,16 +69,22 @@ func newEngine(t *testing.T, w *nfstest.World) *kernel.Engine {
 
 func newEngineWithKey(t *testing.T, w *nfstest.World, keyFile string) *kernel.Engine {
 	t.Helper()
-	engine, err := kernel.New(t.Context(), kernel.Config{
-		BasePath: w.Base, HandleKeyFile: keyFile,
+	config := serverConfig(w)
+	config.HandleKeyFile = keyFile
+	engine, err := kernel.New(t.Context(), config)
+	assert.NilError(t, err)
+	return engine
+}
+
+func serverConfig(w *nfstest.World) kernel.Config {
+	return kernel.Config{
+		BasePath: w.Base,
 		Server: kernel.ServerConfig{
 			Threads: 8, LeaseTime: 10 * time.Second, GraceTime: 10 * time.Second, RequireNfsdcld: true,
 			StateFile: filepath.Join(w.Folder, "nfsd-started"),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stdout, nil)),
-	})
-	assert.NilError(t, err)
-	return engine
+	}
 }
 
 func tell(t *testing.T, cache, message string) {
@@ -101,7 +110,7 @@ func TestAnotherProcessAnswers(t *testing.T) {
 func TestServerLifecycle(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
-	stopped, err := engine.StopServer()
+	stopped, err := kernel.StopServer(t.Context(), serverConfig(w))
 	assert.NilError(t, err)
 	assert.Assert(t, !stopped, "nobody has started it")
 
@@ -123,12 +132,26 @@ func TestServerLifecycle(t *testing.T) {
 	assert.Equal(t, w.Threads(), "8", "closing the engine leaves the server alone")
 
 	engine = newEngine(t, w) // the agent after a restart
-	assert.NilError(t, engine.Start(t.Context(), nil))
-	stopped, err = engine.StopServer()
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	assert.NilError(t, engine.Close())
+	w.StartDaemon("rpc.mountd", "--foreground", "-N", "2", "-N", "3")
+	eventually(t, w.Answered)
+	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	var busy *kernel.ChannelsBusyError
+	assert.Assert(t, errors.As(err, &busy), "while somebody answers it is in use: %v", err)
+	assert.Equal(t, w.Threads(), "8")
+	w.StopDaemon("rpc.mountd")
+
+	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
 	assert.NilError(t, err)
 	assert.Assert(t, stopped)
 	assert.Equal(t, w.Threads(), "0")
-	assert.NilError(t, engine.Close())
+	content, err := os.ReadFile("/proc/net/rpc/nfsd.export/content")
+	assert.NilError(t, err)
+	assert.Assert(t, !strings.Contains(string(content), volume.Path), "%s", content)
+	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
+	assert.NilError(t, err)
+	assert.Assert(t, !stopped, "once is enough")
 }
 
 // A start that was cut off left a socket and no threads.
@@ -165,9 +188,9 @@ func TestSignedHandles(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(content), 16)
 
-	_, err = engine.StopServer()
-	assert.NilError(t, err)
 	assert.NilError(t, engine.Close())
+	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	assert.NilError(t, err)
 	engine = newEngineWithKey(t, w, key)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
@@ -229,7 +252,7 @@ func eventually(t *testing.T, holds func() bool) {
 			return poll.Continue("not yet")
 		}
 		return poll.Success()
-	}, poll.WithDelay(5*time.Millisecond))
+	}, poll.WithDelay(5*time.Millisecond), poll.WithTimeout(patience))
 }
 
 // A server that has a socket of somebody else's making may see IPv4 clients by addresses of IPv6: they are the same clients.

@@ -51,7 +51,7 @@ func (e *Engine) listenOn(ctx context.Context, address netip.AddrPort) error {
 	}
 	var handover error
 	err = raw.Control(func(fd uintptr) {
-		handover = os.WriteFile(e.nfsd("portlist"), []byte(strconv.Itoa(int(fd))+"\n"), 0)
+		handover = os.WriteFile(e.config.nfsd("portlist"), []byte(strconv.Itoa(int(fd))+"\n"), 0)
 	})
 	return errors.Join(err, handover)
 }

@@ -38,13 +38,13 @@ func loadServer(ctx context.Context, config Config) error {
 
 func nfsdFolder(procRoot string) string { return filepath.Join(procRoot, "fs/nfsd") }
 
-func (e *Engine) nfsd(name string) string {
-	return filepath.Join(nfsdFolder(e.config.ProcRoot), name)
+func (c Config) nfsd(name string) string {
+	return filepath.Join(nfsdFolder(c.ProcRoot), name)
 }
 
 // threads is how many threads the server has; 0: it does not run.
 func (e *Engine) threads() (int, error) {
-	text, err := os.ReadFile(e.nfsd("threads"))
+	text, err := os.ReadFile(e.config.nfsd("threads"))
 	if err != nil {
 		return 0, err
 	}
@@ -81,7 +81,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 		{"nfsv4gracetime", wholeSeconds(server.GraceTime)},
 		{"versions", "-2 -3 +4 -4.0 +4.1 +4.2"},
 	} {
-		if err := e.set(setting.file, setting.value); err != nil {
+		if err := e.config.set(setting.file, setting.value); err != nil {
 			return err
 		}
 	}
@@ -99,11 +99,11 @@ func (e *Engine) startServer(ctx context.Context) error {
 	return nil
 }
 
-func (e *Engine) set(file, value string) error {
+func (c Config) set(file, value string) error {
 	if value == "" {
 		return nil
 	}
-	if err := os.WriteFile(e.nfsd(file), []byte(value+"\n"), 0); err != nil {
+	if err := os.WriteFile(c.nfsd(file), []byte(value+"\n"), 0); err != nil {
 		return fmt.Errorf("%w: setting the NFS server's %s to %s: %w", nfs.ErrUnavailable, file, value, err)
 	}
 	return nil
@@ -116,23 +116,31 @@ func wholeSeconds(d time.Duration) string {
 	return strconv.Itoa(int(d.Round(time.Second) / time.Second))
 }
 
-// StopServer stops the NFS server if the engine started it since the machine
-// booted, and makes the kernel forget all exports. Clients wait until it runs
-// again.
-func (e *Engine) StopServer() (stopped bool, err error) {
-	if !e.rememberedStart() {
+// StopServer stops the NFS server if an engine started it since the machine booted, and makes the kernel forget all exports. Clients
+// wait until it runs again. It fails with ChannelsBusyError while an engine, or rpc.mountd, answers the kernel.
+func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
+	config = config.withDefaults()
+	if !config.rememberedStart() {
 		return false, nil
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.stopped = true // the watcher must not start it again
-	if err := e.set("threads", "0"); err != nil {
+	if err := loadServer(ctx, config); err != nil {
 		return false, err
 	}
-	if err := e.channels.flush(); err != nil {
+	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
+		return false, err
+	}
+	opened, err := openChannels(config.ProcRoot) // so that no engine begins meanwhile
+	if err != nil {
+		return false, err
+	}
+	defer opened.close()
+	if err := config.set("threads", "0"); err != nil {
+		return false, err
+	}
+	if err := opened.flush(); err != nil {
 		return true, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
-	if err := os.Remove(e.config.Server.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(config.Server.StateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return true, err
 	}
 	return true, nil
@@ -155,8 +163,8 @@ func (e *Engine) rememberStart() error {
 	return nil
 }
 
-func (e *Engine) rememberedStart() bool {
-	_, err := os.Stat(e.config.Server.StateFile)
+func (c Config) rememberedStart() bool {
+	_, err := os.Stat(c.Server.StateFile)
 	return err == nil
 }
 

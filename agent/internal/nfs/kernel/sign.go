@@ -71,7 +71,7 @@ func SignsHandles(stateFile string) bool {
 // checkSigning refuses a server that runs and has no key, where exports are to be signed: their clients would get errors.
 func (e *Engine) checkSigning() error {
 	if e.handleKey != nil && !SignsHandles(e.config.Server.StateFile) {
-		return fmt.Errorf("%w: file handles are to be signed, and the NFS server that runs has no key: stop it first (rpc.nfsd 0)", nfs.ErrUnavailable)
+		return fmt.Errorf("%w: file handles are to be signed, and the NFS server that runs has no key: stop it first (btrfs-nfs-agent nfs stop, or systemctl stop nfs-server)", nfs.ErrUnavailable)
 	}
 	return nil
 }
@@ -81,5 +81,5 @@ func (e *Engine) startThreads() error {
 	if e.handleKey != nil {
 		return e.server.StartSigning(e.config.Server.Threads, *e.handleKey)
 	}
-	return e.set("threads", fmt.Sprint(e.config.Server.Threads))
+	return e.config.set("threads", fmt.Sprint(e.config.Server.Threads))
 }

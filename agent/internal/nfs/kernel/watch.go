@@ -131,9 +131,9 @@ func (w *watcher) checkServer(ctx context.Context) {
 		return
 	}
 	w.mu.Lock()
-	meant := w.stopped || !w.started
+	starting := !w.started
 	w.mu.Unlock()
-	if !w.down || meant || !w.rememberedStart() {
+	if !w.down || starting || !w.config.rememberedStart() {
 		w.down = true
 		return
 	}

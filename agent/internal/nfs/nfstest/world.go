@@ -100,7 +100,7 @@ func (w *World) makePool() {
 // makeServerState gives nfs-utils an empty state of its own.
 func (w *World) makeServerState() {
 	for _, m := range []struct{ kind, at string }{
-		{"tmpfs", "/var/lib/nfs"}, {"tmpfs", "/etc/exports.d"}, {"nfsd", "/proc/fs/nfsd"},
+		{"tmpfs", "/var/lib/nfs"}, {"tmpfs", "/etc/exports.d"}, {"tmpfs", "/etc/nfs.conf.d"}, {"nfsd", "/proc/fs/nfsd"},
 		{"rpc_pipefs", "/var/lib/nfs/rpc_pipefs"}, {"rpc_pipefs", "/run/rpc_pipefs"},
 	} {
 		assert.NilError(w.t, os.MkdirAll(m.at, 0o755))
@@ -109,6 +109,9 @@ func (w *World) makeServerState() {
 	}
 	assert.NilError(w.t, os.MkdirAll("/var/lib/nfs/nfsdcld", 0o700))
 	assert.NilError(w.t, os.WriteFile("/var/lib/nfs/etab", nil, 0o644))
+	// As install.sh does. After an rpc.mountd that manages groups, which is Debian's default, the kernel waits half a minute for another,
+	// and the next test's clients with it.
+	assert.NilError(w.t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\nmanage-gids=n\n"), 0o644))
 	w.t.Cleanup(func() {
 		w.StopThreads()
 		for name := range w.daemons {
