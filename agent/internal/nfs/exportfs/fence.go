@@ -92,8 +92,9 @@ func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
 		if !entry.Positive || entry.PseudoRoot || closed[entry.Path] == nil {
 			continue
 		}
-		// rpc.mountd names a client by all that it matches: "10.0.0.1,10.0.0.0/8".
-		for name := range strings.SplitSeq(entry.Domain, ",") {
+		// rpc.mountd names a client by all that it matches: "10.0.0.1,10.0.0.0/8". With cache-use-ipaddr, or long netgroups,
+		// it is "$10.0.0.1" whatever that matches (support/export/cache.c of nfs-utils).
+		for name := range strings.SplitSeq(strings.TrimPrefix(entry.Domain, "$"), ",") {
 			if closed[entry.Path][name] {
 				return true, nil
 			}
