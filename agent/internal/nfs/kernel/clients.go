@@ -100,11 +100,11 @@ func (c *client) add(export published) (old published, replaced bool, newWays []
 	return old, false, newWays
 }
 
-// remove forgets the export at path, and returns it.
-func (c *client) remove(path string) (old published, had bool) {
-	old, had = c.exports[path]
+// remove forgets the export at path, and reports whether there was one.
+func (c *client) remove(path string) bool {
+	old, had := c.exports[path]
 	if !had {
-		return old, false
+		return false
 	}
 	delete(c.exports, path)
 	c.countFlavors(old, -1)
@@ -117,7 +117,7 @@ func (c *client) remove(path string) (old published, had bool) {
 			delete(c.wayIDs, pseudoRootID(way))
 		}
 	}
-	return old, true
+	return true
 }
 
 func (c *client) countFlavors(export published, by int) {

@@ -100,11 +100,10 @@ func (e *Engine) revoke(export nfs.Export) error {
 		addr := export.Client.Unmap()
 		domain = addr.String()
 		if known := e.clients[addr]; known != nil {
-			if old, had := known.remove(export.Path); had && old.key.kind != 0 && known.paths[old.FSID] == "" {
-				if err := e.replace(handleMessage(domain, old.key, "", now.Add(revoked).Unix())); err != nil {
-					return err
-				}
+			if err := e.revokeHandle(known, export.Path); err != nil {
+				return err
 			}
+			known.remove(export.Path)
 		}
 	}
 	e.replaced = now
@@ -115,6 +114,20 @@ func (e *Engine) revoke(export nfs.Export) error {
 		return err
 	}
 	return nil
+}
+
+// revokeHandle shuts the client out of the file system at path, unless it may reach that by another path. Only when the kernel has
+// taken it may the export be forgotten: nobody else knows the handle.
+func (e *Engine) revokeHandle(known *client, path string) error {
+	old, had := known.exports[path]
+	if at := known.paths[old.FSID]; !had || old.key.kind == 0 || at != "" && at != path {
+		return nil
+	}
+	err := e.replace(handleMessage(known.domain(), old.key, "", e.now().Add(revoked).Unix()))
+	if errors.Is(err, unix.ENOENT) {
+		return nil // no such domain, as after a flush
+	}
+	return err
 }
 
 // longScan is how long the kernel may look through its entries without a rest after it.
