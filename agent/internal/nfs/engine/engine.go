@@ -12,7 +12,8 @@ import (
 )
 
 // Auto picks the kernel engine where no other process answers the kernel's
-// questions about exports and the kernel has an NFS server, else exportfs.
+// questions about exports and the kernel has an NFS server, else exportfs. It
+// does not go beside another agent.
 const Auto = "auto"
 
 // Names are the values that New takes.
@@ -40,6 +41,9 @@ func newAuto(ctx context.Context, forExportfs exportfs.Config, forKernel kernel.
 	engine, whyNotKernel := newKernel(ctx, forExportfs, forKernel)
 	if whyNotKernel == nil {
 		return engine, nil
+	}
+	if busy := (*kernel.ChannelsBusyError)(nil); errors.As(whyNotKernel, &busy) && busy.Engine {
+		return nil, fmt.Errorf("another agent runs here, and nothing that nfs-utils exports would be served: %w", whyNotKernel)
 	}
 	if forKernel.Logger != nil {
 		forKernel.Logger.Info("not the kernel engine", "reason", whyNotKernel)

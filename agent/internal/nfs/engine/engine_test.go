@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -48,9 +49,14 @@ func exportfsConfig(t *testing.T) exportfs.Config {
 	return exportfs.Config{BasePath: "/srv/pool", Command: program}
 }
 
+func kernelConfig(t *testing.T, proc string) kernel.Config {
+	t.Helper()
+	return kernel.Config{BasePath: "/srv/pool", ProcRoot: proc, LockFolder: t.TempDir()}
+}
+
 func TestAutoTakesTheKernelWhenNobodyElseDoes(t *testing.T) {
 	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t),
-		kernel.Config{BasePath: "/srv/pool", ProcRoot: machine(t)})
+		kernelConfig(t, machine(t)))
 	assert.NilError(t, err)
 	assert.Equal(t, chosen.Name(), kernel.Name)
 	assert.NilError(t, chosen.Close())
@@ -66,7 +72,7 @@ func TestKernelRemovesWhatExportfsLeft(t *testing.T) {
 	} {
 		assert.NilError(t, os.WriteFile(file, []byte(text), 0o600))
 		chosen, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: "/srv/pool", ExportsFile: file},
-			kernel.Config{BasePath: "/srv/pool", ProcRoot: machine(t)})
+			kernelConfig(t, machine(t)))
 		assert.NilError(t, err)
 		assert.NilError(t, chosen.Close())
 		_, err = os.Stat(file)
@@ -76,9 +82,9 @@ func TestKernelRemovesWhatExportfsLeft(t *testing.T) {
 
 // A setting that keeps clients out of each other's volumes is not dropped in silence.
 func TestSigningWhereTheKernelCannot(t *testing.T) {
-	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernel.Config{
-		BasePath: "/srv/pool", ProcRoot: machine(t), HandleKeyFile: filepath.Join(t.TempDir(), "key"),
-	})
+	config := kernelConfig(t, machine(t))
+	config.HandleKeyFile = filepath.Join(t.TempDir(), "key")
+	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, config)
 	assert.ErrorIs(t, err, nfs.ErrUnsupported)
 	assert.ErrorContains(t, err, "cannot sign")
 }
@@ -86,16 +92,68 @@ func TestSigningWhereTheKernelCannot(t *testing.T) {
 func TestAutoLeavesTheKernelToMountd(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
-	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernelConfig(t, proc))
 	assert.NilError(t, err)
 	assert.Equal(t, chosen.Name(), exportfs.Name)
 	assert.NilError(t, chosen.Close())
 }
 
+// The exports of a second agent would be in a table that nobody reads.
+func TestAutoDoesNotGoBesideAnotherAgent(t *testing.T) {
+	proc := machine(t)
+	mountd(t, proc, "btrfs-nfs-agent")
+	_, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernelConfig(t, proc))
+	assert.ErrorContains(t, err, "another agent runs here")
+	assert.ErrorContains(t, err, "4711 (btrfs-nfs-agent)")
+}
+
+// Of agents that start together, one gets in, also while none has opened anything that the others could see.
+func TestOneOfManyGetsIn(t *testing.T) {
+	config := kernelConfig(t, machine(t))
+	const agents = 5
+	engines, errs := make([]nfs.Exporter, agents), make([]error, agents)
+	var done sync.WaitGroup
+	for i := range agents {
+		done.Go(func() { engines[i], errs[i] = engine.New(t.Context(), engine.Auto, exportfsConfig(t), config) })
+	}
+	done.Wait()
+	var in nfs.Exporter
+	for i, err := range errs {
+		if err == nil {
+			assert.Assert(t, in == nil, "two are in")
+			in = engines[i]
+			continue
+		}
+		var busy *kernel.ChannelsBusyError
+		assert.Assert(t, errors.As(err, &busy), "%v", err)
+		assert.Equal(t, busy.PID, os.Getpid())
+	}
+	assert.Assert(t, in != nil)
+	assert.NilError(t, in.Close())
+	again, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), config)
+	assert.NilError(t, err)
+	assert.Equal(t, again.Name(), kernel.Name)
+	assert.NilError(t, again.Close())
+}
+
+// A container with a network of its own has channels of its own, whatever else it shares.
+func TestAnotherNetworkNamespace(t *testing.T) {
+	config := kernelConfig(t, machine(t))
+	first, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, config)
+	assert.NilError(t, err)
+	config.ProcRoot = machine(t)
+	network := filepath.Join(config.ProcRoot, "self/ns/net")
+	assert.NilError(t, os.Remove(network))
+	assert.NilError(t, os.Symlink("net:[2]", network))
+	second, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, config)
+	assert.NilError(t, err)
+	assert.NilError(t, errors.Join(first.Close(), second.Close()))
+}
+
 func TestKernelNamesWhoIsInTheWay(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
-	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernelConfig(t, proc))
 	assert.ErrorContains(t, err, "4711 (rpc.mountd)")
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy))
@@ -107,7 +165,7 @@ func TestNothingWorks(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
 	_, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: "/srv/pool", Command: "/nowhere"},
-		kernel.Config{BasePath: "/srv/pool", ProcRoot: proc})
+		kernelConfig(t, proc))
 	assert.ErrorContains(t, err, "rpc.mountd")
 	assert.ErrorContains(t, err, "/nowhere")
 }

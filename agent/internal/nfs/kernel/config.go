@@ -28,6 +28,10 @@ type Config struct {
 	// are not signed. Needs Linux 7.1.
 	HandleKeyFile string
 
+	// LockFolder is where engines lock each other out. Default
+	// /run/btrfs-nfs-csi.
+	LockFolder string
+
 	// WatchInterval is how often the engine looks whether somebody flushed
 	// the caches or stopped the server. Default 500 ms.
 	WatchInterval time.Duration
@@ -76,6 +80,7 @@ type ServerConfig struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.ProcRoot, "/proc")
 	setDefault(&c.WatchInterval, 500*time.Millisecond)
+	setDefault(&c.LockFolder, defaultFolder)
 	setDefault(&c.Server.StateFile, defaultStateFile)
 	setDefault(&c.Server.Threads, min(max(8*runtime.NumCPU(), 16), 256))
 	if c.Server.Listen == nil {
@@ -92,7 +97,8 @@ func (c Config) withDefaults() Config {
 
 const (
 	nfsPort          = 2049 // RFC 8881 section 2.9.3
-	defaultStateFile = "/run/btrfs-nfs-csi/nfsd-started"
+	defaultFolder    = "/run/btrfs-nfs-csi"
+	defaultStateFile = defaultFolder + "/nfsd-started"
 )
 
 func setDefault[T comparable](field *T, value T) {

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ const Name = "kernel"
 // Engine answers the kernel. There can be one on a machine.
 type Engine struct {
 	config   Config
+	lock     *os.File // while it is open no other engine gets in
 	channels *channels
 	server   *nfsd.Server
 	xprtsec  bool // the kernel knows transport security
@@ -66,7 +68,20 @@ func New(ctx context.Context, config Config) (*Engine, error) {
 	if err := loadServer(ctx, config); err != nil {
 		return nil, err
 	}
-	// Looked at before opening, so that two engines do not refuse each other.
+	lock, err := lockChannels(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	e, err := newLocked(ctx, config)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	e.lock = lock
+	return e, nil
+}
+
+// newLocked is New when no other engine can be in the way.
+func newLocked(ctx context.Context, config Config) (*Engine, error) {
 	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
 		return nil, err
 	}
@@ -205,7 +220,7 @@ func (e *Engine) Close() error {
 	e.done.Wait()
 	_ = unix.Close(e.wake) // an eventfd holds nothing
 	e.channels.close()
-	return nil
+	return e.lock.Close()
 }
 
 // prepare checks exports and looks at their directories; those that cannot work

@@ -17,7 +17,12 @@ import (
 type ChannelsBusyError struct {
 	PID  int
 	Comm string // name of the program, at most 15 bytes
+
+	// Engine: it is one like this, which serves its own exports and nobody else's.
+	Engine bool
 }
+
+const agentComm = "btrfs-nfs-agent"
 
 func (e *ChannelsBusyError) Error() string {
 	return fmt.Sprintf("process %d (%s) already answers the kernel about NFS exports: stop it, or use the exportfs engine",
@@ -44,11 +49,18 @@ func waitUntilFree(ctx context.Context, procRoot string) error {
 		if time.Now().After(deadline) {
 			return holder
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx) != nil {
 			return holder
-		case <-time.After(50 * time.Millisecond):
 		}
+	}
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(50 * time.Millisecond):
+		return nil
 	}
 }
 
@@ -80,7 +92,8 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		return &ChannelsBusyError{PID: pid, Comm: strings.TrimSpace(string(comm))}, nil
+		name := strings.TrimSpace(string(comm))
+		return &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm}, nil
 	}
 	return nil, nil
 }
