@@ -126,9 +126,18 @@ const runTime = 60 * time.Second
 // Run runs a program on the host, for a minute at most, and returns its trimmed standard output.
 // The error holds what it wrote to its standard error.
 func (h *Host) Run(name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), runTime)
+	return h.RunWithin(runTime, name, args...)
+}
+
+// RunWithin is Run with a bound of the caller's, which the error names when it is over.
+func (h *Host) RunWithin(bound time.Duration, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
-	return output(h.Command(ctx, name, args...), h.Name+": "+strings.Join(append([]string{name}, args...), " "))
+	out, err := output(h.Command(ctx, name, args...), h.Name+": "+strings.Join(append([]string{name}, args...), " "))
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("not over after %s: %w", bound, err)
+	}
+	return out, err
 }
 
 // output runs cmd, which the error calls what.

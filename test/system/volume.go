@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
@@ -177,6 +178,11 @@ func (a *Attachment) Usage(ctx context.Context) (used, total int64, err error) {
 // Shell runs a script as the pod would, with the volume as $V.
 func (a *Attachment) Shell(script string) (string, error) {
 	return a.Node.Run("env", "V="+a.Target, "sh", "-ec", script)
+}
+
+// ShellWithin is Shell with a bound of its own, for a script that takes longer than lab.Host.Run grants.
+func (a *Attachment) ShellWithin(bound time.Duration, script string) (string, error) {
+	return a.Node.RunWithin(bound, "env", "V="+a.Target, "sh", "-ec", script)
 }
 
 // DeleteVolumeByForce fences the node and deletes the volume under its mounts, as an administrator may.

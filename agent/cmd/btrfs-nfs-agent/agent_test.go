@@ -112,8 +112,9 @@ func (a *agent) client(token string) *agentclient.Client {
 	return client
 }
 
-// ignoreNotifications is for tests that take a second or more: a socket that nobody reads is full then, and the agent waits.
+// ignoreNotifications reads what nobody looks at: a socket that nobody reads is full after a second, and the agent waits for it.
 func (a *agent) ignoreNotifications() {
+	assert.NilError(a.t, a.notified.SetReadDeadline(time.Time{}))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -163,6 +164,7 @@ func TestLifecycle(t *testing.T) {
 	a.waitFor("READY=1")
 	a.waitFor("WATCHDOG=1")
 	a.waitFor("WATCHDOG=1")
+	a.ignoreNotifications()
 
 	ctx, client := t.Context(), a.client("token-of-a")
 	want := agentapi.VolumeCreate{Name: "v1", SizeBytes: 64 << 20, Compression: "zstd", Labels: agentapi.Labels{"created-by": "test"}}
@@ -218,6 +220,7 @@ func TestLifecycle(t *testing.T) {
 
 func TestTenantsDoNotMeet(t *testing.T) {
 	a := start(t)
+	a.ignoreNotifications()
 	ctx, one, other := t.Context(), a.client("token-of-a"), a.client("token-of-b")
 	_, err := one.CreateVolume(ctx, agentapi.VolumeCreate{Name: "v1", SizeBytes: 1 << 20})
 	assert.NilError(t, err)
@@ -240,6 +243,7 @@ func TestTenantsDoNotMeet(t *testing.T) {
 // What the domain refuses comes out of HTTP as 400 with the field's name, and leaves nothing behind.
 func TestBadInput(t *testing.T) {
 	a := start(t)
+	a.ignoreNotifications()
 	long := strings.Repeat("x", 129)
 	for _, c := range [][3]string{
 		{"/v1/volumes", `{"size_bytes":1048576}`, "name"}, {"/v1/volumes", `{"name":"","size_bytes":1048576}`, "name"},
@@ -309,4 +313,45 @@ func TestDrain(t *testing.T) {
 		}
 		return poll.Success()
 	})
+}
+
+// A systemd that does not read, or that has gone, neither ends the agent nor holds up its end.
+func TestSystemdDoesNotListen(t *testing.T) {
+	for name, deafen := range map[string]func(*agent){"full": (*agent).fillNotifications, "gone": func(a *agent) { assert.NilError(a.t, a.notified.Close()) }} {
+		t.Run(name, func(t *testing.T) {
+			a := start(t)
+			t.Cleanup(func() { _ = a.notified.Close() }) // lets go of an agent that waits
+			a.waitFor("READY=1")
+			deafen(a)
+			poll.WaitOn(t, func(poll.LogT) poll.Result {
+				text, err := os.ReadFile(a.log)
+				if err != nil || !strings.Contains(string(text), "systemd could not be notified") {
+					return poll.Continue("the log does not say so: %v", err)
+				}
+				return poll.Success()
+			}, poll.WithTimeout(30*time.Second))
+			_, err := a.client("token-of-a").ListVolumes(t.Context(), agentclient.Page{})
+			assert.NilError(t, err)
+			a.stop()
+			select {
+			case err := <-a.ended:
+				assert.NilError(t, err)
+			case <-time.After(30 * time.Second):
+				t.Fatal("the agent waits for systemd")
+			}
+		})
+	}
+}
+
+// fillNotifications leaves no room in the socket's queue.
+func (a *agent) fillNotifications() {
+	a.t.Helper()
+	conn, err := net.Dial("unixgram", a.notified.LocalAddr().String())
+	assert.NilError(a.t, err)
+	defer conn.Close()
+	for err == nil {
+		assert.NilError(a.t, conn.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+		_, err = conn.Write([]byte("X=1"))
+	}
+	assert.ErrorIs(a.t, err, os.ErrDeadlineExceeded)
 }

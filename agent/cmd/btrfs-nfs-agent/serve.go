@@ -75,7 +75,7 @@ func run(ctx context.Context, c config.Config, logger *slog.Logger, store *stora
 	if on.metrics != nil {
 		parts.Go(func() error { return metrics.Serve(background, on.metrics, registry) })
 	}
-	parts.Go(func() error { return watchdog(background, store) })
+	parts.Go(func() error { return watchdog(background, store, logger) })
 	parts.Go(func() error {
 		<-running.Done()
 		defer endBackground()

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -17,17 +19,37 @@ const (
 	stopping     = daemon.SdNotifyStopping
 )
 
-// notify tells systemd, where it wants to know. That it cannot be told is no reason to stop serving.
+// notifyTime is how long systemd may leave its socket full before the agent goes on without telling it.
+const notifyTime = time.Second
+
+// notify tells systemd, where it wants to know. That it cannot be told is no reason to stop serving, nor to wait for long.
 func notify(logger *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if err := send(config.NotifySocket(), state); err != nil {
 		logger.Warn("systemd could not be notified", "state", state, "error", err)
 	}
+}
+
+// send is daemon.SdNotify with a limit: a datagram for a full queue waits until somebody reads (unix(7), max_dgram_qlen).
+func send(socket, state string) error {
+	if socket == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: socket})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(notifyTime)); err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(state))
+	return err
 }
 
 // watchdog tells systemd that the agent lives, twice in the time that WatchdogSec grants, until ctx ends. Without
 // WatchdogSec it only waits. An agent whose locks are stuck cannot answer the question in between, and is restarted. The
 // disk is not asked: a disk that hangs is not made better by a restart.
-func watchdog(ctx context.Context, store *storage.Store) error {
+func watchdog(ctx context.Context, store *storage.Store, logger *slog.Logger) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("WATCHDOG_USEC: %w", err)
@@ -44,9 +66,7 @@ func watchdog(ctx context.Context, store *storage.Store) error {
 				return fmt.Errorf("watchdog: %w", err)
 			}
 		}
-		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-			return fmt.Errorf("watchdog: %w", err)
-		}
+		notify(logger, daemon.SdNotifyWatchdog)
 		select {
 		case <-ctx.Done():
 			return nil
