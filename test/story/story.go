@@ -5,7 +5,10 @@ package story
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -17,12 +20,16 @@ const (
 	gib = int64(1) << 30
 )
 
+// writeTime bounds the writing of a GiB through NFS, on a machine that has other things to do.
+const writeTime = 5 * time.Minute
+
 // story is how far it has come.
 type story struct {
 	*system.System
 	ctx context.Context
 
 	volume   *csi.Volume
+	data     string // of the volume, on the storage host
 	one, two *system.Attachment
 	snapshot *csi.Snapshot
 	restored *csi.Volume
@@ -61,8 +68,19 @@ func Steps(ctx context.Context, sys *system.System) []Step {
 
 func (s *story) create() (string, error) {
 	var err error
-	s.volume, err = s.CreateVolume(s.ctx, "pvc-demo", gib, nil)
-	return fmt.Sprintf("volume %s, %d bytes", s.volume.GetVolumeId(), s.volume.GetCapacityBytes()), err
+	if s.volume, err = s.CreateVolume(s.ctx, "pvc-demo", gib, nil); err != nil {
+		return "", err
+	}
+	made, err := s.API.GetVolume(s.ctx, "pvc-demo")
+	if err != nil {
+		return "", err
+	}
+	s.data = filepath.Join(made.Path, "data")
+	property, err := s.Lab.Storage.Run("btrfs", "property", "get", s.data, "compression")
+	if err == nil && property != "compression=zstd" {
+		err = fmt.Errorf("btrfs says of %s: %q, not compression=zstd", s.data, property)
+	}
+	return fmt.Sprintf("volume %s, %d bytes, %s", s.volume.GetVolumeId(), s.volume.GetCapacityBytes(), property), err
 }
 
 func (s *story) attach() (string, error) {
@@ -90,9 +108,9 @@ func (s *story) share() (string, error) {
 // overfill writes what cannot be compressed, until the quota says no: past the client's page cache, which would go on trying
 // to write behind our back.
 func (s *story) overfill() (string, error) {
-	out, err := s.one.Shell(`dd if=/dev/urandom of="$V/big" bs=1M count=1200 oflag=direct 2>&1 && exit 1; true`)
+	out, err := s.one.ShellWithin(writeTime, `dd if=/dev/urandom of="$V/big" bs=1M count=1200 oflag=direct 2>&1 && exit 1; true`)
 	if err != nil {
-		return "", fmt.Errorf("1200 MiB fitted into 1 GiB: %w", err)
+		return "", fmt.Errorf("1200 MiB into 1 GiB must fail, and in time: %w", err)
 	}
 	if !strings.Contains(out, "quota") {
 		return "", fmt.Errorf("the write failed, but not for the quota: %s", out)
@@ -104,11 +122,33 @@ func (s *story) overfill() (string, error) {
 	if used > gib || total != gib {
 		return "", fmt.Errorf("%d of %d bytes are used", used, total)
 	}
+	counted, limit, err := s.counted()
+	if err != nil {
+		return "", err
+	}
+	if counted > gib || limit != gib || counted < 900*mib {
+		return "", fmt.Errorf("btrfs counts %d bytes of at most %d", counted, limit)
+	}
 	return fmt.Sprintf("%s\n%d of %d bytes are used", firstLine(out), used, total), nil
 }
 
+// counted is what the kernel's own quota group of the volume says.
+func (s *story) counted() (used, limit int64, err error) {
+	// In raw bytes, and after a commit: the groups of this subvolume, each with referenced and exclusive bytes and the limit.
+	table, err := s.Lab.Storage.Run("btrfs", "qgroup", "show", "--raw", "--sync", "-rf", s.data)
+	if err != nil {
+		return 0, 0, err
+	}
+	var group string
+	var exclusive int64
+	if _, err := fmt.Sscan(lastLine(table), &group, &used, &exclusive, &limit); err != nil {
+		return 0, 0, fmt.Errorf("btrfs qgroup show: %w:\n%s", err, table)
+	}
+	return used, limit, nil
+}
+
 func (s *story) takeSnapshot() (string, error) {
-	if _, err := s.one.Shell(`rm "$V/big"; dd if=/dev/urandom of="$V/big" bs=1M count=200 conv=fsync 2>/dev/null`); err != nil {
+	if _, err := s.one.ShellWithin(writeTime, `rm "$V/big"; dd if=/dev/urandom of="$V/big" bs=1M count=200 conv=fsync`); err != nil {
 		return "", err
 	}
 	answer, err := s.CSI.CreateSnapshot(s.ctx, &csi.CreateSnapshotRequest{Name: "snap-demo", SourceVolumeId: s.volume.GetVolumeId()})
@@ -170,7 +210,11 @@ func (s *story) grow() (string, error) {
 	if answer.GetCapacityBytes() != 2*gib || answer.GetNodeExpansionRequired() {
 		return "", fmt.Errorf("unexpected answer: %v", answer)
 	}
-	return s.one.Shell(`dd if=/dev/urandom of="$V/rest" bs=1M count=1000 conv=fsync 2>&1 | tail -1`)
+	out, err := s.one.ShellWithin(writeTime, `dd if=/dev/urandom of="$V/rest" bs=1M count=1000 conv=fsync 2>&1`)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return lastLine(out), nil
 }
 
 func (s *story) usage() (string, error) {
@@ -181,6 +225,9 @@ func (s *story) usage() (string, error) {
 	return fmt.Sprintf("%d MiB of %d MiB: the quota, not the pool", used/mib, total/mib), err
 }
 
+// refusals are the errors of a client that is not let in: ESTALE, EACCES and EPERM. Any other would be an accident.
+var refusals = []string{"Stale file handle", "Permission denied", "Operation not permitted"}
+
 func (s *story) fence() (string, error) {
 	if err := s.two.ControllerUnpublish(s.ctx); err != nil {
 		return "", err
@@ -188,6 +235,9 @@ func (s *story) fence() (string, error) {
 	refused, err := s.two.Shell(`(echo late > "$V/late") 2>&1 && exit 1; true`)
 	if err != nil {
 		return "", fmt.Errorf("node-2 still writes: %w", err)
+	}
+	if !slices.Contains(refusals, lastPart(refused)) {
+		return "", fmt.Errorf("node-2's write failed, but not because it may not: %s", refused)
 	}
 	if _, err := s.one.Shell(`test ! -e "$V/late"; echo "node-1 goes on" > "$V/greeting"; sync "$V/greeting"`); err != nil {
 		return "", err
@@ -244,5 +294,7 @@ func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }
+
+func lastLine(s string) string { return s[strings.LastIndex(s, "\n")+1:] }
 
 func lastPart(s string) string { return strings.TrimSpace(s[strings.LastIndex(s, ":")+1:]) }
