@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -284,6 +285,25 @@ func TestShutdownIsBounded(t *testing.T) {
 	assert.ErrorIs(t, h.server.Shutdown(ctx), context.DeadlineExceeded)
 	close(goOn)
 	assert.Equal(t, (<-answered).status, 204)
+}
+
+// Clients that keep idle connections open, for which nobody needs a token, do not hold up the end one after the other.
+func TestShutdownWithIdleConnections(t *testing.T) {
+	h := start(t)
+	const clients = 50
+	for range clients {
+		conn, err := net.Dial("tcp", h.address)
+		assert.NilError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		assert.NilError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		assert.NilError(t, err)
+		assert.Equal(t, response.StatusCode, 200)
+	}
+	begin := time.Now()
+	assert.NilError(t, h.server.Shutdown(t.Context()))
+	assert.Assert(t, time.Since(begin) < clients*lingerTime/3, "each was waited for")
 }
 
 func TestShutdownAtOnce(t *testing.T) {
