@@ -34,21 +34,26 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 }
 
 // delete takes the name away with one rename, then destroys what it held, then commits both together. What a crash or a
-// failure leaves in the trash, upkeep and the next start remove. forget is called once the name is free.
+// failure leaves in the trash, upkeep and the next start remove. forget is called last: until the commit a power cut brings the
+// thing back, and a reader that was told it is gone would see it again.
 //
 // A filesystem so full that it cannot even rename still destroys subvolumes and unlinks files (btrfs lets those use its
 // global reserve): then the data goes first and its directory after, and what a crash leaves is a directory
 // without data, which the next start removes too.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
-	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id, forget) }); err != nil {
+	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id) }); err != nil {
 		return err
 	}
 	t.store.upkeep.deleted()
-	return t.store.disk.commit(ctx)
+	if err := t.store.disk.commit(ctx); err != nil {
+		return err
+	}
+	forget()
+	return nil
 }
 
 // remove is all of a deletion but the commit.
-func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID, forget func()) error {
+func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 	d := t.store.disk
 	if err := t.checkSubvolume(parent, name, id); err != nil {
 		return err
@@ -62,9 +67,6 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID, forget func(
 	if err != nil {
 		return err
 	}
-	if trash != name {
-		forget()
-	}
 	if err := d.discard(parent, trash); err != nil {
 		if trash == name || !isForeign(err) {
 			return err
@@ -72,7 +74,6 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID, forget func(
 		t.store.upkeep.failed.Store(true)
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
 	}
-	forget()
 	return nil
 }
 

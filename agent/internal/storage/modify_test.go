@@ -96,3 +96,24 @@ func TestMountOptionsAreKept(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(v.MountOptions), 0)
 }
+
+// Until the commit of a deletion a power cut brings the volume back: until then nobody is told that it is gone.
+func TestDeletionIsSeenOnceItLasts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "v")
+	commits := 0
+	r.faults.watch(func(step string) {
+		if step == "commit" {
+			commits++
+			_, err := r.ten.GetVolume(t.Context(), "v")
+			assert.Check(t, err)
+		}
+	})
+	err := r.ten.DeleteVolume(t.Context(), "v")
+	r.faults.watch(nil)
+	assert.NilError(t, err)
+	assert.Equal(t, commits, 1)
+	_, err = r.ten.GetVolume(t.Context(), "v")
+	assertCode(t, err, agentapi.NotFound)
+}
