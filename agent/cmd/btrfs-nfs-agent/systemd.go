@@ -62,7 +62,7 @@ func watchdog(ctx context.Context, store *storage.Store, logger *slog.Logger) er
 	defer ticker.Stop()
 	for {
 		for _, tenant := range store.Tenants() {
-			if _, err := tenant.ListExports(ctx, storage.Query{Limit: 1}); err != nil {
+			if _, err := tenant.ListVolumes(ctx, storage.Query{Limit: 1}); err != nil {
 				return fmt.Errorf("watchdog: %w", err)
 			}
 		}

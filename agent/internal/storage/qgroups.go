@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,7 @@ func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
 	}
 	settled := countedOut(stale, groups)
 	if len(settled) < len(stale) {
-		s.upkeep.deleted() // to be tried again
+		s.upkeep.held.wait()
 	}
 	return settled, nil
 }
@@ -95,10 +96,46 @@ func (s *Store) removeQgroup(id uint64) error {
 	err := s.disk.fs.RemoveQgroup(id)
 	switch {
 	case isErrno(err, unix.EBUSY):
-		s.upkeep.deleted()
+		s.upkeep.held.wait()
 		return nil
 	case errors.Is(err, btrfs.ErrNoQgroup):
 		return nil
 	}
 	return err
+}
+
+// heldQgroups are stale qgroups that cannot be removed yet. The kernel counts out a dropped subvolume within moments, but a
+// clone may hold its source's for years: they are tried again at the next look, then after two more, four, and so on
+// to about an hour, and from the beginning after a deletion. A try walks twice over all qgroups, and commits.
+type heldQgroups struct {
+	mu            sync.Mutex
+	waiting       bool
+	skipped, most int // looks since the last try, and how many at most
+}
+
+const mostSkipped = 63
+
+func (h *heldQgroups) wait() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting = true
+}
+
+// due says whether this look is to try, as it is after a deletion.
+func (h *heldQgroups) due(deleted bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case deleted:
+		h.most = 0
+	case !h.waiting:
+		return false
+	case h.skipped < h.most:
+		h.skipped++
+		return false
+	default:
+		h.most = min(2*h.most+1, mostSkipped)
+	}
+	h.waiting, h.skipped = false, 0
+	return true
 }

@@ -20,6 +20,7 @@ type upkeep struct {
 	active   sync.Map    // temporary names in use: not leftovers
 	failed   atomic.Bool // something failed since the last look: there may be leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last look
+	held     heldQgroups // those that could not be removed yet
 	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
 	exports  atomic.Pointer[error]
 	cancel   context.CancelFunc
@@ -90,7 +91,7 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 			t.sweepLeftovers(t.snapsDir)
 		}
 	}
-	if u.reap.Swap(false) {
+	if u.held.due(u.reap.Swap(false)) {
 		if err := s.reapQgroups(ctx); err != nil {
 			u.reap.Store(true)
 			s.log.Warn("stale qgroups are left", "error", err)
