@@ -45,12 +45,12 @@ func TestCheckCommand(t *testing.T) {
 	assert.Equal(t, code, 0, out)
 	assert.Equal(t, out, pool.Dir+" is clean.\n")
 
-	assert.NilError(t, os.Mkdir(filepath.Join(pool.Dir, "a", ".trash-1"), 0o700))
+	assert.NilError(t, os.Mkdir(filepath.Join(pool.Dir, "a", ".trash-0123456789abcdef"), 0o700))
 	out, code, err = runCommand(t, "check")
 	assert.Equal(t, code, 1)
 	_, silent := exitCode(err)
 	assert.Assert(t, silent)
-	assert.Assert(t, is.Contains(out, "leftover: "+pool.Dir+"/a/.trash-1"))
+	assert.Assert(t, is.Contains(out, "leftover: "+pool.Dir+"/a/.trash-0123456789abcdef"))
 
 	out, code, _ = runCommand(t, "check", "--repair", "-o", "json")
 	assert.Equal(t, code, 1)

@@ -147,13 +147,13 @@ type damage struct {
 func repairable() []damage {
 	return []damage{
 		{"interrupted create", func(t *testing.T, dir string) {
-			mkdir(t, dir, ".new-0123")
-			btrfsCommand(t, "subvolume", "create", filepath.Join(dir, ".new-0123/data"))
-			write(t, filepath.Join(dir, ".new-0123/metadata.json"), "{")
-		}, storage.Leftover, ".new-0123", "", []string{"/.new-0123", "/.new-0123/data", "/.new-0123/metadata.json: {"}},
+			mkdir(t, dir, ".new-0123456789abcdef")
+			btrfsCommand(t, "subvolume", "create", filepath.Join(dir, ".new-0123456789abcdef/data"))
+			write(t, filepath.Join(dir, ".new-0123456789abcdef/metadata.json"), "{")
+		}, storage.Leftover, ".new-0123456789abcdef", "", []string{"/.new-0123456789abcdef", "/.new-0123456789abcdef/data", "/.new-0123456789abcdef/metadata.json: {"}},
 		{"interrupted delete of a snapshot", func(t *testing.T, dir string) {
-			mkdir(t, dir, "snapshots/.trash-4567")
-		}, storage.Leftover, "snapshots/.trash-4567", "", []string{"/snapshots/.trash-4567"}},
+			mkdir(t, dir, "snapshots/.trash-4567456745674567")
+		}, storage.Leftover, "snapshots/.trash-4567456745674567", "", []string{"/snapshots/.trash-4567456745674567"}},
 		{"metadata without data", func(t *testing.T, dir string) {
 			mkdir(t, dir, "half")
 			write(t, filepath.Join(dir, "half/metadata.json"), "{}")
@@ -288,13 +288,13 @@ func TestDamageForTheAdministrator(t *testing.T) {
 func TestLeftoverWithSomebodysFile(t *testing.T) {
 	pool := used(t)
 	dir := filepath.Join(pool.Dir, tenant)
-	mkdir(t, dir, ".trash-1")
-	write(t, filepath.Join(dir, ".trash-1/letter"), "precious")
+	mkdir(t, dir, ".trash-0123456789abcdef")
+	write(t, filepath.Join(dir, ".trash-0123456789abcdef/letter"), "precious")
 	report := run(t, config(pool), true)
 	assert.Equal(t, len(report.Findings), 1)
 	assert.Assert(t, !report.Findings[0].Repaired)
 	assert.Assert(t, is.Contains(report.Findings[0].Error, "not empty"))
-	content, err := os.ReadFile(filepath.Join(dir, ".trash-1/letter"))
+	content, err := os.ReadFile(filepath.Join(dir, ".trash-0123456789abcdef/letter"))
 	assert.NilError(t, err)
 	assert.Equal(t, string(content), "precious")
 }
@@ -370,7 +370,7 @@ func TestRefusedWhileAnAgentHasThePool(t *testing.T) {
 // A look is for the moment when a fault has made the filesystem read-only.
 func TestReadOnlyPool(t *testing.T) {
 	pool := used(t)
-	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-1")
+	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-0123456789abcdef")
 	remount(t, pool.Dir, "ro")
 	defer remount(t, pool.Dir, "rw")
 	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.Leftover)})
@@ -396,12 +396,12 @@ func TestMissingSnapshotsDirectory(t *testing.T) {
 
 func TestOutput(t *testing.T) {
 	pool := used(t)
-	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-1")
+	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-0123456789abcdef")
 	write(t, filepath.Join(pool.Dir, tenant, "c/metadata.json"), "")
 	report := run(t, config(pool), false)
 	var text, encoded bytes.Buffer
 	assert.NilError(t, report.WriteText(&text))
-	assert.Assert(t, is.Contains(text.String(), "leftover: "+pool.Dir+"/team/.new-1"))
+	assert.Assert(t, is.Contains(text.String(), "leftover: "+pool.Dir+"/team/.new-0123456789abcdef"))
 	assert.Assert(t, is.Contains(text.String(), "docs/operations.md"))
 	assert.Assert(t, is.Contains(text.String(), "2 found; nothing was changed. The agent's next start repairs 1 of them"))
 	assert.NilError(t, report.WriteJSON(&encoded))

@@ -26,7 +26,7 @@ type Exporter interface {
 
 	// Start makes the exports below the base path exactly initial, in one
 	// batch: missing ones appear, differing ones change, all others go away.
-	// It is called once, before any other method.
+	// It is called once, before any other method but List.
 	Start(ctx context.Context, initial []Export) error
 
 	// Export publishes each export. It is idempotent and replaces the options

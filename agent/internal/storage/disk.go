@@ -256,6 +256,9 @@ func (d *disk) discardClients(dir *os.File) error {
 		return err
 	}
 	for _, name := range names {
+		if !isRefFile(name) {
+			continue // not the agent's
+		}
 		if err := d.unlink(clients, name); err != nil {
 			return err
 		}
@@ -270,9 +273,11 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
+const temporaryRandom = 8 // bytes
+
 // temporaryName makes a name of the agent's own: it begins with a dot, which no volume's does.
 func temporaryName(prefix string) string {
-	var b [8]byte
+	var b [temporaryRandom]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand
 	return prefix + hex.EncodeToString(b[:])
 }

@@ -76,10 +76,15 @@ func (t *Tenant) reloadVolume(name string) error {
 		t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
 		return nil
 	}
-	if err := t.store.limit(v); !errors.Is(err, btrfs.ErrQuotaDisabled) {
+	switch err := t.store.limit(v); {
+	case errors.Is(err, btrfs.ErrQuotaDisabled):
+		return nil // Conditions say so; the next start sets the limits
+	case errors.Is(err, btrfs.ErrNoQgroup): // kernels before 6.8 let it be taken from a living subvolume; a new one comes with the quotas' next start
+		t.store.log.Error("the kernel does not count a volume, and its limit is not enforced: turn quotas off, and restart the agent", "path", v.Path)
+		return nil
+	default:
 		return err
 	}
-	return nil // Conditions say so; the next start sets the limits
 }
 
 func (t *Tenant) reloadSnapshot(name string) error {

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -117,7 +115,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if !found {
 			return nil
 		}
-		if v.UUID == uuid.Nil { // quarantined, and nobody can say who is let in
+		if v.RefsUnknown && !v.hasClient(client) { // quarantined, and nobody can say whether the client is let in
 			return usable(nil, v.Quarantine, volume)
 		}
 		return t.unexport(ctx, v, client, carrying)

@@ -39,6 +39,7 @@ type Volume struct {
 	SourceSnapshot string   // or of this snapshot
 	Refs           []Ref
 	Quarantine     string // why the volume cannot be used; "" for a good one
+	RefsUnknown    bool   // a quarantined volume may have clients beside Refs
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 	LastAttachAt   time.Time // zero: never

@@ -1,13 +1,19 @@
 package storage
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -49,4 +55,108 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	assert.Equal(t, len(after), 0)
 	_, err = os.Stat(filepath.Join(v.Path, dataDir))
 	assert.NilError(t, err)
+}
+
+// A volume of whose references one is damaged: nobody can say whom that one lets in, so that nobody is shut out.
+func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
+	pool := newPool(t)
+	exporter := newMemoryExporter()
+	s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	assert.NilError(t, err)
+	ten := mustTenant(t, s)
+	v := mustCreate(t, ten, "v")
+	for _, client := range []netip.Addr{client1, client2} {
+		_, err = ten.Export(t.Context(), "v", ExportSpec{Client: client})
+		assert.NilError(t, err)
+	}
+	before := exporter.list()
+	assert.NilError(t, s.Close(t.Context()))
+	file := filepath.Join(v.Path, clientsDir, Ref{Client: client1}.file())
+	content, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	assert.NilError(t, os.Truncate(file, 0))
+
+	s = reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	ten = mustTenant(t, s)
+	got, err := ten.GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.Assert(t, got.Quarantine != "")
+	assert.Equal(t, len(got.Refs), 1)
+	assert.DeepEqual(t, exporter.list(), before, compareAddr)
+	assert.NilError(t, s.reconcileExports(t.Context()))
+	assert.DeepEqual(t, exporter.list(), before, compareAddr)
+	assertCode(t, ten.Unexport(t.Context(), "v", client1, nil), agentapi.MetadataError)
+	assert.NilError(t, ten.Unexport(t.Context(), "v", client2, nil))
+	assert.DeepEqual(t, exporter.list(), before[:1], compareAddr)
+
+	assert.NilError(t, s.Close(t.Context()))
+	assert.NilError(t, os.WriteFile(file, content, 0o600))
+	s = reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	assert.DeepEqual(t, exporter.list(), before[:1], compareAddr)
+	assert.NilError(t, mustTenant(t, s).Unexport(t.Context(), "v", client1, nil))
+	assert.Equal(t, len(exporter.list()), 0)
+	assert.NilError(t, s.Close(t.Context()))
+}
+
+// An export that cannot be restored keeps nothing else from being served, and is tried again. An NFS server that does not work
+// at all ends the start.
+func TestExportThatCannotBeRestored(t *testing.T) {
+	pool := newPool(t)
+	exporter := newMemoryExporter()
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s, err := Open(t.Context(), config, exporter)
+	assert.NilError(t, err)
+	mustCreate(t, mustTenant(t, s), "v")
+	_, err = mustTenant(t, s).Export(t.Context(), "v", ExportSpec{Client: client1})
+	assert.NilError(t, err)
+	assert.NilError(t, s.Close(t.Context()))
+
+	_, err = Open(t.Context(), config, brokenExporter{exporter})
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+	exporter.bad = unix.EIO
+	s = reopened(t, config, exporter)
+	assert.Equal(t, len(exporter.list()), 0)
+	assert.DeepEqual(t, reasons(s.Conditions()), []string{agentapi.ReasonExportsDiffer})
+	s.lookAfter(t.Context())
+	assert.Equal(t, len(exporter.list()), 1)
+	assert.Equal(t, len(s.Conditions()), 0)
+	assert.NilError(t, s.Close(t.Context()))
+}
+
+// brokenExporter is an NFS server that cannot be reached, whatever else is wrong.
+type brokenExporter struct{ *memoryExporter }
+
+func (brokenExporter) Start(context.Context, []nfs.Export) error {
+	return errors.Join(&nfs.ExportError{Err: unix.EIO}, fmt.Errorf("%w: %w", nfs.ErrUnavailable, unix.EIO))
+}
+
+// What looks like a tenant that is no longer configured may be somebody's own directory: nothing in it is removed but what says
+// that it is the agent's.
+func TestStrangersFilesAreKept(t *testing.T) {
+	pool := newPool(t)
+	s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant, "former"}}, newMemoryExporter())
+	assert.NilError(t, err)
+	ten, err := s.Tenant("former")
+	assert.NilError(t, err)
+	half := mustCreate(t, ten, "half")
+	assert.NilError(t, s.Close(t.Context()))
+	assert.NilError(t, btrfs.DestroySubvolume(openPath(t, half.Path), dataDir)) // as a deletion does that is cut off
+
+	for _, dir := range []string{"home/snapshots", "home/project/clients", "home/.new-work", "home/empty", tenant + "/v/clients"} {
+		assert.NilError(t, os.MkdirAll(filepath.Join(pool.Dir, dir), 0o700))
+	}
+	files := []string{"home/project/clients/letter", "home/project/metadata.json", tenant + "/v/clients/letter"}
+	for _, file := range files {
+		assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, file), []byte("precious"), 0o600))
+	}
+	s = reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter())
+	s.upkeep.failed.Store(true)
+	s.lookAfter(t.Context())
+	assert.NilError(t, s.Close(t.Context()))
+	for _, file := range append(files, "home/.new-work", "home/empty") {
+		_, err := os.Stat(filepath.Join(pool.Dir, file))
+		assert.NilError(t, err)
+	}
+	_, err = os.Stat(half.Path)
+	assert.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -75,10 +75,8 @@ func (s *Store) reconcileLimits() error {
 				continue
 			}
 			detail := fmt.Sprintf("the limit is %s, intended is %d bytes", limitText(groups[v.ID].MaxReferenced), v.QuotaBytes)
-			if err := s.mend(Finding{Kind: WrongLimit, Path: v.Path, Detail: detail}, func() error {
-				return s.disk.setLimit(v.ID, v.QuotaBytes)
-			}); err != nil {
-				return fmt.Errorf("limit of %s: %w", v.Path, err)
+			if s.mend(Finding{Kind: WrongLimit, Path: v.Path, Detail: detail}, func() error { return s.limit(v) }) != nil {
+				s.doubts.add(t.volumeClaim(v.Name)) // one volume keeps no other from being served
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,4 +250,35 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 		delete(groups, 5)
 		return when(len(groups) == 0, "qgroups are left: %v", groups)
 	})
+}
+
+// A limit that cannot be set at start is the matter of that volume alone, which is tried again, and can be deleted even if
+// nothing counts it.
+func TestLimitThatCannotBeSetAtStart(t *testing.T) {
+	t.Parallel()
+	for _, failure := range []error{unix.EIO, btrfs.ErrNoQgroup} {
+		pool := newPool(t)
+		s := reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter())
+		v := mustCreate(t, mustTenant(t, s), "v")
+		mustCreate(t, mustTenant(t, s), "well")
+		assert.NilError(t, s.pool.fs.SetLimit(v.ID, 0))
+		assert.NilError(t, s.Close(t.Context()))
+
+		var broken atomic.Bool
+		broken.Store(true)
+		s = reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}, fault: func(step string) error {
+			if step == "limit" && broken.Load() {
+				return failure
+			}
+			return nil
+		}}, newMemoryExporter())
+		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "well"))
+		if failure == unix.EIO {
+			broken.Store(false)
+			s.lookAfter(t.Context())
+			assertLimits(t, s)
+		}
+		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "v"))
+		assert.NilError(t, s.Close(t.Context()))
+	}
 }

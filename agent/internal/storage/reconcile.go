@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -22,6 +20,38 @@ func (s *Store) intendedExports() []nfs.Export {
 		}
 	}
 	return out
+}
+
+// keptExports are what the NFS server serves of volumes whose clients the agent cannot tell all of: they keep what they have,
+// until somebody has looked.
+func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
+	unknown := map[string]bool{}
+	for _, t := range s.Tenants() {
+		for _, v := range t.volumes.all() {
+			if v.RefsUnknown {
+				unknown[v.dataPath()] = true
+			}
+		}
+	}
+	if len(unknown) == 0 {
+		return nil, nil
+	}
+	actual, err := s.exporter.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	intended := map[nfs.Key]bool{}
+	for _, e := range s.intendedExports() {
+		intended[e.Key()] = true
+	}
+	var kept []nfs.Export
+	for _, e := range actual {
+		if unknown[e.Path] && e.Spec == "" && !intended[e.Key()] {
+			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
+			kept = append(kept, e)
+		}
+	}
+	return kept, nil
 }
 
 // reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
@@ -60,12 +90,14 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 	}
 	return s.change(ctx, func(ctx context.Context) error {
 		v, _ := t.volumes.get(Volume{Name: name})
-		if v.Quarantine != "" && v.UUID == uuid.Nil {
-			return nil // nobody can say who is to be let in: what its clients had they keep, until somebody has looked
-		}
 		want := s.exportsOf(v, v.clients()...)
-		if err := s.revoke(ctx, path, want, actual); err != nil || len(want) == 0 {
-			return err
+		if !v.RefsUnknown { // else what is there may be wanted: see keptExports
+			if err := s.revoke(ctx, path, want, actual); err != nil {
+				return err
+			}
+		}
+		if len(want) == 0 {
+			return nil
 		}
 		return s.exporter.Export(ctx, want)
 	}, t.volumeClaim(name))

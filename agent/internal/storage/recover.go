@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -145,8 +146,17 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	return work.Wait()
 }
 
+// isTemporary recognises what temporaryName makes. Under any other name beginning with a dot lies what is not the agent's.
 func isTemporary(name string) bool {
-	return strings.HasPrefix(name, stagePrefix) || strings.HasPrefix(name, trashPrefix)
+	random, staged := strings.CutPrefix(name, stagePrefix)
+	if !staged {
+		var trash bool
+		if random, trash = strings.CutPrefix(name, trashPrefix); !trash {
+			return false
+		}
+	}
+	b, err := hex.DecodeString(random)
+	return err == nil && len(b) == temporaryRandom
 }
 
 // sweep removes one leftover of an interrupted change. One that cannot be removed is tried again by upkeep.
@@ -184,7 +194,7 @@ func (t *Tenant) loadVolume(name string) {
 	v.Name = t.store.texts.one(inPath(v.Path, name))
 	v.Compression, v.Labels = t.store.texts.one(v.Compression), t.store.texts.labels(v.Labels)
 	if v.Quarantine != "" {
-		v.ID, v.UUID, v.Refs = t.salvage(name)
+		t.salvage(&v)
 		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
 	}
 	t.volumes.put(v)
@@ -216,24 +226,23 @@ func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
 	}
 }
 
-// salvage finds out who is let in to a volume that is quarantined for its metadata: its clients keep what they have, and can
-// be shut out. Without an answer (no UUID), its exports are left as they are.
-func (t *Tenant) salvage(name string) (uint64, uuid.UUID, []Ref) {
-	dir, err := openBeneath(t.dir, name, unix.O_DIRECTORY)
+// salvage finds out who is let in to a volume that is quarantined for its metadata or a reference: its clients keep what they
+// have, and can be shut out. Where that cannot be found out, or not of all, its exports are left as they are.
+func (t *Tenant) salvage(v *Volume) {
+	v.ID, v.UUID, v.Refs, v.RefsUnknown = 0, uuid.Nil, nil, true
+	dir, err := openBeneath(t.dir, v.Name, unix.O_DIRECTORY)
 	if err != nil {
-		return 0, uuid.Nil, nil
+		return
 	}
 	defer dir.Close()
 	data, info, err := t.store.disk.openSubvolume(dir)
 	if err != nil {
-		return 0, uuid.Nil, nil
+		return
 	}
 	data.Close()
-	refs, err := readRefs(dir)
-	if err != nil {
-		return 0, uuid.Nil, nil
-	}
-	return info.ID, info.UUID, refs
+	v.ID, v.UUID = info.ID, info.UUID
+	v.Refs, err = readRefs(dir)
+	v.RefsUnknown = err != nil
 }
 
 // tidyFile removes a file that an interrupted write left.
@@ -312,14 +321,16 @@ func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metad
 }
 
 // withoutData removes what an interrupted clone, snapshot or delete left: a directory whose subvolume was never made or is
-// gone. If there is more in it than the agent's own files it is somebody's, and stays.
+// gone. If there is more in it than the agent's own files it is somebody's, and stays. A directory in which somebody keeps
+// something called snapshots looks like that of a tenant that is no longer configured: there only what says itself that it is
+// the agent's is removed.
 func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, found bool) {
 	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
 	if err != nil {
 		return err.Error(), true
 	}
+	defer dir.Close()
 	entries, err := readDir(dir)
-	dir.Close()
 	if err != nil {
 		return err.Error(), true
 	}
@@ -327,6 +338,9 @@ func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, f
 		if entry != metadataFile && entry != metadataFile+temporarySuffix && entry != clientsDir {
 			return fmt.Sprintf("the directory has no subvolume %q, but holds %q, which the agent did not make", dataDir, entry), true
 		}
+	}
+	if _, err := readMetadata(dir, name); err != nil && !t.store.isConfigured(t.name) {
+		return fmt.Sprintf("the directory has no subvolume %q, and nothing says that it is the agent's: %v", dataDir, err), true
 	}
 	t.sweep(parent, name, WithoutData)
 	return "", false

@@ -18,7 +18,10 @@ import (
 // References are kept as one file each, so that taking one away is an unlink: on a filesystem without room for even a
 // rewritten metadata.json, unlink still works (it may use btrfs' global reserve), and so unexport does.
 
-const refSuffix = ".json"
+const (
+	refSuffix = ".json"
+	refSum    = 16 // bytes of a checksum that make a reference's name
+)
 
 // key tells references of one volume apart: the client and the labels of who asked.
 func (r Ref) key() string {
@@ -32,7 +35,14 @@ func (r Ref) key() string {
 
 func (r Ref) file() string {
 	sum := sha256.Sum256([]byte(r.key()))
-	return hex.EncodeToString(sum[:16]) + refSuffix
+	return hex.EncodeToString(sum[:refSum]) + refSuffix
+}
+
+// isRefFile recognises the names that file gives, and those under which such a file is written.
+func isRefFile(name string) bool {
+	name, found := strings.CutSuffix(strings.TrimSuffix(name, temporarySuffix), refSuffix)
+	sum, err := hex.DecodeString(name)
+	return found && err == nil && len(sum) == refSum
 }
 
 // hasLabels reports whether the reference carries all of the labels.
@@ -94,7 +104,7 @@ func (t *Tenant) tidyRefs(dir *os.File) error {
 }
 
 // readRefs reads the references of the volume in dir, in the order of their keys. What an interrupted write left is
-// passed over.
+// passed over. With an error it returns those that can be read.
 func readRefs(dir *os.File) ([]Ref, error) {
 	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
 	if err != nil {
@@ -102,27 +112,32 @@ func readRefs(dir *os.File) ([]Ref, error) {
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
 	var refs []Ref
 	for _, name := range names {
 		if strings.HasSuffix(name, temporarySuffix) {
 			continue
 		}
-		content, err := readFile(clients, name)
-		if err != nil {
-			return nil, err
-		}
-		var ref Ref
-		if err := json.Unmarshal(content, &ref); err != nil {
-			return nil, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
-		}
-		if ref.Client == (netip.Addr{}) || ref.file() != name {
-			return nil, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+		ref, bad := readRef(clients, name)
+		if bad != nil {
+			err = errors.Join(err, bad)
+			continue
 		}
 		refs = append(refs, ref)
 	}
 	sortRefs(refs)
-	return refs, nil
+	return refs, err
+}
+
+func readRef(clients *os.File, name string) (ref Ref, err error) {
+	content, err := readFile(clients, name)
+	if err != nil {
+		return ref, err
+	}
+	if err := json.Unmarshal(content, &ref); err != nil {
+		return ref, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
+	}
+	if ref.Client == (netip.Addr{}) || ref.file() != name {
+		return ref, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+	}
+	return ref, nil
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ type memoryExporter struct {
 	exports map[nfs.Key]nfs.Export
 	changed chan struct{}
 	fail    error // of Export and Unexport
+	bad     error // of Start, of every export
 }
 
 func newMemoryExporter() *memoryExporter {
@@ -40,10 +42,15 @@ func (m *memoryExporter) Start(_ context.Context, initial []nfs.Export) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.exports)
+	var failures []error
 	for _, e := range initial {
+		if m.bad != nil {
+			failures = append(failures, &nfs.ExportError{Export: e, Err: m.bad})
+			continue
+		}
 		m.exports[e.Key()] = e
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
 func (m *memoryExporter) Export(_ context.Context, exports []nfs.Export) error {

@@ -144,7 +144,33 @@ func (s *Store) start(ctx context.Context) (err error) {
 	}
 	s.rescanQuota()
 	s.watchDevices()
-	return s.exporter.Start(ctx, s.intendedExports())
+	return s.startExports(ctx)
+}
+
+// startExports brings the NFS server in line. An export that cannot be restored, as of data on a bad sector, keeps nobody
+// else's from being served: it is tried again by upkeep, and Conditions say so until it works.
+func (s *Store) startExports(ctx context.Context) error {
+	kept, err := s.keptExports(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.exporter.Start(ctx, append(s.intendedExports(), kept...))
+	if err == nil || !concernsExports(err) {
+		return err
+	}
+	s.log.Error("exports could not be restored: their clients stay shut out until they can be", "error", err)
+	s.upkeep.drifted.Store(true)
+	s.upkeep.exports.Store(&err)
+	return nil
+}
+
+// concernsExports tells an error that is about single exports, and so not about the NFS server, apart: all that it joins are.
+func concernsExports(err error) bool {
+	if joined, is := err.(interface{ Unwrap() []error }); is {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !concernsExports(err) })
+	}
+	_, is := errors.AsType[*nfs.ExportError](err)
+	return is
 }
 
 // Close lets started changes finish, refuses new ones, and gives the pool back. Exports stay as they are. When ctx ends
@@ -179,11 +205,13 @@ func (s *Store) Ready() error {
 
 // Tenant returns a configured tenant's part. Another name is NotFound.
 func (s *Store) Tenant(name string) (*Tenant, error) {
-	if t := s.tenantOnDisk(name); t != nil && slices.Contains(s.config.Tenants, name) {
+	if t := s.tenantOnDisk(name); t != nil && s.isConfigured(name) {
 		return t, nil
 	}
 	return nil, agentapi.Errorf(agentapi.NotFound, "there is no tenant %q", name)
 }
+
+func (s *Store) isConfigured(tenant string) bool { return slices.Contains(s.config.Tenants, tenant) }
 
 // tenantOnDisk is also one that is no longer configured; nil where there is none.
 func (s *Store) tenantOnDisk(name string) *Tenant {
