@@ -44,8 +44,21 @@ type running interface {
 // tests wait for it.
 const restartPause = time.Second
 
-// Start starts it, unless it runs.
-func (p *Process) Start() error {
+// Start starts it, unless it runs. One that was ended and is still there, stuck in the kernel or on a machine that was turned off, is
+// waited for.
+func (p *Process) Start() error { return p.startAfter(time.Minute) }
+
+func (p *Process) startAfter(patience time.Duration) error {
+	p.mu.Lock()
+	ending, done := p.current != nil && p.stopped, p.done
+	p.mu.Unlock()
+	if ending {
+		select {
+		case <-done:
+		case <-time.After(patience):
+			return fmt.Errorf("start %s: it was told to end and has not after %s", p.Name, patience)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = false
@@ -136,7 +149,7 @@ func (p *Process) end(sig syscall.Signal, patience time.Duration) {
 		_ = r.Signal(syscall.SIGKILL)
 		select {
 		case <-done:
-		case <-time.After(patience): // stuck in the kernel: the machine's end takes it along
+		case <-time.After(patience): // stuck in the kernel: the machine's end takes it along, and the next Start waits for it
 		}
 	}
 }
