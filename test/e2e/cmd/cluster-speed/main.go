@@ -22,7 +22,7 @@ import (
 
 var (
 	write = flag.String("write", "", "document whose section is to be replaced")
-	pairs = flag.Int("pairs", 15, "pods of each kind")
+	pairs = flag.Int("pairs", 40, "pods of each kind")
 	few   = flag.Int("few", 100, "claims in the first round")
 	many  = flag.Int("many", 500, "claims in the second round")
 	set   = flag.String("values", "{}", "values of the chart that differ from its own, as JSON")
