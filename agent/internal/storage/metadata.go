@@ -27,6 +27,7 @@ const (
 	stagePrefix     = ".new-"
 	trashPrefix     = ".trash-"
 	ownDir          = ".agent" // in the base directory: lock and key
+	lockFile        = "lock"
 
 	metadataVersion  = 1
 	maxMetadataBytes = 1 << 20 // 32 labels take 6 KiB; anything longer was not written by an agent

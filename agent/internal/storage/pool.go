@@ -20,8 +20,10 @@ type pool struct {
 	fs   *btrfs.FS
 	own  *os.File // ownDir
 	lock *os.File // ownDir/lock, while this agent has the pool
-	dev  uint64
-	ino  uint64
+	// above are the locks of directories that the base path is in, kept from agents that would take this pool for a part of theirs.
+	above []*os.File
+	dev   uint64
+	ino   uint64
 }
 
 // purpose is what a pool is opened for.
@@ -79,7 +81,10 @@ func (p *pool) open(why purpose) (err error) {
 	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("making %s in %s: %w", ownDir, p.path, err)
 	}
-	return p.lockOwn(unix.O_CREAT)
+	if err := p.lockOwn(unix.O_CREAT); err != nil {
+		return err
+	}
+	return p.lockAround()
 }
 
 // lockOwn keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
@@ -89,19 +94,66 @@ func (p *pool) lockOwn(create int) error {
 	if p.own, err = openBeneath(p.base, ownDir, unix.O_DIRECTORY); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(int(p.own.Fd()), "lock", unix.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(p.own.Fd()), lockFile, unix.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("lock of %s: %w", p.path, err)
 	}
-	p.lock = os.NewFile(uintptr(fd), "lock")
+	p.lock = os.NewFile(uintptr(fd), lockFile)
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another agent has %s: only one agent may run on a pool", p.path)
+		return fmt.Errorf("another agent has %s, or a directory in it: only one agent may run on a pool", p.path)
 	}
 	return nil
 }
 
+// lockAround refuses a base path inside another agent's, and one that another agent's is a directory of: the outer agent would
+// revoke every export of the inner one, as nobody asked the outer one for it. An agent that lies deeper is seen where an
+// agent has ever had this base path, because the inner one keeps that lock, shared with others.
+func (p *pool) lockAround() error {
+	for dir := p.path; dir != "/"; {
+		dir = filepath.Dir(dir)
+		lock, err := shareLock(dir)
+		if err != nil {
+			return fmt.Errorf("another agent has %s, and would revoke the exports of %s in it: %w", dir, p.path, err)
+		}
+		if lock != nil {
+			p.above = append(p.above, lock)
+		}
+	}
+	entries, err := os.ReadDir(p.path)
+	if err != nil {
+		return fmt.Errorf("base path: %w", err)
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			continue
+		}
+		dir := filepath.Join(p.path, entry.Name())
+		lock, err := shareLock(dir)
+		if err != nil {
+			return fmt.Errorf("another agent has %s, whose exports an agent of %s would revoke: %w", dir, p.path, err)
+		}
+		if lock != nil {
+			lock.Close()
+		}
+	}
+	return nil
+}
+
+// shareLock takes an agent's lock of a directory together with others who share it; nil where no agent ever was.
+func shareLock(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, ownDir, lockFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil //nolint:nilerr // what cannot be opened keeps nobody away
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, errors.New("only one agent may run on a pool")
+	}
+	return lock, nil
+}
+
 func (p *pool) close() {
-	for _, f := range []*os.File{p.lock, p.own, p.base} {
+	for _, f := range append(p.above, p.lock, p.own, p.base) {
 		if f != nil {
 			f.Close()
 		}

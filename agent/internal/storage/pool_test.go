@@ -146,8 +146,6 @@ func remountAll(t *testing.T, dir, how string) {
 func TestBasePathsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, testpool.Options{SizeBytes: 256 << 20})
-	plain := filepath.Join(t.TempDir(), "plain")
-	assert.NilError(t, os.Mkdir(plain, 0o755))
 	file := filepath.Join(pool.Dir, "file")
 	assert.NilError(t, os.WriteFile(file, nil, 0o600))
 	readOnly := mounted(t, pool.Dir)
@@ -156,12 +154,15 @@ func TestBasePathsThatAreRefused(t *testing.T) {
 	assert.NilError(t, os.Mkdir(tmpfs, 0o755))
 	assert.NilError(t, unix.Mount("tmpfs", tmpfs, "tmpfs", 0, ""))
 	t.Cleanup(func() { _ = unix.Unmount(tmpfs, unix.MNT_DETACH) })
+	notMounted := filepath.Join(tmpfs, "pool")
+	assert.NilError(t, os.Mkdir(notMounted, 0o755))
 	assert.NilError(t, os.Symlink("nowhere", filepath.Join(pool.Dir, "dangling")))
 	for path, words := range map[string]string{
 		"":                        "AGENT_BASE_PATH is not set",
 		pool.Dir + "/none":        "no such file",
 		file:                      "not a directory",
 		tmpfs:                     "not on btrfs",
+		notMounted:                "not on btrfs: is the filesystem mounted?",
 		readOnly:                  "read-only",
 		filepath.Join(file, "x"):  "not a directory",
 		pool.Dir + "/" + "a\x00b": "invalid argument",
@@ -175,8 +176,8 @@ func TestBasePathsThatAreRefused(t *testing.T) {
 		_, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{name}}, newMemoryExporter())
 		assert.ErrorContains(t, err, "tenant")
 	}
-	assert.DeepEqual(t, entries(t, plain), []string{})
-	assert.DeepEqual(t, entries(t, tmpfs), []string{})
+	assert.DeepEqual(t, entries(t, tmpfs), []string{"pool"})
+	assert.DeepEqual(t, entries(t, notMounted), []string{})
 }
 
 // One agent a pool, also through another path to it. The pool is free again after Close, and after a failed Open.
@@ -199,6 +200,48 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "quota mode")
 	s = reopened(t, config, newMemoryExporter())
 	assert.NilError(t, s.Close(t.Context()))
+}
+
+// An agent in a part of another's pool would see its exports revoked, in whichever order they start; side by side they may be.
+func TestNestedPoolsAreRefused(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	deep, beside := filepath.Join(pool.Dir, "a", "b"), filepath.Join(pool.Dir, "c")
+	for _, dir := range []string{deep, beside} {
+		assert.NilError(t, os.MkdirAll(dir, 0o700))
+	}
+	open := func(dir string) (*Store, error) {
+		return Open(t.Context(), Config{BasePath: dir, Tenants: []string{tenant}}, newMemoryExporter())
+	}
+	mustOpen := func(dir string) *Store {
+		t.Helper()
+		s, err := open(dir)
+		assert.NilError(t, err)
+		return s
+	}
+	refused := func(dir, because string) {
+		t.Helper()
+		_, err := open(dir)
+		assert.ErrorContains(t, err, "another agent has "+because)
+		assert.ErrorContains(t, err, "only one agent may run on a pool")
+	}
+
+	inner := mustOpen(beside)
+	refused(pool.Dir, beside+", whose exports") // though no agent was ever here
+	assert.NilError(t, inner.Close(t.Context()))
+
+	outer := mustOpen(pool.Dir)
+	refused(deep, pool.Dir+", and would revoke")
+	refused(beside, pool.Dir+", and would revoke")
+	assert.NilError(t, outer.Close(t.Context()))
+
+	inner, other := mustOpen(deep), mustOpen(beside)
+	refused(pool.Dir, pool.Dir+", or a directory in it")
+	assert.NilError(t, inner.Close(t.Context()))
+	refused(pool.Dir, pool.Dir+", or a directory in it")
+	assert.NilError(t, other.Close(t.Context()))
+	outer = mustOpen(pool.Dir)
+	assert.NilError(t, outer.Close(t.Context()))
 }
 
 // Somebody on the storage host puts links and other things in the agent's way: nothing outside is touched, what would go that
