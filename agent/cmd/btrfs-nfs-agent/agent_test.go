@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
@@ -293,6 +294,36 @@ func (a *agent) ask(method, path, body string) (int, agentapi.Code, string) {
 	var answer agentapi.ErrorBody
 	assert.NilError(a.t, json.NewDecoder(response.Body).Decode(&answer))
 	return response.StatusCode, answer.Code, answer.Error
+}
+
+// A pool that is not there, or is another agent's, is said before anything is changed: no key for file handles is made in the
+// directory that the pool is not mounted on, and the other agent's exports stay.
+func TestThePoolComesFirst(t *testing.T) {
+	notMounted := filepath.Join(t.TempDir(), "pool")
+	assert.NilError(t, os.Mkdir(notMounted, 0o755))
+	assert.NilError(t, unix.Mount("tmpfs", notMounted, "tmpfs", 0, ""))
+	t.Cleanup(func() { assert.Check(t, unix.Unmount(notMounted, 0)) })
+	exports := filepath.Join(t.TempDir(), "exports")
+	assert.NilError(t, os.WriteFile(exports, []byte("of another agent"), 0o644))
+
+	other := testpool.New(t, testpool.Options{}).Dir
+	claim, err := storage.Take(storage.Config{BasePath: other})
+	assert.NilError(t, err)
+	defer claim.Release()
+
+	for base, says := range map[string]string{notMounted: "not on btrfs", other: "another agent has"} {
+		c := config.Config{BasePath: base, Tenants: config.Tenants{{Name: "a", Token: "token-of-a"}}, ShutdownTimeout: time.Second}
+		c.NFS.Exporter, c.NFS.ExportsFile, c.NFS.SignHandles = "kernel", exports, true
+		assert.ErrorContains(t, serve(t.Context(), c, slog.New(slog.DiscardHandler)), says)
+	}
+	left, err := os.ReadDir(notMounted)
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), 0, "%v", left)
+	_, err = os.Stat(filepath.Join(other, ".agent", "nfs-handles.key"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	text, err := os.ReadFile(exports)
+	assert.NilError(t, err)
+	assert.Equal(t, string(text), "of another agent")
 }
 
 // SIGTERM is a cancelled context: what has begun is finished, systemd is told, and connections that idle do not hold it up.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
@@ -13,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath.
+// newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath, which this process has taken.
 func newExporter(ctx context.Context, c config.Config, basePath string, logger *slog.Logger) (nfs.Exporter, error) {
 	forKernel := kernel.Config{
 		BasePath: basePath, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
@@ -27,9 +26,6 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 		// The key goes with the pool, so that handles stay good where the pool moves to another machine. What else begins
 		// with a dot there is the agent's own, too, and nothing of it is exported.
 		forKernel.HandleKeyFile = filepath.Join(basePath, ".agent", "nfs-handles.key")
-		if err := os.MkdirAll(filepath.Dir(forKernel.HandleKeyFile), 0o700); err != nil {
-			return nil, err
-		}
 		name = kernel.Name // auto must not fall back to an engine that does not sign
 	}
 	return engine.New(ctx, name, exportfs.Config{

@@ -27,15 +27,20 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	if err != nil {
 		return fmt.Errorf("AGENT_BASE_PATH: %w", err)
 	}
+	pool := storageConfig(c)
+	pool.BasePath, pool.Logger = basePath, logger
+	claim, err := storage.Take(pool) // before anything is changed, in the pool or beside it
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	defer claim.Release()
 	exporter, err := newExporter(ctx, c, basePath, logger)
 	if err != nil {
 		return fmt.Errorf("export engine: %w", err)
 	}
 	defer func() { err = errors.Join(err, exporter.Close()) }()
 
-	pool := storageConfig(c)
-	pool.BasePath, pool.Logger = basePath, logger
-	store, err := storage.Open(ctx, pool, exporter)
+	store, err := claim.Open(ctx, exporter)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}

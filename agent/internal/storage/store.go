@@ -102,15 +102,34 @@ type Tenant struct {
 	snapshots *catalogue[Snapshot]
 }
 
-// Open takes the pool, finishes or undoes what a crash left, brings limits and exports in line with what is intended, and
-// then keeps them so until Close. It fails if the pool is not a writable btrfs filesystem, or is another agent's.
-func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
+// Claim is a pool that this process has, and nobody has begun to use.
+type Claim struct {
+	config Config
+	pool   *pool
+}
+
+// Take takes the pool. It fails if it is not a writable btrfs filesystem, or is another agent's.
+func Take(config Config) (*Claim, error) {
 	config = config.withDefaults()
 	p, err := openPool(config.BasePath, forChanges)
 	if err != nil {
 		return nil, err
 	}
-	s := newStore(config, p)
+	return &Claim{config, p}, nil
+}
+
+// Release gives the pool back, unless Open has it.
+func (c *Claim) Release() {
+	if c.pool != nil {
+		c.pool.close()
+	}
+}
+
+// Open finishes or undoes what a crash left, brings limits and exports in line with what is intended, and then keeps them so
+// until Close, which gives the pool back. It can be called once.
+func (c *Claim) Open(ctx context.Context, exporter Exporter) (*Store, error) {
+	s := newStore(c.config, c.pool)
+	c.pool = nil
 	s.exporter = exporter
 	if err := s.start(ctx); err != nil {
 		s.release()
@@ -119,6 +138,15 @@ func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error)
 	s.upkeep.start(s)
 	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
 	return s, nil
+}
+
+// Open takes the pool and opens it.
+func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
+	claim, err := Take(config)
+	if err != nil {
+		return nil, err
+	}
+	return claim.Open(ctx, exporter)
 }
 
 func newStore(config Config, p *pool) *Store {
