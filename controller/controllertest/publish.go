@@ -23,6 +23,7 @@ var publishTests = []behaviour{
 	{"one writer among many readers", publishOneWriter},
 	{"a node whose address changed moves and can be unpublished", publishMoved},
 	{"references of others are left alone", publishOthers},
+	{"references taken over from an older agent go with the node", publishMigrated},
 	{"long node names", publishLongNames},
 	{"what is not there", publishMissing},
 }
@@ -192,6 +193,26 @@ func publishOthers(t *testing.T, b Backend) {
 	got, err := e.ControllerGetVolume(e.ctx, &csi.ControllerGetVolumeRequest{VolumeId: volume.VolumeId})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, got.Status.PublishedNodeIds, []string{"worker-2|192.0.2.7"})
+}
+
+// References of an older agent's go with the node at their address: the older driver is gone, and nobody else would take them back.
+func publishMigrated(t *testing.T, b Backend) {
+	e := start(t, b)
+	volume := e.volume("pvc-1")
+	migrated := func(client string, labels agentapi.Labels) {
+		labels[agentapi.MigratedLabel] = "true"
+		_, err := e.agent.Export(e.ctx, "pvc-1", agentapi.ExportRequest{Client: client, Labels: labels})
+		assert.NilError(t, err)
+	}
+	migrated("192.0.2.1", agentapi.Labels{"created-by": "csi"})
+	migrated("192.0.2.7", agentapi.Labels{})
+	migrated("192.0.2.8", agentapi.Labels{"node": "worker-1"})
+	e.publish(volume.VolumeId, node1, manyWriters)
+	assert.DeepEqual(t, slices.Sorted(slices.Values(e.clients(volume.VolumeId))), []string{"192.0.2.1", "192.0.2.1", "192.0.2.7"})
+	e.unpublish(volume.VolumeId, node1)
+	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.7"})
+	e.unpublish(volume.VolumeId, "")
+	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
 }
 
 func publishLongNames(t *testing.T, b Backend) {

@@ -28,6 +28,8 @@ const (
 	RequestIDHeader = "X-Request-Id"
 	// CreatedByLabel names the creator of a volume, snapshot or reference; it is kept as it was first set.
 	CreatedByLabel = "created-by"
+	// MigratedLabel marks a reference that was taken over from an older agent: the controller takes it back with its own of that address.
+	MigratedLabel = "migrated"
 	// DataDir is the subvolume inside a volume's or snapshot's directory: path/data is what clients mount.
 	DataDir = "data"
 )

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // older is the metadata.json of the versions 0.9 to 0.12, of a volume or of a snapshot.
@@ -113,7 +115,9 @@ func (o older) adoptedRefs() []ref {
 	var refs []ref
 	for _, old := range o.refs() {
 		address, _ := netip.ParseAddr(old.IP) // validated
-		refs = append(refs, ref{Client: address.Unmap(), Labels: old.Labels, CreatedAt: old.CreatedAt})
+		labels := map[string]string{agentapi.MigratedLabel: "true"}
+		maps.Copy(labels, old.Labels)
+		refs = append(refs, ref{Client: address.Unmap(), Labels: labels, CreatedAt: old.CreatedAt})
 	}
 	return refs
 }

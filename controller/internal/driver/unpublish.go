@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -30,20 +31,34 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 		return nil, err
 	}
 	for _, reference := range volume.Clients {
-		if !isOfNode(reference, r.GetNodeId()) {
+		labels, ok := labelsOfNode(reference, r.GetNodeId())
+		if !ok {
 			continue
 		}
-		if err := target.Unexport(ctx, v.Name, agentapi.UnexportRequest{Client: reference.Client, Labels: agentapi.Labels{labelNode: reference.Labels[labelNode]}}); err != nil {
+		if err := target.Unexport(ctx, v.Name, agentapi.UnexportRequest{Client: reference.Client, Labels: labels}); err != nil {
 			return nil, err
 		}
 	}
 	return &csi.ControllerUnpublishVolumeResponse{}, nil
 }
 
-// isOfNode tells whether a reference belongs to the node, or, with nodeID "", to any. What is behind the separator of the
-// ID, and whether it is an address, does not matter.
-func isOfNode(reference agentapi.ExportEntry, nodeID string) bool {
-	label, ofNode := reference.Labels[labelNode]
+// labelsOfNode are those by which a reference is the node's, or, with nodeID "", any node's. What is behind the separator of the ID, and whether
+// it is an address, does not matter, but for a reference that was taken over from an older agent: nobody else will ever take that one back, and all
+// that is known of its owner is the address.
+func labelsOfNode(reference agentapi.ExportEntry, nodeID string) (agentapi.Labels, bool) {
 	name, _, _ := strings.Cut(nodeID, "|")
-	return ofNode && (nodeID == "" || label == labelValue(name))
+	if label, ofNode := reference.Labels[labelNode]; ofNode && (nodeID == "" || label == labelValue(name)) {
+		return agentapi.Labels{labelNode: label}, true
+	}
+	label, migrated := reference.Labels[agentapi.MigratedLabel]
+	return agentapi.Labels{agentapi.MigratedLabel: label}, migrated && (nodeID == "" || isAtAddress(reference, nodeID))
+}
+
+func isAtAddress(reference agentapi.ExportEntry, nodeID string) bool {
+	node, err := id.ParseNode(nodeID)
+	if err != nil {
+		return false
+	}
+	client, err := netip.ParseAddr(reference.Client)
+	return err == nil && client.Unmap() == node.IP.Unmap()
 }
