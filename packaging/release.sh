@@ -14,14 +14,16 @@ for tag in "$version" "${modules[@]/%//$version}"; do
 	git rev-parse -q --verify "refs/tags/$tag" >/dev/null && fail "the tag $tag is there already"
 done
 
+# What the modules require of one another, those without a tag too: where these differ in version, go mod tidy would write go.mod anew.
+own='github.com/btrfs-nfs-csi/btrfs-nfs-csi/[a-z0-9/]+ v'
+
 # prepare writes the version where it must stand, and commits.
 prepare() {
-	for module in "${modules[@]:1}"; do
-		(cd "$module" && GOWORK=off go mod edit -require="github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared@$version")
-	done
+	git ls-files '*go.mod' | xargs sed -i -E "s|($own)[^ ]+\$|\1${version#v}|"
 	grep -q '^## Unreleased$' CHANGELOG.md || fail "CHANGELOG.md has no part '## Unreleased'"
 	sed -i "s/^## Unreleased$/## Unreleased\n\n## $version ($(git log -1 --format=%cs))/" CHANGELOG.md
 	sed -i -e "s/^version: .*/version: ${version#v}/" -e "s/^appVersion: .*/appVersion: \"${version#v}\"/" helm/btrfs-nfs-csi/Chart.yaml
+	make -s helm-generate >/dev/null
 	git add -A
 	git commit -q -m "Release $version"
 	echo "committed. Now: make test, then make release VERSION=$version"
@@ -39,9 +41,9 @@ tool() { (cd tools/release && GOWORK=off CGO_ENABLED=0 go tool -n "$1"); }
 
 release() {
 	grep -q "^## $version " CHANGELOG.md || fail "CHANGELOG.md says nothing of $version: make release-prepare VERSION=$version"
-	for module in "${modules[@]:1}"; do
-		grep -q "btrfs-nfs-csi/shared $version\$" "$module/go.mod" || fail "$module/go.mod does not require shared $version: make release-prepare VERSION=$version"
-	done
+	local other
+	other=$(git grep -E "$own" -- '*go.mod' | grep -v " $version\$" || true)
+	[ -z "$other" ] || fail "not of version $version: $other: make release-prepare VERSION=$version"
 	tested || fail "this tree has not passed: sudo make test"
 	for tag in "$version" "${modules[@]/%//$version}"; do
 		git tag -a -m "$tag" "$tag"

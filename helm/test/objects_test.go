@@ -155,9 +155,11 @@ func TestImages(t *testing.T) {
 			images[name] = container["image"].(string)
 		}
 	}
+	// A release writes its version into the chart, and the images carry it as a tag.
+	version := readYAML(t, chartDir+"/Chart.yaml")["appVersion"].(string)
 	assert.DeepEqual(t, images, map[string]string{
-		"controller":            "ghcr.io/btrfs-nfs-csi/btrfs-nfs-controller:v0.1.0",
-		"node":                  "ghcr.io/btrfs-nfs-csi/btrfs-nfs-node:v0.1.0",
+		"controller":            "ghcr.io/btrfs-nfs-csi/btrfs-nfs-controller:v" + version,
+		"node":                  "ghcr.io/btrfs-nfs-csi/btrfs-nfs-node:v" + version,
 		"csi-provisioner":       "registry.k8s.io/sig-storage/csi-provisioner:v5.3.0",
 		"csi-attacher":          "registry.k8s.io/sig-storage/csi-attacher:v4.11.0",
 		"csi-snapshotter":       "registry.k8s.io/sig-storage/csi-snapshotter:v8.5.0",

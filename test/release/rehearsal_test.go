@@ -78,7 +78,8 @@ func TestReleaseOfOneArchitecture(t *testing.T) {
 func rehearse(t *testing.T, c *clone, architectures ...string) {
 	c.refuses("v1.2.3", "make", "1.2.3")
 	c.refuses("release-prepare", "make", version)
-	c.run("packaging/release.sh", "prepare", version)
+	c.run("make", "-s", "release-prepare", "VERSION="+version)
+	c.versionsAgree()
 	c.refuses("sudo make test", "make", version)
 	c.passTests()
 	assert.NilError(t, os.WriteFile(filepath.Join(c.dir, "stray"), nil, 0o600))
@@ -111,6 +112,15 @@ func rehearse(t *testing.T, c *clone, architectures ...string) {
 	}
 	other.run("packaging/release.sh", "make", version)
 	assert.Equal(t, other.checksums(), sums, "two builds of one commit differ")
+}
+
+// versionsAgree does those parts of make test that see the version which prepare has written.
+func (c *clone) versionsAgree() {
+	c.t.Helper()
+	for _, module := range []string{"agent", "controller", "node", "test", "test/e2e"} {
+		c.run("sh", "-c", "cd "+module+" && GOWORK=off go mod tidy -diff")
+	}
+	c.run("sh", "-c", "cd helm/test && GOWORK=off go test -count=1 -run 'TestRenders|TestImages|TestReadme' .")
 }
 
 func (c *clone) checksums() string {
