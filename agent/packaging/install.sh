@@ -6,8 +6,8 @@ usage() {
 	cat <<'EOF'
 install.sh [install|uninstall] [options]
 
-Installs the agent from this directory, or upgrades it in place: run it again for that, settings and tokens stay. Asks before it
-touches a block device or installs packages.
+Installs the agent from this directory, or upgrades it in place: run it again for that, settings and tokens stay, and options that
+contradict them are refused. Asks before it touches a block device or installs packages.
 
   --base-path DIR   directory on btrfs that holds the volumes (default: that of the settings, or asked for)
   --device DEV      make a btrfs filesystem on this block device, and mount it at --base-path; asks first. A device
@@ -24,7 +24,7 @@ EOF
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
-action=install base= device= confirmed= tenant=default engine= start=yes yes= dry= purge= root= failed= forget_at=0
+action=install base= device= confirmed= tenant= engine= start=yes yes= dry= purge= root= failed= forget_at=0
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -92,6 +92,26 @@ ask() {
 setting() {
 	[ -r "$env" ] || return 0
 	sed -n "s/^$1=//p" "$env" | tail -n 1 | sed 's/^"\(.*\)"$/\1/'
+}
+
+# agree OPTION GIVEN SETTING HOW: settings that are there stay. Were the host set up by an option that contradicts them, the agent would not fit it.
+agree() {
+	[ -n "$2" ] && [ -r "$env" ] || return 0
+	there=$(setting "$3")
+	[ "${2%/}" = "${there%/}" ] || fail "$1 $2 contradicts $3=$there in $env. $4"
+}
+
+keep_settings() {
+	agree --base-path "$base" AGENT_BASE_PATH "To move the volumes: stop the agent, change that line, and run this again"
+	agree --engine "$engine" AGENT_NFS_EXPORTER "To change the engine: systemctl stop btrfs-nfs-agent, change that line, and run this again (docs/operations.md says what clients see)"
+	[ -n "$tenant" ] && [ -r "$env" ] || return 0
+	tenants=$(setting AGENT_TENANTS | tr -d ' ')
+	file=$(setting AGENT_TENANTS_FILE)
+	[ -z "$file" ] || tenants=$(sed 's/^ *//' "$file" | tr '\n' ',')
+	case ,$tenants in
+	*,"$tenant":*) ;;
+	*) fail "--tenant $tenant is for a new installation, and not in ${file:-$env}. Add $tenant:TOKEN to the tenants there (btrfs-nfs-agent tenant new $tenant), and run this again" ;;
+	esac
 }
 
 on_btrfs() { [ -d "$1" ] && [ "$(stat -f -c %T "$1")" = btrfs ]; }
@@ -251,7 +271,7 @@ install_settings() {
 	fi
 	token=$(new_token)
 	[ ${#token} = 64 ] || fail "no token could be made"
-	sed -e "s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|" -e "s|^AGENT_TENANTS=.*|AGENT_TENANTS=$tenant:$token|" \
+	sed -e "s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|" -e "s|^AGENT_TENANTS=.*|AGENT_TENANTS=${tenant:-default}:$token|" \
 		-e "s|^#AGENT_NFS_EXPORTER=.*|AGENT_NFS_EXPORTER=$engine|" "$here/agent.env" | write "$env" 600
 }
 
@@ -269,6 +289,7 @@ start_service() {
 do_install() {
 	need_root
 	[ -x "$here/btrfs-nfs-agent" ] || fail "the program is not beside this script"
+	keep_settings
 	choose_base
 	prepare_device
 	check_base

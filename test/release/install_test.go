@@ -56,6 +56,8 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, pid != h.run("systemctl show -P MainPID btrfs-nfs-agent"))
 	assert.Assert(t, is.Contains(h.run(agent+"volume list -o name"), "v"))
 
+	h.keepsItsSettings()
+
 	// A killed agent comes back; a stopped one has drained.
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get v"); return err == nil })
@@ -91,6 +93,26 @@ func (h *host) publishesInOneRun(agent string) {
 	journal := h.run("journalctl --no-pager -o cat -u btrfs-nfs-agent")
 	assert.Assert(h.t, !strings.Contains(journal, "published one by one"), journal)
 	h.run("set -e; " + many + agent + "export remove -y many-$i 127.0.0.1; " + agent + "volume delete -y many-$i; done")
+}
+
+// keepsItsSettings gives the installer what contradicts the settings that are there: it changes nothing on the host, and says how it is done. What
+// says the same is taken.
+func (h *host) keepsItsSettings() {
+	h.t.Helper()
+	const state = "systemctl show -P InvocationID btrfs-nfs-agent nfs-server; cat /etc/btrfs-nfs-agent/agent.env /etc/systemd/system/btrfs-nfs-agent.service.d/*"
+	before := h.run(state)
+	for options, says := range map[string]string{
+		"--engine kernel":       "--engine kernel contradicts AGENT_NFS_EXPORTER=exportfs in /etc/btrfs-nfs-agent/agent.env. To change the engine: systemctl stop btrfs-nfs-agent, ",
+		"--base-path /srv":      "--base-path /srv contradicts AGENT_BASE_PATH=/srv/btrfs in ",
+		"--tenant other":        "--tenant other is for a new installation, and not in /etc/btrfs-nfs-agent/agent.env. Add other:TOKEN ",
+		"--dry-run --tenant de": "--tenant de is for a new installation",
+	} {
+		out, err := h.try("/media/install.sh " + options)
+		assert.ErrorContains(h.t, err, "exit status 1", out)
+		assert.Check(h.t, is.Contains(out, says))
+	}
+	assert.Equal(h.t, h.run(state), before)
+	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs/ --tenant default")
 }
 
 func TestInstallForPackages(t *testing.T) {
