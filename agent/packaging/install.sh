@@ -140,7 +140,8 @@ prepare_device() {
 		return
 	fi
 	[ -b "$device" ] || fail "$device is no block device"
-	known=$(blkid -p -o value -s TYPE "$device" 2>/dev/null || blkid -p -o value -s PTTYPE "$device" 2>/dev/null || true)
+	# 2 is for nothing that it knows, 8 for several things at once (blkid(8)). A partition table alone is no TYPE, and still 0.
+	known=$(blkid -p -o value -s TYPE -s PTTYPE "$device" 2>/dev/null) || [ $? = 2 ] || known="blkid -p says what"
 	[ -z "$known" ] || fail "$device holds something ($known). If that is to be lost, wipe it yourself first: wipefs -a $device"
 	grep -qs "^$device " /proc/mounts && fail "$device is mounted"
 	if [ -n "$dry" ]; then
@@ -197,10 +198,19 @@ choose_engine() {
 	if exports_something || systemctl is-active -q nfs-server 2>/dev/null; then engine=exportfs; else engine=kernel; fi
 }
 
+manages_groups() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'auth.unix.gid/channel'; }
+
 # groups_end is called before an rpc.mountd with manage-gids ends and none follows. For 30 s the kernel then waits for one that answers for
 # groups (net/sunrpc/cache.c, cache_listeners_exist) and drops requests: mounts that are tried in that time hang for minutes.
 groups_end() {
-	if ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'auth.unix.gid/channel'; then forget_at=$(($(date +%s) + 32)); fi
+	if manages_groups; then forget_at=$(($(date +%s) + 32)); fi
+}
+
+# mountd_is_stale: one runs that manages groups, from before the settings that say otherwise: an installation without a start has left it.
+mountd_is_stale() {
+	manages_groups && [ -e "$nfsconf" ] || return 1
+	since=$(date -d "$(systemctl show -p ActiveEnterTimestamp --value nfs-mountd)" +%s 2>/dev/null) || return 1
+	[ "$since" -le "$(stat -c %Y "$nfsconf")" ]
 }
 
 set_up_server() {
@@ -222,14 +232,16 @@ set_up_server() {
 manage-gids=n
 EOF
 	run mkdir -p /etc/exports.d
-	if [ -n "$start" ]; then
-		run systemctl enable -q nfs-server
-		if [ "$before" != "$(cksum "$nfsconf" 2>/dev/null || true)" ]; then
-			groups_end
-			run systemctl restart nfs-server
-		else
-			run systemctl start nfs-server
-		fi
+	if [ -z "$start" ]; then
+		! mountd_is_stale || say "rpc.mountd still manages groups: run this again without --no-start, which restarts the NFS server"
+		return
+	fi
+	run systemctl enable -q nfs-server
+	if [ "$before" != "$(cksum "$nfsconf" 2>/dev/null || true)" ] || mountd_is_stale; then
+		groups_end
+		run systemctl restart nfs-server
+	else
+		run systemctl start nfs-server
 	fi
 }
 
@@ -271,8 +283,12 @@ install_settings() {
 	fi
 	token=$(new_token)
 	[ ${#token} = 64 ] || fail "no token could be made"
-	sed -e "s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|" -e "s|^AGENT_TENANTS=.*|AGENT_TENANTS=${tenant:-default}:$token|" \
-		-e "s|^#AGENT_NFS_EXPORTER=.*|AGENT_NFS_EXPORTER=$engine|" "$here/agent.env" | write "$env" 600
+	# Not as arguments, which everybody on this host can read while sed runs.
+	sed -f /dev/stdin "$here/agent.env" <<EOF | write "$env" 600
+s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|
+s|^AGENT_TENANTS=.*|AGENT_TENANTS=${tenant:-default}:$token|
+s|^#AGENT_NFS_EXPORTER=.*|AGENT_NFS_EXPORTER=$engine|
+EOF
 }
 
 start_service() {

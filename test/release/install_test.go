@@ -26,6 +26,7 @@ func TestInstall(t *testing.T) {
 	out, err = h.try("ls /etc/btrfs-nfs-agent /usr/local/bin/btrfs-nfs-agent; blkid -p " + h.device)
 	assert.ErrorContains(t, err, "exit status", out)
 
+	h.refusesPartitions(install)
 	out = h.run(install + "--engine exportfs --confirm-device " + h.device)
 	assert.Assert(t, is.Contains(out, "is installed. Volumes: /srv/btrfs"))
 	h.waitFor("the agent", func() bool { out, _ := h.try("systemctl is-active btrfs-nfs-agent"); return out == "active\n" })
@@ -57,6 +58,7 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, is.Contains(h.run(agent+"volume list -o name"), "v"))
 
 	h.keepsItsSettings()
+	h.restartsStaleMountd()
 
 	// A killed agent comes back; a stopped one has drained.
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
@@ -113,6 +115,52 @@ func (h *host) keepsItsSettings() {
 	}
 	assert.Equal(h.t, h.run(state), before)
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs/ --tenant default")
+}
+
+// restartsStaleMountd has settings written without a start while an rpc.mountd runs that manages groups: that is said, the next start restarts the
+// server, and the one after that does not.
+func (h *host) restartsStaleMountd() {
+	h.t.Helper()
+	// It has the file open by which rpc.mountd answers for groups.
+	h.run("mkdir -p /run/auth.unix.gid && echo > /run/auth.unix.gid/channel && rm /etc/nfs.conf.d/btrfs-nfs-csi.conf")
+	h.run("printf '[Unit]\nPartOf=nfs-server.service\n[Service]\nExecStart=/bin/sh -c \"[ -e /etc/nfs.conf.d/btrfs-nfs-csi.conf ] || exec </run/auth.unix.gid/channel; exec sleep infinity\"\n' > /etc/systemd/system/nfs-mountd.service")
+	h.run("systemctl daemon-reload && systemctl start nfs-mountd")
+	h.waitFor("a mountd that manages groups", func() bool {
+		out, _ := h.try("ls -l /proc/$(systemctl show -P MainPID nfs-mountd)/fd")
+		return strings.Contains(out, "auth.unix.gid/channel")
+	})
+	server := func() string { return h.run("systemctl show -P InvocationID nfs-server nfs-mountd") }
+	before := server()
+	for range 2 {
+		assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "rpc.mountd still manages groups: run this again without --no-start"))
+		assert.Equal(h.t, server(), before)
+	}
+	assert.Check(h.t, is.Contains(h.run("/media/install.sh"), "waiting half a minute"))
+	restarted := server()
+	assert.Check(h.t, restarted != before)
+	h.run("/media/install.sh")
+	assert.Equal(h.t, server(), restarted)
+	h.run("systemctl stop nfs-mountd; rm -r /etc/systemd/system/nfs-mountd.service /run/auth.unix.gid; systemctl daemon-reload")
+}
+
+// refusesPartitions puts an MBR with one partition on the disk, of which blkid knows no TYPE, and no file system.
+func (h *host) refusesPartitions(install string) {
+	h.t.Helper()
+	mbr := make([]byte, 512)
+	copy(mbr[446:], []byte{0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0}) // 1 MiB from 1 MiB on
+	mbr[510], mbr[511] = 0x55, 0xaa
+	put := func(sector []byte) {
+		device, err := os.OpenFile(h.device, os.O_WRONLY|os.O_SYNC, 0)
+		assert.NilError(h.t, err)
+		defer device.Close()
+		_, err = device.Write(sector)
+		assert.NilError(h.t, err)
+	}
+	put(mbr)
+	out, err := h.try(install + "--confirm-device " + h.device)
+	assert.ErrorContains(h.t, err, "exit status 1", out)
+	assert.Assert(h.t, is.Contains(out, "holds something (dos)"))
+	put(make([]byte, len(mbr)))
 }
 
 func TestInstallForPackages(t *testing.T) {
