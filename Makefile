@@ -49,12 +49,13 @@ demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KE
 
 .PHONY: test
 test: root lab ## Run everything: checks, unit tests with the race detector, real btrfs, the lab (root)
-	@for target in $(TEST_TARGETS); do \
+	@begun=$$($(CLEAN_TREE)); \
+	for target in $(TEST_TARGETS); do \
 		echo "=== make $$target"; begin=$$SECONDS; \
 		$(MAKE) --no-print-directory $$target; \
 		echo "=== make $$target: $$((SECONDS - begin)) s"; \
-	done
-	@$(MAKE) --no-print-directory tested
+	done; \
+	$(MAKE) --no-print-directory tested BEGUN="$$begun"
 
 .PHONY: check
 check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter

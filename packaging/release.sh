@@ -10,7 +10,8 @@ fail() { echo "release: $*" >&2; exit 1; }
 # A module of version 2 and later has it in its path (go.dev/ref/mod#major-version-suffixes).
 [[ $version =~ ^v[01]\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "say which version: make release VERSION=v1.2.3"
 [ -z "$(git status --porcelain)" ] || fail "the tree is not clean: commit or remove $(git status --porcelain | head -n 3 | tr '\n' ' ')"
-for tag in "$version" "${modules[@]/%//$version}"; do
+tags=("$version" "${modules[@]/%//$version}")
+for tag in "${tags[@]}"; do
 	git rev-parse -q --verify "refs/tags/$tag" >/dev/null && fail "the tag $tag is there already"
 done
 
@@ -29,7 +30,7 @@ prepare() {
 	echo "committed. Now: make test, then make release VERSION=$version"
 }
 
-# The tree that make test passed with: it writes this file at its end.
+# The tree that make test passed with: it writes this file at its end (tested, in test/release/release.mk).
 tested() {
 	local stamp
 	stamp=$(git rev-parse --git-path tested-tree)
@@ -45,17 +46,19 @@ release() {
 	other=$(git grep -E "$own" -- '*go.mod' | grep -v " $version\$" || true)
 	[ -z "$other" ] || fail "not of version $version: $other: make release-prepare VERSION=$version"
 	tested || fail "this tree has not passed: sudo make test"
-	for tag in "$version" "${modules[@]/%//$version}"; do
+	local goreleaser cyclonedx previous
+	goreleaser=$(tool goreleaser)
+	cyclonedx=$(tool cyclonedx-gomod)
+	# Tags of what was not made would only be in the way of the next attempt.
+	trap '[ $? = 0 ] || git tag -d "${tags[@]}" >/dev/null 2>&1 || true' EXIT
+	for tag in "${tags[@]}"; do
 		git tag -a -m "$tag" "$tag"
 	done
-	local previous
 	previous=$(git describe --tags --abbrev=0 --match 'v*' "$version^" 2>/dev/null || true)
-	local goreleaser
-	goreleaser=$(tool goreleaser)
 	# Not `go tool` itself, which is for a directory with a go.mod. Flags are words.
-	CYCLONEDX_GOMOD=$(tool cyclonedx-gomod) GORELEASER_CURRENT_TAG=$version GORELEASER_PREVIOUS_TAG=$previous \
+	CYCLONEDX_GOMOD=$cyclonedx GORELEASER_CURRENT_TAG=$version GORELEASER_PREVIOUS_TAG=$previous \
 		"$goreleaser" release --clean ${RELEASE_FLAGS:-}
-	echo "made in dist/. Publish the tags: git push origin $version ${modules[*]/%//$version}"
+	echo "made in dist/. Publish the tags: git push origin ${tags[*]}"
 }
 
 case $action in

@@ -19,8 +19,9 @@ const version = "v1.98.7"
 
 // clone is a copy of the repository with a history of its own.
 type clone struct {
-	t   *testing.T
-	dir string
+	t    *testing.T
+	dir  string
+	path string // goes before PATH
 }
 
 func cloned(t *testing.T, from string) *clone {
@@ -35,7 +36,7 @@ func cloned(t *testing.T, from string) *clone {
 func (c *clone) try(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), "RELEASE_FLAGS=--skip=publish,announce,sign --parallelism 2", "MAKEFLAGS=", "VERSION=")
+	cmd.Env = append(os.Environ(), "PATH="+c.path+os.Getenv("PATH"), "RELEASE_FLAGS=--skip=publish,announce,sign --parallelism 2", "MAKEFLAGS=", "VERSION=")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -58,10 +59,15 @@ func (c *clone) refuses(says string, args ...string) {
 	assert.Assert(c.t, is.Contains(out, says))
 }
 
+func (c *clone) tree() string {
+	c.t.Helper()
+	return strings.TrimSpace(c.run("git", "rev-parse", "HEAD^{tree}"))
+}
+
 // passTests does what make test does at its end.
 func (c *clone) passTests() {
 	c.t.Helper()
-	c.run("make", "-s", "tested")
+	c.run("make", "-s", "tested", "RELEASE_FLAGS=", "BEGUN="+c.tree())
 }
 
 // TestReleaseRehearsal is a release from the first refusal to the last byte, in a clone; and again in another, with the same bytes.
@@ -73,6 +79,45 @@ func TestReleaseOfOneArchitecture(t *testing.T) {
 	c.run("sed", "-i", "s/goarch: .amd64, arm64./goarch: ["+runtime.GOARCH+"]/", ".goreleaser.yaml")
 	c.run("git", "commit", "-q", "-a", "-m", "one architecture")
 	rehearse(t, c, runtime.GOARCH)
+}
+
+// A release is of a tree that make test has passed as a whole, from its beginning to its end, and of a version that somebody has named; where
+// goreleaser fails, no tag is left that would be in the way of the next attempt.
+func TestReleaseOfATestedTree(t *testing.T) {
+	c := cloned(t, "../..")
+	// All that make test does but the tests.
+	c.run("sh", "-c", "sed -i '/^TEST_TARGETS/s/=.*/=/' Makefile $(git ls-files '*.mk') && git commit -q -a -m 'no tests'")
+	_, err := c.try("make", "-s", "release-prepare")
+	assert.ErrorContains(t, err, "exit status 2")
+	c.run("make", "-s", "release-prepare", "VERSION="+version)
+
+	_, err = c.try("make", "-s", "release")
+	assert.ErrorContains(t, err, "exit status 2")
+	c.refuses("sudo make test", "make", version)
+	pass := func(more ...string) string {
+		return c.run("make", append([]string{"-s", "-o", "lab", "test", "RELEASE_FLAGS="}, more...)...)
+	}
+	for _, part := range []string{"UNIT_FLAGS=-run X", "TEST_TARGETS=", "MODULES=shared"} {
+		assert.Check(t, is.Contains(pass(part), "not remembered"))
+		c.refuses("sudo make test", "make", version)
+	}
+	assert.Check(t, is.Contains(c.run("make", "-s", "tested", "RELEASE_FLAGS=", "BEGUN="+c.tree()[1:]), "not remembered"))
+	c.refuses("sudo make test", "make", version)
+	assert.Check(t, is.Equal(pass(), ""))
+
+	// In place of go, which builds goreleaser and says where it is.
+	c.path = t.TempDir() + ":"
+	goreleaser := func(does string) {
+		script := "#!/bin/sh\n[ \"$1\" = release ] || { echo \"$0\"; exit; }\n" + does + "\n"
+		assert.NilError(t, os.WriteFile(filepath.Join(strings.TrimSuffix(c.path, ":"), "go"), []byte(script), 0o700))
+	}
+	goreleaser("git tag --points-at HEAD | grep -q " + version + " && exit 7")
+	_, err = c.try("make", "-s", "release", "VERSION="+version)
+	assert.ErrorContains(t, err, "exit status 2")
+	assert.Equal(t, c.run("git", "tag", "--points-at", "HEAD"), "")
+	goreleaser("exit 0")
+	c.run("make", "-s", "release", "VERSION="+version)
+	assert.Equal(t, len(strings.Fields(c.run("git", "tag", "--points-at", "HEAD"))), 5)
 }
 
 func rehearse(t *testing.T, c *clone, architectures ...string) {
