@@ -1,0 +1,33 @@
+package agentapi
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+// The table in docs/operations.md has each reason that an agent gives, that of the controller's own, and no others.
+func TestReasonsOfDocument(t *testing.T) {
+	source, err := os.ReadFile("health.go")
+	assert.NilError(t, err)
+	inCode := []string{"AgentUnreachable"}
+	for _, m := range regexp.MustCompile(`(?m)^\tReason\w+ += "(\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		inCode = append(inCode, m[1])
+	}
+	assert.Assert(t, len(inCode) > 10, "%v", inCode)
+	document, err := os.ReadFile("../../docs/operations.md")
+	assert.NilError(t, err)
+	_, table, _ := strings.Cut(string(document), "\n## Health\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	var documented []string
+	for _, row := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z, ]+) \|`).FindAllStringSubmatch(table, -1) {
+		documented = append(documented, strings.Split(row[1], ", ")...)
+	}
+	slices.Sort(documented)
+	slices.Sort(inCode)
+	assert.DeepEqual(t, documented, inCode)
+}
