@@ -183,6 +183,18 @@ func TestClientsKeepTrack(t *testing.T) {
 	assert.Assert(t, !c.remove(moved.Path))
 }
 
+// Clients come and go with their addresses, and nothing is left of those that went.
+func TestClientIsForgottenWithItsLastExport(t *testing.T) {
+	first, second := volume(t, "a", one, nfs.Options{}), volume(t, "b", one, nfs.Options{})
+	e := answering(first, second)
+	e.clients.remove(one, first.Path)
+	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+farText+" 10.0.0.1")
+	e.clients.remove(one, second.Path)
+	assert.Equal(t, len(e.clients), 0)
+	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+nearText)
+	e.clients.remove(one, second.Path) // once more, as an unexport may be
+}
+
 // Whatever the kernel asks, the answer is one line with the question's words in
 // it, and lets in nobody but the client of the export.
 func FuzzAnswer(f *testing.F) {

@@ -75,6 +75,19 @@ func (c clients) get(addr netip.Addr) *client {
 	return known
 }
 
+// remove forgets a client's export at path, and the client with its last one: addresses come and go, and nobody vouches for one that
+// reaches nothing.
+func (c clients) remove(addr netip.Addr, path string) {
+	known := c[addr]
+	if known == nil {
+		return
+	}
+	known.remove(path)
+	if len(known.exports) == 0 {
+		delete(c, addr)
+	}
+}
+
 // add remembers the export, and returns the one that it replaces and the
 // directories that the client could not walk through before, the top first.
 func (c *client) add(export published) (old published, replaced bool, newWays []string) {

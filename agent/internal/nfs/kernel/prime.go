@@ -124,7 +124,7 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 		}
 		if export.told = err == nil; errors.Is(err, nfs.ErrNotFound) {
 			e.version++
-			known.remove(key.Path)
+			e.clients.remove(key.Client, key.Path)
 		} else {
 			known.exports[key.Path] = export
 		}

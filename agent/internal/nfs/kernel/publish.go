@@ -50,7 +50,7 @@ func (e *Engine) publish(export published) error {
 		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
 	}
 	if err != nil {
-		known.remove(export.Path)
+		e.clients.remove(export.Client, export.Path)
 		return err
 	}
 	export.told = true
@@ -103,7 +103,7 @@ func (e *Engine) revoke(export nfs.Export) error {
 			if err := e.revokeHandle(known, export.Path); err != nil {
 				return err
 			}
-			known.remove(export.Path)
+			e.clients.remove(addr, export.Path)
 		}
 	}
 	e.replaced = now
