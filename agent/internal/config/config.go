@@ -43,7 +43,7 @@ type NFS struct {
 	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, root_squash, sec=flavour:…, xprtsec=mode:…; or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
 	ReconcileInterval time.Duration `envconfig:"AGENT_NFS_RECONCILE_INTERVAL" default:"10m" desc:"How often the server's exports are compared with the intended ones where nothing tells of a change; at least 1s."`
 	ExportsFile       string        `envconfig:"AGENT_NFS_EXPORTS_FILE" default:"/etc/exports.d/btrfs-nfs-csi.exports" desc:"exportfs engine: file that brings the exports back when the NFS server restarts without the agent."`
-	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else."`
+	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else, who has to do so after the agent (operations.md, NFS server)."`
 	ServerThreads     int           `envconfig:"AGENT_NFS_SERVER_THREADS" desc:"kernel engine: threads of the NFS server that the agent starts; 0 for 8 a core, from 16 to 256."`
 	ServerListen      Addresses     `envconfig:"AGENT_NFS_SERVER_LISTEN" desc:"kernel engine: address:port,… that the NFS server listens on. Empty for port 2049 of all addresses."`
 	ServerLease       time.Duration `envconfig:"AGENT_NFS_SERVER_LEASE_TIME" desc:"kernel engine: how long a silent client keeps its locks, 10s to 1h; 0 for the kernel's 90s."`

@@ -46,7 +46,8 @@ type Config struct {
 // ServerConfig says how the kernel's NFS server is to run. It is applied only
 // when no server threads run; a running server is left as it is.
 type ServerConfig struct {
-	// Unmanaged leaves starting the server to somebody else.
+	// Unmanaged leaves starting the server to somebody else, who has to do so
+	// after Start: clients of a server that nobody answers get errors.
 	Unmanaged bool
 
 	// Threads of the server. Default: eight for each core, at least 16 and at
@@ -82,7 +83,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.WatchInterval, 500*time.Millisecond)
 	setDefault(&c.LockFolder, defaultFolder)
 	setDefault(&c.Server.StateFile, defaultStateFile)
-	setDefault(&c.Server.Threads, min(max(8*runtime.NumCPU(), 16), 256))
+	setDefault(&c.Server.Threads, threadsFor(runtime.NumCPU()))
 	if c.Server.Listen == nil {
 		c.Server.Listen = []netip.AddrPort{
 			netip.AddrPortFrom(netip.IPv4Unspecified(), nfsPort),
@@ -94,6 +95,8 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
+
+func threadsFor(cores int) int { return min(max(8*cores, 16), 256) }
 
 const (
 	nfsPort          = 2049 // RFC 8881 section 2.9.3

@@ -122,6 +122,7 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 // knows all exports, so that no client meets a server that does not know it.
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	wanted, invalid := e.check(initial)
+	e.warnOfUnanswered(wanted)
 	if err := e.takeOver(wanted); err != nil {
 		return err
 	}

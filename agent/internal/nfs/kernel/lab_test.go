@@ -3,6 +3,7 @@
 package kernel_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -152,6 +153,25 @@ func TestServerLifecycle(t *testing.T) {
 	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
 	assert.NilError(t, err)
 	assert.Assert(t, !stopped, "once is enough")
+}
+
+// A server that runs before anybody answers it refuses its clients. One that goes on while the agent restarts does not.
+func TestServerBeforeTheAgent(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	w.SetTimes()
+	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	for _, warns := range []bool{true, false} {
+		var log bytes.Buffer
+		config := serverConfig(w)
+		config.Server.Unmanaged, config.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
+		engine, err := kernel.New(t.Context(), config)
+		assert.NilError(t, err)
+		assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+		eventually(t, engine.Told)
+		assert.NilError(t, engine.Close())
+		assert.Equal(t, strings.Contains(log.String(), "started before the agent answered"), warns, log.String())
+	}
 }
 
 // A start that was cut off left a socket and no threads.

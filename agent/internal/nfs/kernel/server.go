@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
 // loadServer makes the kernel's NFS server and its settings reachable.
@@ -97,6 +99,22 @@ func (e *Engine) startServer(ctx context.Context) error {
 	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
 		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
 	return nil
+}
+
+// warnOfUnanswered tells of a server that somebody else has started while nobody answered it, as at boot. The kernel then refuses what it
+// has to ask for (cache_check in net/sunrpc/cache.c), and clients with mounts from before get ESTALE. After a restart of the agent alone the
+// kernel has exports from before.
+func (e *Engine) warnOfUnanswered(wanted []published) {
+	running, err := e.threads()
+	if !e.config.Server.Unmanaged || len(wanted) == 0 || err != nil || running == 0 {
+		return
+	}
+	cached, err := e.cachedExports()
+	told := func(export rpccache.CachedExport) bool { return export.Positive && !export.PseudoRoot }
+	if err == nil && !slices.ContainsFunc(cached, told) {
+		e.config.Logger.Warn("the NFS server was started before the agent answered it: clients that had volumes mounted may have got ESTALE; "+
+			"start it after the agent (AGENT_NFS_SERVER_UNMANAGED)", "engine", Name)
+	}
 }
 
 func (c Config) set(file, value string) error {
