@@ -26,8 +26,8 @@ const (
 // a second, it would not for as long as that lasts.
 func (e *Engine) letKernelClean(ctx context.Context) {
 	for begin := time.Now(); !e.config.Unpaced && time.Since(begin) < flushWait; {
-		ahead := e.flushAhead() + time.Second // until that second is over
-		if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
+		ahead := e.untilCleaning()
+		if ahead == 0 {
 			return
 		}
 		select {
@@ -36,6 +36,15 @@ func (e *Engine) letKernelClean(ctx context.Context) {
 		case <-time.After(min(ahead, time.Second)):
 		}
 	}
+}
+
+// untilCleaning is when the kernel lets go of what it has forgotten, 0 where no run need wait for that.
+func (e *Engine) untilCleaning() time.Duration {
+	ahead := e.flushAhead() + time.Second // until that second is over
+	if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
+		return 0
+	}
+	return ahead
 }
 
 // flushAhead is how far ahead of the clock the time is, as of which the kernel has forgotten exports.
