@@ -144,10 +144,15 @@ func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
 	if err := loadServer(ctx, config); err != nil {
 		return false, err
 	}
+	lock, err := lockChannels(ctx, config) // so that no engine begins meanwhile
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
 		return false, err
 	}
-	opened, err := openChannels(config.ProcRoot) // so that no engine begins meanwhile
+	opened, err := openChannels(config.ProcRoot)
 	if err != nil {
 		return false, err
 	}
