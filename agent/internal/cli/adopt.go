@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -102,7 +105,15 @@ func (a adoption) objects(v volume) []object {
 	}}
 }
 
-// objectName makes a name of Kubernetes (DNS-1123 subdomain) of a volume's, which may have capitals and underscores.
+// objectName makes a name of Kubernetes (DNS-1123 subdomain) of a volume's, which may have capitals, underscores, and dots in a row. What is not
+// the volume's own name ends with a hash of that, so that no two volumes have one name.
 func (a adoption) objectName(name string) string {
-	return strings.Trim(strings.ReplaceAll(strings.ToLower(name), "_", "-"), "-.")
+	if subdomain.MatchString(name) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return strings.Trim(strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(name)), "-") + "-" + hex.EncodeToString(sum[:4])
 }
+
+// subdomain is that of RFC 1123 as Kubernetes has it; its limit of 253 characters is more than a volume's name can have.
+var subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)

@@ -3,10 +3,13 @@ package cli
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
@@ -65,9 +68,7 @@ func saveProfile(s *session, name string, p profile) error {
 func (s *session) readSecret(prompt string) (string, error) {
 	var text string
 	if file, ok := terminalOf(s.in); ok {
-		s.say("%s", prompt)
-		typed, err := term.ReadPassword(int(file.Fd()))
-		s.say("\n")
+		typed, err := s.askUnseen(file, prompt)
 		if err != nil {
 			return "", err
 		}
@@ -83,6 +84,25 @@ func (s *session) readSecret(prompt string) (string, error) {
 		return "", usageErrorf("the token is empty")
 	}
 	return text, nil
+}
+
+// askUnseen turns the echo off before it asks: whoever answers at once is not to be seen either.
+func (s *session) askUnseen(terminal *os.File, prompt string) ([]byte, error) {
+	fd := int(terminal.Fd())
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	unseen := *before
+	unseen.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &unseen); err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // the terminal may be gone
+	s.say("%s", prompt)
+	typed, err := term.ReadPassword(fd)
+	s.say("\n")
+	return typed, err
 }
 
 func listProfilesCommand() *cobra.Command {
@@ -124,19 +144,27 @@ func useProfileCommand() *cobra.Command {
 }
 
 func deleteProfileCommand() *cobra.Command {
-	return &cobra.Command{
+	var yes bool
+	command := &cobra.Command{
 		Use: "delete NAME", Short: "Forget a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(command *cobra.Command, args []string) error {
 			return changeProfiles(func(saved *profiles) error {
-				_, err := saved.get(args[0])
+				if _, err := saved.get(args[0]); err != nil {
+					return err
+				}
+				if err := streams(command).confirm(yes, fmt.Sprintf("Delete profile %s? The token in it is forgotten.", args[0])); err != nil {
+					return err
+				}
 				delete(saved.Profiles, args[0])
 				if saved.Current == args[0] {
 					saved.Current = ""
 				}
-				return err
+				return nil
 			})
 		},
 	}
+	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return command
 }
 
 // changeProfiles reads the file, and writes it again if change has no error.
