@@ -7,7 +7,9 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,11 +34,7 @@ func TestAgentsThatFail(t *testing.T) {
 		start func(t *testing.T) (url string)
 		codes []codes.Code
 	}{
-		"down": {func(t *testing.T) string {
-			server := httptest.NewServer(http.NotFoundHandler())
-			server.Close()
-			return server.URL
-		}, []codes.Code{codes.Unavailable}},
+		"down": {refusing, []codes.Code{codes.Unavailable}},
 		"slow": {serving(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			select { // a call takes 30 s, or what the client gives it
@@ -71,6 +69,13 @@ func TestAgentsThatFail(t *testing.T) {
 				err := within(t, 3*harness.AgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
 				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
 			}
+			health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: "bad|pvc-1"})
+			if slices.Contains(bad.codes, codes.Internal) { // it answers
+				failed(t, err, codes.Internal)
+			} else {
+				assert.NilError(t, err)
+				assert.Equal(t, health.VolumeHealth.HealthStatuses[0].Reason, "AgentUnreachable")
+			}
 			for _, class := range []string{"a", "c"} {
 				_, err := e.CreateVolume(t.Context(), createRequest("pvc-"+class, map[string]string{"storageClassName": class}))
 				assert.NilError(t, err)
@@ -82,6 +87,24 @@ func TestAgentsThatFail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refusing is the URL of an agent that is down. Its port is held, so that nobody else can come to listen there.
+func refusing(t *testing.T) string {
+	return "http://" + hold(t, netip.MustParseAddrPort("127.0.0.1:0"))
+}
+
+// hold takes a port and does not listen.
+func hold(t *testing.T, address netip.AddrPort) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.NilError(t, syscall.Close(fd)) })
+	assert.NilError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)) // connections of a server that was there may linger
+	assert.NilError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}))
+	bound, err := syscall.Getsockname(fd)
+	assert.NilError(t, err)
+	return netip.AddrPortFrom(address.Addr(), uint16(bound.(*syscall.SockaddrInet4).Port)).String()
 }
 
 func serving(handler http.HandlerFunc) func(t *testing.T) string {
@@ -98,6 +121,12 @@ func callsOf(class string) map[string]func(context.Context, *env) error {
 	return map[string]func(context.Context, *env) error{
 		"create": func(ctx context.Context, e *env) error {
 			_, err := e.CreateVolume(ctx, createRequest("pvc-1", map[string]string{"storageClassName": class}))
+			return err
+		},
+		"copy": func(ctx context.Context, e *env) error {
+			r := createRequest("copy-1", map[string]string{"storageClassName": class})
+			r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume}}}
+			_, err := e.CreateVolume(ctx, r)
 			return err
 		},
 		"delete": func(ctx context.Context, e *env) error {
@@ -130,6 +159,14 @@ func callsOf(class string) map[string]func(context.Context, *env) error {
 		},
 		"get": func(ctx context.Context, e *env) error {
 			_, err := e.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: volume})
+			return err
+		},
+		"get snapshot": func(ctx context.Context, e *env) error {
+			_, err := e.GetSnapshot(ctx, &csi.GetSnapshotRequest{SnapshotId: class + "|snap"})
+			return err
+		},
+		"validate": func(ctx context.Context, e *env) error {
+			_, err := e.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume, VolumeCapabilities: []*csi.VolumeCapability{capability(oneNode)}})
 			return err
 		},
 		"list": func(ctx context.Context, e *env) error {

@@ -134,13 +134,13 @@ func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	}))
-	err := within(t, 5*time.Second, func(ctx context.Context) error {
+	err := within(t, 20*time.Second, func(ctx context.Context) error {
 		_, err := e.CreateVolume(ctx, createRequest("pvc-1", nil))
 		return err
 	})
 	failed(t, err, codes.DeadlineExceeded, e.url) // the driver's own bound
 
-	err = within(t, time.Second, func(ctx context.Context) error {
+	err = within(t, 5*time.Second, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
 		_, err := e.CreateVolume(ctx, createRequest("pvc-2", nil))
@@ -152,9 +152,7 @@ func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 // An incomplete list would say that the volumes of the agent that is down are gone.
 func TestAListNeverLacksTheVolumesOfAnAgentThatIsDown(t *testing.T) {
 	_, up := startAgent(t, nil)
-	down := fakeagent.New(nil)
-	downURL := down.Start()
-	down.Close()
+	downURL := refusing(t)
 	static, _ := harness.Static(t, []controllertest.Class{
 		{Name: "a", Token: token, Parameters: map[string]string{"agentURL": up}},
 		{Name: "b", Token: token, Parameters: map[string]string{"agentURL": downURL}},

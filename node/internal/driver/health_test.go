@@ -240,6 +240,8 @@ func TestABadAgent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
+			w.agentTimeout = 500 * time.Millisecond
+			w.restart(t)
 			w.agent.server.Close()
 			bad := httptest.NewUnstartedServer(c.handler)
 			bad.Config.ErrorLog = log.New(io.Discard, "", 0)

@@ -50,6 +50,8 @@ type world struct {
 	// What the node of a driver started next finds about itself.
 	supported func(context.Context) error
 	address   func() (netip.Addr, error)
+	// agentTimeout is short only where an agent is silent: a well one may be slow on a busy machine.
+	agentTimeout time.Duration
 }
 
 func newWorld(t *testing.T) *world {
@@ -59,7 +61,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		backend: mounttest.New(t), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t),
 		supported: func(context.Context) error { return nil },
-		address:   func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
+		address:   func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil }, agentTimeout: 5 * time.Second,
 	}
 	t.Cleanup(func() { w.reboot(t) })
 	w.restart(t)
@@ -76,7 +78,7 @@ func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 	t.Helper()
 	store, err := staged.Open(w.state)
 	assert.NilError(t, err)
-	agents := driver.NewAgentPool(agentclient.Options{Timeout: 500 * time.Millisecond})
+	agents := driver.NewAgentPool(agentclient.Options{Timeout: w.agentTimeout})
 	t.Cleanup(agents.Close)
 	return &driver.Node{
 		Name: "worker-1", Address: w.address, Supported: w.supported,

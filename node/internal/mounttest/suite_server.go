@@ -55,11 +55,11 @@ func silentServer(t *testing.T, b Backend) {
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
 
 	// A caller with less patience is not kept waiting.
-	hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/20)
+	hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/4)
 	defer cancel()
 	begin := time.Now()
 	assert.Assert(t, b.Mounter().Check(hurried, data) != nil)
-	assert.Assert(t, time.Since(begin) < b.Limits().Stat*3/4)
+	assert.Assert(t, time.Since(begin) < b.Limits().Stat)
 
 	// Others go on.
 	assert.NilError(t, within(t, Patience(b), func() error { return b.Mounter().Check(t.Context(), healthy) }))
@@ -82,7 +82,8 @@ func silentServerIsAskedOnce(t *testing.T, b Backend) {
 	// Other tests may have left calls in the kernel, which end when their servers answer: ours bear a label.
 	pprof.Do(t.Context(), pprof.Labels("test", t.Name()), func(ctx context.Context) {
 		for range 5 {
-			hurried, cancel := context.WithTimeout(ctx, b.Limits().Stat/20)
+			// What comes before the question, on a busy machine, must not use it up.
+			hurried, cancel := context.WithTimeout(ctx, b.Limits().Stat/4)
 			assert.ErrorIs(t, b.Mounter().Check(hurried, data), nfsmount.ErrUnresponsive)
 			cancel()
 		}
