@@ -2,6 +2,7 @@ package controllertest
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"slices"
 	"testing"
 
@@ -107,9 +108,19 @@ func listChanging(t *testing.T, b Backend) {
 func listBadToken(t *testing.T, b Backend) {
 	e := start(t, b)
 	e.volume("pvc-1")
+	e.volume("pvc-2")
 	encode := base64.RawURLEncoding.EncodeToString
+	page, err := e.ListVolumes(e.ctx, &csi.ListVolumesRequest{MaxEntries: 1})
+	assert.NilError(t, err)
+	good, err := base64.RawURLEncoding.DecodeString(page.NextToken)
+	assert.NilError(t, err)
+	var ofTheAgent map[string]string
+	assert.NilError(t, json.Unmarshal(good, &ofTheAgent))
+	ofTheAgent["a"] = "garbage"
+	garbage, err := json.Marshal(ofTheAgent)
+	assert.NilError(t, err)
 	for _, bad := range []string{
-		"invalid-token", "1", "-1", "\u00e9", encode([]byte("{}")), encode([]byte("[]")), encode([]byte(`{"c":"gone"}`)), encode([]byte(`{"c":"fast","a":"garbage"}`)),
+		"invalid-token", "1", "-1", "\u00e9", encode([]byte("{}")), encode([]byte("[]")), encode([]byte(`{"t":"gone"}`)), encode(garbage),
 	} {
 		_, err := e.ListVolumes(e.ctx, &csi.ListVolumesRequest{StartingToken: bad})
 		failed(t, err, codes.Aborted, "starting_token")

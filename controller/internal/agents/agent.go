@@ -44,6 +44,16 @@ func (a *Agent) identity() clientKey {
 	return keyOf(a.url, a.token)
 }
 
+// Key tells tenants of agents apart. It is another one for another URL or token and holds neither.
+func (a *Agent) Key() string {
+	identity := a.identity()
+	sum := sha256.Sum256([]byte(identity.url + " " + identity.token))
+	return hex.EncodeToString(sum[:8])
+}
+
+// SameHost tells whether both are the same agent, whatever the tenants.
+func (a *Agent) SameHost(other *Agent) bool { return normalise(a.url) == normalise(other.url) }
+
 // call runs f with the agent's client.
 func call[T any](ctx context.Context, a *Agent, f func(*agentclient.Client) (T, error)) (T, error) {
 	a.mu.Lock()

@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,8 +11,9 @@ import (
 )
 
 // All gives every tenant of every agent that a class of ours names, or a volume whose class is gone. Two classes with one
-// tenant give one Target, of the class that comes first by name; Targets are in that order. A class that cannot be
-// resolved is an error: a list that lacks its volumes in silence would be worse.
+// tenant give one Target, of the class that comes first by name. Targets are in the order of the classes, and those of one class,
+// whose secret depends on the claim, in an order that stays while volumes come and go. A class that cannot be resolved is
+// an error: a list that lacks its volumes in silence would be worse.
 func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Target, error) {
 	if err := r.Ready(); err != nil {
 		return nil, err
@@ -32,6 +34,9 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 			out = append(out, &Target{Agent: agent, Class: p.key, Parameters: parsed})
 		}
 	}
+	slices.SortFunc(out, func(a, b *Target) int {
+		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Key(), b.Key()))
+	})
 	return out, nil
 }
 

@@ -1,41 +1,68 @@
 package agents
 
 import (
+	"context"
 	"slices"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// KnownVolumes are the IDs of the volumes that the cluster knows at a target, sorted; none without Kubernetes. The agent
-// is not asked.
-func (r *Registry) KnownVolumes(t *Target) []string {
+// KnownVolumes are the IDs of the volumes that the cluster knows of a target's tenant, sorted. known is false where it knows none of
+// that agent at all, as without Kubernetes. The agent is not asked.
+func (r *Registry) KnownVolumes(ctx context.Context, t *Target) (ids []string, known bool) {
 	if r.kube == nil {
-		return nil
+		return nil, false
 	}
-	out := []string{}
 	for _, key := range r.kube.volumes.GetIndexer().ListIndexFuncValues(byClassKey) {
 		for _, pv := range r.kube.volumesOf(key) {
 			handle := pv.Spec.CSI.VolumeHandle
-			if r.kube.isAt(handle, t) {
-				out = append(out, handle)
+			host, tenant := r.isAt(ctx, handle, t)
+			known = known || host
+			if tenant {
+				ids = append(ids, handle)
 			}
 		}
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(ids)
+	return ids, known
 }
 
-// isAt goes by the agent's URL: the tenant shows only in the secret's contents, and an agent that cannot be reached by one of
-// its tenants cannot be reached by any.
-func (k *Kube) isAt(handle string, t *Target) bool {
+// KnownAs is the ID by which the cluster knows the volume of that name at a target's tenant. Of several it is that of the class, else
+// the first.
+func (r *Registry) KnownAs(ctx context.Context, t *Target, name, classKey string) (v id.Volume, found bool) {
+	if r.kube == nil {
+		return id.Volume{}, false
+	}
+	for _, pv := range sortedByHandle(typed[*corev1.PersistentVolume](r.kube.volumes.GetIndexer().ByIndex(byVolumeName, name))) {
+		handle := pv.Spec.CSI.VolumeHandle
+		other, err := id.ParseVolume(handle)
+		if err != nil || found && other.Class != classKey {
+			continue
+		}
+		if _, tenant := r.isAt(ctx, handle, t); tenant {
+			v, found = other, true
+		}
+	}
+	return v, found
+}
+
+// isAt tells whether a volume is at a target's agent, and there of its tenant. One whose tenant cannot be told, because its
+// token comes with requests only or cannot be read now, may be any tenant's.
+func (r *Registry) isAt(ctx context.Context, handle string, t *Target) (host, tenant bool) {
 	v, err := id.ParseVolume(handle)
 	if err != nil {
-		return false
+		return false, false
 	}
-	p, found, err := k.placeOf(v)
+	p, found, err := r.kube.placeOf(v)
 	if err != nil || !found {
-		return false
+		return false, false
 	}
 	parsed, err := p.parse()
-	return err == nil && normalise(parsed.AgentURL) == normalise(t.URL())
+	if err != nil || normalise(parsed.AgentURL) != normalise(t.URL()) {
+		return false, false
+	}
+	agent, err := r.agentFor(ctx, p, parsed.AgentURL, nil)
+	return true, err != nil || agent.Same(t.Agent)
 }

@@ -35,9 +35,10 @@ type Kube struct {
 
 // Indexes of the informers.
 const (
-	byClassKey = "class" // StorageClasses of ours, and our PersistentVolumes, by id.ClassKey
-	byHandle   = "handle"
-	byNodeName = "node" // CSINodes where our driver runs, by the name in the node ID
+	byClassKey   = "class" // StorageClasses of ours, and our PersistentVolumes, by id.ClassKey
+	byHandle     = "handle"
+	byVolumeName = "volume" // our PersistentVolumes, by the name that the agent knows
+	byNodeName   = "node"   // CSINodes where our driver runs, by the name in the node ID
 )
 
 // NewKube prepares the informers; Run starts them. driver is the provisioner name of our classes.
@@ -53,7 +54,7 @@ func NewKube(client kubernetes.Interface, driver string, timeout, secretTTL time
 	if err := k.classes.AddIndexers(cache.Indexers{byClassKey: k.classIndex}); err != nil {
 		return nil, err
 	}
-	if err := k.volumes.AddIndexers(cache.Indexers{byHandle: k.handleIndex, byClassKey: k.volumeClassIndex}); err != nil {
+	if err := k.volumes.AddIndexers(cache.Indexers{byHandle: k.handleIndex, byClassKey: k.idIndex(classOf), byVolumeName: k.idIndex(nameOf)}); err != nil {
 		return nil, err
 	}
 	if err := k.nodes.AddIndexers(cache.Indexers{byNodeName: k.nodeIndex}); err != nil {
@@ -138,17 +139,23 @@ func (k *Kube) handleIndex(object any) ([]string, error) {
 	return nil, nil
 }
 
-func (k *Kube) volumeClassIndex(object any) ([]string, error) {
-	pv, ok := k.ours(object)
-	if !ok {
+// idIndex is by a part of our volumes' IDs.
+func (k *Kube) idIndex(part func(id.Volume) string) cache.IndexFunc {
+	return func(object any) ([]string, error) {
+		pv, ok := k.ours(object)
+		if !ok {
+			return nil, nil
+		}
+		// A volume made by hand may have a handle that is not of ours.
+		if v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle); err == nil {
+			return []string{part(v)}, nil
+		}
 		return nil, nil
 	}
-	// A volume made by hand may have a handle that is not of ours.
-	if v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle); err == nil {
-		return []string{v.Class}, nil
-	}
-	return nil, nil
 }
+
+func classOf(v id.Volume) string { return v.Class }
+func nameOf(v id.Volume) string  { return v.Name }
 
 func (k *Kube) ours(object any) (*corev1.PersistentVolume, bool) {
 	pv, ok := object.(*corev1.PersistentVolume)
@@ -204,6 +211,13 @@ func typed[T any](objects []any, err error) []T {
 func sortedByName[T metav1.Object](objects []T) []T {
 	slices.SortFunc(objects, func(a, b T) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return objects
+}
+
+func sortedByHandle(volumes []*corev1.PersistentVolume) []*corev1.PersistentVolume {
+	slices.SortFunc(volumes, func(a, b *corev1.PersistentVolume) int {
+		return strings.Compare(a.Spec.CSI.VolumeHandle, b.Spec.CSI.VolumeHandle)
+	})
+	return volumes
 }
 
 // withoutManagedFields keeps out of memory what nobody reads and what is often the larger half of an object.

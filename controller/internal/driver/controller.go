@@ -20,7 +20,8 @@ type Agents interface {
 	ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error)
 	All(ctx context.Context, secrets map[string]string) ([]*agents.Target, error)
 	Pools(ctx context.Context, parameters map[string]string) ([]*agents.Target, error)
-	KnownVolumes(t *agents.Target) []string
+	KnownVolumes(ctx context.Context, t *agents.Target) (ids []string, known bool)
+	KnownAs(ctx context.Context, t *agents.Target, name, classKey string) (v id.Volume, found bool)
 	NodeKnown(ctx context.Context, node id.Node) (bool, error)
 	Ready() error
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -66,12 +67,14 @@ func publishedNodes(v *agentapi.VolumeDetail) []string {
 	return slices.Sorted(maps.Keys(nodes))
 }
 
-// volumeClass is the class that a volume belongs to: the one that is noted on it.
-func volumeClass(v *agentapi.VolumeDetail, otherwise string) string {
-	if key := v.Labels[class.LabelClass]; key != "" {
-		return key
+// volumeClass is the class that a list shows a volume under: that of the PersistentVolume, whose ID the orchestrator compares with
+// (a volume that was adopted need not be of the class that made it), else the one that is noted on it.
+func (c *controller) volumeClass(ctx context.Context, target *agents.Target, v *agentapi.VolumeDetail) string {
+	key := cmp.Or(v.Labels[class.LabelClass], target.Class)
+	if known, found := c.agents.KnownAs(ctx, target, v.Name, key); found {
+		return known.Class
 	}
-	return otherwise
+	return key
 }
 
 // firstUnknown is the first parameter, by name, that does not speak to a sidecar.

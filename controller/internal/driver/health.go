@@ -5,8 +5,11 @@ import (
 	"errors"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -28,7 +31,9 @@ func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.Contr
 		return nil, err
 	}
 	health := &csi.VolumeHealth{VolumeId: r.GetVolumeId()}
-	switch volume, err := target.GetVolume(ctx, v.Name); {
+	limited, cancel := halfOf(ctx)
+	defer cancel()
+	switch volume, err := target.GetVolume(limited, v.Name); {
 	case unreachable(ctx, err):
 		health.HealthStatuses = []*csi.VolumeHealth_VolumeHealthEntry{agentUnreachable(err)}
 	case err != nil:
@@ -50,12 +55,13 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 		return nil, withCode(err)
 	}
 	out := &csi.ControllerListVolumeHealthResponse{}
+	gone := unreachables{}
 	count := func() int { return len(out.Entries) }
 	out.NextToken, err = walk(ctx, targets, r.GetStartingToken(), int(r.GetMaxEntries()), out, count,
 		func(ctx context.Context, target *agents.Target, page agentclient.Page) (string, error) {
-			list, err := target.ListDegraded(ctx, page)
+			list, err := gone.listDegraded(ctx, target, page)
 			if unreachable(ctx, err) {
-				return c.listUnreachable(target, page, out, err)
+				return c.listUnreachable(ctx, target, page, out, err)
 			}
 			if err != nil {
 				return "", err
@@ -63,7 +69,7 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 			for i := range list.Volumes {
 				volume := &list.Volumes[i]
 				out.Entries = append(out.Entries, &csi.VolumeHealth{
-					VolumeId:       id.NewVolume(volumeClass(volume, target.Class), volume.Name).String(),
+					VolumeId:       id.NewVolume(c.volumeClass(ctx, target, volume), volume.Name).String(),
 					HealthStatuses: statuses(volume.Health),
 				})
 			}
@@ -75,16 +81,45 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 	return out, nil
 }
 
-// listUnreachable lists a page of the volumes that the cluster knows of an agent. The cursor is the last volume's name.
-func (c *controller) listUnreachable(target *agents.Target, page agentclient.Page, out *csi.ControllerListVolumeHealthResponse, why error) (string, error) {
-	volumes := c.agents.KnownVolumes(target)
-	if len(volumes) == 0 {
+// unreachables are the agents that did not answer in one call. It does not wait for them again, for another page or tenant, and does
+// not have them answer in the middle of what the cluster knows of them.
+type unreachables []unreachableAgent
+
+type unreachableAgent struct {
+	*agents.Agent
+	why error
+}
+
+func (u *unreachables) listDegraded(ctx context.Context, target *agents.Target, page agentclient.Page) (*agentapi.VolumeDetailList, error) {
+	for _, agent := range *u {
+		if agent.SameHost(target.Agent) {
+			return nil, agent.why
+		}
+	}
+	limited, cancel := halfOf(ctx)
+	defer cancel()
+	list, err := target.ListDegraded(limited, page)
+	if unreachable(ctx, err) {
+		*u = append(*u, unreachableAgent{target.Agent, err})
+	}
+	return list, err
+}
+
+// listUnreachable lists a page of the volumes that the cluster knows of a tenant. The cursor is the last volume's ID. Where the agent
+// has listed a page itself the list begins anew: the cluster does not know which volumes that page went up to.
+func (c *controller) listUnreachable(ctx context.Context, target *agents.Target, page agentclient.Page, out *csi.ControllerListVolumeHealthResponse, why error) (string, error) {
+	after, ours := strings.CutPrefix(page.After, knownCursor)
+	if page.After != "" && !ours {
+		return "", status.Errorf(codes.Aborted, "the list was half read when its agent went: list from the start: %v", why)
+	}
+	volumes, known := c.agents.KnownVolumes(ctx, target)
+	if !known {
 		return "", why
 	}
 	sent := 0
 	for _, v := range volumes {
 		switch {
-		case v <= strings.TrimPrefix(page.After, knownCursor):
+		case v <= after:
 		case sent == page.Limit:
 			return knownCursor + out.Entries[len(out.Entries)-1].VolumeId, nil
 		default:
@@ -101,6 +136,15 @@ const knownCursor = "known:"
 // unreachable tells an agent that does not answer from a caller that has no time left.
 func unreachable(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && (agentapi.IsCode(err, agentapi.Unavailable) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// halfOf leaves a caller's other half for an answer that says who did not give one.
+func halfOf(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/2)
 }
 
 // agentUnreachable is INACCESSIBLE, but where the host refuses connections: then the host lives, and NFS is served without the

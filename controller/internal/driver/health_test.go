@@ -1,7 +1,12 @@
 package driver_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,7 +15,12 @@ import (
 	"gotest.tools/v3/assert"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
 func sick(conditions ...agentapi.Condition) func(*agentapi.VolumeDetail) {
@@ -73,7 +83,8 @@ func TestHealthIsListedInPages(t *testing.T) {
 func listHealth(t *testing.T, d csi.ControllerClient, size int32) []string {
 	t.Helper()
 	out := []string{}
-	for next := ""; ; {
+	next := ""
+	for range 1000 {
 		page, err := d.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{MaxEntries: size, StartingToken: next})
 		assert.NilError(t, err)
 		assert.Assert(t, size == 0 || len(page.Entries) <= int(size))
@@ -84,12 +95,15 @@ func listHealth(t *testing.T, d csi.ControllerClient, size int32) []string {
 			return out
 		}
 	}
+	t.Fatal("the list has no end")
+	return nil
 }
 
 func TestAgentThatCannotBeReachedIsACondition(t *testing.T) {
 	d := start(t, nil)
 	volume := d.create(t, "pvc-1").VolumeId
 	d.agent.Close()
+	hold(t, netip.MustParseAddrPort(strings.TrimPrefix(d.url, "http://")))
 	begin := time.Now()
 	answer, err := d.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: volume})
 	assert.NilError(t, err)
@@ -122,7 +136,90 @@ func TestVolumesOfAnAgentThatCannotBeReachedAreListed(t *testing.T) {
 	k.createFor(t, "sick", here, "team", "data")
 	agent.Edit(token, "sick", sick(agentapi.Condition{Reason: agentapi.ReasonVolumeFull}))
 	gone.Close()
+	hold(t, netip.MustParseAddrPort(strings.TrimPrefix(goneURL, "http://")))
 	for _, size := range []int32{0, 1, 2, 3, 6, 100} {
 		assert.DeepEqual(t, listHealth(t, k, size), want)
 	}
+}
+
+// A caller that gives less time than a call to an agent may take is told of one that is silent, too.
+func TestASilentAgentIsAConditionForAHurriedCaller(t *testing.T) {
+	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
+	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
+	clients := agents.NewClients(agentclient.Options{})
+	t.Cleanup(clients.Close)
+	d := serve(t, agents.NewRegistry(nil, static, clients), agent, url)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	answer, err := d.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: "fast|pvc-1"})
+	assert.NilError(t, err)
+	assert.Equal(t, answer.VolumeHealth.HealthStatuses[0].Reason, "AgentUnreachable")
+	assert.Equal(t, answer.VolumeHealth.HealthStatuses[0].Status, csi.VolumeHealthErrorType_INACCESSIBLE)
+}
+
+func silent(_ http.ResponseWriter, r *http.Request) bool {
+	<-r.Context().Done()
+	return true
+}
+
+// Each volume of an agent that is silent is listed once, whatever its tenant, and the agent is waited for once.
+func TestTenantsOfASilentAgentAreListedOnce(t *testing.T) {
+	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
+	k, want := twoTenants(t, agent, url)
+	answer, err := k.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, sickOf(answer), want)
+	assert.Equal(t, len(agent.Requests()), 1)
+	for _, size := range []int32{1, 2, 3} {
+		assert.DeepEqual(t, listHealth(t, k, size), want)
+	}
+}
+
+func sickOf(answer *csi.ControllerListVolumeHealthResponse) []string {
+	out := []string{}
+	for _, entry := range answer.Entries {
+		out = append(out, entry.VolumeId)
+	}
+	return out
+}
+
+// An agent that goes in the middle of its list takes with it where the list was.
+func TestAnAgentThatGoesInTheMiddleOfItsListAbortsIt(t *testing.T) {
+	agent, url := startAgent(t, nil)
+	fast := storageClass("fast", url, nil)
+	objects := []runtime.Object{fast, secret("kube-system", "agent", token)}
+	for i := range 3 {
+		name := fmt.Sprint("pvc-", i)
+		volumeAt(t, url, token, name)
+		agent.Edit(token, name, sick(agentapi.Condition{Reason: agentapi.ReasonVolumeFull}))
+		objects = append(objects, persistentVolume(&csi.Volume{VolumeId: "fast|" + name}, "pv-"+name, "team", nil))
+	}
+	k := startKube(t, agent, url, nil, objects...)
+	k.waitReady(t)
+	page, err := k.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{MaxEntries: 1})
+	assert.NilError(t, err)
+	agent.Close()
+	hold(t, netip.MustParseAddrPort(strings.TrimPrefix(url, "http://")))
+	_, err = k.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{MaxEntries: 1, StartingToken: page.NextToken})
+	failed(t, err, codes.Aborted, "from the start")
+}
+
+// One that comes back in the middle of what the cluster knows of it does not break the call.
+func TestAnAgentThatComesBackInTheMiddleIsListedToTheEnd(t *testing.T) {
+	var asked atomic.Bool
+	agent, url := startAgent(t, func(a *fakeagent.Agent) {
+		a.Intercept = func(w http.ResponseWriter, _ *http.Request) bool {
+			return !asked.Swap(true) && failWith(agentapi.Unavailable)(w, nil)
+		}
+	})
+	objects, want := []runtime.Object{storageClass("fast", url, nil), secret("kube-system", "agent", token)}, []string{}
+	for i := range 450 { // more than are read at once
+		want = append(want, fmt.Sprintf("fast|pvc-%03d", i))
+		objects = append(objects, persistentVolume(&csi.Volume{VolumeId: want[i]}, fmt.Sprint("pv-", i), "team", nil))
+	}
+	k := startKube(t, agent, url, nil, objects...)
+	k.waitReady(t)
+	answer, err := k.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, sickOf(answer), want)
 }

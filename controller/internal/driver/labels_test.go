@@ -30,7 +30,7 @@ func TestMountOptionsOfTheClassReplaceTheServers(t *testing.T) {
 }
 
 func FuzzCursor(f *testing.F) {
-	for _, seed := range []string{"", "invalid-token", cursor{Class: "a", After: "b"}.String(), "e30", "\xff"} {
+	for _, seed := range []string{"", "invalid-token", cursor{Target: "a", After: "b"}.String(), "e30", "\xff"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, token string) {

@@ -31,7 +31,7 @@ func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest)
 			for i := range list.Volumes {
 				volume := &list.Volumes[i]
 				out.Entries = append(out.Entries, &csi.ListVolumesResponse_Entry{
-					Volume: volumeOf(target, volume, volumeClass(volume, target.Class)),
+					Volume: volumeOf(target, volume, c.volumeClass(ctx, target, volume)),
 					Status: &csi.ListVolumesResponse_VolumeStatus{PublishedNodeIds: publishedNodes(volume)},
 				})
 			}

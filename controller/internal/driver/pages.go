@@ -20,11 +20,11 @@ const (
 	maxAnswer = 2 << 20
 )
 
-// cursor is where a list goes on: at an agent, which is known by the first class that leads to it, and there behind what
-// its own cursor says.
+// cursor is where a list goes on: at a tenant of an agent, and there behind what the agent's own cursor says. A class would not
+// do for the tenant, since one can lead to several: by secrets that depend on the claim, or when it is gone.
 type cursor struct {
-	Class string `json:"c"`
-	After string `json:"a,omitempty"`
+	Target string `json:"t"` // agents.Agent.Key
+	After  string `json:"a,omitempty"`
 }
 
 func (c cursor) String() string {
@@ -45,7 +45,7 @@ func parseCursor(token string) (cursor, error) {
 	if err == nil {
 		err = json.Unmarshal(text, &c)
 	}
-	if err != nil || c.Class == "" {
+	if err != nil || c.Target == "" {
 		return cursor{}, badToken(token)
 	}
 	return c, nil
@@ -80,7 +80,7 @@ func walk(ctx context.Context, targets []*agents.Target, token string, limit int
 				page.Limit = min(pageItems, limit-count())
 			}
 			if page.Limit <= 0 || proto.Size(answer) > maxAnswer {
-				return cursor{target.Class, after}.String(), nil
+				return cursor{target.Key(), after}.String(), nil
 			}
 			next, err := fetch(ctx, target, page)
 			if agentapi.IsCode(err, agentapi.Invalid) && after != "" && after == at.After {
@@ -99,11 +99,11 @@ func walk(ctx context.Context, targets []*agents.Target, token string, limit int
 }
 
 func from(targets []*agents.Target, at cursor, token string) ([]*agents.Target, error) {
-	if at.Class == "" {
+	if at.Target == "" {
 		return targets, nil
 	}
 	for i, target := range targets {
-		if target.Class == at.Class {
+		if target.Key() == at.Target {
 			return targets[i:], nil
 		}
 	}
