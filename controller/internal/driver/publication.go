@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -92,6 +93,14 @@ func (p publication) modeAgainst(other string) string {
 // owns tells whether a reference is the node's, at whatever address.
 func (p publication) owns(reference agentapi.ExportEntry) bool {
 	return reference.Labels[labelNode] == labelValue(p.node.Name)
+}
+
+// present tells whether the node has the volume at its present address.
+func (p publication) present(volume *agentapi.VolumeDetail) bool {
+	return slices.ContainsFunc(volume.Clients, func(reference agentapi.ExportEntry) bool {
+		node, ok := nodeOf(reference)
+		return ok && p.owns(reference) && node.IP == p.node.IP
+	})
 }
 
 // moveAway revokes what the node has at other addresses: its address changed, and the old one may be another machine's now.

@@ -49,7 +49,7 @@ func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.Control
 	if err != nil {
 		return nil, err
 	}
-	if err := wanted.confirm(ctx, target, v.Name); err != nil {
+	if err := wanted.confirm(ctx, target, volume); err != nil {
 		return nil, err
 	}
 	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export)}, nil
@@ -84,12 +84,13 @@ func (c *controller) node(ctx context.Context, nodeID string) (id.Node, error) {
 }
 
 // confirm looks again after a volume for one node, or one writer, was published: another replica of the controller may have published it
-// to another node between the look and the export. Both then take their own back, and one of the retries wins.
-func (p publication) confirm(ctx context.Context, target *agents.Target, volume string) error {
+// to another node between the look and the export. Both then take their own back, and one of the retries wins. What the node had before
+// stays: it may be in use, and it is the other that came too late.
+func (p publication) confirm(ctx context.Context, target *agents.Target, before *agentapi.VolumeDetail) error {
 	if !p.oneAtATime() {
 		return nil
 	}
-	now, err := target.GetVolume(ctx, volume)
+	now, err := target.GetVolume(ctx, before.Name)
 	if err != nil {
 		return err
 	}
@@ -97,8 +98,10 @@ func (p publication) confirm(ctx context.Context, target *agents.Target, volume 
 	if conflict == nil {
 		return nil
 	}
-	if err := target.Unexport(ctx, volume, p.reference()); err != nil {
-		return err
+	if !p.present(before) {
+		if err := target.Unexport(ctx, before.Name, p.reference()); err != nil {
+			return err
+		}
 	}
 	return status.Errorf(codes.Aborted, "published elsewhere at the same time: %s", status.Convert(conflict).Message())
 }
