@@ -62,6 +62,7 @@ func createSizes(t *testing.T, b Backend) {
 		{name: "minimum over the limit", required: 1, limit: mib - 1, code: codes.OutOfRange},
 		{name: "limit below the minimum", limit: 10, code: codes.OutOfRange},
 		{name: "required over limit", required: 2 * gib, limit: gib, code: codes.OutOfRange},
+		{name: "over the pool", required: pib, code: codes.ResourceExhausted},
 		{name: "negative required", required: -1, code: codes.InvalidArgument},
 		{name: "negative limit", limit: -1, code: codes.InvalidArgument},
 	} {
@@ -221,6 +222,28 @@ func validateAndGet(t *testing.T, b Backend) {
 	answer, err := e.ValidateVolumeCapabilities(e.ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{block}})
 	assert.NilError(t, err)
 	assert.Assert(t, answer.Confirmed == nil && strings.Contains(answer.Message, "block"))
+	for name, c := range map[string]struct {
+		parameters, context map[string]string
+		message             string // "" where it is confirmed
+	}{
+		"as it was made":      {parameters: map[string]string{"storageClassName": className, "nocow": "false", "compression": "none"}, context: volume.VolumeContext},
+		"additions of others": {context: map[string]string{"storage.kubernetes.io/csiProvisionerIdentity": "x"}},
+		"unknown parameter":   {parameters: map[string]string{"bogus": "x"}, message: "bogus"},
+		"another class":       {parameters: map[string]string{"storageClassName": "slow"}, message: "slow"},
+		"other properties":    {parameters: map[string]string{"nocow": "true"}, message: "nocow"},
+		"a bad context":       {context: map[string]string{"agentURL": "ftp://agent"}, message: "agentURL"},
+	} {
+		answer, err := e.ValidateVolumeCapabilities(e.ctx, &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: volume.VolumeId, VolumeCapabilities: []*csi.VolumeCapability{capability(oneNode)}, Parameters: c.parameters, VolumeContext: c.context,
+		})
+		assert.NilError(t, err, name)
+		assert.Equal(t, answer.Confirmed != nil, c.message == "", "%s: %s", name, answer.Message)
+		assert.Assert(t, strings.Contains(answer.Message, c.message), answer.Message)
+		if answer.Confirmed != nil {
+			assert.DeepEqual(t, answer.Confirmed.Parameters, c.parameters)
+			assert.DeepEqual(t, answer.Confirmed.VolumeContext, c.context)
+		}
+	}
 
 	_, err = e.ControllerGetVolume(e.ctx, &csi.ControllerGetVolumeRequest{VolumeId: "fast|other"})
 	failed(t, err, codes.NotFound)

@@ -28,6 +28,7 @@ func expand(t *testing.T, b Backend) {
 		{name: "limit only", limit: 3 * gib, want: 2 * gib},
 		{name: "both", required: 3 * gib, limit: 3 * gib, want: 3 * gib},
 		{name: "required over limit", required: 5 * gib, limit: 4 * gib, code: codes.OutOfRange},
+		{name: "over the pool", required: pib, code: codes.ResourceExhausted},
 		{name: "negative", required: -1, code: codes.InvalidArgument},
 		{name: "odd bytes", required: 3*gib + 1, want: 3*gib + 1},
 	} {

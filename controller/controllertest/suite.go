@@ -22,7 +22,7 @@ import (
 
 // Backend gives the suite what it runs on. What it starts ends with the test.
 type Backend interface {
-	// Agent starts an agent with an empty pool of at least 8 GiB and these tenants (token to name), and gives its URL.
+	// Agent starts an agent with an empty pool of at least 8 GiB, and less than 1 PiB, and these tenants (token to name), and gives its URL.
 	Agent(t *testing.T, tenants map[string]string) string
 	// Controller starts a controller named btrfs-nfs-csi with these static classes, without Kubernetes.
 	Controller(t *testing.T, classes []Class) grpc.ClientConnInterface
@@ -60,6 +60,7 @@ type behaviour struct {
 const (
 	mib = 1 << 20
 	gib = 1 << 30
+	pib = 1 << 50 // more than any pool of a test
 
 	className = "fast"
 	token     = "token-of-the-first-tenant"

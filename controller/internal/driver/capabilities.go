@@ -7,6 +7,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // ControllerGetCapabilities tells what the service can do.
@@ -47,7 +49,7 @@ func PluginCapabilities() []*csi.PluginCapability {
 	}
 }
 
-// ValidateVolumeCapabilities confirms what the volume can do, which every volume of ours can.
+// ValidateVolumeCapabilities confirms what the volume can do, which every volume of ours can, and that it is as the parameters say.
 func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
@@ -56,19 +58,40 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	if len(r.GetVolumeCapabilities()) == 0 {
 		return nil, invalidf("volume_capabilities must not be empty")
 	}
-	if _, _, err := c.volume(ctx, v, r.GetSecrets()); err != nil {
+	_, volume, err := c.volume(ctx, v, r.GetSecrets())
+	if err != nil {
 		return nil, err
 	}
 	if reason := checkCapabilities(r.GetVolumeCapabilities()); reason != nil {
 		return unconfirmed(reason), nil
 	}
+	if err := checkParameters(volume, v.Class, r.GetParameters()); err != nil {
+		return unconfirmed(fmt.Errorf("parameters: %w", err)), nil
+	}
 	if _, err := class.ParseMutable(r.GetMutableParameters()); err != nil {
 		return unconfirmed(err), nil
+	}
+	if _, err := class.FromVolumeContext(r.GetVolumeContext()); err != nil {
+		return unconfirmed(fmt.Errorf("volume_context: %w", err)), nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext: r.GetVolumeContext(), VolumeCapabilities: r.GetVolumeCapabilities(), Parameters: r.GetParameters(),
 		MutableParameters: r.GetMutableParameters(),
 	}}, nil
+}
+
+// checkParameters tells whether a volume could have been made with parameters.
+func checkParameters(volume *agentapi.VolumeDetail, classKey string, parameters map[string]string) error {
+	parsed, err := class.Parse(parameters)
+	switch {
+	case err != nil:
+		return err
+	case parsed.Name != "" && id.ClassKey(parsed.Name) != classKey:
+		return fmt.Errorf("the volume is not of storage class %s", parsed.Name)
+	case volume.SourceSnapshot != "" || volume.SourceVolume != "": // a copy has its source's properties
+		return nil
+	}
+	return differs(volume, parsed.Properties)
 }
 
 // unconfirmed is an answer, not a failure: the caller asked whether.

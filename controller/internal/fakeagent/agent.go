@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// DefaultPoolBytes is the free space of the pool in the beginning.
+// DefaultPoolBytes is the pool's size, and its free space in the beginning.
 const DefaultPoolBytes = 100 << 40
 
 // Agent is one agent. Its exported fields are set before Start.

@@ -37,6 +37,13 @@ func checkProperties(nocow bool, compress, fileMode string) error {
 	return nil
 }
 
+func checkPool(size int64) error {
+	if size > DefaultPoolBytes {
+		return agentapi.Errorf(agentapi.NoSpace, "size_bytes is %d, the whole pool holds %d", size, int64(DefaultPoolBytes))
+	}
+	return nil
+}
+
 func cloned(v *agentapi.VolumeDetail) agentapi.VolumeDetail {
 	out := *v
 	out.Labels = maps.Clone(v.Labels)
@@ -69,6 +76,9 @@ func (c *call) createVolume() error {
 	}
 	if r.SizeBytes < agentapi.MinSizeBytes {
 		return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, the least is %d", r.SizeBytes, agentapi.MinSizeBytes)
+	}
+	if err := checkPool(r.SizeBytes); err != nil {
+		return err
 	}
 	if err := checkLabels(r.Labels); err != nil {
 		return err
@@ -144,6 +154,9 @@ func (c *call) updateVolume(name string) error {
 	if r.SizeBytes != nil {
 		if *r.SizeBytes < v.SizeBytes {
 			return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, less than the present %d", *r.SizeBytes, v.SizeBytes)
+		}
+		if err := checkPool(*r.SizeBytes); err != nil {
+			return err
 		}
 		changed.SizeBytes = *r.SizeBytes
 		if v.QuotaBytes > 0 {
@@ -238,6 +251,9 @@ func (c *call) putCopy(v *agentapi.VolumeDetail, least int64) error {
 	}
 	if v.SizeBytes < least {
 		return agentapi.Errorf(agentapi.Invalid, "size_bytes is %d, less than the source's %d", v.SizeBytes, least)
+	}
+	if err := checkPool(v.SizeBytes); err != nil {
+		return err
 	}
 	if err := checkLabels(v.Labels); err != nil {
 		return err
