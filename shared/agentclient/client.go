@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -20,6 +21,10 @@ import (
 const (
 	// DefaultTimeout bounds one call where Options name no other.
 	DefaultTimeout = 30 * time.Second
+
+	// dialTimeout tells a host that is gone from an agent that takes its time: three tries of the kernel's, at 0, 1 and 3 s (tcp(7),
+	// tcp_syn_retries).
+	dialTimeout = 5 * time.Second
 
 	maxAnswerBytes = 64 << 20 // a detailed list of tens of thousands of volumes; more is not an agent
 )
@@ -56,6 +61,7 @@ func New(agentURL string, o Options) (*Client, error) {
 		return nil, err
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	transport.TLSClientConfig = tlsConfig
 	transport.MaxIdleConnsPerHost = 16
 	transport.Proxy = nil // an agent is a neighbour; a proxy from the environment would be handed the token

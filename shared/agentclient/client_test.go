@@ -7,11 +7,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -245,4 +247,39 @@ func writeKey(t *testing.T, dir string, c tls.Certificate) string {
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	assert.NilError(t, err)
 	return writePEM(t, dir, "key.pem", "PRIVATE KEY", der)
+}
+
+// A host that is gone answers nothing, not even that nobody listens: it costs much less than a call may take.
+func TestAHostThatIsGone(t *testing.T) {
+	t.Parallel()
+	c, err := New("http://"+blackHole(t), Options{})
+	assert.NilError(t, err)
+	t.Cleanup(c.Close)
+	begin := time.Now()
+	_, err = c.Health(t.Context())
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.Unavailable, "%v", err)
+	assert.Assert(t, time.Since(begin) < DefaultTimeout/2, "took %s", time.Since(begin))
+}
+
+// blackHole is an address whose kernel drops attempts to connect: the queue of its socket is full and nobody accepts
+// (net/ipv4/tcp_input.c, tcp_conn_request).
+func blackHole(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.NilError(t, syscall.Close(fd)) })
+	assert.NilError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	assert.NilError(t, syscall.Listen(fd, 0))
+	bound, err := syscall.Getsockname(fd)
+	assert.NilError(t, err)
+	address := fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port)
+	for range 10 {
+		conn, err := net.DialTimeout("tcp", address, 500*time.Millisecond)
+		if err != nil {
+			return address
+		}
+		t.Cleanup(func() { assert.NilError(t, conn.Close()) })
+	}
+	t.Fatal("the queue is never full")
+	return ""
 }
