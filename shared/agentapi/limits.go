@@ -23,7 +23,12 @@ const (
 var (
 	labelKey   = regexp.MustCompile(labelKeyPattern)
 	labelValue = regexp.MustCompile(labelValuePattern)
+	requestID  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
 )
+
+// ValidRequestID tells whether a caller's request ID is kept. It is short and plain, because it goes into logs; who gets another makes one
+// of its own. Driver and agent must agree: what one keeps and the other does not is no ID that finds a call in both logs.
+func ValidRequestID(id string) bool { return requestID.MatchString(id) }
 
 // CheckLabelKey checks the key of a label.
 func CheckLabelKey(key string) error {

@@ -28,6 +28,15 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+func TestRequestID(t *testing.T) {
+	for _, good := range []string{"a", "7", "req-42", "A.b_c:d-e", strings.Repeat("x", 64)} {
+		assert.Assert(t, ValidRequestID(good), good)
+	}
+	for _, bad := range []string{"", "-x", "a b", "a/b", `x"y`, "a=b", "grün", "a\n", strings.Repeat("x", 65)} {
+		assert.Assert(t, !ValidRequestID(bad), bad)
+	}
+}
+
 func TestMountOptions(t *testing.T) {
 	for _, good := range [][]string{nil, {"hard"}, {"vers=4.2", "timeo=600", "nconnect=4"}, {strings.Repeat("x", MaxMountOptionsLen)}} {
 		assert.NilError(t, CheckMountOptions(good))

@@ -31,9 +31,6 @@ func interceptors(logger *slog.Logger, registry *prometheus.Registry) []grpc.Una
 
 type requestIDKey struct{}
 
-// maxRequestIDLen bounds what a caller can make us write to logs and headers.
-const maxRequestIDLen = 64
-
 // RequestID is the ID of the CSI call that ctx belongs to, "" outside of one. Hand it to the agent, so that both
 // logs can be read together.
 func RequestID(ctx context.Context) string {
@@ -46,28 +43,16 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// withRequestID takes the caller's x-request-id where it is a plain one, and makes one otherwise.
+// withRequestID takes the caller's x-request-id where the agent will, too, and makes one otherwise.
 func withRequestID(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	id := ""
-	if given := metadata.ValueFromIncomingContext(ctx, agentapi.RequestIDHeader); len(given) > 0 && isPlain(given[0]) {
+	if given := metadata.ValueFromIncomingContext(ctx, agentapi.RequestIDHeader); len(given) > 0 && agentapi.ValidRequestID(given[0]) {
 		id = given[0]
 	}
 	if id == "" {
 		id = uuid.NewString()
 	}
 	return next(WithRequestID(ctx, id), request)
-}
-
-func isPlain(id string) bool {
-	if len(id) > maxRequestIDLen {
-		return false
-	}
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // mapErrors gives every error its gRPC code. A handler that knows better than the table (CSI has codes of its own for

@@ -148,12 +148,14 @@ func TestRequestIDIsTheCallersOrMade(t *testing.T) {
 	assert.Equal(t, answer.NodeId, "abc-1")
 	assert.Assert(t, cmp.Contains(r.log.String(), "abc-1"))
 
-	first, err := r.client.NodeGetInfo(metadata.AppendToOutgoingContext(t.Context(), "x-request-id", strings.Repeat("x", 65)), &csi.NodeGetInfoRequest{})
-	assert.NilError(t, err)
-	second, err := r.client.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
-	assert.NilError(t, err)
-	assert.Equal(t, len(first.NodeId), 36, "a UUID in place of one that is too long")
-	assert.Assert(t, first.NodeId != second.NodeId)
+	made := map[string]bool{}
+	for _, bad := range []string{"", strings.Repeat("x", 65), "a/b", "-x"} { // which the agent would not keep
+		answer, err := r.client.NodeGetInfo(metadata.AppendToOutgoingContext(t.Context(), "x-request-id", bad), &csi.NodeGetInfoRequest{})
+		assert.NilError(t, err)
+		assert.Equal(t, len(answer.NodeId), 36, "a UUID in place of %q", bad)
+		assert.Assert(t, !made[answer.NodeId])
+		made[answer.NodeId] = true
+	}
 }
 
 func TestMetricsCountByMethodAndCode(t *testing.T) {

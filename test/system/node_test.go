@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -263,11 +264,12 @@ func TestNodeMetricsAndLogs(t *testing.T) {
 	assert.Assert(t, token != "")
 	assert.Assert(t, !strings.Contains(log, token), "the usage token is in the log")
 	assert.Assert(t, is.Contains(log, "***stripped***"))
-	asked := lineWith(log, "method=NodeGetVolumeStats", "request_id=")
-	_, id, _ := strings.Cut(asked, "request_id=")
-	id, _, _ = strings.Cut(id, " ")
-	assert.Check(t, is.Contains(s.Agent.Log(), id), "the agent's log has the same request ID")
+	asked := requestIDOf.FindStringSubmatch(lineWith(log, "method=NodeGetVolumeStats", "request_id="))
+	assert.Assert(t, asked != nil, "the log has no NodeGetVolumeStats")
+	assert.Check(t, is.Contains(lineWith(s.Agent.Log(), "request_id="+asked[1]), "/usage"), "the agent's log has the same request ID")
 }
+
+var requestIDOf = regexp.MustCompile(`request_id=(\S+)`)
 
 func lineWith(log string, parts ...string) string {
 	for line := range strings.Lines(log) {

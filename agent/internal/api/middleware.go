@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"runtime/debug"
 	"time"
 
@@ -20,9 +19,6 @@ type (
 	tenantKey    struct{}
 	causeKey     struct{}
 )
-
-// requestIDForm keeps what a client sends printable and short, because it goes into the log.
-var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
 
 // observe is the outermost middleware: request ID, deadline for waiting, error answer, log line and metrics.
 func (s *Server) observe(c *fiber.Ctx) error {
@@ -53,7 +49,7 @@ func requestID(c *fiber.Ctx) string {
 		return known
 	}
 	given := c.Get(agentapi.RequestIDHeader)
-	if !requestIDForm.MatchString(given) {
+	if !agentapi.ValidRequestID(given) {
 		given = rand.Text()
 	}
 	c.Locals(requestIDKey{}, given)
