@@ -15,9 +15,8 @@ import (
 type Identity struct {
 	csi.UnimplementedIdentityServer
 
-	Name         string
-	Capabilities []*csi.PluginCapability
-	Manifest     map[string]string // further facts for GetPluginInfo; may be nil
+	Name     string
+	Manifest map[string]string // further facts for GetPluginInfo; may be nil
 	// Ready says why the driver cannot do its work yet, nil when it can. It is asked until then, and no more. A nil function means
 	// always ready.
 	Ready  func(context.Context) error
@@ -31,9 +30,20 @@ func (i *Identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*c
 	return &csi.GetPluginInfoResponse{Name: i.Name, VendorVersion: version.Version, Manifest: i.Manifest}, nil
 }
 
-// GetPluginCapabilities tells which services there are.
+// GetPluginCapabilities tells which services there are. It is the same for controller and node: together they are one plugin. All nodes
+// are in one topology (see the node driver's NodeGetInfo), and a plugin whose nodes report one must have
+// VOLUME_ACCESSIBILITY_CONSTRAINTS (CSI specification, NodeGetInfo): requirements are always met, and volumes name none, being
+// accessible from everywhere.
 func (i *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	return &csi.GetPluginCapabilitiesResponse{Capabilities: i.Capabilities}, nil
+	return &csi.GetPluginCapabilitiesResponse{Capabilities: []*csi.PluginCapability{
+		service(csi.PluginCapability_Service_CONTROLLER_SERVICE),
+		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS),
+		{Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE}}},
+	}}, nil
+}
+
+func service(t csi.PluginCapability_Service_Type) *csi.PluginCapability {
+	return &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}}}
 }
 
 // Probe answers ready=false, not an error, until the driver can do its work: an error would tell that it is broken (CSI spec,

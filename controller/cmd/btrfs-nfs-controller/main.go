@@ -109,7 +109,7 @@ func sources(settings *config.Config, logger *slog.Logger) (*agents.Kube, *agent
 func register(name string, registry *agents.Registry, logger *slog.Logger) func(*grpc.Server) {
 	return func(server *grpc.Server) {
 		csi.RegisterIdentityServer(server, &csiserver.Identity{
-			Name: name, Capabilities: driver.PluginCapabilities(), Logger: logger,
+			Name: name, Logger: logger,
 			Ready: func(context.Context) error { return registry.Ready() },
 		})
 		csi.RegisterControllerServer(server, driver.New(name, registry, logger))

@@ -39,16 +39,6 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 	return out, nil
 }
 
-// PluginCapabilities are those of the identity service. All nodes are in one topology (see the node driver's NodeGetInfo), so
-// that requirements are always met and volumes name none: accessible from everywhere, as the specification says of CreateVolume.
-func PluginCapabilities() []*csi.PluginCapability {
-	return []*csi.PluginCapability{
-		{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE}}},
-		{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS}}},
-		{Type: &csi.PluginCapability_VolumeExpansion_{VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE}}},
-	}
-}
-
 // ValidateVolumeCapabilities confirms what the volume can do, which every volume of ours can, and that it is as the parameters say.
 func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())

@@ -76,7 +76,7 @@ func Serve(t *testing.T, registry *agents.Registry, register func(*grpc.Server))
 			Listening: func(net.Addr, net.Addr) { close(ready) },
 			Register: func(server *grpc.Server) {
 				csi.RegisterIdentityServer(server, &csiserver.Identity{
-					Name: DriverName, Capabilities: driver.PluginCapabilities(), Logger: logger,
+					Name: DriverName, Logger: logger,
 					Ready: func(context.Context) error { return registry.Ready() },
 				})
 				csi.RegisterControllerServer(server, driver.New(DriverName, registry, logger))

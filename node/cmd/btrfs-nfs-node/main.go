@@ -69,7 +69,7 @@ func run(ctx context.Context) error {
 		Store:     store,
 		Logger:    logger,
 	}
-	identity := &csiserver.Identity{Name: c.DriverName, Capabilities: driver.PluginCapabilities(), Ready: node.Ready, Logger: logger}
+	identity := &csiserver.Identity{Name: c.DriverName, Ready: node.Ready, Logger: logger}
 	logger.Info("starting", "component", component, "version", version.Version)
 	return csiserver.Serve(ctx, csiserver.Options{
 		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr,

@@ -66,7 +66,7 @@ func serve(t *testing.T, dir string) string {
 			Endpoint: endpoint, DriverName: "btrfs-nfs-csi", Logger: logger, Registry: csiserver.NewRegistry("node"),
 			Listening: func(net.Addr, net.Addr) { close(ready) },
 			Register: func(s *grpc.Server) {
-				csi.RegisterIdentityServer(s, &csiserver.Identity{Name: "btrfs-nfs-csi", Capabilities: driver.PluginCapabilities(), Logger: logger})
+				csi.RegisterIdentityServer(s, &csiserver.Identity{Name: "btrfs-nfs-csi", Logger: logger})
 				csi.RegisterNodeServer(s, driver.OneAtATime(node))
 				csi.RegisterControllerServer(s, &controller{volumes: map[string]bool{}})
 			},
