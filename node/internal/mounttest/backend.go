@@ -19,6 +19,8 @@ type Fragile struct {
 // Backend is a filesystem for volumes under test.
 type Backend interface {
 	Mounter() *nfsmount.Mounter
+	// Filesystem is what the mounter mounts.
+	Filesystem() nfsmount.Filesystem
 	// Limits are the mounter's. They let tests with a silent server end soon.
 	Limits() nfsmount.Limits
 	// Options are what a volume of it is mounted with.

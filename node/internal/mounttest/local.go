@@ -27,7 +27,7 @@ type Local struct {
 // NewLocal makes a Local.
 func NewLocal() *Local {
 	l := &Local{servers: map[string]*server{}}
-	l.mounter = nfsmount.NewFor(nfsmount.Filesystem{Types: []string{"tmpfs", "fuse"}, Mount: l.mount}, l.Limits(), slog.New(slog.DiscardHandler))
+	l.mounter = nfsmount.NewFor(l.Filesystem(), l.Limits(), slog.New(slog.DiscardHandler))
 	return l
 }
 
@@ -38,6 +38,11 @@ func (l *Local) Limits() nfsmount.Limits {
 
 // Mounter manages the backend's mounts.
 func (l *Local) Mounter() *nfsmount.Mounter { return l.mounter }
+
+// Filesystem mounts a tmpfs, or FUSE for a fragile volume.
+func (l *Local) Filesystem() nfsmount.Filesystem {
+	return nfsmount.Filesystem{Types: []string{"tmpfs", "fuse"}, Mount: l.mount}
+}
 
 // Options are none: tmpfs knows not those of NFS.
 func (l *Local) Options() []string { return nil }

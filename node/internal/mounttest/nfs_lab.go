@@ -88,6 +88,9 @@ func requireLab() error {
 // Mounter manages NFS mounts.
 func (n *NFS) Mounter() *nfsmount.Mounter { return n.mounter }
 
+// Filesystem is NFS.
+func (n *NFS) Filesystem() nfsmount.Filesystem { return nfsmount.NFS() }
+
 // Limits suit an emulated machine.
 func (n *NFS) Limits() nfsmount.Limits {
 	return nfsmount.Limits{Mount: 6 * time.Second, Unmount: 6 * time.Second, Stat: 2 * time.Second, Group: 30 * time.Second}

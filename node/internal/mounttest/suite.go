@@ -13,6 +13,7 @@ func Suite(t *testing.T, b Backend) {
 		"mount refuses a place that another volume has":                  mountConflict,
 		"mount that fails leaves nothing":                                mountFailure,
 		"mount replaces a stale mount":                                   mountReplacesStale,
+		"mount finishes the replacement of a caller who has gone":        mountReplacesForNobody,
 		"mount keeps a stale mount that it cannot replace":               mountKeepsWhatItCannotReplace,
 		"paths may hold blanks, backslashes and other scripts":           oddPaths,
 		"paths may lead through links":                                   linkedParents,

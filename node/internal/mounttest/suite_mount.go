@@ -1,6 +1,8 @@
 package mounttest
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -109,6 +111,25 @@ func mountReplacesStale(t *testing.T, b Backend) {
 	entries, err := os.ReadDir(filepath.Dir(data))
 	assert.NilError(t, err)
 	assert.Equal(t, len(entries), 1)
+}
+
+// The caller's time ends when the new mount is there and the old one is not yet away. The orchestrator takes the volume for staged, so
+// one of them has to be in its place.
+func mountReplacesForNobody(t *testing.T, b Backend) {
+	data, dir, f := mountedFragile(t, b)
+	f.Revoke()
+	f.Restore()
+	ctx, gone := context.WithCancel(t.Context())
+	filesystem := b.Filesystem()
+	mount := filesystem.Mount
+	filesystem.Mount = func(ctx context.Context, source nfsmount.Source, dir string, options []string) error {
+		defer gone()
+		return mount(ctx, source, dir, options)
+	}
+	assert.NilError(t, nfsmount.NewFor(filesystem, b.Limits(), slog.New(slog.DiscardHandler)).Mount(ctx, f.Source, data, b.Options()))
+	assert.Assert(t, ctx.Err() != nil)
+	assert.NilError(t, b.Mounter().Check(t.Context(), data))
+	assert.DeepEqual(t, mountsBelow(t, dir), []string{data})
 }
 
 func mountKeepsWhatItCannotReplace(t *testing.T, b Backend) {

@@ -92,6 +92,10 @@ func (m *Mounter) replace(ctx context.Context, source Source, dir string, option
 	if err := m.mountNew(ctx, source, beside, options); err != nil {
 		return errors.Join(err, removeMountPoint(beside))
 	}
+	// From here on the work is finished even if the caller's time ends: between the two steps there would be no mount at all, and the
+	// orchestrator takes the volume for staged.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*m.limits.Stat)
+	defer cancel()
 	defer func() { err = errors.Join(err, m.Unbind(ctx, beside)) }()
 	volume, err := m.Lookup(beside)
 	if err != nil {
