@@ -51,8 +51,22 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 		return nil, mountError(err)
 	}
 	n.failures.forget(r.VolumeId)
+	if n.stagedElsewhere(ctx, r.VolumeId) {
+		return &csi.NodeUnstageVolumeResponse{}, nil
+	}
 	if err := n.Store.Delete(r.VolumeId); err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
+}
+
+// stagedElsewhere tells whether what is kept of a volume is of another staging directory, where it is still mounted: an
+// orchestrator that moved its directories stages anew before it unstages.
+func (n *Node) stagedElsewhere(ctx context.Context, volumeID string) bool {
+	record, err := n.Store.Load(volumeID)
+	if err != nil {
+		return false
+	}
+	point, err := n.Mounts.Volume(ctx, record.Dir)
+	return err == nil && point.Source == record.Source
 }
