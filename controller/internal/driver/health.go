@@ -157,10 +157,9 @@ func agentUnreachable(err error) *csi.VolumeHealth_VolumeHealthEntry {
 	return &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: ReasonAgentUnreachable, Message: err.Error()}
 }
 
-// healthTypes are the conditions that are more than DEGRADED.
+// healthTypes are the conditions that are more than DEGRADED. A quarantined volume is not among them: nodes that have it go on.
 var healthTypes = map[string]csi.VolumeHealthErrorType{
 	agentapi.ReasonPoolUnavailable:    csi.VolumeHealthErrorType_INACCESSIBLE,
-	agentapi.ReasonQuarantined:        csi.VolumeHealthErrorType_INACCESSIBLE,
 	agentapi.ReasonExportMissing:      csi.VolumeHealthErrorType_INACCESSIBLE,
 	agentapi.ReasonScrubUncorrectable: csi.VolumeHealthErrorType_DATA_LOSS,
 }
