@@ -114,12 +114,12 @@ func (w *watcher) restore(ctx context.Context) {
 		w.config.Logger.Info("somebody flushed the kernel's export caches; all exports are restored", "engine", Name,
 			"took", time.Since(started).Round(time.Millisecond))
 	}
+	w.notify() // before every process is looked at, which takes a while
 	if holder, err := OtherHolder(w.config.ProcRoot); err == nil && holder != nil && holder.Comm != "exportfs" {
 		w.config.Logger.Error("another process answers the kernel about NFS exports as well; stop it", "engine", Name,
 			"pid", holder.PID, "comm", holder.Comm)
 	}
 	w.missing = w.entriesMissing()
-	w.notify()
 }
 
 // checkServer starts a server that has been found down twice: once may be in
