@@ -87,8 +87,8 @@ unit: root ## Unit and real-btrfs tests with the race detector (root)
 
 .PHONY: lab-test
 lab-test: root lab build ## Tests of the lab, and on real NFS in it (root)
-	@go test -timeout 20m ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
-	@$(LAB_TEST) -tags lab $(LAB_FLAGS) $(LAB_PACKAGES)
+	@go test -timeout 20m ./test/results ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
+	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 
 .PHONY: sanity
 sanity: root lab build ## csi-sanity on the whole: both export engines, both quota modes (root)
