@@ -12,11 +12,13 @@ type TLSFiles struct {
 	CA   string // authorities to trust in place of the system's
 	Cert string // client certificate; with Key
 	Key  string
+	// ServerName is what the agent's certificate has to name. Empty: the URL's host.
+	ServerName string
 }
 
 // config reads the client certificate anew for each handshake, so that a renewed one is picked up without a restart.
 func (f TLSFiles) config() (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
 	if f.CA != "" {
 		var err error
 		if config.RootCAs, err = Authorities(f.CA); err != nil {

@@ -89,6 +89,9 @@ func TestKernel(t *testing.T) {
 	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: the kernel has no NFS server"))
 	h.write("modules/6.12.1/modules.dep", "kernel/fs/nfsd/nfsd.ko.xz: kernel/fs/lockd.ko\n")
 	assert.Assert(t, !strings.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem"))
+	h.write("proc/filesystems", "nodev\tproc\n")
+	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: the kernel has no btrfs"))
+	assert.Assert(t, !strings.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "are there"))
 }
 
 func TestServerAndUpcalls(t *testing.T) {

@@ -176,7 +176,7 @@ func lookAtAgent(ctx context.Context, _ Host, c config.Config) []Finding {
 	return findings
 }
 
-// askAgent asks at the loopback address, where the agent listens on all; its certificate need not name that.
+// askAgent asks at the loopback address, where the agent listens on all; its certificate need not name that, but is to be its own.
 func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	host, port, err := net.SplitHostPort(c.ListenAddr)
 	if err != nil {
@@ -187,7 +187,7 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	}
 	scheme, trust := "http", agentclient.TLSFiles{}
 	if c.TLSCert != "" {
-		scheme, trust.CA = "https", c.TLSCert
+		scheme, trust.CA, trust.ServerName = "https", c.TLSCert, nameIn(c)
 	}
 	if c.TLSClientCA != "" {
 		trust.Cert, trust.Key = c.TLSCert, c.TLSKey // good where one authority makes all certificates
@@ -198,4 +198,18 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	}
 	defer client.Close()
 	return client.Health(ctx)
+}
+
+// nameIn is a name in the agent's certificate; "" where it has none, or cannot be read, which lookAtTLS says.
+func nameIn(c config.Config) string {
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	switch {
+	case err != nil:
+		return ""
+	case len(pair.Leaf.DNSNames) > 0:
+		return strings.Replace(pair.Leaf.DNSNames[0], "*", "agent", 1)
+	case len(pair.Leaf.IPAddresses) > 0:
+		return pair.Leaf.IPAddresses[0].String()
+	}
+	return ""
 }

@@ -49,13 +49,17 @@ func lookAtKernel(_ context.Context, h Host, c config.Config) []Finding {
 	default:
 		findings = append(findings, good("kernel "+release))
 	}
-	if !h.hasFilesystem(release, "btrfs") {
+	btrfs, nfsd := h.hasFilesystem(release, "btrfs"), h.hasFilesystem(release, "nfsd")
+	if !btrfs {
 		findings = append(findings, bad("the kernel has no btrfs", "modprobe btrfs; on a kernel built without it, boot another."))
 	}
-	if h.hasFilesystem(release, "nfsd") {
-		return append(findings, good("btrfs and the NFS server are there"))
+	if !nfsd {
+		findings = append(findings, bad("the kernel has no NFS server", "modprobe nfsd; on a kernel built without it (small cloud kernels are), boot another."))
 	}
-	return append(findings, bad("the kernel has no NFS server", "modprobe nfsd; on a kernel built without it (small cloud kernels are), boot another."))
+	if btrfs && nfsd {
+		findings = append(findings, good("btrfs and the NFS server are there"))
+	}
+	return findings
 }
 
 func (h Host) release() string {
