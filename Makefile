@@ -104,7 +104,7 @@ bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000
 	@$(LAB) exec -memory 4096 $(BIN)/bench-nfs $(BENCH_NFS_FLAGS)
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME (5m)
+fuzz: root ## Run every fuzz target for FUZZTIME (5m; root)
 	@test/fuzz.sh $(or $(FUZZTIME),5m)
 
 .PHONY: clean

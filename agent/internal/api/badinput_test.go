@@ -26,7 +26,8 @@ var bodyRoutes = []struct {
 	{"POST", "/v1/volumes/clone", `{"source":"s","name":"v"}`, map[string]string{"source": "text", "name": "text", "size_bytes": "int", "labels": "labels"}},
 	{"POST", "/v1/clones", `{"snapshot":"s","name":"v"}`, map[string]string{"snapshot": "text", "name": "text", "size_bytes": "int", "labels": "labels"}},
 	{"PATCH", "/v1/volumes/v", `{"size_bytes":1048576}`, map[string]string{
-		"size_bytes": "int", "nocow": "bool", "root_squash": "bool", "compression": "text", "uid": "int", "gid": "int", "mode": "text", "labels": "labels",
+		"size_bytes": "int", "size_limit": "bool", "nocow": "bool", "root_squash": "bool", "compression": "text", "uid": "int", "gid": "int",
+		"mode": "text", "mount_options": "list", "labels": "labels",
 	}},
 	{"POST", "/v1/volumes/v/export", `{"client":"10.0.0.1"}`, map[string]string{"client": "text", "read_only": "bool", "labels": "labels"}},
 	{"DELETE", "/v1/volumes/v/export", `{"client":"10.0.0.1"}`, map[string]string{"client": "text", "labels": "labels"}},
@@ -38,6 +39,7 @@ var ofWrongType = map[string][]string{
 	"text":   {`1`, `-1`, `true`, `["a"]`, `{"a":"b"}`, `1.5`},
 	"int":    {`"1"`, `1.5`, `true`, `[1]`, `{}`, `9223372036854775808`, `-9223372036854775809`, `1e400`, `1e3`},
 	"bool":   {`"true"`, `1`, `0`, `[]`, `{}`},
+	"list":   {`"hard"`, `1`, `true`, `{"a":"b"}`, `[1]`, `[["a"]]`, `[{}]`},
 	"labels": {`"a=b"`, `1`, `true`, `["a"]`, `{"a":1}`, `{"a":{"b":"c"}}`, `{"a":["b"]}`},
 }
 
@@ -213,6 +215,9 @@ func TestQueries(t *testing.T) {
 			"limit=1&limit=2":                    "limit",
 			"detail=maybe":                       "detail",
 			"detail=":                            "detail",
+			"degraded=maybe":                     "degraded",
+			"degraded=":                          "degraded",
+			"degraded=true&degraded=true":        "degraded",
 			"after=a&after=b":                    "after",
 			"after=%ff":                          "after",
 			"label=a%00b":                        "label",
@@ -231,7 +236,9 @@ func TestQueries(t *testing.T) {
 			assert.Check(t, strings.Contains(got.message(t), says), "%s: %s", query, got.body)
 		}
 	}
-	assert.Equal(t, h.do("GET", "/v1/exports?detail=true", "").status, 400)
+	for _, foreign := range []string{"/v1/exports?detail=true", "/v1/exports?degraded=true", "/v1/snapshots?degraded=true", "/v1/volumes/v/snapshots?degraded=true"} {
+		assert.Equal(t, h.do("GET", foreign, "").status, 400, foreign)
+	}
 	for _, other := range []string{"GET /v1/volumes/v", "DELETE /v1/volumes/v", "POST /v1/volumes", "POST /v1/snapshots", "GET /v1/stats", "GET /v1/volumes/v/usage"} {
 		method, path, _ := strings.Cut(other, " ")
 		got := h.do(method, path+"?limit=1", `{}`)

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/url"
+	"slices"
 	"testing"
 	"unicode/utf8"
 
@@ -17,14 +18,14 @@ func FuzzBodies(f *testing.F) {
 	}
 	for _, seed := range []string{
 		``, `null`, `{}`, `{"name":"v","size_bytes":1,"quota_bytes":2,"nocow":true,"compression":"zstd:3","uid":1,"gid":2,"mode":"755","labels":{"a":"b"}}`,
-		`{"size_bytes":1e3}`, `{"NAME":"x"}`, `{"labels":{"a":null}}`, `{} {}`, "{\"name\":\"\xff\"}", `{"name":"\ud800"}`, `[[[[`,
+		`{"opts":{"readonly":"true"},"timeout":"1h","labels":{"a":"b"}}`, `{"size_limit":false,"mount_options":["a",""]}`, `{"size_bytes":1e3}`, `{"NAME":"x"}`, `{"labels":{"a":null}}`, `{} {}`, "{\"name\":\"\xff\"}", `{"name":"\ud800"}`, `[[[[`,
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, out := range []any{
 			&agentapi.VolumeCreate{}, &agentapi.VolumeClone{}, &agentapi.SnapshotClone{}, &agentapi.VolumeUpdate{},
-			&agentapi.SnapshotCreate{}, &agentapi.ExportRequest{}, &agentapi.UnexportRequest{},
+			&agentapi.SnapshotCreate{}, &agentapi.ExportRequest{}, &agentapi.UnexportRequest{}, &agentapi.TaskStart{},
 		} {
 			if err := decodeBody(body, out); err != nil {
 				if !agentapi.IsCode(err, agentapi.BadRequest) || !utf8.ValidString(err.Error()) || len(err.Error()) > 1000 {
@@ -48,7 +49,7 @@ func FuzzBodies(f *testing.F) {
 }
 
 func FuzzQuery(f *testing.F) {
-	for _, seed := range []string{"", "limit=1", "limit=1000&after=x&label=a=b&label=c&detail=true", "limit=1;2", "label=%zz", "%00=1", "detail=TRUE"} {
+	for _, seed := range []string{"", "limit=1", "limit=1000&after=x&label=a=b&label=c&detail=true", "limit=1;2", "label=%zz", "%00=1", "detail=TRUE", "degraded=true", "degraded=1&degraded=1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -62,8 +63,9 @@ func FuzzQuery(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q was taken: %v", text, err)
 		}
+		known := []string{"detail", "degraded", "limit", "after", "label"}
 		for name, values := range query {
-			if name != "detail" && name != "limit" && name != "after" && name != "label" || name != "label" && len(values) != 1 {
+			if !slices.Contains(known, name) || name != "label" && len(values) != 1 {
 				t.Fatalf("%q was taken: %v", text, query)
 			}
 		}
