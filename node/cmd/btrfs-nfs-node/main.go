@@ -48,9 +48,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	registry := csiserver.NewRegistry("node")
+	files := agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey}
+	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: files}); err != nil {
+		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
+	}
 	agents := driver.NewAgentPool(agentclient.Options{
 		Timeout:   c.StatTimeout,
-		TLS:       agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey},
+		TLS:       files,
 		UserAgent: version.UserAgent(component),
 		RequestID: csiserver.RequestID,
 		Observe:   csiserver.AgentObserver(registry),

@@ -75,9 +75,11 @@ func TestRun(t *testing.T) {
 
 func TestRunRefusesABadEnvironment(t *testing.T) {
 	for name, env := range map[string]map[string]string{
-		"DRIVER_NODE_ID":  {"DRIVER_NODE_ID": ""},
-		"log level":       {"LOG_LEVEL": "loud"},
-		"state directory": {"DRIVER_STATE_DIR": "/dev/null/state"},
+		"DRIVER_NODE_ID":    {"DRIVER_NODE_ID": ""},
+		"log level":         {"LOG_LEVEL": "loud"},
+		"state directory":   {"DRIVER_STATE_DIR": "/dev/null/state"},
+		"DRIVER_AGENT_CA":   {"DRIVER_AGENT_CA": "/dev/null"},
+		"DRIVER_AGENT_CERT": {"DRIVER_AGENT_CERT": "/dev/null", "DRIVER_AGENT_KEY": "/dev/null"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("DRIVER_NODE_ID", "worker-1")
@@ -85,7 +87,9 @@ func TestRunRefusesABadEnvironment(t *testing.T) {
 			for key, value := range env {
 				t.Setenv(key, value)
 			}
-			err := run(t.Context())
+			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // ends a driver that starts all the same
+			defer stop()
+			err := run(ctx)
 			assert.Assert(t, err != nil && strings.Contains(err.Error(), name), "%v", err)
 		})
 	}
