@@ -120,11 +120,38 @@ func TestBlocksOfCommands(t *testing.T) {
 		for _, b := range blocks(t, document) {
 			seen++
 			if b.runBy != "" {
-				assert.Check(t, is.Contains(tests, "func "+b.runBy+"("), "%v", b)
+				assert.Check(t, is.Contains(tests, "func "+b.runBy+"(t "), "%v", b)
+				assert.Check(t, !strings.Contains(b.runBy, "Rehearsal"), "make test skips it: %v", b)
 			}
 		}
 	}
 	assert.Assert(t, seen > 15, "%d blocks", seen)
+}
+
+// A document that has commands is in the handbook, and has them in fences: what is indented only would be no block to blocks.
+func TestHandbookIsComplete(t *testing.T) {
+	for _, name := range documents(t) {
+		if len(blocks(t, name)) > 0 {
+			assert.Check(t, slices.Contains(handbook, name), name)
+		}
+		prose := regexp.MustCompile("(?ms)^ *```.*?^ *```").ReplaceAllString(text(t, name), "")
+		for _, m := range regexp.MustCompile(`(?m)(?:\A|\n\n) {4,}\S.*$`).FindAllString(prose, -1) {
+			t.Errorf("%s: not in a fence: %s", name, strings.TrimSpace(m))
+		}
+	}
+}
+
+// Every target of make that a document names is there.
+func TestTargetsInDocuments(t *testing.T) {
+	makefiles := command(t, "sh", "-c", "cd "+root+" && git ls-files Makefile '*.mk' | xargs cat")
+	seen := 0
+	for _, name := range documents(t) {
+		for _, m := range target.FindAllStringSubmatch(shell(text(t, name)), -1) {
+			seen++
+			assert.Check(t, regexp.MustCompile(`(?m)^`+m[2]+`:( |$)`).MatchString(makefiles), "%s: make %s", name, m[2])
+		}
+	}
+	assert.Assert(t, seen > 30, "%d targets", seen)
 }
 
 // Of the commands in lines of text, those that are not run are known, with the reason.
