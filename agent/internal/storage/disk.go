@@ -73,6 +73,9 @@ func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
 	if mode == 0o700 {
 		return nil
 	}
+	if err := d.before("mode", name); err != nil {
+		return err
+	}
 	// The umask of the process must not decide. No sane one takes anything away from the owner.
 	return unix.Fchmodat(int(dir.Fd()), name, mode, 0)
 }
@@ -145,6 +148,9 @@ func (d *disk) createFile(dir *os.File, name string, content []byte) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
+	if err := d.before("fill", name); err != nil {
+		return err
+	}
 	if _, err := f.Write(content); err != nil {
 		return err
 	}
@@ -193,9 +199,15 @@ func (d *disk) setStorage(f *os.File, p Properties) error {
 		if err := btrfs.SetCompression(f, ""); err != nil {
 			return err
 		}
+		if err := d.before("storage, second part", f.Name()); err != nil {
+			return err
+		}
 		return btrfs.SetNoCOW(f, true)
 	}
 	if err := btrfs.SetNoCOW(f, false); err != nil {
+		return err
+	}
+	if err := d.before("storage, second part", f.Name()); err != nil {
 		return err
 	}
 	return btrfs.SetCompression(f, p.Compression)

@@ -20,6 +20,7 @@ import (
 type rig struct {
 	t        *testing.T
 	pool     *testpool.Pool
+	quota    Quota
 	faults   *faults
 	exporter faultyExporter
 	store    *Store
@@ -28,7 +29,12 @@ type rig struct {
 
 func newRig(t *testing.T, options testpool.Options) *rig {
 	t.Helper()
-	r := &rig{t: t, pool: testpool.New(t, options), faults: &faults{}}
+	return newRigWith(t, options, QuotaAuto)
+}
+
+func newRigWith(t *testing.T, options testpool.Options, quota Quota) *rig {
+	t.Helper()
+	r := &rig{t: t, pool: testpool.New(t, options), quota: quota, faults: &faults{}}
 	r.exporter = faultyExporter{newMemoryExporter(), r.faults}
 	r.open()
 	t.Cleanup(func() {
@@ -42,7 +48,7 @@ func newRig(t *testing.T, options testpool.Options) *rig {
 
 func (r *rig) open() {
 	r.t.Helper()
-	r.store = reopened(r.t, Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, fault: r.faults.step}, r.exporter)
+	r.store = reopened(r.t, r.config(), r.exporter)
 	r.ten = mustTenant(r.t, r.store)
 }
 
@@ -63,6 +69,11 @@ func reopened(t *testing.T, config Config, exporter Exporter) *Store {
 		return poll.Success()
 	})
 	return s
+}
+
+// config has a directory mode other than the default, which takes a step more.
+func (r *rig) config() Config {
+	return Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, Quota: r.quota, DirMode: 0o750, fault: r.faults.step}
 }
 
 func (r *rig) view() view {

@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -61,6 +62,38 @@ func TestKilledAtEveryStep(t *testing.T) {
 				r.store.abandon()
 				r.faults.disarm()
 				r.reopen(op, before, after, acknowledged, "killed before "+nth(steps, k))
+			}
+		})
+	}
+}
+
+// The agent is killed at a step of a change, and again at a step of the start that follows. The start after that finds the change
+// whole or not at all. Every other change in simple quota mode.
+func TestKilledWhileItRecovers(t *testing.T) {
+	t.Logf("seed: -cut.seed=%d", *cutSeed)
+	const changesEach, startsEach = 2, 2
+	for i, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRigWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
+			before, after, steps := r.learn(op)
+			random := rand.New(rand.NewPCG(*cutSeed, uint64(i)))
+			for range changesEach {
+				k := 1 + random.IntN(len(steps))
+				recovery := math.MaxInt // how many steps it takes, once that is known
+				for range startsEach {
+					r.again(op, before)
+					assert.Assert(t, !r.killAt(op, k))
+					r.store.abandon()
+					j := 1 + random.IntN(min(recovery, 4))
+					r.faults.kill(j)
+					s, err := Open(t.Context(), r.config(), r.exporter)
+					recovery = max(1, len(r.faults.disarm()))
+					if err == nil { // what could not be put right is left for later
+						s.abandon()
+					}
+					r.reopen(op, before, after, false, fmt.Sprintf("killed before %s, and before step %d of the start", nth(steps, k), j))
+				}
 			}
 		})
 	}

@@ -2,7 +2,9 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -30,6 +32,7 @@ func operations() []operation {
 			Name: "v", SizeBytes: 64 * mib, Compression: "zstd:3", UID: ptr(int64(1000)), GID: ptr(int64(2000)),
 			Mode: ptr(uint32(0o6751)), Labels: map[string]string{"a": "b", "created-by": "me"},
 		}),
+		creating("create root-squashed", VolumeSpec{Name: "v", SizeBytes: 64 * mib, RootSquash: true, Labels: manyLabels()}),
 		cloning("clone of a volume", CloneSpec{Name: "c", Volume: "v", Labels: map[string]string{"a": "c"}}),
 		cloning("larger clone of a snapshot", CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib}),
 		{"snapshot", withVolume, func(ctx context.Context, ten *Tenant) error {
@@ -42,6 +45,13 @@ func operations() []operation {
 		updating("patch owner", VolumeUpdate{UID: ptr(int64(7)), GID: ptr(int64(8))}),
 		updating("patch mode", VolumeUpdate{Mode: ptr(uint32(0o1711))}),
 		updating("patch labels", VolumeUpdate{Labels: map[string]string{"new": "label"}}),
+		updating("patch labels to more than a page", VolumeUpdate{Labels: manyLabels()}),
+		updating("patch size limit", VolumeUpdate{SizeLimit: ptr(false)}),
+		updating("patch mount options", VolumeUpdate{MountOptions: []string{"nconnect=4", "hard"}}),
+		{"patch root squash of an exported volume", withExport, func(ctx context.Context, ten *Tenant) error {
+			_, err := ten.UpdateVolume(ctx, "v", VolumeUpdate{RootSquash: ptr(true)})
+			return err
+		}},
 		updating("patch everything", VolumeUpdate{
 			SizeBytes: ptr(256 * mib), NoCOW: ptr(false), Compression: ptr("lzo"), UID: ptr(int64(9)), GID: ptr(int64(10)),
 			Mode: ptr(uint32(0o4700)), Labels: map[string]string{"all": "new"},
@@ -58,6 +68,15 @@ func operations() []operation {
 		{"delete volume that was exported", wasExported, func(ctx context.Context, ten *Tenant) error { return ten.DeleteVolume(ctx, "v") }},
 		{"delete snapshot", withSnapshot, func(ctx context.Context, ten *Tenant) error { return ten.DeleteSnapshot(ctx, "s") }},
 	}
+}
+
+// manyLabels make metadata longer than a page, which is written to the disk in another way: see btrfs.FlushFile.
+func manyLabels() map[string]string {
+	out := map[string]string{}
+	for i := range 30 {
+		out[fmt.Sprintf("label-%02d-%s", i, strings.Repeat("k", 50))] = strings.Repeat("v", 60)
+	}
+	return out
 }
 
 func creating(name string, spec VolumeSpec) operation {

@@ -18,8 +18,8 @@ func viewOf(t testing.TB, ten *Tenant) view {
 	t.Helper()
 	out := view{}
 	for _, v := range ten.volumes.all() {
-		out = append(out, fmt.Sprintf("volume %s %+v labels %s from %s%s holds %q quarantine %q", v.Name, v.Properties,
-			formatLabels(v.Labels), v.SourceVolume, v.SourceSnapshot, contents(t, v.Path), v.Quarantine))
+		out = append(out, fmt.Sprintf("volume %s %+v labels %s options %q from %s%s holds %q quarantine %q", v.Name, v.Properties,
+			formatLabels(v.Labels), v.MountOptions, v.SourceVolume, v.SourceSnapshot, contents(t, v.Path), v.Quarantine))
 		for _, ref := range v.Refs {
 			out = append(out, fmt.Sprintf("reference %s %s read-only %t labels %s", v.Name, ref.Client, ref.ReadOnly, formatLabels(ref.Labels)))
 		}
