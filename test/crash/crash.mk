@@ -11,5 +11,5 @@ crash: root lab build ## Cut the power 100 times and kill the agent 500 times in
 
 .PHONY: crash-smoke
 crash-smoke: root lab build # 3 power cuts, 20 kills
-	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 15m -tags crash ./test/crash $(CRASH_FLAGS) \
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 30m -tags crash ./test/crash $(CRASH_FLAGS) \
 		-args -cuts 3 -kills 20 -seed $(or $(CRASH_SEED),0)

@@ -33,7 +33,7 @@ func (c Config) path(name string) string { return filepath.Join(c.Dir, name) }
 const Loading = "loading"
 
 // loadTime bounds how long the guest waits for the power to fail.
-const loadTime = 2 * time.Minute
+const loadTime = 10 * time.Minute
 
 // Main is the program in the guest. It returns the process's exit code.
 func Main() int {
@@ -75,16 +75,13 @@ func run(c Config) error {
 	return fmt.Errorf("nobody cut the power for %v, or the agent has ended", loadTime)
 }
 
-// recover starts the agent after a crash and verifies everything. Then there is nothing left for a check to find.
+// recover starts the agent after a crash, where that is not done, and verifies everything. Then there is nothing left for a check to find.
 func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 	began := time.Now()
-	if m.config.CheckFirst {
-		if err := m.check(true); err != nil {
+	if !m.runs() {
+		if err := m.bringBack(); err != nil {
 			return nil, err
 		}
-	}
-	if err := m.startAgent(); err != nil {
-		return nil, err
 	}
 	ready := time.Since(began)
 	state, err := m.verify(w)

@@ -27,13 +27,13 @@ func (m *machine) kills(journal *Journal) error {
 	for i := range m.config.Kills {
 		signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[random.IntN(2)]
 		after := time.Duration(random.Int64N(int64(killLatest)))
+		m.config.CheckFirst, m.config.CheckAfter = random.IntN(4) == 0, random.IntN(4) == 0
 		if err := m.kill(journal, w, signal, after, m.config.Seed+uint64(i)); err != nil {
 			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
 		}
 		if w, err = entriesOf(); err != nil {
 			return err
 		}
-		m.config.CheckFirst, m.config.CheckAfter = random.IntN(4) == 0, random.IntN(4) == 0
 		fmt.Printf("%v number %d after %v: ", signal, i+1, after.Round(time.Millisecond))
 		if w, err = m.recover(journal, w); err != nil {
 			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
@@ -55,5 +55,18 @@ func (m *machine) kill(journal *Journal, w *World, signal syscall.Signal, after 
 	}
 	err := m.endAgent(signal)
 	cancel()
+	if err == nil && m.config.Engine == "kernel" {
+		err = m.bringBack() // who mounts waits for it
+	}
 	return errors.Join(err, <-ended)
+}
+
+// bringBack starts the agent as recover does.
+func (m *machine) bringBack() error {
+	if m.config.CheckFirst {
+		if err := m.check(true); err != nil {
+			return err
+		}
+	}
+	return m.startAgent()
 }

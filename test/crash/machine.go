@@ -112,6 +112,19 @@ func (m *machine) startAgent() error {
 	}
 }
 
+// runs tells whether there is an agent that has not ended.
+func (m *machine) runs() bool {
+	if m.agent == nil {
+		return false
+	}
+	select {
+	case <-m.ended:
+		return false
+	default:
+		return true
+	}
+}
+
 // endAgent sends the signal and waits. After SIGTERM the agent must end well.
 func (m *machine) endAgent(signal syscall.Signal) error {
 	if err := m.agent.Process.Signal(signal); err != nil {
