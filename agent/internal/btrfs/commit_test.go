@@ -98,7 +98,7 @@ func TestConcurrentCommits(t *testing.T) {
 // START_SYNC alone loses a wake-up in most runs of this, and then waits for the commit interval.
 func TestCommitIsNotHeldUp(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely})
-	const clients, each = 16, 100
+	const clients, each, most = 16, 100, 2 * time.Minute // the interval is 5
 	var group errgroup.Group
 	for client := range clients {
 		group.Go(func() error {
@@ -111,16 +111,18 @@ func TestCommitIsNotHeldUp(t *testing.T) {
 				if err := btrfs.CreateSubvolume(fs.File(), fmt.Sprintf("volume-%d-%d", client, i)); err != nil {
 					return err
 				}
+				begin := time.Now()
 				if err := fs.Commit(context.Background()); err != nil {
 					return err
+				}
+				if took := time.Since(begin); took > most {
+					return fmt.Errorf("commit %d of client %d took %v", i, client, took)
 				}
 			}
 			return nil
 		})
 	}
-	begin := time.Now()
 	assert.NilError(t, group.Wait())
-	assert.Assert(t, time.Since(begin) < time.Minute, "it took %v", time.Since(begin))
 }
 
 func TestCommitOfNothing(t *testing.T) {

@@ -273,7 +273,7 @@ func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 			return nil
 		}}, newMemoryExporter())
 		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "well"))
-		if failure == unix.EIO {
+		if errors.Is(failure, unix.EIO) {
 			broken.Store(false)
 			s.lookAfter(t.Context())
 			assertLimits(t, s)

@@ -200,7 +200,7 @@ func assertExports(t testing.TB, s *Store) {
 
 func eventually(t testing.TB, check func() poll.Result) {
 	t.Helper()
-	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(10*time.Millisecond), poll.WithTimeout(20*time.Second))
+	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(50*time.Millisecond), poll.WithTimeout(time.Minute))
 }
 
 func entries(t testing.TB, dir string) []string {
