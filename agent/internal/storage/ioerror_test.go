@@ -108,7 +108,7 @@ func TestTruncatedDevice(t *testing.T) {
 	}
 	assert.NilError(t, s.pool.fs.Commit(ctx))
 	assert.NilError(t, unix.Syncfs(int(s.pool.base.Fd())))
-	assert.NilError(t, os.Truncate(pool.Image, 1<<20)) // the first superblock and nothing else
+	truncateDevice(t, pool.Image)
 	dropCaches(t)
 
 	_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "new", SizeBytes: 16 * mib})
@@ -125,6 +125,17 @@ func TestTruncatedDevice(t *testing.T) {
 	assert.NilError(t, err)
 	_, err = ten.GetVolume(ctx, "new")
 	assertCode(t, err, agentapi.NotFound)
+}
+
+// truncateDevice leaves the first superblock and nothing else. The loop device is told, or it would have what it writes later
+// make the file long again, with holes that read as zeros.
+func truncateDevice(t *testing.T, image string) {
+	t.Helper()
+	assert.NilError(t, os.Truncate(image, 1<<20))
+	device, err := exec.Command("losetup", "--noheadings", "--output", "NAME", "--associated", image).Output()
+	assert.NilError(t, err)
+	out, err := exec.Command("losetup", "--set-capacity", strings.TrimSpace(string(device))).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
 }
 
 // dropCaches makes the kernel forget what it can read again (proc_sys_vm(5)).
