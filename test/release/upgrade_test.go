@@ -33,6 +33,10 @@ func TestOnDebian(t *testing.T) {
 		h.run("cat > /etc/nfs.conf.d/btrfs-nfs-csi.conf <<'EOF'\n# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.\n[mountd]\nmanage-gids=n\nEOF")
 		t.Run("upgrade with "+engine, func(t *testing.T) { upgradeUnderIO(t, h.in(t), engine) })
 	}
+	// The server that the kernel engine has started goes with the agent for good.
+	assert.Assert(t, h.run("cat /proc/fs/nfsd/threads") != "0\n")
+	h.run("/media/new/install.sh uninstall --purge")
+	assert.Equal(t, h.run("cat /proc/fs/nfsd/threads"), "0\n")
 }
 
 // upgradeUnderIO installs the former release in the unit's sandbox, and while a client writes all the time, replaces it by this one, kills that, and puts the
