@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
@@ -79,7 +80,8 @@ func leaveRunning(ctx context.Context, out *printer, s *system.System) error {
 	out.line("Everything goes on running. From another terminal, as root:")
 	out.line("  bin/lab enter -name demo -host node-1 df -h -t nfs4      # a worker node; node-2 is the other")
 	out.line("  bin/lab enter -name demo -host storage exportfs -v       # the storage host")
-	out.line(fmt.Sprintf("  bin/lab enter -name demo -host storage curl -s -H 'Authorization: Bearer %s' %s/v1/volumes", system.Token, s.AgentURL()))
+	out.line(fmt.Sprintf("  bin/lab enter -name demo -host storage env AGENT_URL=%s AGENT_TOKEN=%s %s volume list",
+		s.AgentURL(), system.Token, filepath.Join(os.Getenv("BNC_BIN"), "btrfs-nfs-agent")))
 	out.line("Ctrl-C here ends it.")
 	<-ctx.Done()
 	return nil
