@@ -13,7 +13,8 @@ type column[T any] struct {
 	name  string // in -c and --sort; upper case it is the title
 	text  func(T) string
 	order func(a, b T) int // nil: by text
-	wide  bool             // only with -o wide, or when named
+	wide  bool             // only with -o wide, or when named,
+	tells func(T) bool     // or for an item of which this holds; nil for none
 	spare bool             // left out where the terminal is too narrow for all
 }
 
@@ -47,8 +48,8 @@ func (all columns[T]) find(name string) (column[T], error) {
 	return all[i], nil
 }
 
-// choose gives the columns that are named, else those that are usual, or all of them.
-func (all columns[T]) choose(named []string, wide bool) (columns[T], error) {
+// choose gives the columns that are named, else those that are usual and those that have something to tell, or all of them.
+func (all columns[T]) choose(named []string, wide bool, items []T) (columns[T], error) {
 	var chosen columns[T]
 	for _, name := range named {
 		c, err := all.find(strings.TrimSpace(name))
@@ -63,7 +64,7 @@ func (all columns[T]) choose(named []string, wide bool) (columns[T], error) {
 			if wide {
 				c.spare = false
 			}
-			if wide || !c.wide {
+			if wide || !c.wide || c.tells != nil && slices.ContainsFunc(items, c.tells) {
 				chosen = append(chosen, c)
 			}
 		}

@@ -42,7 +42,7 @@ func (o *output) validate() error {
 
 // print writes items. In json and yaml a list is an array, also when empty; a single thing is an object.
 func printItems[T any](s *session, w io.Writer, o output, all columns[T], items []T) error {
-	chosen, err := all.choose(o.columns, o.format == "wide")
+	chosen, err := all.choose(o.columns, o.format == "wide", items)
 	if err == nil && o.sort != "" {
 		err = all.sort(items, o.sort)
 	}

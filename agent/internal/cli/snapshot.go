@@ -20,7 +20,7 @@ var snapshotColumns = columns[snapshot]{
 	{name: "exclusive", text: func(s snapshot) string { return humanSize(s.ExclusiveBytes) }, order: by(func(s snapshot) int64 { return s.ExclusiveBytes }), spare: true},
 	{name: "created-by", text: func(s snapshot) string { return s.CreatedBy }, spare: true},
 	{name: "age", text: func(s snapshot) string { return age(s.CreatedAt) }, order: by(func(s snapshot) int64 { return -s.CreatedAt.UnixNano() }), spare: true},
-	{name: "health", text: func(s snapshot) string { return healthText(s.Health) }, wide: true},
+	{name: "health", text: func(s snapshot) string { return healthText(s.Health) }, wide: true, tells: func(s snapshot) bool { return degraded(s.Health) }},
 	{name: "labels", text: func(s snapshot) string { return labelText(s.Labels) }, wide: true},
 	{name: "path", text: func(s snapshot) string { return s.Path }, wide: true},
 }

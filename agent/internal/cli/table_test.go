@@ -96,3 +96,20 @@ func TestLabels(t *testing.T) {
 func TestProgress(t *testing.T) {
 	assert.Equal(t, progress(1, 3, "x"), "[##########....................] 1/3 x")
 }
+
+// What is wrong is seen without being asked for, and takes no room where all is well.
+func TestHealthIsShownWhereSomethingIsWrong(t *testing.T) {
+	quarantined := &agentapi.VolumeHealth{Status: "degraded", Conditions: []agentapi.Condition{{Reason: agentapi.ReasonQuarantined}}}
+	volumes, snapshots := someVolumes(), []snapshot{{Name: "s"}, {Name: "t"}}
+	tables := func() string {
+		var b bytes.Buffer
+		assert.NilError(t, printItems(&session{out: &b}, &b, output{format: "table"}, volumeColumns, volumes))
+		assert.NilError(t, printItems(&session{out: &b}, &b, output{format: "table"}, snapshotColumns, snapshots))
+		return b.String()
+	}
+	volumes[0].Health, snapshots[0].Health = &agentapi.VolumeHealth{Status: agentapi.StatusOK}, &agentapi.VolumeHealth{Status: agentapi.StatusOK}
+	assert.Assert(t, !strings.Contains(tables(), "HEALTH"), tables())
+	volumes[1].Health, snapshots[1].Health = quarantined, quarantined
+	assert.Equal(t, strings.Count(tables(), "HEALTH"), 2, tables())
+	assert.Equal(t, strings.Count(tables(), agentapi.ReasonQuarantined), 2, tables())
+}

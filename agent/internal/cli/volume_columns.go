@@ -20,7 +20,7 @@ var volumeColumns = columns[volume]{
 	{name: "storage", text: storageText, spare: true},
 	{name: "created-by", text: func(v volume) string { return v.CreatedBy }, spare: true},
 	{name: "age", text: func(v volume) string { return age(v.CreatedAt) }, order: by(func(v volume) int64 { return -v.CreatedAt.UnixNano() }), spare: true},
-	{name: "health", text: func(v volume) string { return healthText(v.Health) }, wide: true},
+	{name: "health", text: func(v volume) string { return healthText(v.Health) }, wide: true, tells: func(v volume) bool { return degraded(v.Health) }},
 	{name: "owner", text: func(v volume) string { return itoa(v.Uid) + ":" + itoa(v.Gid) }, wide: true},
 	{name: "mode", text: func(v volume) string { return v.Mode }, wide: true},
 	{name: "source", text: volumeSource, wide: true},
@@ -74,6 +74,8 @@ func volumeSource(v volume) string {
 	}
 	return ""
 }
+
+func degraded(h *agentapi.VolumeHealth) bool { return h != nil && h.Status != agentapi.StatusOK }
 
 func healthText(h *agentapi.VolumeHealth) string {
 	if h == nil {
