@@ -34,7 +34,7 @@ func TestLimitsAreEnforced(t *testing.T) {
 			pool := newPool(t)
 			config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: mode}
 			s := reopened(t, config, newMemoryExporter())
-			t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
+			t.Cleanup(func() { s.abandon() })
 			ten := mustTenant(t, s)
 			ctx := t.Context()
 
@@ -57,9 +57,8 @@ func TestLimitsAreEnforced(t *testing.T) {
 
 			assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
 			assertEnforcedStill(t, v.Path, c.Path, same.Path)
-			assert.NilError(t, s.Close(ctx))
-			pool.Unmount()
-			pool.Mount()
+			s.abandon() // as a crash does, and the last writes go with it
+			pool.PowerCut()
 			s = reopened(t, config, newMemoryExporter())
 			assertEnforcedStill(t, v.Path, c.Path, same.Path)
 			if mode == QuotaFull {
