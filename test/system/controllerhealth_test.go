@@ -1,0 +1,111 @@
+//go:build lab
+
+package system_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+// controllerHealth is what the controller tells of a volume, as "STATUS Reason". Its list says the same, or, where the agent is asked in vain
+// and no cluster knows the volumes, fails.
+func controllerHealth(t *testing.T, s *system.System, id string) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	one, err := s.CSI.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: id})
+	assert.NilError(t, err)
+	found := shownHealth(one.VolumeHealth)
+	list, err := s.CSI.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{})
+	if len(one.VolumeHealth.HealthStatuses) > 0 && one.VolumeHealth.HealthStatuses[0].Reason == "AgentUnreachable" {
+		assert.Assert(t, err != nil, "%v", list)
+		return found
+	}
+	assert.NilError(t, err)
+	listed := []string{}
+	for _, entry := range list.Entries {
+		if entry.VolumeId == id {
+			listed = append(listed, shownHealth(entry)...)
+		}
+	}
+	assert.DeepEqual(t, listed, found)
+	return found
+}
+
+func shownHealth(h *csi.VolumeHealth) []string {
+	out := []string{}
+	for _, s := range h.GetHealthStatuses() {
+		out = append(out, fmt.Sprint(s.Status, " ", s.Reason))
+	}
+	return out
+}
+
+func awaitControllerHealth(t *testing.T, s *system.System, id string, want ...string) {
+	t.Helper()
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if got := controllerHealth(t, s, id); fmt.Sprint(got) != fmt.Sprint(want) {
+			return poll.Continue("%v, want %v", got, want)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second)) // pool and quota are looked at at times
+}
+
+// What is really wrong with a volume, its pool and its agent is what the controller tells of it.
+func TestControllerHealth(t *testing.T) {
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried})
+	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	id := a.Volume.VolumeId
+	awaitControllerHealth(t, s, id)
+
+	_, err := a.Shell(`dd if=/dev/zero of="$V/fill" bs=64k conv=fsync`)
+	assert.Assert(t, err != nil, "the volume takes more than its limit")
+	awaitControllerHealth(t, s, id, "DEGRADED VolumeFull")
+	shell(t, a, `rm "$V/fill"`)
+	awaitControllerHealth(t, s, id)
+
+	_, err = s.Lab.Storage.Run("mount", "-o", "remount,ro", s.Lab.Pool)
+	assert.NilError(t, err)
+	awaitControllerHealth(t, s, id, "DEGRADED PoolReadOnly")
+	_, err = s.Lab.Storage.Run("mount", "-o", "remount,rw", s.Lab.Pool)
+	assert.NilError(t, err)
+	awaitControllerHealth(t, s, id)
+
+	// The agent is gone, its host is not; then the host is gone as well.
+	assert.NilError(t, s.Agent.Kill())
+	awaitControllerHealth(t, s, id, "DEGRADED AgentUnreachable")
+	assert.NilError(t, s.Lab.Storage.CutNetwork())
+	awaitControllerHealth(t, s, id, "INACCESSIBLE AgentUnreachable")
+	assert.NilError(t, s.Lab.Storage.RestoreNetwork())
+
+	v, err := filepath.Glob(filepath.Join(s.Lab.Pool, system.Tenant, "v", "metadata.json"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(v), 1)
+	whole, err := os.ReadFile(v[0])
+	assert.NilError(t, err)
+	assert.NilError(t, os.Truncate(v[0], 0))
+	assert.NilError(t, s.Agent.Start())
+	awaitControllerHealth(t, s, id, "DEGRADED Quarantined")
+	shell(t, a, `echo goes on > "$V/file"; sync "$V/file"`)
+	other := s.NewAttachment(s.Nodes[0], a.Volume, system.AttachOptions{Pod: "other"})
+	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), id)), codes.Internal, "nothing deletes it")
+	assert.NilError(t, other.Publish(t.Context()))
+	assert.NilError(t, other.Unpublish(t.Context()))
+
+	assert.NilError(t, s.Agent.Kill())
+	assert.NilError(t, os.WriteFile(v[0], whole, 0o600))
+	assert.NilError(t, s.Agent.Start())
+	awaitControllerHealth(t, s, id)
+}
