@@ -1,25 +1,41 @@
 #!/usr/bin/env bash
 # Builds the images with buildah, without a daemon and without a registry: build.sh DIRECTORY-OF-BINARIES VERSION COMMIT OUT-DIRECTORY [ARCH]
 # Controller and agent: the static binary, certificates of authorities and a user. Node: these, and mount.nfs with the libraries that it is linked to, taken
-# from a Debian root that debootstrap makes. Each becomes OUT-DIRECTORY/NAME-ARCH.tar, an OCI archive.
+# from packages of Debian. Each becomes OUT-DIRECTORY/NAME-ARCH.tar, an OCI archive.
 set -euo pipefail
 binaries=$1 version=$2 commit=$3 out=$4 arch=${5:-$(go env GOARCH)}
 here=$(cd "$(dirname "$0")" && pwd)
 epoch=$(git -C "$here" log -1 --format=%ct)
-debian=${BNC_DEBIAN_ROOT:-$HOME/.cache/btrfs-nfs-csi/image-base-$arch-1}
+cache=$HOME/.cache/btrfs-nfs-csi/image-base-$arch
+debian=${BNC_DEBIAN_ROOT:-$cache-$(date -u +%Y-%m)}
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 mkdir -p "$out"
 
-# base makes the Debian root that files are taken from. It is not run, so that any architecture can be made anywhere.
+# base makes the Debian root that files are taken from, of this machine's release with its security updates. It is not run, so that any architecture
+# can be made anywhere. Another month makes it anew.
 base() {
 	[ ! -d "$debian" ] || return 0
-	rm -rf "$debian.new"
-	mkdir -p "$(dirname "$debian")"
-	debootstrap --foreign --arch="$arch" --variant=minbase --include=nfs-common,ca-certificates bookworm "$debian.new"
-	# --foreign only unpacks what it needs itself; the rest lies there as packages.
-	for package in "$debian.new"/var/cache/apt/archives/*.deb; do dpkg -x "$package" "$debian.new"; done
-	cat "$debian.new"/usr/share/ca-certificates/mozilla/*.crt >"$debian.new/etc/ssl/certs/ca-certificates.crt"
-	mv "$debian.new" "$debian"
+	local work=$debian.new directory
+	rm -rf "$cache"-* "$work"
+	mkdir -p "$work"/apt/{lists,archives}/partial "$work"/root/usr/{bin,sbin,lib,lib64}
+	for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$work/root/$directory"; done
+	: >"$work/apt/status"
+	# The machine's own sources of Debian, and of no one else, as far as it knows whose they are.
+	sources() { apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' | sort -u >"$work/apt/sources.list"; }
+	sources
+	[ -s "$work/apt/sources.list" ] || { apt-get -q update && sources; }
+	[ -s "$work/apt/sources.list" ] || { echo "images: apt has no source of Debian" >&2; exit 1; }
+	apt() {
+		apt-get -q -o APT::Architecture="$arch" -o APT::Architectures="$arch" -o APT::Sandbox::User=root \
+			-o Dir::Etc::SourceList="$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::status="$work/apt/status" \
+			-o Dir::State::Lists="$work/apt/lists" -o Dir::Cache="$work/apt" -o Dir::Cache::archives="$work/apt/archives" "$@"
+	}
+	apt update
+	apt install -y --download-only --no-install-recommends nfs-common mount ca-certificates netbase
+	for package in "$work"/apt/archives/*.deb; do dpkg -x "$package" "$work/root"; done
+	cat "$work"/root/usr/share/ca-certificates/mozilla/*.crt >"$work/root/etc/ssl/certs/ca-certificates.crt"
+	mv "$work/root" "$debian"
+	rm -rf "$work"
 }
 
 # take copies a file of the base and, one after the other, the libraries that it needs.
@@ -29,7 +45,9 @@ take() {
 	real=$(chroot_path "$file") || { echo "images: $file is not in the base" >&2; exit 1; }
 	install -D -m 755 "$debian$real" "$root$file"
 	{ readelf -d "$debian$real" 2>/dev/null || true; } | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | while read -r library; do
-		take "$root" "$(find_library "$library")"
+		# By itself: of a command in an argument the failure would be lost.
+		library=$(find_library "$library")
+		take "$root" "$library"
 	done
 }
 

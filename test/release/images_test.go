@@ -5,6 +5,7 @@ package release
 import (
 	"context"
 	"debug/elf"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -99,10 +100,36 @@ func TestImagesOfBothArchitectures(t *testing.T) {
 				defer program.Close()
 				found++
 				assert.Check(t, is.Equal(program.Machine, machines[m.Platform.Architecture]), path)
+				i.hasLibraries(t, path, program)
 				return nil
 			}))
 			assert.Check(t, found >= files, "%s for %s: %d programs and libraries", name, m.Platform.Architecture, found)
 		}
+	}
+}
+
+// hasLibraries looks for what a program or library is linked to where the dynamic linker does (ld.so(8), and Debian's directories for an architecture).
+func (i image) hasLibraries(t *testing.T, path string, program *elf.File) {
+	t.Helper()
+	libraries, err := program.ImportedLibraries()
+	assert.NilError(t, err)
+	triplet := map[elf.Machine]string{elf.EM_X86_64: "x86_64-linux-gnu", elf.EM_AARCH64: "aarch64-linux-gnu"}[program.Machine]
+	for _, library := range libraries {
+		found := false
+		for _, dir := range []string{"lib/" + triplet, "usr/lib/" + triplet, "lib", "usr/lib"} {
+			_, err := os.Stat(filepath.Join(i.root, dir, library))
+			found = found || err == nil
+		}
+		assert.Check(t, found, "%s needs %s, which is not in the image", path, library)
+	}
+	for _, section := range program.Progs {
+		if section.Type != elf.PT_INTERP {
+			continue
+		}
+		name, err := io.ReadAll(section.Open())
+		assert.NilError(t, err)
+		_, err = os.Stat(filepath.Join(i.root, strings.TrimRight(string(name), "\x00")))
+		assert.Check(t, is.Nil(err), path)
 	}
 }
 
