@@ -62,6 +62,11 @@ type agent struct {
 
 func start(t *testing.T) *agent {
 	t.Helper()
+	return startOn(t, testpool.New(t, testpool.Options{}).Dir)
+}
+
+func startOn(t *testing.T, pool string) *agent {
+	t.Helper()
 	a := &agent{t: t, ended: make(chan error, 1), log: filepath.Join(t.TempDir(), "log")}
 	socket := filepath.Join(t.TempDir(), "notify")
 	var err error
@@ -73,7 +78,7 @@ func start(t *testing.T) *agent {
 	t.Setenv("WATCHDOG_PID", "")
 
 	c := config.Config{
-		BasePath: testpool.New(t, testpool.Options{}).Dir, ListenAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0",
+		BasePath: pool, ListenAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0",
 		Tenants: config.Tenants{{Name: "a", Token: "token-of-a"}, {Name: "b", Token: "token-of-b"}}, ShutdownTimeout: 10 * time.Second,
 	}
 	file, err := os.Create(a.log)

@@ -14,6 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -310,4 +312,33 @@ func TestTaskCommands(t *testing.T) {
 	c.ok("task", "get", id)
 	c.ok("task", "cancel", id)
 	c.fails(cli.ExitNotFound, "no task", "task", "get", id)
+}
+
+// What is quarantined is seen at once, and its name is neither taken nor given away.
+func TestCommandLineShowsQuarantine(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	store, err := storage.Open(t.Context(), storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}, noServer{})
+	assert.NilError(t, err)
+	tenant, err := store.Tenant("a")
+	assert.NilError(t, err)
+	_, _, err = tenant.CreateVolume(t.Context(), storage.VolumeSpec{Name: "v", SizeBytes: 64 << 20})
+	assert.NilError(t, err)
+	damaged, _, err := tenant.CreateSnapshot(t.Context(), storage.SnapshotSpec{Name: "s", Volume: "v"})
+	assert.NilError(t, err)
+	assert.NilError(t, store.Close(t.Context()))
+	assert.NilError(t, os.Truncate(filepath.Join(damaged.Path, "metadata.json"), 0))
+
+	a := startOn(t, pool.Dir)
+	a.ignoreNotifications()
+	c := useCommandLine(t, a.url, "token-of-a")
+	assert.Assert(t, !strings.Contains(c.ok("volume", "list"), "HEALTH"))
+	assert.Assert(t, is.Contains(c.ok("snapshot", "list"), "Quarantined"))
+	assert.Assert(t, is.Contains(c.ok("snapshot", "get", "s"), "Quarantined"))
+	out, _, code := c.run("health")
+	assert.Equal(t, code, 1)
+	assert.Assert(t, is.Contains(out, "Quarantined"))
+	c.fails(cli.ExitConflict, "quarantined", "snapshot", "create", "v", "s")
+	c.fails(1, "quarantined", "clone", "c", "--snapshot", "s")
+	c.fails(1, "quarantined", "snapshot", "delete", "s", "-y")
+	assert.Assert(t, is.Contains(c.ok("snapshot", "list"), "Quarantined"))
 }
