@@ -48,6 +48,40 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
+// A first start on a pool that is full already either works or says that there is no room; with room again it works, and nothing
+// is left of the start before.
+func TestFirstStartOnAFullPool(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, tinyPool)
+	base, others := filepath.Join(pool.Dir, "base"), filepath.Join(pool.Dir, "others")
+	for _, dir := range []string{base, others} {
+		assert.NilError(t, os.Mkdir(dir, 0o755))
+	}
+	assert.NilError(t, fillWithData(others))
+	assert.NilError(t, fillWithMetadata(others))
+	config := Config{BasePath: base, Tenants: []string{tenant}}
+	s, err := Open(t.Context(), config, newMemoryExporter())
+	if err == nil {
+		_, _, err := mustTenant(t, s).CreateVolume(t.Context(), VolumeSpec{Name: "new", SizeBytes: 16 * mib})
+		assertCode(t, err, agentapi.NoSpace)
+		assert.NilError(t, s.Close(t.Context()))
+	} else {
+		assert.Assert(t, isFull(err), "%v", err)
+	}
+
+	assert.NilError(t, os.RemoveAll(others))
+	eventually(t, func() poll.Result { // the kernel cleans up behind us
+		if s, err = Open(t.Context(), config, newMemoryExporter()); isFull(err) {
+			return poll.Continue("%v", err)
+		}
+		assert.NilError(t, err)
+		return poll.Success()
+	})
+	assertRoomAgain(t, mustTenant(t, s))
+	assertRules(t, s)
+	assert.NilError(t, s.Close(t.Context()))
+}
+
 // almostFullPool has a volume that may take all of the pool, and one of each kind to work with.
 func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 	t.Helper()
