@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,9 +18,10 @@ import (
 // runHandbook runs the blocks of commands in the documents, in their order, on a Debian with nothing but a btrfs filesystem and an NFS server: from
 // unpacking the tarball to backup. Each is to succeed.
 func runHandbook(t *testing.T, h *host) {
-	version := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(os.Getenv("BNC_TARBALL")), "btrfs-nfs-agent_"), "_linux_amd64.tar.gz")
+	version := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(os.Getenv("BNC_TARBALL")), "btrfs-nfs-agent_"), "_linux_"+runtime.GOARCH+".tar.gz")
 	h.run("mkfs.btrfs -q " + h.device + " && mkdir -p /srv/btrfs /etc/bash_completion.d && mount " + h.device + " /srv/btrfs && echo 127.0.0.1 nas >> /etc/hosts")
 	h.run(`printf '#!/bin/sh\nexec "$@"\n' > /usr/local/bin/sudo && printf '#!/bin/sh\ncat > /root/kubectl-$1\n' > /usr/local/bin/kubectl && chmod +x /usr/local/bin/sudo /usr/local/bin/kubectl`)
+	// As the documents have it.
 	name := "btrfs-nfs-agent_" + version + "_linux_amd64"
 	h.run("cp -r /media/new /tmp/" + name + " && tar -C /tmp -cf - " + name + " | gzip -1 > /root/" + name + ".tar.gz")
 	var token string

@@ -124,5 +124,5 @@ func (h *host) waitFor(what string, there func() bool) {
 			return poll.Continue("%s is not there", what)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(60*time.Second), poll.WithDelay(200*time.Millisecond))
+	}, poll.WithTimeout(180*time.Second), poll.WithDelay(200*time.Millisecond))
 }
