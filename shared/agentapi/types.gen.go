@@ -222,11 +222,14 @@ type ExportRequest struct {
 
 // Health defines model for Health.
 type Health struct {
-	Commit        string      `json:"commit"`
-	Conditions    []Condition `json:"conditions,omitempty"`
-	Status        Status      `json:"status"`
-	UptimeSeconds int64       `json:"uptime_seconds"`
-	Version       string      `json:"version"`
+	Commit     string      `json:"commit"`
+	Conditions []Condition `json:"conditions,omitempty"`
+
+	// Date Of the commit, RFC 3339.
+	Date          string `json:"date,omitempty"`
+	Status        Status `json:"status"`
+	UptimeSeconds int64  `json:"uptime_seconds"`
+	Version       string `json:"version"`
 }
 
 // Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.

@@ -30,7 +30,7 @@ func NewRegistry(component string) *prometheus.Registry {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	promauto.With(registry).NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "1, with what was built as labels.",
-	}, []string{"component", "version", "commit"}).WithLabelValues(component, version.Version, version.Commit).Set(1)
+	}, []string{"component", "version", "commit", "date"}).WithLabelValues(component, version.Version, version.Commit, version.Date).Set(1)
 	return registry
 }
 

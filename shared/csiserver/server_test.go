@@ -178,7 +178,7 @@ func TestMetricsCountByMethodAndCode(t *testing.T) {
 		`btrfs_nfs_csi_csi_request_duration_seconds_count{method="NodeGetInfo"} 1`,
 		`btrfs_nfs_csi_agent_requests_total{code="OK",operation="GetVolume"} 1`,
 		`btrfs_nfs_csi_agent_requests_total{code="BUSY",operation="GetVolume"} 1`,
-		`btrfs_nfs_csi_build_info{commit="unknown",component="test",version="dev"} 1`,
+		`btrfs_nfs_csi_build_info{commit="unknown",component="test",date="unknown",version="dev"} 1`,
 	} {
 		assert.Assert(t, cmp.Contains(string(text), line))
 	}

@@ -69,5 +69,5 @@ func runServe(command *cobra.Command, _ []string) error {
 }
 
 func printVersion(command *cobra.Command, _ []string) {
-	fmt.Fprintf(command.OutOrStdout(), "btrfs-nfs-agent %s (commit %s, %s)\n", version.Version, version.Commit, version.Date)
+	fmt.Fprintln(command.OutOrStdout(), version.Line("btrfs-nfs-agent"))
 }

@@ -21,7 +21,7 @@ import (
 
 // serve runs the agent until ctx ends, then drains: started requests are finished within AGENT_SHUTDOWN_TIMEOUT.
 func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error) {
-	logger.Info("starting", "version", version.Version, "commit", version.Commit, "base_path", c.BasePath, "tenants", c.Tenants.Names())
+	logger.Info("starting", "version", version.Version, "commit", version.Commit, "date", version.Date, "base_path", c.BasePath, "tenants", c.Tenants.Names())
 	// The NFS server speaks of paths without symbolic links.
 	basePath, err := filepath.EvalSymlinks(c.BasePath)
 	if err != nil {
@@ -65,10 +65,10 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 }
 
 func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, tasks *task.Manager, on listeners) error {
-	registry := metrics.NewRegistry(version.Version, version.Commit)
+	registry := metrics.NewRegistry(version.Version, version.Commit, version.Date)
 	metrics.CollectStore(registry, metricsStore{store}, logger)
 	server := api.New(api.Config{
-		Store: apiStore{store}, Tasks: tasks, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit,
+		Store: apiStore{store}, Tasks: tasks, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit, Date: version.Date,
 		Observe: metrics.NewRequests(registry).Observe,
 	})
 

@@ -55,7 +55,7 @@ func start(t *testing.T, adjust ...func(*Config)) *harness {
 	tokens.Add("a", tokenA)
 	tokens.Add("b", tokenB)
 	config := Config{
-		Store: h.store, Tokens: tokens, Version: "v1.2.3", Commit: "abc",
+		Store: h.store, Tokens: tokens, Version: "v1.2.3", Commit: "abc", Date: "2026-01-02T03:04:05Z",
 		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, f := range adjust {

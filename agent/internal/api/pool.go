@@ -24,7 +24,7 @@ func (h *handlers) GetReady(c *fiber.Ctx) error {
 func (h *handlers) health() agentapi.Health {
 	conditions := h.config.Store.Conditions()
 	return agentapi.Health{
-		Status: statusOf(conditions), Version: h.config.Version, Commit: h.config.Commit,
+		Status: statusOf(conditions), Version: h.config.Version, Commit: h.config.Commit, Date: h.config.Date,
 		UptimeSeconds: int64(time.Since(h.started).Seconds()), Conditions: conditions,
 	}
 }

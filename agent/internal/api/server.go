@@ -38,8 +38,8 @@ type Config struct {
 	Tasks  Tasks
 	Tokens *Tokens
 	Logger *slog.Logger
-	// Version and Commit are shown by /healthz.
-	Version, Commit string
+	// Version, Commit and Date are shown by /healthz.
+	Version, Commit, Date string
 	// Wait bounds how long a request waits for others that change the same volume; 25 s when 0.
 	Wait time.Duration
 	// ReadTimeout bounds the reading of one whole request; 15 s when 0.

@@ -175,10 +175,10 @@ func TestUsageOnTheWire(t *testing.T) {
 
 func TestHealthOnTheWire(t *testing.T) {
 	h := start(t)
-	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc"}`)
+	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z"}`)
 
 	h.store.conditions = []storage.Condition{{Reason: "DeviceMissing", Message: "device 2"}}
-	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"degraded","version":"v1.2.3","commit":"abc",
+	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"degraded","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z",
 		"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
 }
 

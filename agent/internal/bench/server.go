@@ -64,7 +64,7 @@ func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close(context.WithoutCancel(ctx))) }()
-	registry := metrics.NewRegistry("bench", "")
+	registry := metrics.NewRegistry("bench", "", "")
 	metrics.CollectStore(registry, metricsStore{store}, logger)
 	tokens := &api.Tokens{}
 	tokens.Add(tenant, token)

@@ -13,12 +13,12 @@ import (
 const namespace = "btrfs_nfs_agent"
 
 // NewRegistry is a registry with the process's, the runtime's and the build's metrics.
-func NewRegistry(version, commit string) *prometheus.Registry {
+func NewRegistry(version, commit, date string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info", Help: "1, with what was built as labels.",
-	}, []string{"version", "commit"})
-	build.WithLabelValues(version, commit).Set(1)
+	}, []string{"version", "commit", "date"})
+	build.WithLabelValues(version, commit, date).Set(1)
 	registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return registry
 }

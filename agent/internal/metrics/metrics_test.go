@@ -174,13 +174,13 @@ func TestPartsFailAlone(t *testing.T) {
 }
 
 func TestRequests(t *testing.T) {
-	registry := NewRegistry("v1", "abc")
+	registry := NewRegistry("v1", "abc", "2026-01-02T03:04:05Z")
 	requests := NewRequests(registry)
 	requests.Observe("/v1/volumes/:name", "GET", 200, 20*time.Millisecond)
 	requests.Observe("/v1/volumes/:name", "GET", 404, time.Millisecond)
 	text := scrapeText(t, registry)
 	for _, line := range []string{
-		`btrfs_nfs_agent_build_info{commit="abc",version="v1"} 1`,
+		`btrfs_nfs_agent_build_info{commit="abc",date="2026-01-02T03:04:05Z",version="v1"} 1`,
 		`btrfs_nfs_agent_http_requests_total{code="200",method="GET",route="/v1/volumes/:name"} 1`,
 		`btrfs_nfs_agent_http_requests_total{code="404",method="GET",route="/v1/volumes/:name"} 1`,
 		`btrfs_nfs_agent_http_request_duration_seconds_bucket{method="GET",route="/v1/volumes/:name",le="0.025"} 2`,

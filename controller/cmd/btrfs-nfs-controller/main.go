@@ -30,7 +30,7 @@ func main() {
 	showVersion := flag.Bool("version", false, "print the version and end")
 	flag.Parse()
 	if *showVersion {
-		fmt.Println(component, version.Version, version.Commit, version.Date)
+		fmt.Println(version.Line(component))
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -51,7 +51,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "driver", settings.DriverName)
+	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date, "driver", settings.DriverName)
 	metrics := csiserver.NewRegistry(component)
 	clients := agents.NewClients(agentclient.Options{
 		Timeout: settings.AgentTimeout, TLS: settings.TLS(), UserAgent: version.UserAgent(component),

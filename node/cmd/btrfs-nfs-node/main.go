@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -25,6 +26,12 @@ import (
 const component = "btrfs-nfs-node"
 
 func main() {
+	showVersion := flag.Bool("version", false, "print the version and end")
+	flag.Parse()
+	if *showVersion {
+		fmt.Println(version.Line(component))
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := run(ctx); err != nil {
@@ -47,7 +54,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	registry := csiserver.NewRegistry("node")
+	registry := csiserver.NewRegistry(component)
 	files := agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey}
 	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: files}); err != nil {
 		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
@@ -74,7 +81,7 @@ func run(ctx context.Context) error {
 		Logger:    logger,
 	}
 	identity := &csiserver.Identity{Name: c.DriverName, Ready: node.Ready, Logger: logger}
-	logger.Info("starting", "component", component, "version", version.Version)
+	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date)
 	return csiserver.Serve(ctx, csiserver.Options{
 		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr,
 		Register: func(s *grpc.Server) {
