@@ -16,6 +16,9 @@ LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/expor
 TEST_TARGETS := check unit lab-test sanity
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec -memory 4096"
 
+# What go build -v says, with one line for fifty packages: the first build compiles some hundred for minutes.
+COUNT_PACKAGES := awk 'NF != 1 { print } NF == 1 && ++n % 50 == 0 { print "  " n " packages compiled ..." } { fflush() }'
+
 # A user's PATH need not have the sbin directories, nor sudo's the one of Go.
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # cgo is for the race detector alone: everything that ships is static.
@@ -29,7 +32,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./test/lab/cmd/... ./test/cmd/...
+	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./test/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
 
 .PHONY: root
 root:
