@@ -331,7 +331,8 @@ func TestThePoolComesFirst(t *testing.T) {
 	assert.Equal(t, string(text), "of another agent")
 }
 
-// SIGTERM is a cancelled context: what has begun is finished, systemd is told, and connections that idle do not hold it up.
+// SIGTERM is a cancelled context: systemd is told, and connections that idle do not hold it up. That what has begun is finished show
+// TestShutdownFinishesStartedRequests of the API and, under load, the crash tests.
 func TestDrain(t *testing.T) {
 	a := start(t)
 	client := a.client("token-of-a")
