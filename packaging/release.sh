@@ -49,6 +49,7 @@ release() {
 	local goreleaser cyclonedx previous
 	goreleaser=$(tool goreleaser)
 	cyclonedx=$(tool cyclonedx-gomod)
+	CYCLONEDX_GOMOD=$cyclonedx "$goreleaser" check --quiet
 	# Tags of what was not made would only be in the way of the next attempt.
 	trap '[ $? = 0 ] || git tag -d "${tags[@]}" >/dev/null 2>&1 || true' EXIT
 	for tag in "${tags[@]}"; do
