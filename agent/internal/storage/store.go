@@ -182,8 +182,13 @@ func (s *Store) startExports(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.exporter.Start(ctx, append(s.intendedExports(), kept...))
-	if err == nil || !concernsExports(err) {
+	wanted := append(s.intendedExports(), kept...)
+	err = s.exporter.Start(ctx, wanted)
+	if err == nil {
+		s.log.Info("the NFS server serves what is intended, and nothing else below the base path", "exports", len(wanted))
+		return nil
+	}
+	if !concernsExports(err) {
 		return err
 	}
 	s.log.Error("exports could not be restored: their clients stay shut out until they can be", "error", err)
