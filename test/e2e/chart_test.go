@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,10 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
@@ -68,13 +74,78 @@ func withoutNotes(text []byte) []byte {
 func TestHelmTest(t *testing.T) {
 	s := newScenario(t)
 	for _, version := range []int{3, 4} {
-		ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
+		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Minute)
 		defer cancel()
 		timed(t, map[int]string{3: "helm 3 test", 4: "helm 4 test"}[version], func() {
-			out, err := s.cluster.Helm(ctx, version, "test", cluster.Release, "--namespace", cluster.Namespace, "--timeout", "2m")
+			out, err := s.cluster.Helm(ctx, version, "test", cluster.Release, "--namespace", cluster.Namespace, "--timeout", "5m")
 			assert.NilError(t, err, out)
+		})
+		s.eventually("nothing is left of the test's volume", func() error {
+			list, err := s.client.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			for _, pv := range list.Items {
+				if pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.Namespace == cluster.Namespace {
+					return errorOf([]corev1.PersistentVolume{pv})
+				}
+			}
+			return nil
 		})
 		out, err := s.cluster.Helm(ctx, version, "upgrade", cluster.Release, "../../helm/btrfs-nfs-csi", "--namespace", cluster.Namespace, "--reuse-values")
 		assert.NilError(t, err, out)
 	}
+}
+
+// TestClassChanges: a class's parameters change by making it anew, and a class that is gone from the values leaves its volumes usable, as
+// the chart's README says.
+func TestClassChanges(t *testing.T) {
+	s := newScenario(t)
+	upgrade := func(more map[string]any) error {
+		values := maps.Clone(chartValues)
+		maps.Copy(values, more)
+		text, err := json.Marshal(values)
+		assert.NilError(t, err)
+		file := filepath.Join(t.TempDir(), "values.json")
+		assert.NilError(t, os.WriteFile(file, text, 0o600))
+		ctx, cancel := context.WithTimeout(s.ctx, 5*time.Minute)
+		defer cancel()
+		out, err := s.cluster.Helm(ctx, *helmVersion, "upgrade", cluster.Release, "../../helm/btrfs-nfs-csi", "--namespace", cluster.Namespace, "--reuse-values", "--values", file)
+		t.Log(out)
+		return err
+	}
+	withClass := func(compression string) map[string]any {
+		leaving := map[string]any{"name": "leaving", "agentURL": cluster.AgentURL, "secret": map[string]any{"token": cluster.TenantToken}, "compression": compression}
+		return map[string]any{"storageClasses": append(slices.Clone(chartValues["storageClasses"].([]any)), leaving)}
+	}
+	t.Cleanup(func() {
+		assert.Check(t, upgrade(map[string]any{"rbac": map[string]any{"secretNamespaces": []any{}}}))
+		s.kubectl("delete", "secret", "-n", cluster.Namespace, "leaving-agent", "--ignore-not-found")
+	})
+
+	assert.NilError(t, upgrade(withClass("none")))
+	s.claim("data", ofClass("leaving"))
+	s.pod("pod", "data", onNode("node-1"), runningShell("echo text > /data/file"))
+	s.ready("pod")
+	assert.ErrorContains(t, upgrade(withClass("zstd")), "updates to parameters are forbidden")
+	s.kubectl("delete", "storageclass", "leaving")
+	assert.NilError(t, upgrade(withClass("zstd")))
+	s.claim("second", ofClass("leaving"))
+	assert.Assert(t, is.Contains(s.compression("second"), "zstd"))
+
+	assert.NilError(t, upgrade(map[string]any{"rbac": map[string]any{"secretNamespaces": []any{cluster.Namespace}}}))
+	_, err := s.client.StorageV1().StorageClasses().Get(s.ctx, "leaving", metav1.GetOptions{})
+	assert.Assert(t, apierrors.IsNotFound(err), "%v", err)
+	s.deletePod("pod")
+	s.pod("pod", "data", onNode("node-2"))
+	s.ready("pod")
+	assert.Equal(t, s.sh("pod", "cat /data/file"), "text")
+	s.deletePod("pod")
+	s.kubectl("delete", "pvc", "data", "second")
+	s.eventually("no volume is left", func() error {
+		if left := s.volumes(); len(left) > 0 {
+			return errorOf(left)
+		}
+		return nil
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,20 +23,28 @@ import (
 // for the mounts of all nodes, as they share a kernel.
 const count = "i=0; while :; do i=$((i+1)); echo $i | dd of=/data/$HOSTNAME oflag=append conv=notrunc,fsync 2>/dev/null; sleep 0.1; done"
 
-// counted is how far a counting pod has come, as another pod sees it.
-func (s *scenario) counted(viewer, pod string) int {
-	s.Helper()
-	n, err := strconv.Atoi(s.sh(viewer, "tail -n 1 /data/"+pod+" 2>/dev/null || echo 0"))
-	assert.NilError(s, err)
-	return n
+// counted is how far a counting pod has come, as another pod sees it. That the file is not there yet, or is empty, is an error.
+func (s *scenario) counted(viewer, pod string) (int, error) {
+	text, err := s.try(viewer, "tail -n 1 /data/"+pod)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
 }
 
 // goesOn waits until a counting pod counts further than now.
 func (s *scenario) goesOn(viewer, pod string) {
 	s.Helper()
-	from := s.counted(viewer, pod)
+	from := -1
 	s.eventually(pod+" goes on writing", func() error {
-		if now := s.counted(viewer, pod); now <= from+2 {
+		now, err := s.counted(viewer, pod)
+		if err != nil {
+			return err
+		}
+		if from < 0 {
+			from = now
+		}
+		if now <= from+2 {
 			return fmt.Errorf("from %d to %d", from, now)
 		}
 		return nil
@@ -76,17 +85,17 @@ func TestRestarts(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			claim, pod, snapshot := fmt.Sprint("claim-", i), fmt.Sprint("pod-", i), fmt.Sprint("snap-", i)
+			size := fmt.Sprintf("%dMi", 80+16*i)
 			s.claim(claim)
 			s.startSnapshot(snapshot, "data")
+			s.startResize("data", size)
+			s.pod(pod, claim, onNode("node-1"))
 			part.restart()
-			timed(t, "after the "+part.name+"'s restart: pod ready", func() {
-				s.pod(pod, claim, onNode("node-1"))
-				s.ready(pod)
-			})
+			timed(t, "after the "+part.name+"'s restart: pod ready", func() { s.ready(pod) })
 			s.sh(pod, "echo text > /data/file && sync")
 			s.goesOn("viewer", "writer")
 			s.snapshotReady(snapshot)
-			s.resize(claim, "80Mi")
+			s.resized("data", size)
 			s.deletePod(pod)
 			s.kubectl("delete", "pvc", claim, "--wait=false")
 		})
@@ -108,11 +117,28 @@ func TestLostNodeIsFenced(t *testing.T) {
 	s.pod("old", "data", onNode(node.Name), runningShell(count))
 	s.ready("old")
 	s.eventually("the pod writes", func() error {
-		if n := s.counted("old", "old"); n < 5 {
-			return fmt.Errorf("%d", n)
+		n, err := s.counted("old", "old")
+		if err == nil && n < 5 {
+			err = fmt.Errorf("it has come to %d", n)
 		}
-		return nil
+		return err
 	})
+	// A mount that Kubernetes knows nothing of, and so does not end with the pod.
+	const byHand = "/run/by-hand"
+	source := s.sh("old", "grep ' /data nfs4 ' /proc/mounts | cut -d' ' -f1")
+	_, err := node.Run("mkdir", "-p", byHand)
+	assert.NilError(t, err)
+	_, err = node.Run("mount", "-t", "nfs4", "-o", "vers=4.2,nosharecache", source, byHand) // of its own: `umount -f` of the other must not end its calls
+	assert.NilError(t, err)
+	defer func() {
+		_, err := node.Run("umount", "--lazy", byHand)
+		assert.Check(t, err)
+	}()
+	writeByHand := func(text string) error {
+		_, err := node.Run("timeout", "--kill-after=5", "90", "sh", "-c", "echo "+text+" | dd of="+byHand+"/by-hand oflag=append conv=notrunc,fsync")
+		return err
+	}
+	assert.NilError(t, writeByHand("before"))
 	assert.NilError(t, node.Cut())
 	restored := false
 	restore := func() {
@@ -127,7 +153,7 @@ func TestLostNodeIsFenced(t *testing.T) {
 	}
 	defer restore()
 	s.eventually(node.Name+" is seen to be lost", func() error { return nodeReady(s, node.Name, false) })
-	_, err := s.client.CoreV1().Nodes().Patch(s.ctx, node.Name, types.MergePatchType, []byte(outOfService), metav1.PatchOptions{})
+	_, err = s.client.CoreV1().Nodes().Patch(s.ctx, node.Name, types.MergePatchType, []byte(outOfService), metav1.PatchOptions{})
 	assert.NilError(t, err)
 	zero := int64(0)
 	err = s.client.CoreV1().Pods(s.namespace).Delete(s.ctx, "old", metav1.DeleteOptions{GracePeriodSeconds: &zero})
@@ -140,20 +166,31 @@ func TestLostNodeIsFenced(t *testing.T) {
 	written := 0
 	timed(t, "the lost node's file read elsewhere", func() {
 		s.within(6*time.Minute, "the file can be read", func() error {
-			text, err := s.try("new", "tail -n 1 /data/old")
-			if err == nil {
-				written, err = strconv.Atoi(text)
-			}
+			written, err = s.counted("new", "old")
 			return err
 		})
 	})
 	s.sh("new", "echo from new | dd of=/data/new conv=fsync")
 	restore()
-	// The old pod, which has never stopped, has had the time to try again.
-	for range 5 {
-		s.sh("new", "sleep 1")
-		assert.Equal(t, s.counted("new", "old"), written, "the lost node has written")
-	}
+	// The node can reach the server again and is not let in. Nor has the old pod written, which had the time to try.
+	err = writeByHand("after")
+	assert.Assert(t, err != nil, "the lost node can write")
+	t.Log(err)
+	assert.Assert(t, is.Regexp("Stale file handle|Permission denied|Input/output error", err.Error()), "the lost node's write was not refused")
+	s.eventually("the file is as it was", func() error {
+		text, err := s.try("new", "cat /data/by-hand")
+		if err == nil {
+			assert.Equal(t, text, "before", "the lost node has written")
+		}
+		return err
+	})
+	s.eventually("the old pod's file is as it was", func() error {
+		now, err := s.counted("new", "old")
+		if err == nil {
+			assert.Equal(t, now, written, "the lost node has written")
+		}
+		return err
+	})
 }
 
 func nodeReady(s *scenario, name string, want bool) error {
@@ -187,10 +224,11 @@ func TestNodePowerLoss(t *testing.T) {
 	timed(t, "pod runs again after its node's power loss", func() {
 		assert.NilError(t, node.PowerOn(ctx))
 		s.eventually("the pod has started again", func() error {
-			if log := s.sh("viewer", "cat /data/log"); log != "started\nseen\nstarted" {
-				return fmt.Errorf("the log is %q", log)
+			log, err := s.try("viewer", "cat /data/log")
+			if err == nil && log != "started\nseen\nstarted" {
+				err = fmt.Errorf("the log is %q", log)
 			}
-			return nil
+			return err
 		})
 	})
 }

@@ -50,7 +50,8 @@ func (s *scenario) cleanup() {
 	background := metav1.DeletePropagationBackground
 	err := s.client.CoreV1().Namespaces().Delete(s.ctx, s.namespace, metav1.DeleteOptions{PropagationPolicy: &background})
 	assert.Check(s, err)
-	s.eventually("namespace and volumes are gone", func() error {
+	// A node that was lost first finds out what it has missed.
+	s.within(2*patience, "namespace and volumes are gone", func() error {
 		if _, err := s.client.CoreV1().Namespaces().Get(s.ctx, s.namespace, metav1.GetOptions{}); err == nil {
 			return fmt.Errorf("namespace %s is there", s.namespace)
 		}

@@ -70,7 +70,17 @@ func (s *scenario) bound(name string) *corev1.PersistentVolumeClaim {
 // resize asks for more and waits until the claim's status says so.
 func (s *scenario) resize(name, size string) {
 	s.Helper()
+	s.startResize(name, size)
+	s.resized(name, size)
+}
+
+func (s *scenario) startResize(name, size string) {
+	s.Helper()
 	s.patchClaim(name, fmt.Sprintf(`{"spec":{"resources":{"requests":{"storage":%q}}}}`, size))
+}
+
+func (s *scenario) resized(name, size string) {
+	s.Helper()
 	want := resource.MustParse(size)
 	s.eventually("claim "+name+" has "+size, func() error {
 		claim, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Get(s.ctx, name, metav1.GetOptions{})

@@ -9,6 +9,8 @@ import (
 	"gotest.tools/v3/assert"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
 // boundClaims is how many of the scenario's claims are bound.
@@ -66,7 +68,10 @@ func TestManyClaims(t *testing.T) {
 		}
 		// The guest has one CPU, on which a container takes seconds to start.
 		s.within(15*time.Minute, "the pods are ready", func() error {
-			out := s.kubectl("get", "pods", "-o", `jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+			out, err := s.cluster.Kubectl(s.ctx, "-n", s.namespace, "get", "pods", "-o", `jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+			if err != nil {
+				return err
+			}
 			if n := strings.Count(out, "True"); n < pods {
 				return fmt.Errorf("%d are", n)
 			}
@@ -85,12 +90,42 @@ func TestManyClaims(t *testing.T) {
 	})
 }
 
+// leads waits until a replica has the leases of the sidecars, and says who has the provisioner's, which alone does not name its pod.
+func (s *scenario) leads(r *cluster.Replica) (provisioner string) {
+	s.Helper()
+	s.eventually(r.Pod+" leads", func() error {
+		leases, err := s.client.CoordinationV1().Leases(cluster.Namespace).List(s.ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		held := map[string]string{}
+		for _, lease := range leases.Items {
+			if holder := lease.Spec.HolderIdentity; holder != nil {
+				held[lease.Name] = *holder
+			}
+		}
+		if len(held) < 4 { // provisioner, attacher, snapshotter, resizer
+			return fmt.Errorf("the leases are %v", held)
+		}
+		for name, holder := range held {
+			if name == cluster.DriverName {
+				provisioner = holder
+			} else if holder != r.Pod {
+				return fmt.Errorf("the leases are %v", held)
+			}
+		}
+		return nil
+	})
+	return provisioner
+}
+
 // TestLeaderLost kills the leading replica, controller and sidecars at once, in the middle of 100 claims.
 func TestLeaderLost(t *testing.T) {
 	const claims = 100
 	s := newScenario(t)
 	assert.NilError(t, s.cluster.ScaleController(s.ctx, 2))
-	leader := s.cluster.Replicas[0]
+	leader, second := s.cluster.Replicas[0], s.cluster.Replicas[1]
+	provisioner := s.leads(leader)
 	for i := range claims {
 		s.claim(fmt.Sprint("claim-", i), ofSize("16Mi"))
 		if i == claims/2 {
@@ -101,6 +136,7 @@ func TestLeaderLost(t *testing.T) {
 	killed := s.boundClaims()
 	assert.Assert(t, killed < claims, "all claims were bound before the leader was killed")
 	timed(t, "all claims bound after the leader was killed", func() { s.waitForBound(3*time.Minute, claims) })
+	assert.Assert(t, s.leads(second) != provisioner)
 	assert.NilError(t, leader.Start())
 	assert.Equal(t, len(s.volumes()), claims)
 	assert.Equal(t, s.onDisk(), claims)

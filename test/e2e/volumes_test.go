@@ -49,6 +49,30 @@ func TestReadOnlyMany(t *testing.T) {
 	}
 }
 
+// TestReadWriteOnce: a pod on another node waits until the volume is free.
+func TestReadWriteOnce(t *testing.T) {
+	s := newScenario(t)
+	s.claim("single", withMode(corev1.ReadWriteOnce))
+	s.pod("first", "single", onNode("node-1"), runningShell("echo text > /data/file"))
+	s.ready("first")
+	s.pod("second", "single", onNode("node-2"))
+	s.eventually("the second node is refused", func() error {
+		events, err := s.client.CoreV1().Events(s.namespace).List(s.ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=second"})
+		if err != nil {
+			return err
+		}
+		for _, e := range events.Items {
+			if e.Reason == "FailedAttachVolume" && strings.Contains(e.Message, "Multi-Attach error") {
+				return nil
+			}
+		}
+		return fmt.Errorf("there are %d events", len(events.Items))
+	})
+	s.deletePod("first")
+	s.ready("second")
+	assert.Equal(t, s.sh("second", "cat /data/file"), "text")
+}
+
 // TestReadWriteOncePod: one pod has the volume; another waits until it is gone.
 func TestReadWriteOncePod(t *testing.T) {
 	s := newScenario(t)

@@ -29,6 +29,7 @@ func (r Right) String() string {
 
 // Audit compares what the chart's service account has asked of the API server since the start with what the chart gives it.
 type Audit struct {
+	Granted []Right          // what the chart gives
 	Refused map[Right]string // what a permission was missing for, and the path of one such request
 	Lent    []Right          // what a container has used and only another container's role gives: they share an account
 	Unused  []Right          // what the chart gives and nobody has used
@@ -75,6 +76,7 @@ func (c *Cluster) Audit(ctx context.Context) (*Audit, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.Granted = granted
 	for _, right := range granted {
 		if !a.used(right) {
 			a.Unused = append(a.Unused, right)
