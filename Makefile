@@ -14,7 +14,7 @@ LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./agent/internal/nfs/nfsbench ./node/internal/nfsmount ./node/internal/driver
 TEST_TARGETS := check unit lab-test sanity
-LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 20m -exec "$(LAB) exec -memory 4096"
+LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 40m -exec "$(LAB) exec -memory 4096"
 
 # What go build -v says, with one line for fifty packages: the first build compiles some hundred for minutes.
 COUNT_PACKAGES := awk 'NF != 1 { print } NF == 1 && ++n % 50 == 0 { print "  " n " packages compiled ..." } { fflush() }'
