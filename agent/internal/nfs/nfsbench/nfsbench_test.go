@@ -13,6 +13,8 @@ import (
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
 func someRows() []Row {
@@ -86,6 +88,10 @@ func TestWriteReportsEachFile(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Assert(t, n > 0)
 	}
+	written, err := filepath.Glob(filepath.Join(folder, "turn-*", "*"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(written), len(lines))
+	assert.NilError(t, (&run{steady: nfs.Export{Path: folder}}).removeWritten())
 	left, err := os.ReadDir(folder)
 	assert.NilError(t, err)
 	assert.Equal(t, len(left), 0)

@@ -53,9 +53,21 @@ func (r *run) measureSteady(ctx context.Context, row *Row) error {
 		}
 		busy = append(busy, some...)
 		row.BusyChanges += made
+		if err := r.removeWritten(); err != nil {
+			return errors.Join(err, unmount())
+		}
 	}
 	row.Idle, row.Busy = timesOf(idle), timesOf(busy)
 	return unmount()
+}
+
+// removeWritten removes what Write has left, on the server, where nothing stalls.
+func (r *run) removeWritten() error {
+	turns, err := filepath.Glob(filepath.Join(r.steady.Path, "turn-*"))
+	for _, turn := range turns {
+		err = errors.Join(err, os.RemoveAll(turn))
+	}
+	return err
 }
 
 func (r *run) mountOnNode(ctx context.Context) (dir string, unmount func() error, err error) {
@@ -125,8 +137,8 @@ func (r *run) changeExports(ctx context.Context) func() (int, error) {
 }
 
 // Write creates a file, writes 4 KiB and syncs it, again and again, for a time. It writes how many nanoseconds each took, a
-// line each. The files are removed when the time is over: a removal in between would wait for stalls that then nobody measures.
-func Write(args []string, out io.Writer) (err error) {
+// line each. It leaves the files: a removal would wait for stalls that then nobody measures.
+func Write(args []string, out io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("usage: write DIRECTORY TIME")
 	}
@@ -138,7 +150,6 @@ func Write(args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	var took []time.Duration
 	data := make([]byte, 4096)
 	for end, i := time.Now().Add(length), 0; time.Now().Before(end); i++ {
