@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -166,9 +167,29 @@ func (fs *FS) startCommit() (uint64, error) {
 		case r := <-first:
 			return r.transaction, r.err
 		case <-timer.C:
-			go func() { _, _ = fs.startSync() }() // only for its effect on the first
+			fs.nudge()
 			interval *= 2
 			timer.Reset(interval)
+		}
+	}
+}
+
+// nudge asks for a commit only for the effect on those who have asked already.
+func (fs *FS) nudge() {
+	fs.nudges.Add(1)
+	go func() {
+		defer fs.nudges.Add(-1)
+		_, _ = fs.startSync()
+	}()
+}
+
+// endNudges waits for nudges that came too late for the commit they were for, and so asked for one more, which may be held up
+// in its turn: until they return they keep the descriptor open. It gives up after half a second.
+func endNudges(waiting *atomic.Int32, nudge func()) {
+	for interval := time.Millisecond; waiting.Load() > 0 && interval < time.Second/2; interval *= 2 {
+		time.Sleep(interval)
+		if waiting.Load() > 0 {
+			nudge()
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,6 +124,23 @@ func TestCommitIsNotHeldUp(t *testing.T) {
 		})
 	}
 	assert.NilError(t, group.Wait())
+}
+
+// A nudge that came too late is held up like a commit, and would keep the filesystem mounted for the commit interval.
+func TestLateNudgesEnd(t *testing.T) {
+	var waiting atomic.Int32
+	nudges := 0
+	waiting.Store(1)
+	btrfs.EndNudges(&waiting, func() {
+		if nudges++; nudges == 3 {
+			waiting.Store(0)
+		}
+	})
+	assert.Equal(t, nudges, 3)
+
+	waiting.Store(1)
+	btrfs.EndNudges(&waiting, func() {}) // of a filesystem that hangs
+	assert.Equal(t, waiting.Load(), int32(1))
 }
 
 func TestCommitOfNothing(t *testing.T) {

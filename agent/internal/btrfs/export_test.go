@@ -10,3 +10,6 @@ var StoredInline = storedInline
 
 // Subvolumes are listed in calls of this many bytes.
 const SearchBufferSize = searchBufferSize
+
+// EndNudges is what Close waits with.
+var EndNudges = endNudges

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ type FS struct {
 	sysfs   string // where sysfs is mounted
 	fsid    uuid.UUID
 	commits commitGroup
+	nudges  atomic.Int32 // that have not returned: see startCommit
 }
 
 // Info describes a filesystem.
@@ -59,7 +61,10 @@ func OpenFile(f *os.File) (*FS, error) {
 }
 
 // Close gives the descriptor back. Calls that are under way finish first.
-func (fs *FS) Close() error { return fs.dir.Close() }
+func (fs *FS) Close() error {
+	endNudges(&fs.nudges, fs.nudge)
+	return fs.dir.Close()
+}
 
 // File is the descriptor that the filesystem was opened with. It belongs to fs: do not close it.
 func (fs *FS) File() *os.File { return fs.dir }
