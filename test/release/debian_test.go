@@ -5,13 +5,12 @@ package release
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 )
-
-// packages of the host that the tarball is installed on.
-const packages = "systemd,systemd-sysv,dbus,nfs-kernel-server,nfs-common,btrfs-progs,iproute2,procps,kmod,less"
 
 // debian is a Debian root made with debootstrap, once for a machine.
 func debian(t *testing.T) string {
@@ -23,7 +22,7 @@ func debian(t *testing.T) string {
 	assert.NilError(t, os.MkdirAll(filepath.Dir(root), 0o755))
 	making := root + ".new"
 	assert.NilError(t, os.RemoveAll(making))
-	command(t, "debootstrap", "--variant=minbase", "--include="+packages, suite, making)
+	command(t, "debootstrap", append(recipe(packages), making)...)
 	assert.NilError(t, os.Rename(making, root))
 	return root
 }
@@ -41,4 +40,20 @@ func bootHere(t *testing.T, binds ...string) *host {
 		options = append(options, "--bind-ro="+bind)
 	}
 	return boot(t, debian(t), options...)
+}
+
+// A root that was kept has what the list of packages names now.
+func TestDebianHasItsPackages(t *testing.T) {
+	root := debian(t)
+	for name := range strings.SplitSeq(packages, ",") {
+		state := command(t, "dpkg-query", "--admindir="+root+"/var/lib/dpkg", "--show", "--showformat=${Status}", name)
+		assert.Check(t, is.Equal(state, "install ok installed"), name)
+	}
+}
+
+func TestDebianOfAnotherRecipeIsAnother(t *testing.T) {
+	one := rootName(recipe("a,b"))
+	assert.Equal(t, one, rootName(recipe("a,b")))
+	assert.Assert(t, one != rootName(recipe("a,b,c")))
+	assert.Assert(t, one != rootName(append(recipe("a,b"), "more")))
 }

@@ -3,6 +3,7 @@
 package release
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,12 +19,25 @@ import (
 // suite of the host that the tarball is installed on.
 const suite = "bookworm"
 
+// packages of that host.
+const packages = "systemd,systemd-sysv,dbus,nfs-kernel-server,nfs-common,btrfs-progs,iproute2,procps,kmod,less"
+
+// recipe is what debootstrap is told.
+func recipe(packages string) []string {
+	return []string{"--variant=minbase", "--include=" + packages, suite}
+}
+
 // debianRoot is where the Debian root of this machine is, or will be.
 func debianRoot(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	assert.NilError(t, err)
-	return filepath.Join(cache, "btrfs-nfs-csi", "debian-"+suite+"-1")
+	return filepath.Join(cache, "btrfs-nfs-csi", rootName(recipe(packages)))
+}
+
+// rootName is another for each recipe, so that a root that was kept is not taken for one with other packages.
+func rootName(recipe []string) string {
+	return fmt.Sprintf("debian-%s-%.6x", suite, sha256.Sum256([]byte(strings.Join(recipe, "\n"))))
 }
 
 // unpack gives the directory in the tarball that a variable names.
