@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -181,15 +183,7 @@ func TestRetain(t *testing.T) {
 	s.ready("writer")
 	old := s.volumes()[0]
 	s.deletePod("writer")
-	s.kubectl("delete", "pvc", "kept")
-	s.eventually("the volume is released", func() error {
-		pv, err := s.client.CoreV1().PersistentVolumes().Get(s.ctx, old.Name, metav1.GetOptions{})
-		if err == nil && pv.Status.Phase != corev1.VolumeReleased {
-			err = fmt.Errorf("it is %s", pv.Status.Phase)
-		}
-		return err
-	})
-	assert.NilError(t, s.client.CoreV1().PersistentVolumes().Delete(s.ctx, old.Name, metav1.DeleteOptions{}))
+	s.forget("kept", old.Name)
 
 	// A static volume, as an administrator writes it: handle, attributes and secret of the old one.
 	static := &corev1.PersistentVolume{
@@ -207,6 +201,62 @@ func TestRetain(t *testing.T) {
 	s.pod("reader", "adopted")
 	s.ready("reader")
 	assert.Equal(t, s.sh("reader", "cat /data/file"), "precious")
+}
+
+// forget deletes a claim and its volume, which has Retain, from Kubernetes.
+func (s *scenario) forget(claim, volume string) {
+	s.Helper()
+	s.kubectl("delete", "pvc", claim, "--timeout=90s")
+	s.eventually("the volume is released", func() error {
+		pv, err := s.client.CoreV1().PersistentVolumes().Get(s.ctx, volume, metav1.GetOptions{})
+		if err == nil && pv.Status.Phase != corev1.VolumeReleased {
+			err = fmt.Errorf("it is %s", pv.Status.Phase)
+		}
+		return err
+	})
+	s.kubectl("delete", "pv", volume, "--timeout=90s")
+}
+
+// TestAdoption: what `volume adopt-manifest` prints brings a volume back of which Kubernetes has lost everything, as docs/upgrade.md says. It
+// is as good as one that was made for a claim: nodes mount it, it grows, and it goes when its policy is changed to that.
+func TestAdoption(t *testing.T) {
+	s := newScenario(t)
+	s.claim("db")
+	s.pod("writer", "db", onNode("node-1"), runningShell("echo precious > /data/file"))
+	s.ready("writer")
+	old := s.volumes()[0]
+	s.kubectl("patch", "pv", old.Name, "--patch", `{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`)
+	s.deletePod("writer")
+	s.forget("db", old.Name)
+
+	manifests, err := s.cluster.AgentCommand(s.ctx, "volume", "adopt-manifest", old.Name,
+		"--class", cluster.ClassName, "--agent-url", cluster.AgentURL, "--claim", s.namespace+"/shop-db")
+	assert.NilError(t, err)
+	file := filepath.Join(t.TempDir(), "manifests.yaml")
+	assert.NilError(t, os.WriteFile(file, []byte(manifests), 0o600))
+	timed(t, "adopted volume bound", func() {
+		s.kubectl("apply", "--validate=strict", "--warnings-as-errors", "-f", file)
+		s.bound("shop-db")
+	})
+	adopted := s.volumes()[0]
+	assert.Equal(t, adopted.Spec.CSI.VolumeHandle, old.Spec.CSI.VolumeHandle)
+	assert.Equal(t, adopted.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
+	s.pod("reader", "shop-db", onNode("node-2"))
+	s.ready("reader")
+	assert.Equal(t, s.sh("reader", "cat /data/file"), "precious")
+	s.resize("shop-db", "128Mi")
+	s.sh("reader", "dd if=/dev/zero of=/data/big bs=1M count=100 && sync")
+
+	s.kubectl("patch", "pv", adopted.Name, "--patch", `{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
+	s.deletePod("reader")
+	s.kubectl("delete", "pvc", "shop-db", "--timeout=90s")
+	s.eventually("the volume is gone from the storage, too", func() error {
+		if left := s.volumes(); len(left) > 0 {
+			return errorOf(left)
+		}
+		_, err := s.cluster.Storage("test", "!", "-e", "/srv/btrfs/e2e/"+old.Name)
+		return err
+	})
 }
 
 // TestEphemeral: a pod's own volume comes and goes with it.

@@ -279,6 +279,13 @@ func (c *Cluster) Hint() string {
 		c.tools.kubernetes, c.tools.kubernetes, c.Kubeconfig("admin"))
 }
 
+// AgentCommand runs the agent's command line, as an administrator of the storage does, and returns what it wrote to its standard output.
+func (c *Cluster) AgentCommand(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.env.Programs, "btrfs-nfs-agent"), args...)
+	cmd.Env = []string{"HOME=" + c.env.State, "AGENT_URL=" + AgentURL, "AGENT_TOKEN=" + TenantToken}
+	return output(cmd)
+}
+
 // InstallChart installs or upgrades the chart, whose pods are objects only: what they hold runs as processes.
 func (c *Cluster) InstallChart(ctx context.Context) error {
 	nowhere := map[string]any{"e2e.example.org/pods": "none"}
