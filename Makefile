@@ -64,8 +64,9 @@ test: root lab ## Run everything: checks, unit tests with the race detector, rea
 check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter
 
 .PHONY: vet
-vet:
+vet: # files without a build tag, then those with one; the linter's tags are the same
 	@go vet work
+	@go vet -tags agentdocs,crash,lab,release work
 
 .PHONY: lint
 lint: ## Run golangci-lint (pinned in tools/go.mod)
