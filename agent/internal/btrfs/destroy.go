@@ -5,10 +5,11 @@ import (
 	"errors"
 	"os"
 	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
 // DestroySubvolume removes the subvolume name, read-only or not, from dir, whatever files it holds.
@@ -40,7 +41,7 @@ func destroyTree(dir *os.File, name string) error {
 	if !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	root, err := openBeneath(dir, name)
+	root, err := beneath.OpenDir(dir, name)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func destroyChild(parent *os.File, parentID uint64, child rootRef) error {
 	if err != nil {
 		return err
 	}
-	f, err := openBeneath(parent, directory+child.name)
+	f, err := beneath.OpenDir(parent, directory+child.name)
 	if err != nil {
 		return err
 	}
@@ -112,28 +113,4 @@ func destroyByID(f *os.File, id uint64) error {
 	args := volArgsV2{Flags: subvolByID}
 	binary.NativeEndian.PutUint64(args.Name[:], id)
 	return ioctl(f, iocSnapDestroyV2, unsafe.Pointer(&args))
-}
-
-// openBeneath opens the directory path, which may have several elements, without following symbolic
-// links and without leaving dir.
-func openBeneath(dir *os.File, path string) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	}
-	var opened int
-	var callErr error
-	err := withFD(dir, func(fd uintptr) {
-		for {
-			// EAGAIN: something was renamed meanwhile (openat2(2)).
-			opened, callErr = unix.Openat2(int(fd), path, &how)
-			if !errors.Is(callErr, unix.EINTR) && !errors.Is(callErr, unix.EAGAIN) {
-				return
-			}
-		}
-	})
-	if err = errors.Join(err, callErr); err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(opened), strings.TrimSuffix(path, "/")), nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -83,14 +84,14 @@ func (i *Item) open(base string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return openBeneath(root, i.path())
+	return beneath.OpenDir(root, i.path())
 }
 
 func (i *Item) setReadOnly(dir *os.File, readOnly bool) error {
 	if !i.before.Writable {
 		return nil
 	}
-	data, err := openBeneath(dir, agentapi.DataDir)
+	data, err := beneath.OpenDir(dir, agentapi.DataDir)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func writeRefs(dir *os.File, refs []ref) error {
 	if err := unix.Mkdirat(int(dir.Fd()), clientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make %s: %w", clientsDir, err)
 	}
-	clients, err := openBeneath(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return err
 	}
@@ -212,7 +213,7 @@ func (i *Item) undo(base, kept string) error {
 }
 
 func (i *Item) removeRefs(dir *os.File) error {
-	clients, err := openBeneath(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -247,7 +248,7 @@ func commit(base string) error {
 
 // immutable is about the metadata in dir.
 func immutable(dir *os.File) (bool, error) {
-	file, err := openRegular(dir, metadataFile)
+	file, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {
 		return false, err
 	}
@@ -256,7 +257,7 @@ func immutable(dir *os.File) (bool, error) {
 }
 
 func setImmutable(dir *os.File, on bool) error {
-	file, err := openRegular(dir, metadataFile)
+	file, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
@@ -98,7 +99,7 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 
 // directories are the names in the directory that can be of an agent: snapshotsDir is not.
 func directories(root *os.File, path string) ([]string, error) {
-	dir, err := openBeneath(root, path)
+	dir, err := beneath.OpenDir(root, path)
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +128,11 @@ func (i *Item) path() string {
 // look adds the item to the plan, if it is one of the older agent's.
 func (p *Plan) look(root *os.File, item Item) {
 	item.Dir = filepath.Join(p.BasePath, item.path())
-	dir, err := openBeneath(root, item.path())
+	dir, err := beneath.OpenDir(root, item.path())
 	var content []byte
 	if err == nil {
 		defer dir.Close()
-		content, err = readFile(dir, metadataFile)
+		content, err = beneath.ReadFile(dir, metadataFile)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return // somebody's own directory: the agent will report it
@@ -169,7 +170,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 	if err := i.checkClients(dir); err != nil {
 		return err
 	}
-	data, err := openBeneath(dir, agentapi.DataDir)
+	data, err := beneath.OpenDir(dir, agentapi.DataDir)
 	if err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 // checkClients sees to it that references in the directory are those that an interrupted migration wrote. The older agent has none, and this one
 // would export the volume to whomever a client has named in one.
 func (i *Item) checkClients(dir *os.File) error {
-	clients, err := openBeneath(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

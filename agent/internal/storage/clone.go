@@ -8,8 +8,8 @@ import (
 	"os"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -185,7 +185,7 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 
 // fillWithSnapshot puts metadata and then the snapshot into the directory that is to have them.
 func (d *disk) fillWithSnapshot(parent *os.File, name string, m metadata, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return btrfs.SubvolumeInfo{}, err
 	}

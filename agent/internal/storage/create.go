@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -137,7 +138,7 @@ func (t *Tenant) build(name string, v *Volume) error {
 	if err := d.mkdir(t.dir, name, t.store.config.DirMode); err != nil {
 		return err
 	}
-	dir, err := openBeneath(t.dir, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(t.dir, name)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -80,7 +81,7 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 // checkSubvolume makes sure that what is to be destroyed is what the catalogue means. Data that is gone already is no
 // hindrance.
 func (t *Tenant) checkSubvolume(parent *os.File, name string, want uuid.UUID) error {
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return err
 	}

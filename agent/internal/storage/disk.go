@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
@@ -33,25 +34,14 @@ func (d *disk) before(step, what string) error {
 	return nil
 }
 
-// open opens a directory below the base. Nothing on the way may be a symbolic link or a mount point: openat2(2).
+// open opens a directory below the base.
 func (d *disk) open(path string) (*os.File, error) {
-	return openBeneath(d.base, path, unix.O_DIRECTORY)
-}
-
-func openBeneath(dir *os.File, path string, flags uint64) (*os.File, error) {
-	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | flags,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), dir.Name()+"/"+path), nil
+	return beneath.OpenDir(d.base, path)
 }
 
 // openSubvolume opens the data subvolume in a volume's or snapshot's directory, and says what it is.
 func (d *disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error) {
-	f, err := openBeneath(dir, dataDir, unix.O_DIRECTORY)
+	f, err := beneath.OpenDir(dir, dataDir)
 	if err != nil {
 		return nil, btrfs.SubvolumeInfo{}, err
 	}
@@ -238,7 +228,7 @@ func (d *disk) commit(ctx context.Context) error {
 // discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
 // What it did not put there it does not remove: the directory then stays, and the error says so.
 func (d *disk) discard(parent *os.File, name string) error {
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return ignoreNotExist(err)
 	}
@@ -258,7 +248,7 @@ func (d *disk) discard(parent *os.File, name string) error {
 }
 
 func (d *disk) discardClients(dir *os.File) error {
-	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
@@ -155,10 +156,10 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 func (s *Store) openSurveyed(name string) (*Tenant, error) {
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error
-	if t.dir, err = openBeneath(s.pool.base, name, unix.O_DIRECTORY); err != nil {
+	if t.dir, err = beneath.OpenDir(s.pool.base, name); err != nil {
 		return nil, ignoreNotExist(err)
 	}
-	t.snapsDir, err = openBeneath(t.dir, snapshotsDir, unix.O_DIRECTORY)
+	t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir)
 	if isErrno(err, unix.ENOENT) {
 		err = s.mend(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + snapshotsDir}, func() (err error) {
 			t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -29,8 +29,7 @@ const (
 	ownDir          = ".agent" // in the base directory: lock and key
 	lockFile        = "lock"
 
-	metadataVersion  = 1
-	maxMetadataBytes = 1 << 20 // 32 labels take 6 KiB; anything longer was not written by an agent
+	metadataVersion = 1
 )
 
 // metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
@@ -135,7 +134,7 @@ func (m metadata) encode() ([]byte, error) {
 
 // readMetadata reads and checks metadata.json in a directory called name. The error of a missing file is fs.ErrNotExist.
 func readMetadata(dir *os.File, name string) (metadata, error) {
-	content, err := readFile(dir, metadataFile)
+	content, err := beneath.ReadFile(dir, metadataFile)
 	if err != nil {
 		return metadata{}, err
 	}
@@ -144,19 +143,6 @@ func readMetadata(dir *os.File, name string) (metadata, error) {
 		err = fmt.Errorf("%s is that of %q", metadataFile, m.Name)
 	}
 	return m, err
-}
-
-func readFile(dir *os.File, name string) ([]byte, error) {
-	f, err := openBeneath(dir, name, unix.O_NONBLOCK) // a FIFO must not hold up the start
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxMetadataBytes+1))
-	if err == nil && len(content) > maxMetadataBytes {
-		err = fmt.Errorf("%s is longer than %d bytes", name, maxMetadataBytes)
-	}
-	return content, err
 }
 
 func decodeMetadata(content []byte) (metadata, error) {

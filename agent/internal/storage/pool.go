@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -91,7 +92,7 @@ func (p *pool) open(why purpose) (err error) {
 // would keep an administrator from remounting the filesystem read-only.
 func (p *pool) lockOwn(create int) error {
 	var err error
-	if p.own, err = openBeneath(p.base, ownDir, unix.O_DIRECTORY); err != nil {
+	if p.own, err = beneath.OpenDir(p.base, ownDir); err != nil {
 		return err
 	}
 	fd, err := unix.Openat(int(p.own.Fd()), lockFile, unix.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -103,7 +104,7 @@ func (s *Store) holdsSnapshotsDir(name string) bool {
 
 // readDir lists a directory that stays open.
 func readDir(dir *os.File) ([]string, error) {
-	again, err := openBeneath(dir, ".", unix.O_DIRECTORY)
+	again, err := beneath.OpenDir(dir, ".")
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +231,7 @@ func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
 // have, and can be shut out. Where that cannot be found out, or not of all, its exports are left as they are.
 func (t *Tenant) salvage(v *Volume) {
 	v.ID, v.UUID, v.Refs, v.RefsUnknown = 0, uuid.Nil, nil, true
-	dir, err := openBeneath(t.dir, v.Name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(t.dir, v.Name)
 	if err != nil {
 		return
 	}
@@ -290,7 +291,7 @@ func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metad
 	if err := id.ValidateName(name); err != nil {
 		return "the directory's name " + err.Error(), true
 	}
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if isErrno(err, unix.ENOENT) {
 		return "", false
 	}
@@ -325,7 +326,7 @@ func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metad
 // something called snapshots looks like that of a tenant that is no longer configured: there only what says itself that it is
 // the agent's is removed.
 func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, found bool) {
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return err.Error(), true
 	}

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
 // References are kept as one file each, so that taking one away is an unlink: on a filesystem without room for even a
@@ -60,12 +60,12 @@ func sortRefs(refs []Ref) {
 }
 
 func (d *disk) writeRef(dir *os.File, ref Ref) error {
-	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if os.IsNotExist(err) {
 		if err := d.mkdir(dir, clientsDir, 0o700); err != nil {
 			return err
 		}
-		clients, err = openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+		clients, err = beneath.OpenDir(dir, clientsDir)
 	}
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 }
 
 func (d *disk) removeRef(dir *os.File, ref Ref) error {
-	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)
 	}
@@ -89,7 +89,7 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 
 // tidyRefs removes what interrupted writes left.
 func (t *Tenant) tidyRefs(dir *os.File) error {
-	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)
 	}
@@ -106,7 +106,7 @@ func (t *Tenant) tidyRefs(dir *os.File) error {
 // readRefs reads the references of the volume in dir, in the order of their keys. What an interrupted write left is
 // passed over. With an error it returns those that can be read.
 func readRefs(dir *os.File) ([]Ref, error) {
-	clients, err := openBeneath(dir, clientsDir, unix.O_DIRECTORY)
+	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return nil, ignoreNotExist(err)
 	}
@@ -129,7 +129,7 @@ func readRefs(dir *os.File) ([]Ref, error) {
 }
 
 func readRef(clients *os.File, name string) (ref Ref, err error) {
-	content, err := readFile(clients, name)
+	content, err := beneath.ReadFile(clients, name)
 	if err != nil {
 		return ref, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -288,14 +289,14 @@ func (s *Store) openTenant(name string) (*Tenant, error) {
 }
 
 func (s *Store) openOrMake(parent *os.File, name string) (*os.File, error) {
-	dir, err := openBeneath(parent, name, unix.O_DIRECTORY)
+	dir, err := beneath.OpenDir(parent, name)
 	if !os.IsNotExist(err) {
 		return dir, err
 	}
 	if err := s.disk.mkdir(parent, name, s.config.DirMode); err != nil {
 		return nil, err
 	}
-	return openBeneath(parent, name, unix.O_DIRECTORY)
+	return beneath.OpenDir(parent, name)
 }
 
 // change runs do with the claimed names to itself, once the pool is known to be the pool. Waiting ends with ctx; a started

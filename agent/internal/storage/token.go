@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -23,7 +24,7 @@ const (
 // loadKey reads the pool's own key, and makes one the first time. It lives with the pool, so that tokens go on working on
 // another host after a failover.
 func loadKey(own *os.File) ([]byte, error) {
-	key, err := readFile(own, keyFile)
+	key, err := beneath.ReadFile(own, keyFile)
 	if err == nil && len(key) == keyBytes {
 		return key, nil
 	}

@@ -1,0 +1,86 @@
+// Package beneath opens what lies in a directory that others can write to. Somebody can put a symbolic link, a mount, a FIFO or a device in
+// place of anything there, at any time, while root reads. So all of it goes through descriptors, and follows nothing: openat2(2).
+package beneath
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxBytes is how much ReadFile reads: 32 labels take 6 KiB, and anything longer was not written by an agent.
+const MaxBytes = 1 << 20
+
+// OpenDir opens a directory. The path may have several elements.
+func OpenDir(dir *os.File, path string) (*os.File, error) {
+	return open(dir, path, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+// OpenFile opens a regular file for reading. What it is, is known before it is opened: to open a device can do something, and a FIFO waits.
+func OpenFile(dir *os.File, name string) (*os.File, error) {
+	path, err := open(dir, name, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer path.Close()
+	info, err := path.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path.Name())
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", path.Fd())) // of this very file: proc_pid_fd(5)
+}
+
+// ReadFile reads a whole regular file of at most MaxBytes.
+func ReadFile(dir *os.File, name string) ([]byte, error) {
+	f, err := OpenFile(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
+	if err == nil && len(content) > MaxBytes {
+		err = fmt.Errorf("%s is longer than %d bytes", name, MaxBytes)
+	}
+	return content, err
+}
+
+func open(dir *os.File, path string, flags uint64) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_NOFOLLOW | unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	name := dir.Name() + "/" + path
+	opened, err := openat2(dir, path, &how)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(opened), name), nil
+}
+
+// openat2 holds dir open until the call has returned.
+func openat2(dir *os.File, path string, how *unix.OpenHow) (opened int, err error) {
+	conn, err := dir.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	closed := conn.Control(func(fd uintptr) {
+		for {
+			opened, err = unix.Openat2(int(fd), path, how)
+			// EAGAIN: something was renamed meanwhile (openat2(2)).
+			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+				return
+			}
+		}
+	})
+	if closed != nil {
+		return -1, os.ErrClosed
+	}
+	return opened, err
+}

@@ -1,0 +1,46 @@
+package migrate
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The older agent exported the directory above the data. A client that has it mounted can put a symbolic link, a FIFO or a device in place of
+// anything in it, at any time, while root reads and writes there. So all of that goes through descriptors, and follows nothing: see beneath.
+
+// writeFile puts a whole file in place of name, whatever that is. Who could read a file there can read the new one.
+func writeFile(dir *os.File, name string, content []byte) error {
+	temporary := name + temporarySuffix
+	if err := remove(dir, temporary); err != nil {
+		return err
+	}
+	mode := uint32(0o600)
+	var was unix.Stat_t
+	if unix.Fstatat(int(dir.Fd()), name, &was, unix.AT_SYMLINK_NOFOLLOW) == nil && was.Mode&unix.S_IFMT == unix.S_IFREG {
+		mode |= was.Mode & 0o044
+	}
+	fd, err := unix.Openat(int(dir.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: dir.Name() + "/" + temporary, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir.Name()+"/"+temporary)
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, remove(dir, temporary))
+	}
+	if err := unix.Renameat(int(dir.Fd()), temporary, int(dir.Fd()), name); err != nil {
+		return errors.Join(&os.LinkError{Op: "rename", Old: f.Name(), New: name, Err: err}, remove(dir, temporary))
+	}
+	return nil
+}
+
+// remove is content when name is not there.
+func remove(dir *os.File, name string) error {
+	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "unlink", Path: dir.Name() + "/" + name, Err: err}
+	}
+	return nil
+}
