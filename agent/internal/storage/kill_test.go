@@ -50,20 +50,29 @@ func (r *rig) reopen(op operation, before, after view, acknowledged bool, what s
 // The agent is killed at each step of each change. The next start finds the change whole or not at all, and everything
 // else as it was.
 func TestKilledAtEveryStep(t *testing.T) {
-	for _, op := range operations() {
-		t.Run(op.name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, smallPool)
-			before, after, steps := r.learn(op)
-			for k := 1; k <= len(steps)+1; k++ {
-				r.again(op, before)
-				acknowledged := r.killAt(op, k)
-				assert.Equal(t, acknowledged, k > len(steps), "step %d of %v", k, steps)
-				r.store.abandon()
-				r.faults.disarm()
-				r.reopen(op, before, after, acknowledged, "killed before "+nth(steps, k))
-			}
-		})
+	forEachOperation(t, func(t *testing.T, _ int, op operation, quota Quota) {
+		r := newRigWith(t, smallPool, quota)
+		before, after, steps := r.learn(op)
+		for k := 1; k <= len(steps)+1; k++ {
+			r.again(op, before)
+			acknowledged := r.killAt(op, k)
+			assert.Equal(t, acknowledged, k > len(steps), "step %d of %v", k, steps)
+			r.store.abandon()
+			r.faults.disarm()
+			r.reopen(op, before, after, acknowledged, "killed before "+nth(steps, k))
+		}
+	})
+}
+
+// forEachOperation runs a test of every change in both quota modes; number counts them all.
+func forEachOperation(t *testing.T, test func(t *testing.T, number int, op operation, quota Quota)) {
+	for i, op := range operations() {
+		for j, quota := range []Quota{QuotaFull, QuotaSimple} {
+			t.Run(fmt.Sprintf("%s, %s quotas", op.name, quota), func(t *testing.T) {
+				t.Parallel()
+				test(t, 2*i+j, op, quota)
+			})
+		}
 	}
 }
 
@@ -120,23 +129,20 @@ func nth(steps []string, k int) string {
 // before, is there. A change that was acknowledged is there, also if it was first refused and then acknowledged to a retry.
 func TestPowerCut(t *testing.T) {
 	t.Logf("seed: -cut.seed=%d", *cutSeed)
-	const cutsEach = 3
-	for i, op := range operations() {
-		t.Run(op.name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, smallPool)
-			before, after, steps := r.learn(op)
-			cuts := allCuts(len(steps))
-			if !*cutAll {
-				random := rand.New(rand.NewPCG(*cutSeed, uint64(i)))
-				random.Shuffle(len(cuts), func(a, b int) { cuts[a], cuts[b] = cuts[b], cuts[a] })
-				cuts = append(cuts[:cutsEach], cut{step: len(steps) + 1})
-			}
-			for _, c := range cuts {
-				r.cut(op, before, after, steps, c)
-			}
-		})
-	}
+	const cutsEach = 2
+	forEachOperation(t, func(t *testing.T, number int, op operation, quota Quota) {
+		r := newRigWith(t, smallPool, quota)
+		before, after, steps := r.learn(op)
+		cuts := allCuts(len(steps))
+		if !*cutAll {
+			random := rand.New(rand.NewPCG(*cutSeed, uint64(number)))
+			random.Shuffle(len(cuts), func(a, b int) { cuts[a], cuts[b] = cuts[b], cuts[a] })
+			cuts = append(cuts[:cutsEach], cut{step: len(steps) + 1})
+		}
+		for _, c := range cuts {
+			r.cut(op, before, after, steps, c)
+		}
+	})
 }
 
 // cut is a moment for the power to fail.
