@@ -1,4 +1,5 @@
-# Power cuts and kills: see test/crash. `make crash` takes an hour; crash-smoke is its share of `make test`.
+# Power cuts and kills, with both export engines and both quota modes: see test/crash. `make crash` takes an hour;
+# crash-smoke is its share of `make test`.
 TEST_TARGETS += crash-smoke
 
 CRASH_CUTS  ?= 100

@@ -19,11 +19,13 @@ type Config struct {
 	Dir         string // on the host: journal, agent's log, exports files
 	Bin         string // has btrfs-nfs-agent
 	Engine      string // exportfs or kernel
+	Quota       string // full or simple
 	Seed        uint64
 	LoseExports bool // the exports files did not survive
 	CheckFirst  bool // check --repair before the agent starts
 	CheckAfter  bool // and check again after it has ended well
 	Last        bool // verify only
+	ClearOut    bool // verify, and delete everything
 	Kills       int  // instead of waiting for a power cut, kill the agent that often
 }
 
@@ -62,8 +64,13 @@ func run(c Config) error {
 		return m.kills(journal)
 	}
 	w, err := m.recover(journal, NewWorld(entries))
-	if err != nil || c.Last {
+	switch {
+	case err != nil:
 		return err
+	case c.ClearOut:
+		return m.clearOut(w)
+	case c.Last:
+		return m.scrub()
 	}
 	fmt.Println(Loading)
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)

@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -8,7 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // onDisk makes sure that directories, files and subvolumes are those of the things that are there, and no others.
@@ -100,15 +104,19 @@ const (
 	// cacheTime is after what time its NFS server's caches are emptied by hand. With exportfs, they hold on for minutes, in times of
 	// many changes, to volumes that clients had mounted; that they let go by themselves is test/system's to show.
 	cacheTime = 5 * time.Second
+	// reapTime is after what time the agent is restarted, which removes what simple quotas keep until the last clone is gone. It
+	// does so by itself too, but looks once a minute.
+	reapTime = 5 * time.Second
 )
 
 // limits makes sure that each volume has its limit, and that no qgroup is left of what is gone. A snapshot's is the one that
 // the kernel copied from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c), and limits nothing.
 func (v *verifier) limits(state map[Key]*Thing) {
-	var wrong []string
+	var wrong, left []string
 	emptied := v.machine.config.Engine != "exportfs"
-	for begin := time.Now(); time.Since(begin) < cleanTime; time.Sleep(50 * time.Millisecond) {
-		if wrong = v.wrongLimits(state); len(wrong) == 0 {
+	begin := time.Now()
+	for reaped := begin; time.Since(begin) < cleanTime; time.Sleep(50 * time.Millisecond) {
+		if wrong, left = v.wrongLimits(state); len(wrong)+len(left) == 0 {
 			break
 		}
 		if !emptied && time.Since(begin) > cacheTime {
@@ -117,62 +125,128 @@ func (v *verifier) limits(state map[Key]*Thing) {
 				v.add("the NFS server cannot be restarted: %v", err)
 			}
 		}
+		if v.simple() && len(wrong) == 0 && time.Since(reaped) > reapTime {
+			reaped = time.Now()
+			if err := errors.Join(v.machine.endAgent(syscall.SIGTERM), v.machine.startAgent()); err != nil {
+				v.add("the agent cannot be restarted: %v", err)
+				break
+			}
+		}
 	}
-	v.problems = append(v.problems, wrong...)
-	v.quotasConsistent()
+	v.problems = slices.Concat(v.problems, wrong, left)
+	v.quotaState()
 }
 
-func (v *verifier) wrongLimits(state map[Key]*Thing) (wrong []string) {
+func (v *verifier) simple() bool { return v.machine.config.Quota == "simple" }
+
+// wrongLimits says also which qgroups are left of what is gone.
+func (v *verifier) wrongLimits(state map[Key]*Thing) (wrong, left []string) {
 	have, paths := v.qgroups(), v.subvolumes()
 	for id, path := range paths {
-		limit, found := have[id]
+		group, found := have[id]
 		if !found {
 			wrong = append(wrong, fmt.Sprintf("subvolume %s (%s) has no qgroup", id, path))
 		}
-		name := strings.TrimSuffix(strings.TrimPrefix(path, tenant+"/"), "/data")
-		if t := state[Volume(name)]; t != nil && limit != t.Quota {
-			wrong = append(wrong, fmt.Sprintf("the limit of %s is %d, not %d", path, limit, t.Quota))
+		if t := state[volumeAt(path)]; t != nil && group.limit != t.Quota {
+			wrong = append(wrong, fmt.Sprintf("the limit of %s is %d, not %d", path, group.limit, t.Quota))
 		}
 	}
-	for id, limit := range have {
-		if _, found := paths[id]; !found && id != topLevel {
-			wrong = append(wrong, fmt.Sprintf("qgroup 0/%s, limit %d, is left of what is gone", id, limit))
+	for id, group := range have {
+		if _, found := paths[id]; found || id == topLevel {
+			continue
 		}
+		// Simple quotas charge what others still use to who wrote it. Nobody does when nothing is there.
+		if v.simple() && group.used > 0 && len(state) > 0 {
+			continue
+		}
+		left = append(left, fmt.Sprintf("qgroup 0/%s, limit %d, %d bytes, is left of what is gone", id, group.limit, group.used))
 	}
-	return wrong
+	return wrong, left
+}
+
+// volumeAt is the key of the volume whose subvolume is at that path; a snapshot's path makes one that there is not.
+func volumeAt(path string) Key {
+	return Volume(strings.TrimSuffix(strings.TrimPrefix(path, tenant+"/"), "/data"))
 }
 
 // topLevel is the ID of a filesystem's own tree, BTRFS_FS_TREE_OBJECTID.
 const topLevel = "5"
 
-// qgroups are the limits by subvolume: columns qgroupid, rfer, excl, max_rfer and max_excl, below two lines of heading.
-func (v *verifier) qgroups() map[string]int64 {
+// qgroup has a subvolume's numbers, in bytes.
+type qgroup struct{ used, limit int64 }
+
+// qgroups are those of subvolumes, by ID: columns qgroupid, rfer, excl, max_rfer and max_excl, below two lines of heading.
+func (v *verifier) qgroups() map[string]qgroup {
 	out, err := v.machine.lab.Storage.Run("btrfs", "qgroup", "show", "-re", "--raw", v.machine.lab.Pool)
 	if err != nil {
 		v.add("%v", err)
 	}
-	found := map[string]int64{}
+	found := map[string]qgroup{}
 	for line := range strings.Lines(out) {
 		fields := strings.Fields(line)
 		if len(fields) < 5 || !strings.HasPrefix(fields[0], "0/") {
 			continue
 		}
+		used, _ := strconv.ParseInt(fields[1], 10, 64)  // is a number
 		limit, _ := strconv.ParseInt(fields[3], 10, 64) // "none" is 0
-		found[strings.TrimPrefix(fields[0], "0/")] = limit
+		found[strings.TrimPrefix(fields[0], "0/")] = qgroup{used, limit}
 	}
 	return found
 }
 
-func (v *verifier) quotasConsistent() {
-	files, _ := filepath.Glob(v.machine.lab.Storage.Path("/sys/fs/btrfs/*/qgroups/inconsistent"))
-	for _, file := range files {
-		if content, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(content)) != "0" {
-			v.add("quotas are inconsistent: %s %v", content, err)
+// quotaState makes sure that quotas are on in the mode that was asked for, and consistent.
+func (v *verifier) quotaState() {
+	mode := map[string]string{"full": "qgroup", "simple": "squota"}[v.machine.config.Quota] // qgroup_mode_show in fs/btrfs/sysfs.c
+	for name, want := range map[string]string{"mode": mode, "inconsistent": "0"} {
+		files, _ := filepath.Glob(v.machine.lab.Storage.Path("/sys/fs/btrfs/*/qgroups/" + name))
+		if len(files) != 1 {
+			v.add("the state of quotas is not to be found: %v", files)
+			continue
+		}
+		if content, err := os.ReadFile(files[0]); err != nil || strings.TrimSpace(string(content)) != want {
+			v.add("quotas: %s is %s, not %s: %v", name, strings.TrimSpace(string(content)), want, err)
 		}
 	}
-	if len(files) != 1 {
-		v.add("the state of quotas is not to be found: %v", files)
+}
+
+// roomy is how far from its limit a volume takes a megabyte for sure: what clients have not fsynced is not counted yet.
+const roomy = 16 * mib
+
+// enforced makes sure that each volume takes more, where there is room, and not more than its limit.
+func (v *verifier) enforced(state map[Key]*Thing) {
+	have := v.qgroups()
+	for id, path := range v.subvolumes() {
+		t := state[volumeAt(path)]
+		if t == nil {
+			continue
+		}
+		dir := filepath.Join(v.machine.lab.Pool, path)
+		if err := allocate(dir, t.Quota+mib); !errors.Is(err, unix.EDQUOT) {
+			v.add("%s takes more than its limit of %d bytes: %v", path, t.Quota, err)
+		}
+		if have[id].used+roomy > t.Quota {
+			continue
+		}
+		if err := allocate(dir, mib); err != nil {
+			v.add("%s, limit %d, has %d bytes and takes no more: %v", path, t.Quota, have[id].used, err)
+		}
 	}
+}
+
+// allocate takes so many bytes in a file that has no name, and gives them back.
+func allocate(dir string, bytes int64) error {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fallocate(fd, 0, 0, bytes)
+}
+
+// scrub has the kernel read everything and compare it with its checksums.
+func (m *machine) scrub() error {
+	_, err := m.lab.Storage.Run("btrfs", "scrub", "start", "-B", m.lab.Pool)
+	return err
 }
 
 // exports makes sure that the server lets in who was let in, and nobody else.

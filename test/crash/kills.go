@@ -39,7 +39,7 @@ func (m *machine) kills(journal *Journal) error {
 			return fmt.Errorf("%v number %d, after %v: %w", signal, i+1, after, err)
 		}
 	}
-	return errors.Join(m.endAgent(syscall.SIGTERM), m.check(false))
+	return errors.Join(m.clearOut(w), m.endAgent(syscall.SIGTERM), m.check(false))
 }
 
 func (m *machine) kill(journal *Journal, w *World, signal syscall.Signal, after time.Duration, seed uint64) error {

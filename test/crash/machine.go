@@ -76,7 +76,7 @@ func (m *machine) keepExportsFile() error {
 func (m *machine) environment() []string {
 	return append(os.Environ(),
 		"AGENT_BASE_PATH="+m.lab.Pool, "AGENT_TENANTS="+tenant+":"+token, "AGENT_NFS_EXPORTER="+m.config.Engine,
-		"AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=debug")
+		"AGENT_QUOTA_MODE="+m.config.Quota, "AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=debug")
 }
 
 func (m *machine) program() string { return filepath.Join(m.config.Bin, "btrfs-nfs-agent") }

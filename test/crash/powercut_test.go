@@ -185,15 +185,47 @@ func (o *round) powerCut() {
 	}
 }
 
+// last boots once more and waits until the program has ended well.
+func (r *rig) last(c crash.Config) {
+	r.t.Helper()
+	c.CheckAfter = true
+	last := r.boot(c)
+	select {
+	case err := <-last.ended:
+		if err != nil {
+			last.failed(err)
+		}
+	case <-time.After(roundTime):
+		r.t.Fatalf("no recovery within %v\n%s", roundTime, last.console(20))
+	}
+	assert.NilError(r.t, last.cut())
+}
+
+var engines, quotas = []string{"exportfs", "kernel"}, []string{"full", "simple"}
+
+// share is the i-th of n nearly equal shares; the first are the larger ones.
+func share(all, n, i int) int { return (all + n - 1 - i) / n }
+
 // The power fails again and again, in the middle of changes or of the recovery from the cut before. Each time the agent
-// comes back with all that was acknowledged, whole, and with nothing else.
+// comes back with all that was acknowledged, whole, and with nothing else. A disk has one quota mode, and sees both engines.
 func TestPowerCuts(t *testing.T) {
+	for i, quota := range quotas {
+		t.Run(quota, func(t *testing.T) {
+			times := share(*cuts, len(quotas), i)
+			if times == 0 {
+				t.Skip("one cut is for full quotas alone")
+			}
+			cutPower(t, quota, times, i)
+		})
+	}
+}
+
+func cutPower(t *testing.T, quota string, times, number int) {
 	r := newRig(t)
-	random := rand.New(rand.NewPCG(r.seed, 1))
-	engines := []string{"exportfs", "kernel"}
-	for i := range *cuts {
+	random := rand.New(rand.NewPCG(r.seed, uint64(number)))
+	for i := range times {
 		c := crash.Config{
-			Engine: engines[i%2], Seed: r.seed + uint64(i), LoseExports: random.IntN(2) == 0,
+			Engine: engines[(number+i)%2], Quota: quota, Seed: random.Uint64(), LoseExports: random.IntN(2) == 0,
 			CheckFirst: i > 0 && random.IntN(3) == 0, CheckAfter: random.IntN(3) > 0,
 		}
 		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(loadMost)
@@ -214,30 +246,27 @@ func TestPowerCuts(t *testing.T) {
 		}
 		round.powerCut()
 	}
-	last := r.boot(crash.Config{Engine: engines[*cuts%2], Last: true, CheckAfter: true})
-	select {
-	case err := <-last.ended:
-		if err != nil {
-			last.failed(err)
-		}
-	case <-time.After(roundTime):
-		t.Fatalf("no recovery within %v\n%s", roundTime, last.console(20))
+	r.last(crash.Config{Engine: engines[(number+times)%2], Quota: quota, Last: true})
+	if quota == "full" { // btrfs-progs before 6.7 do not know simple quotas
+		out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
+		assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 	}
-	assert.NilError(t, last.cut())
-	out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
-	assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
+	r.last(crash.Config{Engine: engines[(number+times+1)%2], Quota: quota, ClearOut: true})
 }
 
 // The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back
 // with all that was acknowledged, whole, and with nothing else.
 func TestAgentKills(t *testing.T) {
-	for engine, times := range map[string]int{"exportfs": (*kills + 1) / 2, "kernel": *kills / 2} {
-		t.Run(engine, func(t *testing.T) {
+	for i, mode := range []struct{ engine, quota string }{
+		{"exportfs", "full"}, {"kernel", "simple"}, {"kernel", "full"}, {"exportfs", "simple"},
+	} {
+		t.Run(mode.engine+" "+mode.quota, func(t *testing.T) {
+			times := share(*kills, 4, i)
 			if times == 0 {
-				t.Skip("one kill is exportfs' alone")
+				t.Skip("there are fewer kills than modes")
 			}
 			r := newRig(t)
-			round := r.boot(crash.Config{Engine: engine, Seed: r.seed, Kills: times})
+			round := r.boot(crash.Config{Engine: mode.engine, Quota: mode.quota, Seed: r.seed + uint64(i)*uint64(*kills), Kills: times})
 			select {
 			case err := <-round.ended:
 				if err != nil {

@@ -35,10 +35,29 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 	v.files(state)
 	v.mounts(state)
 	v.limits(state)
+	v.enforced(state)
 	if len(v.problems) > 0 {
 		return nil, fmt.Errorf("%d things are not as they should be:\n  %s", len(v.problems), strings.Join(v.problems, "\n  "))
 	}
 	return state, nil
+}
+
+// clearOut deletes everything: then nothing is left, and nothing is charged to what is gone.
+func (m *machine) clearOut(w *World) error {
+	ctx := context.Background()
+	for k := range w.Possible {
+		for ref := range w.Certain(k).Refs {
+			client, _, _ := strings.Cut(ref, " ")
+			if _, err := call(ctx, m.api, Request{Verb: Unexport, Key: k, Client: client}); err != nil {
+				return err
+			}
+		}
+		if _, err := call(ctx, m.api, Request{Verb: Delete, Key: k}); err != nil {
+			return err
+		}
+	}
+	_, err := m.verify(NewWorld(nil))
+	return err
 }
 
 // throughAPI compares what the agent says with what was acknowledged, and settles what was not.
