@@ -46,6 +46,10 @@ release() {
 	other=$(git grep -E "$own" -- '*go.mod' | grep -v " $version\$" || true)
 	[ -z "$other" ] || fail "not of version $version: $other: make release-prepare VERSION=$version"
 	tested || fail "this tree has not passed: sudo make test"
+	local program
+	for program in buildah readelf jq; do
+		command -v "$program" >/dev/null || fail "there is no $program, which images need: sudo make release-packages"
+	done
 	local goreleaser cyclonedx previous
 	goreleaser=$(tool goreleaser)
 	cyclonedx=$(tool cyclonedx-gomod)

@@ -30,13 +30,17 @@ type image struct {
 // open unpacks the image for this machine.
 func open(t *testing.T, name string) image {
 	t.Helper()
-	layout := layoutOf(t, name)
-	for _, m := range layout.manifests(t) {
+	return layoutOf(t, name).open(t)
+}
+
+func (l layout) open(t *testing.T) image {
+	t.Helper()
+	for _, m := range l.manifests(t) {
 		if m.Platform.Architecture == runtime.GOARCH {
-			return layout.unpack(t, m)
+			return l.unpack(t, m)
 		}
 	}
-	t.Fatalf("no image %s for %s", name, runtime.GOARCH)
+	t.Fatalf("no image for %s", runtime.GOARCH)
 	return image{}
 }
 
@@ -52,8 +56,13 @@ func layoutOf(t *testing.T, name string) layout {
 	t.Helper()
 	dir := os.Getenv("BNC_IMAGES")
 	assert.Assert(t, dir != "", "BNC_IMAGES names the directory of images: run make release-test")
+	return layoutIn(t, filepath.Join(dir, name+".tar"))
+}
+
+func layoutIn(t *testing.T, archive string) layout {
+	t.Helper()
 	l := t.TempDir()
-	command(t, "tar", "-C", l, "-xf", filepath.Join(dir, name+".tar"))
+	command(t, "tar", "-C", l, "-xf", archive)
 	return layout(l)
 }
 

@@ -5,11 +5,13 @@ package release
 import (
 	"context"
 	"debug/elf"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,4 +166,35 @@ func TestAgentImage(t *testing.T) {
 	assert.Assert(t, is.Contains(out, "btrfs-nfs-agent "))
 	_, err := exec.Command("chroot", i.root, "/usr/local/bin/btrfs-nfs-agent", "health", "--agent-url", "http://127.0.0.1:9").CombinedOutput()
 	assert.ErrorContains(t, err, "exit status 6")
+}
+
+// Two builds of the same programs give the same image, whoever builds and wherever: root, and a user without rights, with another umask, time zone and home.
+func TestImageIsReproducible(t *testing.T) {
+	const nobody = 65534
+	i := open(t, "node")
+	work := t.TempDir()
+	assert.NilError(t, os.Chmod(filepath.Dir(work), 0o755))
+	home, err := os.UserHomeDir()
+	assert.NilError(t, err)
+	// What the user needs is in root's directories.
+	command(t, "cp", "-r", "../../packaging", work)
+	command(t, "mkdir", "-p", filepath.Join(work, "home/.cache/btrfs-nfs-csi"), filepath.Join(work, "tmp"))
+	command(t, "sh", "-c", "cp -a "+home+"/.cache/btrfs-nfs-csi/image-base-"+runtime.GOARCH+"-* "+work+"/home/.cache/btrfs-nfs-csi/")
+	command(t, "chown", "-R", fmt.Sprint(nobody), work)
+
+	build := func(name, umask string, as *syscall.Credential, environment ...string) string {
+		t.Helper()
+		out := filepath.Join(work, name)
+		script := exec.Command("sh", "-c", `umask "$1"; shift; exec "$@"`, "build", umask,
+			filepath.Join(work, "packaging/images/build.sh"), filepath.Join(i.root, "usr/local/bin"), "v1.2.3", "commit", out, runtime.GOARCH, "node")
+		script.Env = append(append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000"), environment...)
+		script.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+		said, err := script.CombinedOutput()
+		assert.NilError(t, err, "%s", said)
+		return strings.Fields(command(t, "sha256sum", filepath.Join(out, "node-"+runtime.GOARCH+".tar")))[0]
+	}
+	byRoot := build("by-root", "022", nil)
+	byUser := build("home/by-user", "077", &syscall.Credential{Uid: nobody, Gid: nobody},
+		"HOME="+filepath.Join(work, "home"), "TMPDIR="+filepath.Join(work, "tmp"), "TZ=Asia/Tokyo")
+	assert.Equal(t, byUser, byRoot)
 }

@@ -17,6 +17,8 @@ import (
 
 const version = "v1.98.7"
 
+var parts = []string{"agent", "controller", "node"}
+
 // clone is a copy of the repository with a history of its own.
 type clone struct {
 	t    *testing.T
@@ -152,10 +154,13 @@ func rehearse(t *testing.T, c *clone, architectures ...string) {
 	c.refuses("is there already", "make", version)
 
 	names := []string{"btrfs-nfs-csi-1.98.7.tgz"}
+	for _, part := range parts {
+		names = append(names, "btrfs-nfs-"+part+"-image_1.98.7.tar")
+	}
 	for _, arch := range architectures {
-		for _, part := range []string{"agent", "controller", "node"} {
+		for _, part := range parts {
 			stem := "btrfs-nfs-" + part + "_1.98.7_linux_" + arch
-			names = append(names, stem+".tar.gz", stem+".cdx.json")
+			names = append(names, stem+".tar.gz", stem+".cdx.json", "btrfs-nfs-"+part+"-image_1.98.7_linux_"+arch+".cdx.json")
 		}
 	}
 	sums := c.checksums()
@@ -167,6 +172,9 @@ func rehearse(t *testing.T, c *clone, architectures ...string) {
 	assert.NilError(t, err)
 	assert.Equal(t, string(signed), sums)
 	c.looksRight()
+	for _, part := range parts {
+		c.imageLooksRight(part, architectures)
+	}
 
 	other := cloned(t, c.dir)
 	other.signs()
@@ -212,4 +220,51 @@ func (c *clone) looksRight() {
 	assert.Assert(c.t, is.Contains(string(bill), "pkg:golang/github.com/gofiber/fiber/v2@"))
 	command(c.t, "tar", "-C", dir, "-xf", filepath.Join(dist, "btrfs-nfs-csi-1.98.7.tgz"))
 	command(c.t, "diff", "-r", filepath.Join(c.dir, "helm/btrfs-nfs-csi"), filepath.Join(dir, "btrfs-nfs-csi"))
+}
+
+// imageLooksRight opens the image of a part: it is for all architectures, holds the program of the tarball, and says so; its bill of materials names
+// what the program was built from, and the packages that the other files are from.
+func (c *clone) imageLooksRight(part string, architectures []string) {
+	c.t.Helper()
+	dist := filepath.Join(c.dir, "dist")
+	l := layoutIn(c.t, filepath.Join(dist, "btrfs-nfs-"+part+"-image_1.98.7.tar"))
+	assert.Equal(c.t, len(l.manifests(c.t)), len(architectures))
+	i := l.open(c.t)
+	assert.Equal(c.t, i.config.Config.Labels["org.opencontainers.image.version"], version)
+	assert.Equal(c.t, i.config.Config.Labels["org.opencontainers.image.revision"], strings.TrimSpace(c.run("git", "rev-parse", "HEAD")))
+	stem, dir := "btrfs-nfs-"+part+"_1.98.7_linux_"+runtime.GOARCH, c.t.TempDir()
+	command(c.t, "tar", "-C", dir, "-xf", filepath.Join(dist, stem+".tar.gz"))
+	command(c.t, "cmp", filepath.Join(dir, stem, "btrfs-nfs-"+part), filepath.Join(i.root, "usr/local/bin/btrfs-nfs-"+part))
+
+	var bill struct {
+		Metadata struct {
+			Component struct{ Type, Name, Version string }
+		}
+		Components []struct {
+			Name, Version, Purl string
+			Hashes              []struct{ Content string }
+		}
+	}
+	decode(c.t, filepath.Join(dist, "btrfs-nfs-"+part+"-image_1.98.7_linux_"+runtime.GOARCH+".cdx.json"), &bill)
+	assert.Equal(c.t, bill.Metadata.Component.Type+" "+bill.Metadata.Component.Name+" "+bill.Metadata.Component.Version, "container btrfs-nfs-"+part+" "+version)
+	var packages []string
+	modules := 0
+	for _, component := range bill.Components {
+		if strings.HasPrefix(component.Purl, "pkg:golang/") {
+			modules++
+			continue
+		}
+		assert.Check(c.t, is.Contains(component.Purl, "pkg:deb/debian/"+component.Name+"@"))
+		assert.Check(c.t, component.Version != "" && len(component.Hashes) == 1 && len(component.Hashes[0].Content) == 64, component)
+		packages = append(packages, component.Name)
+	}
+	assert.Check(c.t, modules > 10, modules)
+	expected := []string{"base-files", "ca-certificates"}
+	if part == "node" {
+		expected = append(expected, "libc6", "libtirpc3", "mount", "netbase", "nfs-common")
+	}
+	for _, name := range expected {
+		assert.Check(c.t, is.Contains(packages, name))
+	}
+	assert.Check(c.t, part == "node" || len(packages) == len(expected), packages)
 }

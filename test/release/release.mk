@@ -1,15 +1,15 @@
 # What an owner downloads: included by the Makefile. Needs root for containers and mounts.
 TEST_TARGETS += release-test
 
-RELEASE_PACKAGES := debootstrap systemd-container systemd tmux btrfs-progs buildah binutils curl crmsh pacemaker-cli-utils resource-agents drbd-utils
+RELEASE_PACKAGES := debootstrap systemd-container systemd tmux btrfs-progs buildah binutils jq curl crmsh pacemaker-cli-utils resource-agents drbd-utils
 
 .PHONY: release-packages
 release-packages: root
-	@for program in systemd-nspawn debootstrap buildah curl crm crm_simulate drbdadm; do command -v $$program >/dev/null || missing=yes; done; [ -z "$${missing:-}" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
+	@for program in systemd-nspawn debootstrap buildah readelf jq curl crm crm_simulate drbdadm; do command -v $$program >/dev/null || missing=yes; done; [ -z "$${missing:-}" ] || { apt-get update -q && apt-get install -y -q --no-install-recommends $(RELEASE_PACKAGES); }
 
 .PHONY: release-test
 release-test: root release-packages lab build tarball images-all ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
-	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 30m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
+	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 40m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
 	@test/release/previous.sh $(BIN)/previous.tar.gz
 	@BNC_PREVIOUS=$(BIN)/previous.tar.gz BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
@@ -44,7 +44,7 @@ release: ## Tag and build the release VERSION of a clean, tested tree (docs/rele
 
 .PHONY: images
 images: root release-packages build ## Build the images with buildah into bin/images
-	@packaging/images/build.sh $(BIN) $(VERSION) $(COMMIT) $(BIN)/images
+	@packaging/images/build.sh $(BIN) $(VERSION) $(COMMIT) $(BIN)/images $(GOARCH) $(DAEMONS)
 
 .PHONY: images-all
 images-all: root release-packages ## Build the images for amd64 and arm64 into bin/images, and one archive of each that has both
@@ -52,6 +52,6 @@ images-all: root release-packages ## Build the images for amd64 and arm64 into b
 	@for arch in amd64 arm64; do \
 		mkdir -p $(BIN)/$$arch; \
 		GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$arch/ $(foreach d,$(DAEMONS),./$(d)/cmd/btrfs-nfs-$(d)); \
-		packaging/images/build.sh $(BIN)/$$arch $(VERSION) $(COMMIT) $(BIN)/images $$arch; \
+		packaging/images/build.sh $(BIN)/$$arch $(VERSION) $(COMMIT) $(BIN)/images $$arch $(DAEMONS); \
 	done
 	@packaging/images/join.sh $(VERSION) $(BIN)/images $(DAEMONS)
