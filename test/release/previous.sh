@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the agent's tarball of the last release, from which tests upgrade: previous.sh OUT. Before there is a release it is that of the commit that made the
-# first tarball. In a clone without history it is this commit's under another version, which tests less.
+# Builds the last release, from which tests upgrade: previous.sh OUT. OUT/agent.tar.gz is the agent's tarball, OUT/bin has the programs. Before there is a release it is
+# that of the commit that made the first tarball. In a clone without history it is this commit's under another version, which tests less.
 set -euo pipefail
 out=$(realpath -m "$1")
 first=4790ac94accb04f37b116bcc4c4a40abc6b4d6b3
@@ -11,12 +11,15 @@ if ! git cat-file -e "$from^{commit}" 2>/dev/null; then
 fi
 version=$from
 case $from in v*) ;; *) version=v0.0.0-former ;; esac
-stamp=$(git rev-parse "$from^{commit}")
-[ ! -e "$out" ] || [ "$(cat "$out.commit" 2>/dev/null)" != "$stamp" ] || exit 0
+commit=$(git rev-parse "$from^{commit}")
+[ "$(cat "$out/commit" 2>/dev/null)" != "$commit" ] || exit 0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git archive "$from" | tar -x -C "$work"
-MAKEFLAGS='' make -s -C "$work" tarball VERSION="$version" COMMIT="${stamp:0:12}" DATE="$(git log -1 --format=%cI "$from")" BIN="$work/bin" >/dev/null
-mkdir -p "$(dirname "$out")"
-mv "$work"/bin/*.tar.gz "$out"
-echo "$stamp" >"$out.commit"
+MAKEFLAGS='' make -s -C "$work" tarball VERSION="$version" COMMIT="${commit:0:12}" DATE="$(git log -1 --format=%cI "$from")" BIN="$work/bin" >/dev/null
+rm -rf "$out"
+mkdir -p "$out/bin"
+mv "$work"/bin/*.tar.gz "$out/agent.tar.gz"
+tar -C "$out/bin" --strip-components=1 -xf "$out/agent.tar.gz" --wildcards '*/btrfs-nfs-agent'
+(cd "$work" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version.Version=$version" -o "$out/bin/" ./controller/cmd/... ./node/cmd/...)
+echo "$commit" >"$out/commit"

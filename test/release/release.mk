@@ -10,8 +10,8 @@ release-packages: root
 .PHONY: release-test
 release-test: root release-packages lab build tarball images-all ## Test the tarball on a real systemd, installer, units, images, documents, a release of one architecture (root)
 	@BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images go test -count=1 -timeout 40m -tags release -skip Rehearsal ./test/release $(RELEASE_FLAGS)
-	@test/release/previous.sh $(BIN)/previous.tar.gz
-	@BNC_PREVIOUS=$(BIN)/previous.tar.gz BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
+	@test/release/previous.sh $(BIN)/previous
+	@BNC_PREVIOUS=$(BIN)/previous/agent.tar.gz BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
 .PHONY: release-rehearsal
 release-rehearsal: ## Make a release in a clone, twice, and compare: about three minutes, the first time ten more

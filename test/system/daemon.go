@@ -88,6 +88,9 @@ func (d *Daemon) awaitReady(cmd *exec.Cmd, done chan struct{}) error {
 // SetEnv sets NAME=value for the next start, over what was set before.
 func (d *Daemon) SetEnv(env ...string) { d.env = append(d.env, env...) }
 
+// SetPrograms takes the program for the next start from another folder.
+func (d *Daemon) SetPrograms(dir string) { d.program = filepath.Join(dir, filepath.Base(d.program)) }
+
 // Stop ends the daemon with SIGTERM, and fails if it does not end well or in time.
 func (d *Daemon) Stop() error {
 	cmd, err := d.end(syscall.SIGTERM)
