@@ -4,108 +4,114 @@ import (
 	"sync"
 
 	"github.com/google/btree"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/packed"
 )
 
 // catalogue holds one kind of a tenant's things in the order of their names, so that no lookup touches the disk and a page
-// costs the page. Items are never changed in place: put replaces.
+// costs the page. They are kept as records and handed out as copies.
 type catalogue[T any] struct {
-	mu    sync.RWMutex
-	items *btree.BTreeG[*T]
-	name  func(*T) string
+	mu     sync.RWMutex
+	items  *btree.BTreeG[string] // records, which begin with the name
+	fields func(*T, *record)
 }
 
 const btreeDegree = 32
 
-func newCatalogue[T any](name func(*T) string) *catalogue[T] {
+func newCatalogue[T any](fields func(*T, *record)) *catalogue[T] {
 	return &catalogue[T]{
-		items: btree.NewG(btreeDegree, func(a, b *T) bool { return name(a) < name(b) }),
-		name:  name,
+		items:  btree.NewG(btreeDegree, func(a, b string) bool { return nameOf(a) < nameOf(b) }),
+		fields: fields,
 	}
 }
 
-func newVolumes() *catalogue[Volume] {
-	return newCatalogue(func(v *Volume) string { return v.Name })
+func newVolumes() *catalogue[Volume] { return newCatalogue((*Volume).fields) }
+
+func newSnapshots() *catalogue[Snapshot] { return newCatalogue((*Snapshot).fields) }
+
+// nameOf is the name in a record, or in the key of one.
+func nameOf(item string) string {
+	name, _ := packed.CutText(item)
+	return name
 }
 
-func newSnapshots() *catalogue[Snapshot] {
-	return newCatalogue(func(s *Snapshot) string { return s.Name })
-}
+// keyOf is as much of a record as it takes to find one of that name.
+func keyOf(name string) string { return string(packed.AppendText(nil, name)) }
 
-// get returns the item whose name key has.
-func (c *catalogue[T]) get(key T) (T, bool) {
+func (c *catalogue[T]) get(name string) (item T, found bool) {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	item, found := c.items.Get(&key)
-	if !found {
-		var zero T
-		return zero, false
+	record, found := c.items.Get(keyOf(name))
+	c.mu.RUnlock()
+	if found {
+		item = *unpacker(c.fields)(record)
 	}
-	return *item, true
+	return item, found
 }
 
 func (c *catalogue[T]) put(item T) {
+	record := pack(&item, c.fields)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.items.ReplaceOrInsert(&item)
+	c.items.ReplaceOrInsert(record)
 }
 
-func (c *catalogue[T]) remove(key T) {
+func (c *catalogue[T]) remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.items.Delete(&key)
+	c.items.Delete(keyOf(name))
+}
+
+func (c *catalogue[T]) len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.items.Len()
 }
 
 // all is a copy of the list as it is now.
-func (c *catalogue[T]) all() []T {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	out := make([]T, 0, c.items.Len())
-	c.items.Ascend(func(item *T) bool {
-		out = append(out, *item)
-		return true
-	})
-	return out
-}
+func (c *catalogue[T]) all() []T { return c.page("", 0, nil).Items }
 
-// page collects up to limit (0: all) items that match and whose names follow after. With match nil it costs no more than
-// the page; else it looks at every item, for the total.
-func (c *catalogue[T]) page(after *T, limit int, match func(*T) bool) Page[T] {
+// page collects up to limit (0: all) items that match and whose names follow after, where that is not "". With match nil it
+// costs no more than the page; else it looks at every item, for the total.
+func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if limit == 0 {
 		limit = c.items.Len()
 	}
-	page := Page[T]{Items: make([]T, 0, min(limit, c.items.Len())), Total: c.items.Len()}
-	more := false
-	collect := func(item *T) bool {
-		switch {
-		case after != nil && c.name(item) <= c.name(after), match != nil && !match(item):
-			return true
-		case len(page.Items) == limit:
-			more = true
+	page := Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))}
+	unpack, last, more := unpacker(c.fields), "", false
+	collect := func(record string) bool {
+		if more = len(page.Items) == limit; more {
 			return false
 		}
-		page.Items = append(page.Items, *item)
+		page.Items, last = append(page.Items, *unpack(record)), nameOf(record)
 		return true
 	}
-	if after != nil {
-		c.items.AscendGreaterOrEqual(after, collect)
+	if match == nil {
+		page.Total = c.items.Len()
+		c.items.AscendGreaterOrEqual(keyOf(after), func(record string) bool { return nameOf(record) == after || collect(record) })
 	} else {
-		c.items.Ascend(collect)
-	}
-	if match != nil {
-		page.Total = c.count(match)
+		c.items.Ascend(func(record string) bool {
+			if match(unpack(record)) {
+				page.Total++
+				_ = nameOf(record) <= after || collect(record)
+			}
+			return true
+		})
 	}
 	if more {
-		page.Next = c.name(&page.Items[len(page.Items)-1])
+		page.Next = last
 	}
 	return page
 }
 
+// count is how many match.
 func (c *catalogue[T]) count(match func(*T) bool) int {
-	n := 0
-	c.items.Ascend(func(item *T) bool {
-		if match(item) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	unpack, n := unpacker(c.fields), 0
+	c.items.Ascend(func(record string) bool {
+		if match(unpack(record)) {
 			n++
 		}
 		return true

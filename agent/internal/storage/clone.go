@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 
 	"github.com/google/uuid"
@@ -23,7 +22,7 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 		return Volume{}, false, err
 	}
 	err = t.store.change(ctx, func(context.Context) error {
-		if have, found := t.volumes.get(Volume{Name: spec.Name}); found {
+		if have, found := t.volumes.get(spec.Name); found {
 			v = have
 			return sameClone(have, spec)
 		}
@@ -74,7 +73,7 @@ func sameClone(have Volume, spec CloneSpec) error {
 		[3]any{"source volume", have.SourceVolume, spec.Volume},
 		[3]any{"source snapshot", have.SourceSnapshot, spec.Snapshot},
 		[3]any{"size_bytes", have.SizeBytes, size},
-		[3]any{"labels", formatLabels(have.Labels), formatLabels(spec.Labels)},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(labels.Of(spec.Labels))},
 	))
 }
 
@@ -116,7 +115,7 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: maps.Clone(spec.Labels),
+		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: labels.Of(spec.Labels),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
@@ -225,9 +224,9 @@ func replacedOnDisk(path string, want, have uuid.UUID) error {
 	return agentapi.Errorf(agentapi.MetadataError, "the data of %s is subvolume %s, not %s which the agent knows: somebody replaced it; restart the agent to take it as it is", path, have, want)
 }
 
-func formatLabels(labels map[string]string) string {
-	if len(labels) == 0 {
+func formatLabels(labels labels.Set) string {
+	if labels == "" {
 		return ""
 	}
-	return fmt.Sprint(labels)
+	return fmt.Sprint(labels.Map())
 }

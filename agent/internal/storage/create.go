@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,7 +25,7 @@ func (t *Tenant) CreateVolume(ctx context.Context, spec VolumeSpec) (v Volume, c
 		return Volume{}, false, err
 	}
 	err = t.store.change(ctx, func(ctx context.Context) error {
-		if have, found := t.volumes.get(want); found {
+		if have, found := t.volumes.get(want.Name); found {
 			v = have
 			return sameVolume(have, want)
 		}
@@ -56,7 +55,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
-		Labels: maps.Clone(spec.Labels), // the caller's may change
+		Labels: labels.Of(spec.Labels),
 	}
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err

@@ -20,7 +20,7 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 		return err
 	}
 	return t.store.change(ctx, func(ctx context.Context) error {
-		v, found := t.volumes.get(Volume{Name: name})
+		v, found := t.volumes.get(name)
 		if !found {
 			return nil
 		}
@@ -30,7 +30,7 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 		if len(v.Refs) > 0 {
 			return agentapi.Errorf(agentapi.Busy, "volume %q is exported to %d client(s), %s among them: unexport it first", name, len(v.Refs), v.Refs[0].Client)
 		}
-		return t.delete(ctx, t.dir, name, v.UUID, func() { t.volumes.remove(v) })
+		return t.delete(ctx, t.dir, name, v.UUID, func() { t.volumes.remove(name) })
 	}, t.volumeClaim(name))
 }
 

@@ -68,7 +68,7 @@ func (s *Store) settleAll(ctx context.Context) {
 // reloadVolume makes the catalogue, and the volume's limit, what is on disk.
 func (t *Tenant) reloadVolume(name string) error {
 	t.loadVolume(name)
-	v, found := t.volumes.get(Volume{Name: name})
+	v, found := t.volumes.get(name)
 	switch {
 	case !found:
 		return nil
@@ -89,7 +89,7 @@ func (t *Tenant) reloadVolume(name string) error {
 
 func (t *Tenant) reloadSnapshot(name string) error {
 	t.loadSnapshot(name)
-	if s, _ := t.snapshots.get(Snapshot{Name: name}); s.Quarantine != "" {
+	if s, _ := t.snapshots.get(name); s.Quarantine != "" {
 		t.store.doubts.add(t.snapshotClaim(name))
 	}
 	return nil

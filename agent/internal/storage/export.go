@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -39,7 +38,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if err != nil {
 		return ExportGrant{}, err
 	}
-	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
+	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: labels.Of(spec.Labels), CreatedAt: now()}
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		v, err := t.usableVolume(volume)
 		if err != nil {
@@ -111,7 +110,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		return err
 	}
 	return t.store.change(ctx, func(ctx context.Context) error {
-		v, found := t.volumes.get(Volume{Name: volume})
+		v, found := t.volumes.get(volume)
 		if !found {
 			return nil
 		}
@@ -235,4 +234,7 @@ func (t *Tenant) ListExports(_ context.Context, q Query) (Page[ExportEntry], err
 	return listExports(t, q)
 }
 
-func creator(labels map[string]string) string { return labels[agentapi.CreatedByLabel] }
+func creator(labels labels.Set) string {
+	creator, _ := labels.Get(agentapi.CreatedByLabel)
+	return creator
+}

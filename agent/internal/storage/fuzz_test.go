@@ -2,11 +2,12 @@ package storage
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"testing"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 )
 
 func FuzzCursor(f *testing.F) {
@@ -57,7 +58,7 @@ func FuzzCompression(f *testing.F) {
 }
 
 func FuzzDecodeMetadata(f *testing.F) {
-	v := Volume{Name: "v", Labels: map[string]string{"a": "b"}, SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
+	v := Volume{Name: "v", Labels: labels.Of(map[string]string{"a": "b"}), SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
 	v.Properties = Properties{SizeBytes: mib, QuotaBytes: mib, Compression: "zstd:3", UID: 1, GID: 2, Mode: 0o2770}
 	good, err := json.Marshal(v.metadata())
 	assert.NilError(f, err)
@@ -84,7 +85,7 @@ func FuzzDecodeMetadata(f *testing.F) {
 		assert.NilError(t, err)
 		back, err := again.volume()
 		assert.NilError(t, err)
-		assert.Assert(t, maps.Equal(back.Labels, volume.Labels))
+		assert.Equal(t, back.Labels, volume.Labels)
 		assert.Equal(t, back.Properties, volume.Properties)
 		assert.Assert(t, back.CreatedAt.Equal(volume.CreatedAt))
 		_, err = json.Marshal(snapshot.metadata())

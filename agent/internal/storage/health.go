@@ -127,12 +127,8 @@ func (s *Store) quotaConditions(out *conditions) {
 func (s *Store) quarantined() int {
 	n := 0
 	for _, t := range s.Tenants() {
-		t.volumes.mu.RLock()
 		n += t.volumes.count(func(v *Volume) bool { return v.Quarantine != "" })
-		t.volumes.mu.RUnlock()
-		t.snapshots.mu.RLock()
 		n += t.snapshots.count(func(s *Snapshot) bool { return s.Quarantine != "" })
-		t.snapshots.mu.RUnlock()
 	}
 	return n
 }

@@ -16,7 +16,7 @@ func (t *Tenant) GetVolume(_ context.Context, name string) (Volume, error) {
 	if err := validateName("name", name); err != nil {
 		return Volume{}, err
 	}
-	v, found := t.volumes.get(Volume{Name: name})
+	v, found := t.volumes.get(name)
 	if !found {
 		return Volume{}, agentapi.Errorf(agentapi.NotFound, "there is no volume %q", name)
 	}
@@ -29,10 +29,6 @@ func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error)
 	if err != nil {
 		return Page[Volume]{}, err
 	}
-	var from *Volume
-	if after != "" {
-		from = &Volume{Name: after}
-	}
 	var match func(*Volume) bool
 	if len(selector) > 0 {
 		match = func(v *Volume) bool { return selector.Matches(v.Labels) }
@@ -44,7 +40,7 @@ func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error)
 		}
 		match = func(v *Volume) bool { return selector.Matches(v.Labels) && degraded(v) }
 	}
-	page := t.volumes.page(from, q.Limit, match)
+	page := t.volumes.page(after, q.Limit, match)
 	page.Next = t.cursor("volumes", page.Next)
 	return page, nil
 }
@@ -60,17 +56,13 @@ func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], erro
 			return Page[Snapshot]{}, err
 		}
 	}
-	var from *Snapshot
-	if after != "" {
-		from = &Snapshot{Name: after}
-	}
 	var match func(*Snapshot) bool
 	if len(selector) > 0 || q.Volume != "" {
 		match = func(s *Snapshot) bool {
 			return (q.Volume == "" || s.Volume == q.Volume) && selector.Matches(s.Labels)
 		}
 	}
-	page := t.snapshots.page(from, q.Limit, match)
+	page := t.snapshots.page(after, q.Limit, match)
 	page.Next = t.cursor("snapshots", page.Next)
 	return page, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -25,15 +26,14 @@ type Properties struct {
 	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
 }
 
-// Volume is one volume as the agent intends it. Values handed out are copies, but for Labels and Refs: those are shared, and
-// are to be read only, as are MountOptions.
+// Volume is one volume as the agent intends it. Values handed out are copies.
 type Volume struct {
 	Name string
 	UUID uuid.UUID // of the data subvolume; names the volume in NFS file handles
 	ID   uint64    // of the data subvolume in its filesystem; key to Usage
 	Path string    // directory that holds data
 	Properties
-	Labels         map[string]string
+	Labels         labels.Set
 	MountOptions   []string // NFS mount options for whoever mounts it next
 	SourceVolume   string   // a clone of this volume,
 	SourceSnapshot string   // or of this snapshot
@@ -47,10 +47,10 @@ type Volume struct {
 
 // Ref is one reason for a client to be let in: a client and the labels of who asked. Several may name one client.
 type Ref struct {
-	Client    netip.Addr        `json:"client"`
-	ReadOnly  bool              `json:"read_only,omitempty"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	CreatedAt time.Time         `json:"created_at"`
+	Client    netip.Addr `json:"client"`
+	ReadOnly  bool       `json:"read_only,omitempty"`
+	Labels    labels.Set `json:"labels,omitempty"`
+	CreatedAt time.Time  `json:"created_at"`
 }
 
 // Snapshot is a read-only subvolume with the contents of a volume at one moment.
@@ -61,7 +61,7 @@ type Snapshot struct {
 	Path   string
 	Volume string
 	Properties
-	Labels     map[string]string
+	Labels     labels.Set
 	Quarantine string
 	CreatedAt  time.Time
 	UpdatedAt  time.Time

@@ -89,7 +89,7 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 		return s.revoke(ctx, path, nil, actual)
 	}
 	return s.change(ctx, func(ctx context.Context) error {
-		v, _ := t.volumes.get(Volume{Name: name})
+		v, _ := t.volumes.get(name)
 		want := s.exportsOf(v, v.clients()...)
 		if !v.RefsUnknown { // else what is there may be wanted: see keptExports
 			if err := s.revoke(ctx, path, want, actual); err != nil {

@@ -33,8 +33,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if s.index, err = s.pool.indexData(); err != nil {
 		return err
 	}
-	s.texts = newTexts()
-	defer func() { s.index, s.texts = nil, nil }()
+	defer func() { s.index = nil }()
 	for _, name := range names {
 		t, err := s.openTenant(name)
 		if err != nil {
@@ -61,8 +60,8 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	volumes, snapshots := 0, 0
 	for _, t := range s.tenants {
-		volumes += t.volumes.items.Len()
-		snapshots += t.snapshots.items.Len()
+		volumes += t.volumes.len()
+		snapshots += t.snapshots.len()
 	}
 	s.log.Info("loaded the pool", "path", s.pool.path, "tenants", len(s.tenants), "volumes", volumes, "snapshots", snapshots,
 		"quarantined", s.quarantined(), "quota", s.quota, "took", time.Since(begin).Round(time.Millisecond))
@@ -188,12 +187,10 @@ func (t *Tenant) loadVolume(name string) {
 		return err
 	})
 	if !found {
-		t.volumes.remove(v)
+		t.volumes.remove(name)
 		return
 	}
-	v.Path, v.Quarantine = t.path(name), quarantine
-	v.Name = t.store.texts.one(inPath(v.Path, name))
-	v.Compression, v.Labels = t.store.texts.one(v.Compression), t.store.texts.labels(v.Labels)
+	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
 	if v.Quarantine != "" {
 		t.salvage(&v)
 		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
@@ -273,12 +270,10 @@ func (t *Tenant) loadSnapshot(name string) {
 		return nil
 	})
 	if !found {
-		t.snapshots.remove(s)
+		t.snapshots.remove(name)
 		return
 	}
-	s.Path, s.Quarantine = t.snapshotPath(name), quarantine
-	s.Name, s.Volume = inPath(s.Path, name), t.store.texts.one(s.Volume)
-	s.Compression, s.Labels = t.store.texts.one(s.Compression), t.store.texts.labels(s.Labels)
+	s.Name, s.Path, s.Quarantine = name, t.snapshotPath(name), quarantine
 	if s.Quarantine != "" {
 		t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
 	}

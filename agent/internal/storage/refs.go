@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -27,8 +26,8 @@ const (
 func (r Ref) key() string {
 	var b strings.Builder
 	b.WriteString(r.Client.String())
-	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
-		fmt.Fprintf(&b, "\x00%s=%s", k, r.Labels[k])
+	for key, value := range r.Labels.All() {
+		b.WriteString("\x00" + key + "=" + value)
 	}
 	return b.String()
 }
@@ -48,7 +47,7 @@ func isRefFile(name string) bool {
 // hasLabels reports whether the reference carries all of the labels.
 func (r Ref) hasLabels(labels map[string]string) bool {
 	for k, v := range labels {
-		if have, found := r.Labels[k]; !found || have != v {
+		if have, found := r.Labels.Get(k); !found || have != v {
 			return false
 		}
 	}

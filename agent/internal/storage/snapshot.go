@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"maps"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -20,7 +19,7 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 		return Snapshot{}, false, err
 	}
 	err = t.store.change(ctx, func(context.Context) error {
-		if have, found := t.snapshots.get(Snapshot{Name: spec.Name}); found {
+		if have, found := t.snapshots.get(spec.Name); found {
 			s = have
 			return sameSnapshot(have, spec)
 		}
@@ -37,7 +36,7 @@ func sameSnapshot(have Snapshot, spec SnapshotSpec) error {
 	}
 	return conflict("snapshot", have.Name, differences(
 		[3]any{"volume", have.Volume, spec.Volume},
-		[3]any{"labels", formatLabels(have.Labels), formatLabels(spec.Labels)},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(labels.Of(spec.Labels))},
 	))
 }
 
@@ -51,7 +50,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	}
 	s := Snapshot{
 		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, Properties: source.Properties,
-		Labels: maps.Clone(spec.Labels), CreatedAt: now(),
+		Labels: labels.Of(spec.Labels), CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
 	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)
@@ -68,7 +67,7 @@ func (t *Tenant) GetSnapshot(_ context.Context, name string) (Snapshot, error) {
 	if err := validateName("name", name); err != nil {
 		return Snapshot{}, err
 	}
-	s, found := t.snapshots.get(Snapshot{Name: name})
+	s, found := t.snapshots.get(name)
 	if !found {
 		return Snapshot{}, agentapi.Errorf(agentapi.NotFound, "there is no snapshot %q", name)
 	}
@@ -81,13 +80,13 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 		return err
 	}
 	return t.store.change(ctx, func(ctx context.Context) error {
-		s, found := t.snapshots.get(Snapshot{Name: name})
+		s, found := t.snapshots.get(name)
 		if !found {
 			return nil
 		}
 		if err := usable(nil, s.Quarantine, name); err != nil {
 			return err
 		}
-		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(s) })
+		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(name) })
 	}, t.snapshotClaim(name))
 }

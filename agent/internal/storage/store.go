@@ -85,8 +85,7 @@ type Store struct {
 	doubts   doubts
 	upkeep   upkeep
 	looks    looks
-	index    *dataIndex // at start only,
-	texts    *texts     // and so are they
+	index    *dataIndex // at start only
 	survey   *survey    // nil in an agent: see Inspect
 
 	mu      sync.RWMutex

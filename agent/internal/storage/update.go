@@ -79,7 +79,7 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 		v.MountOptions = slices.Clone(u.MountOptions)
 	}
 	v.UpdatedAt = now()
-	if err := labels.Check(v.Labels); err != nil { // the creator's may be one too many
+	if err := labels.Check(v.Labels.Map()); err != nil { // the creator's may be one too many
 		return v, err
 	}
 	return v, t.store.validateProperties(v.Properties)
@@ -100,12 +100,14 @@ func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
 	return err
 }
 
-func keepCreator(old, replacement map[string]string) map[string]string {
-	labels := maps.Clone(replacement)
-	if creator, found := old[agentapi.CreatedByLabel]; found {
-		labels[agentapi.CreatedByLabel] = creator
+func keepCreator(old labels.Set, replacement map[string]string) labels.Set {
+	creator, found := old.Get(agentapi.CreatedByLabel)
+	if !found {
+		return labels.Of(replacement)
 	}
-	return labels
+	replacement = maps.Clone(replacement)
+	replacement[agentapi.CreatedByLabel] = creator
+	return labels.Of(replacement)
 }
 
 // changes are the properties in which a subvolume is to follow its metadata.
