@@ -77,8 +77,10 @@ func (e *Engine) startServer(ctx context.Context) error {
 		return err
 	}
 	started := time.Now()
+	if err := e.config.dropSockets(); err != nil {
+		return err
+	}
 	for _, setting := range []struct{ file, value string }{
-		{"threads", "0"}, // an interrupted start left sockets, and perhaps not all, with which times cannot be set (nfsd_svc)
 		{"nfsv4leasetime", wholeSeconds(server.LeaseTime)},
 		{"nfsv4gracetime", wholeSeconds(server.GraceTime)},
 		{"versions", "-2 -3 +4 -4.0 +4.1 +4.2"},
@@ -98,6 +100,16 @@ func (e *Engine) startServer(ctx context.Context) error {
 	}
 	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
 		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
+	return nil
+}
+
+// dropSockets takes away what an interrupted start left: sockets, and perhaps not all, with which times cannot be set. Where it was one with
+// NFSv3, the kernel begins by starting lockd, which is refused without rpcbind, but the sockets are gone after that as well (nfsd_svc in
+// fs/nfsd/nfssvc.c).
+func (c Config) dropSockets() error {
+	if err := c.set("threads", "0"); !errors.Is(err, unix.ECONNREFUSED) {
+		return err
+	}
 	return nil
 }
 
