@@ -19,9 +19,6 @@ import (
 
 func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
 
-// TestMeasure logs how long a publish and a revoke take.
-func TestMeasure(t *testing.T) { nfstest.Measure(t, subject(), 10, 1000) }
-
 func subject() nfstest.Subject {
 	return nfstest.Subject{
 		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
