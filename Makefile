@@ -12,7 +12,8 @@ LDFLAGS     := -s -w -X $(VERSION_PKG).Version=$(VERSION) -X $(VERSION_PKG).Comm
 BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
-LAB_PACKAGES := ./test/lab ./test/story ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./agent/internal/nfs/nfsbench ./node/internal/nfsmount ./node/internal/driver
+# The longest first, so that the guests, two at a time, end together.
+LAB_PACKAGES := ./test/system ./test/exports ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./agent/internal/nfs/nfsbench ./test/lab
 TEST_TARGETS := check unit lab-test sanity
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 40m -exec "$(LAB) exec -memory 4096"
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,29 +21,28 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// controllerHealth is what the controller tells of a volume, as "STATUS Reason". Its list says the same, or, where the agent is asked in vain
-// and no cluster knows the volumes, fails.
-func controllerHealth(t *testing.T, s *system.System, id string) []string {
+// controllerHealth is what the controller tells of a volume, as "STATUS Reason", and what it lists of it. Where the agent is asked in vain and no
+// cluster knows the volumes, the list fails, and nothing is said of it.
+func controllerHealth(t *testing.T, s *system.System, id string) (told, listed []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	one, err := s.CSI.ControllerGetVolumeHealth(ctx, &csi.ControllerGetVolumeHealthRequest{VolumeId: id})
 	assert.NilError(t, err)
-	found := shownHealth(one.VolumeHealth)
+	told = shownHealth(one.VolumeHealth)
 	list, err := s.CSI.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{})
 	if len(one.VolumeHealth.HealthStatuses) > 0 && one.VolumeHealth.HealthStatuses[0].Reason == "AgentUnreachable" {
 		assert.Assert(t, err != nil, "%v", list)
-		return found
+		return told, told
 	}
 	assert.NilError(t, err)
-	listed := []string{}
+	listed = []string{}
 	for _, entry := range list.Entries {
 		if entry.VolumeId == id {
 			listed = append(listed, shownHealth(entry)...)
 		}
 	}
-	assert.DeepEqual(t, listed, found)
-	return found
+	return told, listed
 }
 
 func shownHealth(h *csi.VolumeHealth) []string {
@@ -56,8 +56,8 @@ func shownHealth(h *csi.VolumeHealth) []string {
 func awaitControllerHealth(t *testing.T, s *system.System, id string, want ...string) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if got := controllerHealth(t, s, id); fmt.Sprint(got) != fmt.Sprint(want) {
-			return poll.Continue("%v, want %v", got, want)
+		if told, listed := controllerHealth(t, s, id); !slices.Equal(told, want) || !slices.Equal(listed, want) {
+			return poll.Continue("%v, listed as %v, want %v", told, listed, want)
 		}
 		return poll.Success()
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second)) // pool and quota are looked at at times
@@ -65,18 +65,17 @@ func awaitControllerHealth(t *testing.T, s *system.System, id string, want ...st
 
 // What is really wrong with a volume, its pool and its agent is what the controller tells of it.
 func TestControllerHealth(t *testing.T) {
-	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried})
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, PoolMountOptions: system.EverySecond}, NodeEnv: hurried})
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	id := a.Volume.VolumeId
 	awaitControllerHealth(t, s, id)
 
-	_, err := a.Shell(`dd if=/dev/zero of="$V/fill" bs=64k conv=fsync`)
-	assert.Assert(t, err != nil, "the volume takes more than its limit")
+	fill(t, a)
 	awaitControllerHealth(t, s, id, "DEGRADED VolumeFull")
-	shell(t, a, `rm "$V/fill"`)
+	system.Shell(t, a, `rm "$V"/fill*`)
 	awaitControllerHealth(t, s, id)
 
-	_, err = s.Lab.Storage.Run("mount", "-o", "remount,ro", s.Lab.Pool)
+	_, err := s.Lab.Storage.Run("mount", "-o", "remount,ro", s.Lab.Pool)
 	assert.NilError(t, err)
 	awaitControllerHealth(t, s, id, "DEGRADED PoolReadOnly")
 	_, err = s.Lab.Storage.Run("mount", "-o", "remount,rw", s.Lab.Pool)
@@ -98,7 +97,7 @@ func TestControllerHealth(t *testing.T) {
 	assert.NilError(t, os.Truncate(v[0], 0))
 	assert.NilError(t, s.Agent.Start())
 	awaitControllerHealth(t, s, id, "DEGRADED Quarantined")
-	shell(t, a, `echo goes on > "$V/file"; sync "$V/file"`)
+	system.Shell(t, a, `echo goes on > "$V/file"; sync "$V/file"`)
 	other := s.NewAttachment(s.Nodes[0], a.Volume, system.AttachOptions{Pod: "other"})
 	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), id)), codes.Internal, "nothing deletes it")
 	assert.NilError(t, other.Publish(t.Context()))

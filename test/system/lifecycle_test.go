@@ -25,37 +25,11 @@ func newSystem(t *testing.T, nodes int) *system.System {
 	return system.New(t, system.Options{Lab: lab.Options{Nodes: nodes}})
 }
 
-func create(t *testing.T, s *system.System, name string) *csi.Volume {
-	t.Helper()
-	v, err := s.CreateVolume(t.Context(), name, 64*mib, nil)
-	assert.NilError(t, err)
-	return v
-}
-
-func attach(t *testing.T, s *system.System, node int, v *csi.Volume, o system.AttachOptions) *system.Attachment {
-	t.Helper()
-	a, err := s.Attach(t.Context(), s.Nodes[node], v, o)
-	assert.NilError(t, err)
-	t.Cleanup(func() {
-		if err := a.Detach(context.WithoutCancel(t.Context())); err != nil && !t.Failed() {
-			t.Errorf("detach: %v", err)
-		}
-	})
-	return a
-}
-
-func shell(t *testing.T, a *system.Attachment, script string) string {
-	t.Helper()
-	out, err := a.Shell(script)
-	assert.NilError(t, err)
-	return out
-}
-
 func TestIPv6(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeIPv6: true})
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
-	shell(t, a, `echo six > "$V/file"`)
-	assert.Assert(t, is.Contains(shell(t, a, `findmnt -no SOURCE,OPTIONS --target "$V"`), "fd77::"))
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
+	system.Shell(t, a, `echo six > "$V/file"`)
+	assert.Assert(t, is.Contains(system.Shell(t, a, `findmnt -no SOURCE,OPTIONS --target "$V"`), "fd77::"))
 	_, total, err := a.Usage(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, total, 64*mib)
@@ -63,50 +37,50 @@ func TestIPv6(t *testing.T) {
 
 func TestReadOnlyPublish(t *testing.T) {
 	s := newSystem(t, 2)
-	v := create(t, s, "v")
-	writer := attach(t, s, 0, v, system.AttachOptions{})
-	shell(t, writer, `echo kept > "$V/file"`)
-	reader := attach(t, s, 1, v, system.AttachOptions{ReadOnly: true, Capability: system.Capability(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)})
-	assert.Equal(t, shell(t, reader, `cat "$V/file"`), "kept")
+	v := system.Create(t, s, "v")
+	writer := system.Attach(t, s, 0, v, system.AttachOptions{})
+	system.Shell(t, writer, `echo kept > "$V/file"`)
+	reader := system.Attach(t, s, 1, v, system.AttachOptions{ReadOnly: true, Capability: system.Capability(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)})
+	assert.Equal(t, system.Shell(t, reader, `cat "$V/file"`), "kept")
 	_, err := reader.Shell(`echo x > "$V/other"`)
 	assert.ErrorContains(t, err, "Read-only")
 	// The server refuses as well, whatever the node does with its own mount.
 	_, err = s.Nodes[1].Run("sh", "-ec", `mount -o remount,rw "$0/data" && echo x > "$0/data/other"`, reader.Staging)
 	assert.ErrorContains(t, err, "Read-only")
-	shell(t, writer, `test ! -e "$V/other"`)
+	system.Shell(t, writer, `test ! -e "$V/other"`)
 }
 
 func TestMountGroup(t *testing.T) {
 	s := newSystem(t, 1)
-	v := create(t, s, "v")
-	plain := attach(t, s, 0, v, system.AttachOptions{Pod: "first"})
-	shell(t, plain, `mkdir "$V/dir"; echo x > "$V/dir/file"; chgrp -R 0 "$V/dir"; chmod 600 "$V/dir/file"`)
+	v := system.Create(t, s, "v")
+	plain := system.Attach(t, s, 0, v, system.AttachOptions{Pod: "first"})
+	system.Shell(t, plain, `mkdir "$V/dir"; echo x > "$V/dir/file"; chgrp -R 0 "$V/dir"; chmod 600 "$V/dir/file"`)
 	assert.NilError(t, plain.Detach(t.Context()))
 
 	withGroup := func(group, pod string) *system.Attachment {
 		capability := system.Shared()
 		capability.GetMount().VolumeMountGroup = group
-		return attach(t, s, 0, v, system.AttachOptions{Capability: capability, Pod: pod})
+		return system.Attach(t, s, 0, v, system.AttachOptions{Capability: capability, Pod: pod})
 	}
 	a := withGroup("5555", "second")
-	assert.Equal(t, shell(t, a, `stat -c %g:%A "$V"`), "5555:drwxrws---")
-	assert.Equal(t, shell(t, a, `stat -c %g "$V/dir" "$V/dir/file"`), "5555\n5555")
-	shell(t, a, `setpriv --reuid 1234 --regid 1234 --groups 5555 sh -c 'echo mine > "$V/by-a-pod"'`)
-	assert.Equal(t, shell(t, a, `stat -c %u:%g "$V/by-a-pod"`), "1234:5555")
+	assert.Equal(t, system.Shell(t, a, `stat -c %g:%A "$V"`), "5555:drwxrws---")
+	assert.Equal(t, system.Shell(t, a, `stat -c %g "$V/dir" "$V/dir/file"`), "5555\n5555")
+	system.Shell(t, a, `setpriv --reuid 1234 --regid 1234 --groups 5555 sh -c 'echo mine > "$V/by-a-pod"'`)
+	assert.Equal(t, system.Shell(t, a, `stat -c %u:%g "$V/by-a-pod"`), "1234:5555")
 
 	// The root matches: what lies below is not touched again.
-	shell(t, a, `chgrp 77 "$V/dir/file"`)
+	system.Shell(t, a, `chgrp 77 "$V/dir/file"`)
 	assert.NilError(t, a.Detach(t.Context()))
 	a = withGroup("5555", "third")
-	assert.Equal(t, shell(t, a, `stat -c %g "$V/dir/file"`), "77")
+	assert.Equal(t, system.Shell(t, a, `stat -c %g "$V/dir/file"`), "77")
 }
 
 func TestNodeDriverRestartedBetweenStageAndUnstage(t *testing.T) {
 	s := newSystem(t, 1)
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
-	shell(t, a, `echo x > "$V/file"`)
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
+	system.Shell(t, a, `echo x > "$V/file"`)
 	assert.NilError(t, s.Nodes[0].Driver.Kill())
-	shell(t, a, `cat "$V/file"`)
+	system.Shell(t, a, `cat "$V/file"`)
 	assert.NilError(t, s.Nodes[0].Driver.Start())
 	used, total, err := a.Usage(t.Context())
 	assert.NilError(t, err)
@@ -131,9 +105,9 @@ func assertUnmounted(t *testing.T, a *system.Attachment) {
 // After a reboot the mounts are gone and the directories are not: nothing may be written into them.
 func TestWorkerRebooted(t *testing.T) {
 	s := newSystem(t, 1)
-	v := create(t, s, "v")
-	a := attach(t, s, 0, v, system.AttachOptions{})
-	shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
+	v := system.Create(t, s, "v")
+	a := system.Attach(t, s, 0, v, system.AttachOptions{})
+	system.Shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
 	assert.NilError(t, s.Nodes[0].Reboot())
 	_ = s.Nodes[0].Driver.Kill() // it went with the node; this forgets it
 	assert.NilError(t, s.Nodes[0].Driver.Start())
@@ -141,7 +115,7 @@ func TestWorkerRebooted(t *testing.T) {
 	assert.ErrorContains(t, a.Publish(t.Context()), "FailedPrecondition", "published without being staged")
 	assert.NilError(t, a.Stage(t.Context()))
 	assert.NilError(t, a.Publish(t.Context()))
-	assert.Equal(t, shell(t, a, `cat "$V/file"`), "before")
+	assert.Equal(t, system.Shell(t, a, `cat "$V/file"`), "before")
 	assert.NilError(t, a.Detach(t.Context()))
 	assertUnmounted(t, a)
 }
@@ -149,7 +123,7 @@ func TestWorkerRebooted(t *testing.T) {
 // Also what was never set up again after a reboot can be taken down.
 func TestWorkerRebootedAndVolumeNotUsedAgain(t *testing.T) {
 	s := newSystem(t, 1)
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	assert.NilError(t, s.Nodes[0].Reboot())
 	_ = s.Nodes[0].Driver.Kill()
 	assert.NilError(t, s.Nodes[0].Driver.Start())
@@ -163,8 +137,8 @@ func TestServerStoppedWhileInUse(t *testing.T) {
 		Lab:     lab.Options{Nodes: 1},
 		NodeEnv: []string{"DRIVER_UNMOUNT_TIMEOUT=5s", "DRIVER_STAT_TIMEOUT=2s"},
 	})
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
-	shell(t, a, `echo x > "$V/file"`)
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
+	system.Shell(t, a, `echo x > "$V/file"`)
 	assert.NilError(t, s.Lab.StopNFSServer())
 	assert.NilError(t, s.Agent.Kill())
 
@@ -187,7 +161,7 @@ func TestServerStoppedWhileInUse(t *testing.T) {
 // A pod that goes on writing must not notice that the agent is restarted, nor that it was killed.
 func TestAgentRestartedWithLiveMounts(t *testing.T) {
 	s := newSystem(t, 1)
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	writer := s.Nodes[0].Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
 		`i=0; while [ ! -e "$V/stop" ]; do i=$((i+1)); echo $i > "$V/count"; sync "$V/count"; done`)
 	var out strings.Builder
@@ -200,7 +174,7 @@ func TestAgentRestartedWithLiveMounts(t *testing.T) {
 		assert.NilError(t, s.Agent.Start())
 		awaitProgress(t, a)
 	}
-	shell(t, a, `touch "$V/stop"`)
+	system.Shell(t, a, `touch "$V/stop"`)
 	assert.NilError(t, writer.Wait(), out.String())
 }
 
@@ -208,7 +182,7 @@ func TestAgentRestartedWithLiveMounts(t *testing.T) {
 func awaitProgress(t *testing.T, a *system.Attachment) {
 	t.Helper()
 	const script = `cat "$V/count" 2>/dev/null || true`
-	before := shell(t, a, script)
+	before := system.Shell(t, a, script)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		if now, err := a.Shell(script); err == nil && now != "" && now != before {
 			return poll.Success()
@@ -220,11 +194,11 @@ func awaitProgress(t *testing.T, a *system.Attachment) {
 // A stale handle is what a node is left with after its export was taken away and given again.
 func TestStaleMountIsReplaced(t *testing.T) {
 	s := newSystem(t, 1)
-	v := create(t, s, "v")
-	a := attach(t, s, 0, v, system.AttachOptions{})
-	shell(t, a, `echo x > "$V/file"`)
+	v := system.Create(t, s, "v")
+	a := system.Attach(t, s, 0, v, system.AttachOptions{})
+	system.Shell(t, a, `echo x > "$V/file"`)
 	assert.NilError(t, s.DeleteVolumeByForce(t.Context(), a))
-	v2 := create(t, s, "v")
+	v2 := system.Create(t, s, "v")
 	assert.Equal(t, v2.GetVolumeId(), v.GetVolumeId())
 	assert.NilError(t, a.ControllerPublish(t.Context()))
 	_, err := a.Shell(`ls "$V"`)
@@ -232,5 +206,5 @@ func TestStaleMountIsReplaced(t *testing.T) {
 	assert.NilError(t, a.Unpublish(t.Context()))
 	assert.NilError(t, a.Stage(t.Context()))
 	assert.NilError(t, a.Publish(t.Context()))
-	assert.Equal(t, shell(t, a, `ls "$V"; echo y > "$V/new"`), "")
+	assert.Equal(t, system.Shell(t, a, `ls "$V"; echo y > "$V/new"`), "")
 }

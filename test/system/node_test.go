@@ -71,7 +71,7 @@ func Test200VolumesOnANode(t *testing.T) {
 	mounts, err := s.Nodes[0].Run("sh", "-c", `grep -c "fast-v.* nfs4 " /proc/self/mountinfo`)
 	assert.NilError(t, err)
 	assert.Equal(t, mounts, fmt.Sprint(2*many))
-	assert.Equal(t, shell(t, all[many-1], `echo x > "$V/f"; cat "$V/f"`), "x")
+	assert.Equal(t, system.Shell(t, all[many-1], `echo x > "$V/f"; cat "$V/f"`), "x")
 	volume, storage := nodeHealth(t, all[0])
 	assert.Equal(t, len(volume)+len(storage), 0, "%v %v", volume, storage)
 	begin := time.Now()
@@ -90,8 +90,8 @@ func Test200VolumesOnANode(t *testing.T) {
 func TestAWorkerChangesItsAddress(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried, NFSMountOptions: "timeo=20,retrans=1"}) // which gives the old connection up sooner
 	n := s.Nodes[0]
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
-	shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
+	system.Shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
 	oldID, moved := n.ID, netip.MustParseAddr("10.77.0.200")
 	_, err := n.Run("sh", "-ec", fmt.Sprintf("ip address add %s/24 dev eth0; ip address delete %s/24 dev eth0; ip address replace %s/24 dev eth0", moved, n.IP, moved))
 	assert.NilError(t, err)
@@ -117,7 +117,7 @@ func TestAWorkerChangesItsAddress(t *testing.T) {
 	for _, step := range []func(context.Context) error{a.ControllerPublish, a.Stage, a.Publish} {
 		assert.NilError(t, step(t.Context()))
 	}
-	assert.Equal(t, shell(t, a, `cat "$V/file"`), "before")
+	assert.Equal(t, system.Shell(t, a, `cat "$V/file"`), "before")
 	hasNodeHealth(t, a)
 }
 
@@ -125,7 +125,7 @@ func TestAWorkerChangesItsAddress(t *testing.T) {
 func TestNodeDriverKilledInTheMiddle(t *testing.T) {
 	s := newSystem(t, 1)
 	n := s.Nodes[0]
-	a := s.NewAttachment(n, create(t, s, "v"), system.AttachOptions{})
+	a := s.NewAttachment(n, system.Create(t, s, "v"), system.AttachOptions{})
 	assert.NilError(t, a.ControllerPublish(t.Context()))
 	interrupted := 0
 	for round := range 4 {
@@ -152,11 +152,11 @@ func TestNodeDriverKilledInTheMiddle(t *testing.T) {
 // PersistentVolume, which an orchestrator sends with the capability.
 func TestMountOptionsReachTheKernel(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NFSMountOptions: "vers=4.1,timeo=70,nodiratime"})
-	v := create(t, s, "v")
+	v := system.Create(t, s, "v")
 	capability := system.Shared()
 	capability.GetMount().MountFlags = []string{"timeo=50", "acregmin=7"}
-	a := attach(t, s, 0, v, system.AttachOptions{Capability: capability})
-	options := "," + shell(t, a, `findmnt -no OPTIONS --target "$V"`) + ","
+	a := system.Attach(t, s, 0, v, system.AttachOptions{Capability: capability})
+	options := "," + system.Shell(t, a, `findmnt -no OPTIONS --target "$V"`) + ","
 	for _, want := range []string{"vers=4.1", "hard", "timeo=50", "acregmin=7", "nodiratime"} {
 		assert.Assert(t, is.Contains(options, ","+want+","))
 	}
@@ -178,8 +178,8 @@ func TestALongNodeNameAndIPv6(t *testing.T) {
 	})
 	assert.Assert(t, len(s.Nodes[0].ID) <= 192, "%d bytes", len(s.Nodes[0].ID))
 	assert.Assert(t, strings.HasSuffix(s.Nodes[0].ID, "|"+s.Nodes[0].IP6.String()))
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
-	shell(t, a, `echo x > "$V/file"`)
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
+	system.Shell(t, a, `echo x > "$V/file"`)
 	listed, err := s.CSI.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, listed.GetEntries()[0].GetStatus().GetPublishedNodeIds(), []string{s.Nodes[0].ID})
@@ -218,7 +218,7 @@ func TestProbeIsFalseUntilTheNodeCanMount(t *testing.T) {
 func TestNodeMetricsAndLogs(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: append(slices.Clone(hurried), "DRIVER_METRICS_ADDR=:9180", "LOG_FORMAT=logfmt")})
 	n := s.Nodes[0]
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	inside := n.Command(t.Context(), "env", "V="+a.Target, "sh", "-ec", `cd "$V"; echo inside >pid; exec sleep infinity`)
 	assert.NilError(t, inside.Start())
 	t.Cleanup(func() {
@@ -283,7 +283,7 @@ func lineWith(log string, parts ...string) string {
 // A pod that writes waits while the server is away, and goes on without an error; who else asks is answered in time.
 func TestTheServerIsAwayDuringIO(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried})
-	a := attach(t, s, 0, create(t, s, "v"), system.AttachOptions{})
+	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	writer := s.Nodes[0].Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
 		`i=0; while [ ! -e "$V/stop" ]; do i=$((i+1)); echo $i > "$V/count"; sync "$V/count"; done`)
 	var out strings.Builder
@@ -309,6 +309,6 @@ func TestTheServerIsAwayDuringIO(t *testing.T) {
 		return poll.Success()
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second))
 	awaitProgress(t, a)
-	shell(t, a, `touch "$V/stop"`)
+	system.Shell(t, a, `touch "$V/stop"`)
 	assert.NilError(t, writer.Wait(), out.String())
 }

@@ -71,9 +71,9 @@ btrfs -q subvolume snapshot -r %[1]s/data %[2]s/data`, dir, snapshotDir))
 	v := &csi.Volume{VolumeId: s.Class.Name + "|pvc-1", CapacityBytes: 64 * mib, VolumeContext: map[string]string{
 		"agentURL": s.AgentURL(), "nfsServer": s.Lab.Storage.IP.String(), "storage.kubernetes.io/csiProvisionerIdentity": "1700000000000-1234-btrfs-nfs-csi",
 	}}
-	a := attach(t, s, 0, v, system.AttachOptions{})
-	assert.Equal(t, shell(t, a, `cat "$V/file"; stat -c %u:%g:%a "$V"`), "precious\n1000:2000:2770")
-	shell(t, a, `echo more >> "$V/file"`)
+	a := system.Attach(t, s, 0, v, system.AttachOptions{})
+	assert.Equal(t, system.Shell(t, a, `cat "$V/file"; stat -c %u:%g:%a "$V"`), "precious\n1000:2000:2770")
+	system.Shell(t, a, `echo more >> "$V/file"`)
 	_, total, err := a.Usage(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, total, 64*mib)
@@ -83,7 +83,7 @@ btrfs -q subvolume snapshot -r %[1]s/data %[2]s/data`, dir, snapshotDir))
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: s.Class.Name + "|snap-1"},
 	}})
 	assert.NilError(t, err)
-	assert.Equal(t, shell(t, attach(t, s, 0, restored, system.AttachOptions{}), `cat "$V/file"`), "precious")
+	assert.Equal(t, system.Shell(t, system.Attach(t, s, 0, restored, system.AttachOptions{}), `cat "$V/file"`), "precious")
 
 	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), v.VolumeId)), codes.FailedPrecondition)
 	assert.NilError(t, a.Detach(t.Context()))

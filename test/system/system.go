@@ -16,6 +16,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
@@ -296,7 +297,11 @@ func (n *Node) register() error {
 }
 
 func (s *System) dial(endpoint string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	// A daemon that is starting is asked again at once. By default gRPC waits a second.
+	again := grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}, MinConnectTimeout: 20 * time.Second,
+	})
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), again)
 	if err == nil {
 		s.conns = append(s.conns, conn)
 	}

@@ -1,7 +1,11 @@
 package system
 
 import (
+	"context"
 	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
 )
@@ -24,4 +28,37 @@ func New(t testing.TB, o Options) *System {
 		}
 	})
 	return s
+}
+
+// EverySecond are options of a pool with which btrfs counts what is in a volume, and frees what is deleted, each second. It does so when it
+// commits, by default each half minute.
+const EverySecond = "commit=1"
+
+// Create creates a shared volume of 64 MiB.
+func Create(t testing.TB, s *System, name string) *csi.Volume {
+	t.Helper()
+	v, err := s.CreateVolume(t.Context(), name, 64<<20, nil)
+	assert.NilError(t, err)
+	return v
+}
+
+// Attach attaches a volume to a node, until the test ends.
+func Attach(t testing.TB, s *System, node int, v *csi.Volume, o AttachOptions) *Attachment {
+	t.Helper()
+	a, err := s.Attach(t.Context(), s.Nodes[node], v, o)
+	assert.NilError(t, err)
+	t.Cleanup(func() {
+		if err := a.Detach(context.WithoutCancel(t.Context())); err != nil && !t.Failed() {
+			t.Errorf("detach: %v", err)
+		}
+	})
+	return a
+}
+
+// Shell runs a script in the pod that has a volume, and returns what it says.
+func Shell(t testing.TB, a *Attachment, script string) string {
+	t.Helper()
+	out, err := a.Shell(script)
+	assert.NilError(t, err)
+	return out
 }

@@ -1,6 +1,6 @@
 //go:build lab
 
-package system_test
+package exports_test
 
 import (
 	"context"
@@ -23,6 +23,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
+
+const mib = int64(1) << 20
 
 // crowd is a storage host with a thousand exports, some of which pods on two nodes write to all the time.
 type crowd struct {
@@ -98,7 +100,7 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 		})
 	}
 	assert.NilError(t, all.Wait())
-	for i := range 6 {
+	for i := range 3 { // each keeps the guest's one processor busy
 		c.startPod(t, i%len(c.Nodes), fmt.Sprintf("pod-%d", i))
 	}
 	c.goOn(t)
@@ -119,10 +121,10 @@ done
 
 func (c *crowd) startPod(t *testing.T, node int, name string) {
 	t.Helper()
-	volume := create(t, c.System, name)
+	volume := system.Create(t, c.System, name)
 	p := &pod{
-		Attachment: attach(t, c.System, node, volume, system.AttachOptions{}),
-		other:      attach(t, c.System, 1-node, volume, system.AttachOptions{}),
+		Attachment: system.Attach(t, c.System, node, volume, system.AttachOptions{}),
+		other:      system.Attach(t, c.System, 1-node, volume, system.AttachOptions{}),
 		stderr:     &strings.Builder{},
 	}
 	p.process = c.Nodes[node].Command(context.WithoutCancel(t.Context()), "env", "V="+p.Target, "sh", "-ec", podScript)
@@ -169,10 +171,10 @@ func (c *crowd) stillLocked(t *testing.T) {
 func (c *crowd) finish(t *testing.T) {
 	t.Helper()
 	for _, p := range c.pods {
-		shell(t, p.Attachment, `touch "$V/stop"`)
+		system.Shell(t, p.Attachment, `touch "$V/stop"`)
 		assert.NilError(t, p.process.Wait(), p.stderr.String())
 		assert.Equal(t, p.stderr.String(), "")
-		shell(t, p.other, tryLock)
+		system.Shell(t, p.other, tryLock)
 	}
 }
 
@@ -331,7 +333,7 @@ func TestUnintendedExportIsRevoked(t *testing.T) {
 
 // A class can make root in a pod nobody.
 func TestRootSquashOfAClass(t *testing.T) {
-	s := newSystem(t, 1)
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}})
 	parameters := s.ClassParameters()
 	parameters["rootSquash"], parameters["mode"] = "true", "0777"
 	answer, err := s.CSI.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
@@ -339,8 +341,8 @@ func TestRootSquashOfAClass(t *testing.T) {
 		VolumeCapabilities: []*csi.VolumeCapability{system.Shared()},
 	})
 	assert.NilError(t, err)
-	a := attach(t, s, 0, answer.GetVolume(), system.AttachOptions{})
-	assert.Equal(t, shell(t, a, `id -u; touch "$V/file"; stat -c %u:%g "$V/file"`), "0\n65534:65534")
-	b := attach(t, s, 0, create(t, s, "plain"), system.AttachOptions{})
-	assert.Equal(t, shell(t, b, `touch "$V/file"; stat -c %u "$V/file"`), "0")
+	a := system.Attach(t, s, 0, answer.GetVolume(), system.AttachOptions{})
+	assert.Equal(t, system.Shell(t, a, `id -u; touch "$V/file"; stat -c %u:%g "$V/file"`), "0\n65534:65534")
+	b := system.Attach(t, s, 0, system.Create(t, s, "plain"), system.AttachOptions{})
+	assert.Equal(t, system.Shell(t, b, `touch "$V/file"; stat -c %u "$V/file"`), "0")
 }

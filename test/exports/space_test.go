@@ -1,6 +1,6 @@
 //go:build lab
 
-package system_test
+package exports_test
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ func TestDeletedVolumesGiveTheirSpaceBack(t *testing.T) {
 	const churn = 15 * time.Second
 	for _, engine := range []string{"kernel", "exportfs"} {
 		t.Run(engine, func(t *testing.T) {
-			s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, NFS: modeOf(engine)}, AgentEnv: []string{"AGENT_NFS_EXPORTER=" + engine}})
+			s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, NFS: modeOf(engine), PoolMountOptions: system.EverySecond}, AgentEnv: []string{"AGENT_NFS_EXPORTER=" + engine}})
 			until := time.Now().Add(churn)
 			var all errgroup.Group
 			for i := range 4 {
@@ -51,7 +51,7 @@ func TestDeletedVolumesGiveTheirSpaceBack(t *testing.T) {
 					return poll.Continue("%d deleted volumes keep their space", n)
 				}
 				return poll.Success()
-			}, poll.WithTimeout(4*time.Minute), poll.WithDelay(time.Second)) // the kernel cleans twice a minute, and lets go of exports as often
+			}, poll.WithTimeout(4*time.Minute), poll.WithDelay(time.Second)) // the kernel lets go of exports twice a minute
 		})
 	}
 }
