@@ -22,6 +22,7 @@ import (
 var (
 	newestSidecars = flag.Bool("newest-sidecars", false, "run the newest sidecars in place of those nearest to the chart's")
 	helmVersion    = flag.Int("helm", 3, "major version of Helm that installs the chart")
+	documented     = flag.Bool("documented", false, "install the chart as docs/installation.md says; for the tests that need no other values")
 	hold           = flag.Bool("hold", false, "bring the cluster up and keep it until a signal")
 	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
 )
@@ -47,7 +48,7 @@ func runTests(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	options := cluster.Options{NewestSidecars: *newestSidecars, Helm: *helmVersion, Values: chartValues}
+	options := cluster.Options{NewestSidecars: *newestSidecars, Helm: *helmVersion, Documented: *documented, Values: chartValues}
 	if !cluster.Isolated() {
 		if err := env.Prepare(context.Background(), options); err != nil || *prepareOnly {
 			return 0, err

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
 const busybox = "docker.io/library/busybox:1.37"
@@ -43,11 +45,11 @@ func fromClaim(name string) claimOption {
 	}
 }
 
-// claim makes a claim of 64 MiB, ReadWriteMany, of the default class.
+// claim makes a claim of 64 MiB, ReadWriteMany, of the class that is there in every installation.
 func (s *scenario) claim(name string, options ...claimOption) {
 	s.Helper()
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for _, option := range append([]claimOption{ofSize("64Mi"), withMode(corev1.ReadWriteMany)}, options...) {
+	for _, option := range append([]claimOption{ofClass(cluster.ClassName), ofSize("64Mi"), withMode(corev1.ReadWriteMany)}, options...) {
 		option(c)
 	}
 	_, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).Create(s.ctx, c, metav1.CreateOptions{})

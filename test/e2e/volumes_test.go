@@ -245,7 +245,7 @@ func TestAdoption(t *testing.T) {
 	s.ready("reader")
 	assert.Equal(t, s.sh("reader", "cat /data/file"), "precious")
 	s.resize("shop-db", "128Mi")
-	s.sh("reader", "dd if=/dev/zero of=/data/big bs=1M count=100 && sync")
+	s.sh("reader", "dd if=/dev/urandom of=/data/big bs=1M count=100 && sync")
 
 	s.kubectl("patch", "pv", adopted.Name, "--patch", `{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
 	s.deletePod("reader")

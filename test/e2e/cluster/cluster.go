@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -25,6 +26,8 @@ type Options struct {
 	Memory int64
 	// Values of the chart, beside those that the cluster needs.
 	Values map[string]any
+	// Documented installs the chart by the commands and values of docs/installation.md, without Values.
+	Documented bool
 	// NewestSidecars takes the newest sidecars in place of those nearest to the chart's.
 	NewestSidecars bool
 	// Helm is the major version that installs the chart, 3 or 4; default 3.
@@ -158,7 +161,11 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 
 // startDriver installs the chart and runs what it describes.
 func (c *Cluster) startDriver(ctx context.Context) error {
-	if err := c.InstallChart(ctx); err != nil {
+	install := c.InstallChart
+	if c.options.Documented {
+		install = c.installAsDocumented
+	}
+	if err := install(ctx); err != nil {
 		return err
 	}
 	c.mark("chart")
@@ -288,27 +295,36 @@ func (c *Cluster) AgentCommand(ctx context.Context, args ...string) (string, err
 
 // InstallChart installs or upgrades the chart, whose pods are objects only: what they hold runs as processes.
 func (c *Cluster) InstallChart(ctx context.Context) error {
-	nowhere := map[string]any{"e2e.example.org/pods": "none"}
-	values := map[string]any{
-		"controller": map[string]any{"nodeSelector": nowhere},
-		"node":       map[string]any{"nodeSelector": nowhere},
+	values := podsNowhere()
+	merge(values, map[string]any{
 		"storageClasses": []any{map[string]any{
 			"name": ClassName, "agentURL": AgentURL, "secret": map[string]any{"token": TenantToken}, "default": true,
 		}},
 		"sidecars": map[string]any{"provisioner": map[string]any{"capacityPollInterval": "5s"}},
-	}
+	})
 	merge(values, c.options.Values)
-	text, err := json.Marshal(values)
+	file, err := c.valuesFile(values)
 	if err != nil {
-		return err
-	}
-	file := filepath.Join(c.env.State, "values.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
 	_, err = c.Helm(ctx, c.options.Helm, "upgrade", "--install", Release, filepath.Join(c.env.Repository, "helm/btrfs-nfs-csi"),
 		"--namespace", Namespace, "--create-namespace", "--values", file)
 	return err
+}
+
+// podsNowhere are values with which the chart's pods are objects only.
+func podsNowhere() map[string]any {
+	nowhere := map[string]any{"nodeSelector": map[string]any{"e2e.example.org/pods": "none"}}
+	return map[string]any{"controller": nowhere, "node": maps.Clone(nowhere)}
+}
+
+func (c *Cluster) valuesFile(values map[string]any) (string, error) {
+	text, err := json.Marshal(values)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(c.env.State, "values.json")
+	return file, os.WriteFile(file, text, 0o600)
 }
 
 // Helm runs helm of a major version as administrator.
