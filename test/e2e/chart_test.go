@@ -17,6 +17,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
@@ -43,6 +46,82 @@ func TestRendersAreValid(t *testing.T) {
 			assert.Assert(t, strings.Count(out, "\n") > 10, out)
 		})
 	}
+}
+
+// TestPodSecurity: a namespace that enforces the standard "restricted" takes all pods of every committed render but the node driver's, which it
+// refuses for what is said to be needed, and one that is "privileged", as docs/installation.md has it, takes that, too.
+func TestPodSecurity(t *testing.T) {
+	files, err := filepath.Glob("../../helm/test/testdata/renders/*.yaml")
+	assert.NilError(t, err)
+	s := newScenario(t)
+	restricted, privileged := s.enforcing("restricted"), s.enforcing("privileged")
+	seen := map[string]int{}
+	for _, file := range files {
+		for kind, pods := range podsOf(t, file) {
+			seen[kind] += len(pods)
+			for _, pod := range pods {
+				assert.Check(t, s.admitted(privileged, pod), "%s %s", file, kind)
+				err := s.admitted(restricted, pod)
+				if kind != "DaemonSet" {
+					assert.Check(t, err, "%s %s", file, kind)
+					continue
+				}
+				assert.Check(t, is.ErrorContains(err, `violates PodSecurity "restricted:latest"`), "%s %s", file, kind)
+				assert.Check(t, is.ErrorContains(err, `container "node" must not set securityContext.privileged=true`), "%s %s", file, kind)
+			}
+		}
+	}
+	for _, kind := range []string{"Deployment", "DaemonSet", "Pod"} {
+		assert.Check(t, seen[kind] >= 4, "%v", seen)
+	}
+}
+
+// enforcing makes a namespace with a pod security standard (k8s.io/docs/concepts/security/pod-security-admission).
+func (s *scenario) enforcing(level string) string {
+	s.Helper()
+	namespace, err := s.client.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "e2e-" + level + "-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": level},
+	}}, metav1.CreateOptions{})
+	assert.NilError(s, err)
+	s.Cleanup(func() { s.kubectl("delete", "namespace", namespace.Name, "--wait=false") })
+	s.eventually("the namespace has the account that pods need", func() error {
+		_, err := s.client.CoreV1().ServiceAccounts(namespace.Name).Get(s.ctx, "default", metav1.GetOptions{})
+		return err
+	})
+	return namespace.Name
+}
+
+// admitted is what the API server says to a pod, which it does not keep. The chart's accounts are not in the namespace, and no standard's matter.
+func (s *scenario) admitted(namespace string, pod corev1.Pod) error {
+	pod.ObjectMeta = metav1.ObjectMeta{GenerateName: "pod-", Labels: pod.Labels, Annotations: pod.Annotations}
+	pod.Spec.ServiceAccountName = ""
+	_, err := s.client.CoreV1().Pods(namespace).Create(s.ctx, &pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
+}
+
+// podsOf are the pods of a render, by the kind of what makes them.
+func podsOf(t *testing.T, file string) map[string][]corev1.Pod {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	pods := map[string][]corev1.Pod{}
+	for document := range bytes.SplitSeq(withoutNotes(text), []byte("\n---\n")) {
+		var object map[string]any
+		assert.NilError(t, yaml.Unmarshal(document, &object))
+		kind, _ := object["kind"].(string)
+		switch kind {
+		case "Deployment", "DaemonSet":
+			object, _, err = unstructured.NestedMap(object, "spec", "template")
+			assert.NilError(t, err)
+		case "Pod":
+		default:
+			continue
+		}
+		var pod corev1.Pod
+		assert.NilError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(object, &pod))
+		pods[kind] = append(pods[kind], pod)
+	}
+	return pods
 }
 
 // installMonitoring lets the API server know the kinds of the Prometheus operator, for the time of a test.

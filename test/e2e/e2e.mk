@@ -12,7 +12,7 @@ e2e-prepare: root lab build # builds and downloads what the cluster needs, into 
 
 .PHONY: e2e-smoke
 e2e-smoke: e2e-prepare ## A volume's life in a real Kubernetes cluster: pods on two nodes, snapshot, restore, expand, adoption; installed as documented (root)
-	@$(E2E_TEST) -timeout 20m -run 'TestDocumentedInstallation|TestSmoke|TestAdoption|TestRendersAreValid' -args -documented
+	@$(E2E_TEST) -timeout 20m -run 'TestDocumentedInstallation|TestSmoke|TestAdoption|TestRendersAreValid|TestPodSecurity' -args -documented
 
 .PHONY: e2e
 e2e: e2e-prepare ## All Kubernetes scenarios, with the sidecars of the chart and with the newest (root)
