@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
-	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -52,22 +51,11 @@ func (r *rig) open() {
 	r.ten = mustTenant(r.t, r.store)
 }
 
-// reopened opens a store. A process that another test is just starting may hold the lock of the one before until its
-// exec(2): all descriptors of this process are its own, too, until then.
+// reopened opens a store that the test closes itself.
 func reopened(t *testing.T, config Config, exporter Exporter) *Store {
 	t.Helper()
-	var s *Store
-	eventually(t, func() poll.Result {
-		opened, err := Open(t.Context(), config, exporter)
-		if err != nil && strings.Contains(err.Error(), "another agent") {
-			return poll.Continue("%v", err)
-		}
-		if err != nil {
-			return poll.Error(err)
-		}
-		s = opened
-		return poll.Success()
-	})
+	s, err := Open(t.Context(), config, exporter)
+	assert.NilError(t, err)
 	return s
 }
 

@@ -133,9 +133,7 @@ func (p *pool) lockAround() error {
 		if err != nil {
 			return fmt.Errorf("another agent has %s, whose exports an agent of %s would revoke: %w", dir, p.path, err)
 		}
-		if lock != nil {
-			lock.Close()
-		}
+		unlock(lock)
 	}
 	return nil
 }
@@ -153,8 +151,19 @@ func shareLock(dir string) (*os.File, error) {
 	return lock, nil
 }
 
+// unlock does not leave it to the closing: a program that is being started has this descriptor too, until its exec(2).
+func unlock(lock *os.File) {
+	if lock != nil {
+		_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN) // fails for nothing that closing would not do
+		lock.Close()
+	}
+}
+
 func (p *pool) close() {
-	for _, f := range append(p.above, p.lock, p.own, p.base) {
+	for _, lock := range append(p.above, p.lock) {
+		unlock(lock)
+	}
+	for _, f := range []*os.File{p.own, p.base} {
 		if f != nil {
 			f.Close()
 		}
