@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,11 +168,7 @@ func TestMetricsCountByMethodAndCode(t *testing.T) {
 	observe("GetVolume", time.Millisecond, nil)
 	observe("GetVolume", time.Millisecond, agentapi.Errorf(agentapi.Busy, "x"))
 
-	answer, err := http.Get("http://" + r.metrics.String() + "/metrics")
-	assert.NilError(t, err)
-	text, err := io.ReadAll(answer.Body)
-	assert.NilError(t, err)
-	assert.NilError(t, answer.Body.Close())
+	text := csiservertest.Metrics(t, r.metrics.String())
 	for _, line := range []string{
 		`btrfs_nfs_csi_csi_requests_total{code="NotFound",method="NodeGetInfo"} 1`,
 		`btrfs_nfs_csi_csi_request_duration_seconds_count{method="NodeGetInfo"} 1`,
@@ -180,7 +176,7 @@ func TestMetricsCountByMethodAndCode(t *testing.T) {
 		`btrfs_nfs_csi_agent_requests_total{code="BUSY",operation="GetVolume"} 1`,
 		`btrfs_nfs_csi_build_info{commit="unknown",component="test",date="unknown",version="dev"} 1`,
 	} {
-		assert.Assert(t, cmp.Contains(string(text), line))
+		assert.Assert(t, cmp.Contains(text, line))
 	}
 }
 

@@ -162,20 +162,30 @@ func TestServerStoppedWhileInUse(t *testing.T) {
 func TestAgentRestartedWithLiveMounts(t *testing.T) {
 	s := newSystem(t, 1)
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
-	writer := s.Nodes[0].Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
-		`i=0; while [ ! -e "$V/stop" ]; do i=$((i+1)); echo $i > "$V/count"; sync "$V/count"; done`)
-	var out strings.Builder
-	writer.Stderr = &out
-	assert.NilError(t, writer.Start())
-	awaitProgress(t, a)
+	stopWriting := keepWriting(t, s.Nodes[0], a)
 	for _, end := range []func() error{s.Agent.Stop, s.Agent.Kill} {
 		assert.NilError(t, end())
 		awaitProgress(t, a)
 		assert.NilError(t, s.Agent.Start())
 		awaitProgress(t, a)
 	}
-	system.Shell(t, a, `touch "$V/stop"`)
-	assert.NilError(t, writer.Wait(), out.String())
+	stopWriting()
+}
+
+// keepWriting is a pod that writes until it is stopped, and none of whose writes fails.
+func keepWriting(t *testing.T, node *system.Node, a *system.Attachment) (stop func()) {
+	t.Helper()
+	writer := node.Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
+		`i=0; while [ ! -e "$V/stop" ]; do i=$((i+1)); echo $i > "$V/count"; sync "$V/count"; done`)
+	var out strings.Builder
+	writer.Stderr = &out
+	assert.NilError(t, writer.Start())
+	awaitProgress(t, a)
+	return func() {
+		t.Helper()
+		system.Shell(t, a, `touch "$V/stop"`)
+		assert.NilError(t, writer.Wait(), out.String())
+	}
 }
 
 // awaitProgress waits until the writer in the pod has written again.

@@ -284,12 +284,7 @@ func lineWith(log string, parts ...string) string {
 func TestTheServerIsAwayDuringIO(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried})
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
-	writer := s.Nodes[0].Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
-		`i=0; while [ ! -e "$V/stop" ]; do i=$((i+1)); echo $i > "$V/count"; sync "$V/count"; done`)
-	var out strings.Builder
-	writer.Stderr = &out
-	assert.NilError(t, writer.Start())
-	awaitProgress(t, a)
+	stopWriting := keepWriting(t, s.Nodes[0], a)
 	assert.NilError(t, s.Lab.Storage.CutNetwork())
 	ctx, cancel := context.WithTimeout(t.Context(), 2*healthTime)
 	defer cancel()
@@ -309,6 +304,5 @@ func TestTheServerIsAwayDuringIO(t *testing.T) {
 		return poll.Success()
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second))
 	awaitProgress(t, a)
-	system.Shell(t, a, `touch "$V/stop"`)
-	assert.NilError(t, writer.Wait(), out.String())
+	stopWriting()
 }

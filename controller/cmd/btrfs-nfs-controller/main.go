@@ -5,12 +5,9 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sync/errgroup"
@@ -26,21 +23,7 @@ import (
 
 const component = "btrfs-nfs-controller"
 
-func main() {
-	showVersion := flag.Bool("version", false, "print the version and end")
-	flag.Parse()
-	if *showVersion {
-		fmt.Println(version.Line(component))
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", component, err)
-		stop()
-		os.Exit(1)
-	}
-}
+func main() { csiserver.Main(component, run) }
 
 func run(ctx context.Context) error {
 	settings, err := config.Load()

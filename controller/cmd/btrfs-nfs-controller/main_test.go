@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +19,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 
 // asMain has the test's binary be the driver.
@@ -42,7 +41,7 @@ func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	classes, socket := filepath.Join(dir, "classes.yaml"), "unix://"+filepath.Join(dir, "csi.sock")
 	assert.NilError(t, os.WriteFile(classes, fmt.Appendf(nil, "- {name: fast, token: the-token, parameters: {agentURL: %q}}\n", url), 0o600))
-	metrics := ownAddress()
+	metrics := csiservertest.MetricsAddr()
 	driver := exec.Command(os.Args[0])
 	driver.Env = append(os.Environ(), asMain+"=1", "DRIVER_ENDPOINT="+socket, "DRIVER_CLASSES_FILE="+classes, "DRIVER_METRICS_ADDR="+metrics, "LOG_FORMAT=json")
 	var log strings.Builder
@@ -83,7 +82,7 @@ func TestRun(t *testing.T) {
 	assert.Equal(t, made.Volume.VolumeId, "fast|pvc-1")
 	assert.Assert(t, agent.Volume("the-token", "pvc-1") != nil)
 
-	text := get(t, "http://"+metrics+"/metrics")
+	text := csiservertest.Metrics(t, metrics)
 	for _, want := range []string{
 		`btrfs_nfs_csi_csi_requests_total{code="OK",method="CreateVolume"} 1`,
 		`btrfs_nfs_csi_csi_request_duration_seconds_count{method="CreateVolume"} 1`,
@@ -140,20 +139,4 @@ func setEnvironment(t *testing.T, env map[string]string) {
 	for key, value := range env {
 		t.Setenv(key, value)
 	}
-}
-
-// ownAddress is one of this process, among all those of the loopback interface: nobody else can come to listen there.
-func ownAddress() string {
-	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d:9817", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff)
-}
-
-func get(t *testing.T, url string) string {
-	t.Helper()
-	answer, err := http.Get(url)
-	assert.NilError(t, err)
-	defer func() { assert.NilError(t, answer.Body.Close()) }()
-	text, err := io.ReadAll(answer.Body)
-	assert.NilError(t, err)
-	return string(text)
 }

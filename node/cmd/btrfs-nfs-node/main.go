@@ -3,12 +3,9 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -25,20 +22,7 @@ import (
 
 const component = "btrfs-nfs-node"
 
-func main() {
-	showVersion := flag.Bool("version", false, "print the version and end")
-	flag.Parse()
-	if *showVersion {
-		fmt.Println(version.Line(component))
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", component, err)
-		os.Exit(1)
-	}
-}
+func main() { csiserver.Main(component, run) }
 
 func run(ctx context.Context) error {
 	c, err := config.Load()

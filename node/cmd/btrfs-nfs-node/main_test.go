@@ -2,9 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,11 +16,12 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 
 // TestRun starts the driver as its environment says, asks it, and ends it.
 func TestRun(t *testing.T) {
-	dir, metrics := t.TempDir(), ownAddress()
+	dir, metrics := t.TempDir(), csiservertest.MetricsAddr()
 	for key, value := range map[string]string{
 		"DRIVER_ENDPOINT": "unix://" + filepath.Join(dir, "csi.sock"), "DRIVER_NODE_ID": "worker-1", "DRIVER_NODE_IP": "fd00::7",
 		"DRIVER_METRICS_ADDR": metrics, "LOG_FORMAT": "json",
@@ -62,7 +60,7 @@ func TestRun(t *testing.T) {
 
 	_, err = csi.NewNodeClient(conn).NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: "a|b", TargetPath: filepath.Join(dir, "none")})
 	assert.NilError(t, err)
-	text := get(t, "http://"+metrics+"/metrics")
+	text := csiservertest.Metrics(t, metrics)
 	assert.Assert(t, cmp.Contains(text, `btrfs_nfs_csi_node_mount_operations_total{code="OK",operation="unbind"} 1`))
 	assert.Assert(t, cmp.Contains(text, `btrfs_nfs_csi_csi_requests_total{code="OK",method="NodeUnpublishVolume"} 1`))
 
@@ -93,20 +91,4 @@ func TestRunRefusesABadEnvironment(t *testing.T) {
 			assert.Assert(t, err != nil && strings.Contains(err.Error(), name), "%v", err)
 		})
 	}
-}
-
-// ownAddress is one of this process, among all those of the loopback interface: nobody else can come to listen there.
-func ownAddress() string {
-	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d:9817", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff)
-}
-
-func get(t *testing.T, url string) string {
-	t.Helper()
-	answer, err := http.Get(url)
-	assert.NilError(t, err)
-	defer func() { assert.NilError(t, answer.Body.Close()) }()
-	text, err := io.ReadAll(answer.Body)
-	assert.NilError(t, err)
-	return string(text)
 }
