@@ -149,17 +149,18 @@ func listRoots(f *os.File) (rootList, error) {
 }
 
 // listRootIDs returns every subvolume that has a root item: also those that were destroyed and wait
-// for the kernel to clean them up.
-func listRootIDs(f *os.File) (map[uint64]bool, error) {
-	ids := map[uint64]bool{}
+// for the kernel to clean them up, which are dropping.
+func listRootIDs(f *os.File) (ids map[uint64]bool, dropping bool, err error) {
+	ids = map[uint64]bool{}
 	first, last := key{firstFreeObjectID, 0, 0}, key{lastFreeObjectID, rootItemKey, ^uint64(0)}
-	err := search(f, rootTree, first, last, func(it item) bool {
+	err = search(f, rootTree, first, last, func(it item) bool {
 		if it.typ == rootItemKey {
 			ids[it.object] = true
+			dropping = dropping || uint32(field64(it.data, rootItemRefs)) == 0 // __le32
 		}
 		return true
 	})
-	return ids, err
+	return ids, dropping, err
 }
 
 // childrenOf returns the subvolumes that hang directly in the subvolume id.
@@ -178,6 +179,7 @@ func childrenOf(f *os.File, id uint64) ([]rootRef, error) {
 const (
 	rootItemInodeSize  = 160
 	rootItemFlags      = rootItemInodeSize + 48
+	rootItemRefs       = rootItemFlags + 8 // 0 after its destruction
 	rootItemUUID       = 247
 	rootItemParentUUID = rootItemUUID + 16
 

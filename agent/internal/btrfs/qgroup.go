@@ -133,27 +133,28 @@ func (fs *FS) RemoveQgroup(id uint64) error {
 // StaleQgroups lists the qgroups whose subvolumes are gone, in order. Kernels before about 6.10 leave
 // them behind, and in simple mode all kernels do while others use what the subvolume wrote.
 // It costs a commit: a subvolume that is being created has its qgroup first and its root after, both in
-// one transaction, so that only a qgroup that has no root after the next commit is a stale one.
-func (fs *FS) StaleQgroups(ctx context.Context) ([]uint64, error) {
+// one transaction, so that only a qgroup that has no root after the next commit is a stale one. There
+// may be more later where subvolumes are dropping: destroyed, and not cleaned up by the kernel yet,
+// which takes it minutes, or for as long as somebody has a file open.
+func (fs *FS) StaleQgroups(ctx context.Context) (stale []uint64, dropping bool, err error) {
 	qgroups, err := fs.Qgroups()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := fs.Commit(ctx); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	alive, err := listRootIDs(fs.dir)
+	alive, dropping, err := listRootIDs(fs.dir)
 	if err != nil {
-		return nil, failed("list stale qgroups", "", err)
+		return nil, false, failed("list stale qgroups", "", err)
 	}
-	var stale []uint64
 	for id := range qgroups {
 		if id >= firstFreeObjectID && !alive[id] {
 			stale = append(stale, id)
 		}
 	}
 	slices.Sort(stale)
-	return stale, nil
+	return stale, dropping, nil
 }
 
 // maxLevel0 is the highest ID of a subvolume's own qgroup: the upper 16 bits are the level in the

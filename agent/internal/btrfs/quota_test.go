@@ -89,7 +89,7 @@ func TestQuotaCallsWithoutQuotas(t *testing.T) {
 	_, err = f.Qgroups()
 	assert.ErrorIs(t, err, btrfs.ErrQuotaDisabled)
 	assert.ErrorIs(t, f.EachQgroupCounts(func(btrfs.Qgroup) {}), btrfs.ErrQuotaDisabled)
-	_, err = f.StaleQgroups(t.Context())
+	_, _, err = f.StaleQgroups(t.Context())
 	assert.ErrorIs(t, err, btrfs.ErrQuotaDisabled)
 	assert.ErrorIs(t, f.RemoveQgroup(info.ID), btrfs.ErrQuotaDisabled)
 	assert.ErrorIs(t, f.StartRescan(), btrfs.ErrQuotaDisabled)
@@ -223,7 +223,7 @@ func TestQgroupOfDestroyedSource(t *testing.T) {
 func (f *fixture) awaitStale(t *testing.T, id uint64) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		stale, err := f.StaleQgroups(t.Context())
+		stale, _, err := f.StaleQgroups(t.Context())
 		if err != nil {
 			return poll.Error(err)
 		}
@@ -238,7 +238,7 @@ func (f *fixture) awaitStale(t *testing.T, id uint64) {
 func (f *fixture) reapUntilGone(t *testing.T, id uint64) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		stale, err := f.StaleQgroups(t.Context())
+		stale, _, err := f.StaleQgroups(t.Context())
 		if err != nil {
 			return poll.Error(err)
 		}
@@ -273,7 +273,7 @@ func TestStaleQgroupsDuringCreation(t *testing.T) {
 		created <- nil
 	}()
 	for calls := 1; ; calls++ {
-		stale, err := f.StaleQgroups(t.Context())
+		stale, _, err := f.StaleQgroups(t.Context())
 		assert.NilError(t, err)
 		assert.Equal(t, len(stale), 0, "%v", stale)
 		select {

@@ -43,9 +43,15 @@ func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
 }
 
 func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
-	stale, err := s.pool.fs.StaleQgroups(ctx)
-	if err != nil || len(stale) == 0 {
+	stale, dropping, err := s.pool.fs.StaleQgroups(ctx)
+	if err != nil {
 		return nil, err
+	}
+	if dropping {
+		s.upkeep.held.wait()
+	}
+	if len(stale) == 0 {
+		return nil, nil
 	}
 	groups, err := s.pool.fs.Qgroups()
 	if err != nil {
@@ -104,9 +110,10 @@ func (s *Store) removeQgroup(id uint64) error {
 	return err
 }
 
-// heldQgroups are stale qgroups that cannot be removed yet. The kernel counts out a dropped subvolume within moments, but a
-// clone may hold its source's for years: they are tried again at the next look, then after two more, four, and so on
-// to about an hour, and from the beginning after a deletion. A try walks twice over all qgroups, and commits.
+// heldQgroups are qgroups of deleted subvolumes that cannot be removed yet. The kernel drops a subvolume, and counts it out,
+// within moments, but a client may hold it open for hours, and a clone its source's qgroup for years: they are tried again at
+// the next look, then after two more, four, and so on to about an hour, and from the beginning after a deletion. A try walks
+// twice over all qgroups, and commits.
 type heldQgroups struct {
 	mu            sync.Mutex
 	waiting       bool

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -248,6 +249,45 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 		assert.NilError(t, s.pool.fs.Commit(ctx))
 		delete(groups, 5)
 		return when(len(groups) == 0, "qgroups are left: %v", groups)
+	})
+}
+
+// Subvolumes that somebody still holds open when the agent looks have qgroups that are left later, and go then.
+func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: QuotaSimple}
+	s := reopened(t, config, newMemoryExporter())
+	ten := mustTenant(t, s)
+	ctx := t.Context()
+	v := mustCreate(t, ten, "v")
+	assert.NilError(t, writeBytes(v.Path, "data", 4*mib))
+	c, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Volume: "v"})
+	assert.NilError(t, err)
+	// An inode in use keeps its subvolume from being dropped (btrfs_add_dead_root is called at its eviction, fs/btrfs/inode.c).
+	source, clone := openPath(t, filepath.Join(v.Path, dataDir, "data")), openPath(t, filepath.Join(c.Path, dataDir, "data"))
+	defer source.Close()
+	defer clone.Close()
+	assert.NilError(t, ten.DeleteVolume(ctx, "v"))
+	assert.NilError(t, ten.DeleteVolume(ctx, "c"))
+	s.abandon()
+
+	s = reopened(t, config, newMemoryExporter())
+	t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
+	assert.NilError(t, source.Close())
+	awaitStale := func(want ...uint64) {
+		eventually(t, func() poll.Result {
+			stale, _, err := s.pool.fs.StaleQgroups(ctx)
+			return when(err == nil && slices.Equal(stale, want), "stale are %v, not yet %v: %v", stale, want, err)
+		})
+	}
+	awaitStale(v.ID)
+	assert.NilError(t, clone.Close())
+	eventually(t, func() poll.Result {
+		s.lookAfter(ctx)
+		stale, _, err := s.pool.fs.StaleQgroups(ctx)
+		assert.NilError(t, err)
+		return when(len(stale) == 0, "stale are %v", stale)
 	})
 }
 

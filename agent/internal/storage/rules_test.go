@@ -173,7 +173,7 @@ func assertLimits(t testing.TB, s *Store) {
 	}
 	// The kernel drops a subvolume and then its qgroup: between the two it looks stale.
 	eventually(t, func() poll.Result {
-		stale, err := s.pool.fs.StaleQgroups(t.Context())
+		stale, _, err := s.pool.fs.StaleQgroups(t.Context())
 		if err != nil || len(stale) > 0 {
 			return poll.Continue("stale qgroups: %v %v", stale, err)
 		}
