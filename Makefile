@@ -13,8 +13,10 @@ BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 # The longest first, so that the guests, two at a time, end together.
-LAB_PACKAGES := ./test/system ./test/exports ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./agent/internal/nfs/nfsbench ./test/lab
-TEST_TARGETS := check unit lab-test sanity
+LAB_PACKAGES := ./test/exports ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./test/sanity ./agent/internal/nfs/nfsbench ./test/lab
+# The longest first here, too.
+UNIT_PACKAGES := ./agent/internal/storage ./controller/internal/driver ./shared/... ./agent/... ./controller/... ./node/...
+TEST_TARGETS := check unit lab-test
 LAB_TEST    := BNC_BIN=$(BIN) BNC_LAB_REQUIRED=1 go test -count=1 -timeout 40m -exec "$(LAB) exec -memory 4096"
 
 # What go build -v says, with one line for fifty packages: the first build compiles some hundred for minutes.
@@ -88,10 +90,10 @@ tidy-check: # every module builds by itself and has a tidy go.mod
 
 .PHONY: unit
 unit: root ## Unit and real-btrfs tests with the race detector (root)
-	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) ./shared/... ./agent/... ./controller/... ./node/...
+	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) $(UNIT_PACKAGES)
 
 .PHONY: lab-test
-lab-test: root lab build ## Tests of the lab, and on real NFS in it (root)
+lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity included (root)
 	@go test -timeout 20m ./test/results ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
 	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 
