@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Writes the bill of materials of a Go binary, CycloneDX JSON, from what the linker recorded: sbom.sh BINARY DOCUMENT [ROOT NAME VERSION]
 # Of an image, whose files are in ROOT, it names the Debian packages as well, from what describes them in there (images/build.sh).
 # CYCLONEDX_GOMOD names the program, as release.sh has it from tools/release/go.mod.
-set -eu
+set -euo pipefail
 "$CYCLONEDX_GOMOD" bin -json -std -noserial -output "$2" "$1"
 # Two builds of one commit are to give the same bytes.
 sed -i '/^ *"timestamp": /d' "$2"

@@ -14,7 +14,7 @@ release-test: root release-packages lab build tarball images-all ## Test the tar
 	@BNC_PREVIOUS=$(BIN)/previous/agent.tar.gz BNC_TARBALL=$(DIST).tar.gz BNC_IMAGES=$(BIN)/images $(LAB_TEST) -tags lab ./test/release $(RELEASE_FLAGS)
 
 .PHONY: release-rehearsal
-release-rehearsal: ## Make a release in a clone, twice, and compare: about three minutes, the first time ten more
+release-rehearsal: ## Make a release in a clone, twice, and compare: about four minutes, the first time ten more
 	@go test -count=1 -timeout 60m -tags release -v -run Rehearsal ./test/release
 
 # What leaves out a part of make test, whose success then says nothing of the whole.
