@@ -328,7 +328,7 @@ func TestCommandLineShowsQuarantine(t *testing.T) {
 	assert.NilError(t, store.Close(t.Context()))
 	assert.NilError(t, os.Truncate(filepath.Join(damaged.Path, "metadata.json"), 0))
 
-	a := startOn(t, pool.Dir)
+	a := startOn(t, pool.Dir, noServer{})
 	a.ignoreNotifications()
 	c := useCommandLine(t, a.url, "token-of-a")
 	assert.Assert(t, !strings.Contains(c.ok("volume", "list"), "HEALTH"))
