@@ -21,7 +21,7 @@ type pool struct {
 	fs   *btrfs.FS
 	own  *os.File // ownDir
 	lock *os.File // ownDir/lock, while this agent has the pool
-	// above are the locks of directories that the base path is in, kept from agents that would take this pool for a part of theirs.
+	// above are the directories that the base path is in, locked against agents that would take this pool for a part of theirs.
 	above []*os.File
 	dev   uint64
 	ino   uint64
@@ -101,15 +101,18 @@ func (p *pool) lockOwn(create int) error {
 	}
 	p.lock = os.NewFile(uintptr(fd), lockFile)
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another agent has %s, or a directory in it: only one agent may run on a pool", p.path)
+		return fmt.Errorf("another agent has %s: only one agent may run on a pool", p.path)
 	}
 	return nil
 }
 
-// lockAround refuses a base path inside another agent's, and one that another agent's is a directory of: the outer agent would
-// revoke every export of the inner one, as nobody asked the outer one for it. An agent that lies deeper is seen where an
-// agent has ever had this base path, because the inner one keeps that lock, shared with others.
+// lockAround refuses a base path inside another agent's, and one that another agent's is somewhere in: the outer agent would
+// revoke every export of the inner one, as nobody asked the outer one for it. Each locks the directory itself, which no other
+// may share, and shares the locks of those that it is in.
 func (p *pool) lockAround() error {
+	if err := unix.Flock(int(p.base.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another agent has a directory in %s, and its exports would be revoked: only one agent may run on a pool", p.path)
+	}
 	for dir := p.path; dir != "/"; {
 		dir = filepath.Dir(dir)
 		lock, err := shareLock(dir)
@@ -120,35 +123,25 @@ func (p *pool) lockAround() error {
 			p.above = append(p.above, lock)
 		}
 	}
-	entries, err := os.ReadDir(p.path)
-	if err != nil {
-		return fmt.Errorf("base path: %w", err)
-	}
-	for _, entry := range entries {
-		if !entry.IsDir() {
-			continue
-		}
-		dir := filepath.Join(p.path, entry.Name())
-		lock, err := shareLock(dir)
-		if err != nil {
-			return fmt.Errorf("another agent has %s, whose exports an agent of %s would revoke: %w", dir, p.path, err)
-		}
-		unlock(lock)
-	}
 	return nil
 }
 
-// shareLock takes an agent's lock of a directory together with others who share it; nil where no agent ever was.
-func shareLock(dir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, ownDir, lockFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// shareLock locks a directory together with others who share it; nil where it is not on btrfs, and no agent can have it.
+func shareLock(path string) (*os.File, error) {
+	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, nil //nolint:nilerr // what cannot be opened keeps nobody away
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
-		lock.Close()
+	var on unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &on); err != nil || on.Type != unix.BTRFS_SUPER_MAGIC {
+		dir.Close()
+		return nil, nil //nolint:nilerr // the same
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		dir.Close()
 		return nil, errors.New("only one agent may run on a pool")
 	}
-	return lock, nil
+	return dir, nil
 }
 
 // unlock does not leave it to the closing: a program that is being started has this descriptor too, until its exec(2).
@@ -160,13 +153,11 @@ func unlock(lock *os.File) {
 }
 
 func (p *pool) close() {
-	for _, lock := range append(p.above, p.lock) {
+	for _, lock := range append(p.above, p.lock, p.base) {
 		unlock(lock)
 	}
-	for _, f := range []*os.File{p.own, p.base} {
-		if f != nil {
-			f.Close()
-		}
+	if p.own != nil {
+		p.own.Close()
 	}
 	if p.fs != nil {
 		p.fs.Close()

@@ -210,7 +210,7 @@ func TestLocksEndWithTheStore(t *testing.T) {
 	assert.NilError(t, os.Mkdir(inner, 0o700))
 	for _, base := range []string{pool.Dir, inner, pool.Dir} {
 		s := reopened(t, Config{BasePath: base, Tenants: []string{tenant}}, newMemoryExporter())
-		for _, lock := range append(s.pool.above, s.pool.lock) {
+		for _, lock := range append(s.pool.above, s.pool.lock, s.pool.base) {
 			fd, err := unix.Dup(int(lock.Fd()))
 			assert.NilError(t, err)
 			t.Cleanup(func() { unix.Close(fd) })
@@ -243,8 +243,8 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 		assert.ErrorContains(t, err, "only one agent may run on a pool")
 	}
 
-	inner := mustOpen(beside)
-	refused(pool.Dir, beside+", whose exports") // though no agent was ever here
+	inner := mustOpen(deep)
+	refused(pool.Dir, "a directory in "+pool.Dir) // though no agent was ever here
 	assert.NilError(t, inner.Close(t.Context()))
 
 	outer := mustOpen(pool.Dir)
@@ -253,9 +253,9 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 	assert.NilError(t, outer.Close(t.Context()))
 
 	inner, other := mustOpen(deep), mustOpen(beside)
-	refused(pool.Dir, pool.Dir+", or a directory in it")
+	refused(pool.Dir, "a directory in "+pool.Dir)
 	assert.NilError(t, inner.Close(t.Context()))
-	refused(pool.Dir, pool.Dir+", or a directory in it")
+	refused(pool.Dir, "a directory in "+pool.Dir)
 	assert.NilError(t, other.Close(t.Context()))
 	outer = mustOpen(pool.Dir)
 	assert.NilError(t, outer.Close(t.Context()))
