@@ -206,7 +206,7 @@ func TestRetain(t *testing.T) {
 // forget deletes a claim and its volume, which has Retain, from Kubernetes.
 func (s *scenario) forget(claim, volume string) {
 	s.Helper()
-	s.kubectl("delete", "pvc", claim, "--timeout=90s")
+	s.kubectl("delete", "pvc", claim, "--timeout="+patience.String())
 	s.eventually("the volume is released", func() error {
 		pv, err := s.client.CoreV1().PersistentVolumes().Get(s.ctx, volume, metav1.GetOptions{})
 		if err == nil && pv.Status.Phase != corev1.VolumeReleased {
@@ -214,7 +214,7 @@ func (s *scenario) forget(claim, volume string) {
 		}
 		return err
 	})
-	s.kubectl("delete", "pv", volume, "--timeout=90s")
+	s.kubectl("delete", "pv", volume, "--timeout="+patience.String())
 }
 
 // TestAdoption: what `volume adopt-manifest` prints brings a volume back of which Kubernetes has lost everything, as docs/upgrade.md says. It
@@ -245,11 +245,13 @@ func TestAdoption(t *testing.T) {
 	s.ready("reader")
 	assert.Equal(t, s.sh("reader", "cat /data/file"), "precious")
 	s.resize("shop-db", "128Mi")
-	s.sh("reader", "dd if=/dev/urandom of=/data/big bs=1M count=100 && sync")
+	grown, err := s.cluster.AgentCommand(s.ctx, "volume", "get", old.Name, "-o", "json")
+	assert.NilError(t, err)
+	assert.Assert(t, is.Contains(grown, fmt.Sprintf(`"size_bytes": %d`, 128<<20)))
 
 	s.kubectl("patch", "pv", adopted.Name, "--patch", `{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
 	s.deletePod("reader")
-	s.kubectl("delete", "pvc", "shop-db", "--timeout=90s")
+	s.kubectl("delete", "pvc", "shop-db", "--timeout="+patience.String())
 	s.eventually("the volume is gone from the storage, too", func() error {
 		if left := s.volumes(); len(left) > 0 {
 			return errorOf(left)
