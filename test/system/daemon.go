@@ -32,8 +32,8 @@ type Daemon struct {
 }
 
 const (
-	startTime = 30 * time.Second
-	stopTime  = 45 * time.Second
+	startTime = 3 * time.Minute // with a thousand exports, in the guest of a busy machine
+	stopTime  = 2 * time.Minute // of which a drain may take half
 )
 
 // Start starts the daemon and waits until it can work. Its output is appended to its log.

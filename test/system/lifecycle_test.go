@@ -198,7 +198,7 @@ func awaitProgress(t *testing.T, a *system.Attachment) {
 			return poll.Success()
 		}
 		return poll.Continue("the count stays at %q", before)
-	}, poll.WithTimeout(20*time.Second), poll.WithDelay(50*time.Millisecond))
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(50*time.Millisecond))
 }
 
 // A stale handle is what a node is left with after its export was taken away and given again.

@@ -203,7 +203,7 @@ func TestProbeIsFalseUntilTheNodeCanMount(t *testing.T) {
 			return poll.Success()
 		}
 		return poll.Continue("the log says nothing:\n%s", n.Driver.Tail())
-	}, poll.WithTimeout(20*time.Second), poll.WithDelay(50*time.Millisecond))
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(50*time.Millisecond))
 	assert.Assert(t, !probe())
 	assert.Assert(t, is.Contains(n.Driver.Tail(), "storage0"))
 	_, err := n.CSI.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
@@ -230,7 +230,7 @@ func TestNodeMetricsAndLogs(t *testing.T) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(20*time.Second), poll.WithDelay(50*time.Millisecond))
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(50*time.Millisecond))
 	_, _, err := a.Usage(t.Context())
 	assert.NilError(t, err)
 	assert.NilError(t, a.Detach(t.Context()))

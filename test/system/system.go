@@ -129,8 +129,11 @@ func (s *System) AgentURL() string {
 	return fmt.Sprintf("http://%s:%s", s.Lab.Storage.IP, AgentPort)
 }
 
+// patience bounds a call of a test's own, which takes long where hundreds are made at once in the guest of a busy machine.
+const patience = 5 * time.Minute
+
 func (s *System) startAgent() (err error) {
-	if s.API, err = agentclient.New(s.AgentURL(), agentclient.Options{Token: Token}); err != nil {
+	if s.API, err = agentclient.New(s.AgentURL(), agentclient.Options{Token: Token, Timeout: patience}); err != nil {
 		return err
 	}
 	s.Agent, err = s.NewAgent("agent", s.Lab.Pool, AgentPort, append([]string{"AGENT_TENANTS=" + Tenant + ":" + Token}, s.options.AgentEnv...))
