@@ -14,6 +14,7 @@ import (
 
 // From the tarball and an empty disk to a volume; upgrade in place; crash; stop; removal. On a real systemd, in the unit's sandbox.
 func TestInstall(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	h := bootHere(t, unpacked(t)+":/media")
 	install := "/media/install.sh --base-path /srv/btrfs --device " + h.device + " "
 

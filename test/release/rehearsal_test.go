@@ -77,6 +77,7 @@ func TestReleaseRehearsal(t *testing.T) { rehearse(t, cloned(t, "../.."), "amd64
 
 // TestReleaseOfOneArchitecture is the same for this machine alone, which fits into CI.
 func TestReleaseOfOneArchitecture(t *testing.T) {
+	t.Parallel()
 	c := cloned(t, "../..")
 	c.run("sed", "-i", "s/goarch: .amd64, arm64./goarch: ["+runtime.GOARCH+"]/", ".goreleaser.yaml")
 	c.run("git", "commit", "-q", "-a", "-m", "one architecture")
@@ -86,6 +87,7 @@ func TestReleaseOfOneArchitecture(t *testing.T) {
 // A release is of a tree that make test has passed as a whole, from its beginning to its end, and of a version that somebody has named; where
 // goreleaser fails, no tag is left that would be in the way of the next attempt.
 func TestReleaseOfATestedTree(t *testing.T) {
+	t.Parallel()
 	c := cloned(t, "../..")
 	// All that make test does but the tests.
 	c.run("sh", "-c", "sed -i '/^TEST_TARGETS/s/=.*/=/' Makefile $(git ls-files '*.mk') && git commit -q -a -m 'no tests'")
