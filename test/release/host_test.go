@@ -55,53 +55,82 @@ func unpack(t *testing.T, variable string) string {
 
 // host is a booted Debian: its own systemd as process 1, in a container on this machine's kernel and in its network.
 type host struct {
-	t      *testing.T
-	nspawn *exec.Cmd
-	log    string
-	leader string
-	device string // an empty block device
+	t *testing.T
+	*container
+}
+
+type container struct {
+	arguments []string // of systemd-nspawn
+	log       string
+	device    string // an empty block device
+	nspawn    *exec.Cmd
+	leader    string
+	ended     chan struct{}
 }
 
 // boot starts systemd in a root directory, with further options of systemd-nspawn.
 func boot(t *testing.T, root string, options ...string) *host {
 	t.Helper()
-	h := &host{t: t, log: filepath.Join(t.TempDir(), "console")}
 	image := filepath.Join(t.TempDir(), "disk")
 	assert.NilError(t, os.WriteFile(image, nil, 0o600))
 	assert.NilError(t, os.Truncate(image, 64<<30))
-	h.device = strings.TrimSpace(command(t, "losetup", "-f", "--show", image))
-	t.Cleanup(func() { command(t, "losetup", "-d", h.device) })
+	device := strings.TrimSpace(command(t, "losetup", "-f", "--show", image))
+	t.Cleanup(func() { command(t, "losetup", "-d", device) })
 
-	console, err := os.Create(h.log)
-	assert.NilError(t, err)
-	defer console.Close()
-	args := append([]string{
-		"--register=no", "--keep-unit", "--capability=all", "--directory=" + root, "--bind=" + h.device, "--bind=/sys/fs/btrfs", // the rest of /sys is for reading in a container
+	arguments := append([]string{
+		"--register=no", "--keep-unit", "--capability=all", "--directory=" + root, "--bind=" + device, "--bind=/sys/fs/btrfs", // the rest of /sys is for reading in a container
 		"--console=pipe", "--boot",
 	}, options...)
-	h.nspawn = exec.Command("systemd-nspawn", append(args, "systemd.unit=multi-user.target")...)
-	h.nspawn.Stdout, h.nspawn.Stderr = console, console
-	assert.NilError(t, h.nspawn.Start())
+	h := &host{t, &container{arguments: append(arguments, "systemd.unit=multi-user.target"), log: filepath.Join(t.TempDir(), "console"), device: device}}
 	t.Cleanup(h.stop)
+	h.on()
+	h.waitUntilBooted()
+	return h
+}
+
+// on starts process 1, and waits until it can be talked to.
+func (h *host) on() {
+	h.t.Helper()
+	console, err := os.OpenFile(h.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	assert.NilError(h.t, err)
+	defer console.Close()
+	nspawn, ended := exec.Command("systemd-nspawn", h.arguments...), make(chan struct{})
+	nspawn.Stdout, nspawn.Stderr = console, console
+	assert.NilError(h.t, nspawn.Start())
+	h.nspawn, h.leader, h.ended = nspawn, "", ended
+	go func() {
+		_ = nspawn.Wait()
+		close(ended)
+	}()
 	h.waitFor("systemd", func() bool {
-		children, err := exec.Command("pgrep", "-P", fmt.Sprint(h.nspawn.Process.Pid)).Output()
+		children, err := exec.Command("pgrep", "-P", fmt.Sprint(nspawn.Process.Pid)).Output()
 		h.leader = strings.TrimSpace(string(children))
 		if err != nil || h.leader == "" {
 			return false
 		}
+		_, err = h.try("systemctl list-jobs")
+		return err == nil
+	})
+}
+
+func (h *host) waitUntilBooted() {
+	h.t.Helper()
+	h.waitFor("the booted system", func() bool {
 		state, _ := h.try("systemctl is-system-running")
 		return strings.Contains(state, "running") || strings.Contains(state, "degraded")
 	})
-	return h
 }
 
 func (h *host) stop() {
+	if h.nspawn == nil {
+		return
+	}
 	_ = h.nspawn.Process.Signal(os.Interrupt)
 	// The child is process 1 of the container: with it everything in it ends.
 	if h.leader != "" {
 		_ = exec.Command("kill", "-KILL", h.leader).Run()
 	}
-	_ = h.nspawn.Wait()
+	<-h.ended
 	if h.t.Failed() {
 		console, _ := os.ReadFile(h.log)
 		h.t.Logf("the host's console:\n%s", console)
@@ -138,5 +167,5 @@ func (h *host) waitFor(what string, there func() bool) {
 			return poll.Continue("%s is not there", what)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(180*time.Second), poll.WithDelay(200*time.Millisecond))
+	}, poll.WithTimeout(5*time.Minute), poll.WithDelay(200*time.Millisecond))
 }

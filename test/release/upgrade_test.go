@@ -32,7 +32,9 @@ func TestOnDebian(t *testing.T) {
 		// As installers write it: former ones did not wait after they had restarted rpc.mountd for it (groups_end in install.sh).
 		h.run("cat > /etc/nfs.conf.d/btrfs-nfs-csi.conf <<'EOF'\n# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.\n[mountd]\nmanage-gids=n\nEOF")
 		t.Run("upgrade with "+engine, func(t *testing.T) { upgradeUnderIO(t, h.in(t), engine) })
+		t.Run("reboot with "+engine, func(t *testing.T) { reboots(t, h.in(t), engine) })
 	}
+	t.Run("hang", func(t *testing.T) { hangs(t, h.in(t), "kernel") })
 	// The server that the kernel engine has started goes with the agent for good.
 	assert.Assert(t, h.run("cat /proc/fs/nfsd/threads") != "0\n")
 	h.run("/media/new/install.sh uninstall --purge")
