@@ -119,6 +119,10 @@ func (v *verifier) limits(state map[Key]*Thing) {
 		if wrong, left = v.wrongLimits(state); len(wrong)+len(left) == 0 {
 			break
 		}
+		// Wakes the kernel thread that drops subvolumes, which else looks every 30 s (transaction_kthread in fs/btrfs/disk-io.c).
+		if _, err := v.machine.lab.Storage.Run("btrfs", "filesystem", "sync", v.machine.lab.Pool); err != nil {
+			v.add("%v", err)
+		}
 		if !emptied && time.Since(begin) > cacheTime {
 			emptied = true
 			if err := v.machine.lab.RestartNFSServer(); err != nil {
