@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
@@ -44,17 +46,22 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 
 // clearOut deletes everything: then nothing is left, and nothing is charged to what is gone.
 func (m *machine) clearOut(w *World) error {
-	ctx := context.Background()
+	var calls errgroup.Group
+	calls.SetLimit(16) // as many as the workload's clients, so that they share commits and runs of exportfs
 	for k := range w.Possible {
-		for ref := range w.Certain(k).Refs {
-			client, _, _ := strings.Cut(ref, " ")
-			if _, err := call(ctx, m.api, Request{Verb: Unexport, Key: k, Client: client}); err != nil {
-				return err
+		calls.Go(func() error {
+			for ref := range w.Certain(k).Refs {
+				client, _, _ := strings.Cut(ref, " ")
+				if _, err := call(context.Background(), m.api, Request{Verb: Unexport, Key: k, Client: client}); err != nil {
+					return err
+				}
 			}
-		}
-		if _, err := call(ctx, m.api, Request{Verb: Delete, Key: k}); err != nil {
+			_, err := call(context.Background(), m.api, Request{Verb: Delete, Key: k})
 			return err
-		}
+		})
+	}
+	if err := calls.Wait(); err != nil {
+		return err
 	}
 	_, err := m.verify(NewWorld(nil))
 	return err
