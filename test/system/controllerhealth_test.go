@@ -68,6 +68,11 @@ func TestControllerHealth(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, PoolMountOptions: system.EverySecond}, NodeEnv: hurried})
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	id := a.Volume.VolumeId
+	storage := func(args ...string) {
+		t.Helper()
+		_, err := s.Lab.Storage.Run(args[0], args[1:]...)
+		assert.NilError(t, err)
+	}
 	awaitControllerHealth(t, s, id)
 
 	fill(t, a)
@@ -75,11 +80,18 @@ func TestControllerHealth(t *testing.T) {
 	system.Shell(t, a, `rm "$V"/fill*`)
 	awaitControllerHealth(t, s, id)
 
-	_, err := s.Lab.Storage.Run("mount", "-o", "remount,ro", s.Lab.Pool)
-	assert.NilError(t, err)
+	storage("mount", "-o", "remount,ro", s.Lab.Pool)
 	awaitControllerHealth(t, s, id, "DEGRADED PoolReadOnly")
-	_, err = s.Lab.Storage.Run("mount", "-o", "remount,rw", s.Lab.Pool)
-	assert.NilError(t, err)
+	storage("mount", "-o", "remount,rw", s.Lab.Pool)
+	awaitControllerHealth(t, s, id)
+
+	// Somebody shuts the node out, and the agent, which would let it in again within a second, cannot.
+	real := filepath.Join(t.TempDir(), "exportfs")
+	storage("cp", "/usr/sbin/exportfs", real)
+	storage("mount", "--bind", "/bin/false", "/usr/sbin/exportfs")
+	storage(real, "-u", s.Nodes[0].IP.String()+":"+filepath.Join(s.Lab.Pool, system.Tenant, "v", "data"))
+	awaitControllerHealth(t, s, id, "INACCESSIBLE ExportMissing")
+	storage("umount", "/usr/sbin/exportfs")
 	awaitControllerHealth(t, s, id)
 
 	// The agent is gone, its host is not; then the host is gone as well.
