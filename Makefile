@@ -94,7 +94,7 @@ unit: root ## Unit and real-btrfs tests with the race detector (root)
 
 .PHONY: lab-test
 lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity included (root)
-	@go test -timeout 20m ./test/results ./test/lab/uml ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
+	@go test -timeout 20m ./test/results ./test/lab/uml ./test/cmd/... ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
 	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 
 .PHONY: sanity
@@ -104,7 +104,11 @@ sanity: root lab build ## csi-sanity on the whole: both export engines, both quo
 .PHONY: bench
 bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
 	@$(BIN)/bench
-	@$(MAKE) --no-print-directory bench-nfs
+	@$(MAKE) --no-print-directory bench-slow-disk bench-nfs
+
+.PHONY: bench-slow-disk
+bench-slow-disk: root build ## The changes again, on a disk whose flush takes 10 ms (root)
+	@$(BIN)/slowdisk -flush 10ms $(BIN)/bench -only changes $(BENCH_FLAGS)
 
 .PHONY: bench-nfs
 bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000 exports, in the lab (root)

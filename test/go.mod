@@ -38,6 +38,7 @@ replace github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared => ../shared
 require (
 	github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller v0.1.0
 	github.com/google/uuid v1.6.0
+	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/kubernetes-csi/csi-test/v5 v5.6.0
 	github.com/onsi/ginkgo/v2 v2.34.0
 	github.com/onsi/gomega v1.42.1

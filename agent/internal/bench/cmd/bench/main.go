@@ -48,7 +48,8 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&options.Only, "only", "", "measure only changes or scale")
 	flags.IntVar(&options.Rounds, "rounds", 0, "rounds of changes (default 10)")
 	flags.StringVar(&options.Profile, "profile", "", "`file` for a CPU profile of the agent under changes")
-	into := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
+	into := flags.String("write", "", "`file` to write the report into, between the markers of its section, beside printing it")
+	section := flags.String("section", "bench", "`name` of that section")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -65,5 +66,5 @@ func run(ctx context.Context, args []string) error {
 	if *into == "" {
 		return nil
 	}
-	return document.WriteInto(*into, "bench", report.String())
+	return document.WriteInto(*into, *section, report.String())
 }
