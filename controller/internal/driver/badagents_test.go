@@ -57,6 +57,10 @@ func TestAgentsThatFail(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			timeout := harness.AgentTimeout
+			if name == "slow" {
+				timeout = harness.SilentAgentTimeout
+			}
 			agent, good := startAgent(t, nil)
 			_, also := startAgent(t, nil)
 			classes := []controllertest.Class{}
@@ -64,9 +68,9 @@ func TestAgentsThatFail(t *testing.T) {
 				classes = append(classes, controllertest.Class{Name: class, Token: token, Parameters: map[string]string{"agentURL": url}})
 			}
 			static, _ := harness.Static(t, classes)
-			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), agent, good)
+			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, timeout)), agent, good)
 			for call, do := range callsOf("bad") {
-				err := within(t, 3*harness.AgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
+				err := within(t, 3*timeout, func(ctx context.Context) error { return do(ctx, e) })
 				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
 			}
 			health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: "bad|pvc-1"})

@@ -57,7 +57,7 @@ func start(t *testing.T, prepare func(*fakeagent.Agent)) *env {
 	t.Helper()
 	agent, url := startAgent(t, prepare)
 	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
-	return serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), agent, url)
+	return serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), agent, url)
 }
 
 func serve(t *testing.T, registry *agents.Registry, agent *fakeagent.Agent, url string) *env {

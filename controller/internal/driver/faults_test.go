@@ -157,7 +157,7 @@ func TestAListNeverLacksTheVolumesOfAnAgentThatIsDown(t *testing.T) {
 		{Name: "a", Token: token, Parameters: map[string]string{"agentURL": up}},
 		{Name: "b", Token: token, Parameters: map[string]string{"agentURL": downURL}},
 	})
-	e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), nil, up)
+	e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), nil, up)
 	_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", map[string]string{"storageClassName": "a"}))
 	assert.NilError(t, err, "the other agent's volumes are not affected")
 	_, err = e.ListVolumes(t.Context(), &csi.ListVolumesRequest{})

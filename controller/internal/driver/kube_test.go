@@ -32,6 +32,12 @@ type kube struct {
 
 func startKube(t *testing.T, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kube {
 	t.Helper()
+	return startKubeWithin(t, harness.AgentTimeout, agent, url, prepare, objects...)
+}
+
+// startKubeWithin is startKube with a timeout for each call to an agent.
+func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kube {
+	t.Helper()
 	client := fake.NewClientset(objects...)
 	if prepare != nil {
 		prepare(client)
@@ -48,7 +54,7 @@ func startKube(t *testing.T, agent *fakeagent.Agent, url string, prepare func(*f
 		cancel()
 		<-done
 	})
-	return &kube{env: serve(t, agents.NewRegistry(source, nil, harness.Clients(t)), agent, url), client: client}
+	return &kube{env: serve(t, agents.NewRegistry(source, nil, harness.Clients(t, timeout)), agent, url), client: client}
 }
 
 func (k *kube) waitReady(t *testing.T) {

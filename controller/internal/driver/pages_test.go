@@ -80,7 +80,7 @@ func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kube, volu
 		volumes = append(volumes, fmt.Sprintf("fast|pvc-%s-%d", team, i))
 		objects = append(objects, persistentVolume(&csi.Volume{VolumeId: volumes[i]}, fmt.Sprint("pv-", i), "team-"+team, nil))
 	}
-	k = startKube(t, agent, url, nil, objects...)
+	k = startKubeWithin(t, harness.SilentAgentTimeout, agent, url, nil, objects...)
 	k.waitReady(t)
 	return k, volumes
 }

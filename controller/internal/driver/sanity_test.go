@@ -31,7 +31,7 @@ var notOurs = []string{
 func TestSanity(t *testing.T) {
 	url := inMemory{}.Agent(t, map[string]string{"sanity-token": "sanity"})
 	static, _ := harness.Static(t, []controllertest.Class{{Name: "sanity", Token: "sanity-token", Parameters: map[string]string{"agentURL": url}}})
-	driver := harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), func(server *grpc.Server) {
+	driver := harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), func(server *grpc.Server) {
 		csi.RegisterNodeServer(server, standInNode{})
 	})
 	config := sanity.NewTestConfig()

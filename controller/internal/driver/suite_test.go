@@ -29,7 +29,7 @@ func (inMemory) Agent(t *testing.T, tenants map[string]string) string {
 
 func (inMemory) Controller(t *testing.T, classes []controllertest.Class) grpc.ClientConnInterface {
 	static, _ := harness.Static(t, classes)
-	return harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t)), nil)
+	return harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), nil)
 }
 
 func TestBehaviour(t *testing.T) { controllertest.Run(t, inMemory{}) }
