@@ -108,7 +108,7 @@ bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
 
 .PHONY: bench-slow-disk
 bench-slow-disk: root build ## The changes again, on a disk whose flush takes 10 ms (root)
-	@$(BIN)/slowdisk -flush 10ms $(BIN)/bench -only changes $(BENCH_FLAGS)
+	@$(BIN)/slowdisk -flush 10ms $(BIN)/bench -only changes -rounds 5 $(BENCH_FLAGS)
 
 .PHONY: bench-nfs
 bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000 exports, in the lab (root)
