@@ -86,10 +86,10 @@ func TestControllerHealth(t *testing.T) {
 	awaitControllerHealth(t, s, id)
 
 	// Somebody shuts the node out, and the agent, which would let it in again within a second, cannot.
-	real := filepath.Join(t.TempDir(), "exportfs")
-	storage("cp", "/usr/sbin/exportfs", real)
+	exportfs := filepath.Join(t.TempDir(), "exportfs")
+	storage("cp", "/usr/sbin/exportfs", exportfs)
 	storage("mount", "--bind", "/bin/false", "/usr/sbin/exportfs")
-	storage(real, "-u", s.Nodes[0].IP.String()+":"+filepath.Join(s.Lab.Pool, system.Tenant, "v", "data"))
+	storage(exportfs, "-u", s.Nodes[0].IP.String()+":"+filepath.Join(s.Lab.Pool, system.Tenant, "v", "data"))
 	awaitControllerHealth(t, s, id, "INACCESSIBLE ExportMissing")
 	storage("umount", "/usr/sbin/exportfs")
 	awaitControllerHealth(t, s, id)
