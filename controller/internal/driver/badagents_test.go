@@ -33,34 +33,32 @@ func TestAgentsThatFail(t *testing.T) {
 	for name, bad := range map[string]struct {
 		start func(t *testing.T) (url string)
 		codes []codes.Code
+		// timeout is each call's. Whatever it is, an answer that needs no waiting comes at once.
+		timeout time.Duration
 	}{
-		"down": {refusing, []codes.Code{codes.Unavailable}},
+		"down": {refusing, []codes.Code{codes.Unavailable}, harness.AgentTimeout},
 		"slow": {serving(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			select { // a call takes 30 s, or what the client gives it
 			case <-r.Context().Done():
 			case <-time.After(30 * time.Second):
 			}
-		}), []codes.Code{codes.DeadlineExceeded}},
+		}), []codes.Code{codes.DeadlineExceeded}, harness.SilentAgentTimeout},
 		"garbage": {serving(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte("\x00\xff{{{"))
-		}), []codes.Code{codes.Internal}},
-		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal}},
+		}), []codes.Code{codes.Internal}, harness.AgentTimeout},
+		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal}, harness.AgentTimeout},
 		"foreign certificate": {func(t *testing.T) string {
 			server := httptest.NewUnstartedServer(http.NotFoundHandler())
 			server.Config.ErrorLog = log.New(io.Discard, "", 0) // of each handshake
 			server.StartTLS()
 			t.Cleanup(server.Close)
 			return server.URL
-		}, []codes.Code{codes.Unavailable}},
+		}, []codes.Code{codes.Unavailable}, harness.AgentTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			timeout := harness.AgentTimeout
-			if name == "slow" {
-				timeout = harness.SilentAgentTimeout
-			}
 			agent, good := startAgent(t, nil)
 			_, also := startAgent(t, nil)
 			classes := []controllertest.Class{}
@@ -68,9 +66,9 @@ func TestAgentsThatFail(t *testing.T) {
 				classes = append(classes, controllertest.Class{Name: class, Token: token, Parameters: map[string]string{"agentURL": url}})
 			}
 			static, _ := harness.Static(t, classes)
-			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, timeout)), agent, good)
+			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, bad.timeout)), agent, good)
 			for call, do := range callsOf("bad") {
-				err := within(t, 3*timeout, func(ctx context.Context) error { return do(ctx, e) })
+				err := within(t, 3*harness.SilentAgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
 				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
 			}
 			health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: "bad|pvc-1"})
