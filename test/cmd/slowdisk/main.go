@@ -28,13 +28,14 @@ func main() {
 		os.Exit(2)
 	}
 	err := run(*flush, flag.Args())
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "slowdisk:", err)
 	if exit, ended := errors.AsType[*exec.ExitError](err); ended {
-		os.Exit(max(1, exit.ExitCode())) // the command has said why; -1 is a signal
+		os.Exit(max(1, exit.ExitCode())) // -1 is a signal
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "slowdisk:", err)
-		os.Exit(1)
-	}
+	os.Exit(1)
 }
 
 func run(flush time.Duration, command []string) (err error) {
@@ -93,8 +94,5 @@ func (n *node) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbe
 // Fsync is what the kernel asks for where a loop device on the file gets a flush.
 func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
 	time.Sleep(n.flush)
-	if file, is := f.(fs.FileFsyncer); is {
-		return file.Fsync(ctx, flags)
-	}
-	return 0
+	return f.(fs.FileFsyncer).Fsync(ctx, flags)
 }
