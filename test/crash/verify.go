@@ -46,17 +46,18 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 
 // clearOut deletes everything: then nothing is left, and nothing is charged to what is gone.
 func (m *machine) clearOut(w *World) error {
+	ctx := context.Background()
 	var calls errgroup.Group
-	calls.SetLimit(16) // as many as the workload's clients, so that they share commits and runs of exportfs
+	calls.SetLimit(16) // that share commits and runs of exportfs
 	for k := range w.Possible {
 		calls.Go(func() error {
 			for ref := range w.Certain(k).Refs {
 				client, _, _ := strings.Cut(ref, " ")
-				if _, err := call(context.Background(), m.api, Request{Verb: Unexport, Key: k, Client: client}); err != nil {
+				if _, err := call(ctx, m.api, Request{Verb: Unexport, Key: k, Client: client}); err != nil {
 					return err
 				}
 			}
-			_, err := call(context.Background(), m.api, Request{Verb: Delete, Key: k})
+			_, err := call(ctx, m.api, Request{Verb: Delete, Key: k})
 			return err
 		})
 	}
