@@ -78,7 +78,7 @@ func settle(possible []*Thing, have *Thing) (t *Thing, problem string) {
 		diff := difference(have, want)
 		if diff == "" {
 			if have != nil {
-				have.Files = want.Files
+				have.Files, have.Attachments, have.Ended = want.Files, want.Attachments, want.Ended
 			}
 			return have, ""
 		}

@@ -260,6 +260,9 @@ func (v *verifier) exports(state map[Key]*Thing) {
 		clients := map[string]string{}
 		for ref, readOnly := range t.Refs {
 			client, _, _ := strings.Cut(ref, " ")
+			if t.Attachments[client] == "" {
+				continue // an unexport was cut off, and has shut the client out
+			}
 			if !readOnly {
 				clients[client] = "rw"
 			} else if clients[client] == "" {
@@ -267,7 +270,7 @@ func (v *verifier) exports(state map[Key]*Thing) {
 			}
 		}
 		for client, mode := range clients {
-			want = append(want, fmt.Sprintf("%s/data %s %s", v.path(k), client, mode))
+			want = append(want, fmt.Sprintf("%s/data %s %s %s", v.path(k), client, mode, t.Attachments[client]))
 		}
 	}
 	slices.Sort(want)
@@ -300,9 +303,23 @@ func (v *verifier) exported() (have []string) {
 		client, options, _ := strings.Cut(rest, "(")
 		mode, others, _ := strings.Cut(options, ",")
 		if path != "" && !strings.HasPrefix(path, "#") && !strings.Contains(others, "v4root") {
-			have = append(have, fmt.Sprintf("%s %s %s", path, client, mode))
+			have = append(have, fmt.Sprintf("%s %s %s %s", path, client, mode, fsidOf(others)))
 		}
 	}
 	slices.Sort(have)
 	return have
 }
+
+// fsidOf reads "fsid=xxxxxxxx-xxxx-…" of exportfs's table, or "uuid=xxxxxxxx:…" of the kernel's.
+func fsidOf(options string) string {
+	for option := range strings.SplitSeq(strings.TrimSuffix(options, ")"), ",") {
+		name, value, _ := strings.Cut(option, "=")
+		if name == "fsid" || name == "uuid" {
+			return plainFSID(value)
+		}
+	}
+	return ""
+}
+
+// plainFSID leaves the hexadecimal digits alone.
+func plainFSID(fsid string) string { return strings.NewReplacer("-", "", ":", "").Replace(fsid) }

@@ -33,6 +33,7 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
 	state := v.throughAPI()
 	v.onDisk(state)
+	v.attachments(state)
 	v.exports(state)
 	v.files(state)
 	v.mounts(state)
@@ -158,7 +159,8 @@ func (v *verifier) filesIn(dir string, k Key, t *Thing) {
 func (v *verifier) mounts(state map[Key]*Thing) {
 	node := v.machine.lab.Nodes[0].IP.String()
 	for k, t := range state {
-		if _, found := t.Refs[refKey(node, map[string]string{"by": "writer"})]; !found {
+		_, found := t.Refs[refKey(node, map[string]string{"by": "writer"})]
+		if !found || t.Attachments[node] == "" {
 			continue
 		}
 		dir, unmount, err := v.machine.mount(k)

@@ -26,6 +26,11 @@ type Thing struct {
 	Inherits       bool              `json:"inherits,omitempty"` // size, quota and properties are the source's, which is not known for sure
 	Refs           map[string]bool   `json:"refs,omitempty"`     // client and labels -> read-only
 	Files          map[string]string `json:"files,omitempty"`    // what was fsynced: name -> SHA-256
+
+	// Attachments are the clients' file system IDs as they were last verified, and Ended those of clients that an
+	// acknowledged unexport has fenced since.
+	Attachments map[string]string `json:"attachments,omitempty"`
+	Ended       []string          `json:"ended,omitempty"`
 }
 
 func (t *Thing) clone() *Thing {
@@ -34,7 +39,16 @@ func (t *Thing) clone() *Thing {
 	}
 	c := *t
 	c.Labels, c.Refs, c.Files = maps.Clone(t.Labels), maps.Clone(t.Refs), maps.Clone(t.Files)
+	c.Attachments, c.Ended = maps.Clone(t.Attachments), slices.Clone(t.Ended)
 	return &c
+}
+
+// fence ends the client's attachment.
+func (t *Thing) fence(client string) {
+	if fsid, found := t.Attachments[client]; found {
+		t.Ended = append(t.Ended, fsid)
+		delete(t.Attachments, client)
+	}
 }
 
 // World is what may be there: of each name the possible things, nil for none. There is more than one while a request has no
@@ -43,6 +57,14 @@ type World struct {
 	Possible map[Key][]*Thing
 	Problems []string // answers that must not be
 	open     map[int]pending
+
+	unexported map[attachment]bool // that was asked for since everything was last verified
+}
+
+// attachment is a client that a volume is exported to.
+type attachment struct {
+	key    Key
+	client string
 }
 
 type pending struct {
@@ -52,11 +74,14 @@ type pending struct {
 
 // NewWorld is what a journal says.
 func NewWorld(entries []Entry) *World {
-	w := &World{Possible: map[Key][]*Thing{}, open: map[int]pending{}}
+	w := &World{Possible: map[Key][]*Thing{}, open: map[int]pending{}, unexported: map[attachment]bool{}}
 	for _, e := range entries {
 		switch {
 		case e.Request != nil:
 			w.open[e.Number] = pending{*e.Request, w.sourceFiles(*e.Request)}
+			if e.Request.Verb == Unexport {
+				w.unexported[attachment{e.Request.Key, e.Request.Client}] = true
+			}
 		case e.Answer != nil:
 			w.answered(e.Number, *e.Answer)
 		case e.Synced != nil:
@@ -91,6 +116,7 @@ func (w *World) Certain(k Key) *Thing {
 func (w *World) restart(state map[Key]*Thing) {
 	clear(w.Possible)
 	clear(w.open)
+	clear(w.unexported)
 	for k, t := range state {
 		w.Possible[k] = []*Thing{t}
 	}
@@ -175,11 +201,17 @@ func acknowledged(p pending, a Answer, before *Thing) *Thing {
 	}
 	if a.Thing == nil { // an export or unexport
 		after := after(p, before)
-		return after[len(after)-1]
+		t := after[len(after)-1]
+		if r.Verb == Unexport && t != nil {
+			t = t.clone()
+			t.fence(r.Client)
+		}
+		return t
 	}
 	t := a.Thing.clone()
 	if before != nil {
 		t.Refs, t.Files = maps.Clone(before.Refs), maps.Clone(before.Files)
+		t.Attachments, t.Ended = maps.Clone(before.Attachments), slices.Clone(before.Ended)
 	} else {
 		t.Files = maps.Clone(p.files)
 	}

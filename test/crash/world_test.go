@@ -83,3 +83,37 @@ func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
 	assert.DeepEqual(t, w.Certain(s).Files, map[string]string{"early": "x"})
 	assert.DeepEqual(t, w.Certain(v).Files, map[string]string{"early": "x", "late": "x"})
 }
+
+// An attachment lasts until an unexport of it is acknowledged, and then never comes back.
+func TestAttachments(t *testing.T) {
+	v := Volume("w-1")
+	verified := Entry{State: map[Key]*Thing{v: {Size: 10, Refs: map[string]bool{"c": false}, Attachments: map[string]string{"c": "first"}}}}
+	out := asked(2, Request{Verb: Unexport, Key: v, Client: "c"})
+	in := asked(3, Request{Verb: Export, Key: v, Client: "c"})
+	for name, test := range map[string]struct {
+		journal     []Entry
+		good, wrong string
+	}{
+		"nothing asked":                   {[]Entry{verified}, "first", "second"},
+		"exported again":                  {[]Entry{verified, in, answered(3, "", nil)}, "first", "second"},
+		"unexport not answered":           {[]Entry{verified, out}, "first", ""},
+		"unexport cut off, then exported": {[]Entry{verified, out, in, answered(3, "", nil)}, "second", ""},
+		"unexport acknowledged":           {[]Entry{verified, out, answered(2, "", nil), in, answered(3, "", nil)}, "second", "first"},
+		"fenced before it was verified":   {[]Entry{verified, out, answered(2, "", nil), {State: map[Key]*Thing{v: {Ended: []string{"first"}}}}}, "second", "first"},
+		"volume changed after it was fenced": {[]Entry{verified, out, answered(2, "", nil),
+			asked(4, Request{Verb: Update, Key: v, Size: 20}), answered(4, "", &Thing{Size: 20})}, "second", "first"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := NewWorld(test.journal)
+			problems := func(fsid string) []string {
+				judge := &verifier{world: w}
+				for _, thing := range w.Of(v) {
+					judge.attachment(v, thing.clone(), "c", fsid)
+				}
+				return judge.problems
+			}
+			assert.Equal(t, len(problems(test.good)), 0, "%v", problems(test.good))
+			assert.Assert(t, len(problems(test.wrong)) > 0)
+		})
+	}
+}

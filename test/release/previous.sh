@@ -3,7 +3,7 @@
 # that of the commit that made the first tarball. In a clone without history it is this commit's under another version, which tests less.
 set -euo pipefail
 out=$(realpath -m "$1")
-first=4790ac94accb04f37b116bcc4c4a40abc6b4d6b3
+first=57e475dfd1ea88cbad4ab563509ef37893a17900
 from=$(git describe --tags --abbrev=0 --match 'v*' HEAD^ 2>/dev/null || echo "$first")
 if ! git cat-file -e "$from^{commit}" 2>/dev/null; then
 	echo "previous: this clone has no history, and no former release: upgrading from this commit itself" >&2

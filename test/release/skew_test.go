@@ -39,10 +39,19 @@ func TestOneVersionApart(t *testing.T) {
 
 	a.upgrade(now, s.Controller, a.node.Driver)
 	a.writes(kept, "all of now")
+	newer := a.attached(a.created("newer", 64<<20, nil))
+	a.writes(newer, "agent of now")
+
 	a.upgrade(former, s.Agent)
 	assert.Equal(t, a.version(), formerly)
 	a.writes(kept, "agent of former")
 	a.works("former-agent")
+	a.refusesNewerReference(newer)
+	a.upgrade(now, s.Agent)
+	a.writes(newer, "agent of now again")
+	assert.Equal(t, a.shell(newer, `cat "$V/log"`), "agent of now\nagent of former\nagent of former\nagent of now again")
+	assert.NilError(t, newer.Detach(t.Context()))
+	assert.NilError(t, s.DeleteVolume(t.Context(), newer.Volume.GetVolumeId()))
 
 	assert.Equal(t, a.shell(kept, `cat "$V/log"`), "former\nagent of now\nall of now\nagent of former")
 	assert.NilError(t, kept.Detach(t.Context()))
@@ -64,6 +73,26 @@ func (a apart) upgrade(programs string, daemons ...*system.Daemon) {
 		d.SetPrograms(programs)
 		assert.NilError(a.t, d.Start())
 	}
+}
+
+// refusesNewerReference shows the way back: the former agent does not know the attachment's file system ID, and must not
+// export the volume by another one. It quarantines the volume, leaves the mount alone, and changes nothing on disk.
+func (a apart) refusesNewerReference(v *system.Attachment) {
+	a.t.Helper()
+	clients := filepath.Join(a.s.Lab.Pool, system.Tenant, "newer", "clients")
+	before, err := a.s.Lab.Storage.Run("sh", "-c", "cd "+clients+" && sha256sum *")
+	assert.NilError(a.t, err)
+	a.writes(v, "agent of former")
+	detail, err := a.s.API.GetVolume(a.t.Context(), "newer")
+	assert.NilError(a.t, err)
+	assert.Assert(a.t, detail.Health != nil)
+	assert.Assert(a.t, is.Contains(fmt.Sprint(detail.Health.Conditions), "is not the reference that its name says"))
+	assert.Assert(a.t, v.ControllerPublish(a.t.Context()) != nil)
+	assert.Assert(a.t, v.ControllerUnpublish(a.t.Context()) != nil)
+	a.writes(v, "agent of former")
+	after, err := a.s.Lab.Storage.Run("sh", "-c", "cd "+clients+" && sha256sum *")
+	assert.NilError(a.t, err)
+	assert.Equal(a.t, after, before)
 }
 
 // version is the agent's.

@@ -30,13 +30,16 @@ type Exporter interface {
 	Start(ctx context.Context, initial []Export) error
 
 	// Export publishes each export. It is idempotent and replaces the options
-	// and file system ID of an export with the same path and client.
+	// and file system ID of an export with the same path and client; handles
+	// with the replaced ID are refused when it returns.
 	Export(ctx context.Context, exports []Export) error
 
 	// Unexport takes each export back; only Path and Client (or Spec) matter.
 	// It is idempotent, and is the fence: when it returns without an error,
 	// those clients can no longer read or write, also through files and
-	// directories that they hold open. The directories need not exist.
+	// directories that they hold open. The directories need not exist. Nothing
+	// that a client wrote before reaches the disk afterwards, whatever is
+	// exported to it later, because that has another FSID.
 	Unexport(ctx context.Context, exports []Export) error
 
 	// List returns what the NFS server really has below the base path, which
@@ -59,9 +62,10 @@ type Export struct {
 	// {base}/{tenant}/{volume}/data.
 	Path string
 
-	// FSID is the 128-bit file system ID that file handles carry: the
-	// subvolume's UUID. Handles stay valid as long as it stays the same, and
-	// stop working when another subvolume takes the path.
+	// FSID is the 128-bit file system ID that file handles carry. It belongs to
+	// one attachment of one client: other clients of the path have others, and
+	// after Unexport it is never used again. Handles are valid as long as it is
+	// exported, over restarts and renames, and never after.
 	FSID uuid.UUID
 
 	// Client is the address of one host, without a zone. An IPv4-mapped IPv6

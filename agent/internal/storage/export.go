@@ -2,11 +2,15 @@ package storage
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -61,12 +65,13 @@ func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 // finishes. A reference that there is already only has the server told again.
 func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
-	if found && v.Refs[at].ReadOnly == ref.ReadOnly {
+	if found && v.Refs[at].ReadOnly == ref.ReadOnly && !v.Refs[at].Ended {
 		return t.store.exporter.Export(ctx, t.store.exportsOf(v, ref.Client))
 	}
 	if !found && len(v.Refs) >= maxRefs {
 		return invalid("volume %q has %d export references, the limit is %d", v.Name, len(v.Refs), maxRefs)
 	}
+	ref.Attachment = v.attachment(ref.Client)
 	old := v
 	undo := func() error { return t.dropRefs(ctx, old, []Ref{ref}) }
 	v.Refs = slices.Clone(v.Refs)
@@ -86,6 +91,30 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 		return errors.Join(err, t.restore(ctx, old, ref.Client), undo())
 	}
 	return nil
+}
+
+// attachment is that of the client's live references, or a new one.
+func (v Volume) attachment(client netip.Addr) Attachment {
+	for _, ref := range v.Refs {
+		if ref.Client == client && !ref.Ended {
+			return ref.Attachment
+		}
+	}
+	a := Attachment{Subvolume: v.UUID}
+	_, _ = rand.Read(a.FSID[:]) // never fails: crypto/rand
+	return a
+}
+
+// fsid is the file system ID for handles of the subvolume data.
+func (a Attachment) fsid(data uuid.UUID) uuid.UUID {
+	switch {
+	case a == Attachment{}:
+		return data
+	case a.Subvolume != data:
+		return uuid.NewSHA1(a.FSID, data[:])
+	default:
+		return a.FSID
+	}
 }
 
 // restore tells the server what v has for the client, after an export that failed and may have had its effect.
@@ -114,7 +143,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if !found {
 			return nil
 		}
-		if v.RefsUnknown && !v.hasClient(client) { // quarantined, and nobody can say whether the client is let in
+		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and it is not known whether the client is let in
 			return usable(nil, v.Quarantine, volume)
 		}
 		return t.unexport(ctx, v, client, carrying)
@@ -136,12 +165,50 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	if left.hasClient(client) {
 		err = t.store.exporter.Export(ctx, t.store.exportsOf(left, client)) // perhaps read-only from now on
 	} else {
-		err = t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
+		err = t.fence(ctx, v, client, gone)
 	}
 	if err != nil {
 		return err
 	}
 	return t.dropRefs(ctx, left, gone)
+}
+
+// fence ends the client's attachment and shuts the client out. It marks the references first, so that an export that
+// follows a failure or a kill begins a new attachment. Without the marks it goes on: that the client stays in would be worse.
+func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []Ref) error {
+	exports := t.store.exportsOf(v, client)
+	unmarked := t.markEnded(v, gone)
+	if err := t.store.exporter.Unexport(ctx, exports); err != nil {
+		return errors.Join(err, unmarked)
+	}
+	if isErrno(unmarked, unix.ENOSPC) {
+		return nil // unlink needs no room
+	}
+	return unmarked
+}
+
+func (t *Tenant) markEnded(v Volume, gone []Ref) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	t.volumes.put(v.ended(gone))
+	dir, err := t.store.disk.open(t.name + "/" + v.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return t.store.disk.endRefs(dir, gone)
+}
+
+// ended returns the volume with the references marked.
+func (v Volume) ended(refs []Ref) Volume {
+	v.Refs = slices.Clone(v.Refs)
+	for i := range v.Refs {
+		if slices.ContainsFunc(refs, func(r Ref) bool { return r.key() == v.Refs[i].key() }) {
+			v.Refs[i].Ended = true
+		}
+	}
+	return v
 }
 
 // keepRef writes a reference to disk and makes v, which has it, the volume.
@@ -188,22 +255,32 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 	return nil
 }
 
-func (v Volume) hasClient(client netip.Addr) bool {
+// refersTo reports whether a reference, live or ended, names the client.
+func (v Volume) refersTo(client netip.Addr) bool {
 	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client })
+}
+
+// hasClient reports whether a reference lets the client in.
+func (v Volume) hasClient(client netip.Addr) bool {
+	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client && !r.Ended })
 }
 
 // export is what the NFS server is to be told of one client.
 func (v Volume) export(client netip.Addr) nfs.Export {
-	readOnly := true
+	e := nfs.Export{
+		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
+		Options: nfs.Options{ReadOnly: true, RootSquash: v.RootSquash},
+	}
 	for _, ref := range v.Refs {
-		if ref.Client == client && !ref.ReadOnly {
-			readOnly = false
+		if ref.Client != client || ref.Ended {
+			continue
+		}
+		e.FSID = ref.fsid(v.UUID)
+		if !ref.ReadOnly {
+			e.Options.ReadOnly = false
 		}
 	}
-	return nfs.Export{
-		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
-		Options: nfs.Options{ReadOnly: readOnly, RootSquash: v.RootSquash},
-	}
+	return e
 }
 
 // exportsOf are what the NFS server is to be told of the clients, with what holds for all volumes.
@@ -218,11 +295,11 @@ func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
 	return out
 }
 
-// clients of the volume, each once.
+// clients that references let in, each once.
 func (v Volume) clients() []netip.Addr {
 	var out []netip.Addr
 	for _, ref := range v.Refs { // ordered by client
-		if len(out) == 0 || out[len(out)-1] != ref.Client {
+		if !ref.Ended && (len(out) == 0 || out[len(out)-1] != ref.Client) {
 			out = append(out, ref.Client)
 		}
 	}

@@ -70,8 +70,9 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 		assert.NilError(t, err)
 	}
 	before := exporter.list()
+	refs := mustGet(t, ten, "v").Refs
 	assert.NilError(t, s.Close(t.Context()))
-	file := filepath.Join(v.Path, clientsDir, Ref{Client: client1}.file())
+	file := filepath.Join(v.Path, clientsDir, refs[0].file())
 	content, err := os.ReadFile(file)
 	assert.NilError(t, err)
 	assert.NilError(t, os.Truncate(file, 0))

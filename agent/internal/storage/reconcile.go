@@ -22,14 +22,14 @@ func (s *Store) intendedExports() []nfs.Export {
 	return out
 }
 
-// keptExports are what the NFS server serves of volumes whose clients the agent cannot tell all of: they keep what they have,
-// until somebody has looked.
+// keptExports are what the NFS server serves of volumes of which some references cannot be read. Clients of those keep what
+// they have until an administrator has looked. A client whose attachment has ended is not one of them.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
-	unknown := map[string]bool{}
+	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
 			if v.RefsUnknown {
-				unknown[v.dataPath()] = true
+				unknown[v.dataPath()] = v
 			}
 		}
 	}
@@ -46,7 +46,8 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	}
 	var kept []nfs.Export
 	for _, e := range actual {
-		if unknown[e.Path] && e.Spec == "" && !intended[e.Key()] {
+		v, found := unknown[e.Path]
+		if found && e.Spec == "" && !intended[e.Key()] && !v.refersTo(e.Client) {
 			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
 			kept = append(kept, e)
 		}

@@ -143,6 +143,9 @@ func (r *Ref) fields(into *record) {
 	_ = r.Client.UnmarshalBinary([]byte(address)) // what MarshalBinary has made
 	into.flag(&r.ReadOnly)
 	into.labels(&r.Labels)
+	into.bytes(r.FSID[:])
+	into.bytes(r.Subvolume[:])
+	into.flag(&r.Ended)
 	into.time(&r.CreatedAt)
 }
 

@@ -8,19 +8,39 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// References are kept as one file each, so that taking one away is an unlink: on a filesystem without room for even a
-// rewritten metadata.json, unlink still works (it may use btrfs' global reserve), and so unexport does.
-
+// A volume's directory keeps one file for each reference, so that dropping one is an unlink. On a filesystem without room
+// for even a rewritten metadata.json, unlink still works (btrfs lets it use the global reserve), and so does unexport.
+//
+// The name of a file tells its state; hash is of the reference's key:
+//
+//	{hash}.json   version 1, written up to 57e475d: file handles carry the subvolume's UUID
+//	{hash}.ref    version 2: file handles carry the attachment's own file system ID
+//	{hash}.ended  either version, after an unexport has begun: it lets the client in no more
+//
+// An agent that knows version 1 alone finds that a .ref file is not what its name says. It quarantines the volume and
+// leaves its exports as they are, instead of exporting it by UUID.
 const (
-	refSuffix = ".json"
-	refSum    = 16 // bytes of a checksum that make a reference's name
+	refVersion  = 2
+	refSuffix1  = ".json"
+	refSuffix   = ".ref"
+	endedSuffix = ".ended"
+	refSum      = 16 // bytes of a checksum that make a reference's name
 )
+
+var refSuffixes = []string{refSuffix1, refSuffix, endedSuffix}
+
+// refFile is what a reference's file holds.
+type refFile struct {
+	Version int `json:"version,omitempty"` // absent in version 1
+	Ref
+}
 
 // key tells references of one volume apart: the client and the labels of who asked.
 func (r Ref) key() string {
@@ -32,16 +52,30 @@ func (r Ref) key() string {
 	return b.String()
 }
 
-func (r Ref) file() string {
+// stem is the part of a reference's file name that does not depend on its state.
+func (r Ref) stem() string {
 	sum := sha256.Sum256([]byte(r.key()))
-	return hex.EncodeToString(sum[:refSum]) + refSuffix
+	return hex.EncodeToString(sum[:refSum])
+}
+
+// file is the name of the reference's file.
+func (r Ref) file() string {
+	switch {
+	case r.Ended:
+		return r.stem() + endedSuffix
+	case r.Attachment == Attachment{}:
+		return r.stem() + refSuffix1
+	default:
+		return r.stem() + refSuffix
+	}
 }
 
 // isRefFile recognises the names that file gives, and those under which such a file is written.
 func isRefFile(name string) bool {
-	name, found := strings.CutSuffix(strings.TrimSuffix(name, temporarySuffix), refSuffix)
-	sum, err := hex.DecodeString(name)
-	return found && err == nil && len(sum) == refSum
+	name = strings.TrimSuffix(name, temporarySuffix)
+	suffix := filepath.Ext(name)
+	sum, err := hex.DecodeString(strings.TrimSuffix(name, suffix))
+	return slices.Contains(refSuffixes, suffix) && err == nil && len(sum) == refSum
 }
 
 // hasLabels reports whether the reference carries all of the labels.
@@ -58,6 +92,7 @@ func sortRefs(refs []Ref) {
 	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.key(), b.key()) })
 }
 
+// writeRef writes the reference's file, then removes those of its other states.
 func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if os.IsNotExist(err) {
@@ -70,11 +105,56 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 		return err
 	}
 	defer clients.Close()
-	content, err := json.MarshalIndent(ref, "", "  ")
+	content, err := ref.encode()
 	if err != nil {
 		return err
 	}
-	return d.writeFile(clients, ref.file(), append(content, '\n'))
+	if err := d.writeFile(clients, ref.file(), content); err != nil {
+		return err
+	}
+	return d.unlinkRef(clients, ref, ref.file())
+}
+
+// unlinkRef removes the files of the reference, in whatever state, but the one called kept.
+func (d *disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
+	for _, suffix := range refSuffixes {
+		name := ref.stem() + suffix
+		if name == kept {
+			continue
+		}
+		if err := d.unlink(clients, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Ref) encode() ([]byte, error) {
+	file := refFile{Ref: r}
+	if r.Attachment != (Attachment{}) {
+		file.Version = refVersion
+	}
+	content, err := json.MarshalIndent(file, "", "  ")
+	return append(content, '\n'), err
+}
+
+// endRefs marks references as ended. The mark is a rename, which needs no new block for data, and waits for no commit: a
+// power cut that takes it back also ends the NFS server that was told.
+func (d *disk) endRefs(dir *os.File, refs []Ref) error {
+	clients, err := beneath.OpenDir(dir, clientsDir)
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	for _, ref := range refs {
+		if ref.Ended {
+			continue
+		}
+		if err := d.rename(clients, ref.file(), ref.stem()+endedSuffix); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *disk) removeRef(dir *os.File, ref Ref) error {
@@ -83,10 +163,10 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 		return ignoreNotExist(err)
 	}
 	defer clients.Close()
-	return d.unlink(clients, ref.file())
+	return d.unlinkRef(clients, ref, "")
 }
 
-// tidyRefs removes what interrupted writes left.
+// tidyRefs removes what interrupted writes left: temporary files, and the ended file of a reference that is live again.
 func (t *Tenant) tidyRefs(dir *os.File) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -95,15 +175,21 @@ func (t *Tenant) tidyRefs(dir *os.File) error {
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
 	for _, name := range names {
-		if strings.HasSuffix(name, temporarySuffix) {
+		if strings.HasSuffix(name, temporarySuffix) || isReplaced(name, names) {
 			err = errors.Join(err, t.tidyFile(clients, name))
 		}
 	}
 	return err
 }
 
-// readRefs reads the references of the volume in dir, in the order of their keys. What an interrupted write left is
-// passed over. With an error it returns those that can be read.
+// isReplaced reports whether name is the ended file of a reference that has a live one.
+func isReplaced(name string, names []string) bool {
+	stem, ended := strings.CutSuffix(name, endedSuffix)
+	return ended && (slices.Contains(names, stem+refSuffix) || slices.Contains(names, stem+refSuffix1))
+}
+
+// readRefs reads the references of the volume in dir, in the order of their keys, and passes over what interrupted writes
+// left. With an error it returns those that can be read.
 func readRefs(dir *os.File) ([]Ref, error) {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -113,7 +199,7 @@ func readRefs(dir *os.File) ([]Ref, error) {
 	names, err := clients.Readdirnames(-1)
 	var refs []Ref
 	for _, name := range names {
-		if strings.HasSuffix(name, temporarySuffix) {
+		if strings.HasSuffix(name, temporarySuffix) || isReplaced(name, names) {
 			continue
 		}
 		ref, bad := readRef(clients, name)
@@ -124,19 +210,49 @@ func readRefs(dir *os.File) ([]Ref, error) {
 		refs = append(refs, ref)
 	}
 	sortRefs(refs)
-	return refs, err
+	refs, disagree := agreeing(refs)
+	return refs, errors.Join(err, disagree)
 }
 
-func readRef(clients *os.File, name string) (ref Ref, err error) {
+func readRef(clients *os.File, name string) (Ref, error) {
 	content, err := beneath.ReadFile(clients, name)
 	if err != nil {
-		return ref, err
+		return Ref{}, err
 	}
-	if err := json.Unmarshal(content, &ref); err != nil {
-		return ref, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
+	var file refFile
+	if err := json.Unmarshal(content, &file); err != nil {
+		return Ref{}, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
 	}
+	if file.Version > refVersion {
+		return Ref{}, fmt.Errorf("%s/%s has version %d, written by a newer agent; this one reads up to %d", clientsDir, name, file.Version, refVersion)
+	}
+	ref := file.Ref
+	ref.Ended = strings.HasSuffix(name, endedSuffix)
 	if ref.Client == (netip.Addr{}) || ref.file() != name {
-		return ref, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+		return Ref{}, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
 	}
 	return ref, nil
+}
+
+// agreeing leaves out references of clients whose files no agent can have left so: two files of one reference, or live
+// references of different attachments. refs are in the order of their keys, and so by client.
+func agreeing(refs []Ref) ([]Ref, error) {
+	var err error
+	bad := map[netip.Addr]bool{}
+	live := map[netip.Addr]Attachment{}
+	for i, ref := range refs {
+		if i > 0 && ref.key() == refs[i-1].key() {
+			bad[ref.Client] = true
+			err = errors.Join(err, fmt.Errorf("%s has two files of one reference of %s", clientsDir, ref.Client))
+		}
+		if ref.Ended {
+			continue
+		}
+		if attachment, found := live[ref.Client]; found && attachment != ref.Attachment {
+			bad[ref.Client] = true
+			err = errors.Join(err, fmt.Errorf("%s has references of %s with different file system IDs", clientsDir, ref.Client))
+		}
+		live[ref.Client] = ref.Attachment
+	}
+	return slices.DeleteFunc(refs, func(r Ref) bool { return bad[r.Client] }), err
 }

@@ -1,12 +1,14 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -84,7 +86,9 @@ func (m *memoryExporter) List(context.Context) ([]nfs.Export, error) {
 	for _, e := range m.exports {
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b nfs.Export) int { return a.Client.Compare(b.Client) })
+	slices.SortFunc(out, func(a, b nfs.Export) int {
+		return cmp.Or(a.Client.Compare(b.Client), strings.Compare(a.Path, b.Path))
+	})
 	return out, nil
 }
 

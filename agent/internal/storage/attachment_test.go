@@ -1,0 +1,346 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// An attachment has one file system ID from its first reference to its last, over restarts, and no other attachment has it.
+func TestAttachmentID(t *testing.T) {
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "v")
+	used := map[uuid.UUID]bool{r.fsid(client1): true} // uuid.Nil: not exported
+	fresh := func(client netip.Addr, what string) uuid.UUID {
+		t.Helper()
+		id := r.fsid(client)
+		assert.Assert(t, !used[id] && id != mustGet(t, r.ten, "v").UUID, "%s: %s was used before", what, id)
+		used[id] = true
+		return id
+	}
+	r.export(client1, "1")
+	first := fresh(client1, "first reference")
+	r.export(client2, "1")
+	fresh(client2, "another client")
+	for _, step := range []struct {
+		what string
+		do   func()
+	}{
+		{"same reference again", func() { r.export(client1, "1") }},
+		{"second reference", func() { r.export(client1, "2") }},
+		{"read-only", func() {
+			_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1, ReadOnly: true, Labels: pod("2")})
+			assert.NilError(t, err)
+		}},
+		{"IPv4-mapped address", func() { r.export(netip.AddrFrom16(client1.As16()), "3") }},
+		{"restart", func() { r.store.abandon(); r.open() }},
+		{"first reference gone", func() { assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("1"))) }},
+	} {
+		step.do()
+		assert.Equal(t, r.fsid(client1), first, step.what)
+		assertRules(t, r.store)
+	}
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
+	assert.Equal(t, r.fsid(client1), uuid.Nil)
+	r.export(client1, "1")
+	fresh(client1, "attached again")
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("1")))
+	r.export(client1, "2")
+	fresh(client1, "attached a third time")
+}
+
+// The server is told of an attachment when its ID is on disk for good, in the file of each reference.
+func TestAttachmentIDIsDurableFirst(t *testing.T) {
+	r := newRig(t, smallPool)
+	v := mustCreate(t, r.ten, "v")
+	for _, label := range []string{"1", "2"} {
+		r.faults.watch(func(step string) {
+			if step == "export" {
+				r.store.abandon()
+				panic("power cut")
+			}
+		})
+		func() {
+			defer func() { assert.Equal(t, recover(), "power cut") }()
+			_, _ = r.ten.Export(t.Context(), "v", ExportSpec{Client: client1, Labels: pod(label)})
+		}()
+		r.faults.watch(nil)
+		r.pool.PowerCut()
+		clear(r.exporter.exports)
+		r.open()
+		refs := mustGet(t, r.ten, "v").Refs
+		assert.Assert(t, refs[0].FSID != uuid.Nil)
+		for _, ref := range refs {
+			var file map[string]any
+			content, err := os.ReadFile(filepath.Join(v.Path, clientsDir, ref.file()))
+			assert.NilError(t, err)
+			assert.NilError(t, json.Unmarshal(content, &file))
+			assert.Equal(t, file["version"], float64(2))
+			assert.Equal(t, file["fsid"], refs[0].FSID.String())
+		}
+		assert.Equal(t, r.fsid(client1), refs[0].FSID)
+	}
+	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 2)
+}
+
+// After an unexport that the server did not confirm, or that a kill cut off, the client stays out, the reference still counts,
+// and the next export begins a new attachment.
+func TestHalfUnexportEndsTheAttachment(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		half func(t *testing.T, r *rig)
+	}{
+		{"server fails", func(t *testing.T, r *rig) {
+			r.exporter.setFail(fmt.Errorf("%w: a request is still under way", nfs.ErrUnavailable))
+			assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.Unavailable)
+			r.exporter.setFail(nil)
+		}},
+		{"server fails, and restart", func(t *testing.T, r *rig) {
+			r.exporter.setFail(nfs.ErrUnavailable)
+			assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.Unavailable)
+			r.exporter.setFail(nil)
+			r.store.abandon()
+			r.open()
+		}},
+		{"killed before the server is told", func(t *testing.T, r *rig) { r.killedAt(t, "unexport") }},
+		{"killed before the reference is removed", func(t *testing.T, r *rig) { r.killedAt(t, "unlink") }},
+		{"pool fails after the server was told", func(t *testing.T, r *rig) {
+			r.faults.watch(func(step string) {
+				if step == "unlink" {
+					r.faults.arm(1, 2, unix.EIO)
+				}
+			})
+			assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.InternalError)
+			r.faults.watch(nil)
+			r.faults.disarm()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, smallPool)
+			mustCreate(t, r.ten, "v")
+			r.export(client1, "1")
+			r.export(client1, "2")
+			first := r.fsid(client1)
+			grant := r.export(client1, "1")
+			test.half(t, r)
+
+			r.settle()
+			assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 2)
+			assert.Equal(t, r.fsid(client1), uuid.Nil, "the client is let in again")
+			_, err := r.store.ReportByToken(t.Context(), "v", grant.UsageToken)
+			assertCode(t, err, agentapi.Forbidden)
+			assertCode(t, r.ten.DeleteVolume(t.Context(), "v"), agentapi.Busy)
+
+			r.export(client1, "1")
+			second := r.fsid(client1)
+			assert.Assert(t, second != uuid.Nil && second != first)
+			r.store.abandon()
+			r.open()
+			assert.Equal(t, r.fsid(client1), second)
+			assertRules(t, r.store)
+			// The other reference is still ended, and goes when its owner tries again.
+			assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("2")))
+			assert.Equal(t, r.fsid(client1), second)
+			assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 1)
+			assertRules(t, r.store)
+			assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
+			assert.Equal(t, r.fsid(client1), uuid.Nil)
+			assertRules(t, r.store)
+		})
+	}
+}
+
+// A filesystem that has no room to mark a reference as ended does not keep a client in.
+func TestUnexportWithoutRoomForTheMark(t *testing.T) {
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "v")
+	r.export(client1, "1")
+	r.faults.watch(func(step string) {
+		if step == "rename" {
+			r.faults.arm(1, 2, unix.ENOSPC)
+		}
+	})
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
+	r.faults.watch(nil)
+	assert.Equal(t, r.fsid(client1), uuid.Nil)
+	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
+	r.faults.disarm()
+	assertRules(t, r.store)
+}
+
+// Handles do not outlive a replacement of the data, which can leave the former subvolume in place.
+func TestReplacedDataEndsHandles(t *testing.T) {
+	r := newRig(t, smallPool)
+	v := mustCreate(t, r.ten, "v")
+	r.export(client1, "1")
+	first := r.fsid(client1)
+	aside := filepath.Join(r.pool.Dir, "aside")
+	swap := func(from, to string) {
+		t.Helper()
+		r.store.abandon()
+		assert.NilError(t, os.Rename(v.dataPath(), from))
+		assert.NilError(t, os.Rename(to, v.dataPath()))
+		r.open()
+		assert.Equal(t, mustGet(t, r.ten, "v").Quarantine, "")
+	}
+	other := mustCreate(t, r.ten, "other")
+	otherAside := filepath.Join(r.pool.Dir, "other")
+	swap(aside, other.dataPath())
+	second := r.fsid(client1)
+	assert.Assert(t, second != first && second != uuid.Nil)
+	r.export(client1, "2")
+	assert.Equal(t, r.fsid(client1), second)
+	r.export(client2, "1")
+	assert.Assert(t, r.fsid(client2) != second && r.fsid(client2) != uuid.Nil)
+	swap(otherAside, aside)
+	assert.Equal(t, r.fsid(client1), first)
+}
+
+// References that 57e475d has written keep the subvolume's UUID, also in what joins them, until the last has gone.
+func TestOlderReferences(t *testing.T) {
+	r := newRig(t, smallPool)
+	v := mustCreate(t, r.ten, "v")
+	const older = `{
+  "client": "10.0.0.1",
+  "labels": {
+    "pod": "1"
+  },
+  "created_at": "2026-11-29T10:00:00Z"
+}
+`
+	r.store.abandon()
+	clients := filepath.Join(v.Path, clientsDir)
+	assert.NilError(t, os.Mkdir(clients, 0o700))
+	// The name as 57e475d made it: see Ref.stem.
+	file := filepath.Join(clients, "fe63e69ec99669cfa0aa290728249b55.json")
+	assert.NilError(t, os.WriteFile(file, []byte(older), 0o600))
+	r.open()
+	assert.Equal(t, mustGet(t, r.ten, "v").Quarantine, "")
+	assert.Equal(t, r.fsid(client1), v.UUID)
+
+	r.export(client1, "1")
+	r.export(client1, "2")
+	assert.Equal(t, r.fsid(client1), v.UUID)
+	content, err := os.ReadFile(file)
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), older)
+	for _, name := range entries(t, clients) {
+		assert.Assert(t, is.Contains(name, ".json"))
+		content, err := os.ReadFile(filepath.Join(clients, name))
+		assert.NilError(t, err)
+		assert.Assert(t, !strings.Contains(string(content), "version") && !strings.Contains(string(content), "fsid"), string(content))
+	}
+	r.export(client2, "1")
+	assert.Assert(t, r.fsid(client2) != v.UUID)
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("1")))
+	assert.Equal(t, r.fsid(client1), v.UUID)
+	assertRules(t, r.store)
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
+	r.export(client1, "1")
+	assert.Assert(t, r.fsid(client1) != v.UUID)
+	assertRules(t, r.store)
+}
+
+// An agent of 57e475d takes no reference of version 2 for one of its own: it knows of each the name that it would have given it.
+func TestOlderAgentRefusesReferences(t *testing.T) {
+	ref := Ref{Client: client1, Attachment: Attachment{FSID: uuid.New()}, CreatedAt: time.Unix(0, 0)}
+	assert.Assert(t, ref.file() != ref.stem()+".json")
+	ref.Ended = true
+	assert.Assert(t, ref.file() != ref.stem()+".json")
+	ref = Ref{Client: client1}
+	assert.Equal(t, ref.file(), ref.stem()+".json")
+}
+
+// What no agent writes quarantines the volume, and shuts nobody out.
+func TestReferencesThatDisagree(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		spoil      func(t *testing.T, clients string, refs []Ref)
+	}{
+		{"two IDs of one attachment", "different file system IDs", func(t *testing.T, clients string, refs []Ref) {
+			edit(t, filepath.Join(clients, refs[0].file()), refs[0].FSID.String(), uuid.NewString())
+		}},
+		{"two files of one reference", "two files of one reference", func(t *testing.T, clients string, refs []Ref) {
+			ref := refs[0]
+			ref.Attachment = Attachment{}
+			content, err := ref.encode()
+			assert.NilError(t, err)
+			replace(t, filepath.Join(clients, ref.file()), string(content))
+		}},
+		{"newer version", "written by a newer agent", func(t *testing.T, clients string, refs []Ref) {
+			edit(t, filepath.Join(clients, refs[0].file()), `"version": 2`, `"version": 3`)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, smallPool)
+			v := mustCreate(t, r.ten, "v")
+			r.export(client1, "1")
+			r.export(client1, "2")
+			before := r.exporter.list()
+			refs := mustGet(t, r.ten, "v").Refs
+			r.store.abandon()
+			test.spoil(t, filepath.Join(v.Path, clientsDir), refs)
+			r.open()
+			assert.Assert(t, is.Contains(mustGet(t, r.ten, "v").Quarantine, test.want))
+			assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
+		})
+	}
+}
+
+func pod(name string) map[string]string { return map[string]string{"pod": name} }
+
+func (r *rig) export(client netip.Addr, name string) ExportGrant {
+	r.t.Helper()
+	grant, err := r.ten.Export(r.t.Context(), "v", ExportSpec{Client: client, Labels: pod(name)})
+	assert.NilError(r.t, err)
+	return grant
+}
+
+// fsid is under which file system ID the NFS server has the volume v for a client; uuid.Nil where it has not.
+func (r *rig) fsid(client netip.Addr) uuid.UUID {
+	r.t.Helper()
+	v := mustGet(r.t, r.ten, "v")
+	for _, e := range r.exporter.list() {
+		if e.Path == v.dataPath() && e.Client == client {
+			return e.FSID
+		}
+	}
+	return uuid.Nil
+}
+
+// killedAt ends the agent before a step of an unexport, and starts it again.
+func (r *rig) killedAt(t *testing.T, step string) {
+	t.Helper()
+	r.faults.killBefore(step)
+	assert.ErrorIs(t, r.ten.Unexport(t.Context(), "v", client1, nil), errKilled)
+	r.store.abandon()
+	r.faults.disarm()
+	r.open()
+}
+
+// settle does what the agent does by itself after a failure.
+func (r *rig) settle() {
+	r.store.lookAfter(context.Background())
+	r.store.upkeep.reconcile(context.Background(), r.store)
+}
+
+func mustGet(t *testing.T, ten *Tenant, name string) Volume {
+	t.Helper()
+	v, err := ten.GetVolume(t.Context(), name)
+	assert.NilError(t, err)
+	return v
+}
