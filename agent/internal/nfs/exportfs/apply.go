@@ -100,6 +100,8 @@ func plan(b *batch, table []entry) (publish, revoke []nfs.Export) {
 			revoke = append(revoke, have.Export)
 		case !mentioned && (b.replace || have.Spec != "" && emptied[have.Path]):
 			revoke = append(revoke, have.Export)
+		case mentioned && have.FSID != c.export.FSID:
+			revoke = append(revoke, have.Export) // the handles of the old ID end before those of the new one begin
 		}
 	}
 	for key, c := range b.changes {

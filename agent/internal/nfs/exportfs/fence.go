@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -67,20 +68,9 @@ func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
 }
 
 // stillOpen reports whether the kernel has a cached answer that lets one of the
-// clients of a revoked export in.
+// clients of a revoked export in: an export, or a file system ID that leads to
+// one. Both hold for half an hour, and a handle of an old ID needs the second.
 func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
-	file, err := os.Open(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/content"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // the kernel has no NFS server to let anybody in
-	}
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
-	defer func() { _ = file.Close() }() // only read
-	cached, err := rpccache.ParseExports(file)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
 	closed := map[string]map[string]bool{}
 	for _, export := range revoked {
 		if closed[export.Path] == nil {
@@ -88,19 +78,59 @@ func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
 		}
 		closed[export.Path][clientName(export)] = true
 	}
-	for _, entry := range cached {
-		if !entry.Positive || entry.PseudoRoot || closed[entry.Path] == nil {
-			continue
+	exports, err := readCache(e.config.ProcRoot, "nfsd.export", rpccache.ParseExports)
+	if err != nil {
+		return false, err
+	}
+	for _, entry := range exports {
+		if entry.Positive && !entry.PseudoRoot && matches(entry.Domain, closed[entry.Path]) {
+			return true, nil
 		}
-		// rpc.mountd names a client by all that it matches: "10.0.0.1,10.0.0.0/8". With cache-use-ipaddr, or long netgroups,
-		// it is "$10.0.0.1" whatever that matches (support/export/cache.c of nfs-utils).
-		for name := range strings.SplitSeq(strings.TrimPrefix(entry.Domain, "$"), ",") {
-			if closed[entry.Path][name] {
-				return true, nil
-			}
+	}
+	handles, err := readCache(e.config.ProcRoot, "nfsd.fh", rpccache.ParseHandles)
+	if err != nil {
+		return false, err
+	}
+	for _, entry := range handles {
+		if matches(entry.Domain, closed[entry.Path]) {
+			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// readCache reads one of the kernel's caches; nothing where the kernel has no
+// NFS server, which then lets no client in.
+func readCache[T any](procRoot, cache string, parse func(io.Reader) ([]T, error)) ([]T, error) {
+	file, err := os.Open(filepath.Join(procRoot, "net/rpc", cache, "content"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	defer func() { _ = file.Close() }() // only read
+	entries, err := parse(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading %s: %w", nfs.ErrUnavailable, cache, err)
+	}
+	return entries, nil
+}
+
+// matches reports whether one of the names is of the domain. rpc.mountd names a
+// client by all that it matches: "10.0.0.1,10.0.0.0/8". With cache-use-ipaddr,
+// or long netgroups, it is "$10.0.0.1" whatever that matches
+// (support/export/cache.c of nfs-utils).
+func matches(domain string, names map[string]bool) bool {
+	if len(names) == 0 {
+		return false
+	}
+	for name := range strings.SplitSeq(strings.TrimPrefix(domain, "$"), ",") {
+		if names[name] {
+			return true
+		}
+	}
+	return false
 }
 
 func clientName(export nfs.Export) string {

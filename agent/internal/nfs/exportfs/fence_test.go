@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -37,5 +39,50 @@ func TestStillOpen(t *testing.T) {
 			assert.NilError(t, err)
 			assert.Equal(t, open, want[i], "%s: %v", line, export)
 		}
+	}
+}
+
+// A file system ID that the kernel still knows lets its handles in, also where the export is gone or has another by now.
+func TestStillOpenByFileSystemID(t *testing.T) {
+	e := &Engine{config: Config{ProcRoot: t.TempDir()}}
+	cache := func(name, line string) {
+		file := filepath.Join(e.config.ProcRoot, "net/rpc", name, "content")
+		assert.NilError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		assert.NilError(t, os.WriteFile(file, []byte("#head\n"+line+"\n"), 0o600))
+	}
+	const path = "/srv/pool/t/v/data"
+	export := nfs.Export{Path: path, Client: netip.MustParseAddr("10.0.0.1")}
+	cache("nfsd.export", path+"\t10.0.0.1()")
+	for line, want := range map[string]bool{
+		"10.0.0.1 7 0x0001 " + path:               true,
+		"$10.0.0.1 6 0x0001 " + path:              true,
+		"10.0.0.1,10.0.0.0/8 6 0x0001 " + path:    true,
+		"10.0.0.1 7 0x0001":                       false,
+		"# 10.0.0.1 7 0x0001 " + path:             false,
+		"10.0.0.2 7 0x0001 " + path:               false,
+		"10.0.0.1 7 0x0001 /srv/pool/t/w/data":    false,
+		"10.0.0.1 7 0x0001 /srv/pool/t/v/data/in": false,
+	} {
+		cache("nfsd.fh", line)
+		open, err := e.stillOpen([]nfs.Export{export})
+		assert.NilError(t, err)
+		assert.Equal(t, open, want, line)
+	}
+}
+
+// An export whose file system ID changes is taken back before it is published again.
+func TestPlanOfAnotherFileSystemID(t *testing.T) {
+	old := nfs.Export{Path: "/srv/pool/t/v/data", Client: netip.MustParseAddr("10.0.0.1"), FSID: uuid.New()}
+	renewed, readOnly := old, old
+	renewed.FSID = uuid.New()
+	readOnly.Options.ReadOnly = true
+	for _, test := range []struct {
+		want   nfs.Export
+		revoke []nfs.Export
+	}{{renewed, []nfs.Export{old}}, {readOnly, nil}} {
+		b := &batch{changes: map[nfs.Key]change{old.Key(): {export: test.want}}, failed: map[nfs.Key]error{}}
+		publish, revoke := plan(b, []entry{{Export: old, ours: true}})
+		assert.DeepEqual(t, publish, []nfs.Export{test.want}, cmpopts.EquateComparable(netip.Addr{}))
+		assert.DeepEqual(t, revoke, test.revoke, cmpopts.EquateComparable(netip.Addr{}))
 	}
 }

@@ -49,6 +49,38 @@ func ParseExports(r io.Reader) ([]CachedExport, error) {
 	return exports, lines.Err()
 }
 
+// CachedHandle is one line of /proc/net/rpc/nfsd.fh/content that leads to a
+// directory: a domain gets there with handles of some file system ID.
+type CachedHandle struct {
+	Domain string
+	Path   string
+}
+
+// ParseHandles reads nfsd.fh/content. Entries that are expired, flushed or
+// negative are left out. A line is "domain fsidtype 0xfsid path", as
+// expkey_show in fs/nfsd/export.c writes it; a negative one has no path.
+func ParseHandles(r io.Reader) ([]CachedHandle, error) {
+	var handles []CachedHandle
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) != 4 || words[0] == "#" || words[0] == "#domain" {
+			continue
+		}
+		domain, err := UnquoteOctal(words[0])
+		if err != nil {
+			return nil, err
+		}
+		path, err := UnquoteOctal(words[3])
+		if err != nil {
+			return nil, err
+		}
+		handles = append(handles, CachedHandle{Domain: domain, Path: path})
+	}
+	return handles, lines.Err()
+}
+
 // parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)",
 // as svc_export_show in fs/nfsd/export.c writes it.
 func parseExport(line string) (CachedExport, error) {

@@ -64,6 +64,21 @@ func TestParseExports(t *testing.T) {
 	})
 }
 
+// The lines are what Linux 7.2 printed.
+func TestParseHandles(t *testing.T) {
+	handles, err := rpccache.ParseHandles(strings.NewReader(`#domain fsidtype fsid [path]
+10.77.0.11 7 0x00000100000000007f0c4bde /srv/po\040ol/t/v/data
+$fd00::1 1 0x00000000 /
+10.77.0.12 7 0x0000010000000000aa0c4bde
+# 10.77.0.13 7 0x0000010000000000bb0c4bde /srv/pool/t/w/data
+`))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, handles, []rpccache.CachedHandle{
+		{Domain: "10.77.0.11", Path: "/srv/po ol/t/v/data"},
+		{Domain: "$fd00::1", Path: "/"},
+	})
+}
+
 func FuzzQuote(f *testing.F) {
 	f.Add("/srv/pool/a b\\")
 	f.Fuzz(func(t *testing.T, word string) {
