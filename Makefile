@@ -35,7 +35,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./test/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
+	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./agent/internal/nfs/nfstest/cmd/... ./test/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
 
 .PHONY: root
 root:

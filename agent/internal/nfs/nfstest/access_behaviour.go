@@ -32,8 +32,10 @@ func publishAndRevoke(t *testing.T, r *run) {
 	_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount", "after it is revoked")
 
-	r.export(t, volume)
-	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+	again := renewed(volume)
+	r.export(t, again)
+	hasExactly(t, r.engine, again)
+	works(t, r.w.Nodes[0].Mount(t, again), volume.Path)
 }
 
 func versions(t *testing.T, r *run) {
@@ -256,7 +258,6 @@ func anotherVolumeAtTheSamePath(t *testing.T, r *run) {
 	r.w.DeleteVolume(old)
 
 	fresh := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	assert.Assert(t, fresh.FSID != old.FSID)
 	assert.NilError(t, os.WriteFile(filepath.Join(fresh.Path, "secret"), []byte("secret"), 0o644))
 	r.export(t, fresh)
 	_, err := readFile(t, filepath.Join(stale, "secret"))
@@ -265,7 +266,7 @@ func anotherVolumeAtTheSamePath(t *testing.T, r *run) {
 	hasExactly(t, r.engine, fresh)
 }
 
-// A handle says which subvolume, not where it is.
+// A handle says which attachment, not where the volume is.
 func renamedVolume(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	r.export(t, volume)

@@ -31,6 +31,7 @@ func othersUndisturbed(t *testing.T, r *run) {
 	writer.wroteMore(t, 20)
 	other := r.w.Directory("other", r.w.Nodes[1].IPv4)
 	for range 20 {
+		other = renewed(other)
 		r.export(t, other)
 		r.unexport(t, other)
 	}

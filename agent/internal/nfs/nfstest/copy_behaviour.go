@@ -21,6 +21,7 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 	assert.NilError(t, os.WriteFile(source, make([]byte, 200<<20), 0o644))
 	underWay, rounds := 0, 0
 	for ; underWay < enough && rounds < most; rounds++ {
+		volume = renewed(volume)
 		r.export(t, volume)
 		if r.startCopy(t, source, target) {
 			underWay++
@@ -30,6 +31,7 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 		assert.DeepEqual(t, copies(t), []string(nil))
 		assert.Equal(t, size(t, target), atOnce)
 	}
+	volume = renewed(volume)
 	r.export(t, volume)
 	r.startCopy(t, source, target)
 	assert.NilError(t, nfsd.NewServer("/proc").ExpireClient(volume.Client))

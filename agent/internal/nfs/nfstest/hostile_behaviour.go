@@ -15,7 +15,7 @@ import (
 )
 
 // replayedHandle is of a client that keeps to no rules: it has the handle of a file, and of the directory, and goes on using
-// them when it is shut out. Nobody else gets anywhere with them either.
+// them when it is shut out, and when it is let in again. Other nodes get nowhere with them either.
 func replayedHandle(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	other := r.w.Volume("v2", r.w.Nodes[1].IPv4)
@@ -49,8 +49,17 @@ func replayedHandle(t *testing.T, r *run) {
 	assert.NilError(t, err)
 	assert.Equal(t, string(data), "within")
 
-	r.export(t, volume)
-	eventuallyNFS(t, "the handle is good again", func() error { return client.write(handle, "anew") })
+	r.export(t, renewed(volume))
+	eventuallyNFS(t, "a handle of the new attachment", func() error {
+		_, err := client.handle(file)
+		return err
+	})
+	shutOut(t, client.write(handle, "later"))
+	_, err = client.read(handle)
+	shutOut(t, err)
+	data, err = os.ReadFile(file)
+	assert.NilError(t, err)
+	assert.Equal(t, string(data), "within")
 }
 
 // shutOut is what a handle is worth without its export.

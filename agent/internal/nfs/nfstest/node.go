@@ -22,6 +22,7 @@ type Node struct {
 
 	shell  *shell
 	pid    string
+	cable  string // the storage host's end of it
 	folder string
 	mounts int
 }
@@ -45,6 +46,7 @@ func (w *World) newNode(number int) *Node {
 	n.pid = pid
 
 	cable := fmt.Sprintf("nfstest%d", number)
+	n.cable = cable
 	// A fixed hardware address, so that nobody's neighbour table is out of date.
 	w.Run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0",
 		"address", fmt.Sprintf("02:78:00:00:00:0%d", number), "netns", n.pid)
@@ -64,8 +66,14 @@ func (w *World) newNode(number int) *Node {
 
 // run runs a program on the node.
 func (n *Node) run(args ...string) (string, error) {
-	enter := []string{"nsenter", "--target", n.pid, "--net", "--mount", "--uts", "--wdns=/", "--"}
-	return n.shell.run(append(enter, args...)...)
+	return n.shell.run(n.enter(args)...)
+}
+
+// start starts a program on the node and returns its process ID.
+func (n *Node) start(args ...string) (pid string, err error) { return n.shell.start(n.enter(args)...) }
+
+func (n *Node) enter(args []string) []string {
+	return append([]string{"nsenter", "--target", n.pid, "--net", "--mount", "--uts", "--wdns=/", "--"}, args...)
 }
 
 // Mount mounts an export from the address family of its client, until the test

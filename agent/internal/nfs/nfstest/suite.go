@@ -71,6 +71,8 @@ func Run(t *testing.T, subject Subject) {
 		{"missing directory", missingDirectory},
 		{"nothing is written after revocation", nothingAfterRevocation},
 		{"nothing is copied after revocation", nothingCopiedAfterRevocation},
+		{"nothing stale is written after republication", nothingStaleAfterRepublish},
+		{"4,096 clients of one volume", manyClients},
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 	} {

@@ -75,6 +75,9 @@ func (w *World) makeNetwork() {
 	w.Run("ip", "address", "add", serverIPv4+"/24", "dev", bridge)
 	w.Run("ip", "address", "add", serverIPv6+"/64", "dev", bridge, "nodad")
 	w.Run("ip", "link", "set", bridge, "up")
+	// A cable that is taken off the bridge must lead nowhere. By default the kernel answers for all of its addresses on
+	// every interface (arp_ignore in Documentation/networking/ip-sysctl.rst), and would go on receiving over it.
+	assert.NilError(w.t, os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1\n"), 0))
 	w.Run("ip", "link", "set", "lo", "up")
 }
 
@@ -168,7 +171,7 @@ func (w *World) SetTimes() {
 	}
 }
 
-// Volume makes a subvolume, and the export of it to the client.
+// Volume makes a subvolume, and the export of it to the client as one attachment.
 func (w *World) Volume(name string, client netip.Addr) nfs.Export {
 	w.t.Helper()
 	path := filepath.Join(w.Base, "tenant", name, "data")
@@ -176,7 +179,7 @@ func (w *World) Volume(name string, client netip.Addr) nfs.Export {
 		assert.NilError(w.t, os.MkdirAll(filepath.Dir(path), 0o755))
 		w.Run("btrfs", "subvolume", "create", path)
 	}
-	return nfs.Export{Path: path, FSID: w.uuid(path), Client: client}
+	return nfs.Export{Path: path, FSID: uuid.New(), Client: client}
 }
 
 // Directory makes a directory in place of a subvolume, which is faster for
@@ -186,17 +189,6 @@ func (w *World) Directory(name string, client netip.Addr) nfs.Export {
 	path := filepath.Join(w.Base, "tenant", name, "data")
 	assert.NilError(w.t, os.MkdirAll(path, 0o755))
 	return nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: client}
-}
-
-func (w *World) uuid(path string) uuid.UUID {
-	w.t.Helper()
-	for line := range strings.Lines(w.Run("btrfs", "subvolume", "show", path)) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "UUID:"); ok {
-			return uuid.MustParse(strings.TrimSpace(value))
-		}
-	}
-	w.t.Fatalf("%s has no UUID", path)
-	return uuid.Nil
 }
 
 // DeleteVolume deletes the subvolume and the directories around it.
