@@ -13,7 +13,7 @@ BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 # The longest first, so that the guests, two at a time, end together.
-LAB_PACKAGES := ./test/exports ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./test/sanity ./agent/internal/nfs/nfsbench ./test/lab
+LAB_PACKAGES := ./test/exports ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./test/sanity ./agent/internal/nfs/nfsbench ./shared/lab
 # The longest first here, too.
 UNIT_PACKAGES := ./agent/internal/storage ./controller/internal/driver ./shared/... ./agent/... ./controller/... ./node/...
 TEST_TARGETS := check unit lab-test
@@ -35,7 +35,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./agent/internal/nfs/nfstest/cmd/... ./test/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
+	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./agent/internal/nfs/nfstest/cmd/... ./shared/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
 
 .PHONY: root
 root:
@@ -44,7 +44,7 @@ root:
 .PHONY: lab
 lab: root # what the lab needs: Debian packages and a kernel with NFS (cached)
 	@mkdir -p $(BIN)
-	@go build -o $(LAB) ./test/lab/cmd/lab
+	@go build -o $(LAB) ./shared/lab/cmd/lab
 	@$(LAB) setup
 
 .PHONY: demo
@@ -90,11 +90,12 @@ tidy-check: # every module builds by itself and has a tidy go.mod
 
 .PHONY: unit
 unit: root ## Unit and real-btrfs tests with the race detector (root)
-	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) $(UNIT_PACKAGES)
+	@# The tests of the lab are run by lab-test.
+	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) $$(go list $(UNIT_PACKAGES) | grep -v /shared/lab)
 
 .PHONY: lab-test
 lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity included (root)
-	@go test -timeout 20m ./test/results ./test/lab/uml ./test/cmd/... ./test/lab/cmd/... ./test/lab/setup/... ./test/lab/internal/...
+	@go test -timeout 20m ./test/results ./shared/lab/uml ./test/cmd/... ./shared/lab/cmd/... ./shared/lab/setup/... ./shared/lab/internal/...
 	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 
 .PHONY: sanity

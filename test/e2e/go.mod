@@ -3,7 +3,7 @@ module github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e
 go 1.26.0
 
 require (
-	github.com/btrfs-nfs-csi/btrfs-nfs-csi/test v0.1.0
+	github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared v0.1.0
 	github.com/google/renameio/v2 v2.0.2
 	golang.org/x/crypto v0.57.0
 	golang.org/x/sync v0.24.0
@@ -65,7 +65,4 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-replace (
-	github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared => ../../shared
-	github.com/btrfs-nfs-csi/btrfs-nfs-csi/test => ..
-)
+replace github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared => ../../shared

@@ -18,7 +18,7 @@ import (
 	"github.com/onsi/gomega"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
 // Daemon is one of our programs on a host of the lab.

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
 // Class is a StorageClass as the controller's static classes file has it.

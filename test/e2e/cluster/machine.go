@@ -13,9 +13,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
 )
 
 // Addresses. The guest's hosts have those of the lab: 10.77.0.1 is the storage host, 10.77.0.11 the first node.

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 )
 
 // Process is a program of the cluster: on this machine, or on a host in the guest. It can be killed and

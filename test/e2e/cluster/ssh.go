@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 )
 
 // ServeSSH lets Kubernetes' own tests log in to the nodes, as they do to stop kubelets and to look at mounts, and returns the file with

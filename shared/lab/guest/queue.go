@@ -3,7 +3,7 @@ package guest
 import (
 	"sync"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
 // queue holds the frames of one command. It has no limit, so that a command whose output nobody

@@ -10,11 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
 )
 
 // labPackage is the program that is process 1 of every guest.
-const labPackage = "github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/cmd/lab"
+const labPackage = "github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/cmd/lab"
 
 // labCommand returns the path of the lab command: the one named, this program if it is it, else
 // one built for the purpose.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
 // Size is a terminal's, in characters.

@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/native"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/native"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
 )
 
 // Values of BNC_LAB; without it, the kind is chosen by what this kernel has.

@@ -16,10 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/guestd"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/setup"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/guestd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
 )
 
 // Config describes a guest. Its zero value is a machine without disks or network.

@@ -12,9 +12,9 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/guest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/guestd"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/uml"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/guestd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
 )
 
 func main() {

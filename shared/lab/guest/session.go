@@ -8,7 +8,7 @@ import (
 	"io"
 	"sync"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab/internal/wire"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
 // ErrGone is the error of a command whose machine ended before it did.
