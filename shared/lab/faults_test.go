@@ -120,6 +120,17 @@ func TestRebootedNodeKeepsDirectoriesOnly(t *testing.T) {
 	ctx := context.Background()
 	worker := l.Nodes[0].Command(ctx, "sleep", "1000")
 	assert.NilError(t, worker.Start())
+	// Before nsenter has become the program, the process is not yet on the node.
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", worker.Process.Pid))
+		if err != nil {
+			return poll.Error(err)
+		}
+		if string(comm) != "sleep\n" {
+			return poll.Continue("still %s", comm)
+		}
+		return poll.Success()
+	})
 
 	begin := time.Now()
 	assert.NilError(t, l.Nodes[0].Reboot())
