@@ -14,6 +14,8 @@ contradict them are refused. Asks before it touches a block device or installs p
                     that holds anything is refused
   --tenant NAME     name of the first tenant (default: default)
   --engine ENGINE   exportfs or kernel (default: exportfs where an NFS server runs or exports something already, else kernel)
+  --older-nfs on|off  exportfs: whether the NFS server offers NFSv3 and NFSv4.0, which volumes do not need (default: as it is; off
+                    where this script sets the server up for the first time and nothing is exported)
   --no-start        do not enable and start the service
   --yes             do not ask whether packages may be installed; never answers for a block device
   --confirm-device DEV  answers for this block device
@@ -24,7 +26,7 @@ EOF
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
-action=install base= device= confirmed= tenant= engine= start=yes yes= dry= purge= root= failed= forget_at=0
+action=install base= device= confirmed= tenant= engine= older= start=yes yes= dry= purge= root= failed= forget_at=0
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -34,6 +36,7 @@ while [ $# -gt 0 ]; do
 	--confirm-device) confirmed=${2:?--confirm-device needs a device}; shift ;;
 	--tenant) tenant=${2:?--tenant needs a name}; shift ;;
 	--engine) engine=${2:?--engine needs a name}; shift ;;
+	--older-nfs) older=${2:?--older-nfs needs on or off}; shift ;;
 	--root) root=${2:?--root needs a directory}; start=; shift ;;
 	--no-start) start= ;;
 	--yes | -y) yes=yes ;;
@@ -198,6 +201,19 @@ choose_engine() {
 	if exports_something || systemctl is-active -q nfs-server 2>/dev/null; then engine=exportfs; else engine=kernel; fi
 }
 
+# choose_versions decides whether the NFS server goes on to offer NFSv3 and NFSv4.0. Clients may use them where it was set up before, or
+# where it exports something.
+choose_versions() {
+	case $older in
+	on | off) return ;;
+	"") ;;
+	*) fail "--older-nfs must be on or off, got $older" ;;
+	esac
+	if grep -qs '^vers3=n' "$nfsconf"; then older=off
+	elif [ -e "$nfsconf" ] || exports_something; then older=on
+	else older=off; fi
+}
+
 manages_groups() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'auth.unix.gid/channel'; }
 
 # groups_end is called before an rpc.mountd with manage-gids ends and none follows. For 30 s the kernel then waits for one that answers for
@@ -216,6 +232,7 @@ mountd_is_stale() {
 set_up_server() {
 	[ -z "$root" ] || return 0
 	if [ "$engine" = kernel ]; then
+		[ -z "$older" ] || fail "--older-nfs is for --engine exportfs: the server that the kernel engine starts offers NFSv4.1 and 4.2 only"
 		# The agent starts the server and answers for it. rpc.mountd would answer against it.
 		if systemctl is-active -q nfs-mountd 2>/dev/null || systemctl is-enabled -q nfs-server 2>/dev/null; then
 			exports_something && fail "this host exports other directories: use --engine exportfs"
@@ -226,11 +243,17 @@ set_up_server() {
 		return
 	fi
 	before=$(cksum "$nfsconf" 2>/dev/null || true)
-	write "$nfsconf" 644 <<'EOF'
-# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.
-[mountd]
-manage-gids=n
-EOF
+	choose_versions
+	{
+		echo "# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have."
+		printf '[mountd]\nmanage-gids=n\n'
+		[ "$older" = on ] || printf '[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n'
+	} | write "$nfsconf" 644
+	if [ "$older" = on ]; then
+		say "the NFS server offers NFSv3 and NFSv4.0 as before; volumes do not need them: --older-nfs off turns them off for all exports"
+	else
+		say "the NFS server offers NFSv4.1 and 4.2 only: --older-nfs on lets other exports of this host have NFSv3 and NFSv4.0"
+	fi
 	run mkdir -p /etc/exports.d
 	if [ -z "$start" ]; then
 		! mountd_is_stale || say "rpc.mountd still manages groups: run this again without --no-start, which restarts the NFS server"

@@ -59,6 +59,7 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, is.Contains(h.run(agent+"volume list -o name"), "v"))
 
 	h.keepsItsSettings()
+	h.setsVersions()
 	h.restartsStaleMountd()
 
 	// A killed agent comes back; a stopped one has drained.
@@ -116,6 +117,28 @@ func (h *host) keepsItsSettings() {
 	}
 	assert.Equal(h.t, h.run(state), before)
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs/ --tenant default")
+}
+
+// setsVersions turns NFSv3 and NFSv4.0 on and off, which restarts the NFS server. They stay as they are where nothing is said, and where the server
+// was set up by an installer that left them on.
+func (h *host) setsVersions() {
+	h.t.Helper()
+	const settings, without = "/etc/nfs.conf.d/btrfs-nfs-csi.conf", "vers2=n\nvers3=n\nvers4.0=n\n"
+	server := func() string { return h.run("systemctl show -P InvocationID nfs-server") }
+	assert.Check(h.t, is.Contains(h.run("cat "+settings), without), "a new host")
+	for _, step := range []struct {
+		option    string
+		off, anew bool
+	}{{"", true, false}, {"--older-nfs on", false, true}, {"", false, false}, {"--older-nfs off", true, true}, {"--older-nfs off", true, false}} {
+		before := server()
+		out := h.run("/media/install.sh " + step.option)
+		assert.Check(h.t, is.Contains(out, map[bool]string{true: "offers NFSv4.1 and 4.2 only", false: "offers NFSv3 and NFSv4.0 as before"}[step.off]))
+		assert.Check(h.t, strings.Contains(h.run("cat "+settings), without) == step.off, "%+v", step)
+		assert.Check(h.t, (server() != before) == step.anew, "%+v", step)
+	}
+	out, err := h.try("/media/install.sh --older-nfs maybe")
+	assert.ErrorContains(h.t, err, "exit status 1", out)
+	assert.Check(h.t, is.Contains(out, "--older-nfs must be on or off, got maybe"))
 }
 
 // restartsStaleMountd has settings written without a start while an rpc.mountd runs that manages groups: that is said, the next start restarts the

@@ -25,6 +25,7 @@ var held = map[string]string{"exportfs": "nfs-server.service", "kernel": "srv-bt
 // pool's mount, with all that was there, and the client goes on.
 func reboots(t *testing.T, h *host, engine string) {
 	h.installs(engine)
+	assert.Assert(t, strings.HasSuffix(h.run("cat /proc/fs/nfsd/versions"), "-3 +4 -4.0 +4.1 +4.2\n"))
 	agent := h.agent(engine)
 	h.run(agent + "volume create kept 64Mi && " + agent + "export add kept 127.0.0.1")
 	file := filepath.Join(mounted(t, "/srv/btrfs/"+engine+"/kept/data"), "file")

@@ -37,7 +37,7 @@ func imagine(t *testing.T) *imagined {
 	}}
 	h.write("proc/filesystems", "nodev\tproc\n\tbtrfs\nnodev\tnfsd\n")
 	h.write("proc/fs/nfsd/threads", "16\n")
-	h.write("proc/fs/nfsd/versions", "-2 +3 +4 +4.0 +4.1 +4.2\n")
+	h.write("proc/fs/nfsd/versions", "-2 -3 +4 -4.0 +4.1 +4.2\n")
 	network, err := os.Readlink("/proc/self/ns/net")
 	assert.NilError(t, err)
 	assert.NilError(t, os.MkdirAll(root+"/proc/self/ns", 0o755))
@@ -96,8 +96,12 @@ func TestKernel(t *testing.T) {
 
 func TestServerAndUpcalls(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads"))
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1, 4.2\n"))
 	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: nobody"))
+	for versions, offered := range map[string]string{"+3 +4 -4.0 +4.1 +4.2\n": "NFS 3, 4.1, 4.2:", "-3 +4 +4.1 +4.2\n": "NFS 4.0, 4.1, 4.2:"} {
+		h.write("proc/fs/nfsd/versions", versions)
+		assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "warning: 16 threads, "+offered))
+	}
 	h.write("proc/fs/nfsd/versions", "+3 +4 +4.1 -4.2")
 	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: does not speak NFSv4.2"))
 	h.write("proc/fs/nfsd/threads", "0\n")

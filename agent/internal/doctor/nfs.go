@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // lookAtServer: threads and versions of the kernel's server (nfsd(7)).
 func lookAtServer(_ context.Context, h Host, c config.Config) []Finding {
 	threads := strings.TrimSpace(read(h.Proc, "fs/nfsd/threads"))
-	versions := read(h.Proc, "fs/nfsd/versions")
+	versions := nfsd.NewServer(h.Proc).Versions()
+	offered := threads + " threads, NFS " + strings.Join(versions, ", ")
 	const start = "systemctl enable --now nfs-server"
 	switch {
 	case threads == "" || threads == "0":
@@ -26,10 +29,13 @@ func lookAtServer(_ context.Context, h Host, c config.Config) []Finding {
 			return []Finding{bad("does not run", start)}
 		}
 		return []Finding{doubtful("does not run", start+", unless the agent is to start it (AGENT_NFS_EXPORTER=kernel)")}
-	case !strings.Contains(versions, "+4.2"):
-		return []Finding{bad("does not speak NFSv4.2: "+strings.TrimSpace(versions), "Take vers4.2=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
+	case !slices.Contains(versions, "4.2"):
+		return []Finding{bad("does not speak NFSv4.2: "+offered, "Take vers4.2=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
+	case len(nfsd.Older(versions)) > 0:
+		return []Finding{doubtful(offered+": volumes need none older than 4.1, and NFSv3 shows every host what is exported and keeps locks of nodes that were shut out",
+			`printf '[mountd]\nmanage-gids=n\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server; unless other exports of this host need them`)}
 	}
-	return []Finding{good(threads + " threads, NFSv4.2")}
+	return []Finding{good(offered)}
 }
 
 // lookAtUpcalls: who answers the kernel when it asks who may mount what. It must be one process.

@@ -76,6 +76,7 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 // Start implements nfs.Exporter.
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	e.warnOfGroups()
+	e.server.WarnOfOlderVersions(e.config.Logger, Name)
 	e.removeLeftovers()
 	changes, invalid := e.additions(initial)
 	return errors.Join(invalid, e.submit(ctx, changes, true))

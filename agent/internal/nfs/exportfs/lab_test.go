@@ -3,9 +3,12 @@
 package exportfs_test
 
 import (
+	"bytes"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
 )
 
@@ -92,4 +96,55 @@ func TestMountdCrash(t *testing.T) {
 	have, err := engine.List(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, len(have), 2, "%v", have)
+}
+
+// The engine leaves the versions of the NFS server to the administrator, whose other exports may need them: it warns, and serves.
+func TestOlderVersions(t *testing.T) { withOlderServer(t, nfstest.OlderVersions) }
+
+func TestLocksOfVersion3(t *testing.T) { withOlderServer(t, nfstest.LocksOfVersion3) }
+
+func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nfs.Exporter)) {
+	t.Helper()
+	w := nfstest.NewWorld(t)
+	startMountd(t, w)
+	w.StartOlderServer()
+	var log bytes.Buffer
+	engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	behaviour(t, w, engine)
+	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
+}
+
+// With NFSv3, rpc.mountd tells every host all that is exported, and to whom. What install.sh writes ends that.
+func TestMountdWithoutOlderVersions(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	w.StartDaemon("rpcbind", "-f", "-w")
+	theirs := w.Volume("theirs", w.Nodes[1].IPv4)
+	for _, off := range []bool{false, true} {
+		if off {
+			const settings = "[mountd]\nmanage-gids=n\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n"
+			assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte(settings), 0o644))
+		}
+		w.SetTimes()
+		w.StartDaemon("rpc.mountd", "--foreground")
+		w.Run("rpc.nfsd", "8")
+		var log bytes.Buffer
+		engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		assert.NilError(t, err)
+		assert.NilError(t, engine.Start(t.Context(), []nfs.Export{theirs}))
+		poll.WaitOn(t, func(poll.LogT) poll.Result {
+			if !w.Answered() {
+				return poll.Continue("rpc.mountd does not answer yet")
+			}
+			return poll.Success()
+		})
+		assert.Equal(t, len(nfsd.Older(nfsd.NewServer("/proc").Versions())) > 0, !off)
+		told, err := w.Nodes[0].Showmount()
+		assert.Equal(t, strings.Contains(told, theirs.Path), !off, "%s %v", told, err)
+		assert.Equal(t, strings.Contains(log.String(), "older than 4.1"), !off, log.String())
+		assert.NilError(t, engine.Close())
+		w.StopThreads()
+		w.StopDaemon("rpc.mountd")
+	}
 }

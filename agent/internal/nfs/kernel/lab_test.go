@@ -223,6 +223,32 @@ func TestSignedHandles(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
+// A server that somebody else has started keeps its versions, which cannot be changed while it runs. The engine warns, and serves.
+func TestOlderVersions(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	w.StartOlderServer()
+	assert.DeepEqual(t, nfsd.NewServer("/proc").Versions(), []string{"3", "4.0", "4.1", "4.2"})
+	var log bytes.Buffer
+	config := serverConfig(w)
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	engine, err := kernel.New(t.Context(), config)
+	assert.NilError(t, err)
+	t.Run("fence", func(t *testing.T) { nfstest.OlderVersions(t, w, engine) })
+	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
+	assert.NilError(t, engine.Close())
+
+	// Once the engine has started the server itself, they are off.
+	w.StopThreads()
+	w.StopDaemon("rpcbind")
+	log.Reset()
+	engine, err = kernel.New(t.Context(), config)
+	assert.NilError(t, err)
+	assert.NilError(t, engine.Start(t.Context(), nil))
+	assert.DeepEqual(t, nfsd.NewServer("/proc").Versions(), []string{"4.1", "4.2"})
+	assert.NilError(t, engine.Close())
+	assert.Assert(t, !strings.Contains(log.String(), "older than 4.1"), log.String())
+}
+
 // The kernel takes no notice of an answer that comes with a time in the past, such as from a clock that was set back.
 func TestExpiredAnswer(t *testing.T) {
 	w := nfstest.NewWorld(t)

@@ -60,6 +60,7 @@ func (e *Engine) threads() (int, error) {
 func (e *Engine) startServer(ctx context.Context) error {
 	server := e.config.Server
 	if server.Unmanaged {
+		e.server.WarnOfOlderVersions(e.config.Logger, Name)
 		return nil
 	}
 	running, err := e.threads()
@@ -71,6 +72,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 			return err
 		}
 		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
+		e.server.WarnOfOlderVersions(e.config.Logger, Name)
 		return nil
 	}
 	if err := e.checkNfsdcld(); err != nil {

@@ -196,3 +196,24 @@ func TestWaitForThreads(t *testing.T) {
 	withThread(t, proc, "5", "nfsd", "R")
 	assert.NilError(t, <-ended)
 }
+
+func TestVersions(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                               "",
+		"-2 +3 +4 +4.1 +4.2\n":           "3 4.0 4.1 4.2",
+		"-2 -3 +4 -4.0 +4.1 +4.2\n":      "4.1 4.2",
+		"+2 +3 -4 -4.0 -4.1 -4.2\n":      "2 3",
+		"-2 +3 +4 -4.0 +4.1 -4.2 +4.3\n": "3 4.1",
+	} {
+		assert.Equal(t, strings.Join(parseVersions(line), " "), want, line)
+	}
+	root := t.TempDir()
+	assert.Equal(t, len(NewServer(root).Versions()), 0, "nfsd is not loaded")
+	assert.NilError(t, os.MkdirAll(filepath.Join(root, "fs/nfsd"), 0o755))
+	for file, text := range map[string]string{"versions": "+3 +4 +4.1 +4.2\n", "threads": "0\n"} {
+		assert.NilError(t, os.WriteFile(filepath.Join(root, "fs/nfsd", file), []byte(text), 0o600))
+	}
+	assert.Equal(t, len(NewServer(root).Versions()), 0, "it does not run")
+	assert.NilError(t, os.WriteFile(filepath.Join(root, "fs/nfsd/threads"), []byte("8\n"), 0o600))
+	assert.DeepEqual(t, Older(NewServer(root).Versions()), []string{"3", "4.0"})
+}

@@ -127,10 +127,31 @@ func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err
 
 // call sends one COMPOUND procedure of minor version 2, and returns the results of its operations.
 func (c *rawClient) call(operations xdr, count uint32) (*reader, error) {
+	return c.compoundOf(2, operations, count)
+}
+
+// compoundOf is call with another minor version.
+func (c *rawClient) compoundOf(minor uint32, operations xdr, count uint32) (*reader, error) {
+	r, err := c.rpc(programNFS, 4, 1, xdr{}.number(0).number(minor, count).bytes(operations))
+	if err != nil {
+		return nil, err
+	}
+	status := r.number()
+	r.opaque()
+	r.number()
+	if r.err == nil && status != 0 {
+		return r, nfsError(status)
+	}
+	return r, r.err
+}
+
+const programNFS = 100003
+
+// rpc sends one call of a version of a program, and returns its result.
+func (c *rawClient) rpc(program, version, procedure uint32, arguments xdr) (*reader, error) {
 	c.xid++
 	credentials := xdr{}.number(0).opaque([]byte("raw")).number(0, 0, 0)
-	message := xdr{}.number(c.xid, 0, 2, 100003, 4, 1).number(1).opaque(credentials).number(0, 0).
-		number(0).number(2, count).bytes(operations)
+	message := xdr{}.number(c.xid, 0, 2, program, version, procedure).number(1).opaque(credentials).number(0, 0).bytes(arguments)
 	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
@@ -152,12 +173,6 @@ func (c *rawClient) call(operations xdr, count uint32) (*reader, error) {
 	r.opaque()
 	if how := r.number(); how != 0 {
 		return nil, fmt.Errorf("the server does not take the call: %d", how)
-	}
-	status := r.number()
-	r.opaque()
-	r.number()
-	if r.err == nil && status != 0 {
-		return r, nfsError(status)
 	}
 	return r, r.err
 }

@@ -1,0 +1,178 @@
+//go:build lab
+
+package nfstest
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+)
+
+// StartOlderServer starts the NFS server as an administrator may have it, with NFSv3 and NFSv4.0.
+func (w *World) StartOlderServer() {
+	w.t.Helper()
+	w.StartDaemon("rpcbind", "-f", "-w")
+	eventually(w.t, "rpcbind answers", func() bool {
+		_, err := w.shell.run("rpcinfo", "-p", "127.0.0.1")
+		return err == nil
+	})
+	w.SetTimes()
+	for _, file := range []string{"nlm_timeout", "nlm_grace_period"} { // of lockd, which has its own grace period
+		assert.NilError(w.t, os.WriteFile("/proc/sys/fs/nfs/"+file, []byte("3\n"), 0))
+	}
+	w.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
+}
+
+// OlderVersions shows what an engine does on a server that offers NFSv3 and NFSv4.0: it serves volumes over NFSv4.2, and
+// shuts a client out of those versions as well, which has only the handle of a file.
+func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
+	t.Helper()
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	file := filepath.Join(volume.Path, "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume, w.Volume("v2", w.Nodes[1].IPv4)}))
+	works(t, w.Nodes[0].Mount(t, volume), volume.Path)
+
+	client, stranger := w.Nodes[0].rawClient(t), w.Nodes[1].rawClient(t)
+	handle, err := client.handle(file)
+	assert.NilError(t, err)
+	for version, can := range map[string]struct {
+		read  func(*rawClient, []byte) error
+		write func(*rawClient, []byte, string) error
+	}{
+		"3":   {(*rawClient).read3, (*rawClient).write3},
+		"4.0": {(*rawClient).read40, (*rawClient).write40},
+	} {
+		assert.NilError(t, engine.Export(t.Context(), []nfs.Export{volume}))
+		eventuallyNFS(t, "NFSv"+version, func() error { return can.read(client, handle) })
+		assert.NilError(t, can.write(client, handle, "within"), version)
+		shutOut(t, can.read(stranger, handle))
+
+		assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{volume}))
+		shutOut(t, can.read(client, handle))
+		shutOut(t, can.write(client, handle, "beyond"))
+		content, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		assert.Equal(t, string(content), "within", version)
+	}
+}
+
+// LocksOfVersion3 shows what docs/security.md says of NFSv3's locks, which are of another protocol and hold no state of NFSv4: those of a
+// client that was shut out stay, and while it has another volume it gets more on a file on which there are locks. It cannot read or write.
+func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
+	t.Helper()
+	ours, theirs := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v1", w.Nodes[1].IPv4)
+	for _, name := range []string{"locked", "idle"} {
+		assert.NilError(t, os.WriteFile(filepath.Join(ours.Path, name), nil, 0o644))
+	}
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{ours, theirs, w.Volume("v2", w.Nodes[0].IPv4)}))
+	client := w.Nodes[0].rawClient(t)
+	locked, err := client.handle(filepath.Join(ours.Path, "locked"))
+	assert.NilError(t, err)
+	idle, err := client.handle(filepath.Join(ours.Path, "idle"))
+	assert.NilError(t, err)
+	first, second := w.lockClient(t, w.Nodes[0]), w.lockClient(t, w.Nodes[1])
+
+	eventuallyNFS(t, "a lock, after the grace period", func() error { return first.lock(locked, 0) })
+	assert.Equal(t, second.lock(locked, 0), lockDenied)
+	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{ours}))
+	shutOut(t, client.read3(locked))
+	assert.Equal(t, second.lock(locked, 0), lockDenied)
+	assert.NilError(t, first.lock(locked, 1))
+	assert.Equal(t, first.lock(idle, 0), lockStale)
+}
+
+// Showmount asks rpc.mountd from the node what it exports.
+func (n *Node) Showmount() (string, error) {
+	return n.run("timeout", "20", "showmount", "--exports", serverIPv4)
+}
+
+// Procedures of NFSv3 (RFC 1813). The numbers of its statuses that matter here are those of NFSv4.
+const (
+	procedureRead3  = 6
+	procedureWrite3 = 7
+)
+
+func (c *rawClient) read3(handle []byte) error {
+	return c.call3(procedureRead3, xdr{}.opaque(handle).number(0, 0, 4096))
+}
+
+func (c *rawClient) write3(handle []byte, text string) error {
+	const fileSync = 2
+	return c.call3(procedureWrite3, xdr{}.opaque(handle).number(0, 0, uint32(len(text)), fileSync).opaque([]byte(text)))
+}
+
+func (c *rawClient) call3(procedure uint32, arguments xdr) error {
+	r, err := c.rpc(programNFS, 3, procedure, arguments)
+	if err != nil {
+		return err
+	}
+	status := r.number()
+	if r.err == nil && status != 0 {
+		return nfsError(status)
+	}
+	return r.err
+}
+
+// NFSv4.0 has no sessions (RFC 7530): operations are sent as they are.
+func (c *rawClient) read40(handle []byte) error {
+	_, err := c.compoundOf(0, xdr{}.number(opPutFH).opaque(handle).number(opRead).bytes(anybody).number(0, 0, 4096), 2)
+	return err
+}
+
+func (c *rawClient) write40(handle []byte, text string) error {
+	_, err := c.compoundOf(0, xdr{}.number(opPutFH).opaque(handle).
+		number(opWrite).bytes(anybody).number(0, 0, 2).opaque([]byte(text)), 2)
+	return err
+}
+
+// Statuses of NLM, NFSv3's protocol for locks (The Open Group, Protocols for Interworking: XNFS, Version 3W, chapter 14).
+const (
+	lockDenied = lockError(1)
+	lockStale  = lockError(7)
+)
+
+type lockError uint32
+
+func (e lockError) Error() string { return fmt.Sprintf("NLM status %d", uint32(e)) }
+
+const programNLM = 100021
+
+// lockClient connects a node to the server's lockd, at the port that it has registered.
+func (w *World) lockClient(t *testing.T, n *Node) *rawClient {
+	t.Helper()
+	for line := range strings.Lines(w.Run("rpcinfo", "-p", "127.0.0.1")) {
+		if fields := strings.Fields(line); len(fields) > 3 && fields[0] == fmt.Sprint(programNLM) && fields[1] == "4" && fields[2] == "tcp" {
+			conn, err := n.dial(netip.MustParseAddrPort(serverIPv4 + ":" + fields[3]))
+			assert.NilError(t, err)
+			t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
+			return &rawClient{conn: conn}
+		}
+	}
+	t.Fatal("lockd is not registered")
+	return nil
+}
+
+// lock takes an exclusive lock on one byte (NLM_NM_LOCK, for which no rpc.statd is needed).
+func (c *rawClient) lock(handle []byte, offset uint32) error {
+	const procedureLock, exclusive = 22, 1
+	name := []byte(c.conn.LocalAddr().String())
+	lock := xdr{}.opaque(name).opaque(handle).opaque(name).number(1, 0, offset, 0, 1)
+	r, err := c.rpc(programNLM, 4, procedureLock, xdr{}.opaque([]byte("cookie")).number(0, exclusive).bytes(lock).number(0, 0))
+	if err != nil {
+		return err
+	}
+	r.opaque()
+	status := r.number()
+	if r.err == nil && status != 0 {
+		return lockError(status)
+	}
+	return r.err
+}
