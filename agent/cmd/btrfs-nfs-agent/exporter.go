@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
@@ -15,7 +19,43 @@ import (
 // newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath, which this process has taken.
 func newExporter(ctx context.Context, c config.Config, basePath string, logger *slog.Logger) (nfs.Exporter, error) {
 	name, forExportfs, forKernel := engineSettings(c, basePath, logger)
-	return engine.New(ctx, name, forExportfs, forKernel)
+	exporter, err := engine.New(ctx, name, forExportfs, forKernel)
+	if err != nil || c.NFS.SignHandles {
+		return exporter, err
+	}
+	// From the first export on, a forged handle could read the key. A later start that signs makes a new one.
+	removed, err := removeHandleKey(basePath)
+	if err != nil {
+		return nil, errors.Join(err, exporter.Close())
+	}
+	if removed {
+		logger.Warn("removed the key for file handles, because they are not signed: files that clients opened with it get errors",
+			"file", handleKeyFile(basePath))
+	}
+	return exporter, nil
+}
+
+// handleKeyFile is where the key for file handles is. It goes with the pool, so that handles stay
+// good where the pool moves to another machine.
+func handleKeyFile(basePath string) string {
+	return filepath.Join(basePath, ".agent", "nfs-handles.key")
+}
+
+// removeHandleKey removes the key for good: after a power cut it is not there again.
+func removeHandleKey(basePath string) (removed bool, err error) {
+	file := handleKeyFile(basePath)
+	err = os.Remove(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove key for file handles: %w", err)
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return true, fmt.Errorf("remove key for file handles: %w", err)
+	}
+	return true, errors.Join(dir.Sync(), dir.Close())
 }
 
 // engineSettings are the engine's name, and what both engines are told.
@@ -32,9 +72,7 @@ func engineSettings(c config.Config, basePath string, logger *slog.Logger) (name
 	}
 	name = c.NFS.Exporter
 	if c.NFS.SignHandles {
-		// The key goes with the pool, so that handles stay good where the pool moves to another machine. What else begins
-		// with a dot there is the agent's own, too, and nothing of it is exported.
-		forKernel.HandleKeyFile = filepath.Join(basePath, ".agent", "nfs-handles.key")
+		forKernel.HandleKeyFile = handleKeyFile(basePath)
 		name = kernel.Name // auto must not fall back to an engine that does not sign
 	}
 	return name, forExportfs, forKernel

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
 func nfsCommand() *cobra.Command {
@@ -19,6 +25,7 @@ server runs again. A server that somebody else started is left alone. Refused wh
 		Args: cobra.NoArgs,
 		RunE: runNFSStop,
 	})
+	command.AddCommand(rotateKeyCommand())
 	return command
 }
 
@@ -33,4 +40,66 @@ func runNFSStop(command *cobra.Command, _ []string) error {
 	}
 	fmt.Fprintln(command.OutOrStdout(), said)
 	return nil
+}
+
+func rotateKeyCommand() *cobra.Command {
+	var yes bool
+	var envFile string
+	command := &cobra.Command{
+		Use:   "rotate-key",
+		Short: "Remove the key that signs file handles, while no agent runs",
+		Long: `Stops the NFS server that the agent started, and removes the key with which it signs file handles. The next start of the agent with
+AGENT_NFS_SIGN_HANDLES makes a new key. Use it when the key may be known to others, and before AGENT_NFS_SIGN_HANDLES is turned on. All file
+handles become invalid: files that clients have open get errors, and pods that write must be restarted. Asks first. Refused while an
+agent runs. Settings come from the environment, and what is not set there from the environment file of the agent's unit.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := config.UseFile(envFile); err != nil {
+				return err
+			}
+			return runRotateKey(command, yes)
+		},
+	}
+	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	command.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
+	return command
+}
+
+func runRotateKey(command *cobra.Command, yes bool) error {
+	c, err := config.Load()
+	if err != nil {
+		return fmt.Errorf("the environment is not good:\n%w", err)
+	}
+	claim, err := storage.Take(storageConfig(c)) // fails while an agent runs
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	question := fmt.Sprintf("Stop the NFS server and remove %s? Files that clients have open get errors: pods that write must be restarted.",
+		handleKeyFile(c.BasePath))
+	if err := cli.Confirm(command, yes, question); err != nil {
+		return err
+	}
+	removed, err := rotateKey(command.Context(), c.BasePath, kernel.Config{})
+	if err != nil {
+		return err
+	}
+	said := "There was no key."
+	if removed {
+		said = "The key is removed."
+	}
+	fmt.Fprintln(command.OutOrStdout(), said, "The next start of the agent with AGENT_NFS_SIGN_HANDLES makes a new one.")
+	return nil
+}
+
+// rotateKey stops the server first: while it runs without a key, a forged handle could put a key of its choice in place.
+func rotateKey(ctx context.Context, basePath string, server kernel.Config) (removed bool, err error) {
+	if _, err := kernel.StopServer(ctx, server); err != nil {
+		return false, fmt.Errorf("stop the NFS server: %w", err)
+	}
+	basePath, err = filepath.EvalSymlinks(basePath)
+	if err != nil {
+		return false, fmt.Errorf("AGENT_BASE_PATH: %w", err)
+	}
+	return removeHandleKey(basePath)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
 
@@ -26,6 +27,11 @@ func sizeOf(stream io.Writer) (width, height int) {
 		return 0, 0
 	}
 	return width, height
+}
+
+// Confirm asks a question as commands of this package do: yes answers it.
+func Confirm(command *cobra.Command, yes bool, question string) error {
+	return streams(command).confirm(yes, question)
 }
 
 // confirm asks on the error stream and reads yes or no. Without a terminal nobody can answer: yes must then be given.

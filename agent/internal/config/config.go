@@ -49,7 +49,7 @@ type NFS struct {
 	ServerLease       time.Duration `envconfig:"AGENT_NFS_SERVER_LEASE_TIME" desc:"kernel engine: how long a silent client keeps its locks, 10s to 1h; 0 for the kernel's 90s."`
 	ServerGrace       time.Duration `envconfig:"AGENT_NFS_SERVER_GRACE_TIME" desc:"kernel engine: how long after a start clients may reclaim locks and nobody gets new ones, at least the lease time; 0 for the kernel's 90s."`
 	RequireNfsdcld    bool          `envconfig:"AGENT_NFS_REQUIRE_NFSDCLD" desc:"kernel engine: do not start the NFS server without nfsdcld, which lets clients reclaim their locks after a restart of the server."`
-	SignHandles       bool          `envconfig:"AGENT_NFS_SIGN_HANDLES" desc:"kernel engine: sign file handles, so that root on a client cannot make up one for another volume. Needs Linux 7.1. Mounts from before have to be made anew when it changes."`
+	SignHandles       bool          `envconfig:"AGENT_NFS_SIGN_HANDLES" desc:"kernel engine: sign file handles, so that root on a client cannot make up one for another volume. Needs Linux 7.1. When it changes, files that clients have open get errors (operations.md, NFS server)."`
 }
 
 // Load reads the environment. Its error names every setting that is wrong, and holds no token.

@@ -111,7 +111,7 @@ func lookAtHandles(_ context.Context, h Host, c config.Config) []Finding {
 			"Boot Linux 7.1 or newer, or take AGENT_NFS_SIGN_HANDLES out of "+h.EnvironmentFile)}
 	case c.NFS.SignHandles && threads != "0" && !h.SignsHandles():
 		return []Finding{bad("AGENT_NFS_SIGN_HANDLES is on, and the NFS server that runs was started without the key: the agent does not use it",
-			"systemctl stop btrfs-nfs-agent nfs-server; btrfs-nfs-agent nfs stop; systemctl start btrfs-nfs-agent; then mount anew what was mounted")}
+			"systemctl stop btrfs-nfs-agent nfs-server; btrfs-nfs-agent nfs rotate-key; systemctl start btrfs-nfs-agent; then restart the pods that have files open")}
 	case c.NFS.SignHandles:
 		return []Finding{good("signed")}
 	case possible:

@@ -24,8 +24,8 @@ type Config struct {
 	// HandleKeyFile holds the key with which the server signs file handles, so
 	// that a client cannot make up one for a file that it was not shown. It is
 	// made where it is missing. Handles that were given out unsigned, or signed with
-	// another key, are refused: their clients have to mount anew. Empty: handles
-	// are not signed. Needs Linux 7.1.
+	// another key, are refused: files that clients have open get errors. Empty:
+	// handles are not signed. Needs Linux 7.1.
 	HandleKeyFile string
 
 	// LockFolder is where engines lock each other out. Default

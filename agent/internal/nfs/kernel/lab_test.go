@@ -216,11 +216,92 @@ func TestSignedHandles(t *testing.T) {
 	assert.ErrorContains(t, err, "NFSv4 status")
 	assert.NilError(t, engine.Close())
 
-	// A server that has no key would serve errors.
-	assert.NilError(t, os.WriteFile(filepath.Join(w.Folder, "nfsd-started"), []byte("started\n"), 0o600))
+	// Agents before noted no digest of the key.
+	assert.NilError(t, os.WriteFile(filepath.Join(w.Folder, "nfsd-started"), []byte("started, signs file handles\n"), 0o600))
 	engine = newEngineWithKey(t, w, key)
-	assert.ErrorContains(t, engine.Start(t.Context(), []nfs.Export{volume}), "has no key")
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
+
+	// A server with another key, or without one, would serve errors. Its clients go on while the engine refuses it.
+	config := serverConfig(w)
+	config.HandleKeyFile = key
+	for says, change := range map[string]func() error{
+		"is not the key": func() error { return os.WriteFile(key, []byte("0123456789abcdef"), 0o600) },
+		"is missing":     func() error { return os.Remove(key) },
+	} {
+		assert.NilError(t, change())
+		_, err = kernel.New(t.Context(), config)
+		assert.ErrorContains(t, err, says)
+		assert.ErrorContains(t, err, "nfs rotate-key")
+		assert.NilError(t, os.WriteFile(file, []byte(says), 0o600))
+		assert.NilError(t, os.WriteFile(key, content, 0o600))
+	}
+}
+
+// Signing begins beside a server that does not sign: it is refused, mounts go on, and no key is made that a forged handle could read.
+func TestSigningBesideUnsignedServer(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	requireSigning(t)
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	engine := newEngine(t, w)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	file := filepath.Join(w.Nodes[0].Mount(t, volume), "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
+	assert.NilError(t, engine.Close())
+
+	config := serverConfig(w)
+	config.HandleKeyFile = filepath.Join(w.Folder, "key")
+	_, err := kernel.New(t.Context(), config)
+	assert.ErrorContains(t, err, "has no key")
+	_, err = os.Stat(config.HandleKeyFile)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
+}
+
+// What was signed with a key that has been replaced is refused. Clients find files again by their names; what they have open is lost.
+func TestKeyRotation(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	requireSigning(t)
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	key := filepath.Join(w.Folder, "key")
+	engine := newEngineWithKey(t, w, key)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	mounted := w.Nodes[0].Mount(t, volume, "ac", "lookupcache=all")
+	path := filepath.Join(mounted, "dir", "file")
+	assert.NilError(t, os.Mkdir(filepath.Dir(path), 0o755))
+	open, err := os.Create(path)
+	assert.NilError(t, err)
+	defer func() { _ = open.Close() }() // its handle is stale
+	_, err = open.WriteString("before")
+	assert.NilError(t, errors.Join(err, open.Sync()))
+	former, err := os.ReadFile(key)
+	assert.NilError(t, err)
+
+	assert.NilError(t, engine.Close())
+	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	assert.NilError(t, err)
+	assert.NilError(t, os.Remove(key))
+	engine = newEngineWithKey(t, w, key)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	fresh, err := os.ReadFile(key)
+	assert.NilError(t, err)
+	assert.Assert(t, !bytes.Equal(former, fresh))
+
+	_, err = open.WriteString("after")
+	assert.Assert(t, errors.Join(err, open.Sync()) != nil)
+	content, err := os.ReadFile(path)
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), "before")
+	assert.NilError(t, os.WriteFile(path, []byte("after"), 0o600))
+	assert.NilError(t, os.WriteFile(filepath.Join(filepath.Dir(path), "other"), nil, 0o600))
+}
+
+func requireSigning(t *testing.T) {
+	t.Helper()
+	if !nfsd.NewServer("/proc").CanSignHandles() {
+		t.Skip("this kernel cannot sign file handles")
+	}
 }
 
 // A server that somebody else has started keeps its versions, which cannot be changed while it runs. The engine warns, and serves.

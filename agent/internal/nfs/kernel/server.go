@@ -68,7 +68,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	if running > 0 {
-		if err := e.checkSigning(); err != nil {
+		if err := e.checkRunningServer(); err != nil {
 			return err
 		}
 		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
@@ -192,7 +192,7 @@ func (e *Engine) rememberStart() error {
 	}
 	state := startedUnsigned
 	if e.handleKey != nil {
-		state = startedSigned
+		state = startedWith(*e.handleKey)
 	}
 	if err := os.WriteFile(path, []byte(state), 0o600); err != nil {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+// The key is removed by the command, which asks first, and not while an agent has the pool. In the lab it stops the server as well.
+func TestRotateKeyCommand(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	t.Setenv("AGENT_BASE_PATH", pool.Dir)
+	t.Setenv("AGENT_TENANTS", "a:token-of-a")
+	rotate := []string{"nfs", "rotate-key", "--env-file", "/none"}
+	claim, err := storage.Take(storage.Config{BasePath: pool.Dir})
+	assert.NilError(t, err)
+	key := handleKeyFile(pool.Dir)
+	assert.NilError(t, os.WriteFile(key, make([]byte, 16), 0o600))
+	_, _, err = runCommand(t, append(rotate, "--yes")...)
+	assert.ErrorContains(t, err, "another agent has "+pool.Dir)
+	claim.Release()
+
+	_, code, err := runCommand(t, rotate...)
+	assert.ErrorContains(t, err, "not confirmed")
+	assert.Equal(t, code, 8)
+	_, err = os.Stat(key)
+	assert.NilError(t, err)
+	for _, says := range []string{"The key is removed.", "There was no key."} {
+		out, _, err := runCommand(t, append(rotate, "--yes")...)
+		assert.NilError(t, err)
+		assert.Assert(t, is.Contains(out, says))
+		_, err = os.Stat(key)
+		assert.ErrorIs(t, err, os.ErrNotExist)
+	}
+}
