@@ -90,8 +90,9 @@ func linkModules(ctx context.Context, dir string, k *Kernel) error {
 	return runQuietly(exec.CommandContext(ctx, findTool("depmod"), "-b", k.ModuleRoot, k.Version))
 }
 
-// useOwnLibc ties the program to the C library unpacked beside it. Its interpreter must be named
-// in the program itself: a kernel started through ld.so does not boot.
+// useOwnLibc ties the program to the libraries unpacked with it; what these lack comes from the
+// system. Its interpreter must be named in the program itself: a kernel started through ld.so
+// does not boot.
 func useOwnLibc(ctx context.Context, dir, program string) error {
 	libc, err := filepath.Glob(filepath.Join(dir, "usr/lib/*/libc.so.6"))
 	if err != nil || len(libc) != 1 {
@@ -107,7 +108,7 @@ func useOwnLibc(ctx context.Context, dir, program string) error {
 		return fmt.Errorf("no dynamic loader in the libc6 package: %w", err)
 	}
 	return runQuietly(exec.CommandContext(ctx, findTool("patchelf"),
-		"--set-interpreter", interpreter, "--set-rpath", filepath.Dir(libc[0]), program))
+		"--set-interpreter", interpreter, "--force-rpath", "--set-rpath", filepath.Dir(libc[0]), program))
 }
 
 func interpreterOf(f *elf.File) string {

@@ -56,6 +56,12 @@ func startMachine(ctx context.Context, want request) (machine, error) {
 		return nil, err
 	}
 	want.visible = append(want.visible, wd)
+	if dir := options.NFSUtils(); dir != "" {
+		want.visible = append(want.visible, dir)
+		if err := os.Setenv("BNC_LAB_NFS_UTILS", dir); err != nil { // part of the machine's environment
+			return nil, err
+		}
+	}
 	useNative, err := choose()
 	if err != nil {
 		return nil, err
@@ -141,6 +147,9 @@ func prepare() error {
 			return err
 		}
 		what = "User Mode Linux " + kernel.Version
+	}
+	if err := setup.EnsureNFSUtils(ctx, options); err != nil {
+		fmt.Printf("lab: no nfs-utils of Debian sid, and tests of them are skipped: %v\n", err)
 	}
 	fmt.Printf("lab: ready after %.1f s: %s\n", time.Since(begin).Seconds(), what)
 	return nil
