@@ -247,6 +247,8 @@ set_up_server() {
 	{
 		echo "# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have."
 		printf '[mountd]\nmanage-gids=n\n'
+		# Only where it is known (nfs-utils 3.1): a changed file restarts the server. See "NFS server" in docs/operations.md.
+		if PATH=$PATH:/usr/sbin:/sbin rpc.mountd --help 2>&1 | grep -q no-netlink; then echo no-netlink=y; fi
 		[ "$older" = on ] || printf '[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n'
 	} | write "$nfsconf" 644
 	if [ "$older" = on ]; then

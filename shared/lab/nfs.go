@@ -28,8 +28,8 @@ mount --bind ` + storageState + `/exports.d /etc/exports.d
 mkdir -p /etc/nfs.conf.d
 mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 # Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
-# with them a pod's fsGroup.
-printf '[mountd]\nmanage-gids=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
+# with them a pod's fsGroup. As to no-netlink, see "NFS server" in docs/operations.md.
+printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
 ` + holdOn
 
 // storageState is what of the storage host outlives its reboots, beside the pool: its exports files, and what the server

@@ -62,8 +62,15 @@ func lookAtUpcalls(ctx context.Context, h Host, c config.Config) []Finding {
 	case noTools:
 		return []Finding{bad(fmt.Sprintf("%s (process %d) answers, and exportfs to tell it is not installed", holder.Comm, holder.PID), install)}
 	}
+	if holder.Netlink {
+		return []Finding{bad(fmt.Sprintf("%s (process %d) uses netlink: clients may get pNFS layouts from the kernel, and then hang when they read or write files", holder.Comm, holder.PID),
+			mountdSettings)}
+	}
 	return []Finding{good(fmt.Sprintf("%s, process %d: the agent uses exportfs", holder.Comm, holder.PID))}
 }
+
+// mountdSettings are those of docs/operations.md.
+const mountdSettings = `printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server`
 
 // lookAtGroups: see "Groups" in docs/operations.md.
 func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
@@ -73,7 +80,7 @@ func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
 	value := h.manageGids()
 	if value == "y" || value == "yes" || value == "true" || value == "1" || value == "on" || value == "t" {
 		return []Finding{bad("manage-gids is on in /etc/nfs.conf: the server ignores the groups of pods, whose fsGroup then does not work",
-			`printf '[mountd]\nmanage-gids=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server`)}
+			mountdSettings)}
 	}
 	return []Finding{good("manage-gids is off")}
 }

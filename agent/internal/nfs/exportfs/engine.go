@@ -77,6 +77,7 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	e.warnOfGroups()
 	e.server.WarnOfOlderVersions(e.config.Logger, Name)
+	e.warnOfNetlink()
 	e.removeLeftovers()
 	changes, invalid := e.additions(initial)
 	return errors.Join(invalid, e.submit(ctx, changes, true))

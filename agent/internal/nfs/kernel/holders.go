@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // ChannelsBusyError says that another process answers the kernel's questions
@@ -20,6 +21,9 @@ type ChannelsBusyError struct {
 
 	// Engine: it is one like this, which serves its own exports and nobody else's.
 	Engine bool
+
+	// Netlink: it is asked by generic netlink, not by the files below /proc/net/rpc.
+	Netlink bool
 }
 
 const agentComm = "btrfs-nfs-agent"
@@ -35,7 +39,7 @@ func (e *ChannelsBusyError) Unwrap() error { return nfs.ErrUnavailable }
 // for a moment to test what can be exported.
 const transient = time.Second
 
-// waitUntilFree returns when no other process has a channel open.
+// waitUntilFree returns when no other process answers the kernel.
 func waitUntilFree(ctx context.Context, procRoot string) error {
 	deadline := time.Now().Add(transient)
 	for {
@@ -65,8 +69,8 @@ func pause(ctx context.Context) error {
 }
 
 // OtherHolder finds another process of this network namespace that has one of
-// the export caches' channels open; nil when there is none. It needs to see
-// all processes of the machine.
+// the export caches' channels open or is asked by generic netlink; nil when
+// there is none. It needs to see all processes of the machine.
 func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 	processes, err := os.ReadDir(procRoot)
 	if err != nil {
@@ -76,13 +80,18 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
+	listeners, err := nfsd.Listeners()
+	if err != nil {
+		return nil, err
+	}
 	for _, process := range processes {
 		pid, err := strconv.Atoi(process.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
 		folder := filepath.Join(procRoot, process.Name())
-		if !holdsChannel(folder) {
+		holds, netlink := answers(folder, listeners)
+		if !holds {
 			continue
 		}
 		if other, err := os.Readlink(filepath.Join(folder, "ns/net")); err != nil || other != network {
@@ -93,28 +102,31 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 			continue // gone meanwhile
 		}
 		name := strings.TrimSpace(string(comm))
-		return &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm}, nil
+		return &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm, Netlink: netlink}, nil
 	}
 	return nil, nil
 }
 
-// holdsChannel reports whether the process below folder has a channel open.
-// Processes end while they are looked at; that is no error.
-func holdsChannel(folder string) bool {
+// answers reports whether the process below folder has a channel or one of the
+// listening sockets open. Processes end while they are looked at; that is no error.
+func answers(folder string, listeners map[string]bool) (found, netlink bool) {
 	files, err := os.ReadDir(filepath.Join(folder, "fd"))
 	if err != nil {
-		return false
+		return false, false
 	}
 	for _, file := range files {
 		target, err := os.Readlink(filepath.Join(folder, "fd", file.Name()))
 		if err != nil {
 			continue
 		}
+		if listeners[target] {
+			return true, true
+		}
 		for _, name := range cacheNames {
 			if strings.HasSuffix(target, "/net/rpc/"+name+"/channel") {
-				return true
+				return true, false
 			}
 		}
 	}
-	return false
+	return false, false
 }

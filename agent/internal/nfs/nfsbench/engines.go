@@ -13,6 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // newEngine makes an engine, not started.
@@ -49,13 +50,15 @@ func (r *run) startServer(ctx context.Context) (err error) {
 		return err
 	}
 	opened := func() error {
+		listeners, listErr := nfsd.Listeners()
 		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.mountd.Process.Pid))
 		for _, file := range files {
-			if target, err := os.Readlink(file); err == nil && strings.HasSuffix(target, "/nfsd.export/channel") {
+			target, err := os.Readlink(file)
+			if err == nil && (listeners[target] || strings.HasSuffix(target, "/nfsd.export/channel")) {
 				return nil
 			}
 		}
-		return errors.Join(err, errors.New("rpc.mountd does not answer yet"))
+		return errors.Join(listErr, err, errors.New("rpc.mountd does not answer yet"))
 	}
 	if err := eventually("rpc.mountd", opened); err != nil {
 		return err

@@ -20,7 +20,7 @@ func (s *Server) CanSignHandles() bool {
 		return false
 	}
 	defer s.closeSocket(socket)
-	family, err := socket.findFamily()
+	family, _, err := socket.findFamily(familyName)
 	if err != nil {
 		return false
 	}
@@ -28,7 +28,7 @@ func (s *Server) CanSignHandles() bool {
 	known := false
 	question := append(attribute(unix.CTRL_ATTR_FAMILY_ID, binary.NativeEndian.AppendUint16(nil, family)),
 		attribute(unix.CTRL_ATTR_OP, binary.NativeEndian.AppendUint32(nil, commandThreadsSet))...)
-	err = socket.exchange(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, 1, unix.NLM_F_DUMP, question, func(attrs attributes) {
+	err = socket.command(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, 1, unix.NLM_F_DUMP, question, func(attrs attributes) {
 		policies, err := parseAttributes(attrs[unix.CTRL_ATTR_POLICY])
 		if err != nil {
 			return // a kernel that answers so does not know what is asked

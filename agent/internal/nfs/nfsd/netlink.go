@@ -82,9 +82,9 @@ func (s *Server) call(command uint8, flags uint16, payload []byte, each func(att
 		return err
 	}
 	defer s.closeSocket(socket)
-	family, err := socket.findFamily()
+	family, _, err := socket.findFamily(familyName)
 	if err == nil {
-		err = socket.exchange(family, command, familyVersion, flags, payload, each)
+		err = socket.command(family, command, familyVersion, flags, payload, each)
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
@@ -95,7 +95,7 @@ func (s *Server) call(command uint8, flags uint16, payload []byte, each func(att
 	return nil
 }
 
-// socket speaks generic netlink.
+// socket speaks netlink.
 type socket struct {
 	fd     int
 	buffer *[bufferSize]byte
@@ -105,7 +105,16 @@ type socket struct {
 const bufferSize = 32 << 10
 
 func (s *Server) openSocket() (socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	// A revoke makes two calls: buffers of their own would be most of what it costs.
+	buffer, _ := s.buffers.Get().(*[bufferSize]byte)
+	if buffer == nil {
+		buffer = new([bufferSize]byte)
+	}
+	return openSocket(unix.NETLINK_GENERIC, buffer)
+}
+
+func openSocket(protocol int, buffer *[bufferSize]byte) (socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
 	}
@@ -113,11 +122,6 @@ func (s *Server) openSocket() (socket, error) {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
 		_ = unix.Close(fd) // nothing is buffered
 		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
-	}
-	// A revoke makes two calls: buffers of their own would be most of what it costs.
-	buffer, _ := s.buffers.Get().(*[bufferSize]byte)
-	if buffer == nil {
-		buffer = new([bufferSize]byte)
 	}
 	return socket{fd, buffer}, nil
 }
@@ -127,27 +131,38 @@ func (s *Server) closeSocket(socket socket) {
 	s.buffers.Put(socket.buffer)
 }
 
-// findFamily asks for the number that the family has on this kernel.
-func (s socket) findFamily() (family uint16, err error) {
-	err = s.exchange(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
-		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(familyName), 0)), func(attrs attributes) {
+// findFamily asks for the numbers that the family and its multicast groups have on this kernel.
+func (s socket) findFamily(name string) (family uint16, groups map[string]uint32, err error) {
+	var malformed error
+	err = s.command(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
+		attribute(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(name), 0)), func(attrs attributes) {
 			if raw := attrs[unix.CTRL_ATTR_FAMILY_ID]; len(raw) == 2 {
 				family = binary.NativeEndian.Uint16(raw)
 			}
+			groups, malformed = parseGroups(attrs[unix.CTRL_ATTR_MCAST_GROUPS])
 		})
-	return family, err
+	return family, groups, errors.Join(err, malformed)
 }
 
-// exchange sends a message and reads until its last answer. Attributes are good during each alone.
-func (s socket) exchange(family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
-	const headers = unix.NLMSG_HDRLEN + unix.GENL_HDRLEN
-	message := make([]byte, 0, headers+len(payload))
-	message = binary.NativeEndian.AppendUint32(message, uint32(headers+len(payload)))
-	message = binary.NativeEndian.AppendUint16(message, family)
+// command sends a generic netlink message and reads until its last answer. Attributes are good during each alone.
+func (s socket) command(family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
+	body := append([]byte{command, version, 0, 0}, payload...)
+	return s.exchange(family, flags, body, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) {
+		if each != nil {
+			each(attrs)
+		}
+	})
+}
+
+// exchange sends a message and reads until its last answer. Each answer has a header of that many bytes before its
+// attributes.
+func (s socket) exchange(kind, flags uint16, body []byte, header int, each func([]byte, attributes)) error {
+	message := make([]byte, 0, unix.NLMSG_HDRLEN+len(body))
+	message = binary.NativeEndian.AppendUint32(message, uint32(unix.NLMSG_HDRLEN+len(body)))
+	message = binary.NativeEndian.AppendUint16(message, kind)
 	message = binary.NativeEndian.AppendUint16(message, unix.NLM_F_REQUEST|flags)
 	message = append(message, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number and port: one call a socket
-	message = append(message, command, version, 0, 0)
-	message = append(message, payload...)
+	message = append(message, body...)
 	if err := unix.Sendto(s.fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
@@ -159,7 +174,7 @@ func (s socket) exchange(family uint16, command, version uint8, flags uint16, pa
 		if err != nil {
 			return err
 		}
-		last, err := parseMessages(s.buffer[:n], each)
+		last, err := parseMessages(s.buffer[:n], header, each)
 		if last || err != nil {
 			return err
 		}
@@ -168,9 +183,9 @@ func (s socket) exchange(family uint16, command, version uint8, flags uint16, pa
 
 var errMalformed = errors.New("malformed netlink message")
 
-// parseMessages hands over the attributes of each answer, and reports whether
-// the last one was among them.
-func parseMessages(data []byte, each func(attributes)) (last bool, err error) {
+// parseMessages hands over the header and the attributes of each answer, and
+// reports whether the last one was among them.
+func parseMessages(data []byte, header int, each func([]byte, attributes)) (last bool, err error) {
 	for len(data) >= unix.NLMSG_HDRLEN {
 		length := int(binary.NativeEndian.Uint32(data))
 		if length < unix.NLMSG_HDRLEN || length > len(data) {
@@ -187,16 +202,14 @@ func parseMessages(data []byte, each func(attributes)) (last bool, err error) {
 			}
 			return true, nil
 		default:
-			if len(body) < unix.GENL_HDRLEN {
+			if len(body) < header {
 				return true, errMalformed
 			}
-			attrs, err := parseAttributes(body[unix.GENL_HDRLEN:])
+			attrs, err := parseAttributes(body[header:])
 			if err != nil {
 				return true, err
 			}
-			if each != nil {
-				each(attrs)
-			}
+			each(body[:header], attrs)
 		}
 		data = data[min(align(length), len(data)):]
 	}

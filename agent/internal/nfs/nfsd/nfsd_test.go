@@ -29,13 +29,13 @@ func TestParseMessages(t *testing.T) {
 	body = append(body, attribute(attrUnlockPath, []byte("odd"))...)
 	data := append(message(0x20, body), message(unix.NLMSG_DONE, make([]byte, 4))...)
 	var got []attributes
-	last, err := parseMessages(data, func(attrs attributes) { got = append(got, attrs) })
+	last, err := parseMessages(data, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) { got = append(got, attrs) })
 	assert.NilError(t, err)
 	assert.Assert(t, last)
 	assert.DeepEqual(t, got, []attributes{{attrSourceIPv4: {10, 0, 0, 1}, attrUnlockPath: []byte("odd")}})
 
 	code := -int32(unix.EOPNOTSUPP)
-	_, err = parseMessages(message(unix.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(code))), nil)
+	_, err = parseMessages(message(unix.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(code))), unix.GENL_HDRLEN, nil)
 	assert.ErrorIs(t, err, unix.EOPNOTSUPP)
 }
 
@@ -51,7 +51,7 @@ func FuzzParseMessages(f *testing.F) {
 	f.Add(message(0x20, append(make([]byte, unix.GENL_HDRLEN), attribute(1, []byte("x"))...)))
 	f.Add(message(unix.NLMSG_ERROR, []byte{1, 0, 0, 0}))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, err := parseMessages(data, func(attrs attributes) {
+		_, err := parseMessages(data, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) {
 			for _, value := range attrs {
 				assert.Assert(t, len(value) <= len(data))
 			}
@@ -216,4 +216,28 @@ func TestVersions(t *testing.T) {
 	assert.Equal(t, len(NewServer(root).Versions()), 0, "it does not run")
 	assert.NilError(t, os.WriteFile(filepath.Join(root, "fs/nfsd/threads"), []byte("8\n"), 0o600))
 	assert.DeepEqual(t, Older(NewServer(root).Versions()), []string{"3", "4.0"})
+}
+
+func TestParseGroups(t *testing.T) {
+	group := func(name string, id uint32) []byte {
+		return append(attribute(unix.CTRL_ATTR_MCAST_GRP_NAME, append([]byte(name), 0)),
+			attribute(unix.CTRL_ATTR_MCAST_GRP_ID, binary.NativeEndian.AppendUint32(nil, id))...)
+	}
+	data := append(attribute(1, group("none", 10)), attribute(2, group("exportd", 41))...)
+	groups, err := parseGroups(data)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, groups, map[string]uint32{"none": 10, "exportd": 41})
+	_, err = parseGroups(data[:len(data)-4])
+	assert.ErrorIs(t, err, errMalformed)
+	groups, err = parseGroups(nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(groups), 0)
+}
+
+// /proc/net/netlink shows the first 32 groups alone.
+func TestIsMember(t *testing.T) {
+	bitmap := []byte{0x01, 0x04, 0, 0, 0, 0x01, 0, 0x80}
+	for group, want := range map[uint32]bool{1: true, 2: false, 11: true, 41: true, 42: false, 64: true, 65: false} {
+		assert.Equal(t, isMember(bitmap, group), want, "%d", group)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // World is a storage host, which is the machine of the test itself, and two
@@ -114,7 +116,7 @@ func (w *World) makeServerState() {
 	assert.NilError(w.t, os.WriteFile("/var/lib/nfs/etab", nil, 0o644))
 	// As install.sh does. After an rpc.mountd that manages groups, which is Debian's default, the kernel waits half a minute for another,
 	// and the next test's clients with it.
-	assert.NilError(w.t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\nmanage-gids=n\n"), 0o644))
+	assert.NilError(w.t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\nmanage-gids=n\nno-netlink=y\n"), 0o644))
 	w.t.Cleanup(func() {
 		w.StopThreads()
 		for name := range w.daemons {
@@ -200,14 +202,10 @@ func (w *World) DeleteVolume(export nfs.Export) {
 
 // Answered reports whether some process waits for the kernel's questions.
 func (w *World) Answered() bool {
-	found, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil {
-		return false
-	}
-	for _, file := range found {
-		if target, err := os.Readlink(file); err == nil && strings.HasSuffix(target, "/nfsd.export/channel") {
-			return true
-		}
-	}
-	return false
+	listeners, listErr := nfsd.Listeners()
+	found, globErr := filepath.Glob("/proc/[0-9]*/fd/*")
+	return listErr == nil && globErr == nil && slices.ContainsFunc(found, func(file string) bool {
+		target, err := os.Readlink(file)
+		return err == nil && (listeners[target] || strings.HasSuffix(target, "/nfsd.export/channel"))
+	})
 }

@@ -1,0 +1,200 @@
+//go:build lab
+
+package kernel_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/engine"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
+)
+
+// sidUtils is the folder of programs of nfs-utils that can use generic netlink (3.1 and newer).
+func sidUtils(t *testing.T) string {
+	t.Helper()
+	folder := os.Getenv("BNC_LAB_NFS_UTILS")
+	if folder == "" {
+		t.Skip("the lab has no nfs-utils of Debian sid: `lab setup` says why")
+	}
+	return filepath.Join(folder, "usr/sbin")
+}
+
+// startSidServer exports /srv/share to the second node, and starts rpc.mountd and the server.
+func startSidServer(t *testing.T, w *nfstest.World, programs, settings string) (mountd string) {
+	t.Helper()
+	assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\n"+settings), 0o644))
+	assert.NilError(t, os.MkdirAll("/srv/share", 0o755))
+	line := fmt.Sprintf("/srv/share %s(rw,fsid=77,no_subtree_check,no_root_squash)\n", w.Nodes[1].IPv4)
+	assert.NilError(t, os.WriteFile("/etc/exports.d/other.exports", []byte(line), 0o644))
+	w.SetTimes()
+	w.Run(programs+"/exportfs", "-r")
+	mountd = programs + "/rpc.mountd"
+	w.StartDaemon(mountd, "--foreground", "-N", "3")
+	eventually(t, w.Answered)
+	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	return mountd
+}
+
+// auto also returns what the exportfs engine logs.
+func auto(t *testing.T, w *nfstest.World, programs string) (nfs.Exporter, *os.File) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.Check(t, log.Close()) })
+	chosen, err := engine.New(t.Context(), engine.Auto, exportfs.Config{
+		BasePath: w.Base, Command: programs + "/exportfs", Unpaced: true, Logger: slog.New(slog.NewTextHandler(log, nil)),
+	}, serverConfig(w))
+	assert.NilError(t, err)
+	return chosen, log
+}
+
+func contains(log *os.File, text string) bool {
+	all, err := os.ReadFile(log.Name())
+	return err == nil && strings.Contains(string(all), text)
+}
+
+func openFiles(t *testing.T, pid int) string {
+	t.Helper()
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	assert.NilError(t, err)
+	var targets []string
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		assert.NilError(t, err)
+		targets = append(targets, target)
+	}
+	return strings.Join(targets, "\n")
+}
+
+// rpc.mountd of nfs-utils 3.1 has no file open by which it could be found.
+func TestMountdByNetlink(t *testing.T) {
+	w, programs := nfstest.NewWorld(t), sidUtils(t)
+	mountd := startSidServer(t, w, programs, "manage-gids=y\n")
+	listeners, err := nfsd.Listeners()
+	assert.NilError(t, err)
+	if len(listeners) == 0 {
+		t.Skip("this kernel does not ask by netlink: needs Linux 7.2")
+	}
+	assert.Equal(t, len(listeners), 2, "one socket for each of the families nfsd and sunrpc: %v", listeners)
+
+	_, err = kernel.New(t.Context(), serverConfig(w))
+	var busy *kernel.ChannelsBusyError
+	assert.Assert(t, errors.As(err, &busy), "%v", err)
+	assert.Equal(t, busy.Comm, "rpc.mountd")
+	assert.Assert(t, busy.Netlink)
+	assert.Assert(t, !strings.Contains(openFiles(t, busy.PID), "/channel"))
+	assert.ErrorContains(t, err, fmt.Sprintf("process %d (rpc.mountd)", busy.PID))
+
+	report := doctor.Run(t.Context(), doctor.ThisHost(), config.Config{BasePath: w.Base, NFS: config.NFS{Exporter: engine.Auto}}, nil)
+	assert.Assert(t, slices.ContainsFunc(report.Findings, func(f doctor.Finding) bool {
+		return f.Check == "nfs upcalls" && f.Status == doctor.Problem && strings.Contains(f.Detail, fmt.Sprintf("rpc.mountd (process %d) uses netlink", busy.PID))
+	}), "%v", report.Findings)
+
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	// Unmounts while the server still answers.
+	t.Run("exportfs", func(t *testing.T) { serveByExportfs(t, w, programs, volume) })
+
+	w.StopDaemon(mountd)
+	w.StopThreads()
+	log, err := os.Create(filepath.Join(w.Folder, "log"))
+	assert.NilError(t, err)
+	forKernel := serverConfig(w)
+	forKernel.Logger = slog.New(slog.NewTextHandler(log, nil))
+	chosen, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: w.Base}, forKernel)
+	assert.NilError(t, err)
+	assert.Equal(t, chosen.Name(), kernel.Name)
+	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
+	w.Nodes[0].Mount(t, volume)
+
+	// One that starts later is noticed when it has flushed the caches, as nfs-server.service does.
+	w.StartDaemon(mountd, "--foreground", "-N", "3")
+	eventually(t, w.Answered)
+	w.Run(programs+"/exportfs", "-f")
+	eventually(t, func() bool {
+		return contains(log, "another process answers the kernel") && contains(log, "comm=rpc.mountd")
+	})
+	w.StopDaemon(mountd)
+	assert.NilError(t, errors.Join(chosen.Close(), log.Close()))
+}
+
+// serveByExportfs lets auto choose, and publishes and revokes the volume, with rpc.mountd asked by netlink.
+func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs.Export) {
+	t.Helper()
+	// manage-gids has no effect: the kernel asks for a user's groups only where the channel's file is open
+	// (cache_listeners_exist in net/sunrpc/cache.c), so there is nothing to warn of.
+	assert.Assert(t, !exportfs.ManagesGroups("/proc"))
+	shared := filepath.Join(volume.Path, "shared")
+	assert.NilError(t, os.Mkdir(shared, 0o700))
+	assert.NilError(t, os.Chown(shared, 0, 4242))
+	assert.NilError(t, os.Chmod(shared, 0o770))
+
+	chosen, log := auto(t, w, programs)
+	assert.Equal(t, chosen.Name(), exportfs.Name)
+	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
+	assert.Assert(t, contains(log, "rpc.mountd uses netlink"))
+	mounted := w.Nodes[0].Mount(t, volume)
+	// Only directories: Linux 7.2 offers a pNFS layout for each export that it is told of by netlink, and reads and
+	// writes of files then hang where NFSv3 is off. See TestMountdWithoutNetlink.
+	assert.NilError(t, os.Mkdir(filepath.Join(mounted, "made"), 0o755))
+	w.Run("sh", "-c", `cd "$0" && exec setpriv --reuid 1000 --regid 1000 --groups 4242 mkdir made`, filepath.Join(mounted, "shared"))
+	share := nfs.Export{Path: "/srv/share", Client: w.Nodes[1].IPv4}
+	other := w.Nodes[1].Mount(t, share)
+	_, err := w.Nodes[1].TryMount(t, volume.Path, false)
+	assert.ErrorContains(t, err, "mount", "of a volume that is another node's")
+
+	opened, err := os.Open(mounted)
+	assert.NilError(t, err)
+	t.Cleanup(func() { _ = opened.Close() }) // of a directory that is out of reach
+	assert.NilError(t, chosen.Unexport(t.Context(), []nfs.Export{volume}))
+	_, err = opened.Readdirnames(0)
+	assert.Assert(t, err != nil, "the node reads a directory after the unexport")
+	assert.Assert(t, os.Mkdir(filepath.Join(mounted, "late"), 0o755) != nil)
+	_, err = os.Stat(filepath.Join(volume.Path, "late"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	_, err = w.Nodes[0].TryMount(t, volume.Path, false)
+	assert.ErrorContains(t, err, "mount")
+	assert.NilError(t, os.Mkdir(filepath.Join(other, "made"), 0o755), "the other share goes on")
+	assert.NilError(t, chosen.Close())
+}
+
+// With no-netlink, which install.sh sets, it is asked by files. Then clients get no pNFS layouts, and can write.
+func TestMountdWithoutNetlink(t *testing.T) {
+	w, programs := nfstest.NewWorld(t), sidUtils(t)
+	startSidServer(t, w, programs, "manage-gids=n\nno-netlink=y\n")
+	listeners, err := nfsd.Listeners()
+	assert.NilError(t, err)
+	assert.Equal(t, len(listeners), 0)
+	holder, err := kernel.OtherHolder("/proc")
+	assert.NilError(t, err)
+	assert.Equal(t, holder.Comm, "rpc.mountd")
+	assert.Assert(t, !holder.Netlink)
+
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	chosen, log := auto(t, w, programs)
+	t.Cleanup(func() { assert.Check(t, chosen.Close()) })
+	assert.Equal(t, chosen.Name(), exportfs.Name)
+	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
+	assert.Assert(t, !contains(log, "rpc.mountd uses netlink"))
+	file := filepath.Join(w.Nodes[0].Mount(t, volume), "file")
+	assert.NilError(t, os.WriteFile(file, []byte("text"), 0o600))
+	assert.NilError(t, chosen.Unexport(t.Context(), []nfs.Export{volume}))
+	assert.Assert(t, os.WriteFile(file, []byte("late"), 0o600) != nil)
+	text, err := os.ReadFile(filepath.Join(volume.Path, "file"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(text), "text")
+}
