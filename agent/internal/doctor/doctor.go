@@ -56,6 +56,7 @@ var checks = []check{
 	{"nfs upcalls", lookAtUpcalls},
 	{"nfs groups", lookAtGroups},
 	{"nfs file handles", lookAtHandles},
+	{"nfs localio", lookAtLocalIO},
 	{"other exports", lookAtOtherExports},
 	{"ports", lookAtPorts},
 	{"firewall", lookAtFirewall},

@@ -29,7 +29,7 @@ func imagine(t *testing.T) *imagined {
 	t.Helper()
 	root := t.TempDir()
 	h := &imagined{t: t, root: root, Host: Host{
-		Proc: root + "/proc", Etc: root + "/etc", Modules: root + "/modules", EnvironmentFile: root + "/etc/agent.env", Release: "6.12.1-amd64",
+		Proc: root + "/proc", Sys: root + "/sys", Etc: root + "/etc", Modules: root + "/modules", EnvironmentFile: root + "/etc/agent.env", Release: "6.12.1-amd64",
 		Run:               func(context.Context, string, ...string) (string, error) { return "", exec.ErrNotFound },
 		ClockSynchronised: func() (bool, error) { return true, nil },
 		CanSignHandles:    func() bool { return false },
@@ -130,6 +130,18 @@ func TestGroups(t *testing.T) {
 	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "problem: manage-gids is on"))
 	h.write("etc/nfs.conf.d/local.conf", "[mountd]\nmanage-gids=n\n")
 	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+}
+
+func TestLocalIO(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: the kernel has none"))
+	h.write("modules/6.12.1-amd64/modules.dep", "kernel/fs/nfs_common/nfs_localio.ko.xz: kernel/net/sunrpc/sunrpc.ko.xz\n")
+	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: no node runs on this host"))
+	h.write("sys/module/nfs/parameters/localio_enabled", "Y\n")
+	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "warning: on: a node that runs on this host"))
+	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "options nfs localio_enabled=N"))
+	h.write("sys/module/nfs/parameters/localio_enabled", "N\n")
+	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: off"))
 }
 
 func TestHandles(t *testing.T) {

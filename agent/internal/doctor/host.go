@@ -15,9 +15,9 @@ import (
 
 // Host is the machine that is looked at. Tests give it other directories and programs.
 type Host struct {
-	Proc, Etc, Modules string // /proc, /etc, /lib/modules
-	EnvironmentFile    string // of the agent's unit
-	Release            string // of the kernel; "" for the running one's
+	Proc, Sys, Etc, Modules string // /proc, /sys, /etc, /lib/modules
+	EnvironmentFile         string // of the agent's unit
+	Release                 string // of the kernel; "" for the running one's
 	// Run runs a program and gives what it prints. The error of one that is not installed wraps exec.ErrNotFound.
 	Run func(ctx context.Context, program string, args ...string) (string, error)
 	// UID is that of the process.
@@ -35,7 +35,7 @@ const DefaultEnvironmentFile = "/etc/btrfs-nfs-agent/agent.env"
 // ThisHost is the machine that the program runs on.
 func ThisHost() Host {
 	return Host{
-		Proc: "/proc", Etc: "/etc", Modules: "/lib/modules", EnvironmentFile: DefaultEnvironmentFile,
+		Proc: "/proc", Sys: "/sys", Etc: "/etc", Modules: "/lib/modules", EnvironmentFile: DefaultEnvironmentFile,
 		Run: run, UID: os.Geteuid(), ClockSynchronised: clockSynchronised,
 		CanSignHandles: nfsd.NewServer("/proc").CanSignHandles, SignsHandles: func() bool { return kernel.SignsHandles("") },
 	}

@@ -127,6 +127,21 @@ func lookAtHandles(_ context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good("not signed, for which this kernel is too old: " + risk)}
 }
 
+// lookAtLocalIO: see "LOCALIO" in docs/security.md. Its parameter is there while the kernel's NFS client is loaded.
+func lookAtLocalIO(_ context.Context, h Host, _ config.Config) []Finding {
+	const off = "echo 'options nfs localio_enabled=N' > /etc/modprobe.d/btrfs-nfs-csi.conf; echo N > /sys/module/nfs/parameters/localio_enabled; then unmount and mount what this host mounts from itself"
+	switch strings.TrimSpace(read(h.Sys, "module/nfs/parameters/localio_enabled")) {
+	case "Y":
+		return []Finding{doubtful("on: a node that runs on this host may read and write past the NFS server, where unpublishing a volume may not stop it", off)}
+	case "N":
+		return []Finding{good("off")}
+	}
+	if h.hasModule(h.release(), "nfs_localio") {
+		return []Finding{good("no node runs on this host, whose NFS client is not loaded; the kernel would use LOCALIO for one")}
+	}
+	return []Finding{good("the kernel has none")}
+}
+
 // lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them.
 func lookAtOtherExports(_ context.Context, h Host, c config.Config) []Finding {
 	files, _ := filepath.Glob(filepath.Join(h.Etc, "exports.d", "*.exports"))

@@ -80,6 +80,11 @@ func (h Host) hasFilesystem(release, name string) bool {
 			return true
 		}
 	}
+	return h.hasModule(release, name)
+}
+
+// hasModule: built in, or there as a module.
+func (h Host) hasModule(release, name string) bool {
 	return strings.Contains(read(h.Modules, release, "modules.builtin"), "/"+name+".ko") ||
 		strings.Contains(read(h.Modules, release, "modules.dep"), "/"+name+".ko")
 }
