@@ -210,7 +210,7 @@ type ExportList struct {
 
 // ExportRequest defines model for ExportRequest.
 type ExportRequest struct {
-	// Client IPv4 or IPv6 address of one host.
+	// Client IPv4 or IPv6 address of one host, without a zone, neither loopback nor link-local.
 	Client string `json:"client"`
 
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.

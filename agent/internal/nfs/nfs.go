@@ -68,8 +68,8 @@ type Export struct {
 	// exported, over restarts and renames, and never after.
 	FSID uuid.UUID
 
-	// Client is the address of one host, without a zone. An IPv4-mapped IPv6
-	// address means the IPv4 address.
+	// Client is the address of one host, without a zone (ValidateClient). An
+	// IPv4-mapped IPv6 address means the IPv4 address.
 	Client netip.Addr
 
 	// Options say what the client may do.

@@ -3,6 +3,7 @@ package nfs
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
 	"strings"
 	"unicode"
@@ -14,13 +15,13 @@ import (
 // the client unmapped, a lone "sys" as the default. It returns an ExportError
 // with ErrInvalid for an export that cannot be published below base.
 func (e Export) Normalize(base string) (Export, error) {
-	e.Client = e.Client.Unmap()
 	if e.Options.Security == "sys" {
 		e.Options.Security = ""
 	}
 	if err := e.validate(base); err != nil {
 		return e, &ExportError{Export: e, Err: fmt.Errorf("%w: %w", ErrInvalid, err)}
 	}
+	e.Client = e.Client.Unmap()
 	return e, nil
 }
 
@@ -28,14 +29,11 @@ func (e Export) validate(base string) error {
 	switch {
 	case e.Spec != "":
 		return errors.New("only single addresses can be exported to")
-	case !e.Client.IsValid():
-		return errors.New("client address is missing")
-	case e.Client.Zone() != "":
-		return errors.New("client address has a zone, which means nothing to the server")
-	case e.Client.IsUnspecified() || e.Client.IsMulticast():
-		return errors.New("client address is not that of one host")
 	case e.FSID == uuid.Nil:
 		return errors.New("file system ID is missing")
+	}
+	if err := ValidateClient(e.Client); err != nil {
+		return err
 	}
 	if err := e.Options.Security.Validate(); err != nil {
 		return err
@@ -44,6 +42,42 @@ func (e Export) validate(base string) error {
 		return err
 	}
 	return ValidatePath(base, e.Path)
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// ValidateClient reports why client cannot be the address of an export. An IPv4-mapped IPv6 address
+// means the IPv4 address. The broadcast address of a subnet is accepted: the agent does not know
+// the prefix lengths of other networks, and no TCP connection comes from such an address.
+func ValidateClient(client netip.Addr) error {
+	addr := client.Unmap() // drops a zone
+	switch {
+	case !client.IsValid():
+		return errors.New("client must be an IPv4 or IPv6 address, got none")
+	case client.Zone() != "":
+		return fmt.Errorf("client must be an address without a zone, got %s", client)
+	case addr.IsUnspecified() || addr.IsMulticast() || addr == broadcast:
+		return fmt.Errorf("client must be the address of one host, got %s", client)
+	}
+	return nil
+}
+
+// ValidateNewClient is ValidateClient for a client that has no export yet. It also refuses addresses
+// that do not identify one host on the network: a link-local address can exist once on every link,
+// and a loopback address is any process of the storage host. Agents before this rule exported to
+// such addresses. Those exports stay valid, so the engines do not apply it.
+func ValidateNewClient(client netip.Addr) error {
+	if err := ValidateClient(client); err != nil {
+		return err
+	}
+	addr := client.Unmap()
+	switch {
+	case addr.IsLoopback():
+		return fmt.Errorf("client must not be a loopback address, got %s", client)
+	case addr.IsLinkLocalUnicast():
+		return fmt.Errorf("client must not be a link-local address, got %s", client)
+	}
+	return nil
 }
 
 // ValidatePath reports why p cannot be the path of an export below base. Both

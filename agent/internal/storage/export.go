@@ -48,6 +48,9 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 		if err != nil {
 			return err
 		}
+		if err := v.validateNewClient(ref.Client); err != nil {
+			return err
+		}
 		grant = t.grant(v, ref.Client)
 		return t.export(ctx, v, ref)
 	}, t.volumeClaim(volume))

@@ -317,6 +317,14 @@ func badClientRefusals() []refusal {
 				return ten.Unexport(ctx, "v", clients[name], nil)
 			}, agentapi.Invalid, []string{"client"}})
 	}
+	for name, client := range map[string]string{
+		"loopback": "127.0.0.1", "loopback 6": "::1", "link-local": "169.254.1.1", "link-local 6": "fe80::1",
+	} {
+		out = append(out, refusal{"export to " + name, func(ctx context.Context, ten *Tenant) error {
+			_, err := ten.Export(ctx, "v", ExportSpec{Client: netip.MustParseAddr(client)})
+			return err
+		}, agentapi.Invalid, []string{"client must not be a", "got " + client}})
+	}
 	return append(out, refusal{"export of what is not there", func(ctx context.Context, ten *Tenant) error {
 		_, err := ten.Export(ctx, "none", ExportSpec{Client: client1})
 		return err
@@ -407,10 +415,47 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 	}
 	_, _, err = ten.CreateVolume(ctx, VolumeSpec{Name: "0", SizeBytes: mib, NoCOW: true, Compression: "none", Mode: ptr(uint32(0))})
 	assert.NilError(t, err)
-	for _, client := range []string{"127.0.0.1", "::1", "fe80::1", "::ffff:10.0.0.1", "255.255.255.254"} {
+	for _, client := range []string{"fd00::1", "::ffff:10.0.0.1", "255.255.255.254"} {
 		_, err = ten.Export(ctx, "0", ExportSpec{Client: netip.MustParseAddr(client)})
 		assert.NilError(t, err, client)
 	}
 	assert.NilError(t, ten.Unexport(ctx, "0", client1, nil)) // the mapped address is the same client
 	assertRules(t, ten.store)
+}
+
+// Older agents exported to loopback and link-local addresses. Such a client keeps its export, also when the request is
+// repeated, until its references are removed. From then on it is refused.
+func TestClientsOfOlderAgents(t *testing.T) {
+	pool, exporter := newPool(t), newMemoryExporter()
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s, err := Open(t.Context(), config, exporter)
+	assert.NilError(t, err)
+	ten := mustTenant(t, s)
+	v := mustCreate(t, ten, "v")
+	var old []Ref
+	for _, client := range []string{"127.0.0.1", "::1", "169.254.1.1", "fe80::1"} {
+		ref := Ref{Client: netip.MustParseAddr(client), CreatedAt: now()}
+		v.Refs = append(v.Refs, ref)
+		sortRefs(v.Refs)
+		assert.NilError(t, ten.keepRef(t.Context(), v, ref))
+		old = append(old, ref)
+	}
+	assert.NilError(t, s.Close(t.Context()))
+
+	s = reopened(t, config, exporter)
+	ten = mustTenant(t, s)
+	assert.Equal(t, len(exporter.list()), len(old))
+	for i, ref := range old {
+		_, err = ten.Export(t.Context(), "v", ExportSpec{Client: ref.Client})
+		assert.NilError(t, err)
+		_, err = ten.Export(t.Context(), "v", ExportSpec{Client: ref.Client, Labels: map[string]string{"node": "n"}})
+		assert.NilError(t, err)
+		assert.NilError(t, s.reconcileExports(t.Context()))
+		assert.Equal(t, len(exporter.list()), len(old)-i)
+		assert.NilError(t, ten.Unexport(t.Context(), "v", ref.Client, nil))
+		assert.Equal(t, len(exporter.list()), len(old)-i-1)
+		_, err = ten.Export(t.Context(), "v", ExportSpec{Client: ref.Client})
+		assertCode(t, err, agentapi.Invalid)
+	}
+	assert.NilError(t, s.Close(t.Context()))
 }

@@ -5,11 +5,10 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
-
-var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func invalid(format string, args ...any) error {
 	return agentapi.Errorf(agentapi.Invalid, format, args...)
@@ -56,11 +55,21 @@ func ValidateCompression(value string) error {
 
 // validateClient returns the address in the one form in which it is kept: an IPv4-mapped IPv6 address means the IPv4 address.
 func validateClient(client netip.Addr) (netip.Addr, error) {
-	client = client.Unmap()
-	if !client.IsValid() || client.IsUnspecified() || client.IsMulticast() || client.Zone() != "" || client == broadcast {
-		return client, invalid("client must be the IPv4 or IPv6 address of one host, without a zone")
+	if err := nfs.ValidateClient(client); err != nil {
+		return client, invalid("%w", err)
 	}
-	return client, nil
+	return client.Unmap(), nil
+}
+
+// validateNewClient also refuses addresses that older agents exported to. A volume's references to those stay valid.
+func (v Volume) validateNewClient(client netip.Addr) error {
+	if v.hasClient(client) {
+		return nil
+	}
+	if err := nfs.ValidateNewClient(client); err != nil {
+		return invalid("%w", err)
+	}
+	return nil
 }
 
 func (s *Store) validateProperties(p Properties) error {

@@ -250,6 +250,7 @@ func TestInvalidExports(t *testing.T) {
 		"line break":     func(e *nfs.Export) { e.Path += "\n/etc" },
 		"no client":      func(e *nfs.Export) { e.Client = netip.Addr{} },
 		"zone":           func(e *nfs.Export) { e.Client = netip.MustParseAddr("fe80::1%eth0") },
+		"broadcast":      func(e *nfs.Export) { e.Client = netip.MustParseAddr("255.255.255.255") },
 		"any address":    func(e *nfs.Export) { e.Client = netip.IPv4Unspecified() },
 		"no UUID":        func(e *nfs.Export) { e.FSID = uuid.Nil },
 		"flavour":        func(e *nfs.Export) { e.Options.Security = "sys,insecure" },
