@@ -80,7 +80,7 @@ var placeholders = strings.NewReplacer("VOLUME", "db", " V", " db", "URL", "http
 func mountsAtOnce(t *testing.T, h *host) {
 	t.Helper()
 	agent := h.agent("default")
-	h.run(agent + "volume create at-once 64Mi && " + agent + "export add at-once 127.0.0.1")
+	h.run(agent + "volume create at-once 64Mi && " + agent + "export add at-once " + clientAddress)
 	begin := time.Now()
 	dir := mounted(t, "/srv/btrfs/default/at-once/data")
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))

@@ -91,12 +91,12 @@ func TestInstall(t *testing.T) {
 func (h *host) publishesInOneRun(agent string) {
 	h.t.Helper()
 	const many = "for i in $(seq 20); do "
-	h.run("set -e; " + many + agent + "volume create many-$i 1Mi; " + agent + "export add many-$i 127.0.0.1; done")
+	h.run("set -e; " + many + agent + "volume create many-$i 1Mi; " + agent + "export add many-$i " + clientAddress + "; done")
 	h.run("systemctl stop btrfs-nfs-agent && rm /etc/exports.d/btrfs-nfs-csi.exports && exportfs -au && systemctl start btrfs-nfs-agent")
 	assert.Equal(h.t, h.run("grep -c /many- /var/lib/nfs/etab"), "20\n")
 	journal := h.run("journalctl --no-pager -o cat -u btrfs-nfs-agent")
 	assert.Assert(h.t, !strings.Contains(journal, "published one by one"), journal)
-	h.run("set -e; " + many + agent + "export remove -y many-$i 127.0.0.1; " + agent + "volume delete -y many-$i; done")
+	h.run("set -e; " + many + agent + "export remove -y many-$i " + clientAddress + "; " + agent + "volume delete -y many-$i; done")
 }
 
 // keepsItsSettings gives the installer what contradicts the settings that are there: it changes nothing on the host, and says how it is done. What

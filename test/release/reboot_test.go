@@ -27,7 +27,7 @@ func reboots(t *testing.T, h *host, engine string) {
 	h.installs(engine)
 	assert.Assert(t, strings.HasSuffix(h.run("cat /proc/fs/nfsd/versions"), "-3 +4 -4.0 +4.1 +4.2\n"))
 	agent := h.agent(engine)
-	h.run(agent + "volume create kept 64Mi && " + agent + "export add kept 127.0.0.1")
+	h.run(agent + "volume create kept 64Mi && " + agent + "export add kept " + clientAddress)
 	file := filepath.Join(mounted(t, "/srv/btrfs/"+engine+"/kept/data"), "file")
 	// Another process, for this one could start no program without the server: its children have the file until they execute something, whose close waits for
 	// what is written (fs/nfs/nfs4file.c, nfs4_file_flush), and Go waits for that (vfork).
@@ -42,7 +42,7 @@ func reboots(t *testing.T, h *host, engine string) {
 	h.waitFor("what the client has written", contains("before\n"))
 	list := agent + "volume list -o name && " + agent + "export list kept -c volume,client,access"
 	before, failed := h.run(list), h.failures()
-	assert.Assert(t, is.Contains(before, "127.0.0.1"))
+	assert.Assert(t, is.Contains(before, clientAddress))
 
 	h.mountsAtBoot()
 	h.holdsBack(held[engine])
@@ -164,7 +164,7 @@ const watchdogLimit = 20 * time.Second
 func hangs(t *testing.T, h *host, engine string) {
 	const dropIn = "/etc/systemd/system/btrfs-nfs-agent.service.d/hangs.conf"
 	agent := h.agent(engine)
-	h.run(agent + "volume create hung 64Mi && " + agent + "export add hung 127.0.0.1")
+	h.run(agent + "volume create hung 64Mi && " + agent + "export add hung " + clientAddress)
 	client := write(t, mounted(t, "/srv/btrfs/"+engine+"/hung/data"))
 	h.run(fmt.Sprintf("printf '[Service]\\nWatchdogSec=%d\\n' > %s && systemctl daemon-reload && systemctl restart btrfs-nfs-agent", int(watchdogLimit.Seconds()), dropIn))
 
@@ -188,7 +188,7 @@ func hangs(t *testing.T, h *host, engine string) {
 	assert.Assert(t, h.run("systemctl show -P MainPID btrfs-nfs-agent") != pid)
 	assert.Assert(t, h.run("systemctl show -P NRestarts btrfs-nfs-agent") != "0\n")
 	assert.Assert(t, is.Contains(h.run("journalctl --no-pager -o cat -u btrfs-nfs-agent"), "Watchdog timeout (limit "+fmt.Sprint(int(watchdogLimit.Seconds()))+"s)!"))
-	h.run(agent + "volume create after-it 64Mi && " + agent + "export add after-it 127.0.0.1")
+	h.run(agent + "volume create after-it 64Mi && " + agent + "export add after-it " + clientAddress)
 	mounted(t, "/srv/btrfs/"+engine+"/after-it/data")
 	t.Logf("%s engine: while the agent hung, the client's slowest turn took %v", engine, client.phase(t))
 	h.run("rm " + dropIn + " && systemctl daemon-reload && systemctl restart btrfs-nfs-agent")

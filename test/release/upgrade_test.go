@@ -25,6 +25,7 @@ const longestPause = time.Second
 func TestOnDebian(t *testing.T) {
 	lab.Require(t)
 	command(t, "ip", "link", "set", "lo", "up")
+	command(t, "ip", "address", "add", clientAddress+"/32", "dev", "lo")
 	h := bootInLab(t, unpack(t, "BNC_PREVIOUS")+":/media/previous", unpack(t, "BNC_TARBALL")+":/media/new")
 	t.Run("handbook", func(t *testing.T) { runHandbook(t, h.in(t)) })
 	for _, engine := range []string{"exportfs", "kernel"} {
@@ -53,7 +54,7 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	h.run("/media/previous/install.sh --base-path /srv/btrfs --tenant " + engine + " --device " + h.device + " --confirm-device " + h.device + " --engine " + engine)
 	agent := h.agent(engine)
 	published := func(volume string) string {
-		h.run(agent + "volume create " + volume + " 64Mi && " + agent + "export add " + volume + " 127.0.0.1")
+		h.run(agent + "volume create " + volume + " 64Mi && " + agent + "export add " + volume + " " + clientAddress)
 		return mounted(t, "/srv/btrfs/"+engine+"/"+volume+"/data")
 	}
 	first := published("first")
@@ -138,7 +139,7 @@ func (h *host) agent(tenant string) string {
 func mounted(t *testing.T, path string) string {
 	t.Helper()
 	dir := t.TempDir()
-	command(t, "mount", "-t", "nfs", "-o", "vers=4.2", "127.0.0.1:"+path, dir)
+	command(t, "mount", "-t", "nfs", "-o", "vers=4.2", clientAddress+":"+path, dir)
 	t.Cleanup(func() { command(t, "umount", "-l", dir) })
 	return dir
 }
