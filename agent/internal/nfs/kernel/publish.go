@@ -25,20 +25,20 @@ func (e *Engine) publish(export published) error {
 	if old := known.exports[export.Path]; old.told && old.same(export) {
 		return nil
 	}
+	now := e.now()
+	if known.exports[export.Path].key != export.key {
+		if err := e.revokeHandle(known, export.Path); err != nil {
+			return err // the old key stays known, to be revoked
+		}
+	}
 	e.version++
 	security := known.security()
-	old, replaced, ways := known.add(export)
+	_, replaced, ways := known.add(export)
 	if known.security() != security { // the way has to allow the new flavour too
 		ways = slices.Sorted(maps.Keys(known.ways))
 	}
-	now := e.now()
 	if replaced {
 		e.replaced = now
-	}
-	if replaced && old.key.kind != 0 && old.key != export.key {
-		if err := e.send(handleMessage(known.domain(), old.key, "", now.Add(revoked).Unix())); err != nil {
-			return err
-		}
 	}
 	err := nfs.ErrNotFound
 	if known.told {
@@ -50,7 +50,11 @@ func (e *Engine) publish(export published) error {
 		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
 	}
 	if err != nil {
-		e.clients.remove(export.Client, export.Path)
+		// The kernel may have taken a part, or has what the export replaces. Then the export stays known,
+		// so that List shows it and a revocation covers it.
+		if !replaced && !errors.Is(err, nfs.ErrUnavailable) {
+			e.clients.remove(export.Client, export.Path)
+		}
 		return err
 	}
 	export.told = true

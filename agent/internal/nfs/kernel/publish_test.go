@@ -1,11 +1,15 @@
 package kernel
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -19,22 +23,78 @@ func TestRevokeAfterAFailure(t *testing.T) {
 	assert.ErrorIs(t, e.revoke(export.Export), nfs.ErrUnavailable)
 	assert.Assert(t, e.clients.exported(export.Path), "the kernel still lets it in")
 
-	told := map[cache]string{}
-	for from, name := range cacheNames {
-		told[cache(from)] = filepath.Join(t.TempDir(), name)
-		file, err := os.Create(told[cache(from)])
-		assert.NilError(t, err)
-		t.Cleanup(func() { assert.Check(t, file.Close()) })
-		e.channels.fds[from] = int(file.Fd())
-	}
+	told := e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
 	assert.NilError(t, e.revoke(export.Export))
 	assert.Assert(t, !e.clients.exported(export.Path))
 	for to, want := range map[cache]message{
 		cacheHandle: handleMessage("10.0.0.1", export.key, "", now+3600),
 		cacheExport: noExportMessage("10.0.0.1", export.Path, now+5),
 	} {
-		text, err := os.ReadFile(told[to])
+		assert.DeepEqual(t, told(to), []string{want.text})
+	}
+}
+
+// An export that the kernel took in part is listed, and can be published again and revoked.
+func TestPublishAfterAFailure(t *testing.T) {
+	export := volume(t, "v", one, nfs.Options{})
+	e := answering()
+	e.config.BasePath = filepath.Dir(export.Path)
+	e.channels = &channels{root: t.TempDir(), fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
+	assert.NilError(t, os.Mkdir(filepath.Join(e.channels.root, "nfsd.export"), 0o755))
+	assert.NilError(t, os.WriteFile(filepath.Join(e.channels.root, "nfsd.export/content"), nil, 0o600))
+	told := e.takeMessages(t, cacheClient, cacheExport)
+
+	assert.ErrorIs(t, e.publish(export), nfs.ErrUnavailable)
+	assert.Equal(t, len(told(cacheHandle)), 0)
+	entry := exportMessage("10.0.0.1", export.Export, 0, now+int64(far.Seconds())).text
+	assert.Assert(t, slices.Contains(told(cacheExport), entry), "the kernel has the export")
+	have, err := e.List(t.Context())
+	assert.NilError(t, err)
+	assert.DeepEqual(t, have, []nfs.Export{export.Export}, cmpopts.EquateComparable(netip.Addr{}))
+
+	told = e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
+	assert.NilError(t, e.publish(export))
+	assert.Assert(t, slices.Contains(told(cacheExport), entry))
+	assert.DeepEqual(t, told(cacheHandle), []string{handleMessage("10.0.0.1", export.key, export.Path, now+int64(far.Seconds())).text})
+
+	// Another subvolume at the path, whose old handle cannot be revoked.
+	other := export
+	other.FSID = uuid.New()
+	other.key.raw = "other"
+	e.channels.fds[cacheHandle] = -1
+	assert.ErrorIs(t, e.publish(other), nfs.ErrUnavailable)
+	told = e.takeMessages(t, cacheExport, cacheHandle)
+	assert.NilError(t, e.revoke(other.Export))
+	assert.DeepEqual(t, told(cacheHandle), []string{handleMessage("10.0.0.1", export.key, "", now+3600).text})
+	assert.Equal(t, len(e.clients), 0)
+}
+
+// An export that the kernel refuses is not kept.
+func TestPublishOfWhatIsRefused(t *testing.T) {
+	export := volume(t, "v", one, nfs.Options{})
+	e := answering()
+	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: 1}
+	assert.ErrorIs(t, e.publish(export), nfs.ErrInvalid)
+	assert.Equal(t, len(e.clients), 0)
+}
+
+// takeMessages has files take what the kernel is told over these channels, and returns what reads the messages.
+func (e *Engine) takeMessages(t *testing.T, caches ...cache) func(cache) []string {
+	t.Helper()
+	files := map[cache]string{}
+	for _, to := range caches {
+		files[to] = filepath.Join(t.TempDir(), cacheNames[to])
+		file, err := os.Create(files[to])
 		assert.NilError(t, err)
-		assert.Equal(t, strings.TrimSpace(string(text)), strings.TrimSpace(want.text))
+		t.Cleanup(func() { assert.Check(t, file.Close()) })
+		e.channels.fds[to] = int(file.Fd())
+	}
+	return func(to cache) []string {
+		if files[to] == "" {
+			return nil
+		}
+		text, err := os.ReadFile(files[to])
+		assert.NilError(t, err)
+		return slices.Collect(strings.Lines(string(text)))
 	}
 }
