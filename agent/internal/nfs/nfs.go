@@ -30,8 +30,10 @@ type Exporter interface {
 	Start(ctx context.Context, initial []Export) error
 
 	// Export publishes each export. It is idempotent and replaces the options
-	// and file system ID of an export with the same path and client; handles
-	// with the replaced ID are refused when it returns.
+	// and file system ID of an export with the same path and client. When it
+	// returns without an error, handles with a replaced ID are refused. Where a
+	// read-only export has replaced a writable one, that client can no longer
+	// write, and none of its writes is under way.
 	Export(ctx context.Context, exports []Export) error
 
 	// Unexport takes each export back; only Path and Client (or Spec) matter.

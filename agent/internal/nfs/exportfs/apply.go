@@ -25,12 +25,14 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	if err := e.writeFile(); err != nil {
 		return err
 	}
-	if len(publish) == 0 && len(revoke) == 0 {
+	narrowed := e.narrow(b, table)
+	if len(publish) == 0 && len(revoke) == 0 && len(narrowed) == 0 {
 		return nil
 	}
-	var ran error
+	var ran, stopped error
 	e.unwatched(func() {
 		ran = errors.Join(e.revoke(ctx, revoke), e.publish(ctx, publish))
+		stopped = e.stopWriters(ctx, narrowed)
 		table, err = e.table(ctx)
 	})
 	if err != nil {
@@ -46,6 +48,11 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 			ran = nfs.ErrUnavailable
 		}
 		return fmt.Errorf("%d exports are not as they should be: %w", left, ran)
+	}
+	if stopped != nil {
+		for _, export := range narrowed {
+			b.failed[export.Key()] = stopped
+		}
 	}
 	return nil
 }
@@ -143,7 +150,7 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := e.fence(ctx, exports); err != nil {
+	if err := e.fence(ctx, exports, anyAccess); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -36,8 +36,9 @@ type Engine struct {
 	done    sync.WaitGroup
 
 	// Of the worker alone.
-	wanted map[nfs.Key]nfs.Export
-	noBulk bool
+	wanted   map[nfs.Key]nfs.Export
+	narrowed map[nfs.Key]bool // read-only, while writes from before may be under way
+	noBulk   bool
 
 	watchMu    sync.Mutex
 	lastChange tableState // what the watcher has seen
@@ -54,12 +55,13 @@ func New(config Config) (*Engine, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	e := &Engine{
-		config:  config,
-		server:  nfsd.NewServer(config.ProcRoot),
-		wake:    make(chan struct{}, 1),
-		changed: make(chan struct{}, 1),
-		stop:    stop,
-		wanted:  map[nfs.Key]nfs.Export{},
+		config:   config,
+		server:   nfsd.NewServer(config.ProcRoot),
+		wake:     make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1),
+		stop:     stop,
+		wanted:   map[nfs.Key]nfs.Export{},
+		narrowed: map[nfs.Key]bool{},
 	}
 	e.lastChange = e.tableState()
 	e.done.Go(func() { e.work(ctx) })

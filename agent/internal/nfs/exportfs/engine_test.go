@@ -271,6 +271,41 @@ func TestInvalidExports(t *testing.T) {
 	}
 }
 
+// An export that becomes read-only is looked at in the kernel's cache until nobody can write. After a failure, and after a
+// start, a repeated request looks again. Other exports do not fail with it.
+func TestReadOnlyWaitsForWriters(t *testing.T) {
+	h := newHost(t)
+	h.config.ProcRoot = t.TempDir()
+	content := filepath.Join(h.config.ProcRoot, "net/rpc/nfsd.export/content")
+	assert.NilError(t, os.MkdirAll(filepath.Dir(content), 0o755))
+	readable := func(text string) { assert.NilError(t, os.WriteFile(content, []byte(text), 0o600)) }
+	const good, bad = "", "no export\n"
+	writable, other := h.export("v1", "10.0.0.1"), h.export("v2", "10.0.0.2")
+	readOnly := writable
+	readOnly.Options.ReadOnly = true
+
+	readable(bad)
+	engine := h.engine()
+	publish := func(exports ...nfs.Export) error { return engine.Export(t.Context(), exports) }
+	assert.NilError(t, publish(readOnly), "it was never writable")
+	assert.NilError(t, publish(writable))
+	err := publish(readOnly, other)
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+	assert.Assert(t, !strings.Contains(err.Error(), other.Path), "%v", err)
+	assert.ErrorIs(t, publish(readOnly), nfs.ErrUnavailable)
+	h.hasExactly(engine, readOnly, other)
+	readable(good)
+	assert.NilError(t, publish(readOnly))
+	readable(bad)
+	assert.NilError(t, publish(readOnly))
+
+	assert.NilError(t, engine.Close())
+	engine = h.engine()
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{readOnly, other}))
+	assert.ErrorIs(t, publish(readOnly), nfs.ErrUnavailable)
+	assert.NilError(t, publish(other))
+}
+
 // An exportfs of the host that does not know an option cannot be helped by
 // trying again.
 func TestUnknownOptionIsUnsupported(t *testing.T) {

@@ -23,11 +23,11 @@ const fenceTime = 30 * time.Second
 // -u flushes the kernel's caches, but rpc.mountd may have looked at the old
 // table just before and answer just after; that answer would hold for half an
 // hour. So the kernel's cache is looked at, and flushed again where needed.
-func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
+func (e *Engine) fence(ctx context.Context, revoked []nfs.Export, access access) error {
 	ctx, cancel := context.WithTimeout(ctx, fenceTime)
 	defer cancel()
 	for calm := 0; calm < 2; {
-		open, err := e.stillOpen(revoked)
+		open, err := e.stillOpen(revoked, access)
 		if err != nil {
 			return err
 		}
@@ -68,9 +68,10 @@ func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
 }
 
 // stillOpen reports whether the kernel has a cached answer that lets one of the
-// clients of a revoked export in: an export, or a file system ID that leads to
-// one. Both hold for half an hour, and a handle of an old ID needs the second.
-func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
+// clients of a revoked export in, with the access given: an export, or a file
+// system ID that leads to one. Both hold for half an hour, and a handle of an old
+// ID needs the second.
+func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 	closed := map[string]map[string]bool{}
 	for _, export := range revoked {
 		if closed[export.Path] == nil {
@@ -83,9 +84,15 @@ func (e *Engine) stillOpen(revoked []nfs.Export) (bool, error) {
 		return false, err
 	}
 	for _, entry := range exports {
+		if access == writeAccess && entry.Options.ReadOnly {
+			continue
+		}
 		if entry.Positive && !entry.PseudoRoot && matches(entry.Domain, closed[entry.Path]) {
 			return true, nil
 		}
+	}
+	if access == writeAccess {
+		return false, nil // the handles stay good, for reading
 	}
 	handles, err := readCache(e.config.ProcRoot, "nfsd.fh", rpccache.ParseHandles)
 	if err != nil {

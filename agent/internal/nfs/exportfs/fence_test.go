@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -26,6 +27,7 @@ func TestStillOpen(t *testing.T) {
 		path + "\t10.0.0.1(rw)":            {true, false, false},
 		path + "\t10.0.0.1,10.0.0.0/8(rw)": {true, false, true},
 		path + "\t$10.0.0.1(rw)":           {true, false, false},
+		path + "\t10.0.0.1(ro)":            {true, false, false},
 		path + "\t$fd00::6(rw)":            {false, true, false},
 		path + "\t$10.0.0.12(rw)":          {},
 		path + "\t$10.0.0.1()":             {},
@@ -35,9 +37,12 @@ func TestStillOpen(t *testing.T) {
 	} {
 		assert.NilError(t, os.WriteFile(content, []byte("#path domain(flags)\n"+line+"\n"), 0o600))
 		for i, export := range []nfs.Export{four, six, network} {
-			open, err := e.stillOpen([]nfs.Export{export})
+			open, err := e.stillOpen([]nfs.Export{export}, anyAccess)
 			assert.NilError(t, err)
 			assert.Equal(t, open, want[i], "%s: %v", line, export)
+			open, err = e.stillOpen([]nfs.Export{export}, writeAccess)
+			assert.NilError(t, err)
+			assert.Equal(t, open, want[i] && !strings.Contains(line, "(ro"), "%s: %v", line, export)
 		}
 	}
 }
@@ -64,7 +69,7 @@ func TestStillOpenByFileSystemID(t *testing.T) {
 		"10.0.0.1 7 0x0001 /srv/pool/t/v/data/in": false,
 	} {
 		cache("nfsd.fh", line)
-		open, err := e.stillOpen([]nfs.Export{export})
+		open, err := e.stillOpen([]nfs.Export{export}, anyAccess)
 		assert.NilError(t, err)
 		assert.Equal(t, open, want, line)
 	}

@@ -31,6 +31,47 @@ func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
 	return e.server.Drain(ctx, clients...)
 }
 
+// stopWriters returns when no write is under way that began while one of the exports was writable. After a
+// failure the next call waits again.
+func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
+	versions := map[nfs.Key]uint64{}
+	var narrowed []nfs.Export
+	e.mu.Lock()
+	for _, export := range exports {
+		known := e.clients[export.Client]
+		if known == nil {
+			continue
+		}
+		if now := known.exports[export.Path]; now.narrowed != 0 {
+			versions[export.Key()] = now.narrowed
+			narrowed = append(narrowed, now.Export)
+		}
+	}
+	e.mu.Unlock()
+	if len(narrowed) == 0 {
+		return nil
+	}
+
+	if err := e.drain(ctx, narrowed); err != nil {
+		return err
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for key, version := range versions {
+		known := e.clients[key.Client]
+		if known == nil {
+			continue
+		}
+		now, ok := known.exports[key.Path]
+		if ok && now.narrowed == version {
+			now.narrowed = 0
+			known.exports[key.Path] = now
+		}
+	}
+	return nil
+}
+
 // release makes the server let go of files that revoked clients have open, so
 // that the space of a deleted subvolume can be used again. Where it cannot do so
 // for one directory, it forgets clients that have nothing else. A failure costs

@@ -146,6 +146,9 @@ func (e *Engine) takeOver(wanted []published) error {
 	e.version++
 	e.clients = clients{}
 	for _, export := range wanted {
+		if export.Options.ReadOnly {
+			export.narrowed = e.version // an earlier run may have ended before it could wait for writes
+		}
 		e.clients.get(export.Client).add(export)
 	}
 	if e.stop == nil {
@@ -177,6 +180,9 @@ func (e *Engine) Export(ctx context.Context, exports []nfs.Export) error {
 		if err := e.publish(export); err != nil {
 			errs = append(errs, &nfs.ExportError{Export: export.Export, Err: err})
 		}
+	}
+	if err := e.stopWriters(ctx, wanted); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

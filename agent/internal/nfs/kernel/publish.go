@@ -22,18 +22,25 @@ func (e *Engine) publish(export published) error {
 		return nfs.ErrClosed
 	}
 	known := e.clients.get(export.Client)
-	if old := known.exports[export.Path]; old.told && old.same(export) {
+	old, replaced := known.exports[export.Path]
+	if old.told && old.same(export) {
 		return nil
 	}
 	now := e.now()
-	if known.exports[export.Path].key != export.key {
+	if replaced && old.key != export.key {
 		if err := e.revokeHandle(known, export.Path); err != nil {
 			return err // the old key stays known, to be revoked
 		}
 	}
 	e.version++
 	security := known.security()
-	_, replaced, ways := known.add(export)
+	if export.Options.ReadOnly {
+		export.narrowed = old.narrowed
+		if replaced && !old.Options.ReadOnly {
+			export.narrowed = e.version
+		}
+	}
+	_, _, ways := known.add(export)
 	if known.security() != security { // the way has to allow the new flavour too
 		ways = slices.Sorted(maps.Keys(known.ways))
 	}

@@ -1,18 +1,21 @@
 package kernel
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // Who could not be shut out is shut out by the next try, by handle as well as by path.
@@ -76,6 +79,50 @@ func TestPublishOfWhatIsRefused(t *testing.T) {
 	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: 1}
 	assert.ErrorIs(t, e.publish(export), nfs.ErrInvalid)
 	assert.Equal(t, len(e.clients), 0)
+}
+
+// An export that becomes read-only waits for what the server still writes, here a copy. After a failure, and after a start,
+// a repeated request waits again.
+func TestReadOnlyWaitsForWriters(t *testing.T) {
+	export := volume(t, "v", one, nfs.Options{})
+	proc := t.TempDir()
+	e := answering()
+	e.config.BasePath = filepath.Dir(export.Path)
+	e.server = nfsd.NewServer(proc)
+	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
+	e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
+	copies := func(thread string) {
+		for name, text := range map[string]string{"fs/nfsd/threads": "8\n", "77/comm": thread} {
+			assert.NilError(t, os.MkdirAll(filepath.Dir(filepath.Join(proc, name)), 0o755))
+			assert.NilError(t, os.WriteFile(filepath.Join(proc, name), []byte(text), 0o600))
+		}
+	}
+	publish := func(readOnly bool) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		export.Options.ReadOnly = readOnly
+		return e.Export(ctx, []nfs.Export{export.Export})
+	}
+
+	copies("copy thread\n")
+	assert.NilError(t, publish(true), "it was never writable")
+	assert.NilError(t, publish(false))
+	assert.ErrorIs(t, publish(true), nfs.ErrUnavailable)
+	assert.ErrorIs(t, publish(true), nfs.ErrUnavailable, "the kernel has it, but the client may still write")
+	copies("other\n")
+	assert.NilError(t, publish(true))
+	copies("copy thread\n")
+	assert.NilError(t, publish(true))
+
+	e.channels.root = proc
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, "net/rpc"), 0o755))
+	for _, name := range cacheNames {
+		assert.NilError(t, os.Mkdir(filepath.Join(proc, name), 0o755))
+	}
+	e.stop = func() {} // the engine runs already
+	export.narrowed = 0
+	assert.NilError(t, e.takeOver([]published{export}))
+	assert.ErrorIs(t, publish(true), nfs.ErrUnavailable)
 }
 
 // takeMessages has files take what the kernel is told over these channels, and returns what reads the messages.

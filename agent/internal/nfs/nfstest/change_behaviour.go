@@ -378,6 +378,45 @@ func (r *run) cleaned(t *testing.T) {
 // Nothing of a client reaches the disk once it is revoked, however much it has
 // under way.
 func nothingAfterRevocation(t *testing.T, r *run) {
+	r.nothingWrittenAfter(t, func(volume nfs.Export) { r.unexport(t, volume) })
+}
+
+// Nothing of a client reaches the disk once its export has become read-only, also when the request
+// is repeated or when the server copies for the client. It can still read.
+func nothingAfterReadOnly(t *testing.T, r *run) {
+	r.nothingWrittenAfter(t, func(volume nfs.Export) {
+		volume.Options.ReadOnly = true
+		r.export(t, volume)
+	})
+
+	const enough, most = 2, 5 // a copy may be over before it is looked at
+	volume, source, target := r.largeFile(t)
+	underWay := 0
+	for range most {
+		volume.Options.ReadOnly = false
+		r.export(t, volume)
+		if r.startCopy(t, source, target) {
+			underWay++
+		}
+		volume.Options.ReadOnly = true
+		r.export(t, volume)
+		atOnce := size(t, target)
+		assert.DeepEqual(t, copies(t), []string(nil))
+		assert.Equal(t, size(t, target), atOnce)
+		if underWay == enough {
+			break
+		}
+	}
+	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")
+	assert.NilError(t, os.WriteFile(filepath.Join(volume.Path, "readable"), []byte("text"), 0o644))
+	text, err := readFile(t, filepath.Join(r.w.Nodes[0].Mount(t, volume), "readable"))
+	assert.NilError(t, err)
+	assert.Equal(t, text, "text")
+}
+
+// nothingWrittenAfter shows that stop returns when no write of the volume's client is under way.
+func (r *run) nothingWrittenAfter(t *testing.T, stop func(volume nfs.Export)) {
+	t.Helper()
 	const writers, size = 4, 1 << 20
 	for round := range 3 {
 		volume := r.w.Volume(fmt.Sprint("v", round), r.w.Nodes[0].IPv4)
@@ -399,7 +438,7 @@ func nothingAfterRevocation(t *testing.T, r *run) {
 			})
 		}
 		eventually(t, "the writers have not begun", func() bool { return written.Load() >= 2*writers })
-		r.unexport(t, volume)
+		stop(volume)
 		atOnce := contents(t, volume.Path)
 		assert.NilError(t, bounded(t, "the writers end", func() error {
 			done.Wait()

@@ -9,6 +9,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
@@ -16,9 +17,7 @@ import (
 // client also end with it, on which the engines fall back for those that last.
 func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 	const enough, most = 2, 5 // a copy may be over before it is looked at
-	volume := r.w.Volume("copied", r.w.Nodes[0].IPv4)
-	source, target := filepath.Join(volume.Path, "source"), filepath.Join(volume.Path, "target")
-	assert.NilError(t, os.WriteFile(source, make([]byte, 200<<20), 0o644))
+	volume, source, target := r.largeFile(t)
 	underWay, rounds := 0, 0
 	for ; underWay < enough && rounds < most; rounds++ {
 		volume = renewed(volume)
@@ -38,6 +37,16 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 	assert.DeepEqual(t, copies(t), []string(nil))
 	t.Logf("of %d copies %d were under way; one that ended with its client was of %d bytes", rounds, underWay, size(t, target))
 	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")
+}
+
+// largeFile makes a file that the server does not copy at once.
+func (r *run) largeFile(t *testing.T) (volume nfs.Export, source, target string) {
+	t.Helper()
+	volume = r.w.Volume("copied", r.w.Nodes[0].IPv4)
+	source, target = filepath.Join(volume.Path, "source"), filepath.Join(volume.Path, "target")
+	assert.NilError(t, os.WriteFile(source, nil, 0o644))
+	assert.NilError(t, os.Truncate(source, 200<<20))
+	return volume, source, target
 }
 
 // startCopy has a node copy a file, and reports whether the server is still at it.

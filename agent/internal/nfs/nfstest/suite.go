@@ -73,6 +73,7 @@ func Run(t *testing.T, subject Subject) {
 		{"nothing is copied after revocation", nothingCopiedAfterRevocation},
 		{"nothing stale is written after republication", nothingStaleAfterRepublish},
 		{"4,096 clients of one volume", manyClients},
+		{"read-only stops writes under way", nothingAfterReadOnly},
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 	} {
