@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -34,18 +35,24 @@ func sidUtils(t *testing.T) string {
 	return filepath.Join(folder, "usr/sbin")
 }
 
+func startSidMountd(t *testing.T, w *nfstest.World, programs, settings string) (mountd string) {
+	t.Helper()
+	assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\n"+settings), 0o644))
+	mountd = programs + "/rpc.mountd"
+	w.StartDaemon(mountd, "--foreground", "-N", "3")
+	eventually(t, w.Answered)
+	return mountd
+}
+
 // startSidServer exports /srv/share to the second node, and starts rpc.mountd and the server.
 func startSidServer(t *testing.T, w *nfstest.World, programs, settings string) (mountd string) {
 	t.Helper()
-	assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte("[mountd]\n"+settings), 0o644))
 	assert.NilError(t, os.MkdirAll("/srv/share", 0o755))
 	line := fmt.Sprintf("/srv/share %s(rw,fsid=77,no_subtree_check,no_root_squash)\n", w.Nodes[1].IPv4)
 	assert.NilError(t, os.WriteFile("/etc/exports.d/other.exports", []byte(line), 0o644))
 	w.SetTimes()
 	w.Run(programs+"/exportfs", "-r")
-	mountd = programs + "/rpc.mountd"
-	w.StartDaemon(mountd, "--foreground", "-N", "3")
-	eventually(t, w.Answered)
+	mountd = startSidMountd(t, w, programs, settings)
 	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
 	return mountd
 }
@@ -68,41 +75,54 @@ func contains(log *os.File, text string) bool {
 	return err == nil && strings.Contains(string(all), text)
 }
 
-func openFiles(t *testing.T, pid int) string {
+// hasChannel reports whether rpc.mountd runs and has a channel of the export caches open, and which process it is.
+func hasChannel(t *testing.T) (channel bool, pid int) {
 	t.Helper()
-	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
 	assert.NilError(t, err)
-	var targets []string
-	for _, link := range links {
-		target, err := os.Readlink(link)
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || string(comm) != "rpc.mountd\n" {
+			continue
+		}
+		pid, err = strconv.Atoi(filepath.Base(filepath.Dir(name)))
 		assert.NilError(t, err)
-		targets = append(targets, target)
+		links, err := filepath.Glob(filepath.Join(filepath.Dir(name), "fd/*"))
+		assert.NilError(t, err)
+		return slices.ContainsFunc(links, func(link string) bool {
+			target, err := os.Readlink(link)
+			return err == nil && strings.HasSuffix(target, "/channel")
+		}), pid
 	}
-	return strings.Join(targets, "\n")
+	t.Fatal("rpc.mountd does not run")
+	return false, 0
 }
 
 // rpc.mountd of nfs-utils 3.1 has no file open by which it could be found.
 func TestMountdByNetlink(t *testing.T) {
 	w, programs := nfstest.NewWorld(t), sidUtils(t)
-	mountd := startSidServer(t, w, programs, "manage-gids=y\n")
-	listeners, err := nfsd.Listeners()
-	assert.NilError(t, err)
-	if len(listeners) == 0 {
+	mountd := startSidServer(t, w, programs, "manage-gids=n\n")
+	if channel, _ := hasChannel(t); channel {
 		t.Skip("this kernel does not ask by netlink: needs Linux 7.2")
 	}
+	listeners, err := nfsd.Listeners()
+	assert.NilError(t, err)
 	assert.Equal(t, len(listeners), 2, "one socket for each of the families nfsd and sunrpc: %v", listeners)
+	w.StopDaemon(mountd)
+	startSidMountd(t, w, programs, "manage-gids=y\n") // not before: on an older kernel it holds up the next test
+	channel, pid := hasChannel(t)
+	assert.Assert(t, !channel)
 
 	_, err = kernel.New(t.Context(), serverConfig(w))
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy), "%v", err)
-	assert.Equal(t, busy.Comm, "rpc.mountd")
+	assert.Equal(t, busy.PID, pid)
 	assert.Assert(t, busy.Netlink)
-	assert.Assert(t, !strings.Contains(openFiles(t, busy.PID), "/channel"))
-	assert.ErrorContains(t, err, fmt.Sprintf("process %d (rpc.mountd)", busy.PID))
+	assert.ErrorContains(t, err, fmt.Sprintf("process %d (rpc.mountd)", pid))
 
 	report := doctor.Run(t.Context(), doctor.ThisHost(), config.Config{BasePath: w.Base, NFS: config.NFS{Exporter: engine.Auto}}, nil)
 	assert.Assert(t, slices.ContainsFunc(report.Findings, func(f doctor.Finding) bool {
-		return f.Check == "nfs upcalls" && f.Status == doctor.Problem && strings.Contains(f.Detail, fmt.Sprintf("rpc.mountd (process %d) uses netlink", busy.PID))
+		return f.Check == "nfs upcalls" && f.Status == doctor.Problem && strings.Contains(f.Detail, fmt.Sprintf("rpc.mountd (process %d) uses netlink", pid))
 	}), "%v", report.Findings)
 
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
@@ -122,8 +142,7 @@ func TestMountdByNetlink(t *testing.T) {
 	w.Nodes[0].Mount(t, volume)
 
 	// One that starts later is noticed when it has flushed the caches, as nfs-server.service does.
-	w.StartDaemon(mountd, "--foreground", "-N", "3")
-	eventually(t, w.Answered)
+	startSidMountd(t, w, programs, "manage-gids=n\n")
 	w.Run(programs+"/exportfs", "-f")
 	eventually(t, func() bool {
 		return contains(log, "another process answers the kernel") && contains(log, "comm=rpc.mountd")
