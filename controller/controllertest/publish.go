@@ -24,6 +24,9 @@ var publishTests = []behaviour{
 	{"a node whose address changed moves and can be unpublished", publishMoved},
 	{"references of others are left alone", publishOthers},
 	{"references taken over from an older agent go with the node", publishMigrated},
+	{"exports without a node count against modes for one node or one writer", publishBesideClients},
+	{"an export taken over from an older agent at the node's address is the node's own", publishMigratedNode},
+	{"an export taken over from an older agent moves with the node", publishMigratedMoved},
 	{"long node names", publishLongNames},
 	{"what is not there", publishMissing},
 }
@@ -199,20 +202,99 @@ func publishOthers(t *testing.T, b Backend) {
 func publishMigrated(t *testing.T, b Backend) {
 	e := start(t, b)
 	volume := e.volume("pvc-1")
-	migrated := func(client string, labels agentapi.Labels) {
-		labels[agentapi.MigratedLabel] = "true"
-		_, err := e.agent.Export(e.ctx, "pvc-1", agentapi.ExportRequest{Client: client, Labels: labels})
-		assert.NilError(t, err)
-	}
-	migrated("192.0.2.1", agentapi.Labels{"created-by": "csi"})
-	migrated("192.0.2.7", agentapi.Labels{})
-	migrated("192.0.2.8", agentapi.Labels{"node": "worker-1"})
+	e.exportMigrated("pvc-1", "192.0.2.1", agentapi.Labels{"created-by": "csi"})
+	e.exportMigrated("pvc-1", "192.0.2.7", agentapi.Labels{})
+	e.exportMigrated("pvc-1", "192.0.2.8", agentapi.Labels{"node": "worker-1"})
 	e.publish(volume.VolumeId, node1, manyWriters)
 	assert.DeepEqual(t, slices.Sorted(slices.Values(e.clients(volume.VolumeId))), []string{"192.0.2.1", "192.0.2.1", "192.0.2.7"})
 	e.unpublish(volume.VolumeId, node1)
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.7"})
 	e.unpublish(volume.VolumeId, "")
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
+}
+
+// exportMigrated adds a reference as migration from an older agent does.
+func (e *env) exportMigrated(name, client string, labels agentapi.Labels) {
+	e.Helper()
+	labels[agentapi.MigratedLabel] = "true"
+	_, err := e.agent.Export(e.ctx, name, agentapi.ExportRequest{Client: client, Labels: labels})
+	assert.NilError(e, err)
+}
+
+// The access mode of an export without a node is not known: only the publication's own mode can
+// exclude it.
+func publishBesideClients(t *testing.T, b Backend) {
+	const oneWriter = csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER
+	e := start(t, b)
+	e.volume("migrated")
+	e.exportMigrated("migrated", "192.0.2.7", agentapi.Labels{})
+	e.volume("cli")
+	e.volume("cli-read-only")
+	for name, readOnly := range map[string]bool{"cli": false, "cli-read-only": true} {
+		_, err := e.agent.Export(e.ctx, name, agentapi.ExportRequest{Client: "192.0.2.7", ReadOnly: readOnly, Labels: agentapi.Labels{"created-by": "cli"}})
+		assert.NilError(t, err)
+	}
+	for _, name := range []string{"migrated", "cli", "cli-read-only"} {
+		t.Run(name, func(t *testing.T) {
+			id := className + "|" + name
+			refused := func(mode csi.VolumeCapability_AccessMode_Mode, readOnly bool, rule string) {
+				t.Helper()
+				_, err := e.publishAs(id, node1, mode, readOnly)
+				failed(t, err, codes.FailedPrecondition, "192.0.2.7", rule, "btrfs-nfs-agent export remove "+name+" 192.0.2.7")
+				assert.DeepEqual(t, e.clients(id), []string{"192.0.2.7"})
+			}
+			allowed := func(mode csi.VolumeCapability_AccessMode_Mode, readOnly bool) {
+				t.Helper()
+				_, err := e.publishAs(id, node1, mode, readOnly)
+				assert.NilError(t, err)
+				e.unpublish(id, node1)
+			}
+			for mode, value := range csi.VolumeCapability_AccessMode_Mode_value {
+				if strings.HasPrefix(mode, "SINGLE_NODE") {
+					refused(csi.VolumeCapability_AccessMode_Mode(value), false, "one node only")
+					refused(csi.VolumeCapability_AccessMode_Mode(value), true, "one node only")
+				}
+			}
+			allowed(manyWriters, false)
+			allowed(oneWriter, true)
+			if name == "cli-read-only" {
+				allowed(oneWriter, false)
+			} else {
+				refused(oneWriter, false, "one writer only")
+			}
+
+			// As the message says.
+			assert.NilError(t, e.agent.Unexport(e.ctx, name, agentapi.UnexportRequest{Client: "192.0.2.7"}))
+			e.publish(id, node1, oneNode)
+		})
+	}
+}
+
+func publishMigratedNode(t *testing.T, b Backend) {
+	e := start(t, b)
+	volume := e.volume("pvc-1")
+	e.exportMigrated("pvc-1", "192.0.2.1", agentapi.Labels{})
+	_, err := e.publishAs(volume.VolumeId, node2, oneNode, false)
+	failed(t, err, codes.FailedPrecondition, "192.0.2.1", "older agent")
+	for range 2 {
+		e.publish(volume.VolumeId, node1, oneNode)
+	}
+	_, err = e.publishAs(volume.VolumeId, node2, oneNode, false)
+	failed(t, err, codes.FailedPrecondition, "worker-1")
+	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.1", "192.0.2.1"})
+
+	e.unpublish(volume.VolumeId, node1)
+	e.publish(volume.VolumeId, node2, oneNode)
+	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.2"})
+}
+
+func publishMigratedMoved(t *testing.T, b Backend) {
+	e := start(t, b)
+	volume := e.volume("pvc-1")
+	e.exportMigrated("pvc-1", "192.0.2.1", agentapi.Labels{})
+	e.publish(volume.VolumeId, node1, oneNode)
+	e.publish(volume.VolumeId, "worker-1|192.0.2.99", oneNode)
+	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.99"})
 }
 
 func publishLongNames(t *testing.T, b Backend) {

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -59,35 +60,68 @@ func modeLabel(mode csi.VolumeCapability_AccessMode_Mode) string {
 
 func isSingleNode(label string) bool { return strings.HasPrefix(label, "single-node-") }
 
-// conflict compares with the volume's references. On the same node: AlreadyExists when it was published in another way. On
-// another: FailedPrecondition when either mode allows one node only, or a second writer would come to one that allows one.
+// conflict compares the publication with the volume's references. A reference of the same node that
+// was published in another way is AlreadyExists. A reference of another node, or of another client, is
+// FailedPrecondition when an access mode of the two does not allow it.
 func (p publication) conflict(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		node, ok := nodeOf(reference)
 		if !ok {
 			continue
 		}
-		mode := reference.Labels[labelMode]
-		switch {
-		case p.owns(reference):
+		if p.owns(reference) {
+			mode := reference.Labels[labelMode]
 			if reference.ReadOnly != p.onlyReads() || mode != "" && mode != modeLabel(p.mode) {
 				return status.Errorf(codes.AlreadyExists, "volume %s is published at node %s as %s, read-only %t", volume.Name, node.Name, mode, reference.ReadOnly)
 			}
-		case p.singleNode() || isSingleNode(mode):
-			return status.Errorf(codes.FailedPrecondition, "volume %s is published at node %s, and access mode %s allows one node only", volume.Name, node.Name, p.modeAgainst(mode))
-		case p.mode == csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER && !p.onlyReads() && !reference.ReadOnly:
-			return status.Errorf(codes.FailedPrecondition, "volume %s is published at node %s for writing, and access mode %s allows one writer only", volume.Name, node.Name, modeLabel(p.mode))
+			continue
 		}
+		if rule := p.excludes(reference); rule != "" {
+			return status.Errorf(codes.FailedPrecondition, "volume %s is published at node %s, and %s", volume.Name, node.Name, rule)
+		}
+	}
+	return p.conflictWithClients(volume)
+}
+
+// conflictWithClients compares with the references that name no node: those taken over from an older
+// agent, and those made with the command line or by another program. Each lets a client in, and its
+// access mode is not known, so the publication's own mode decides. References at the node's own address
+// let no other client in.
+func (p publication) conflictWithClients(volume *agentapi.VolumeDetail) error {
+	for _, reference := range volume.Clients {
+		_, ofNode := nodeOf(reference)
+		if ofNode || isAtAddress(reference, p.node.IP) || isMigrated(reference) && p.leaves(volume, reference) {
+			continue
+		}
+		rule := p.excludes(reference)
+		if rule == "" {
+			continue
+		}
+		origin := "an export without a node"
+		if isMigrated(reference) {
+			origin = "an export taken over from an older agent"
+		}
+		return status.Errorf(codes.FailedPrecondition,
+			"volume %s is exported to address %s (%s), and %s: when that client no longer uses the volume, run btrfs-nfs-agent export remove %s %s",
+			volume.Name, reference.Client, origin, rule, volume.Name, reference.Client)
 	}
 	return nil
 }
 
-// modeAgainst is the one of the two modes that allows one node only.
-func (p publication) modeAgainst(other string) string {
-	if p.singleNode() {
-		return modeLabel(p.mode)
+// excludes is the rule of an access mode by which the publication cannot be added to the reference of
+// another node or client. It is empty when both can be published.
+func (p publication) excludes(reference agentapi.ExportEntry) string {
+	const oneNode, oneWriter = "access mode %s allows one node only", "access mode %s allows one writer only"
+	mode := reference.Labels[labelMode]
+	switch {
+	case p.singleNode():
+		return fmt.Sprintf(oneNode, modeLabel(p.mode))
+	case isSingleNode(mode):
+		return fmt.Sprintf(oneNode, mode)
+	case p.mode == csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER && !p.onlyReads() && !reference.ReadOnly:
+		return fmt.Sprintf(oneWriter, modeLabel(p.mode))
 	}
-	return other
+	return ""
 }
 
 // owns tells whether a reference is the node's, at whatever address.
@@ -103,13 +137,30 @@ func (p publication) present(volume *agentapi.VolumeDetail) bool {
 	})
 }
 
-// moveAway revokes what the node has at other addresses: its address changed, and the old one may be another machine's now.
+// leaves tells whether a reference is at an address that the node had before its present one, as a
+// reference of the node's shows.
+func (p publication) leaves(volume *agentapi.VolumeDetail, reference agentapi.ExportEntry) bool {
+	return !isAtAddress(reference, p.node.IP) && slices.ContainsFunc(volume.Clients, func(other agentapi.ExportEntry) bool {
+		return p.owns(other) && other.Client == reference.Client
+	})
+}
+
+// moveAway revokes what the node has at other addresses: its address changed, and the old one may be
+// another machine's now. What was taken over from an older agent at such an address goes as well.
 func (p publication) moveAway(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
-		if node, ok := nodeOf(reference); !ok || !p.owns(reference) || node.IP == p.node.IP {
+		var key string
+		switch {
+		case p.owns(reference):
+			key = labelNode
+		case isMigrated(reference):
+			key = agentapi.MigratedLabel
+		}
+		if key == "" || !p.leaves(volume, reference) {
 			continue
 		}
-		if err := target.Unexport(ctx, volume.Name, agentapi.UnexportRequest{Client: reference.Client, Labels: agentapi.Labels{labelNode: reference.Labels[labelNode]}}); err != nil {
+		labels := agentapi.Labels{key: reference.Labels[key]}
+		if err := target.Unexport(ctx, volume.Name, agentapi.UnexportRequest{Client: reference.Client, Labels: labels}); err != nil {
 			return err
 		}
 	}

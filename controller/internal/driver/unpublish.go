@@ -51,14 +51,22 @@ func labelsOfNode(reference agentapi.ExportEntry, nodeID string) (agentapi.Label
 		return agentapi.Labels{labelNode: label}, true
 	}
 	label, migrated := reference.Labels[agentapi.MigratedLabel]
-	return agentapi.Labels{agentapi.MigratedLabel: label}, migrated && (nodeID == "" || isAtAddress(reference, nodeID))
+	return agentapi.Labels{agentapi.MigratedLabel: label}, migrated && (nodeID == "" || isOfNode(reference, nodeID))
 }
 
-func isAtAddress(reference agentapi.ExportEntry, nodeID string) bool {
+func isOfNode(reference agentapi.ExportEntry, nodeID string) bool {
 	node, err := id.ParseNode(nodeID)
-	if err != nil {
-		return false
-	}
+	return err == nil && isAtAddress(reference, node.IP)
+}
+
+func isAtAddress(reference agentapi.ExportEntry, address netip.Addr) bool {
 	client, err := netip.ParseAddr(reference.Client)
-	return err == nil && client.Unmap() == node.IP.Unmap()
+	return err == nil && client.Unmap() == address.Unmap()
+}
+
+// isMigrated tells whether a reference was taken over from an older agent and names no node.
+func isMigrated(reference agentapi.ExportEntry) bool {
+	_, migrated := reference.Labels[agentapi.MigratedLabel]
+	_, ofNode := reference.Labels[labelNode]
+	return migrated && !ofNode
 }
