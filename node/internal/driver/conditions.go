@@ -17,7 +17,7 @@ import (
 // Reasons of health conditions, of volumes and of the node's storage. Those that an agent finds keep their own.
 const (
 	reasonMountMissing  = "MountMissing"        // it was mounted and is not any more
-	reasonMountStale    = "MountStale"          // the server knows the mounted directory no more
+	reasonMountStale    = "MountStale"          // mounted before the volume was attached again
 	reasonMountForeign  = "MountForeign"        // another volume is mounted in its place
 	reasonMountBroken   = "MountBroken"         // the mount fails in another way
 	reasonMountReadOnly = "MountReadOnly"       // it was mounted writable and is not any more
@@ -83,7 +83,7 @@ func reasonOf(err error) string {
 		return reasonMountMissing
 	case errors.Is(err, nfsmount.ErrDenied), errors.Is(err, unix.EACCES):
 		return reasonExportMissing
-	case errors.Is(err, nfsmount.ErrStale):
+	case errors.Is(err, unix.ESTALE): // nfsmount.ErrStale is also other errors that a new mount cures
 		return reasonMountStale
 	}
 	return reasonMountBroken

@@ -87,10 +87,18 @@ func TestAnExportIsRevokedAndGivenAgain(t *testing.T) {
 type fake struct {
 	driver.Mounts
 	mount func(ctx context.Context, options []string) error
+	check func(ctx context.Context) error
 }
 
 func (f *fake) Mount(ctx context.Context, _ nfsmount.Source, _ string, options []string) error {
 	return f.mount(ctx, options)
+}
+
+func (f *fake) Check(ctx context.Context, dir string) error {
+	if f.check == nil {
+		return f.Mounts.Check(ctx, dir)
+	}
+	return f.check(ctx)
 }
 
 func TestAnotherCallForAVolumeIsAborted(t *testing.T) {

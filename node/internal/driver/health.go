@@ -65,12 +65,62 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 	if r.VolumePublishPath != "" {
 		places = append(places, r.VolumePublishPath)
 	}
+	var stale []string
 	for i, place := range places {
 		writable := i == 0 && !record.ReadOnly // whether a pod was to write is not known here
-		n.mountConditions(ctx, &found, place, record.Source, writable)
+		if n.mountConditions(ctx, &found, place, record.Source, writable) {
+			stale = append(stale, place)
+		}
 	}
-	agentConditions(&found, record, <-usage)
+	if r.VolumePublishPath == "" && !found.has(reasonServerSilent) {
+		stale = append(stale, n.staleInPods(ctx, places[0], len(stale) > 0)...)
+	}
+	answer := <-usage
+	agentConditions(&found, record, answer)
+	staleCondition(&found, stale, answer)
 	return found, nil
+}
+
+// staleInPods are the other places where the volume that is mounted at dir is stale. A pod keeps a stale
+// mount when the one at dir was replaced for another pod. Mounts of one file system are asked once.
+func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []string {
+	current, err := n.Mounts.Volume(ctx, dir)
+	if err != nil {
+		return nil // mountConditions has reported it
+	}
+	others, err := n.Mounts.Others(ctx, dir, dir)
+	if err != nil {
+		n.Logger.WarnContext(ctx, "failed to list the mounts of a volume", "dir", dir, "reason", err)
+		return nil
+	}
+	staleDevices := map[string]bool{current.Device: staleAtDir}
+	var stale []string
+	for _, other := range others {
+		_, asked := staleDevices[other.Device]
+		if !asked {
+			staleDevices[other.Device] = reasonOf(n.Mounts.Check(ctx, other.Dir)) == reasonMountStale
+		}
+		if staleDevices[other.Device] {
+			stale = append(stale, other.Dir)
+		}
+	}
+	return stale
+}
+
+// staleCondition reports stale mounts of a node that is let in. The agent gives an attachment a file
+// system ID of its own, so a mount from before the volume was attached again stays stale for good. While
+// the node is not let in, ExportMissing is the cause, and mounting again would not help.
+func staleCondition(found *conditions, stale []string, answer agentAnswer) {
+	if len(stale) == 0 || found.has(reasonExportMissing) {
+		return
+	}
+	places := strings.Join(stale, ", ")
+	if answer.err != nil {
+		found.add(inaccessible, reasonMountStale, "stale mount at %s: the NFS server no longer knows the mounted directory; restart the pod to mount the volume again", places)
+		return
+	}
+	found.add(inaccessible, reasonMountStale, "stale mount at %s: the volume was detached from this node while it was mounted, and attached again, "+
+		"or its data was replaced; the agent lets this node in, but the old mount stays stale: restart the pod to mount the volume again", places)
 }
 
 // recordFor is what is kept of the volume or, where that is lost, what its mount tells.
@@ -101,23 +151,30 @@ func isVolumeAt(volume id.Volume, point nfsmount.Point) bool {
 	return strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir)
 }
 
-func (n *Node) mountConditions(ctx context.Context, found *conditions, place, source string, writable bool) {
+// mountConditions adds what is wrong with the mount at a place. It only returns that the mount is stale:
+// what that means depends on the agent's answer.
+func (n *Node) mountConditions(ctx context.Context, found *conditions, place, source string, writable bool) (stale bool) {
 	point, err := n.Mounts.Volume(ctx, place)
 	switch {
 	case err != nil:
 		found.add(inaccessible, reasonOf(err), "%v", err)
-		return
+		return false
 	case point.Source != source:
 		found.add(inaccessible, reasonMountForeign, "%s is mounted at %s in place of %s", point.Source, place, source)
-		return
+		return false
 	}
-	if err := n.Mounts.Check(ctx, place); err != nil {
+	err = n.Mounts.Check(ctx, place)
+	switch {
+	case reasonOf(err) == reasonMountStale:
+		return true
+	case err != nil:
 		found.add(inaccessible, reasonOf(err), "%v", err)
-		return
+		return false
 	}
 	if writable && point.ReadOnly {
 		found.add(degraded, reasonMountReadOnly, "%s was mounted writable and is read-only now", place)
 	}
+	return false
 }
 
 type agentAnswer struct {

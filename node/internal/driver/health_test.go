@@ -1,12 +1,15 @@
 package driver_test
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -126,27 +131,59 @@ func TestHealthOfARevokedExport(t *testing.T) {
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	f.Revoke()
-	v.isShutOut(t)
 	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // which is the agent's word for a client that is let in no more
-	assert.Equal(t, v.isShutOut(t)["ExportMissing"], inaccessible)
+	for _, pod := range []string{"", "pod"} {
+		v.hasHealth(t, pod, reasons{"ExportMissing": inaccessible}) // the mount is stale because of it
+	}
 	f.Restore()
 	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
-	v.isShutOut(t)
+	data := filepath.Join(v.staging, "data")
+	v.isStale(t, "", "restart the pod", "attached again", data, v.target("pod"))
+	v.isStale(t, "pod", "restart the pod", "attached again", data, v.target("pod"))
+	w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
+	v.hasHealth(t, "pod", reasons{"MountStale": inaccessible, "AgentUnreachable": degraded})
+
+	// A new pod gets a new mount, where it is staged as well. The old pod keeps its own.
+	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
+	assert.NilError(t, v.publish(t, "new", false))
+	v.hasHealth(t, "new", reasons{})
+	for _, pod := range []string{"", "pod"} {
+		message := v.isStale(t, pod, "restart the pod", v.target("pod"))
+		assert.Assert(t, !strings.Contains(message, data), message)
+	}
+	assert.NilError(t, v.unpublish(t, "pod"))
 	assert.NilError(t, v.publish(t, "pod", false))
-	v.hasHealth(t, "pod", reasons{})
+	for _, pod := range []string{"", "pod", "new"} {
+		v.hasHealth(t, pod, reasons{})
+	}
 }
 
-// isShutOut takes either of a server's two answers: that it does not know the directory, as the kernel engine has it say, or that this
-// node has no access, as rpc.mountd mostly does.
-func (v *volume) isShutOut(t *testing.T) reasons {
+// isStale checks that a stale mount is all that is wrong, and what the message names.
+func (v *volume) isStale(t *testing.T, pod string, words ...string) (message string) {
 	t.Helper()
-	got, err := v.health(t, "pod")
-	assert.NilError(t, err)
-	for reason, status := range got {
-		assert.Assert(t, (reason == "MountStale" || reason == "ExportMissing") && status == inaccessible, "%v", got)
+	v.hasHealth(t, pod, reasons{"MountStale": inaccessible})
+	r := &csi.NodeGetVolumeHealthRequest{VolumeId: v.id}
+	if pod != "" {
+		r.StagingTargetPath, r.VolumePublishPath = v.staging, v.target(pod)
 	}
-	assert.Assert(t, len(got) > 0)
-	return got
+	answer, err := v.w.NodeGetVolumeHealth(t.Context(), r)
+	assert.NilError(t, err)
+	message = answer.VolumeHealth.HealthStatuses[0].Message
+	for _, word := range words {
+		assert.Assert(t, cmp.Contains(message, word))
+	}
+	return message
+}
+
+// A mount can fail in other ways that mounting again cures, such as EIO of a soft mount.
+func TestHealthOfAMountThatFails(t *testing.T) {
+	v, _ := published(t)
+	for errno, want := range map[unix.Errno]string{unix.ESTALE: "MountStale", unix.EIO: "MountBroken", unix.EACCES: "ExportMissing"} {
+		v.w.NodeServer = v.w.node(t, &fake{Mounts: v.w.backend.Mounter(), check: func(context.Context) error {
+			return fmt.Errorf("%w: %w", nfsmount.ErrStale, errno)
+		}})
+		v.hasHealth(t, "pod", reasons{want: inaccessible})
+	}
 }
 
 func TestHealthWithADeadServer(t *testing.T) {

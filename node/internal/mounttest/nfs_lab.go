@@ -127,7 +127,7 @@ func (n *NFS) NewFragile(t *testing.T) Fragile {
 		Silence: must(n.fragile.disconnect),
 		Revive:  must(n.fragile.connect),
 		Revoke:  must(func() error { return n.fragile.unexport(source.Path) }),
-		Restore: must(func() error { return n.renew(source) }),
+		Restore: must(func() error { return n.fragile.export(source.Path) }),
 	}
 }
 
@@ -140,17 +140,6 @@ func (n *NFS) export(t *testing.T, server *nfsServer, address string) nfsmount.S
 	assert.NilError(t, run("btrfs", "subvolume", "create", path))
 	assert.NilError(t, server.export(path))
 	return source
-}
-
-// renew gives the volume's place to another subvolume, so that mounts of the old one stay stale.
-func (n *NFS) renew(source nfsmount.Source) error {
-	if err := run("btrfs", "subvolume", "delete", source.Path); err != nil {
-		return err
-	}
-	if err := run("btrfs", "subvolume", "create", source.Path); err != nil {
-		return err
-	}
-	return n.fragile.export(source.Path)
 }
 
 func makePool(dir string) error {

@@ -142,16 +142,16 @@ func (s *nfsServer) disconnect() error { return ip(fmt.Sprintf("link set %s noma
 
 func (s *nfsServer) connect() error { return ip(fmt.Sprintf("link set %s master %s", s.link, bridge)) }
 
-// export lets this machine in, from both of its addresses. The file handles carry the subvolume's own UUID.
+// export lets this machine in, from both of its addresses. As the agent does for each attachment, it
+// gives each export a file system ID of its own, so that mounts from before an unexport stay stale.
 func (s *nfsServer) export(path string) error {
-	output, err := exec.Command("btrfs", "subvolume", "show", path).Output()
-	if err != nil {
-		return err
-	}
-	_, rest, _ := strings.Cut(string(output), "UUID:")
-	uuid := strings.Fields(rest)[0]
 	for _, client := range []string{clientIPv4, "[" + clientIPv6 + "]"} {
-		if err := s.run("exportfs", "-o", "rw,no_root_squash,no_subtree_check,fsid="+uuid, client+":"+path); err != nil {
+		fsid, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+		if err != nil {
+			return err
+		}
+		options := "rw,no_root_squash,no_subtree_check,fsid=" + strings.TrimSpace(string(fsid))
+		if err := s.run("exportfs", "-o", options, client+":"+path); err != nil {
 			return err
 		}
 	}

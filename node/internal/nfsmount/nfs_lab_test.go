@@ -145,6 +145,44 @@ func TestADelegationHidesNothing(t *testing.T) {
 	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
 }
 
+// An export that ends and begins again has another file system ID. Mounts from before stay stale, and a
+// mount made after it is another file system with the same files.
+func TestMountsOfTwoAttachments(t *testing.T) {
+	b := mounttest.New(t)
+	f, before := b.NewFragile(t), place(t)
+	after := filepath.Join(filepath.Dir(before), "after")
+	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, before, b.Options()))
+	open, err := os.Create(filepath.Join(before, "f"))
+	assert.NilError(t, err)
+	_, err = open.WriteString("kept")
+	assert.NilError(t, err)
+	assert.NilError(t, open.Sync())
+	var old, dir unix.Stat_t
+	assert.NilError(t, unix.Fstat(int(open.Fd()), &old))
+
+	f.Revoke()
+	f.Restore()
+	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, after, b.Options()))
+	content, err := os.ReadFile(filepath.Join(after, "f"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), "kept")
+	for range 2 {
+		assert.ErrorIs(t, b.Mounter().Check(t.Context(), before), nfsmount.ErrStale)
+		_, err = open.WriteString("late")
+		assert.Assert(t, err != nil || open.Sync() != nil)
+	}
+	var renewed unix.Stat_t
+	assert.NilError(t, unix.Stat(filepath.Join(after, "f"), &renewed))
+	assert.NilError(t, unix.Stat(after, &dir))
+	assert.Equal(t, renewed.Ino, old.Ino)
+	assert.Assert(t, renewed.Dev != old.Dev)
+	assert.Equal(t, renewed.Dev, dir.Dev)
+	_ = open.Close() // may repeat the error of the late write
+	for _, mounted := range []string{before, after} {
+		assert.NilError(t, b.Mounter().Unmount(t.Context(), mounted))
+	}
+}
+
 // statx asks for what the server says, for a second.
 func statx(t *testing.T, dir string) error {
 	t.Helper()
