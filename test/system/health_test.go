@@ -6,6 +6,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,9 @@ func fill(t *testing.T, a *system.Attachment) {
 	}
 }
 
-func TestNodeHealth(t *testing.T) {
+// onBothEngines runs a test on a system with one node for each export engine.
+func onBothEngines(t *testing.T, test func(*testing.T, *system.System)) {
+	t.Helper()
 	for name, mode := range map[string]struct {
 		nfs    lab.NFSMode
 		engine string
@@ -70,10 +73,12 @@ func TestNodeHealth(t *testing.T) {
 			s := system.New(t, system.Options{
 				Lab: lab.Options{Nodes: 1, NFS: mode.nfs, PoolMountOptions: system.EverySecond}, NodeEnv: hurried, AgentEnv: []string{"AGENT_NFS_EXPORTER=" + mode.engine},
 			})
-			nodeHealthOf(t, s)
+			test(t, s)
 		})
 	}
 }
+
+func TestNodeHealth(t *testing.T) { onBothEngines(t, nodeHealthOf) }
 
 func nodeHealthOf(t *testing.T, s *system.System) {
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
@@ -104,16 +109,81 @@ func nodeHealthOf(t *testing.T, s *system.System) {
 
 	assert.NilError(t, a.ControllerUnpublish(t.Context()))
 	poll.WaitOn(t, func(poll.LogT) poll.Result { // until the client has sent again what it lost
-		if volume, storage = nodeHealth(t, a); slices.Contains(volume, "ServerNotResponding") {
+		if volume, storage = nodeHealth(t, a); slices.Contains(volume, "ServerNotResponding") || slices.Contains(volume, "AgentUnreachable") {
 			return poll.Continue("%v", volume)
 		}
 		return poll.Success()
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second))
-	assert.Assert(t, is.Contains(volume, "ExportMissing"))
+	assert.DeepEqual(t, volume, []string{"ExportMissing"})
 	assert.DeepEqual(t, storage, []string(nil)) // the server is well
 
 	assert.NilError(t, a.ControllerPublish(t.Context()))
 	assert.NilError(t, a.Stage(t.Context()))
 	assert.NilError(t, a.Publish(t.Context()))
+	hasNodeHealth(t, a)
+}
+
+func TestDetachedFromARunningPod(t *testing.T) { onBothEngines(t, detachedFromARunningPod) }
+
+// A pod keeps running while its volume is detached from the node and attached again. Its mount is stale
+// for good, health says so, and the next pod on the node gets a new mount.
+func detachedFromARunningPod(t *testing.T, s *system.System) {
+	v := system.Create(t, s, "v")
+	old := system.Attach(t, s, 0, v, system.AttachOptions{Pod: "old"})
+	next := s.NewAttachment(s.Nodes[0], v, system.AttachOptions{Pod: "next"})
+	t.Cleanup(func() { assert.Check(t, next.Unpublish(context.WithoutCancel(t.Context()))) })
+	const identity = `stat -c %d "$V/file"; stat -c %i "$V/file"`
+	before := strings.Fields(system.Shell(t, old, `echo kept > "$V/file"; sync "$V/file"; `+identity))
+
+	assert.NilError(t, old.ControllerUnpublish(t.Context()))
+	hasNodeHealth(t, old, "ExportMissing")
+	assert.NilError(t, old.ControllerPublish(t.Context()))
+	isStale(t, old)
+
+	// A kubelet does not stage for the next pod: the volume is staged.
+	assert.NilError(t, next.ControllerPublish(t.Context()))
+	assert.NilError(t, next.Publish(t.Context()))
+	assert.Equal(t, system.Shell(t, next, `cat "$V/file"`), "kept")
+	hasNodeHealth(t, next)
+	isStale(t, old)
+	after := strings.Fields(system.Shell(t, next, identity))
+	assert.Assert(t, after[0] != before[0], "st_dev")
+	assert.Equal(t, after[1], before[1], "st_ino")
+	restart(t, old)
+
+	// Nor do the mounts outlive that of another stage.
+	assert.NilError(t, old.ControllerUnpublish(t.Context()))
+	assert.NilError(t, old.ControllerPublish(t.Context()))
+	assert.NilError(t, old.Stage(t.Context()))
+	for _, a := range []*system.Attachment{old, next} {
+		isStale(t, a)
+		restart(t, a)
+	}
+}
+
+func isStale(t *testing.T, a *system.Attachment) {
+	t.Helper()
+	for range 2 {
+		_, err := a.Shell(`cat "$V/file"`)
+		assert.ErrorContains(t, err, "Stale")
+	}
+	for _, target := range []string{"", a.Target} {
+		answer, err := a.Node.CSI.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: a.Volume.GetVolumeId(), VolumePublishPath: target})
+		assert.NilError(t, err)
+		found := answer.GetVolumeHealth().GetHealthStatuses()
+		assert.Equal(t, len(found), 1, "%v", found)
+		assert.Equal(t, found[0].GetReason(), "MountStale")
+		for _, part := range []string{a.Target, "detached from this node", "restart the pod"} {
+			assert.Assert(t, is.Contains(found[0].GetMessage(), part))
+		}
+	}
+}
+
+// restart gives the volume to the pod's successor.
+func restart(t *testing.T, a *system.Attachment) {
+	t.Helper()
+	assert.NilError(t, a.Unpublish(t.Context()))
+	assert.NilError(t, a.Publish(t.Context()))
+	assert.Equal(t, system.Shell(t, a, `cat "$V/file"`), "kept")
 	hasNodeHealth(t, a)
 }
