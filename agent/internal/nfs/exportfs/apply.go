@@ -38,7 +38,6 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	e.release(revoke, table)
 	if e.drifted(table) {
 		e.notify()
 	}
@@ -150,33 +149,10 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 			errs = append(errs, err)
 		}
 	}
-	if err := e.fence(ctx, exports, anyAccess); err != nil {
+	if err := e.fence(ctx, exports); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// release makes the server let go of files that clients have open below paths
-// that nobody is to reach any more, where the kernel can do so: else they hold on
-// to the space of a deleted subvolume until the clients go.
-func (e *Engine) release(revoked []nfs.Export, table []entry) {
-	if !e.server.Runs() {
-		return
-	}
-	done := map[string]bool{}
-	for _, have := range table {
-		done[have.Path] = true
-	}
-	for _, export := range revoked {
-		if done[export.Path] {
-			continue
-		}
-		done[export.Path] = true
-		if err := e.server.UnlockExport(export.Path); err != nil {
-			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,
-				"path", export.Path, "error", err)
-		}
-	}
 }
 
 // publish adds exports. All clients of one subvolume with the same options fit

@@ -157,6 +157,18 @@ var (
 
 // table reads what nfs-utils exports below the base path now.
 func (e *Engine) table(ctx context.Context) ([]entry, error) {
+	entries, err := e.allExports(ctx)
+	below := entries[:0]
+	for _, entry := range entries {
+		if nfs.Below(e.config.BasePath, entry.Path) {
+			below = append(below, entry)
+		}
+	}
+	return below, err
+}
+
+// allExports reads what nfs-utils exports now, also for other programs.
+func (e *Engine) allExports(ctx context.Context) ([]entry, error) {
 	file, err := os.Open(e.config.Etab)
 	var entries []entry
 	switch {
@@ -172,11 +184,5 @@ func (e *Engine) table(ctx context.Context) ([]entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
 	}
-	below := entries[:0]
-	for _, entry := range entries {
-		if nfs.Below(e.config.BasePath, entry.Path) {
-			below = append(below, entry)
-		}
-	}
-	return below, nil
+	return entries, nil
 }

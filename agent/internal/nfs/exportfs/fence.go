@@ -6,25 +6,39 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// fenceTime bounds a fence: requests of a revoked client wait for a disk at most.
-const fenceTime = 30 * time.Second
+// fence returns when the kernel lets none of the clients in any more, and nothing
+// of theirs is under way.
+func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
+	if err := e.shut(ctx, revoked, anyAccess); err != nil {
+		return err
+	}
+	table, err := e.allExports(ctx)
+	if err != nil {
+		return err
+	}
+	return e.server.Fence(ctx, revoked, remaining{e.wanted, table}, e.config.Logger)
+}
 
-// fence returns when the kernel lets none of the clients in any more. exportfs
-// -u flushes the kernel's caches, but rpc.mountd may have looked at the old
-// table just before and answer just after; that answer would hold for half an
-// hour. So the kernel's cache is looked at, and flushed again where needed.
-func (e *Engine) fence(ctx context.Context, revoked []nfs.Export, access access) error {
-	ctx, cancel := context.WithTimeout(ctx, fenceTime)
+// shut returns when the kernel has no answer left that gives one of the clients
+// the access. exportfs -u flushes the kernel's caches, but rpc.mountd may have
+// looked at the old table just before and answer just after; that answer would
+// hold for half an hour. So the kernel's cache is looked at, and flushed again
+// where needed.
+func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) error {
+	ctx, cancel := context.WithTimeout(ctx, nfsd.FenceTime)
 	defer cancel()
 	for calm := 0; calm < 2; {
 		open, err := e.stillOpen(revoked, access)
@@ -49,22 +63,51 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export, access access)
 			return fmt.Errorf("%w: the kernel still lets a revoked client in: %w", nfs.ErrUnavailable, ctx.Err())
 		}
 	}
-	return e.drain(ctx, revoked)
+	return nil
 }
 
-// drain waits for requests that were let in just before.
-func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
-	if !e.server.Runs() {
-		return nil
-	}
-	var clients []netip.Addr
-	for _, export := range revoked {
-		if export.Spec != "" {
-			return e.server.Drain(ctx)
+// remaining is what clients may reach: what the engine is to publish, and what
+// the export table has, from whatever program.
+type remaining struct {
+	wanted map[nfs.Key]nfs.Export
+	table  []entry
+}
+
+// ToClient implements nfsd.Exported. A host name or a netgroup may be the
+// client's: only rpc.mountd knows.
+func (r remaining) ToClient(addr netip.Addr) (bool, error) {
+	for key := range r.wanted {
+		if key.Client == addr {
+			return true, nil
 		}
-		clients = append(clients, export.Client)
 	}
-	return e.server.Drain(ctx, clients...)
+	return slices.ContainsFunc(r.table, func(have entry) bool {
+		if have.Spec == "" {
+			return have.Client == addr
+		}
+		network, err := parseNetwork(have.Spec)
+		return err != nil || network.Contains(addr)
+	}), nil
+}
+
+// AtPath implements nfsd.Exported.
+func (r remaining) AtPath(path string) bool {
+	for key := range r.wanted {
+		if key.Path == path {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.table, func(have entry) bool { return have.Path == path })
+}
+
+// parseNetwork reads "10.0.0.0/8", "10.0.0.0/255.0.0.0" or "fd00::/64" (exports(5)).
+func parseNetwork(spec string) (netip.Prefix, error) {
+	base, mask, _ := strings.Cut(spec, "/")
+	if four := net.ParseIP(mask).To4(); four != nil {
+		bits, _ := net.IPMask(four).Size()
+		spec = fmt.Sprintf("%s/%d", base, bits)
+	}
+	return netip.ParsePrefix(spec)
 }
 
 // stillOpen reports whether the kernel has a cached answer that lets one of the

@@ -91,3 +91,36 @@ func TestPlanOfAnotherFileSystemID(t *testing.T) {
 		assert.DeepEqual(t, revoke, test.revoke, cmpopts.EquateComparable(netip.Addr{}))
 	}
 }
+
+// Exports of other programs count, and those that only rpc.mountd can tell whose they are.
+func TestRemaining(t *testing.T) {
+	four, six := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::6")
+	for spec, want := range map[string][2]bool{
+		"*":                      {true, true},
+		"host.example":           {true, true},
+		"@netgroup":              {true, true},
+		"10.0.0.0/8":             {true, false},
+		"10.0.0.0/255.255.255.0": {true, false},
+		"10.1.0.0/16":            {false, false},
+		"fd00::/64":              {false, true},
+	} {
+		r := remaining{table: []entry{{Export: nfs.Export{Path: "/srv/share", Spec: spec}}}}
+		for i, addr := range []netip.Addr{four, six} {
+			reached, err := r.ToClient(addr)
+			assert.NilError(t, err)
+			assert.Equal(t, reached, want[i], "%s: %s", spec, addr)
+		}
+	}
+	export := nfs.Export{Path: "/srv/pool/t/v/data", Client: four}
+	for name, r := range map[string]remaining{
+		"in the table": {table: []entry{{Export: export}}},
+		"wanted":       {wanted: map[nfs.Key]nfs.Export{export.Key(): export}},
+	} {
+		reached, err := r.ToClient(four)
+		assert.NilError(t, err)
+		assert.Assert(t, reached && r.AtPath(export.Path), name)
+		reached, err = r.ToClient(six)
+		assert.NilError(t, err)
+		assert.Assert(t, !reached && !r.AtPath("/srv/pool/t/w/data"), name)
+	}
+}

@@ -41,7 +41,10 @@ func (e *Engine) stopWriters(ctx context.Context, narrowed []nfs.Export) error {
 	if len(narrowed) == 0 {
 		return nil
 	}
-	if err := e.fence(ctx, narrowed, writeAccess); err != nil {
+	if err := e.shut(ctx, narrowed, writeAccess); err != nil {
+		return err
+	}
+	if err := e.server.DrainExports(ctx, narrowed); err != nil {
 		return err
 	}
 	for _, export := range narrowed {

@@ -2,34 +2,13 @@ package kernel
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net/netip"
-	"time"
+	"slices"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
-
-// drainTime bounds the wait for requests of a revoked client, which wait for a
-// disk at most.
-const drainTime = 30 * time.Second
-
-// drain returns when no request of the clients that began before their
-// revocation is under way.
-func (e *Engine) drain(ctx context.Context, revoked []nfs.Export) error {
-	if !e.server.Runs() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
-	var clients []netip.Addr
-	for _, export := range revoked {
-		if export.Spec != "" {
-			return e.server.Drain(ctx)
-		}
-		clients = append(clients, export.Client)
-	}
-	return e.server.Drain(ctx, clients...)
-}
 
 // stopWriters returns when no write is under way that began while one of the exports was writable. After a
 // failure the next call waits again.
@@ -52,7 +31,7 @@ func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
 		return nil
 	}
 
-	if err := e.drain(ctx, narrowed); err != nil {
+	if err := e.server.DrainExports(ctx, narrowed); err != nil {
 		return err
 	}
 
@@ -72,27 +51,30 @@ func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
 	return nil
 }
 
-// release makes the server let go of files that revoked clients have open, so
-// that the space of a deleted subvolume can be used again. Where it cannot do so
-// for one directory, it forgets clients that have nothing else. A failure costs
-// space until the clients go, and nothing more.
-func (e *Engine) release(revoked []nfs.Export) {
-	for _, export := range revoked {
-		e.mu.Lock()
-		inUse := e.clients.exported(export.Path)
-		known := e.clients[export.Client.Unmap()]
-		left := known != nil && len(known.exports) > 0
-		e.mu.Unlock()
-		if inUse {
-			continue
-		}
-		err := e.server.UnlockExport(export.Path)
-		if errors.Is(err, nfs.ErrUnsupported) && export.Spec == "" && !left {
-			err = e.server.ExpireClient(export.Client)
-		}
-		if err != nil {
-			e.config.Logger.Debug("files that a revoked client has open may hold on to space", "engine", Name,
-				"path", export.Path, "client", export.Client, "error", err)
-		}
+// remaining is what clients may reach in exports of the engine, and in what
+// another program has told the kernel.
+type remaining struct{ *Engine }
+
+// ToClient implements nfsd.Exported.
+func (r remaining) ToClient(addr netip.Addr) (bool, error) {
+	r.mu.Lock()
+	known := r.clients[addr] != nil
+	r.mu.Unlock()
+	if known {
+		return true, nil
 	}
+	cached, err := r.cachedExports()
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	return slices.ContainsFunc(cached, func(entry rpccache.CachedExport) bool {
+		return entry.Positive && !entry.PseudoRoot && entry.Domain == addr.String()
+	}), nil
+}
+
+// AtPath implements nfsd.Exported.
+func (r remaining) AtPath(path string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.clients.exported(path)
 }

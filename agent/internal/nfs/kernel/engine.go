@@ -200,10 +200,9 @@ func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
 			errs = append(errs, &nfs.ExportError{Export: export, Err: err})
 		}
 	}
-	if err := e.drain(ctx, exports); err != nil {
+	if err := e.server.Fence(ctx, exports, remaining{e}, e.config.Logger); err != nil {
 		errs = append(errs, err)
 	}
-	e.release(exports)
 	return errors.Join(errs...)
 }
 

@@ -59,17 +59,21 @@ func (n *Node) rawClient(t *testing.T) *rawClient {
 // dial makes the socket on a thread that has joined the node's network.
 func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
 	osthread.Spend(func() {
-		var network int
-		if network, err = unix.Open("/proc/"+n.pid+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		var namespace int
+		if namespace, err = unix.Open("/proc/"+n.pid+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 			return
 		}
-		defer func() { _ = unix.Close(network) }() // only read
-		if err = unix.Setns(network, unix.CLONE_NEWNET); err != nil {
+		defer func() { _ = unix.Close(namespace) }() // only read
+		if err = unix.Setns(namespace, unix.CLONE_NEWNET); err != nil {
 			return
+		}
+		network := "tcp4"
+		if to.Addr().Is6() {
+			network = "tcp6"
 		}
 		for port := 1023; port > 900; port-- {
 			dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Timeout: 10 * time.Second}
-			conn, err = dialer.Dial("tcp4", to.String())
+			conn, err = dialer.Dial(network, to.String())
 			if !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return
 			}

@@ -76,6 +76,8 @@ func Run(t *testing.T, subject Subject) {
 		{"read-only stops writes under way", nothingAfterReadOnly},
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
+		// Last: a client that nothing is exported to may connect anew for each of its open files, until it has no port left.
+		{"state of a fenced node is freed", fencedStateIsFreed},
 	} {
 		t.Run(behaviour.name, func(t *testing.T) {
 			r := &run{suite: s}

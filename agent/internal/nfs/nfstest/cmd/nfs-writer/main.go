@@ -1,6 +1,6 @@
 // Command nfs-writer writes to one file as a pod could, for tests of what reaches an NFS server and when:
 //
-//	nfs-writer [-direct] [-sync] [-mapped] [-lock] FILE
+//	nfs-writer [-direct] [-sync] [-mapped] [-lock] [-files N] FILE
 //
 // It does what its standard input says, a line each, and answers "COMMAND: ERROR" when that has ended; commands run side
 // by side, because each may wait for the server.
@@ -9,6 +9,7 @@
 //	write TEXT    fill the page with the text
 //	sync          write everything to the server
 //	close         close the file
+//	open          open as many files as -files says, FILE.0 and on, and keep them open
 //
 // The tests do not write themselves: a test that starts a program gives its open files to the child, which waits for the
 // server when it closes them.
@@ -34,7 +35,9 @@ type writer struct {
 	path           string
 	direct, synced bool
 	mapped, locked bool
+	files          int
 	file           *os.File
+	opened         []*os.File
 	pages          []byte
 }
 
@@ -44,6 +47,7 @@ func main() {
 	flag.BoolVar(&w.synced, "sync", false, "open the file with O_SYNC")
 	flag.BoolVar(&w.mapped, "mapped", false, "write through a shared mapping")
 	flag.BoolVar(&w.locked, "lock", false, "lock the file for writing")
+	flag.IntVar(&w.files, "files", 0, "how many files the command open opens")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		flag.Usage()
@@ -82,6 +86,8 @@ func (w *writer) do(command string, text []byte) error {
 		return w.file.Sync()
 	case "close":
 		return w.file.Close()
+	case "open":
+		return w.open()
 	default:
 		return errors.New("unknown command")
 	}
@@ -111,6 +117,21 @@ func (w *writer) prepare(text []byte) error {
 	}
 	if w.mapped {
 		return w.mapFile(text)
+	}
+	return nil
+}
+
+func (w *writer) open() error {
+	limit := unix.Rlimit{Cur: uint64(w.files) + 100, Max: uint64(w.files) + 100}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	for i := range w.files {
+		file, err := os.Create(fmt.Sprint(w.path, ".", i))
+		if err != nil {
+			return err
+		}
+		w.opened = append(w.opened, file)
 	}
 	return nil
 }
