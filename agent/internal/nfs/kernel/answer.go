@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
@@ -23,6 +24,12 @@ const (
 	// negative export entry holds on to the directory, and with it to the
 	// space of a deleted subvolume, so it must not last.
 	near = 5 * time.Second
+
+	// foreign is how long the kernel remembers that the directory of a tenant or
+	// of a volume leads nowhere for a client. When a client lists a tenant's
+	// directory, the kernel asks about each volume in it. Such an entry holds on
+	// to no subvolume, and publishing replaces it.
+	foreign = 10 * time.Minute
 
 	// revoked is how long the kernel remembers that a handle was taken back,
 	// so that a client that goes on trying needs nobody to be told so.
@@ -74,7 +81,24 @@ func (e *Engine) answerExport(domain, path string, now time.Time) message {
 			return pseudoRootMessage(domain, path, known.security(), e.flags(), now.Add(wayTime).Unix())
 		}
 	}
+	if e.leadsNowhere(path) {
+		return noExportMessage(domain, path, now.Add(foreign).Unix())
+	}
 	return noExportMessage(domain, path, now.Add(near).Unix())
+}
+
+// subvolumeInode is the inode number of a subvolume's root (BTRFS_FIRST_FREE_OBJECTID in include/uapi/linux/btrfs_tree.h).
+const subvolumeInode = 256
+
+// leadsNowhere reports whether path is the directory of a tenant or of a volume, as opposed to what is in it. What
+// could keep space from being freed or a file system from being unmounted is neither.
+func (e *Engine) leadsNowhere(path string) bool {
+	below, found := strings.CutPrefix(path, e.config.BasePath+"/")
+	if !found || strings.Count(below, "/") > 1 {
+		return false
+	}
+	at, err := inspect(path)
+	return err == nil && !at.mountRoot && at.inode != subvolumeInode
 }
 
 // answerHandle looks at the directory again, because the file system ID is the

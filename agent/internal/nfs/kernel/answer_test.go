@@ -3,6 +3,7 @@ package kernel
 import (
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 )
 
 var (
@@ -26,11 +28,14 @@ const (
 	farText  = "316360000"
 	nearText = "1000005"
 	wayText  = "1086400"
+
+	foreignText = "1000600"
 )
 
 // answering is an engine that has a clock and exports, and no kernel.
 func answering(exports ...published) *Engine {
 	e := &Engine{clients: clients{}, now: func() time.Time { return time.Unix(now, 0) }}
+	e.config.BasePath = "/srv/pool"
 	for _, export := range exports {
 		e.clients.get(export.Client).add(export)
 	}
@@ -90,6 +95,33 @@ func TestWhatIsExported(t *testing.T) {
 	} {
 		assert.Equal(t, e.mustAnswer(t, cacheExport, hidden...), strings.Join(hidden, " ")+" "+nearText)
 	}
+}
+
+// The directories of tenants and volumes that are not the client's are remembered longer than what could be, or hold, a
+// subvolume or a mount.
+func TestHowLongNothingIsRemembered(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	e := answering()
+	e.config.BasePath = pool.Dir
+	e.clients.get(one).add(published{Export: nfs.Export{Path: pool.Dir + "/tenant/mine/data", FSID: volumeID, Client: one}})
+	for _, dir := range []string{"tenant/mine", "tenant/foreign", "other/foreign"} {
+		assert.NilError(t, os.MkdirAll(filepath.Join(pool.Dir, dir), 0o755))
+	}
+	for _, subvolume := range []string{"tenant/foreign/data", "tenant/subvolume", "subvolume"} {
+		out, err := exec.Command("btrfs", "subvolume", "create", filepath.Join(pool.Dir, subvolume)).CombinedOutput()
+		assert.NilError(t, err, "%s", out)
+	}
+	for path, want := range map[string]string{
+		"/tenant/foreign": foreignText, "/other": foreignText, "/other/foreign": foreignText,
+		"/none": nearText, "/tenant/none": nearText, "/tenant/foreign/data": nearText,
+		"/tenant/subvolume": nearText, "/subvolume": nearText,
+	} {
+		path = pool.Dir + path
+		assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", path), "10.0.0.1 "+path+" "+want)
+	}
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.2", pool.Dir), "10.0.0.2 "+pool.Dir+" "+nearText, "the pool's own root")
+	way := e.mustAnswer(t, cacheExport, "10.0.0.1", pool.Dir+"/tenant/mine")
+	assert.Assert(t, strings.HasPrefix(way, "10.0.0.1 "+pool.Dir+"/tenant/mine "+wayText+" "), way)
 }
 
 func TestOptionsOfAnExport(t *testing.T) {

@@ -104,6 +104,66 @@ func TestAnotherProcessAnswers(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
+// A node that lists a tenant's directory makes the kernel ask about each volume in it, and the kernel remembers the answers:
+// a second listing needs no agent. A volume of another node that is published to this one can be mounted at once, and one
+// that is deleted frees its space.
+func TestForeignVolumesAreRemembered(t *testing.T) {
+	const volumes = 100
+	w := nfstest.NewWorld(t)
+	engine := newEngine(t, w)
+	t.Cleanup(func() { assert.Check(t, engine.Close()) })
+	mine := w.Volume("mine", w.Nodes[0].IPv4)
+	foreign, deleted := w.Volume("foreign", w.Nodes[1].IPv4), w.Volume("deleted", w.Nodes[1].IPv4)
+	for i := range volumes {
+		w.Directory(fmt.Sprint("foreign", i), w.Nodes[1].IPv4)
+	}
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{mine, foreign, deleted}))
+	list := func() ([]os.DirEntry, error) {
+		top, err := w.Nodes[0].TryMount(t, "/", false, "nosharecache")
+		if err != nil {
+			return nil, err
+		}
+		return os.ReadDir(filepath.Join(top, w.Base, "tenant"))
+	}
+	names, err := list()
+	assert.NilError(t, err)
+	assert.Equal(t, len(names), 1, "%v", names)
+
+	published := foreign
+	published.Client = mine.Client
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{published}))
+	mounted := w.Nodes[0].Mount(t, published)
+	assert.NilError(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("text"), 0o600))
+	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{published}))
+
+	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{deleted}))
+	w.DeleteVolume(deleted)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if left := w.Run("btrfs", "subvolume", "list", "-d", w.Base); left != "" {
+			return poll.Continue("%s", left)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(patience))
+
+	time.Sleep(6 * time.Second)
+	assert.NilError(t, engine.Close())
+	listed := make(chan error, 1)
+	go func() {
+		_, err := list()
+		listed <- err
+	}()
+	select {
+	case err := <-listed:
+		assert.NilError(t, err)
+	case <-time.After(10 * time.Second):
+		t.Error("the kernel asked again")
+		again := newEngine(t, w) // which ends the wait
+		t.Cleanup(func() { assert.Check(t, again.Close()) })
+		assert.NilError(t, again.Start(t.Context(), []nfs.Export{mine, foreign}))
+		<-listed
+	}
+}
+
 // The server is stopped by who started it, and by nobody else.
 func TestServerLifecycle(t *testing.T) {
 	w := nfstest.NewWorld(t)

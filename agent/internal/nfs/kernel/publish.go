@@ -41,6 +41,9 @@ func (e *Engine) publish(export published) error {
 		}
 	}
 	_, _, ways := known.add(export)
+	if replaced && !old.told { // after a failure the kernel may not know the way
+		ways = waysTo(export.Path)
+	}
 	if known.security() != security { // the way has to allow the new flavour too
 		ways = slices.Sorted(maps.Keys(known.ways))
 	}

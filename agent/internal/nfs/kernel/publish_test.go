@@ -58,6 +58,8 @@ func TestPublishAfterAFailure(t *testing.T) {
 	told = e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
 	assert.NilError(t, e.publish(export))
 	assert.Assert(t, slices.Contains(told(cacheExport), entry))
+	way := pseudoRootMessage("10.0.0.1", filepath.Dir(export.Path), "", 0, now+int64(wayTime.Seconds())).text
+	assert.Assert(t, slices.Contains(told(cacheExport), way), "the kernel may remember that it leads nowhere")
 	assert.DeepEqual(t, told(cacheHandle), []string{handleMessage("10.0.0.1", export.key, export.Path, now+int64(far.Seconds())).text})
 
 	// Another subvolume at the path, whose old handle cannot be revoked.
