@@ -1,14 +1,15 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,15 +24,19 @@ type Host struct {
 	// IP and IP6 are its addresses, in 10.77.0.0/24 and fd77::/64.
 	IP, IP6 netip.Addr
 
+	shell  *shell
 	number int
 	script string       // what the holder does first
+	inTest bool         // the namespaces are the test's own, and there is no holder
 	onHalt func() error // stops what no process of the host is, or nil
-	mu     sync.Mutex
-	holder *exec.Cmd
+
+	mu      sync.Mutex
+	holder  *process
+	daemons map[string]*process
 }
 
-func newHost(name string, number int, script string) *Host {
-	h := &Host{Name: name, number: number, script: script}
+func newHost(s *shell, name string, number int, script string) *Host {
+	h := &Host{Name: name, shell: s, number: number, script: script, daemons: map[string]*process{}}
 	h.IP, h.IP6 = address(number)
 	return h
 }
@@ -47,37 +52,55 @@ mkdir /run/lock
 // nodeScript is for worker nodes.
 const nodeScript = commonScript + holdOn
 
-// holdOn tells the parent that the host is ready, and keeps the namespaces.
-const holdOn = `echo ready
-exec sleep infinity
+// holdOn keeps the namespaces. The host is ready when its first process has become sleep.
+const holdOn = `exec sleep infinity
 `
+
+// bootTime bounds the start of a host.
+const bootTime = time.Minute
 
 // boot makes the host's namespaces and connects them to the network.
 func (h *Host) boot() error {
-	holder := exec.Command("unshare", "--net", "--mount", "--uts", "--propagation", "private",
-		"sh", "-c", h.script, "lab-"+h.Name, h.Name)
-	holder.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	var said bytes.Buffer
-	holder.Stderr = &said
-	holder.WaitDelay = time.Second
-	ready, err := holder.StdoutPipe()
+	if h.inTest {
+		return h.bootInTest()
+	}
+	log := filepath.Join(h.shell.folder, h.Name+".log")
+	holder, err := h.shell.start(os.DevNull, log, log, "unshare", "--net", "--mount", "--uts",
+		"--propagation", "private", "sh", "-c", h.script, "lab-"+h.Name, h.Name)
 	if err != nil {
 		return err
 	}
-	if err := holder.Start(); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	h.holder = holder
-	h.mu.Unlock()
-	if _, err := ready.Read(make([]byte, 16)); err != nil {
-		_ = holder.Wait()
-		return fmt.Errorf("host %s: %w: %s", h.Name, err, said.String())
+	h.setHolder(holder)
+	if !holder.until(bootTime, func() bool { return isSleep(holder.pid) }) {
+		said, _ := os.ReadFile(log) // best effort, for the error
+		return fmt.Errorf("host %s does not start: %s", h.Name, said)
 	}
 	if err := h.connect(); err != nil {
 		return fmt.Errorf("host %s: %w", h.Name, err)
 	}
 	return h.register()
+}
+
+// bootInTest makes the test's own namespaces those of the storage host.
+func (h *Host) bootInTest() error {
+	if err := h.connect(); err != nil {
+		return fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	if _, err := h.Run("sh", "-c", nfsScript); err != nil {
+		return err
+	}
+	return h.register()
+}
+
+func isSleep(pid int) bool {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && string(comm) == "sleep\n"
+}
+
+func (h *Host) setHolder(holder *process) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.holder = holder
 }
 
 // hostsDir lets `lab enter` find a host's namespaces by name.
@@ -92,12 +115,15 @@ func (h *Host) register() error {
 
 // PID is that of the process that holds the host's namespaces, or 0. It changes with a reboot.
 func (h *Host) PID() int {
+	if h.inTest {
+		return os.Getpid()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.holder == nil || h.holder.Process == nil {
+	if h.holder == nil {
 		return 0
 	}
-	return h.holder.Process.Pid
+	return h.holder.pid
 }
 
 // Path is where the test process finds what the host has at path, mounts included.
@@ -107,17 +133,26 @@ func (h *Host) Path(path string) string {
 
 // Command prepares a program to run on the host, in the test's working directory; Dir of the
 // result has no effect. The process is the program itself, so that signals reach it; ctx kills it.
+//
+// A test that has files on NFS mounts open uses Run or StartDaemon: a child of the test process
+// closes its copies of these files before it becomes the program, which writes their data back.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	enter := h.enter(name, args...)
+	cmd := exec.CommandContext(ctx, enter[0], enter[1:]...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// enter is the command that runs a program on the host.
+func (h *Host) enter(name string, args ...string) []string {
 	wd, err := os.Getwd()
 	if err != nil {
 		wd = "/"
 	}
 	enter := []string{
-		"--target", strconv.Itoa(h.PID()), "--net", "--mount", "--uts", "--wdns=" + wd, "--", name,
+		"nsenter", "--target", strconv.Itoa(h.PID()), "--net", "--mount", "--uts", "--wdns=" + wd, "--", name,
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
-	cmd.WaitDelay = 5 * time.Second
-	return cmd
+	return append(enter, args...)
 }
 
 // runTime bounds Run. It is longer than an NFS server's grace period.
@@ -131,30 +166,71 @@ func (h *Host) Run(name string, args ...string) (string, error) {
 
 // RunWithin is Run with a bound of the caller's, which the error names when it is over.
 func (h *Host) RunWithin(bound time.Duration, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), bound)
-	defer cancel()
-	out, err := output(h.Command(ctx, name, args...), h.Name+": "+strings.Join(append([]string{name}, args...), " "))
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("not over after %s: %w", bound, err)
+	out, err := h.shell.run(bound, "", h.enter(name, args...)...)
+	if err != nil {
+		err = fmt.Errorf("%s: %s: %w", h.Name, strings.Join(append([]string{name}, args...), " "), err)
 	}
 	return out, err
 }
 
-// output runs cmd, which the error calls what.
-func output(cmd *exec.Cmd, what string) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+// StartDaemon starts a program that stays in the foreground, on the host until StopDaemon or a
+// reboot. It writes to /run/NAME.log there. A host has one daemon of a name.
+func (h *Host) StartDaemon(name string, args ...string) error {
+	_, err := h.startDaemon(name, args...)
+	return err
+}
+
+func (h *Host) startDaemon(name string, args ...string) (*process, error) {
+	log := h.daemonLog(name)
+	p, err := h.shell.start(os.DevNull, log, log, h.enter(name, args...)...)
 	if err != nil {
-		err = fmt.Errorf("%s: %w: %s", what, err, strings.TrimSpace(stderr.String()))
+		return nil, err
 	}
-	return strings.TrimSpace(stdout.String()), err
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.daemons[name] = p
+	return p, nil
+}
+
+func (h *Host) daemonLog(name string) string { return h.Path("/run/" + filepath.Base(name) + ".log") }
+
+// StopDaemon kills a daemon, if it runs.
+func (h *Host) StopDaemon(name string) {
+	h.mu.Lock()
+	p := h.daemons[name]
+	delete(h.daemons, name)
+	h.mu.Unlock()
+	if p != nil {
+		p.kill()
+	}
+}
+
+// runsDaemon reports whether a daemon was started and not stopped.
+func (h *Host) runsDaemon(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.daemons[name] != nil
+}
+
+func (h *Host) stopDaemons() {
+	h.mu.Lock()
+	names := slices.Collect(maps.Keys(h.daemons))
+	h.mu.Unlock()
+	for _, name := range names {
+		h.StopDaemon(name)
+	}
 }
 
 // Reboot is a sudden restart of the host: its processes are killed, its mounts dropped and its
 // connections cut without a word to the others. Directories stay. It returns when the host can
 // run programs again; the storage host's NFS server has to be started again.
+//
+// Files that the test process itself has open on the host's mounts stay open, and with them the
+// host's NFS client: close them first.
 func (h *Host) Reboot() error {
+	if h.inTest {
+		return fmt.Errorf("host %s is the test itself and cannot be rebooted", h.Name)
+	}
 	if err := h.halt(); err != nil {
 		return err
 	}
@@ -165,6 +241,7 @@ func (h *Host) Reboot() error {
 const haltTime = 10 * time.Second
 
 // halt ends all processes of the host; the namespaces, mounts and interfaces go with the last.
+// From the test's own namespaces it removes what boot has put there.
 func (h *Host) halt() error {
 	pid := h.PID()
 	if pid == 0 {
@@ -173,16 +250,16 @@ func (h *Host) halt() error {
 	// The cable goes first, so that nobody hears of the end. With it goes the route, which ends
 	// the wait for an NFS server: since Linux 6.15, ENETUNREACH is fatal to mounts of network
 	// namespaces (fatal_neterrors in nfs(5)).
-	errs := []error{removeLink(h.link())}
+	errs := []error{h.shell.removeLink(h.link())}
 	if h.onHalt != nil {
 		errs = append(errs, h.onHalt())
 	}
-	errs = append(errs, h.killAll(pid), dropMounts(pid))
-	_ = h.holder.Process.Kill()
-	_ = h.holder.Wait()
-	h.mu.Lock()
-	h.holder = nil
-	h.mu.Unlock()
+	h.stopDaemons()
+	if !h.inTest {
+		errs = append(errs, h.killAll(pid), h.shell.dropMounts(pid))
+		h.holder.kill()
+		h.setHolder(nil)
+	}
 	if err := os.Remove(filepath.Join(hostsDir, h.Name)); !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
@@ -204,7 +281,7 @@ func (h *Host) killAll(holder int) error {
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone meanwhile
 		}
-		abortNFS(holder)
+		h.shell.abortNFS(holder)
 		waitForExit(pids, time.Second)
 	}
 }

@@ -2,7 +2,8 @@
 // number of worker nodes, each with an address of its own.
 //
 // The hosts are network and mount namespaces of the kernel that the test runs in, joined by a
-// bridge to which the test process belongs as well. They need a kernel with btrfs, nfs and nfsd,
+// bridge to which the test process belongs as well; the test process can also be the storage host
+// itself (Options.StorageInTest). They need a kernel with btrfs, nfs and nfsd,
 // and a machine whose mounts and network are nobody else's: run the test with
 //
 //	go test -exec "$PWD/bin/lab exec" ./...
@@ -33,8 +34,14 @@ type Options struct {
 	PoolDevice string
 	// KeepPool mounts the btrfs that PoolDevice holds, if it holds one, instead of a fresh one.
 	KeepPool bool
+	// PoolDir is where the pool is mounted; default /srv/btrfs.
+	PoolDir string
 	// PoolMountOptions are for mount(8), such as "noatime".
 	PoolMountOptions string
+	// StorageInTest makes the test process itself the storage host, for a test that runs the
+	// agent's export engine in its own process: the pool, the NFS server and the address are in
+	// the test's namespaces. The test has no other address then, and Storage cannot be rebooted.
+	StorageInTest bool
 	// NFS says who tells the kernel what is exported.
 	NFS NFSMode
 	// NFSStopped leaves starting the server to the test.
@@ -66,6 +73,7 @@ type Lab struct {
 	Pool string
 
 	options Options
+	shell   *shell
 	pool    pool
 	nfs     nfsServer
 	lock    *os.File
@@ -136,6 +144,9 @@ func (o Options) withDefaults() Options {
 	if o.PoolSize == 0 {
 		o.PoolSize = 1 << 30
 	}
+	if o.PoolDir == "" {
+		o.PoolDir = "/srv/btrfs"
+	}
 	if o.NFSThreads == 0 {
 		o.NFSThreads = 8
 	}
@@ -150,36 +161,41 @@ func (o Options) withDefaults() Options {
 
 // newLab returns what it has made also when it fails, to be closed.
 func newLab(o Options) (l *Lab, err error) {
-	l = &Lab{Pool: "/srv/btrfs", options: o}
+	l = &Lab{Pool: o.PoolDir, options: o}
 	if o.Nodes > maxNodes {
 		return l, fmt.Errorf("%d nodes: at most %d", o.Nodes, maxNodes)
 	}
 	if l.lock, err = lockMachine(); err != nil {
 		return l, err
 	}
-	if err := makeBridge(); err != nil {
+	if l.shell, err = startShell(); err != nil {
+		return l, err
+	}
+	if err := l.shell.makeBridge(!o.StorageInTest); err != nil {
 		return l, err
 	}
 	// The nodes come before the pool is mounted, so that they have no copy of that mount.
 	for i := range o.Nodes {
-		node := newHost(fmt.Sprintf("node-%d", i+1), firstNode+i, nodeScript)
+		node := newHost(l.shell, fmt.Sprintf("node-%d", i+1), firstNode+i, nodeScript)
 		l.Nodes = append(l.Nodes, node)
 		if err := node.boot(); err != nil {
 			return l, err
 		}
 	}
+	l.pool.shell = l.shell
 	if err := l.pool.mount(l.Pool, o); err != nil {
 		return l, err
 	}
 	if err := makeStorageState(); err != nil {
 		return l, err
 	}
-	l.Storage = newHost("storage", storageNumber, storageScript)
+	l.Storage = newHost(l.shell, "storage", storageNumber, storageScript)
+	l.Storage.inTest = o.StorageInTest
+	l.nfs = nfsServer{host: l.Storage, options: o}
+	l.Storage.onHalt = l.nfs.halt // server threads belong to the kernel
 	if err := l.Storage.boot(); err != nil {
 		return l, err
 	}
-	l.nfs = nfsServer{host: l.Storage, options: o}
-	l.Storage.onHalt = l.nfs.stop // server threads belong to the kernel
 	if !o.NFSStopped {
 		return l, l.StartNFSServer()
 	}
@@ -196,8 +212,11 @@ func (l *Lab) Close() error {
 		errs = append(errs, l.Storage.halt())
 	}
 	errs = append(errs, l.pool.unmount())
+	if l.shell != nil {
+		errs = append(errs, l.shell.removeBridge(), l.shell.close())
+	}
 	if l.lock != nil {
-		errs = append(errs, removeBridge(), l.lock.Close())
+		errs = append(errs, l.lock.Close())
 	}
 	return errors.Join(errs...)
 }

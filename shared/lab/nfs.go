@@ -1,11 +1,9 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,13 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storageScript is for the storage host: the common part, and what nfs-utils keep of their own.
-const storageScript = commonScript + `mount -t tmpfs -o mode=755 nfs /var/lib/nfs
+// storageScript is for a storage host with namespaces of its own.
+const storageScript = commonScript + nfsScript + holdOn
+
+// nfsScript gives nfs-utils an empty state; unmountNFSState undoes it.
+const nfsScript = `set -e
+mount -t tmpfs -o mode=755 nfs /var/lib/nfs
 mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/nfsdcld /var/lib/nfs/v4recovery
 mount --bind ` + storageState + `/nfsdcld /var/lib/nfs/nfsdcld
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
-mkdir /run/rpc_pipefs
+mkdir -p /run/rpc_pipefs
 mount --bind /var/lib/nfs/rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
 mount --bind ` + storageState + `/exports.d /etc/exports.d
@@ -30,7 +32,21 @@ mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 # Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
 # with them a pod's fsGroup. As to no-netlink, see "NFS server" in docs/operations.md.
 printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
-` + holdOn
+`
+
+// unmountNFSState removes from the test's own namespace what nfsScript has mounted there.
+func unmountNFSState() error {
+	var errs []error
+	for _, dir := range []string{
+		"/etc/nfs.conf.d", "/etc/exports.d", "/proc/fs/nfsd", "/run/rpc_pipefs", "/var/lib/nfs",
+	} {
+		err := unix.Unmount(dir, unix.MNT_DETACH)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // nothing is mounted there
+			errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // storageState is what of the storage host outlives its reboots, beside the pool: its exports files, and what the server
 // has noted of its clients so that they can reclaim what they had open.
@@ -48,7 +64,6 @@ func makeStorageState() error {
 type nfsServer struct {
 	host    *Host
 	options Options
-	daemons []*daemon
 	running bool
 }
 
@@ -63,6 +78,9 @@ func (l *Lab) StopNFSServer() error { return l.nfs.stop() }
 func (l *Lab) RestartNFSServer() error {
 	return errors.Join(l.nfs.stop(), l.nfs.start())
 }
+
+// SetNFSTimes sets the server's lease and grace times, as starting it does. It must not run.
+func (l *Lab) SetNFSTimes() error { return l.nfs.setTimes() }
 
 // SetNFSMode changes who answers the kernel, while the server is stopped.
 func (l *Lab) SetNFSMode(mode NFSMode) error {
@@ -83,15 +101,15 @@ func (s *nfsServer) start() error {
 	}
 	// nfsdcld records clients on stable storage, so that they can reclaim after a restart and
 	// the grace period ends as soon as all of them have.
-	if err := s.startDaemon("", "nfsdcld", "--foreground"); err != nil {
-		return err
+	if !s.host.runsDaemon("nfsdcld") {
+		if err := s.host.StartDaemon("nfsdcld", "--foreground"); err != nil {
+			return err
+		}
 	}
 	if s.options.NFS == Mountd {
 		// It fails when a path in the exports files is gone; nfs-server.service ignores that, too (ExecStartPre=-).
 		_, _ = s.host.Run("exportfs", "-r")
-		// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. The kernel asks
-		// nobody while no process has the channel open, and refuses the client.
-		if err := s.startDaemon("/nfsd.export/channel", "rpc.mountd", "--foreground", "-N", "2", "-N", "3"); err != nil {
+		if err := s.host.StartMountd(); err != nil {
 			return err
 		}
 	}
@@ -133,65 +151,40 @@ func (s *nfsServer) stop() error {
 			errs = append(errs, err, err2)
 		}
 	}
-	for _, d := range s.daemons {
-		d.kill()
-	}
-	s.daemons = nil
+	s.host.StopDaemon(mountd)
+	s.host.StopDaemon("nfsdcld")
 	return errors.Join(errs...)
 }
 
-// daemon is a child that runs until it is killed.
-type daemon struct {
-	cmd  *exec.Cmd
-	done chan struct{}
+// halt is for the end of a storage host. In the test's own namespaces the server may be one that
+// the test has started, and what the kernel knows of exports would outlive the lab.
+func (s *nfsServer) halt() error {
+	if !s.host.inTest {
+		return s.stop()
+	}
+	s.running = true
+	return errors.Join(s.stop(), unmountNFSState())
 }
 
-// startDaemon starts a program on the storage host, and returns when it has opened a file whose
-// path ends so; empty: at once.
-func (s *nfsServer) startDaemon(opens, name string, args ...string) error {
-	cmd := s.host.Command(context.Background(), name, args...)
-	logPath := s.host.Path("/run/" + name + ".log")
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+const mountd = "rpc.mountd"
+
+// StartMountd starts rpc.mountd as a daemon, and returns when it answers the kernel.
+func (h *Host) StartMountd() error {
+	// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. The kernel asks
+	// nobody while no process has the channel open, and refuses the client.
+	p, err := h.startDaemon(mountd, "--foreground", "-N", "2", "-N", "3")
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	d := &daemon{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // killed
-		close(d.done)
-	}()
-	s.daemons = append(s.daemons, d)
-	if opens != "" && !d.waitForOpen(opens) {
-		said, _ := os.ReadFile(logPath)
-		return fmt.Errorf("%s does not start: %s", name, said)
+	if !p.until(daemonTime, func() bool { return hasOpen(p.pid, "/nfsd.export/channel") }) {
+		said, _ := os.ReadFile(h.daemonLog(mountd)) // best effort, for the error
+		return fmt.Errorf("%s does not start: %s", mountd, said)
 	}
 	return nil
 }
 
 // daemonTime bounds a daemon's start.
 const daemonTime = 10 * time.Second
-
-// waitForOpen returns false when the daemon ends or takes too long.
-func (d *daemon) waitForOpen(suffix string) bool {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(daemonTime)
-	for !hasOpen(d.cmd.Process.Pid, suffix) {
-		select {
-		case <-d.done:
-			return false
-		case <-timeout:
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
-}
 
 func hasOpen(pid int, suffix string) bool {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -203,9 +196,4 @@ func hasOpen(pid int, suffix string) bool {
 		target, err := os.Readlink(filepath.Join(dir, e.Name()))
 		return err == nil && strings.HasSuffix(target, suffix)
 	})
-}
-
-func (d *daemon) kill() {
-	_ = d.cmd.Process.Signal(unix.SIGKILL)
-	<-d.done
 }

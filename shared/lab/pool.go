@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 // pool is the btrfs file system of the storage host.
 type pool struct {
+	shell   *shell
 	image   string // the file behind it, or empty
 	mounted string // where, or empty
 }
@@ -27,19 +27,19 @@ func (p *pool) mount(dir string, o Options) error {
 		options = strings.TrimPrefix(options+",loop", ",") // the loop device goes with the mount
 	}
 	if !(o.KeepPool && holdsBtrfs(device)) {
-		if _, err := output(exec.Command("mkfs.btrfs", "-q", "-f", device), "mkfs.btrfs"); err != nil {
-			return err
+		if _, err := p.shell.run(runTime, "", "mkfs.btrfs", "-q", "-f", device); err != nil {
+			return fmt.Errorf("mkfs.btrfs: %w", err)
 		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	args := []string{"-t", "btrfs"}
+	args := []string{"mount", "-t", "btrfs"}
 	if options != "" {
 		args = append(args, "-o", options)
 	}
-	if _, err := output(exec.Command("mount", append(args, device, dir)...), "mount the pool"); err != nil {
-		return err
+	if _, err := p.shell.run(runTime, "", append(args, device, dir)...); err != nil {
+		return fmt.Errorf("mount the pool: %w", err)
 	}
 	p.mounted = dir
 	return nil

@@ -1,11 +1,9 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,10 +52,19 @@ func waitForExit(pids []int, most time.Duration) {
 		if err != nil {
 			continue // it has ended
 		}
-		left := max(time.Until(deadline), 0)
-		// A pidfd is readable when its process has ended (pidfd_open(2)).
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		waitFor(fd, deadline)
 		_ = unix.Close(fd)
+	}
+}
+
+// waitFor waits until a pidfd is readable, which it is when its process has ended (pidfd_open(2)).
+func waitFor(fd int, deadline time.Time) {
+	for {
+		left := max(time.Until(deadline), 0)
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
 	}
 }
 
@@ -79,18 +86,18 @@ func nfsMounts(holder int) []string {
 
 // abortNFS fails the pending requests of all NFS mounts (MNT_FORCE in umount(2)), so that
 // processes which wait for them can end.
-func abortNFS(holder int) {
+func (s *shell) abortNFS(holder int) {
 	for _, dir := range nfsMounts(holder) {
-		_ = umount(holder, "-f", dir) // EBUSY, when it has aborted what kept it busy
+		_ = s.umount(holder, "-f", dir) // EBUSY, when it has aborted what kept it busy
 	}
 }
 
 // dropMounts takes all NFS mounts out of the namespace, whether their server answers or not.
-func dropMounts(holder int) error {
+func (s *shell) dropMounts(holder int) error {
 	var errs []error
 	for _, dir := range nfsMounts(holder) {
-		_ = umount(holder, "-f", dir)
-		if err := umount(holder, "-l", dir); err != nil && slices.Contains(nfsMounts(holder), dir) {
+		_ = s.umount(holder, "-f", dir)
+		if err := s.umount(holder, "-l", dir); err != nil && slices.Contains(nfsMounts(holder), dir) {
 			errs = append(errs, err)
 		}
 	}
@@ -101,13 +108,13 @@ func dropMounts(holder int) error {
 // goes on without.
 const umountTime = time.Second
 
-func umount(holder int, how, dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), umountTime)
-	defer cancel()
+func (s *shell) umount(holder int, how, dir string) error {
 	// -c: do not look at the directory, which would ask the server; -i: no helper, which would
 	// outlive the kill.
-	cmd := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(holder), "--net", "--mount", "--",
+	_, err := s.run(umountTime, "", "nsenter", "--target", strconv.Itoa(holder), "--net", "--mount", "--",
 		"umount", "-i", "-c", how, dir)
-	_, err := output(cmd, "umount "+how+" "+dir)
-	return err
+	if err != nil {
+		return fmt.Errorf("umount %s %s: %w", how, dir, err)
+	}
+	return nil
 }
