@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
@@ -27,10 +26,7 @@ func subject() nfstest.Subject {
 	return nfstest.Subject{
 		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
 			t.Helper()
-			if w.Threads() == "0" {
-				w.SetTimes()
-				startServer(t, w)
-			}
+			assert.NilError(t, w.Lab.StartNFSServer())
 			engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true})
 			assert.NilError(t, err)
 			return engine
@@ -38,11 +34,7 @@ func subject() nfstest.Subject {
 		// What the units nfs-server.service and nfs-mountd.service do.
 		Restart: func(t *testing.T, w *nfstest.World) {
 			t.Helper()
-			w.Run("rpc.nfsd", "0")
-			w.Run("exportfs", "-au")
-			w.Run("exportfs", "-f")
-			w.StopDaemon("rpc.mountd")
-			startServer(t, w)
+			assert.NilError(t, w.Lab.RestartNFSServer())
 		},
 		Disturb: func(t *testing.T, w *nfstest.World, export nfs.Export) {
 			t.Helper()
@@ -54,26 +46,6 @@ func subject() nfstest.Subject {
 				netip.Addr.String(export.Client)+":"+export.Path)
 		},
 	}
-}
-
-func startServer(t *testing.T, w *nfstest.World) {
-	t.Helper()
-	// As in nfs-server.service, whose exit code does not matter either: one
-	// directory that is missing makes it fail.
-	w.Run("sh", "-c", "exportfs -r || true")
-	startMountd(t, w)
-	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
-}
-
-func startMountd(t *testing.T, w *nfstest.World) {
-	t.Helper()
-	w.StartDaemon("rpc.mountd", "--foreground", "-N", "2", "-N", "3")
-	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if !w.Answered() {
-			return poll.Continue("rpc.mountd does not answer yet")
-		}
-		return poll.Success()
-	}, poll.WithDelay(5*time.Millisecond))
 }
 
 // rpc.mountd dies: those who are let in go on, and who was published to meanwhile gets in when it is back.
@@ -89,7 +61,7 @@ func TestMountdCrash(t *testing.T) {
 	w.StopDaemon("rpc.mountd")
 	assert.NilError(t, os.WriteFile(file, []byte("without it"), 0o600))
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{fresh}))
-	startMountd(t, w)
+	w.StartMountd()
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
 	fromFresh := w.Nodes[1].Mount(t, fresh)
 	assert.NilError(t, os.WriteFile(filepath.Join(fromFresh, "file"), []byte("text"), 0o600))
@@ -106,7 +78,7 @@ func TestLocksOfVersion3(t *testing.T) { withOlderServer(t, nfstest.LocksOfVersi
 func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nfs.Exporter)) {
 	t.Helper()
 	w := nfstest.NewWorld(t)
-	startMountd(t, w)
+	w.StartMountd()
 	w.StartOlderServer()
 	var log bytes.Buffer
 	engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})

@@ -92,8 +92,7 @@ func tell(t *testing.T, cache, message string) {
 
 func TestAnotherProcessAnswers(t *testing.T) {
 	w := nfstest.NewWorld(t)
-	w.StartDaemon("rpc.mountd", "--foreground", "-N", "2", "-N", "3")
-	eventually(t, w.Answered)
+	w.StartMountd()
 	_, err := kernel.New(t.Context(), kernel.Config{BasePath: w.Base})
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy), "%v", err)
@@ -192,8 +191,7 @@ func TestServerLifecycle(t *testing.T) {
 	engine = newEngine(t, w) // the agent after a restart
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
-	w.StartDaemon("rpc.mountd", "--foreground", "-N", "2", "-N", "3")
-	eventually(t, w.Answered)
+	w.StartMountd()
 	_, err = kernel.StopServer(t.Context(), serverConfig(w))
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy), "while somebody answers it is in use: %v", err)

@@ -44,7 +44,7 @@ func versions(t *testing.T, r *run) {
 	for _, version := range []string{"4.1", "4.2"} {
 		mounted := r.w.Nodes[0].Mount(t, volume, "vers="+version)
 		works(t, mounted, volume.Path)
-		table, err := r.w.Nodes[0].run("cat", "/proc/mounts")
+		table, err := r.w.Nodes[0].Run("cat", "/proc/mounts")
 		assert.NilError(t, err)
 		assert.Assert(t, strings.Contains(table, "vers="+version+","), table)
 	}
@@ -124,7 +124,7 @@ func squashBelowClosed(t *testing.T, r *run) {
 	assert.NilError(t, writeFile(t, filepath.Join(mounted, "as-nobody"), "text"))
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
 	// From inside: the directories above the mount are closed to users, too.
-	_, err := r.w.Nodes[0].run("sh", "-c",
+	_, err := r.w.Nodes[0].Run("sh", "-c",
 		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.w.Nodes[0].inside(mounted))
 	assert.NilError(t, err)
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-user")), uint32(1000))

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 				c.begin(t, f, node)
 			}
 			if round.cut {
-				r.w.cut(node)
+				assert.NilError(t, node.CutNetwork())
 			}
 			for _, c := range cases {
 				c.dirty(t, node)
@@ -80,7 +81,7 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 				}
 			}
 			if round.cut {
-				r.w.restore(node)
+				assert.NilError(t, node.RestoreNetwork())
 			}
 			for _, c := range cases {
 				c.settle(t, node)
@@ -197,7 +198,7 @@ func (c *staleCase) dirty(t *testing.T, node *Node) {
 		c.later(t, "close")
 	}
 	if c.unmount != nil {
-		_, err := node.run(append(append([]string{"umount"}, c.unmount...), node.inside(c.mounted))...)
+		_, err := node.Run("umount", append(slices.Clone(c.unmount), node.inside(c.mounted))...)
 		assert.NilError(t, err)
 	}
 }
@@ -214,7 +215,7 @@ func (c *staleCase) overwrite(t *testing.T, node *Node, from netip.Addr) {
 	at := node.mountPlainly(t, filepath.Dir(c.onPool), "clientaddr="+from.String())
 	assert.NilError(t, bounded(t, "writing on the other node", func() error { return overwriteDurably(filepath.Join(at, "file"), newText) }))
 	assert.Assert(t, c.holds(newText))
-	_, err := node.run("umount", node.inside(at))
+	_, err := node.Run("umount", node.inside(at))
 	assert.NilError(t, err)
 }
 
@@ -239,7 +240,7 @@ func (c *staleCase) settle(t *testing.T, node *Node) {
 		answers = append(answers, command+": "+c.writer.answer(t, command))
 	}
 	t.Logf("%s: %s", c.name, strings.Join(answers, "; "))
-	_, err := node.run("timeout", "30", "sync")
+	_, err := node.Run("timeout", "30", "sync")
 	assert.NilError(t, err)
 }
 
@@ -272,9 +273,9 @@ func (n *Node) mountPlainly(t *testing.T, path string, options ...string) string
 	at := filepath.Join(n.folder, fmt.Sprint("plain", n.mounts))
 	assert.NilError(t, os.Mkdir(at, 0o755))
 	options = append([]string{"vers=4.2", "hard", "retry=0"}, options...)
-	_, err := n.run("timeout", "30", "mount", "-t", "nfs", "-o", strings.Join(options, ","), serverIPv4+":"+path, at)
+	_, err := n.Run("timeout", "30", "mount", "-t", "nfs", "-o", strings.Join(options, ","), n.server.IP.String()+":"+path, at)
 	assert.NilError(t, err)
-	t.Cleanup(func() { _, _ = n.run("umount", "-f", "-l", at) }) // some tests have unmounted it
+	t.Cleanup(func() { _, _ = n.Run("umount", "-f", "-l", at) }) // some tests have unmounted it
 	return n.Path(at)
 }
 
@@ -287,20 +288,20 @@ type process struct {
 func (n *Node) startWriter(t *testing.T, args ...string) *process {
 	t.Helper()
 	folder := t.TempDir()
-	p := &process{output: filepath.Join(folder, "output")}
-	fifo := filepath.Join(folder, "input")
+	fifo := filepath.Join(folder, "commands")
 	assert.NilError(t, unix.Mkfifo(fifo, 0o600))
-	var err error
-	p.input, err = os.OpenFile(fifo, os.O_RDWR, 0) // which waits for no reader
+	input, err := os.OpenFile(fifo, os.O_RDWR, 0) // which waits for no reader
 	assert.NilError(t, err)
-	program := filepath.Join(os.Getenv("BNC_BIN"), "nfs-writer")
-	pid, err := n.start("sh", "-c", "exec "+words(append([]string{program}, args...))+" <"+words([]string{fifo})+" >"+words([]string{p.output}))
-	assert.NilError(t, err)
+	// A node has one daemon of a name.
+	n.mounts++
+	program := filepath.Join(folder, fmt.Sprint("nfs-writer-", n.mounts))
+	assert.NilError(t, os.Symlink(filepath.Join(os.Getenv("BNC_BIN"), "nfs-writer"), program))
+	assert.NilError(t, n.StartDaemon(program, append([]string{"-commands", fifo}, args...)...))
 	t.Cleanup(func() {
-		assert.Check(t, n.shell.stop(pid))
-		assert.Check(t, p.input.Close())
+		n.StopDaemon(program)
+		assert.Check(t, input.Close())
 	})
-	return p
+	return &process{input: input, output: n.Path("/run/" + filepath.Base(program) + ".log")}
 }
 
 func (p *process) tell(t *testing.T, command string) {
@@ -331,30 +332,24 @@ func (p *process) answer(t *testing.T, command string) (answer string) {
 // take gives the node one more address, from which it then speaks to the server.
 func (w *World) take(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
-	w.readdress(t, n, "ip address add "+address.String()+"/32 dev eth0", "ip route add "+serverIPv4+"/32 dev eth0 src "+address.String())
+	w.readdress(t, n, "ip address add "+address.String()+"/32 dev eth0", "ip route add "+n.server.IP.String()+"/32 dev eth0 src "+address.String())
 	w.Run("ip", "neighbour", "flush", "to", address.String())
 }
 
 // giveUp undoes take.
 func (w *World) giveUp(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
-	w.readdress(t, n, "ip route delete "+serverIPv4+"/32 dev eth0 src "+address.String(), "ip address delete "+address.String()+"/32 dev eth0")
+	w.readdress(t, n, "ip route delete "+n.server.IP.String()+"/32 dev eth0 src "+address.String(), "ip address delete "+address.String()+"/32 dev eth0")
 	w.Run("ip", "neighbour", "flush", "to", address.String())
 }
 
 func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
 	t.Helper()
 	for _, command := range commands {
-		_, err := n.run(strings.Fields(command)...)
+		_, err := n.Run("sh", "-c", command)
 		assert.NilError(t, err)
 	}
 }
-
-// cut makes packets from and to the node vanish.
-func (w *World) cut(n *Node) { w.Run("ip", "link", "set", n.cable, "nomaster") }
-
-// restore ends cut.
-func (w *World) restore(n *Node) { w.Run("ip", "link", "set", n.cable, "master", bridge) }
 
 // manyClients shows that one volume can have as many clients as an agent lets in, each with a file system ID of its own,
 // and that one of them is fenced without the others.

@@ -20,7 +20,7 @@ func (w *World) StartOlderServer() {
 	w.t.Helper()
 	w.StartDaemon("rpcbind", "-f", "-w")
 	eventually(w.t, "rpcbind answers", func() bool {
-		_, err := w.shell.run("rpcinfo", "-p", "127.0.0.1")
+		_, err := w.Lab.Storage.Run("rpcinfo", "-p", "127.0.0.1")
 		return err == nil
 	})
 	w.SetTimes()
@@ -91,7 +91,7 @@ func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
 
 // Showmount asks rpc.mountd from the node what it exports.
 func (n *Node) Showmount() (string, error) {
-	return n.run("timeout", "20", "showmount", "--exports", serverIPv4)
+	return n.Run("timeout", "20", "showmount", "--exports", n.server.IP.String())
 }
 
 // Procedures of NFSv3 (RFC 1813). The numbers of its statuses that matter here are those of NFSv4.
@@ -150,7 +150,7 @@ func (w *World) lockClient(t *testing.T, n *Node) *rawClient {
 	t.Helper()
 	for line := range strings.Lines(w.Run("rpcinfo", "-p", "127.0.0.1")) {
 		if fields := strings.Fields(line); len(fields) > 3 && fields[0] == fmt.Sprint(programNLM) && fields[1] == "4" && fields[2] == "tcp" {
-			conn, err := n.dial(netip.MustParseAddrPort(serverIPv4 + ":" + fields[3]))
+			conn, err := n.dial(netip.MustParseAddrPort(n.server.IP.String() + ":" + fields[3]))
 			assert.NilError(t, err)
 			t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
 			return &rawClient{conn: conn}

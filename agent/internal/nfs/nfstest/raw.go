@@ -48,7 +48,7 @@ func (e nfsError) Error() string { return fmt.Sprintf("NFSv4 status %d", uint32(
 // rawClient connects from the node, from a port that only root has.
 func (n *Node) rawClient(t *testing.T) *rawClient {
 	t.Helper()
-	conn, err := n.dial(netip.MustParseAddrPort(serverIPv4 + ":2049"))
+	conn, err := n.dial(netip.AddrPortFrom(n.server.IP, 2049))
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
 	c := &rawClient{conn: conn}
@@ -60,7 +60,7 @@ func (n *Node) rawClient(t *testing.T) *rawClient {
 func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
 	osthread.Spend(func() {
 		var namespace int
-		if namespace, err = unix.Open("/proc/"+n.pid+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		if namespace, err = unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.PID()), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 			return
 		}
 		defer func() { _ = unix.Close(namespace) }() // only read

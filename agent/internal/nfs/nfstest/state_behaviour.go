@@ -108,7 +108,7 @@ func keptForAnotherAddress(t *testing.T, r *run) {
 	eventuallyNFS(t, "a session", func() error { return client.readDir(four.Path) })
 	known := clientsAt(t, four.Client)
 	assert.Equal(t, len(known), 1)
-	conn, err := r.w.Nodes[0].dial(netip.MustParseAddrPort("[" + serverIPv6 + "]:2049"))
+	conn, err := r.w.Nodes[0].dial(netip.AddrPortFrom(r.w.Nodes[0].server.IP6, 2049))
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
 	trunk := *client

@@ -1,8 +1,8 @@
 // Command nfs-writer writes to one file as a pod could, for tests of what reaches an NFS server and when:
 //
-//	nfs-writer [-direct] [-sync] [-mapped] [-lock] [-files N] FILE
+//	nfs-writer -commands FIFO [-direct] [-sync] [-mapped] [-lock] [-files N] FILE
 //
-// It does what its standard input says, a line each, and answers "COMMAND: ERROR" when that has ended; commands run side
+// It does what it reads from the FIFO, a line each, and answers "COMMAND: ERROR" when that has ended; commands run side
 // by side, because each may wait for the server.
 //
 //	prepare TEXT  fill the first page of the file with the text, durably, and keep the file open
@@ -21,6 +21,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -43,6 +44,7 @@ type writer struct {
 
 func main() {
 	w := &writer{}
+	commands := flag.String("commands", "", "FIFO to read commands from")
 	flag.BoolVar(&w.direct, "direct", false, "open the file with O_DIRECT")
 	flag.BoolVar(&w.synced, "sync", false, "open the file with O_SYNC")
 	flag.BoolVar(&w.mapped, "mapped", false, "write through a shared mapping")
@@ -54,13 +56,18 @@ func main() {
 		os.Exit(2)
 	}
 	w.path = flag.Arg(0)
-	w.serve()
+	input, err := os.Open(*commands)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	w.serve(input)
 }
 
-func (w *writer) serve() {
+func (w *writer) serve(input io.Reader) {
 	var answering sync.Mutex
 	var running sync.WaitGroup
-	lines := bufio.NewScanner(os.Stdin)
+	lines := bufio.NewScanner(input)
 	for lines.Scan() {
 		command, text, _ := strings.Cut(lines.Text(), " ")
 		running.Go(func() {
