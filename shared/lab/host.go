@@ -211,11 +211,15 @@ func (h *Host) StopDaemon(name string) {
 	}
 }
 
-// runsDaemon reports whether a daemon was started and not stopped.
-func (h *Host) runsDaemon(name string) bool {
+// DaemonPID is that of a daemon which was started and not stopped, or 0.
+func (h *Host) DaemonPID(name string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.daemons[name] != nil
+	p := h.daemons[name]
+	if p == nil {
+		return 0
+	}
+	return p.pid
 }
 
 func (h *Host) stopDaemons() {

@@ -101,7 +101,7 @@ func (s *nfsServer) start() error {
 	}
 	// nfsdcld records clients on stable storage, so that they can reclaim after a restart and
 	// the grace period ends as soon as all of them have.
-	if !s.host.runsDaemon("nfsdcld") {
+	if s.host.DaemonPID("nfsdcld") == 0 {
 		if err := s.host.StartDaemon("nfsdcld", "--foreground"); err != nil {
 			return err
 		}

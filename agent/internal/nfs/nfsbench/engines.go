@@ -3,17 +3,14 @@ package nfsbench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // newEngine makes an engine, not started.
@@ -24,7 +21,7 @@ func (r *run) newEngine(ctx context.Context) (nfs.Exporter, error) {
 			Server: kernel.ServerConfig{Threads: serverThreads, LeaseTime: leaseTime, GraceTime: leaseTime, StateFile: filepath.Join(r.folder, "nfsd-started")},
 		})
 	}
-	if err := r.startServer(ctx); err != nil {
+	if err := r.startServer(); err != nil {
 		return nil, err
 	}
 	return exportfs.New(exportfs.Config{BasePath: r.base, Logger: r.options.Log})
@@ -32,47 +29,31 @@ func (r *run) newEngine(ctx context.Context) (nfs.Exporter, error) {
 
 const (
 	serverThreads = 8
-	leaseTime     = 10 * time.Second // the least that the kernel takes
+	leaseTime     = 10 * time.Second // the least that the kernel takes, and the lab's
+	mountd        = "rpc.mountd"
 )
 
 // startServer starts the NFS server as the units of nfs-utils do.
-func (r *run) startServer(ctx context.Context) (err error) {
-	if r.mountd != nil {
+func (r *run) startServer() error {
+	storage := r.lab.Storage
+	if storage.DaemonPID(mountd) != 0 {
 		return nil
 	}
-	for _, file := range []string{"nfsv4leasetime", "nfsv4gracetime"} {
-		if err := os.WriteFile("/proc/fs/nfsd/"+file, []byte("10\n"), 0); err != nil {
-			return err
-		}
-	}
-	_ = commands(ctx, "exportfs -r") // it warns of each directory that is missing
-	if r.mountd, err = r.start(ctx, "rpc.mountd", "--foreground", "-N", "2", "-N", "3"); err != nil {
+	if err := r.lab.SetNFSTimes(); err != nil {
 		return err
 	}
-	opened := func() error {
-		listeners, listErr := nfsd.Listeners()
-		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.mountd.Process.Pid))
-		for _, file := range files {
-			target, err := os.Readlink(file)
-			if err == nil && (listeners[target] || strings.HasSuffix(target, "/nfsd.export/channel")) {
-				return nil
-			}
-		}
-		return errors.Join(listErr, err, errors.New("rpc.mountd does not answer yet"))
-	}
-	if err := eventually("rpc.mountd", opened); err != nil {
+	_, _ = storage.Run("exportfs", "-r") // it warns of each directory that is missing
+	if err := storage.StartMountd(); err != nil {
 		return err
 	}
-	return commands(ctx, "rpc.nfsd -N 3 -N 4.0 -V 4.1 -V 4.2 "+strconv.Itoa(serverThreads))
+	_, err := storage.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", strconv.Itoa(serverThreads))
+	return err
 }
 
 // forgetExports is what a reboot does: nothing is exported, nothing runs, nothing is cached.
 func (w *world) forgetExports() error {
 	errs := []error{os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0)}
-	if w.mountd != nil {
-		errs = append(errs, end(w.mountd))
-		w.mountd = nil
-	}
+	w.lab.Storage.StopDaemon(mountd)
 	files, err := filepath.Glob("/etc/exports.d/*")
 	errs = append(errs, err)
 	for _, file := range files {

@@ -75,10 +75,11 @@ func slabMemory() int64 {
 
 // daemonMemory is the resident set of rpc.mountd, where it runs.
 func (r *run) daemonMemory() (int64, error) {
-	if r.mountd == nil {
+	pid := r.lab.Storage.DaemonPID(mountd)
+	if pid == 0 {
 		return 0, nil
 	}
-	kib, err := kibibytes(fmt.Sprintf("/proc/%d/status", r.mountd.Process.Pid), "VmRSS:")
+	kib, err := kibibytes(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
 	return kib << 10, err
 }
 

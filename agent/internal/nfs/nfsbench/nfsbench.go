@@ -52,7 +52,7 @@ type Times struct {
 
 // Run measures, and hands over each row when it is complete.
 func Run(ctx context.Context, options Options, each func(Row) error) (err error) {
-	w, err := newWorld(ctx)
+	w, err := newWorld()
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func (r *run) prepare() error {
 	if err := os.MkdirAll(path, 0o777); err != nil {
 		return err
 	}
-	r.steady = nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: clientOfNode}
+	r.steady = nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: r.node.IP}
 	r.there = append(r.there, r.steady)
 	unix.Sync()
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,8 +16,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
-
-var clientOfNode = netip.MustParseAddr(nodeAddress)
 
 // changeInterval is how often an export is published or revoked beside the steady writes: forty a second, which is a lot for
 // a storage host and leaves its one processor to the writes.
@@ -75,7 +72,7 @@ func (r *run) mountOnNode(ctx context.Context) (dir string, unmount func() error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, err
 	}
-	if err := r.onNode(ctx, "mount", "-t", "nfs", "-o", "vers=4.2", serverAddress+":"+r.steady.Path, dir).Run(); err != nil {
+	if err := r.onNode(ctx, "mount", "-t", "nfs", "-o", "vers=4.2", r.lab.Storage.IP.String()+":"+r.steady.Path, dir).Run(); err != nil {
 		return "", nil, fmt.Errorf("mount: %w", err)
 	}
 	return dir, func() error { return r.onNode(context.WithoutCancel(ctx), "umount", dir).Run() }, nil
@@ -85,7 +82,7 @@ func (r *run) mountOnNode(ctx context.Context) (dir string, unmount func() error
 func (r *run) write(ctx context.Context, dir string, length time.Duration) ([]time.Duration, error) {
 	unix.Sync() // what the exports before have left is not to be paid by the writes
 	command := append(r.options.Writer[:len(r.options.Writer):len(r.options.Writer)], dir, length.String())
-	cmd := r.onNode(ctx, command...)
+	cmd := r.onNode(ctx, command[0], command[1:]...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
