@@ -12,7 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
