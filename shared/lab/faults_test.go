@@ -325,3 +325,22 @@ func tearDownLeavesNothing(t *testing.T, inTest bool) {
 	}, poll.WithTimeout(5*time.Second))
 	assert.ErrorIs(t, unix.Access("/srv/btrfs/v1", unix.F_OK), unix.ENOENT)
 }
+
+// Two servers of one pool do not depend on each other.
+func TestSpareStorage(t *testing.T) {
+	l := lab.New(t, lab.Options{SpareStorage: true})
+	dir := filepath.Join(l.Pool, "v1")
+	run(t, l.Storage, "btrfs", "subvolume", "create", dir)
+	for _, server := range []*lab.Host{l.Storage, l.Spare} {
+		run(t, server, "exportfs", "-o", "rw,no_root_squash,no_subtree_check,fsid=1", l.IP.String()+":"+dir)
+	}
+	assert.NilError(t, l.Spare.CutNetwork())
+	at := t.TempDir()
+	out, err := exec.Command("mount", "-t", "nfs", "-o", "vers=4.2", l.Storage.IP.String()+":"+dir, at).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	t.Cleanup(func() { assert.Check(t, unix.Unmount(at, 0)) })
+	assert.NilError(t, os.WriteFile(at+"/file", nil, 0o644))
+	assert.NilError(t, l.Spare.RestoreNetwork())
+	assert.NilError(t, l.Spare.Reboot())
+	assert.Equal(t, run(t, l.Spare, "exportfs", "-s"), "", "another host's exports")
+}

@@ -92,7 +92,7 @@ func (h *Host) bootInTest() error {
 	if err := h.connect(); err != nil {
 		return fmt.Errorf("host %s: %w", h.Name, err)
 	}
-	if _, err := h.Run("sh", "-c", nfsScript); err != nil {
+	if _, err := h.Run("sh", "-c", nfsScript, "lab-"+h.Name, h.Name); err != nil {
 		return err
 	}
 	return h.register()

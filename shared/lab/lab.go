@@ -42,6 +42,9 @@ type Options struct {
 	// agent's export engine in its own process: the pool, the NFS server and the address are in
 	// the test's namespaces. The test has no other address then, and Storage cannot be rebooted.
 	StorageInTest bool
+	// SpareStorage adds a second storage host with a running server, for a test that takes one
+	// away. It has the same pool.
+	SpareStorage bool
 	// NFS says who tells the kernel what is exported.
 	NFS NFSMode
 	// NFSStopped leaves starting the server to the test.
@@ -68,14 +71,17 @@ const (
 // Lab is a storage host and its worker nodes.
 type Lab struct {
 	Storage *Host
+	Spare   *Host // see Options.SpareStorage
 	Nodes   []*Host
+	// IP and IP6 are the test's own addresses.
+	IP, IP6 netip.Addr
 	// Pool is where the btrfs file system is mounted, on the storage host and for the test.
 	Pool string
 
 	options Options
 	shell   *shell
 	pool    pool
-	nfs     nfsServer
+	nfs     *nfsServer
 	lock    *os.File
 }
 
@@ -83,6 +89,7 @@ type Lab struct {
 const (
 	testNumber    = 254
 	storageNumber = 1
+	spareNumber   = 2
 	firstNode     = 11
 	maxNodes      = 200
 )
@@ -162,6 +169,10 @@ func (o Options) withDefaults() Options {
 // newLab returns what it has made also when it fails, to be closed.
 func newLab(o Options) (l *Lab, err error) {
 	l = &Lab{Pool: o.PoolDir, options: o}
+	l.IP, l.IP6 = address(testNumber)
+	if o.StorageInTest {
+		l.IP, l.IP6 = address(storageNumber)
+	}
 	if o.Nodes > maxNodes {
 		return l, fmt.Errorf("%d nodes: at most %d", o.Nodes, maxNodes)
 	}
@@ -186,20 +197,35 @@ func newLab(o Options) (l *Lab, err error) {
 	if err := l.pool.mount(l.Pool, o); err != nil {
 		return l, err
 	}
-	if err := makeStorageState(); err != nil {
-		return l, err
-	}
 	l.Storage = newHost(l.shell, "storage", storageNumber, storageScript)
 	l.Storage.inTest = o.StorageInTest
-	l.nfs = nfsServer{host: l.Storage, options: o}
-	l.Storage.onHalt = l.nfs.halt // server threads belong to the kernel
-	if err := l.Storage.boot(); err != nil {
+	if l.nfs, err = bootStorage(l.Storage, o); err != nil {
 		return l, err
 	}
 	if !o.NFSStopped {
-		return l, l.StartNFSServer()
+		if err := l.nfs.start(); err != nil {
+			return l, err
+		}
+	}
+	if o.SpareStorage {
+		l.Spare = newHost(l.shell, "spare", spareNumber, storageScript)
+		spare, err := bootStorage(l.Spare, o)
+		if err != nil {
+			return l, err
+		}
+		return l, spare.start()
 	}
 	return l, nil
+}
+
+// bootStorage boots a new storage host, and returns its server, which does not run.
+func bootStorage(h *Host, o Options) (*nfsServer, error) {
+	if err := makeStorageState(h.Name); err != nil {
+		return nil, err
+	}
+	server := &nfsServer{host: h, options: o}
+	h.onHalt = server.halt // server threads belong to the kernel
+	return server, h.boot()
 }
 
 // Close takes everything down, in the reverse order, as far as it was made.
@@ -208,8 +234,10 @@ func (l *Lab) Close() error {
 	for _, node := range l.Nodes {
 		errs = append(errs, node.halt())
 	}
-	if l.Storage != nil {
-		errs = append(errs, l.Storage.halt())
+	for _, storage := range []*Host{l.Spare, l.Storage} {
+		if storage != nil {
+			errs = append(errs, storage.halt())
+		}
 	}
 	errs = append(errs, l.pool.unmount())
 	if l.shell != nil {

@@ -20,13 +20,13 @@ const storageScript = commonScript + nfsScript + holdOn
 const nfsScript = `set -e
 mount -t tmpfs -o mode=755 nfs /var/lib/nfs
 mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/nfsdcld /var/lib/nfs/v4recovery
-mount --bind ` + storageState + `/nfsdcld /var/lib/nfs/nfsdcld
+mount --bind ` + storageState + `/"$1"/nfsdcld /var/lib/nfs/nfsdcld
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
 mkdir -p /run/rpc_pipefs
 mount --bind /var/lib/nfs/rpc_pipefs /run/rpc_pipefs
 mount -t nfsd nfsd /proc/fs/nfsd
-mount --bind ` + storageState + `/exports.d /etc/exports.d
+mount --bind ` + storageState + `/"$1"/exports.d /etc/exports.d
 mkdir -p /etc/nfs.conf.d
 mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 # Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
@@ -48,16 +48,17 @@ func unmountNFSState() error {
 	return errors.Join(errs...)
 }
 
-// storageState is what of the storage host outlives its reboots, beside the pool: its exports files, and what the server
-// has noted of its clients so that they can reclaim what they had open.
+// storageState has a directory for what outlives the reboots of a storage host, beside the pool: its exports files, and what
+// the server has noted of its clients so that they can reclaim what they had open.
 const storageState = machineDir + "/storage"
 
 // makeStorageState makes it anew: a new lab has a new storage host.
-func makeStorageState() error {
-	if err := os.RemoveAll(storageState); err != nil {
+func makeStorageState(host string) error {
+	dir := filepath.Join(storageState, host)
+	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return errors.Join(os.MkdirAll(storageState+"/nfsdcld", 0o700), os.MkdirAll(storageState+"/exports.d", 0o755))
+	return errors.Join(os.MkdirAll(dir+"/nfsdcld", 0o700), os.MkdirAll(dir+"/exports.d", 0o755))
 }
 
 // nfsServer is the storage host's NFSv4 server and its daemons.

@@ -81,24 +81,22 @@ func (s *shell) start(stdin, stdout, stderr string, args ...string) (*process, e
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
 	}
 	p := &process{pid: pid, done: make(chan struct{})}
-	go func() {
-		waitForExit([]int{pid}, forever)
-		p.status = s.status(pid)
-		close(p.done)
-	}()
+	go s.await(p)
 	return p, nil
 }
 
 // forever is longer than any test.
 const forever = 24 * time.Hour
 
-// status collects a program that has ended.
-func (s *shell) status(pid int) string {
-	answer, err := s.ask("wait %d; echo $?", pid)
+// await collects a program when it has ended: until then the shell has to be free for others.
+func (s *shell) await(p *process) {
+	defer close(p.done)
+	waitForExit([]int{p.pid}, forever)
+	var err error
+	p.status, err = s.ask("wait %d; echo $?", p.pid)
 	if err != nil {
-		return "unknown: " + err.Error()
+		p.status = "unknown: " + err.Error()
 	}
-	return answer
 }
 
 // run runs a program and returns its trimmed output. Its standard input is text.
