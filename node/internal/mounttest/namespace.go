@@ -45,6 +45,8 @@ func Main(m *testing.M, ignored ...goleak.Option) {
 		fmt.Fprintln(os.Stderr, "these tests make mounts: run them as root (sudo make test)")
 		os.Exit(1)
 	}
+	// The lab's servers go on until the goroutines are counted.
+	ignored = append(ignored, goleak.IgnoreAnyFunction("github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab.(*shell).await"))
 	if os.Getenv(namespaceMark) != "" {
 		goleak.VerifyTestMain(patient{m, ignored}, append(ignored, goleak.Cleanup(func(code int) {
 			shutdown()

@@ -5,8 +5,8 @@ package mounttest
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,13 +17,15 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// NFS is a Backend of btrfs subvolumes on two NFS servers, one of which is fragile. This machine is the worker node.
+// NFS is a Backend of btrfs subvolumes on the lab's two NFS servers, of which the spare one is fragile. This machine is the
+// worker node.
 type NFS struct {
 	mounter           *nfsmount.Mounter
-	pool              string
-	reliable, fragile *nfsServer
+	lab               *lab.Lab
+	reliable, fragile *lab.Host
 	count             atomic.Int64
 }
 
@@ -48,41 +50,18 @@ func New(t *testing.T) Backend {
 // shutdown ends the servers. The machine is thrown away after that.
 func shutdown() {
 	if shared.nfs != nil {
-		shared.nfs.reliable.stop()
-		shared.nfs.fragile.stop()
+		_ = shared.nfs.lab.Close() // as good as can be: tests may have mounts that are busy
 	}
 }
 
 func newNFS() (*NFS, error) {
-	if err := requireLab(); err != nil {
-		return nil, err
-	}
-	n := &NFS{pool: "/srv/mounttest"}
-	n.mounter = nfsmount.New(n.Limits(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	if err := makePool(n.pool); err != nil {
-		return nil, err
-	}
-	if err := makeNetwork(); err != nil {
-		return nil, err
-	}
-	var err error
-	if n.reliable, err = newNFSServer(1); err != nil {
-		return nil, err
-	}
-	n.fragile, err = newNFSServer(2)
-	return n, err
-}
-
-func requireLab() error {
-	_ = exec.Command("modprobe", "-a", "nfsd", "nfsv4", "loop", "veth", "bridge").Run() // built in, or missed below
-	known, err := os.ReadFile("/proc/filesystems")
+	l, err := lab.Start(lab.Options{SpareStorage: true, PoolSize: 2 << 30})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !strings.Contains(string(known), "\tnfsd\n") {
-		return fmt.Errorf(`needs a kernel with NFS in a machine of its own: go test -tags lab -exec "$PWD/bin/lab exec"`)
-	}
-	return nil
+	n := &NFS{lab: l, reliable: l.Storage, fragile: l.Spare}
+	n.mounter = nfsmount.New(n.Limits(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return n, nil
 }
 
 // Mounter manages NFS mounts.
@@ -102,62 +81,71 @@ func (n *NFS) Options() []string { return nfsmount.Defaults() }
 // NewVolume is a subvolume on the reliable server, exported to this machine.
 func (n *NFS) NewVolume(t *testing.T) nfsmount.Source {
 	t.Helper()
-	return n.export(t, n.reliable, n.reliable.ipv4)
+	return n.volume(t, n.reliable, n.reliable.IP)
 }
 
 // NewVolume6 is a volume whose server is reached over IPv6.
 func (n *NFS) NewVolume6(t *testing.T) nfsmount.Source {
 	t.Helper()
-	return n.export(t, n.reliable, n.reliable.ipv6)
+	return n.volume(t, n.reliable, n.reliable.IP6)
 }
 
 // NewFragile is a subvolume on the other server.
 func (n *NFS) NewFragile(t *testing.T) Fragile {
 	t.Helper()
-	source := n.export(t, n.fragile, n.fragile.ipv4)
+	source := n.volume(t, n.fragile, n.fragile.IP)
 	must := func(action func() error) func() {
 		return func() {
 			t.Helper()
 			assert.NilError(t, action())
 		}
 	}
-	t.Cleanup(must(n.fragile.connect))
+	t.Cleanup(must(n.fragile.RestoreNetwork))
 	return Fragile{
 		Source:  source,
-		Silence: must(n.fragile.disconnect),
-		Revive:  must(n.fragile.connect),
-		Revoke:  must(func() error { return n.fragile.unexport(source.Path) }),
-		Restore: must(func() error { return n.fragile.export(source.Path) }),
+		Silence: must(n.fragile.CutNetwork),
+		Revive:  must(n.fragile.RestoreNetwork),
+		Revoke:  must(func() error { return n.unexport(n.fragile, source.Path) }),
+		Restore: must(func() error { return n.export(n.fragile, source.Path) }),
 	}
 }
 
-func (n *NFS) export(t *testing.T, server *nfsServer, address string) nfsmount.Source {
+func (n *NFS) volume(t *testing.T, server *lab.Host, address netip.Addr) nfsmount.Source {
 	t.Helper()
-	path := filepath.Join(n.pool, "tenant", fmt.Sprintf("vol-%d", n.count.Add(1)), "data")
-	source, err := nfsmount.NewSource(address, path)
+	path := filepath.Join(n.lab.Pool, "tenant", fmt.Sprintf("vol-%d", n.count.Add(1)), "data")
+	source, err := nfsmount.NewSource(address.String(), path)
 	assert.NilError(t, err)
 	assert.NilError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	assert.NilError(t, run("btrfs", "subvolume", "create", path))
-	assert.NilError(t, server.export(path))
+	_, err = server.Run("btrfs", "subvolume", "create", path)
+	assert.NilError(t, err)
+	assert.NilError(t, n.export(server, path))
 	return source
 }
 
-func makePool(dir string) error {
-	image := filepath.Join(os.TempDir(), "mounttest-pool.img")
-	for _, command := range [][]string{
-		{"truncate", "-s", "2G", image}, {"mkfs.btrfs", "-q", "-f", image}, {"mkdir", "-p", dir}, {"mount", "-o", "loop", image, dir},
-	} {
-		if err := run(command[0], command[1:]...); err != nil {
+// export lets this machine in, from both of its addresses. As the agent does for each attachment, it
+// gives each export a file system ID of its own, so that mounts from before an unexport stay stale.
+func (n *NFS) export(server *lab.Host, path string) error {
+	for _, client := range n.clients() {
+		fsid, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+		if err != nil {
+			return err
+		}
+		options := "rw,no_root_squash,no_subtree_check,fsid=" + strings.TrimSpace(string(fsid))
+		if _, err := server.Run("exportfs", "-o", options, client+":"+path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func run(name string, args ...string) error {
-	output, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, output)
+func (n *NFS) unexport(server *lab.Host, path string) error {
+	for _, client := range n.clients() {
+		if _, err := server.Run("exportfs", "-u", client+":"+path); err != nil {
+			return err
+		}
 	}
-	return nil
+	_, err := server.Run("exportfs", "-f")
+	return err
 }
+
+func (n *NFS) clients() []string { return []string{n.lab.IP.String(), "[" + n.lab.IP6.String() + "]"} }

@@ -38,7 +38,7 @@ func place(t *testing.T) string {
 func TestIPv6(t *testing.T) {
 	b := mounttest.New(t).(*mounttest.NFS)
 	source, data := b.NewVolume6(t), place(t)
-	assert.Assert(t, strings.HasPrefix(source.String(), "[fd79::"))
+	assert.Assert(t, strings.HasPrefix(source.String(), "[fd77::"))
 	for range 2 {
 		assert.NilError(t, b.Mounter().Mount(t.Context(), source, data, b.Options()))
 	}
