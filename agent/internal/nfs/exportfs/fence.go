@@ -29,7 +29,7 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 	if err != nil {
 		return err
 	}
-	return e.server.Fence(ctx, revoked, remaining{e.wanted, table}, e.config.Logger)
+	return e.server.Fence(ctx, revoked, remaining{e.wanted, table, e.config.ProcRoot}, e.config.Logger)
 }
 
 // shut returns when the kernel has no answer left that gives one of the clients
@@ -69,8 +69,9 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 // remaining is what clients may reach: what the engine is to publish, and what
 // the export table has, from whatever program.
 type remaining struct {
-	wanted map[nfs.Key]nfs.Export
-	table  []entry
+	wanted   map[nfs.Key]nfs.Export
+	table    []entry
+	procRoot string
 }
 
 // ToClient implements nfsd.Exported. A host name or a netgroup may be the
@@ -98,6 +99,14 @@ func (r remaining) AtPath(path string) bool {
 		}
 	}
 	return slices.ContainsFunc(r.table, func(have entry) bool { return have.Path == path })
+}
+
+// ShutOut implements nfsd.Exported. rpc.mountd refuses an address that no export
+// matches, and nothing is published before the fence ends; what it has answered
+// from an older table would hold for half an hour.
+func (r remaining) ShutOut(addr netip.Addr) (letIn func(), shut bool, err error) {
+	cached, err := readCache(r.procRoot, "auth.unix.ip", rpccache.ParseClients)
+	return func() {}, !slices.Contains(cached, addr), err
 }
 
 // parseNetwork reads "10.0.0.0/8", "10.0.0.0/255.0.0.0" or "fd00::/64" (exports(5)).

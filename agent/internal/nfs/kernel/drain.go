@@ -72,6 +72,39 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 	}), nil
 }
 
+// ShutOut implements nfsd.Exported. Without a domain, an address gets nothing but
+// refusals from the server. Afterwards it has one again, with nothing exported to
+// it: a client that still has something mounted gets ESTALE, and does not connect
+// again for each of its requests.
+func (r remaining) ShutOut(addr netip.Addr) (letIn func(), shut bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.clients[addr] != nil || r.shutOut[addr] != nil {
+		return func() {}, false, nil // published, or shut out by another fence, meanwhile
+	}
+	ended := make(chan struct{})
+	r.shutOut[addr] = ended
+	letIn = func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.shutOut, addr)
+		close(ended)
+		// What the kernel does not take it asks for.
+		_ = r.send(clientMessage(addr, addr.String(), r.now().Add(revoked).Unix()))
+	}
+	return letIn, true, r.send(clientMessage(addr, "", r.now().Add(revoked).Unix()))
+}
+
+// lockFor takes mu when the client is not shut out.
+func (e *Engine) lockFor(addr netip.Addr) {
+	e.mu.Lock()
+	for ended := e.shutOut[addr]; ended != nil; ended = e.shutOut[addr] {
+		e.mu.Unlock()
+		<-ended // within nfsd.FenceTime
+		e.mu.Lock()
+	}
+}
+
 // AtPath implements nfsd.Exported.
 func (r remaining) AtPath(path string) bool {
 	r.mu.Lock()

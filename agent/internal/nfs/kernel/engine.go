@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,7 +41,8 @@ type Engine struct {
 	// no answer which was right a moment ago is given after its revocation.
 	mu      sync.Mutex
 	clients clients
-	version uint64 // of clients, raised by every change of what is exported
+	shutOut map[netip.Addr]chan struct{} // clients that a fence expires: closed, and removed, when it has
+	version uint64                       // of clients, raised by every change of what is exported
 	closed  bool
 	started bool // Start is done: the watcher may start the server
 	primed  bool // the kernel was told all exports: what it lacks it has lost
@@ -100,6 +102,7 @@ func newLocked(ctx context.Context, config Config) (*Engine, error) {
 		server:   nfsd.NewServer(config.ProcRoot),
 		xprtsec:  kernelAtLeast(6, 4),
 		clients:  clients{},
+		shutOut:  map[netip.Addr]chan struct{}{},
 		changed:  make(chan struct{}, 1),
 		wake:     wake,
 		now:      time.Now,

@@ -16,7 +16,7 @@ import (
 // publish lets a client reach a subvolume. What the kernel knows already it is not told again: replacing an entry makes it
 // look through all others (cache_put and cache_flush in net/sunrpc), which adding one does not.
 func (e *Engine) publish(export published) error {
-	e.mu.Lock()
+	e.lockFor(export.Client)
 	defer e.mu.Unlock()
 	if e.closed {
 		return nfs.ErrClosed

@@ -22,32 +22,49 @@ type Exported interface {
 
 	// AtPath reports whether a client may be let in to the directory.
 	AtPath(path string) bool
+
+	// ShutOut makes the server refuse all requests of a client that no export lets in, until letIn is called: nothing
+	// is exported to the client meanwhile. It reports false where an export has come since ToClient, or where the
+	// server may still answer.
+	ShutOut(client netip.Addr) (letIn func(), shut bool, err error)
 }
 
 // Fence ends what clients have under way through exports that were just revoked. When it returns without an error, no
 // request and no copy of theirs that began before the call is under way any more. The error is nfs.ErrUnavailable where
 // that takes longer than FenceTime, or than ctx allows.
 //
-//  1. A client that no export lets in any more is expired: the server forgets its open files, locks and delegations, so
-//     that they hold up no other client, and its copies. This takes time in proportion to what the client has open, and
-//     holds no lock of the whole host.
-//  2. Requests that the server let in before are waited for, then copies.
-//  3. The files that are still open in a directory that is exported to no client are closed, with UNLOCK_EXPORT: those of
+//  1. A client that no export lets in any more is shut out of the server. The next steps rely on that: a client that is
+//     expired while the server answers it may begin one session after the other, and the server keeps 256 KiB for each
+//     (measured on Linux 7.2; force_expire_client in fs/nfsd/nfs4state.c waits until it has no request under way).
+//  2. Requests that the server let in before are waited for.
+//  3. The clients of step 1 are expired: the server forgets their open files, locks and delegations, so that they hold up
+//     no other client, and their copies. This takes time in proportion to what a client has open, and holds no lock of
+//     the whole host.
+//  4. Copies are waited for.
+//  5. The files that are still open in a directory that is exported to no client are closed, with UNLOCK_EXPORT: those of
 //     clients that other exports let in. The kernel takes time in the square of the number of a client's open files for
 //     that, and holds nfsd_mutex, for which others wait in step 2.
 //
-// Steps 1 and 3 are for locks and space. What fails there is logged, and ends when the client's lease does.
+// Steps 1, 3 and 5 are for locks and space. What fails there is logged, and ends when the client's lease does.
 func (s *Server) Fence(ctx context.Context, revoked []nfs.Export, exported Exported, logger *slog.Logger) error {
 	if !s.Runs() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, FenceTime)
 	defer cancel()
-	left, err := s.expireShutOut(ctx, revoked, exported)
+	lost, left, err := s.shutOut(revoked, exported)
+	defer lost.letIn()
 	if err != nil {
+		logger.Warn("failed to find out what a revoked client may still reach: its locks stay until its lease ends", "error", err)
+	}
+	clients, err := s.waitForRequestsOf(ctx, revoked)
+	if err != nil {
+		return err
+	}
+	if err := lost.expire(ctx); err != nil {
 		logger.Warn("failed to expire a revoked client: its locks stay until its lease ends", "error", err)
 	}
-	if err := s.DrainExports(ctx, revoked); err != nil {
+	if err := s.waitForCopies(ctx, clients); err != nil {
 		return err
 	}
 	for _, path := range left {
@@ -66,42 +83,75 @@ func (s *Server) DrainExports(ctx context.Context, exports []nfs.Export) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, FenceTime)
 	defer cancel()
-	var clients []netip.Addr
-	for _, export := range exports {
-		if export.Spec != "" {
-			return s.Drain(ctx)
-		}
-		clients = append(clients, export.Client)
+	clients, err := s.waitForRequestsOf(ctx, exports)
+	if err != nil {
+		return err
 	}
-	return s.Drain(ctx, clients...)
+	return s.waitForCopies(ctx, clients)
 }
 
-// expireShutOut expires the clients that no export lets in any more. It returns the directories that are exported to no
+// waitForRequestsOf is waitForRequests of the exports' clients, which it returns: none, which is all, where an export is
+// to more than one address.
+func (s *Server) waitForRequestsOf(ctx context.Context, exports []nfs.Export) (clients []netip.Addr, err error) {
+	for _, export := range exports {
+		clients = append(clients, export.Client)
+	}
+	if slices.ContainsFunc(exports, func(e nfs.Export) bool { return e.Spec != "" }) {
+		clients = nil
+	}
+	return clients, s.waitForRequests(ctx, clients)
+}
+
+// lostClients are clients that nothing is exported to, and that the server answers no more.
+type lostClients struct {
+	records []client
+	doors   []func() // that let them in again
+}
+
+func (l lostClients) letIn() {
+	for _, open := range l.doors {
+		open()
+	}
+}
+
+// shutOut shuts out the clients that no export lets in any more. It also returns the directories that are exported to no
 // client, and in which others of the clients may have files open.
-func (s *Server) expireShutOut(ctx context.Context, revoked []nfs.Export, exported Exported) (left []string, err error) {
+func (s *Server) shutOut(revoked []nfs.Export, exported Exported) (lost lostClients, left []string, err error) {
 	records, err := s.clients()
 	if err != nil {
-		return nil, err
+		return lost, nil, err
 	}
-	shutOut := map[netip.Addr]bool{} // of the clients that the server knows
+	out := map[netip.Addr]bool{} // of the clients that the server knows
 	for _, record := range records {
-		if _, decided := shutOut[record.addr]; decided || !slices.ContainsFunc(revoked, func(e nfs.Export) bool { return e.Client.Unmap() == record.addr }) {
+		if !slices.ContainsFunc(revoked, func(e nfs.Export) bool { return e.Client.Unmap() == record.addr }) {
 			continue
 		}
-		reached, err := s.mayBeReached(record.addr, records, exported)
-		if err != nil {
-			return nil, err
+		if _, decided := out[record.addr]; !decided {
+			reached, err := s.mayBeReached(record.addr, records, exported)
+			if err != nil {
+				return lost, nil, err
+			}
+			if !reached {
+				letIn, shut, err := exported.ShutOut(record.addr)
+				if err != nil {
+					return lost, nil, err
+				}
+				lost.doors = append(lost.doors, letIn)
+				reached = !shut
+			}
+			out[record.addr] = !reached
 		}
-		shutOut[record.addr] = !reached
+		if out[record.addr] {
+			lost.records = append(lost.records, record)
+		}
 	}
 	for _, export := range revoked {
-		out, known := shutOut[export.Client.Unmap()]
-		if (export.Spec != "" || known && !out) && !exported.AtPath(export.Path) && !slices.Contains(left, export.Path) {
+		isOut, known := out[export.Client.Unmap()]
+		if (export.Spec != "" || known && !isOut) && !exported.AtPath(export.Path) && !slices.Contains(left, export.Path) {
 			left = append(left, export.Path)
 		}
 	}
-	records = slices.DeleteFunc(records, func(c client) bool { return !shutOut[c.addr] })
-	return left, expire(ctx, records)
+	return lost, left, nil
 }
 
 // mayBeReached reports whether the client at addr may have files open through an export that is left: one to addr, or to
@@ -128,16 +178,15 @@ func (s *Server) mayBeReached(addr netip.Addr, records []client, exported Export
 	return false, nil
 }
 
-// expire returns when the server has forgotten the clients, or with an error when ctx ends first. It waits for requests of
-// theirs that are under way (force_expire_client in fs/nfsd/nfs4state.c).
-func expire(ctx context.Context, records []client) error {
-	if len(records) == 0 {
+// expire returns when the server has forgotten the clients, or with an error when ctx ends first.
+func (l lostClients) expire(ctx context.Context) error {
+	if len(l.records) == 0 {
 		return nil
 	}
 	done := make(chan error, 1)
 	go func() {
 		var errs []error
-		for _, record := range records {
+		for _, record := range l.records {
 			errs = append(errs, record.expire())
 		}
 		done <- errors.Join(errs...)

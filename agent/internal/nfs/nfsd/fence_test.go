@@ -29,6 +29,8 @@ type left struct {
 
 func (l left) ToClient(addr netip.Addr) (bool, error) { return slices.Contains(l.clients, addr), nil }
 
+func (l left) ShutOut(netip.Addr) (func(), bool, error) { return func() {}, true, nil }
+
 func (l left) AtPath(path string) bool { return slices.Contains(l.paths, path) }
 
 // A client is expired when no export lets it in any more, at its address or at one that may be its own as well.
@@ -70,8 +72,9 @@ func TestWhoIsExpired(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			root := serverWith(t, test.known, test.connected)
 			s := NewServer(root)
-			unlock, err := s.expireShutOut(t.Context(), []nfs.Export{test.revoked}, test.left)
+			lost, unlock, err := s.shutOut([]nfs.Export{test.revoked}, test.left)
 			assert.NilError(t, err)
+			assert.NilError(t, lost.expire(t.Context()))
 			want := map[string]string{}
 			for i := range test.known {
 				want[fmt.Sprint(i)] = ""

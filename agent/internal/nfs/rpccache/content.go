@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/google/uuid"
@@ -79,6 +80,28 @@ func ParseHandles(r io.Reader) ([]CachedHandle, error) {
 		handles = append(handles, CachedHandle{Domain: domain, Path: path})
 	}
 	return handles, lines.Err()
+}
+
+// ParseClients reads auth.unix.ip/content: the addresses that the kernel knows a
+// domain for. A line is "nfsd 10.0.0.1 domain", as ip_map_show in
+// net/sunrpc/svcauth_unix.c writes it; refused addresses, expired and flushed
+// entries are commented out.
+func ParseClients(r io.Reader) ([]netip.Addr, error) {
+	var clients []netip.Addr
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 3 || words[0] != "nfsd" {
+			continue
+		}
+		addr, err := netip.ParseAddr(words[1])
+		if err != nil {
+			return nil, fmt.Errorf("auth.unix.ip/content: %w", err)
+		}
+		clients = append(clients, addr.Unmap())
+	}
+	return clients, lines.Err()
 }
 
 // parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)",

@@ -1,9 +1,11 @@
 package rpccache_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
@@ -77,6 +79,19 @@ $fd00::1 1 0x00000000 /
 		{Domain: "10.77.0.11", Path: "/srv/po ol/t/v/data"},
 		{Domain: "$fd00::1", Path: "/"},
 	})
+}
+
+// The lines are what Linux 7.2 printed.
+func TestParseClients(t *testing.T) {
+	clients, err := rpccache.ParseClients(strings.NewReader(`#class IP domain
+# nfsd 0.0.0.0 -test-client-
+# nfsd 10.78.0.11 -no-domain-
+nfsd 10.78.0.12 10.78.0.12
+nfsd fd78:0000:0000:0000:0000:0000:0000:0011 fd78::11
+`))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, clients, []netip.Addr{netip.MustParseAddr("10.78.0.12"), netip.MustParseAddr("fd78::11")},
+		cmpopts.EquateComparable(netip.Addr{}))
 }
 
 func FuzzQuote(f *testing.F) {
