@@ -12,13 +12,13 @@ import (
 )
 
 func TestValidateClient(t *testing.T) {
-	const host, fresh = "must be", "must not be"
+	const mustBe, mustNotBe = "must be", "must not be"
 	for address, rule := range map[string]string{
 		"10.0.0.1": "", "fd00::1": "", "::ffff:10.0.0.1": "", "10.0.0.255": "", "2002:a4e:1::1": "",
-		"fe80::1%eth0": host, "10.78.0.11%x": host, "0.0.0.0": host, "::": host, "::ffff:0.0.0.0": host,
-		"224.0.0.1": host, "ff02::1": host, "::ffff:224.0.0.1": host, "255.255.255.255": host, "::ffff:255.255.255.255": host,
-		"127.0.0.1": fresh, "127.1.2.3": fresh, "::1": fresh, "::ffff:127.0.0.1": fresh,
-		"169.254.1.1": fresh, "fe80::1": fresh, "::ffff:169.254.1.1": fresh,
+		"fe80::1%eth0": mustBe, "10.78.0.11%x": mustBe, "0.0.0.0": mustBe, "::": mustBe, "::ffff:0.0.0.0": mustBe,
+		"224.0.0.1": mustBe, "ff02::1": mustBe, "::ffff:224.0.0.1": mustBe, "255.255.255.255": mustBe, "::ffff:255.255.255.255": mustBe,
+		"127.0.0.1": mustNotBe, "127.1.2.3": mustNotBe, "::1": mustNotBe, "::ffff:127.0.0.1": mustNotBe,
+		"169.254.1.1": mustNotBe, "fe80::1": mustNotBe, "::ffff:169.254.1.1": mustNotBe,
 	} {
 		text, zone, _ := strings.Cut(address, "%")
 		client := netip.MustParseAddr(text)
@@ -26,12 +26,12 @@ func TestValidateClient(t *testing.T) {
 			client = netip.AddrFrom16(client.As16()).WithZone(zone) // ParseAddr refuses a zone of an IPv4-mapped address
 			address = client.String()
 		}
-		always, new := nfs.ValidateClient(client), nfs.ValidateNewClient(client)
-		assert.Equal(t, always != nil, rule == host, "%s: %v", address, always)
-		assert.Equal(t, new != nil, rule != "", "%s: %v", address, new)
-		if new != nil {
-			assert.ErrorContains(t, new, "client "+rule)
-			assert.Assert(t, strings.HasSuffix(new.Error(), ", got "+address), "%v", new)
+		always, fresh := nfs.ValidateClient(client), nfs.ValidateNewClient(client)
+		assert.Equal(t, always != nil, rule == mustBe, "%s: %v", address, always)
+		assert.Equal(t, fresh != nil, rule != "", "%s: %v", address, fresh)
+		if fresh != nil {
+			assert.ErrorContains(t, fresh, "client "+rule)
+			assert.Assert(t, strings.HasSuffix(fresh.Error(), ", got "+address), "%v", fresh)
 		}
 	}
 	assert.Error(t, nfs.ValidateNewClient(netip.Addr{}), "client must be an IPv4 or IPv6 address, got none")

@@ -191,13 +191,13 @@ func TestQuestionsThatMakeNoSense(t *testing.T) {
 func TestClientsKeepTrack(t *testing.T) {
 	c := clients{}.get(one)
 	first := published{Export: nfs.Export{Path: "/srv/t/a/data", FSID: volumeID, Client: one}}
-	_, replaced, ways := c.add(first)
+	replaced, ways := c.add(first)
 	assert.Assert(t, !replaced)
 	assert.DeepEqual(t, ways, []string{"/", "/srv", "/srv/t", "/srv/t/a"})
 	second := published{Export: nfs.Export{Path: "/srv/t/b/data", FSID: uuid.New(), Client: one}}
-	_, _, ways = c.add(second)
+	_, ways = c.add(second)
 	assert.DeepEqual(t, ways, []string{"/srv/t/b"})
-	_, replaced, ways = c.add(first)
+	replaced, ways = c.add(first)
 	assert.Assert(t, replaced)
 	assert.Equal(t, len(ways), 0)
 

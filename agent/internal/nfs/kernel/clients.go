@@ -91,10 +91,10 @@ func (c clients) remove(addr netip.Addr, path string) {
 	}
 }
 
-// add remembers the export, and returns the one that it replaces and the
+// add remembers the export, and returns whether it replaces one and the
 // directories that the client could not walk through before, the top first.
-func (c *client) add(export published) (old published, replaced bool, newWays []string) {
-	old, replaced = c.exports[export.Path]
+func (c *client) add(export published) (replaced bool, newWays []string) {
+	old, replaced := c.exports[export.Path]
 	if replaced && c.paths[old.FSID] == old.Path {
 		delete(c.paths, old.FSID)
 	}
@@ -105,7 +105,7 @@ func (c *client) add(export published) (old published, replaced bool, newWays []
 	c.exports[export.Path] = export
 	c.paths[export.FSID] = export.Path
 	if replaced {
-		return old, true, nil
+		return true, nil
 	}
 	for _, way := range waysTo(export.Path) {
 		if c.ways[way]++; c.ways[way] == 1 {
@@ -113,7 +113,7 @@ func (c *client) add(export published) (old published, replaced bool, newWays []
 			newWays = append(newWays, way)
 		}
 	}
-	return old, false, newWays
+	return false, newWays
 }
 
 // remove forgets the export at path, and reports whether there was one.

@@ -159,7 +159,7 @@ func TestForeignVolumesAreRemembered(t *testing.T) {
 		again := newEngine(t, w) // which ends the wait
 		t.Cleanup(func() { assert.Check(t, again.Close()) })
 		assert.NilError(t, again.Start(t.Context(), []nfs.Export{mine, foreign}))
-		<-listed
+		assert.NilError(t, <-listed)
 	}
 }
 

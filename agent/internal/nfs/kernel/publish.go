@@ -40,7 +40,7 @@ func (e *Engine) publish(export published) error {
 			export.narrowed = e.version
 		}
 	}
-	_, _, ways := known.add(export)
+	_, ways := known.add(export)
 	if replaced && !old.told { // after a failure the kernel may not know the way
 		ways = waysTo(export.Path)
 	}
