@@ -76,8 +76,11 @@ func (s *Session) expect(ctx context.Context, want wire.Type) (wire.Frame, error
 	}
 }
 
-// PowerOff asks the machine to sync, unmount and halt; it does not wait.
-func (s *Session) PowerOff() error {
+// PowerOff asks the machine to sync, unmount and halt; it does not wait for that. When ctx ends before
+// the machine has taken the request, which a machine that hangs does not, nothing more can be sent.
+func (s *Session) PowerOff(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, s.conn.Break)
+	defer stop()
 	return s.conn.Send(wire.PowerOff, 0, nil)
 }
 

@@ -109,7 +109,7 @@ func (m *Machine) Kill() error {
 
 // Shutdown lets the machine unmount and end; when ctx ends first, it is killed.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	if m.PowerOff() == nil {
+	if m.PowerOff(ctx) == nil {
 		select {
 		case <-m.ended:
 			return nil

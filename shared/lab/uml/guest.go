@@ -110,7 +110,7 @@ func (g *Guest) PowerCut() error {
 // Shutdown ends all programs, writes everything back, unmounts and halts. When ctx ends first,
 // the power is cut.
 func (g *Guest) Shutdown(ctx context.Context) error {
-	if err := g.PowerOff(); err != nil {
+	if err := g.PowerOff(ctx); err != nil {
 		return errors.Join(err, g.PowerCut())
 	}
 	select {

@@ -64,12 +64,20 @@ type machine interface {
 // shutdownTime bounds the end of a machine that nobody will look at again.
 const shutdownTime = 5 * time.Second
 
+// endTime is how long a program may take to end after SIGINT or SIGTERM.
+const endTime = 10 * time.Second
+
 // withMachine makes a machine, lets use work with it, and ends it.
 func withMachine(want request, use func(machine) error) error {
 	// A signal before the program runs ends the start of the machine.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := interruptible(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	asked, stop := interruptible(unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	m, err := startMachine(ctx, want)
+	if ctx.Err() != nil && err != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -85,7 +93,57 @@ func withMachine(want request, use func(machine) error) error {
 		}
 		defer l.Close()
 	}
-	return explain(use(m), m)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	used, ended := make(chan struct{}), make(chan bool, 1)
+	go func() { ended <- endAfterSignal(asked, used, m) }()
+	err = explain(use(m), m)
+	close(used)
+	if <-ended {
+		return context.Cause(asked)
+	}
+	return err
+}
+
+// interruptible returns a context that the first of the signals cancels. Its cause is the error of a
+// program that the signal ended.
+func interruptible(signals ...os.Signal) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, signals...)
+	go func() {
+		select {
+		case sig := <-received:
+			number, _ := sig.(syscall.Signal) // every signal of Unix is one
+			cancel(&guest.ExitError{Name: "lab", Code: 128 + int(number), Signal: number})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(received)
+		cancel(nil)
+	}
+}
+
+// endAfterSignal ends the machine, and with it what uses it, when that has not ended endTime after a
+// signal: the program ignores the signal, or the machine hangs. It reports whether it had to.
+func endAfterSignal(asked context.Context, used <-chan struct{}, m machine) bool {
+	select {
+	case <-asked.Done():
+	case <-used:
+		return false
+	}
+	select {
+	case <-time.After(endTime):
+	case <-used:
+		return false
+	}
+	fmt.Fprintf(os.Stderr, "lab: the program did not end within %v of the signal: ending the machine\n", endTime)
+	atOnce, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = m.Shutdown(atOnce) // it is killed
+	return true
 }
 
 // runForwardingSignals runs cmd, and hands it the signals that this process gets. go test sends

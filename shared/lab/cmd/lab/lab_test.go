@@ -35,6 +35,8 @@ func TestLab(t *testing.T) {
 	t.Run("passes output, exit code, directory and environment on", func(t *testing.T) { passesOn(t, lab) })
 	t.Run("reports what cannot be run", func(t *testing.T) { reports(t, lab) })
 	t.Run("forwards signals", func(t *testing.T) { forwards(t, lab) })
+	t.Run("ends when nothing else does", func(t *testing.T) { endsAnyway(t, lab) })
+	t.Run("ends while a machine starts", func(t *testing.T) { endsWhileStarting(t, lab) })
 	t.Run("leaves nothing when killed", func(t *testing.T) { leavesNothing(t, lab) })
 	t.Run("lets others enter", func(t *testing.T) { letsEnter(t, lab) })
 	t.Run("makes machines of namespaces", func(t *testing.T) { makesNamespaces(t, lab) })
@@ -79,7 +81,57 @@ func leavesNothing(t *testing.T, lab string) {
 	assert.Assert(t, len(children) > 0)
 	assert.NilError(t, cmd.Process.Kill())
 	assert.Equal(t, exitCode(cmd.Wait()), -1)
-	for _, pid := range children {
+	areGone(t, children)
+}
+
+// A signal ends it also when the program ignores the signal or the guest hangs, and nothing is left of either.
+func endsAnyway(t *testing.T, lab string) {
+	const limit = 30 * time.Second // the command takes 10 s for the program
+	ignoring, _ := startSaying(t, lab, "exec", "sh", "-c", `trap "" TERM; echo up; sleep 1000`)
+	hanging, _ := startSaying(t, lab, "exec", "sh", "-c", "echo up; exec sleep 1000")
+	pids := descendantsOf(t, hanging.Process.Pid)
+	assert.Assert(t, len(pids) > 1, "a keeper and a kernel: %v", pids)
+	for _, pid := range pids[1:] {
+		assert.NilError(t, unix.Kill(pid, unix.SIGSTOP))
+	}
+	pids = append(pids, descendantsOf(t, ignoring.Process.Pid)...)
+	for _, cmd := range []*exec.Cmd{ignoring, hanging} {
+		assert.NilError(t, cmd.Process.Signal(unix.SIGTERM))
+	}
+	killed := time.AfterFunc(limit, func() {
+		_ = ignoring.Process.Kill()
+		_ = hanging.Process.Kill()
+	})
+	defer killed.Stop()
+	for _, cmd := range []*exec.Cmd{ignoring, hanging} {
+		assert.Equal(t, exitCode(cmd.Wait()), 128+int(unix.SIGTERM))
+	}
+	areGone(t, pids)
+}
+
+func endsWhileStarting(t *testing.T, lab string) {
+	cmd := exec.Command(lab, "exec", "true")
+	assert.NilError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // no matter if it has ended
+	var pids []int
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		pids = descendantsOf(t, cmd.Process.Pid)
+		for _, pid := range pids {
+			comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if err == nil && strings.HasPrefix(string(comm), "linux") && unix.Kill(pid, unix.SIGSTOP) == nil {
+				return poll.Success()
+			}
+		}
+		return poll.Continue("the kernel does not run yet")
+	}, poll.WithDelay(time.Millisecond))
+	assert.NilError(t, cmd.Process.Signal(unix.SIGTERM))
+	assert.Equal(t, exitCode(cmd.Wait()), 128+int(unix.SIGTERM))
+	areGone(t, pids)
+}
+
+func areGone(t *testing.T, pids []int) {
+	t.Helper()
+	for _, pid := range pids {
 		poll.WaitOn(t, func(poll.LogT) poll.Result {
 			if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
 				return poll.Continue("process %d is still there: %v", pid, err)
@@ -87,6 +139,16 @@ func leavesNothing(t *testing.T, lab string) {
 			return poll.Success()
 		}, poll.WithTimeout(5*time.Second))
 	}
+}
+
+// descendantsOf lists the children first, and then theirs.
+func descendantsOf(t *testing.T, parent int) (pids []int) {
+	t.Helper()
+	pids = childrenOf(t, parent)
+	for i := 0; i < len(pids); i++ {
+		pids = append(pids, childrenOf(t, pids[i])...)
+	}
+	return pids
 }
 
 func letsEnter(t *testing.T, lab string) {
