@@ -25,13 +25,16 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	if err := e.writeFile(); err != nil {
 		return err
 	}
+	fence := toFence(b, revoke)
 	narrowed := e.narrow(b, table)
-	if len(publish) == 0 && len(revoke) == 0 && len(narrowed) == 0 {
+	if len(publish) == 0 && len(fence) == 0 && len(narrowed) == 0 {
 		return nil
 	}
-	var ran, stopped error
+	var ran, fenced, stopped error
 	e.unwatched(func() {
-		ran = errors.Join(e.revoke(ctx, revoke), e.publish(ctx, publish))
+		ran = e.revoke(ctx, revoke)
+		fenced = e.fence(ctx, fence)
+		ran = errors.Join(ran, e.publish(ctx, publish))
 		stopped = e.stopWriters(ctx, narrowed)
 		table, err = e.table(ctx)
 	})
@@ -48,12 +51,37 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 		}
 		return fmt.Errorf("%d exports are not as they should be: %w", left, ran)
 	}
-	if stopped != nil {
-		for _, export := range narrowed {
-			b.failed[export.Key()] = stopped
+	e.blame(b, fence, fenced)
+	e.blame(b, narrowed, stopped)
+	return nil
+}
+
+// toFence are the exports that are taken back, and those that the batch takes back
+// and that the table has no more: an earlier fence of them may have failed.
+func toFence(b *batch, revoke []nfs.Export) []nfs.Export {
+	fence := slices.Clone(revoke)
+	for key, c := range b.changes {
+		if c.remove && !slices.ContainsFunc(revoke, func(e nfs.Export) bool { return e.Key() == key }) {
+			fence = append(fence, c.export)
 		}
 	}
-	return nil
+	return fence
+}
+
+// blame makes the callers of the exports get err. No caller waits for what the
+// batch does not mention.
+func (e *Engine) blame(b *batch, exports []nfs.Export, err error) {
+	if err == nil {
+		return
+	}
+	for _, export := range exports {
+		if _, mentioned := b.changes[export.Key()]; mentioned {
+			b.failed[export.Key()] = err
+			continue
+		}
+		e.config.Logger.Error("failed to fence a client of an export that is not wanted", "engine", Name,
+			"path", export.Path, "client", clientName(export), "error", err)
+	}
 }
 
 // adopt makes the batch part of what is wanted, less what cannot be exported.
@@ -134,10 +162,15 @@ func (e *Engine) drifted(table []entry) bool {
 // maxArguments keeps a command line far below the kernel's 2 MiB (execve(2)).
 const maxArguments = 2000
 
-// revoke takes exports back, however many, with one run for 2,000 of them.
+// revoke takes exports back: many with one run in the bulk way, where that is
+// possible, else with one run for 2,000 of them.
 func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
-	if len(exports) == 0 {
-		return nil
+	if len(exports) > fewRevoked && !e.noBulk {
+		err := e.revokeBulk(ctx, exports)
+		if !errors.Is(err, errNoNamespace) {
+			return err
+		}
+		e.doWithoutBulk(err)
 	}
 	var errs []error
 	for some := range slices.Chunk(exports, maxArguments) {
@@ -148,9 +181,6 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 		if _, err := e.run(ctx, args...); err != nil {
 			errs = append(errs, err)
 		}
-	}
-	if err := e.fence(ctx, exports); err != nil {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -168,8 +198,7 @@ func (e *Engine) publish(ctx context.Context, exports []nfs.Export) error {
 		if !errors.Is(err, errNoNamespace) {
 			return err
 		}
-		e.noBulk = true
-		e.config.Logger.Warn("exports are published one by one, which is slow for many", "engine", Name, "error", err)
+		e.doWithoutBulk(err)
 	}
 	var errs []error
 	for _, line := range slices.Sorted(maps.Keys(alike)) {

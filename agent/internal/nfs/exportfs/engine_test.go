@@ -470,3 +470,57 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	}
 	assert.DeepEqual(t, left, []string{".btrfs-nfs-csi.exports-mine", "btrfs-nfs-csi.exports", "other.exports"})
 }
+
+// A fence that fails is the caller's to know, also when the table has the export no more, and is made up for by the next call.
+func TestFailedFence(t *testing.T) {
+	h := newHost(t)
+	h.config.ProcRoot = t.TempDir()
+	engine := h.engine()
+	export, other := h.export("v1", "10.0.0.1"), h.export("v2", "10.0.0.2")
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{export, other}))
+	content := filepath.Join(h.config.ProcRoot, "net/rpc/nfsd.export/content")
+	assert.NilError(t, os.MkdirAll(content, 0o755)) // which cannot be read
+	for range 2 {
+		assert.ErrorIs(t, engine.Unexport(t.Context(), []nfs.Export{export}), nfs.ErrUnavailable)
+		h.hasExactly(engine, other)
+	}
+	// What needs no fence goes on.
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{h.export("v3", "10.0.0.1"), other}))
+	assert.NilError(t, os.Remove(content))
+	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{export}))
+	h.hasExactly(engine, other, h.export("v3", "10.0.0.1"))
+}
+
+// Many exports are taken back in one run, and those of others stay as they are, with their options and odd names.
+func TestManyAreRevoked(t *testing.T) {
+	h := newHost(t)
+	engine := h.engine()
+	var exports []nfs.Export
+	for i := range 300 {
+		export := h.export("shared volume", fmt.Sprintf("10.1.%d.%d", i/250, i%250))
+		export.FSID = uuid.New()
+		exports = append(exports, export)
+	}
+	odd := filepath.Join(t.TempDir(), `odd "name" #1`)
+	assert.NilError(t, os.Mkdir(odd, 0o755))
+	h.exportfs("-i", "-o", "rw,async,no_subtree_check,all_squash,anonuid=7,fsid=78,sec=krb5p:sys", "10.9.0.0/16:"+odd)
+	theirs := func() (lines []string) {
+		table, err := os.ReadFile("/var/lib/nfs/etab")
+		assert.NilError(t, err)
+		for line := range strings.Lines(string(table)) {
+			if !strings.HasPrefix(line, h.base) {
+				lines = append(lines, line)
+			}
+		}
+		slices.Sort(lines)
+		return lines
+	}
+	before := theirs()
+	assert.Equal(t, len(before), 2)
+	assert.NilError(t, engine.Start(t.Context(), exports))
+	began := time.Now()
+	assert.NilError(t, engine.Unexport(t.Context(), exports[:299]))
+	t.Logf("299 of 300 clients of one volume revoked in %v", time.Since(began).Round(time.Millisecond))
+	h.hasExactly(engine, exports[299])
+	assert.DeepEqual(t, theirs(), before)
+}

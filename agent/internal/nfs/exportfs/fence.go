@@ -22,6 +22,9 @@ import (
 // fence returns when the kernel lets none of the clients in any more, and nothing
 // of theirs is under way.
 func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
+	if len(revoked) == 0 {
+		return nil
+	}
 	if err := e.shut(ctx, revoked, anyAccess); err != nil {
 		return err
 	}
