@@ -58,6 +58,7 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 		return mounted(t, "/srv/btrfs/"+engine+"/"+volume+"/data")
 	}
 	first := published("first")
+	h.run(agent + "snapshot create first kept")
 	// The machine's writer has memory alone, so that it meets what keeps all of the machine from running. On the pool it would also meet, and excuse, a
 	// pool that the agent holds up.
 	client, machine := write(t, first), write(t, t.TempDir())
@@ -88,6 +89,15 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get first"); return err == nil })
 	phase("killed", "fourth", now)
+	// What 57e475d has made is as it was: the reference, and with it the mount that the client writes to, and the snapshot.
+	references := "ls /srv/btrfs/" + engine + "/first/clients"
+	assert.Assert(t, is.Contains(h.run(references), ".json"))
+	assert.Assert(t, is.Contains(h.run(agent+"snapshot list -o name"), "kept"))
+	// The way back, as docs/upgrade.md has it: an older agent does not know the references of these.
+	for _, volume := range []string{"third", "fourth"} {
+		assert.Assert(t, is.Contains(h.run("ls /srv/btrfs/"+engine+"/"+volume+"/clients"), ".ref"))
+		h.run(agent + "export remove " + volume + " " + clientAddress)
+	}
 	h.run("/media/previous/install.sh")
 	phase("back", "fifth", previous)
 	assert.Equal(t, h.run("systemctl show -P NRestarts btrfs-nfs-agent"), "0\n")
