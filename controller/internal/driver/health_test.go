@@ -13,6 +13,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"gotest.tools/v3/assert"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -27,6 +28,17 @@ import (
 func sick(conditions ...agentapi.Condition) func(*agentapi.VolumeDetail) {
 	return func(v *agentapi.VolumeDetail) {
 		v.Health = &agentapi.VolumeHealth{Status: agentapi.StatusDegraded, Conditions: conditions}
+	}
+}
+
+// A quarantined volume may have clients that the agent cannot name: it is not unpublished as long as the agent says so.
+func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
+	d := start(t, nil)
+	volume := d.create(t, "sick").VolumeId
+	d.agent.Edit(token, "sick", sick(agentapi.Condition{Reason: agentapi.ReasonQuarantined, Message: "a reference cannot be read"}))
+	for node, code := range map[string]codes.Code{"node-1|10.0.0.1": codes.Internal, "node-1": codes.FailedPrecondition, "": codes.FailedPrecondition} {
+		_, err := d.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node})
+		assert.Equal(t, status.Code(err), code, "%s: %v", node, err)
 	}
 }
 

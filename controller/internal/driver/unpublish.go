@@ -3,10 +3,14 @@ package driver
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -39,7 +43,23 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 			return nil, err
 		}
 	}
-	return &csi.ControllerUnpublishVolumeResponse{}, nil
+	return &csi.ControllerUnpublishVolumeResponse{}, unpublishQuarantined(ctx, target, volume, r.GetNodeId())
+}
+
+// unpublishQuarantined asks the agent to shut the node out of a volume that is quarantined. Its references may be unreadable,
+// and then the node may be let in although none names it. The agent refuses where it cannot tell.
+func unpublishQuarantined(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail, nodeID string) error {
+	quarantined := volume.Health != nil && slices.ContainsFunc(volume.Health.Conditions, func(c agentapi.Condition) bool {
+		return c.Reason == agentapi.ReasonQuarantined
+	})
+	if !quarantined {
+		return nil
+	}
+	node, err := id.ParseNode(nodeID)
+	if err != nil {
+		return status.Errorf(codes.FailedPrecondition, "volume %s is quarantined: it can be unpublished from one node only, whose ID has an address: %v", volume.Name, err)
+	}
+	return target.Unexport(ctx, volume.Name, agentapi.UnexportRequest{Client: node.IP.String(), Labels: agentapi.Labels{labelNode: labelValue(node.Name)}})
 }
 
 // labelsOfNode are those by which a reference is the node's, or, with nodeID "", any node's. What is behind the separator of the ID, and whether
