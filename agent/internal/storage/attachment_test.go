@@ -118,6 +118,22 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 		}},
 		{"killed before the server is told", func(t *testing.T, r *rig) { r.killedAt(t, "unexport") }},
 		{"killed before the reference is removed", func(t *testing.T, r *rig) { r.killedAt(t, "unlink") }},
+		{"killed between two marks", func(t *testing.T, r *rig) {
+			marks := 0
+			r.faults.watch(func(step string) {
+				if step != "rename" {
+					return
+				}
+				if marks++; marks == 2 {
+					r.faults.kill(1)
+				}
+			})
+			assert.ErrorIs(t, r.ten.Unexport(t.Context(), "v", client1, nil), errKilled)
+			r.faults.watch(nil)
+			r.store.abandon()
+			r.faults.disarm()
+			r.open()
+		}},
 		{"pool fails after the server was told", func(t *testing.T, r *rig) {
 			r.faults.watch(func(step string) {
 				if step == "unlink" {

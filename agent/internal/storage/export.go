@@ -149,7 +149,10 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and it is not known whether the client is let in
 			return usable(nil, v.Quarantine, volume)
 		}
-		return t.unexport(ctx, v, client, carrying)
+		if err := t.unexport(ctx, v, client, carrying); err != nil || !v.RefsUnknown {
+			return err
+		}
+		return agentapi.Errorf(agentapi.MetadataError, "the client is shut out of volume %q, but a reference that cannot be read may let it in again: %s", volume, v.Quarantine)
 	}, t.volumeClaim(volume))
 }
 

@@ -213,7 +213,7 @@ func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error
 // tidy finishes an update that was cut off, and removes what interrupted writes left. What cannot be done now is tried
 // again by upkeep.
 func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
-	err := errors.Join(t.tidyFile(dir, metadataFile+temporarySuffix), t.tidyRefs(dir))
+	err := errors.Join(t.tidyFile(dir, metadataFile+temporarySuffix), t.tidyRefs(dir, v.Refs))
 	if unfinished != (changes{}) {
 		err = errors.Join(err, t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: unfinished.String()}, func() error {
 			return t.finish(dir, v, unfinished)

@@ -166,8 +166,9 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	return d.unlinkRef(clients, ref, "")
 }
 
-// tidyRefs removes what interrupted writes left: temporary files, and the ended file of a reference that is live again.
-func (t *Tenant) tidyRefs(dir *os.File) error {
+// tidyRefs removes what interrupted writes left: temporary files, and the ended file of a reference
+// that is live again. It marks the files of references that are ended.
+func (t *Tenant) tidyRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)
@@ -179,7 +180,20 @@ func (t *Tenant) tidyRefs(dir *os.File) error {
 			err = errors.Join(err, t.tidyFile(clients, name))
 		}
 	}
+	for _, ref := range refs {
+		for _, suffix := range []string{refSuffix1, refSuffix} {
+			if ref.Ended && slices.Contains(names, ref.stem()+suffix) {
+				err = errors.Join(err, t.markFile(clients, ref, suffix))
+			}
+		}
+	}
 	return err
+}
+
+func (t *Tenant) markFile(clients *os.File, ref Ref, suffix string) error {
+	return t.store.mend(Finding{Kind: Temporary, Path: clients.Name() + "/" + ref.stem() + suffix}, func() error {
+		return t.store.disk.rename(clients, ref.stem()+suffix, ref.stem()+endedSuffix)
+	})
 }
 
 // isReplaced reports whether name is the ended file of a reference that has a live one.
@@ -210,8 +224,24 @@ func readRefs(dir *os.File) ([]Ref, error) {
 		refs = append(refs, ref)
 	}
 	sortRefs(refs)
+	endAttachments(refs)
 	refs, disagree := agreeing(refs)
 	return refs, errors.Join(err, disagree)
+}
+
+// endAttachments marks all references of an attachment of which one is ended: a kill can come between
+// two marks.
+func endAttachments(refs []Ref) {
+	for _, ended := range refs {
+		if !ended.Ended {
+			continue
+		}
+		for i := range refs {
+			if refs[i].Client == ended.Client && refs[i].Attachment == ended.Attachment {
+				refs[i].Ended = true
+			}
+		}
+	}
 }
 
 func readRef(clients *os.File, name string) (Ref, error) {

@@ -25,7 +25,7 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	if err := e.writeFile(); err != nil {
 		return err
 	}
-	fence := toFence(b, revoke)
+	fence := e.toFence(b, revoke)
 	narrowed := e.narrow(b, table)
 	if len(publish) == 0 && len(fence) == 0 && len(narrowed) == 0 {
 		return nil
@@ -51,32 +51,41 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 		}
 		return fmt.Errorf("%d exports are not as they should be: %w", left, ran)
 	}
-	e.blame(b, fence, fenced)
-	e.blame(b, narrowed, stopped)
+	e.note(b, fence, fenced)
+	if stopped != nil {
+		for _, export := range narrowed {
+			b.failed[export.Key()] = stopped
+		}
+	}
 	return nil
 }
 
-// toFence are the exports that are taken back, and those that the batch takes back
-// and that the table has no more: an earlier fence of them may have failed.
-func toFence(b *batch, revoke []nfs.Export) []nfs.Export {
+// toFence are the exports that are taken back, and those of the batch that may
+// still be open: taken back and no longer in the table, or taken back before with
+// a fence that failed.
+func (e *Engine) toFence(b *batch, revoke []nfs.Export) []nfs.Export {
 	fence := slices.Clone(revoke)
 	for key, c := range b.changes {
-		if c.remove && !slices.ContainsFunc(revoke, func(e nfs.Export) bool { return e.Key() == key }) {
+		revoked := slices.ContainsFunc(revoke, func(e nfs.Export) bool { return e.Key() == key })
+		if !revoked && (c.remove || e.unfenced[key]) {
 			fence = append(fence, c.export)
 		}
 	}
 	return fence
 }
 
-// blame makes the callers of the exports get err. No caller waits for what the
-// batch does not mention.
-func (e *Engine) blame(b *batch, exports []nfs.Export, err error) {
-	if err == nil {
-		return
-	}
+// note keeps what came of a fence, and makes the callers of the exports get err.
+// No caller waits for what the batch does not mention.
+func (e *Engine) note(b *batch, exports []nfs.Export, err error) {
 	for _, export := range exports {
-		if _, mentioned := b.changes[export.Key()]; mentioned {
-			b.failed[export.Key()] = err
+		key := export.Key()
+		if err == nil {
+			delete(e.unfenced, key)
+			continue
+		}
+		e.unfenced[key] = true
+		if _, mentioned := b.changes[key]; mentioned {
+			b.failed[key] = err
 			continue
 		}
 		e.config.Logger.Error("failed to fence a client of an export that is not wanted", "engine", Name,
@@ -167,10 +176,12 @@ const maxArguments = 2000
 func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 	if len(exports) > fewRevoked && !e.noBulk {
 		err := e.revokeBulk(ctx, exports)
-		if !errors.Is(err, errNoNamespace) {
+		switch {
+		case errors.Is(err, errNoNamespace):
+			e.doWithoutBulk(err)
+		case !errors.Is(err, errNotInBulk):
 			return err
 		}
-		e.doWithoutBulk(err)
 	}
 	var errs []error
 	for some := range slices.Chunk(exports, maxArguments) {

@@ -38,6 +38,7 @@ type Engine struct {
 	// Of the worker alone.
 	wanted   map[nfs.Key]nfs.Export
 	narrowed map[nfs.Key]bool // read-only, while writes from before may be under way
+	unfenced map[nfs.Key]bool // taken back, with a fence that failed
 	noBulk   bool
 
 	watchMu    sync.Mutex
@@ -62,6 +63,7 @@ func New(config Config) (*Engine, error) {
 		stop:     stop,
 		wanted:   map[nfs.Key]nfs.Export{},
 		narrowed: map[nfs.Key]bool{},
+		unfenced: map[nfs.Key]bool{},
 	}
 	e.lastChange = e.tableState()
 	e.done.Go(func() { e.work(ctx) })

@@ -484,9 +484,13 @@ func TestFailedFence(t *testing.T) {
 		assert.ErrorIs(t, engine.Unexport(t.Context(), []nfs.Export{export}), nfs.ErrUnavailable)
 		h.hasExactly(engine, other)
 	}
-	// What needs no fence goes on.
+	// What needs no fence goes on. What may still be open to the client is not published to it.
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{h.export("v3", "10.0.0.1"), other}))
+	again := export
+	again.FSID = uuid.New()
+	assert.ErrorIs(t, engine.Export(t.Context(), []nfs.Export{again}), nfs.ErrUnavailable)
 	assert.NilError(t, os.Remove(content))
+	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{again}))
 	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{export}))
 	h.hasExactly(engine, other, h.export("v3", "10.0.0.1"))
 }

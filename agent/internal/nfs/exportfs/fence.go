@@ -107,9 +107,12 @@ func (r remaining) AtPath(path string) bool {
 // ShutOut implements nfsd.Exported. rpc.mountd refuses an address that no export
 // matches, and nothing is published before the fence ends; what it has answered
 // from an older table would hold for half an hour.
-func (r remaining) ShutOut(addr netip.Addr) (letIn func(), shut bool, err error) {
+func (r remaining) ShutOut(addr netip.Addr) (letIn func(), err error) {
 	cached, err := readCache(r.procRoot, "auth.unix.ip", rpccache.ParseClients)
-	return func() {}, !slices.Contains(cached, addr), err
+	if err != nil || slices.Contains(cached, addr) {
+		return nil, err
+	}
+	return func() {}, nil
 }
 
 // parseNetwork reads "10.0.0.0/8", "10.0.0.0/255.0.0.0" or "fd00::/64" (exports(5)).

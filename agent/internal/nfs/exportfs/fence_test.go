@@ -124,3 +124,13 @@ func TestRemaining(t *testing.T) {
 		assert.Assert(t, !reached && !r.AtPath("/srv/pool/t/w/data"), name)
 	}
 }
+
+// Only names that have to be resolved keep many exports from being taken back in one run.
+func TestIsHostName(t *testing.T) {
+	for spec, want := range map[string]bool{
+		"": false, "*": false, "*.example": false, "10.0.0.0/8": false, "10.0.0.0/255.0.0.0": false, "fd00::/64": false,
+		"@netgroup": false, "host.example": true, "host": true,
+	} {
+		assert.Equal(t, isHostName(spec), want, spec)
+	}
+}

@@ -68,7 +68,7 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	return slices.ContainsFunc(cached, func(entry rpccache.CachedExport) bool {
-		return entry.Positive && !entry.PseudoRoot && entry.Domain == addr.String()
+		return entry.Positive && !entry.PseudoRoot && entry.Domain == addr.String() && !deleted(entry.Path)
 	}), nil
 }
 
@@ -76,23 +76,30 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 // refusals from the server. Afterwards it has one again, with nothing exported to
 // it: a client that still has something mounted gets ESTALE, and does not connect
 // again for each of its requests.
-func (r remaining) ShutOut(addr netip.Addr) (letIn func(), shut bool, err error) {
+func (r remaining) ShutOut(addr netip.Addr) (letIn func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, nfs.ErrClosed
+	}
 	if r.clients[addr] != nil || r.shutOut[addr] != nil {
-		return func() {}, false, nil // published, or shut out by another fence, meanwhile
+		return nil, nil // published, or shut out by another fence, meanwhile
+	}
+	if err := r.send(clientMessage(addr, "", r.now().Add(revoked).Unix())); err != nil {
+		return nil, err
 	}
 	ended := make(chan struct{})
 	r.shutOut[addr] = ended
-	letIn = func() {
+	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.shutOut, addr)
 		close(ended)
-		// What the kernel does not take it asks for.
-		_ = r.send(clientMessage(addr, addr.String(), r.now().Add(revoked).Unix()))
-	}
-	return letIn, true, r.send(clientMessage(addr, "", r.now().Add(revoked).Unix()))
+		if !r.closed {
+			// What the kernel does not take it asks for.
+			_ = r.send(clientMessage(addr, addr.String(), r.now().Add(revoked).Unix()))
+		}
+	}, nil
 }
 
 // lockFor takes mu when the client is not shut out.

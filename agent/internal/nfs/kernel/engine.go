@@ -228,7 +228,9 @@ func (e *Engine) Close() error {
 	}
 	e.done.Wait()
 	_ = unix.Close(e.wake) // an eventfd holds nothing
+	e.mu.Lock()
 	e.channels.close()
+	e.mu.Unlock()
 	return e.lock.Close()
 }
 

@@ -1,6 +1,7 @@
 package nfsd
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
@@ -26,30 +29,58 @@ type client struct {
 // and delegations. A client that is still there begins with none of them.
 // It is for clients that have nothing exported to them any more.
 func (s *Server) ExpireClient(addr netip.Addr) error {
-	_, err := s.expire(addr)
+	ctx, cancel := context.WithTimeout(context.Background(), FenceTime)
+	defer cancel()
+	_, err := s.expire(ctx, []netip.Addr{addr.Unmap()})
 	return err
 }
 
-// expire is ExpireClient, and reports whether there was such a client.
-func (s *Server) expire(addr netip.Addr) (known bool, err error) {
+// expire makes the server forget every client at the addresses, and returns those
+// at which there was one. The kernel waits for requests of theirs that are under
+// way: with nfs.ErrUnavailable when ctx ends first, the clients are perhaps still
+// to be forgotten.
+func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []netip.Addr, err error) {
 	records, err := s.clients()
-	errs := []error{err}
-	for _, record := range records {
-		if record.addr == addr.Unmap() {
-			known = true
+	if err != nil {
+		return nil, err
+	}
+	records = slices.DeleteFunc(records, func(c client) bool { return !slices.Contains(addrs, c.addr) })
+	if len(records) == 0 {
+		return nil, nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, record := range records {
 			errs = append(errs, record.expire())
 		}
+		done <- errors.Join(errs...)
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("%w: expiring a client: %w", nfs.ErrUnavailable, ctx.Err())
 	}
-	return known, errors.Join(errs...)
+	if err != nil {
+		return nil, err
+	}
+	for _, record := range records {
+		expired = append(expired, record.addr)
+	}
+	return expired, nil
 }
 
 func (c client) expire() error {
 	err := os.WriteFile(filepath.Join(c.folder, "ctl"), []byte("expire\n"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !isGone(err) {
 		return fmt.Errorf("%w: expiring client %s: %w", nfs.ErrUnavailable, c.addr, err)
 	}
 	return nil
 }
+
+// isGone recognises a client that the server forgets while its files are opened
+// or read (get_nfsdfs_clp in fs/nfsd/nfs4state.c).
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }
 
 // clients lists those that the server keeps state for. With an error it lists
 // those that can be read.
@@ -58,8 +89,8 @@ func (s *Server) clients() (records []client, err error) {
 	errs := []error{err}
 	for _, info := range infos {
 		text, err := os.ReadFile(info)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // gone meanwhile
+		if err != nil && isGone(err) {
+			continue
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err))

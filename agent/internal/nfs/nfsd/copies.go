@@ -45,7 +45,7 @@ func (s *Server) waitForCopies(ctx context.Context, clients []netip.Addr) error 
 	for len(copies) > 0 {
 		err := pause(patience, copyInterval)
 		if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
-			err = s.endCopies(clients)
+			err = s.endCopies(ctx, clients)
 			copies = nil
 		}
 		if err != nil {
@@ -80,20 +80,21 @@ func (s *Server) stillCopying(copies []string) []string {
 
 // endCopies returns when no copy of the clients is under way: the server has forgotten them, and with them their copies
 // (nfsd4_shutdown_copy in fs/nfsd/nfs4proc.c). One that it knows by another address cannot be told from others.
-func (s *Server) endCopies(clients []netip.Addr) error {
-	clients = slices.Clone(clients)
-	slices.SortFunc(clients, netip.Addr.Compare)
-	clients = slices.Compact(clients)
+func (s *Server) endCopies(ctx context.Context, clients []netip.Addr) error {
 	if len(clients) == 0 {
 		return errors.New("it may be of any client")
 	}
+	var addrs []netip.Addr
 	for _, client := range clients {
-		known, err := s.expire(client)
-		if err != nil {
-			return err
-		}
-		if !known {
-			return fmt.Errorf("it knows no client at %s", client)
+		addrs = append(addrs, client.Unmap())
+	}
+	expired, err := s.expire(ctx, addrs)
+	if err != nil {
+		return err
+	}
+	for _, addr := range addrs {
+		if !slices.Contains(expired, addr) {
+			return fmt.Errorf("it knows no client at %s", addr)
 		}
 	}
 	return nil

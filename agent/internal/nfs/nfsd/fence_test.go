@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/fs"
@@ -29,7 +30,7 @@ type left struct {
 
 func (l left) ToClient(addr netip.Addr) (bool, error) { return slices.Contains(l.clients, addr), nil }
 
-func (l left) ShutOut(netip.Addr) (func(), bool, error) { return func() {}, true, nil }
+func (l left) ShutOut(netip.Addr) (func(), error) { return func() {}, nil }
 
 func (l left) AtPath(path string) bool { return slices.Contains(l.paths, path) }
 
@@ -72,9 +73,12 @@ func TestWhoIsExpired(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			root := serverWith(t, test.known, test.connected)
 			s := NewServer(root)
-			lost, unlock, err := s.shutOut([]nfs.Export{test.revoked}, test.left)
+			revoked := []nfs.Export{test.revoked}
+			lost, err := s.shutOut(revoked, test.left)
 			assert.NilError(t, err)
-			assert.NilError(t, lost.expire(t.Context()))
+			expired, err := s.expire(t.Context(), lost.addrs)
+			assert.NilError(t, err)
+			unlock := s.stillOpen(revoked, expired, test.left)
 			want := map[string]string{}
 			for i := range test.known {
 				want[fmt.Sprint(i)] = ""
@@ -137,4 +141,16 @@ func words(addr netip.Addr) (text string) {
 		text += fmt.Sprintf("%08X", binary.NativeEndian.Uint32(word))
 	}
 	return text
+}
+
+// A fence of a client that was expired does not wait for what is copied for others.
+func TestFenceIgnoresCopiesOfOthers(t *testing.T) {
+	root := serverWith(t, []netip.Addr{addr1}, nil)
+	withThread(t, root, "7", "copy thread", "S")
+	s := NewServer(root)
+	s.noRequests.Store(true)
+	s.copyTime = time.Nanosecond
+	revoked := []nfs.Export{{Path: "/srv/pool/t/v/data", Client: addr1}}
+	assert.NilError(t, s.Fence(t.Context(), revoked, left{}, slog.New(slog.DiscardHandler)))
+	told(t, root, map[string]string{"0": "expire\n"})
 }
