@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -96,6 +98,9 @@ func runRotateKey(command *cobra.Command, yes bool) error {
 func rotateKey(ctx context.Context, basePath string, server kernel.Config) (removed bool, err error) {
 	if _, err := kernel.StopServer(ctx, server); err != nil {
 		return false, fmt.Errorf("stop the NFS server: %w", err)
+	}
+	if nfsd.NewServer("/proc").Runs() { // without a key, root on a client could read, and write, the next one
+		return false, errors.New("the NFS server still runs, and the agent has not started it: systemctl stop nfs-server first")
 	}
 	basePath, err = filepath.EvalSymlinks(basePath)
 	if err != nil {

@@ -33,7 +33,7 @@ func lookAtServer(_ context.Context, h Host, c config.Config) []Finding {
 		return []Finding{bad("does not speak NFSv4.2: "+offered, "Take vers4.2=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
 	case len(nfsd.Older(versions)) > 0:
 		return []Finding{doubtful(offered+": volumes need none older than 4.1, and NFSv3 shows every host what is exported and keeps locks of nodes that were shut out",
-			`printf '[mountd]\nmanage-gids=n\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server; unless other exports of this host need them`)}
+			`printf '[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n' > /etc/nfs.conf.d/btrfs-nfs-csi-versions.conf; systemctl restart nfs-server; unless other exports of this host need them`)}
 	}
 	return []Finding{good(offered)}
 }
@@ -69,8 +69,9 @@ func lookAtUpcalls(ctx context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good(fmt.Sprintf("%s, process %d: the agent uses exportfs", holder.Comm, holder.PID))}
 }
 
-// mountdSettings are those of docs/operations.md.
-const mountdSettings = `printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf; systemctl restart nfs-server`
+// mountdSettings are those of docs/operations.md. The file is not that of install.sh, which has other
+// settings as well.
+const mountdSettings = `printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi-mountd.conf; systemctl restart nfs-server`
 
 // lookAtGroups: see "Groups" in docs/operations.md.
 func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
