@@ -57,7 +57,10 @@ func (e *Engine) publish(export published) error {
 	if errors.Is(err, nfs.ErrNotFound) {
 		// The kernel may not know the client, or not any more after a flush.
 		known.told = true
-		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
+		// A client that still has something mounted asks for the pseudo-root while nothing is exported to
+		// it, and the kernel remembers the refusal for a while.
+		root := handleMessage(known.domain(), rootFSID, pseudoRootPath, now.Add(far).Unix())
+		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now), []message{root}))
 	}
 	if err != nil {
 		// The kernel may have taken a part, or has what the export replaces. Then the export stays known,
