@@ -17,8 +17,9 @@ type reference struct {
 	ended  bool
 }
 
-// attachments makes sure that each client of each volume has a file system ID of its own, which lasts from its first
-// reference to the last and never comes back: what a fenced client still has to write must not find the volume again.
+// attachments makes sure that each client of each volume has a file system ID of its own, which
+// lasts from its first reference to the last and never comes back: what a fenced client still has
+// to write must not find the volume again.
 func (v *verifier) attachments(state map[Key]*Thing) {
 	owners := map[string]string{}
 	for k, t := range state {

@@ -27,8 +27,8 @@ type Thing struct {
 	Refs           map[string]bool   `json:"refs,omitempty"`     // client and labels -> read-only
 	Files          map[string]string `json:"files,omitempty"`    // what was fsynced: name -> SHA-256
 
-	// Attachments are the clients' file system IDs as they were last verified, and Ended those of clients that an
-	// acknowledged unexport has fenced since.
+	// Attachments are the clients' file system IDs as they were last verified, and Ended those of
+	// clients that an acknowledged unexport has fenced since.
 	Attachments map[string]string `json:"attachments,omitempty"`
 	Ended       []string          `json:"ended,omitempty"`
 }

@@ -16,7 +16,8 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// clientAddress is an address of the machine on which the volumes are mounted: the agent exports to no loopback address.
+// clientAddress is an address of the machine on which the volumes are mounted: the agent exports to
+// no loopback address.
 const clientAddress = "10.79.0.1"
 
 // suite of the host that the tarball is installed on.

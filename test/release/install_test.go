@@ -119,8 +119,8 @@ func (h *host) keepsItsSettings() {
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs/ --tenant default")
 }
 
-// setsVersions turns NFSv3 and NFSv4.0 on and off, which restarts the NFS server. They stay as they are where nothing is said, and where the server
-// was set up by an installer that left them on.
+// setsVersions turns NFSv3 and NFSv4.0 on and off, which restarts the NFS server. They stay as they
+// are where nothing is said, and where the server was set up by an installer that left them on.
 func (h *host) setsVersions() {
 	h.t.Helper()
 	const settings, without = "/etc/nfs.conf.d/btrfs-nfs-csi.conf", "vers2=n\nvers3=n\nvers4.0=n\n"

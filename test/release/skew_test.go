@@ -75,8 +75,9 @@ func (a apart) upgrade(programs string, daemons ...*system.Daemon) {
 	}
 }
 
-// refusesNewerReference shows the way back: the former agent does not know the attachment's file system ID, and must not
-// export the volume by another one. It quarantines the volume, leaves the mount alone, and changes nothing on disk.
+// refusesNewerReference shows the way back: the former agent does not know the attachment's file
+// system ID, and must not export the volume by another one. It quarantines the volume, leaves the
+// mount alone, and changes nothing on disk.
 func (a apart) refusesNewerReference(v *system.Attachment) {
 	a.t.Helper()
 	clients := filepath.Join(a.s.Lab.Pool, system.Tenant, "newer", "clients")

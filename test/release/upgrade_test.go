@@ -89,11 +89,13 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get first"); return err == nil })
 	phase("killed", "fourth", now)
-	// What 57e475d has made is as it was: the reference, and with it the mount that the client writes to, and the snapshot.
+	// What 57e475d has made is as it was: the reference, and with it the mount that the client
+	// writes to, and the snapshot.
 	references := "ls /srv/btrfs/" + engine + "/first/clients"
 	assert.Assert(t, is.Contains(h.run(references), ".json"))
 	assert.Assert(t, is.Contains(h.run(agent+"snapshot list -o name"), "kept"))
-	// The way back, as docs/upgrade.md has it: an older agent does not know the references of these.
+	// The way back, as docs/upgrade.md has it: an older agent does not know the references of
+	// these.
 	for _, volume := range []string{"third", "fourth"} {
 		assert.Assert(t, is.Contains(h.run("ls /srv/btrfs/"+engine+"/"+volume+"/clients"), ".ref"))
 		h.run(agent + "export remove " + volume + " " + clientAddress)

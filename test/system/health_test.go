@@ -125,8 +125,8 @@ func nodeHealthOf(t *testing.T, s *system.System) {
 
 func TestDetachedFromARunningPod(t *testing.T) { onBothEngines(t, detachedFromARunningPod) }
 
-// A pod keeps running while its volume is detached from the node and attached again. Its mount is stale
-// for good, health says so, and the next pod on the node gets a new mount.
+// A pod keeps running while its volume is detached from the node and attached again. Its mount is
+// stale for good, health says so, and the next pod on the node gets a new mount.
 func detachedFromARunningPod(t *testing.T, s *system.System) {
 	v := system.Create(t, s, "v")
 	old := system.Attach(t, s, 0, v, system.AttachOptions{Pod: "old"})

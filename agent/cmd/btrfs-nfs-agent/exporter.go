@@ -23,7 +23,8 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 	if err != nil || c.NFS.SignHandles {
 		return exporter, err
 	}
-	// From the first export on, a forged handle could read the key. A later start that signs makes a new one.
+	// From the first export on, a forged handle could read the key. A later start that signs makes
+	// a new one.
 	removed, err := removeHandleKey(basePath)
 	if err != nil {
 		return nil, errors.Join(err, exporter.Close())

@@ -94,7 +94,8 @@ func runRotateKey(command *cobra.Command, yes bool) error {
 	return nil
 }
 
-// rotateKey stops the server first: while it runs without a key, a forged handle could put a key of its choice in place.
+// rotateKey stops the server first: while it runs without a key, a forged handle could put a key of
+// its choice in place.
 func rotateKey(ctx context.Context, basePath string, server kernel.Config) (removed bool, err error) {
 	if _, err := kernel.StopServer(ctx, server); err != nil {
 		return false, fmt.Errorf("stop the NFS server: %w", err)

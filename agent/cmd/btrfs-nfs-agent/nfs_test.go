@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 )
 
-// The key is removed by the command, which asks first, and not while an agent has the pool. In the lab it stops the server as well.
+// The key is removed by the command, which asks first, and not while an agent has the pool. In the
+// lab it stops the server as well.
 func TestRotateKeyCommand(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)

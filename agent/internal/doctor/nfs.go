@@ -69,8 +69,8 @@ func lookAtUpcalls(ctx context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good(fmt.Sprintf("%s, process %d: the agent uses exportfs", holder.Comm, holder.PID))}
 }
 
-// mountdSettings are those of docs/operations.md. The file is not that of install.sh, which has other
-// settings as well.
+// mountdSettings are those of docs/operations.md. The file is not that of install.sh, which has
+// other settings as well.
 const mountdSettings = `printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi-mountd.conf; systemctl restart nfs-server`
 
 // lookAtGroups: see "Groups" in docs/operations.md.
@@ -128,7 +128,8 @@ func lookAtHandles(_ context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good("not signed, for which this kernel is too old: " + risk)}
 }
 
-// lookAtLocalIO: see "LOCALIO" in docs/security.md. Its parameter is there while the kernel's NFS client is loaded.
+// lookAtLocalIO: see "LOCALIO" in docs/security.md. Its parameter is there while the kernel's NFS
+// client is loaded.
 func lookAtLocalIO(_ context.Context, h Host, _ config.Config) []Finding {
 	const off = "echo 'options nfs localio_enabled=N' > /etc/modprobe.d/btrfs-nfs-csi.conf; echo N > /sys/module/nfs/parameters/localio_enabled; then unmount and mount what this host mounts from itself"
 	switch strings.TrimSpace(read(h.Sys, "module/nfs/parameters/localio_enabled")) {

@@ -62,10 +62,10 @@ func ValidateClient(client netip.Addr) error {
 	return nil
 }
 
-// ValidateNewClient is ValidateClient for a client that has no export yet. It also refuses addresses
-// that do not identify one host on the network: a link-local address can exist once on every link,
-// and a loopback address is any process of the storage host. Agents before this rule exported to
-// such addresses. Those exports stay valid, so the engines do not apply it.
+// ValidateNewClient is ValidateClient for a client that has no export yet. It also refuses
+// addresses that do not identify one host on the network: a link-local address can exist once on
+// every link, and a loopback address is any process of the storage host. Agents before this rule
+// exported to such addresses. Those exports stay valid, so the engines do not apply it.
 func ValidateNewClient(client netip.Addr) error {
 	if err := ValidateClient(client); err != nil {
 		return err

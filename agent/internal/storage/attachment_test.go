@@ -20,7 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// An attachment has one file system ID from its first reference to its last, over restarts, and no other attachment has it.
+// An attachment has one file system ID from its first reference to its last, over restarts, and no
+// other attachment has it.
 func TestAttachmentID(t *testing.T) {
 	r := newRig(t, smallPool)
 	mustCreate(t, r.ten, "v")
@@ -63,7 +64,8 @@ func TestAttachmentID(t *testing.T) {
 	fresh(client1, "attached a third time")
 }
 
-// The server is told of an attachment when its ID is on disk for good, in the file of each reference.
+// The server is told of an attachment when its ID is on disk for good, in the file of each
+// reference.
 func TestAttachmentIDIsDurableFirst(t *testing.T) {
 	r := newRig(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -97,8 +99,8 @@ func TestAttachmentIDIsDurableFirst(t *testing.T) {
 	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 2)
 }
 
-// After an unexport that the server did not confirm, or that a kill cut off, the client stays out, the reference still counts,
-// and the next export begins a new attachment.
+// After an unexport that the server did not confirm, or that a kill cut off, the client stays out,
+// the reference still counts, and the next export begins a new attachment.
 func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -226,7 +228,8 @@ func TestReplacedDataEndsHandles(t *testing.T) {
 	assert.Equal(t, r.fsid(client1), first)
 }
 
-// References that 57e475d has written keep the subvolume's UUID, also in what joins them, until the last has gone.
+// References that 57e475d has written keep the subvolume's UUID, also in what joins them, until the
+// last has gone.
 func TestOlderReferences(t *testing.T) {
 	r := newRig(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -271,7 +274,8 @@ func TestOlderReferences(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// An agent of 57e475d takes no reference of version 2 for one of its own: it knows of each the name that it would have given it.
+// An agent of 57e475d takes no reference of version 2 for one of its own: it knows of each the name
+// that it would have given it.
 func TestOlderAgentRefusesReferences(t *testing.T) {
 	ref := Ref{Client: client1, Attachment: Attachment{FSID: uuid.New()}, CreatedAt: time.Unix(0, 0)}
 	assert.Assert(t, ref.file() != ref.stem()+".json")
@@ -326,7 +330,8 @@ func (r *rig) export(client netip.Addr, name string) ExportGrant {
 	return grant
 }
 
-// fsid is under which file system ID the NFS server has the volume v for a client; uuid.Nil where it has not.
+// fsid is under which file system ID the NFS server has the volume v for a client; uuid.Nil where
+// it has not.
 func (r *rig) fsid(client netip.Addr) uuid.UUID {
 	r.t.Helper()
 	v := mustGet(r.t, r.ten, "v")

@@ -179,8 +179,9 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	return t.dropRefs(ctx, left, gone)
 }
 
-// fence ends the client's attachment and shuts the client out. It marks the references first, so that an export that
-// follows a failure or a kill begins a new attachment. Without the marks it goes on: that the client stays in would be worse.
+// fence ends the client's attachment and shuts the client out. It marks the references first, so
+// that an export that follows a failure or a kill begins a new attachment. Without the marks it
+// goes on: that the client stays in would be worse.
 func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []Ref) error {
 	exports := t.store.exportsOf(v, client)
 	unmarked := t.markEnded(v, gone)

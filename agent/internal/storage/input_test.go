@@ -423,8 +423,8 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 	assertRules(t, ten.store)
 }
 
-// Older agents exported to loopback and link-local addresses. Such a client keeps its export, also when the request is
-// repeated, until its references are removed. From then on it is refused.
+// Older agents exported to loopback and link-local addresses. Such a client keeps its export, also
+// when the request is repeated, until its references are removed. From then on it is refused.
 func TestClientsOfOlderAgents(t *testing.T) {
 	pool, exporter := newPool(t), newMemoryExporter()
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}

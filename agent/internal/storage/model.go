@@ -45,8 +45,8 @@ type Volume struct {
 	LastAttachAt   time.Time // zero: never
 }
 
-// Ref is one reason for a client to be let in: a client and the labels of who asked. Several may name one client; together
-// they are its attachment to the volume.
+// Ref is one reason for a client to be let in: a client and the labels of who asked. Several may
+// name one client; together they are its attachment to the volume.
 type Ref struct {
 	Client   netip.Addr `json:"client"`
 	ReadOnly bool       `json:"read_only,omitempty"`
@@ -54,21 +54,23 @@ type Ref struct {
 
 	Attachment
 
-	// Ended: an unexport has begun, and has not returned without an error. The reference still counts as one, but lets
-	// the client in no more. Exporting it again begins a new attachment.
+	// Ended: an unexport has begun, and has not returned without an error. The reference still
+	// counts as one, but lets the client in no more. Exporting it again begins a new attachment.
 	Ended bool `json:"-"`
 
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Attachment identifies the time from a client's first reference to a volume to its last. Live references of one client to
-// one volume have the same. It is zero in references of version 1, whose file handles carry the subvolume's UUID.
+// Attachment identifies the time from a client's first reference to a volume to its last. Live
+// references of one client to one volume have the same. It is zero in references of version 1,
+// whose file handles carry the subvolume's UUID.
 type Attachment struct {
-	// FSID is the file system ID that the client's file handles carry: 128 random bits, never used for another attachment.
+	// FSID is the file system ID that the client's file handles carry: 128 random bits, never used
+	// for another attachment.
 	FSID uuid.UUID `json:"fsid,omitzero"`
 
-	// Subvolume is the data that the ID was made for. Handles must not outlive a replacement of the data: with the same ID,
-	// they would lead to the former subvolume for as long as that exists.
+	// Subvolume is the data that the ID was made for. Handles must not outlive a replacement of the
+	// data: with the same ID, they would lead to the former subvolume for as long as that exists.
 	Subvolume uuid.UUID `json:"subvolume,omitzero"`
 }
 

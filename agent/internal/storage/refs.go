@@ -15,8 +15,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// A volume's directory keeps one file for each reference, so that dropping one is an unlink. On a filesystem without room
-// for even a rewritten metadata.json, unlink still works (btrfs lets it use the global reserve), and so does unexport.
+// A volume's directory keeps one file for each reference, so that dropping one is an unlink. On a
+// filesystem without room for even a rewritten metadata.json, unlink still works (btrfs lets it use
+// the global reserve), and so does unexport.
 //
 // The name of a file tells its state; hash is of the reference's key:
 //
@@ -24,8 +25,8 @@ import (
 //	{hash}.ref    version 2: file handles carry the attachment's own file system ID
 //	{hash}.ended  either version, after an unexport has begun: it lets the client in no more
 //
-// An agent that knows version 1 alone finds that a .ref file is not what its name says. It quarantines the volume and
-// leaves its exports as they are, instead of exporting it by UUID.
+// An agent that knows version 1 alone finds that a .ref file is not what its name says. It
+// quarantines the volume and leaves its exports as they are, instead of exporting it by UUID.
 const (
 	refVersion  = 2
 	refSuffix1  = ".json"
@@ -138,8 +139,8 @@ func (r Ref) encode() ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// endRefs marks references as ended. The mark is a rename, which needs no new block for data, and waits for no commit: a
-// power cut that takes it back also ends the NFS server that was told.
+// endRefs marks references as ended. The mark is a rename, which needs no new block for data, and
+// waits for no commit: a power cut that takes it back also ends the NFS server that was told.
 func (d *disk) endRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -202,8 +203,8 @@ func isReplaced(name string, names []string) bool {
 	return ended && (slices.Contains(names, stem+refSuffix) || slices.Contains(names, stem+refSuffix1))
 }
 
-// readRefs reads the references of the volume in dir, in the order of their keys, and passes over what interrupted writes
-// left. With an error it returns those that can be read.
+// readRefs reads the references of the volume in dir, in the order of their keys, and passes over
+// what interrupted writes left. With an error it returns those that can be read.
 func readRefs(dir *os.File) ([]Ref, error) {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -229,8 +230,8 @@ func readRefs(dir *os.File) ([]Ref, error) {
 	return refs, errors.Join(err, disagree)
 }
 
-// endAttachments marks all references of an attachment of which one is ended: a kill can come between
-// two marks.
+// endAttachments marks all references of an attachment of which one is ended: a kill can come
+// between two marks.
 func endAttachments(refs []Ref) {
 	for _, ended := range refs {
 		if !ended.Ended {
@@ -264,8 +265,9 @@ func readRef(clients *os.File, name string) (Ref, error) {
 	return ref, nil
 }
 
-// agreeing leaves out references of clients whose files no agent can have left so: two files of one reference, or live
-// references of different attachments. refs are in the order of their keys, and so by client.
+// agreeing leaves out references of clients whose files no agent can have left so: two files of one
+// reference, or live references of different attachments. refs are in the order of their keys, and
+// so by client.
 func agreeing(refs []Ref) ([]Ref, error) {
 	var err error
 	bad := map[netip.Addr]bool{}

@@ -61,7 +61,8 @@ func validateClient(client netip.Addr) (netip.Addr, error) {
 	return client.Unmap(), nil
 }
 
-// validateNewClient also refuses addresses that older agents exported to. A volume's references to those stay valid.
+// validateNewClient also refuses addresses that older agents exported to. A volume's references to
+// those stay valid.
 func (v Volume) validateNewClient(client netip.Addr) error {
 	if v.hasClient(client) {
 		return nil

@@ -31,7 +31,8 @@ func sick(conditions ...agentapi.Condition) func(*agentapi.VolumeDetail) {
 	}
 }
 
-// A quarantined volume may have clients that the agent cannot name: it is not unpublished as long as the agent says so.
+// A quarantined volume may have clients that the agent cannot name: it is not unpublished as long
+// as the agent says so.
 func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
 	d := start(t, nil)
 	volume := d.create(t, "sick").VolumeId

@@ -61,8 +61,8 @@ func modeLabel(mode csi.VolumeCapability_AccessMode_Mode) string {
 func isSingleNode(label string) bool { return strings.HasPrefix(label, "single-node-") }
 
 // conflict compares the publication with the volume's references. A reference of the same node that
-// was published in another way is AlreadyExists. A reference of another node, or of another client, is
-// FailedPrecondition when an access mode of the two does not allow it.
+// was published in another way is AlreadyExists. A reference of another node, or of another client,
+// is FailedPrecondition when an access mode of the two does not allow it.
 func (p publication) conflict(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		node, ok := nodeOf(reference)
@@ -83,10 +83,10 @@ func (p publication) conflict(volume *agentapi.VolumeDetail) error {
 	return p.conflictWithClients(volume)
 }
 
-// conflictWithClients compares with the references that name no node: those taken over from an older
-// agent, and those made with the command line or by another program. Each lets a client in, and its
-// access mode is not known, so the publication's own mode decides. References at the node's own address
-// let no other client in.
+// conflictWithClients compares with the references that name no node: those taken over from an
+// older agent, and those made with the command line or by another program. Each lets a client in,
+// and its access mode is not known, so the publication's own mode decides. References at the node's
+// own address let no other client in.
 func (p publication) conflictWithClients(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		_, ofNode := nodeOf(reference)
@@ -108,8 +108,8 @@ func (p publication) conflictWithClients(volume *agentapi.VolumeDetail) error {
 	return nil
 }
 
-// excludes is the rule of an access mode by which the publication cannot be added to the reference of
-// another node or client. It is empty when both can be published.
+// excludes is the rule of an access mode by which the publication cannot be added to the reference
+// of another node or client. It is empty when both can be published.
 func (p publication) excludes(reference agentapi.ExportEntry) string {
 	const oneNode, oneWriter = "access mode %s allows one node only", "access mode %s allows one writer only"
 	mode := reference.Labels[labelMode]
@@ -145,8 +145,9 @@ func (p publication) leaves(volume *agentapi.VolumeDetail, reference agentapi.Ex
 	})
 }
 
-// moveAway revokes what the node has at other addresses: its address changed, and the old one may be
-// another machine's now. What was taken over from an older agent at such an address goes as well.
+// moveAway revokes what the node has at other addresses: its address changed, and the old one may
+// be another machine's now. What was taken over from an older agent at such an address goes as
+// well.
 func (p publication) moveAway(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		var key string

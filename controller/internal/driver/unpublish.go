@@ -46,8 +46,9 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 	return &csi.ControllerUnpublishVolumeResponse{}, unpublishQuarantined(ctx, target, volume, r.GetNodeId())
 }
 
-// unpublishQuarantined asks the agent to shut the node out of a volume that is quarantined. Its references may be unreadable,
-// and then the node may be let in although none names it. The agent refuses where it cannot tell.
+// unpublishQuarantined asks the agent to shut the node out of a volume that is quarantined. Its
+// references may be unreadable, and then the node may be let in although none names it. The agent
+// refuses where it cannot tell.
 func unpublishQuarantined(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail, nodeID string) error {
 	quarantined := volume.Health != nil && slices.ContainsFunc(volume.Health.Conditions, func(c agentapi.Condition) bool {
 		return c.Reason == agentapi.ReasonQuarantined

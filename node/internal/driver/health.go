@@ -81,8 +81,9 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 	return found, nil
 }
 
-// staleInPods are the other places where the volume that is mounted at dir is stale. A pod keeps a stale
-// mount when the one at dir was replaced for another pod. Mounts of one file system are asked once.
+// staleInPods are the other places where the volume that is mounted at dir is stale. A pod keeps a
+// stale mount when the one at dir was replaced for another pod. Mounts of one file system are asked
+// once.
 func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []string {
 	current, err := n.Mounts.Volume(ctx, dir)
 	if err != nil {
@@ -107,9 +108,10 @@ func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []s
 	return stale
 }
 
-// staleCondition reports stale mounts of a node that is let in. The agent gives an attachment a file
-// system ID of its own, so a mount from before the volume was attached again stays stale for good. While
-// the node is not let in, ExportMissing is the cause, and mounting again would not help.
+// staleCondition reports stale mounts of a node that is let in. The agent gives an attachment a
+// file system ID of its own, so a mount from before the volume was attached again stays stale for
+// good. While the node is not let in, ExportMissing is the cause, and mounting again would not
+// help.
 func staleCondition(found *conditions, stale []string, answer agentAnswer) {
 	if len(stale) == 0 || found.has(reasonExportMissing) {
 		return
@@ -151,8 +153,8 @@ func isVolumeAt(volume id.Volume, point nfsmount.Point) bool {
 	return strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir)
 }
 
-// mountConditions adds what is wrong with the mount at a place. It only returns that the mount is stale:
-// what that means depends on the agent's answer.
+// mountConditions adds what is wrong with the mount at a place. It only returns that the mount is
+// stale: what that means depends on the agent's answer.
 func (n *Node) mountConditions(ctx context.Context, found *conditions, place, source string, writable bool) (stale bool) {
 	point, err := n.Mounts.Volume(ctx, place)
 	switch {

@@ -20,8 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// NFS is a Backend of btrfs subvolumes on the lab's two NFS servers, of which the spare one is fragile. This machine is the
-// worker node.
+// NFS is a Backend of btrfs subvolumes on the lab's two NFS servers, of which the spare one is
+// fragile. This machine is the worker node.
 type NFS struct {
 	mounter           *nfsmount.Mounter
 	lab               *lab.Lab
@@ -122,8 +122,9 @@ func (n *NFS) volume(t *testing.T, server *lab.Host, address netip.Addr) nfsmoun
 	return source
 }
 
-// export lets this machine in, from both of its addresses. As the agent does for each attachment, it
-// gives each export a file system ID of its own, so that mounts from before an unexport stay stale.
+// export lets this machine in, from both of its addresses. As the agent does for each attachment,
+// it gives each export a file system ID of its own, so that mounts from before an unexport stay
+// stale.
 func (n *NFS) export(server *lab.Host, path string) error {
 	for _, client := range n.clients() {
 		fsid, err := os.ReadFile("/proc/sys/kernel/random/uuid")

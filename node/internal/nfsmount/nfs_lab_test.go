@@ -145,8 +145,8 @@ func TestADelegationHidesNothing(t *testing.T) {
 	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
 }
 
-// An export that ends and begins again has another file system ID. Mounts from before stay stale, and a
-// mount made after it is another file system with the same files.
+// An export that ends and begins again has another file system ID. Mounts from before stay stale,
+// and a mount made after it is another file system with the same files.
 func TestMountsOfTwoAttachments(t *testing.T) {
 	b := mounttest.New(t)
 	f, before := b.NewFragile(t), place(t)

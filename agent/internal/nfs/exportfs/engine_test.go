@@ -271,8 +271,8 @@ func TestInvalidExports(t *testing.T) {
 	}
 }
 
-// An export that becomes read-only is looked at in the kernel's cache until nobody can write. After a failure, and after a
-// start, a repeated request looks again. Other exports do not fail with it.
+// An export that becomes read-only is looked at in the kernel's cache until nobody can write. After
+// a failure, and after a start, a repeated request looks again. Other exports do not fail with it.
 func TestReadOnlyWaitsForWriters(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()
@@ -471,7 +471,8 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	assert.DeepEqual(t, left, []string{".btrfs-nfs-csi.exports-mine", "btrfs-nfs-csi.exports", "other.exports"})
 }
 
-// A fence that fails is the caller's to know, also when the table has the export no more, and is made up for by the next call.
+// A fence that fails is the caller's to know, also when the table has the export no more, and is
+// made up for by the next call.
 func TestFailedFence(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()
@@ -495,7 +496,8 @@ func TestFailedFence(t *testing.T) {
 	h.hasExactly(engine, other, h.export("v3", "10.0.0.1"))
 }
 
-// Many exports are taken back in one run, and those of others stay as they are, with their options and odd names.
+// Many exports are taken back in one run, and those of others stay as they are, with their options
+// and odd names.
 func TestManyAreRevoked(t *testing.T) {
 	h := newHost(t)
 	engine := h.engine()

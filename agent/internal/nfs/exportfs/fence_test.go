@@ -47,7 +47,8 @@ func TestStillOpen(t *testing.T) {
 	}
 }
 
-// A file system ID that the kernel still knows lets its handles in, also where the export is gone or has another by now.
+// A file system ID that the kernel still knows lets its handles in, also where the export is gone
+// or has another by now.
 func TestStillOpenByFileSystemID(t *testing.T) {
 	e := &Engine{config: Config{ProcRoot: t.TempDir()}}
 	cache := func(name, line string) {

@@ -70,7 +70,8 @@ func TestMountdCrash(t *testing.T) {
 	assert.Equal(t, len(have), 2, "%v", have)
 }
 
-// The engine leaves the versions of the NFS server to the administrator, whose other exports may need them: it warns, and serves.
+// The engine leaves the versions of the NFS server to the administrator, whose other exports may
+// need them: it warns, and serves.
 func TestOlderVersions(t *testing.T) { withOlderServer(t, nfstest.OlderVersions) }
 
 func TestLocksOfVersion3(t *testing.T) { withOlderServer(t, nfstest.LocksOfVersion3) }
@@ -88,7 +89,8 @@ func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nf
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 }
 
-// With NFSv3, rpc.mountd tells every host all that is exported, and to whom. What install.sh writes ends that.
+// With NFSv3, rpc.mountd tells every host all that is exported, and to whom. What install.sh writes
+// ends that.
 func TestMountdWithoutOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.StartDaemon("rpcbind", "-f", "-w")

@@ -14,9 +14,10 @@ const (
 	writeAccess
 )
 
-// narrow returns the read-only exports of the batch whose clients may have writes under way: those that are
-// writable in the table, and those whose writes an earlier attempt did not see end. At a start it only notes
-// all read-only exports, because an earlier run may have ended before it could wait.
+// narrow returns the read-only exports of the batch whose clients may have writes under way: those
+// that are writable in the table, and those whose writes an earlier attempt did not see end. At a
+// start it only notes all read-only exports, because an earlier run may have ended before it could
+// wait.
 func (e *Engine) narrow(b *batch, table []entry) (narrowed []nfs.Export) {
 	for _, have := range table {
 		if _, mentioned := b.changes[have.Key()]; mentioned && !have.Options.ReadOnly {

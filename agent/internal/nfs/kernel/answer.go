@@ -87,11 +87,13 @@ func (e *Engine) answerExport(domain, path string, now time.Time) message {
 	return noExportMessage(domain, path, now.Add(near).Unix())
 }
 
-// subvolumeInode is the inode number of a subvolume's root (BTRFS_FIRST_FREE_OBJECTID in include/uapi/linux/btrfs_tree.h).
+// subvolumeInode is the inode number of a subvolume's root (BTRFS_FIRST_FREE_OBJECTID in
+// include/uapi/linux/btrfs_tree.h).
 const subvolumeInode = 256
 
-// leadsNowhere reports whether path is the directory of a tenant or of a volume, as opposed to what is in it. What
-// could keep space from being freed or a file system from being unmounted is neither.
+// leadsNowhere reports whether path is the directory of a tenant or of a volume, as opposed to what
+// is in it. What could keep space from being freed or a file system from being unmounted is
+// neither.
 func (e *Engine) leadsNowhere(path string) bool {
 	below, found := strings.CutPrefix(path, e.config.BasePath+"/")
 	if !found || strings.Count(below, "/") > 1 {

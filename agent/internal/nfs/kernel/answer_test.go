@@ -97,8 +97,8 @@ func TestWhatIsExported(t *testing.T) {
 	}
 }
 
-// The directories of tenants and volumes that are not the client's are remembered longer than what could be, or hold, a
-// subvolume or a mount.
+// The directories of tenants and volumes that are not the client's are remembered longer than what
+// could be, or hold, a subvolume or a mount.
 func TestHowLongNothingIsRemembered(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	e := answering()

@@ -32,7 +32,8 @@ type published struct {
 	key  fsid // of no kind until somebody has looked at the directory
 	told bool // the kernel knows it just so, as far as is known
 
-	// narrowed is the version in which it became read-only, while writes from before may be under way. Else it is 0.
+	// narrowed is the version in which it became read-only, while writes from before may be under
+	// way. Else it is 0.
 	narrowed uint64
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// stopWriters returns when no write is under way that began while one of the exports was writable. After a
-// failure the next call waits again.
+// stopWriters returns when no write is under way that began while one of the exports was writable.
+// After a failure the next call waits again.
 func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
 	versions := map[nfs.Key]uint64{}
 	var narrowed []nfs.Export

@@ -103,9 +103,9 @@ func TestAnotherProcessAnswers(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// A node that lists a tenant's directory makes the kernel ask about each volume in it, and the kernel remembers the answers:
-// a second listing needs no agent. A volume of another node that is published to this one can be mounted at once, and one
-// that is deleted frees its space.
+// A node that lists a tenant's directory makes the kernel ask about each volume in it, and the
+// kernel remembers the answers: a second listing needs no agent. A volume of another node that is
+// published to this one can be mounted at once, and one that is deleted frees its space.
 func TestForeignVolumesAreRemembered(t *testing.T) {
 	const volumes = 100
 	w := nfstest.NewWorld(t)
@@ -280,7 +280,8 @@ func TestSignedHandles(t *testing.T) {
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
 
-	// A server with another key, or without one, would serve errors. Its clients go on while the engine refuses it.
+	// A server with another key, or without one, would serve errors. Its clients go on while the
+	// engine refuses it.
 	config := serverConfig(w)
 	config.HandleKeyFile = key
 	for says, change := range map[string]func() error{
@@ -296,7 +297,8 @@ func TestSignedHandles(t *testing.T) {
 	}
 }
 
-// Signing begins beside a server that does not sign: it is refused, mounts go on, and no key is made that a forged handle could read.
+// Signing begins beside a server that does not sign: it is refused, mounts go on, and no key is
+// made that a forged handle could read.
 func TestSigningBesideUnsignedServer(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	requireSigning(t)
@@ -316,7 +318,8 @@ func TestSigningBesideUnsignedServer(t *testing.T) {
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
 }
 
-// What was signed with a key that has been replaced is refused. Clients find files again by their names; what they have open is lost.
+// What was signed with a key that has been replaced is refused. Clients find files again by their
+// names; what they have open is lost.
 func TestKeyRotation(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	requireSigning(t)
@@ -362,7 +365,8 @@ func requireSigning(t *testing.T) {
 	}
 }
 
-// A server that somebody else has started keeps its versions, which cannot be changed while it runs. The engine warns, and serves.
+// A server that somebody else has started keeps its versions, which cannot be changed while it
+// runs. The engine warns, and serves.
 func TestOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.StartOlderServer()

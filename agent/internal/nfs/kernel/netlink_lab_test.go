@@ -75,7 +75,8 @@ func contains(log *os.File, text string) bool {
 	return err == nil && strings.Contains(string(all), text)
 }
 
-// hasChannel reports whether rpc.mountd runs and has a channel of the export caches open, and which process it is.
+// hasChannel reports whether rpc.mountd runs and has a channel of the export caches open, and which
+// process it is.
 func hasChannel(t *testing.T) (channel bool, pid int) {
 	t.Helper()
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
@@ -151,11 +152,12 @@ func TestMountdByNetlink(t *testing.T) {
 	assert.NilError(t, errors.Join(chosen.Close(), log.Close()))
 }
 
-// serveByExportfs lets auto choose, and publishes and revokes the volume, with rpc.mountd asked by netlink.
+// serveByExportfs lets auto choose, and publishes and revokes the volume, with rpc.mountd asked by
+// netlink.
 func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs.Export) {
 	t.Helper()
-	// manage-gids has no effect: the kernel asks for a user's groups only where the channel's file is open
-	// (cache_listeners_exist in net/sunrpc/cache.c), so there is nothing to warn of.
+	// manage-gids has no effect: the kernel asks for a user's groups only where the channel's file
+	// is open (cache_listeners_exist in net/sunrpc/cache.c), so there is nothing to warn of.
 	assert.Assert(t, !exportfs.ManagesGroups("/proc"))
 	shared := filepath.Join(volume.Path, "shared")
 	assert.NilError(t, os.Mkdir(shared, 0o700))
@@ -167,8 +169,9 @@ func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs
 	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
 	assert.Assert(t, contains(log, "rpc.mountd uses netlink"))
 	mounted := w.Nodes[0].Mount(t, volume)
-	// Only directories: Linux 7.2 offers a pNFS layout for each export that it is told of by netlink, and reads and
-	// writes of files then hang where NFSv3 is off. See TestMountdWithoutNetlink.
+	// Only directories: Linux 7.2 offers a pNFS layout for each export that it is told of by
+	// netlink, and reads and writes of files then hang where NFSv3 is off. See
+	// TestMountdWithoutNetlink.
 	assert.NilError(t, os.Mkdir(filepath.Join(mounted, "made"), 0o755))
 	w.Run("sh", "-c", `cd "$0" && exec setpriv --reuid 1000 --regid 1000 --groups 4242 mkdir made`, filepath.Join(mounted, "shared"))
 	share := nfs.Export{Path: "/srv/share", Client: w.Nodes[1].IPv4}
@@ -191,7 +194,8 @@ func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs
 	assert.NilError(t, chosen.Close())
 }
 
-// With no-netlink, which install.sh sets, it is asked by files. Then clients get no pNFS layouts, and can write.
+// With no-netlink, which install.sh sets, it is asked by files. Then clients get no pNFS layouts,
+// and can write.
 func TestMountdWithoutNetlink(t *testing.T) {
 	w, programs := nfstest.NewWorld(t), sidUtils(t)
 	startSidServer(t, w, programs, "manage-gids=n\nno-netlink=y\n")

@@ -63,8 +63,8 @@ func (e *Engine) publish(export published) error {
 		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now), []message{root}))
 	}
 	if err != nil {
-		// The kernel may have taken a part, or has what the export replaces. Then the export stays known,
-		// so that List shows it and a revocation covers it.
+		// The kernel may have taken a part, or has what the export replaces. Then the export stays
+		// known, so that List shows it and a revocation covers it.
 		if !replaced && !errors.Is(err, nfs.ErrUnavailable) {
 			e.clients.remove(export.Client, export.Path)
 		}

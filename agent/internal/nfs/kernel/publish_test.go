@@ -83,8 +83,8 @@ func TestPublishOfWhatIsRefused(t *testing.T) {
 	assert.Equal(t, len(e.clients), 0)
 }
 
-// An export that becomes read-only waits for what the server still writes, here a copy. After a failure, and after a start,
-// a repeated request waits again.
+// An export that becomes read-only waits for what the server still writes, here a copy. After a
+// failure, and after a start, a repeated request waits again.
 func TestReadOnlyWaitsForWriters(t *testing.T) {
 	export := volume(t, "v", one, nfs.Options{})
 	proc := t.TempDir()
@@ -127,7 +127,8 @@ func TestReadOnlyWaitsForWriters(t *testing.T) {
 	assert.ErrorIs(t, publish(true), nfs.ErrUnavailable)
 }
 
-// takeMessages has files take what the kernel is told over these channels, and returns what reads the messages.
+// takeMessages has files take what the kernel is told over these channels, and returns what reads
+// the messages.
 func (e *Engine) takeMessages(t *testing.T, caches ...cache) func(cache) []string {
 	t.Helper()
 	files := map[cache]string{}

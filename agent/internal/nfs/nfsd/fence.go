@@ -116,8 +116,8 @@ func (l *lostClients) letIn() {
 	l.doors = nil
 }
 
-// shutOut shuts out the clients that the server keeps state for and that no export lets in any more.
-// With an error it returns those that it has shut out.
+// shutOut shuts out the clients that the server keeps state for and that no export lets in any
+// more. With an error it returns those that it has shut out.
 func (s *Server) shutOut(revoked []nfs.Export, exported Exported) (*lostClients, error) {
 	lost := &lostClients{}
 	records, err := s.clients()

@@ -34,7 +34,8 @@ func (l left) ShutOut(netip.Addr) (func(), error) { return func() {}, nil }
 
 func (l left) AtPath(path string) bool { return slices.Contains(l.paths, path) }
 
-// A client is expired when no export lets it in any more, at its address or at one that may be its own as well.
+// A client is expired when no export lets it in any more, at its address or at one that may be its
+// own as well.
 func TestWhoIsExpired(t *testing.T) {
 	const path = "/srv/pool/t/v/data"
 	of := func(addr netip.Addr) nfs.Export { return nfs.Export{Path: path, Client: addr} }
@@ -92,7 +93,8 @@ func TestWhoIsExpired(t *testing.T) {
 	}
 }
 
-// The kernel does not give a write back while requests of the client are under way: a fence gives up after its time.
+// The kernel does not give a write back while requests of the client are under way: a fence gives
+// up after its time.
 func TestFenceGivesUp(t *testing.T) {
 	root := serverWith(t, []netip.Addr{addr1}, nil)
 	withThread(t, root, "5", "nfsd", "D")
@@ -110,8 +112,8 @@ func TestConnected(t *testing.T) {
 	assert.Equal(t, fmt.Sprint(addrs), fmt.Sprint([]netip.Addr{addr1, addr2, addr6}))
 }
 
-// serverWith makes what proc has of a server with clients, and with connections to port 2049. There are others, too: a
-// listening socket, one that is closed, and one to another port.
+// serverWith makes what proc has of a server with clients, and with connections to port 2049. There
+// are others, too: a listening socket, one that is closed, and one to another port.
 func serverWith(t *testing.T, known, connected []netip.Addr) (root string) {
 	t.Helper()
 	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"

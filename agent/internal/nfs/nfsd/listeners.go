@@ -11,9 +11,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// exportd is the multicast group to which the kernel announces its questions about exports: those of nfsd.export and
-// nfsd.fh in the family nfsd, those of auth.unix.ip and auth.unix.gid in sunrpc (linux/nfsd_netlink.h and
-// linux/sunrpc_netlink.h, since 7.2).
+// exportd is the multicast group to which the kernel announces its questions about exports: those
+// of nfsd.export and nfsd.fh in the family nfsd, those of auth.unix.ip and auth.unix.gid in sunrpc
+// (linux/nfsd_netlink.h and linux/sunrpc_netlink.h, since 7.2).
 const exportd = "exportd"
 
 // From linux/netlink_diag.h.
@@ -26,9 +26,10 @@ const (
 	attrDiagGroups = 1  // NETLINK_DIAG_GROUPS
 )
 
-// Listeners finds the sockets of this network namespace on which processes wait for the kernel's questions about exports.
-// rpc.mountd of nfs-utils 3.1 does so with Linux 7.2 or newer, and then opens no channel below /proc/net/rpc. The keys
-// are what the links in /proc/PID/fd lead to. Without such groups in the kernel there is none.
+// Listeners finds the sockets of this network namespace on which processes wait for the kernel's
+// questions about exports. rpc.mountd of nfs-utils 3.1 does so with Linux 7.2 or newer, and then
+// opens no channel below /proc/net/rpc. The keys are what the links in /proc/PID/fd lead to.
+// Without such groups in the kernel there is none.
 func Listeners() (map[string]bool, error) {
 	buffer := new([bufferSize]byte)
 	groups, err := exportdGroups(buffer)

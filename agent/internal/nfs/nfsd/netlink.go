@@ -37,7 +37,8 @@ type Request struct {
 	Began  time.Duration // on CLOCK_MONOTONIC
 }
 
-// Requests lists the requests under way, none of a server that does not run. nfs.ErrUnsupported before Linux 6.7.
+// Requests lists the requests under way, none of a server that does not run. nfs.ErrUnsupported
+// before Linux 6.7.
 func (s *Server) Requests() ([]Request, error) {
 	var requests []Request
 	err := s.once(&s.noRequests, commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
@@ -147,7 +148,8 @@ func (s socket) findFamily(name string) (family uint16, groups map[string]uint32
 	return family, groups, errors.Join(err, malformed)
 }
 
-// command sends a generic netlink message and reads until its last answer. Attributes are good during each alone.
+// command sends a generic netlink message and reads until its last answer. Attributes are good
+// during each alone.
 func (s socket) command(family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
 	body := append([]byte{command, version, 0, 0}, payload...)
 	return s.exchange(family, flags, body, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) {
@@ -157,8 +159,8 @@ func (s socket) command(family uint16, command, version uint8, flags uint16, pay
 	})
 }
 
-// exchange sends a message and reads until its last answer. Each answer has a header of that many bytes before its
-// attributes.
+// exchange sends a message and reads until its last answer. Each answer has a header of that many
+// bytes before its attributes.
 func (s socket) exchange(kind, flags uint16, body []byte, header int, each func([]byte, attributes)) error {
 	message := make([]byte, 0, unix.NLMSG_HDRLEN+len(body))
 	message = binary.NativeEndian.AppendUint32(message, uint32(unix.NLMSG_HDRLEN+len(body)))

@@ -22,13 +22,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// nothingStaleAfterRepublish shows that nothing which a node wrote before it was fenced reaches the volume afterwards,
-// whatever is published to whom later. It takes the references of a store, because the promise rests on the file system
-// IDs that those hold.
+// nothingStaleAfterRepublish shows that nothing which a node wrote before it was fenced reaches the
+// volume afterwards, whatever is published to whom later. It takes the references of a store,
+// because the promise rests on the file system IDs that those hold.
 //
-// In each round, the first node has dirty data in one volume for each case. It is shut out of all of them, the second
-// node writes to them, and they are published to the first node's address again. Then everything that the first node
-// still has under way must come to nothing.
+// In each round, the first node has dirty data in one volume for each case. It is shut out of all
+// of them, the second node writes to them, and they are published to the first node's address
+// again. Then everything that the first node still has under way must come to nothing.
 func nothingStaleAfterRepublish(t *testing.T, r *run) {
 	assert.NilError(t, r.engine.Close())
 	for _, round := range []struct {
@@ -228,7 +228,8 @@ func overwriteDurably(path, text string) error {
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
-// settle returns when nothing of the first node's is under way any more: the server has it, or has refused it.
+// settle returns when nothing of the first node's is under way any more: the server has it, or has
+// refused it.
 func (c *staleCase) settle(t *testing.T, node *Node) {
 	t.Helper()
 	if !c.closes {
@@ -351,8 +352,8 @@ func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
 	}
 }
 
-// manyClients shows that one volume can have as many clients as an agent lets in, each with a file system ID of its own,
-// and that one of them is fenced without the others.
+// manyClients shows that one volume can have as many clients as an agent lets in, each with a file
+// system ID of its own, and that one of them is fenced without the others.
 func manyClients(t *testing.T, r *run) {
 	const most = 4096
 	volume := r.w.Volume("shared", r.w.Nodes[0].IPv4)

@@ -30,8 +30,9 @@ func (w *World) StartOlderServer() {
 	w.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
 }
 
-// OlderVersions shows what an engine does on a server that offers NFSv3 and NFSv4.0: it serves volumes over NFSv4.2, and
-// shuts a client out of those versions as well, which has only the handle of a file.
+// OlderVersions shows what an engine does on a server that offers NFSv3 and NFSv4.0: it serves
+// volumes over NFSv4.2, and shuts a client out of those versions as well, which has only the handle
+// of a file.
 func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 	t.Helper()
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
@@ -64,8 +65,9 @@ func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 	}
 }
 
-// LocksOfVersion3 shows what docs/security.md says of NFSv3's locks, which are of another protocol and hold no state of NFSv4: those of a
-// client that was shut out stay, and while it has another volume it gets more on a file on which there are locks. It cannot read or write.
+// LocksOfVersion3 shows what docs/security.md says of NFSv3's locks, which are of another protocol
+// and hold no state of NFSv4: those of a client that was shut out stay, and while it has another
+// volume it gets more on a file on which there are locks. It cannot read or write.
 func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
 	t.Helper()
 	ours, theirs := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v1", w.Nodes[1].IPv4)
@@ -133,7 +135,8 @@ func (c *rawClient) write40(handle []byte, text string) error {
 	return err
 }
 
-// Statuses of NLM, NFSv3's protocol for locks (The Open Group, Protocols for Interworking: XNFS, Version 3W, chapter 14).
+// Statuses of NLM, NFSv3's protocol for locks (The Open Group, Protocols for Interworking: XNFS,
+// Version 3W, chapter 14).
 const (
 	lockDenied = lockError(1)
 	lockStale  = lockError(7)

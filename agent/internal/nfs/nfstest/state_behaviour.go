@@ -20,8 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// fencedStateIsFreed shows that what the server keeps for a fenced node holds up no other node, where the kernel allows
-// that, and that state which the node still needs is left alone.
+// fencedStateIsFreed shows that what the server keeps for a fenced node holds up no other node,
+// where the kernel allows that, and that state which the node still needs is left alone.
 func fencedStateIsFreed(t *testing.T, r *run) {
 	for _, sub := range []struct {
 		name string
@@ -43,7 +43,8 @@ func fencedStateIsFreed(t *testing.T, r *run) {
 	}
 }
 
-// A fenced node holds a lock, and by keeping a file open perhaps a delegation. Another node gets both at once.
+// A fenced node holds a lock, and by keeping a file open perhaps a delegation. Another node gets
+// both at once.
 func freedLocks(t *testing.T, r *run) {
 	one, two := r.shared(t, "shared")
 	mounted, other := r.w.Nodes[0].Mount(t, one), r.w.Nodes[1].Mount(t, two)
@@ -63,8 +64,8 @@ func freedLocks(t *testing.T, r *run) {
 	assert.NilError(t, bounded(t, "opening what was delegated", func() error { return overwriteDurably(filepath.Join(other, "delegated"), "by the second") }))
 }
 
-// The node keeps the locks in its other volumes. Those in the volume that it lost are free where it was the only client;
-// where it was not, the kernel has no means to free them.
+// The node keeps the locks in its other volumes. Those in the volume that it lost are free where it
+// was the only client; where it was not, the kernel has no means to free them.
 func keptLocks(t *testing.T, r *run) {
 	kept, keptTwo := r.shared(t, "kept")
 	lost := r.w.Volume("lost", r.w.Nodes[0].IPv4)
@@ -136,7 +137,8 @@ func keptForAnotherAddress(t *testing.T, r *run) {
 // connectedIPv6 is an established connection to port 2049 in /proc/net/tcp6.
 var connectedIPv6 = regexp.MustCompile(`:0801 [0-9A-F]+:[0-9A-F]{4} 01 `)
 
-// A fence of a client with many open files neither takes long itself nor holds up that of another client.
+// A fence of a client with many open files neither takes long itself nor holds up that of another
+// client.
 func manyOpenFiles(t *testing.T, r *run) {
 	const files = 5000
 	volume, other := r.w.Volume("many", r.w.Nodes[0].IPv4), r.w.Directory("other", r.w.Nodes[1].IPv4)
@@ -207,7 +209,8 @@ func clientsAt(t *testing.T, addr netip.Addr) (folders []string) {
 	return folders
 }
 
-// forgotten makes sure that the server has forgotten clients. One that lives on is another one to it.
+// forgotten makes sure that the server has forgotten clients. One that lives on is another one to
+// it.
 func forgotten(t *testing.T, folders []string) {
 	t.Helper()
 	for _, folder := range folders {

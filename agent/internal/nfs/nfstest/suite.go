@@ -41,7 +41,8 @@ func Run(t *testing.T, subject Subject) {
 		name string
 		run  func(*testing.T, *run)
 	}{
-		// First: each run of exportfs in one second puts off by a second that the kernel lets go of directories.
+		// First: each run of exportfs in one second puts off by a second that the kernel lets go of
+		// directories.
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 		{"publish and revoke", publishAndRevoke},
@@ -77,7 +78,8 @@ func Run(t *testing.T, subject Subject) {
 		{"nothing stale is written after republication", nothingStaleAfterRepublish},
 		{"4,096 clients of one volume", manyClients},
 		{"read-only stops writes under way", nothingAfterReadOnly},
-		// Last: a client that nothing is exported to may connect anew for each of its open files, until it has no port left.
+		// Last: a client that nothing is exported to may connect anew for each of its open files,
+		// until it has no port left.
 		{"state of a fenced node is freed", fencedStateIsFreed},
 	} {
 		t.Run(behaviour.name, func(t *testing.T) {

@@ -1,9 +1,10 @@
-// Command nfs-writer writes to one file as a pod could, for tests of what reaches an NFS server and when:
+// Command nfs-writer writes to one file as a pod could, for tests of what reaches an NFS server and
+// when:
 //
 //	nfs-writer -commands FIFO [-direct] [-sync] [-mapped] [-lock] [-files N] FILE
 //
-// It does what it reads from the FIFO, a line each, and answers "COMMAND: ERROR" when that has ended; commands run side
-// by side, because each may wait for the server.
+// It does what it reads from the FIFO, a line each, and answers "COMMAND: ERROR" when that has
+// ended; commands run side by side, because each may wait for the server.
 //
 //	prepare TEXT  fill the first page of the file with the text, durably, and keep the file open
 //	write TEXT    fill the page with the text
@@ -11,8 +12,8 @@
 //	close         close the file
 //	open          open as many files as -files says, FILE.0 and on, and keep them open
 //
-// The tests do not write themselves: a test that starts a program gives its open files to the child, which waits for the
-// server when it closes them.
+// The tests do not write themselves: a test that starts a program gives its open files to the
+// child, which waits for the server when it closes them.
 package main
 
 import (
