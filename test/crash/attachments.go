@@ -17,7 +17,7 @@ type reference struct {
 	ended  bool
 }
 
-// attachments makes sure that each client of each volume has a file system ID of its own, which
+// attachments makes sure that each client of each volume has its own file system ID, which
 // lasts from its first reference to the last and never comes back: what a fenced client still has
 // to write must not find the volume again.
 func (v *verifier) attachments(state map[Key]*Thing) {

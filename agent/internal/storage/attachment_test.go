@@ -274,7 +274,7 @@ func TestOlderReferences(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// An agent of 57e475d takes no reference of version 2 for one of its own: it knows of each the name
+// An agent of 57e475d recognises no reference of version 2: it knows of each the name
 // that it would have given it.
 func TestOlderAgentRefusesReferences(t *testing.T) {
 	ref := Ref{Client: client1, Attachment: Attachment{FSID: uuid.New()}, CreatedAt: time.Unix(0, 0)}
@@ -285,7 +285,7 @@ func TestOlderAgentRefusesReferences(t *testing.T) {
 	assert.Equal(t, ref.file(), ref.stem()+".json")
 }
 
-// What no agent writes quarantines the volume, and shuts nobody out.
+// What no agent writes quarantines the volume, and shuts no client out.
 func TestReferencesThatDisagree(t *testing.T) {
 	for _, test := range []struct {
 		name, want string

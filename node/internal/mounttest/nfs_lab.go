@@ -123,7 +123,7 @@ func (n *NFS) volume(t *testing.T, server *lab.Host, address netip.Addr) nfsmoun
 }
 
 // export lets this machine in, from both of its addresses. As the agent does for each attachment,
-// it gives each export a file system ID of its own, so that mounts from before an unexport stay
+// it gives each export its own file system ID, so that mounts from before an unexport stay
 // stale.
 func (n *NFS) export(server *lab.Host, path string) error {
 	for _, client := range n.clients() {

@@ -365,7 +365,7 @@ func requireSigning(t *testing.T) {
 	}
 }
 
-// A server that somebody else has started keeps its versions, which cannot be changed while it
+// A server that another program has started keeps its versions, which cannot be changed while it
 // runs. The engine warns, and serves.
 func TestOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)

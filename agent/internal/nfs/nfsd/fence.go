@@ -154,7 +154,7 @@ func (s *Server) shutOut(revoked []nfs.Export, exported Exported) (*lostClients,
 // mayBeReached reports whether the client at addr may have files open through an export that is
 // left: one to addr, or to another of the client's addresses. A client can use several with one
 // session (RFC 8881, 2.10.5), and the server tells the first alone. So each address that is
-// connected, has an export and has no client of its own may be another one.
+// connected, has an export and has no client record may be another one.
 func (s *Server) mayBeReached(addr netip.Addr, records []client, exported Exported) (bool, error) {
 	reached, err := exported.ToClient(addr)
 	if err != nil || reached {

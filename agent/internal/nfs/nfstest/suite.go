@@ -78,7 +78,7 @@ func Run(t *testing.T, subject Subject) {
 		{"nothing stale is written after republication", nothingStaleAfterRepublish},
 		{"4,096 clients of one volume", manyClients},
 		{"read-only stops writes under way", nothingAfterReadOnly},
-		// Last: a client that nothing is exported to may connect anew for each of its open files,
+		// Last: a client that nothing is exported to may connect again for each of its open files,
 		// until it has no port left.
 		{"state of a fenced node is freed", fencedStateIsFreed},
 	} {
