@@ -111,6 +111,8 @@ var notRun = map[string]string{
 	"btrfs device stats -z":             "named; it is in a block, too",
 	"btrfs-nfs-agent check":             "named; it is in a block, without an agent",
 
+	"btrfs-nfs-agent export remove VOLUME ADDRESS": "asks first; upgradeUnderIO does, with --yes",
+
 	"firewall-cmd --permanent --add-service=nfs --add-port=8080/tcp":                         "for Fedora",
 	"sudo btrfs-nfs-agent migrate --dry-run":                                                 "TestMigrateCommand does",
 	"sudo btrfs-nfs-agent migrate --undo":                                                    "TestMigrateCommand does",
