@@ -12,9 +12,10 @@ import (
 
 // reference is what the agent keeps of one, as far as it matters here.
 type reference struct {
-	Client netip.Addr `json:"client"`
-	FSID   string     `json:"fsid"`
-	ended  bool
+	Client   netip.Addr `json:"client"`
+	ReadOnly bool       `json:"read_only"`
+	FSID     string     `json:"fsid"`
+	ended    bool
 }
 
 // attachments makes sure that each client of each volume has its own file system ID, which

@@ -257,13 +257,16 @@ func (m *machine) scrub() error {
 func (v *verifier) exports(state map[Key]*Thing) {
 	want := []string{}
 	for k, t := range state {
+		if k.IsSnapshot() {
+			continue
+		}
 		clients := map[string]string{}
-		for ref, readOnly := range t.Refs {
-			client, _, _ := strings.Cut(ref, " ")
-			if t.Attachments[client] == "" {
+		for _, ref := range v.references(k) {
+			client := ref.Client.String()
+			if ref.ended {
 				continue // an unexport was cut off, and has shut the client out
 			}
-			if !readOnly {
+			if !ref.ReadOnly {
 				clients[client] = "rw"
 			} else if clients[client] == "" {
 				clients[client] = "ro"
