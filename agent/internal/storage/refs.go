@@ -233,15 +233,18 @@ func readRefs(dir *os.File) ([]Ref, error) {
 // endAttachments marks all references of an attachment of which one is ended: a kill can come
 // between two marks.
 func endAttachments(refs []Ref) {
-	for _, ended := range refs {
-		if !ended.Ended {
-			continue
+	type held struct {
+		client netip.Addr
+		Attachment
+	}
+	ended := map[held]bool{}
+	for _, ref := range refs {
+		if ref.Ended {
+			ended[held{ref.Client, ref.Attachment}] = true
 		}
-		for i := range refs {
-			if refs[i].Client == ended.Client && refs[i].Attachment == ended.Attachment {
-				refs[i].Ended = true
-			}
-		}
+	}
+	for i, ref := range refs {
+		refs[i].Ended = ended[held{ref.Client, ref.Attachment}]
 	}
 }
 
