@@ -40,6 +40,9 @@ func (s *Server) ExpireClient(addr netip.Addr) error {
 // way: with nfs.ErrUnavailable when ctx ends first, the clients are perhaps still
 // to be forgotten.
 func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []netip.Addr, err error) {
+	if len(addrs) == 0 {
+		return nil, nil
+	}
 	records, err := s.clients()
 	if err != nil {
 		return nil, err
@@ -85,10 +88,15 @@ func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is
 // clients lists those that the server keeps state for. With an error it lists
 // those that can be read.
 func (s *Server) clients() (records []client, err error) {
-	infos, err := filepath.Glob(filepath.Join(s.procRoot, "fs/nfsd/clients/*/info"))
+	root := filepath.Join(s.procRoot, "fs/nfsd/clients")
+	folders, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the server has not been started
+	}
 	errs := []error{err}
-	for _, info := range infos {
-		text, err := os.ReadFile(info)
+	for _, entry := range folders {
+		folder := filepath.Join(root, entry.Name())
+		text, err := os.ReadFile(filepath.Join(folder, "info"))
 		if err != nil && isGone(err) {
 			continue
 		}
@@ -96,7 +104,7 @@ func (s *Server) clients() (records []client, err error) {
 			errs = append(errs, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err))
 			continue
 		}
-		records = append(records, client{folder: filepath.Dir(info), addr: clientAddress(string(text))})
+		records = append(records, client{folder: folder, addr: clientAddress(string(text))})
 	}
 	return records, errors.Join(errs...)
 }

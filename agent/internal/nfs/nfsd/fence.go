@@ -53,7 +53,14 @@ type Exported interface {
 func (s *Server) Fence(ctx context.Context, revoked []nfs.Export, exported Exported, logger *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, FenceTime)
 	defer cancel()
-	lost, err := s.shutOut(revoked, exported)
+	// Each client that has a file open through a revoked export has a record by now: a request that
+	// opens a file follows the one that makes the record.
+	records, err := s.clients()
+	if err != nil {
+		logger.Warn("failed to list clients: the locks of revoked ones stay until their leases end", "error", err)
+		records = nil
+	}
+	lost, err := s.shutOut(revoked, records, exported)
 	defer lost.letIn()
 	if err != nil {
 		logger.Warn("failed to find out what a revoked client may still reach: its locks stay until its lease ends", "error", err)
@@ -73,7 +80,7 @@ func (s *Server) Fence(ctx context.Context, revoked []nfs.Export, exported Expor
 			return err
 		}
 	}
-	for _, path := range s.stillOpen(revoked, expired, exported) {
+	for _, path := range stillOpen(revoked, records, expired, exported) {
 		err := s.UnlockExport(path)
 		if err != nil && !errors.Is(err, nfs.ErrUnsupported) {
 			logger.Warn("failed to close the files of a revoked export: they hold on to locks and space", "path", path, "error", err)
@@ -116,14 +123,10 @@ func (l *lostClients) letIn() {
 	l.doors = nil
 }
 
-// shutOut shuts out the clients that the server keeps state for and that no export lets in any
-// more. With an error it returns those that it has shut out.
-func (s *Server) shutOut(revoked []nfs.Export, exported Exported) (*lostClients, error) {
+// shutOut shuts out the clients with a record that no export lets in any more. With an error it
+// returns those that it has shut out.
+func (s *Server) shutOut(revoked []nfs.Export, records []client, exported Exported) (*lostClients, error) {
 	lost := &lostClients{}
-	records, err := s.clients()
-	if err != nil {
-		return lost, err
-	}
 	decided := map[netip.Addr]bool{}
 	for _, export := range revoked {
 		addr := export.Client.Unmap()
@@ -178,11 +181,7 @@ func (s *Server) mayBeReached(addr netip.Addr, records []client, exported Export
 
 // stillOpen are the revoked directories that are exported to no client, and in which clients that
 // the server has not expired may have files open.
-func (s *Server) stillOpen(revoked []nfs.Export, expired []netip.Addr, exported Exported) (paths []string) {
-	records, err := s.clients()
-	if err != nil {
-		return nil // what is open there closes with its client
-	}
+func stillOpen(revoked []nfs.Export, records []client, expired []netip.Addr, exported Exported) (paths []string) {
 	for _, export := range revoked {
 		addr := export.Client.Unmap()
 		known := slices.ContainsFunc(records, func(c client) bool { return c.addr == addr })

@@ -75,11 +75,13 @@ func TestWhoIsExpired(t *testing.T) {
 			root := serverWith(t, test.known, test.connected)
 			s := NewServer(root)
 			revoked := []nfs.Export{test.revoked}
-			lost, err := s.shutOut(revoked, test.left)
+			records, err := s.clients()
+			assert.NilError(t, err)
+			lost, err := s.shutOut(revoked, records, test.left)
 			assert.NilError(t, err)
 			expired, err := s.expire(t.Context(), lost.addrs)
 			assert.NilError(t, err)
-			unlock := s.stillOpen(revoked, expired, test.left)
+			unlock := stillOpen(revoked, records, expired, test.left)
 			want := map[string]string{}
 			for i := range test.known {
 				want[fmt.Sprint(i)] = ""
