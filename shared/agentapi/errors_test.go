@@ -28,6 +28,7 @@ func TestTable(t *testing.T) {
 		RateLimited:   {429, codes.Unavailable},
 		NoSpace:       {507, codes.ResourceExhausted},
 		MetadataError: {500, codes.Internal},
+		Quarantined:   {423, codes.FailedPrecondition},
 		InternalError: {500, codes.Internal},
 		Unavailable:   {503, codes.Unavailable},
 	}

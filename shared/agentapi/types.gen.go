@@ -21,6 +21,7 @@ const (
 	MetadataError Code = "METADATA_ERROR"
 	NoSpace       Code = "NO_SPACE"
 	NotFound      Code = "NOT_FOUND"
+	Quarantined   Code = "QUARANTINED"
 	RateLimited   Code = "RATE_LIMITED"
 	TooLarge      Code = "TOO_LARGE"
 	Unauthorized  Code = "UNAUTHORIZED"
@@ -47,6 +48,8 @@ func (e Code) Valid() bool {
 	case NoSpace:
 		return true
 	case NotFound:
+		return true
+	case Quarantined:
 		return true
 	case RateLimited:
 		return true

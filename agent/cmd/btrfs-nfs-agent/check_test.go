@@ -50,7 +50,7 @@ func TestCheckCommand(t *testing.T) {
 	assert.Equal(t, code, 1)
 	_, silent := exitCode(err)
 	assert.Assert(t, silent)
-	assert.Assert(t, is.Contains(out, "leftover: "+pool.Dir+"/a/.trash-0123456789abcdef"))
+	assert.Assert(t, is.Contains(out, "interrupted-deletion: "+pool.Dir+"/a/.trash-0123456789abcdef"))
 
 	out, code, _ = runCommand(t, "check", "--repair", "-o", "json")
 	assert.Equal(t, code, 1)

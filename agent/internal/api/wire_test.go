@@ -196,7 +196,7 @@ func TestErrorOnTheWire(t *testing.T) {
 	h := start(t)
 	for code, status := range map[agentapi.Code]int{
 		agentapi.BadRequest: 400, agentapi.Invalid: 400, agentapi.Unauthorized: 401, agentapi.Forbidden: 403,
-		agentapi.NotFound: 404, agentapi.AlreadyExists: 409, agentapi.Busy: 423, agentapi.TooLarge: 413, agentapi.RateLimited: 429,
+		agentapi.NotFound: 404, agentapi.AlreadyExists: 409, agentapi.Busy: 423, agentapi.Quarantined: 423, agentapi.TooLarge: 413, agentapi.RateLimited: 429,
 		agentapi.NoSpace: 507, agentapi.MetadataError: 500, agentapi.Unavailable: 503,
 	} {
 		h.a().deleteVolume = func(string) error { return agentapi.Errorf(code, "about %s", "v1") }

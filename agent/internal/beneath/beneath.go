@@ -34,7 +34,11 @@ func OpenFile(dir *os.File, name string) (*os.File, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path.Name())
 	}
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", path.Fd())) // of this very file: proc_pid_fd(5)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0) // of this very file: proc_pid_fd(5)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), path.Name()), nil
 }
 
 // ReadFile reads a whole regular file of at most MaxBytes.
@@ -44,9 +48,14 @@ func ReadFile(dir *os.File, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return ReadAll(f)
+}
+
+// ReadAll reads an open file of at most MaxBytes from where it is.
+func ReadAll(f *os.File) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
 	if err == nil && len(content) > MaxBytes {
-		err = fmt.Errorf("%s is longer than %d bytes", name, MaxBytes)
+		err = fmt.Errorf("%s is longer than %d bytes", f.Name(), MaxBytes)
 	}
 	return content, err
 }

@@ -150,17 +150,10 @@ func repairable() []damage {
 			mkdir(t, dir, ".new-0123456789abcdef")
 			btrfsCommand(t, "subvolume", "create", filepath.Join(dir, ".new-0123456789abcdef/data"))
 			write(t, filepath.Join(dir, ".new-0123456789abcdef/metadata.json"), "{")
-		}, storage.Leftover, ".new-0123456789abcdef", "", []string{"/.new-0123456789abcdef", "/.new-0123456789abcdef/data", "/.new-0123456789abcdef/metadata.json: {"}},
+		}, storage.InterruptedCreation, ".new-0123456789abcdef", "", []string{"/.new-0123456789abcdef", "/.new-0123456789abcdef/data", "/.new-0123456789abcdef/metadata.json: {"}},
 		{"interrupted delete of a snapshot", func(t *testing.T, dir string) {
 			mkdir(t, dir, "snapshots/.trash-4567456745674567")
-		}, storage.Leftover, "snapshots/.trash-4567456745674567", "", []string{"/snapshots/.trash-4567456745674567"}},
-		{"metadata without data", func(t *testing.T, dir string) {
-			mkdir(t, dir, "half")
-			write(t, filepath.Join(dir, "half/metadata.json"), "{}")
-		}, storage.WithoutData, "half", "", []string{"/half", "/half/metadata.json: {}"}},
-		{"snapshot without data", func(t *testing.T, dir string) {
-			mkdir(t, dir, "snapshots/half")
-		}, storage.WithoutData, "snapshots/half", "", []string{"/snapshots/half"}},
+		}, storage.InterruptedDeletion, "snapshots/.trash-4567456745674567", "", []string{"/snapshots/.trash-4567456745674567"}},
 		{"half of metadata", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "v/metadata.json.new"), "x")
 		}, storage.Temporary, "v/metadata.json.new", "", []string{"/v/metadata.json.new: x"}},
@@ -245,10 +238,10 @@ func TestDamageForTheAdministrator(t *testing.T) {
 	for _, d := range []damage{
 		{name: "empty metadata", detail: "empty", path: "v", do: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "v/metadata.json"), "") }},
 		{name: "garbage", detail: "cannot be read", path: "v", do: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "v/metadata.json"), "{") }},
-		{name: "data without metadata", detail: "no such file", path: "v", do: func(t *testing.T, dir string) {
+		{name: "data without metadata", detail: "metadata.json is missing", path: "v", do: func(t *testing.T, dir string) {
 			assert.NilError(t, os.Remove(filepath.Join(dir, "v/metadata.json")))
 		}},
-		{name: "snapshot without metadata", detail: "no such file", path: "snapshots/s", do: func(t *testing.T, dir string) {
+		{name: "snapshot without metadata", detail: "metadata.json is missing", path: "snapshots/s", do: func(t *testing.T, dir string) {
 			assert.NilError(t, os.Remove(filepath.Join(dir, "snapshots/s/metadata.json")))
 		}},
 		{name: "newer version", detail: "newer agent", path: "v", do: func(t *testing.T, dir string) {
@@ -259,9 +252,18 @@ func TestDamageForTheAdministrator(t *testing.T) {
 			assert.NilError(t, err)
 			write(t, filepath.Join(dir, "v/clients", list[0].Name()), "")
 		}},
-		{name: "somebody's directory", detail: "did not make", path: "mine", do: func(t *testing.T, dir string) {
-			mkdir(t, dir, "mine")
-			write(t, filepath.Join(dir, "mine/letter"), "precious")
+		{name: "data moved away", detail: "its subvolume is missing", path: "v", do: func(t *testing.T, dir string) {
+			assert.NilError(t, os.Rename(filepath.Join(dir, "v/data"), filepath.Join(dir, "../aside")))
+		}},
+		{name: "data deleted", detail: "its subvolume is missing", path: "c", do: func(t *testing.T, dir string) {
+			btrfsCommand(t, "subvolume", "delete", filepath.Join(dir, "c/data"))
+		}},
+		{name: "snapshot without data", detail: "its subvolume is missing", path: "snapshots/s", do: func(t *testing.T, dir string) {
+			btrfsCommand(t, "subvolume", "delete", filepath.Join(dir, "snapshots/s/data"))
+		}},
+		{name: "damaged metadata without data", detail: "its subvolume is missing, and metadata.json has no version", path: "half", do: func(t *testing.T, dir string) {
+			mkdir(t, dir, "half")
+			write(t, filepath.Join(dir, "half/metadata.json"), "{}")
 		}},
 		{name: "data that is no subvolume", detail: "not a subvolume", path: "mine", do: func(t *testing.T, dir string) {
 			mkdir(t, dir, "mine/data")
@@ -284,19 +286,19 @@ func TestDamageForTheAdministrator(t *testing.T) {
 	}
 }
 
-// A leftover that holds what the agent did not put there is reported as not repaired, and keeps it.
-func TestLeftoverWithSomebodysFile(t *testing.T) {
+// What the agent did not make is left alone, and is nothing to repair.
+func TestFilesOfOthers(t *testing.T) {
 	pool := used(t)
 	dir := filepath.Join(pool.Dir, tenant)
-	mkdir(t, dir, ".trash-0123456789abcdef")
-	write(t, filepath.Join(dir, ".trash-0123456789abcdef/letter"), "precious")
-	report := run(t, config(pool), true)
-	assert.Equal(t, len(report.Findings), 1)
-	assert.Assert(t, !report.Findings[0].Repaired)
-	assert.Assert(t, is.Contains(report.Findings[0].Error, "not empty"))
-	content, err := os.ReadFile(filepath.Join(dir, ".trash-0123456789abcdef/letter"))
-	assert.NilError(t, err)
-	assert.Equal(t, string(content), "precious")
+	for _, folder := range []string{".trash-0123456789abcdef", ".new-0123456789abcdef", ".new-work", "mine", "snapshots/mine"} {
+		mkdir(t, dir, folder)
+		write(t, filepath.Join(dir, folder, "letter"), "precious")
+	}
+	mkdir(t, dir, "empty")
+	write(t, filepath.Join(dir, "notes"), "precious")
+	before := tree(t, dir)
+	assert.Assert(t, run(t, config(pool), true).Clean)
+	assert.DeepEqual(t, tree(t, dir), before)
 }
 
 func TestQuotas(t *testing.T) {
@@ -373,7 +375,7 @@ func TestReadOnlyPool(t *testing.T) {
 	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-0123456789abcdef")
 	remount(t, pool.Dir, "ro")
 	defer remount(t, pool.Dir, "rw")
-	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.Leftover)})
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.InterruptedCreation)})
 	_, err := check.Run(t.Context(), config(pool), true)
 	assert.ErrorContains(t, err, "read-only")
 }
@@ -401,7 +403,7 @@ func TestOutput(t *testing.T) {
 	report := run(t, config(pool), false)
 	var text, encoded bytes.Buffer
 	assert.NilError(t, report.WriteText(&text))
-	assert.Assert(t, is.Contains(text.String(), "leftover: "+pool.Dir+"/team/.new-0123456789abcdef"))
+	assert.Assert(t, is.Contains(text.String(), "interrupted-creation: "+pool.Dir+"/team/.new-0123456789abcdef"))
 	assert.Assert(t, is.Contains(text.String(), "docs/operations.md"))
 	assert.Assert(t, is.Contains(text.String(), "2 found; nothing was changed. The agent's next start repairs 1 of them"))
 	assert.NilError(t, report.WriteJSON(&encoded))

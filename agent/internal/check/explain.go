@@ -5,21 +5,21 @@ import "github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 type explanation struct{ what, remedy string }
 
 var explanations = map[storage.FindingKind]explanation{
-	storage.Leftover: {
-		"The agent was interrupted while it made (.new-) or deleted (.trash-) a volume or snapshot. Nobody was told that it was made; a deletion is final once it has this name.",
-		"The directory and its subvolume are removed.",
+	storage.InterruptedCreation: {
+		"The agent was interrupted while it made a volume, a clone or a snapshot. No caller was told that it exists.",
+		"What the agent has made of it is removed.",
 	},
-	storage.WithoutData: {
-		"The directory holds metadata, but no data: an interrupted clone or snapshot, which nobody was told of, or an interrupted deletion.",
-		"The directory, which holds only the agent's own files, is removed.",
+	storage.InterruptedDeletion: {
+		"The agent was interrupted while it deleted a volume or a snapshot.",
+		"The deletion is finished.",
 	},
 	storage.Temporary: {
 		"A file that was being written when the agent was interrupted. The file that it was to replace is whole.",
 		"The file is removed.",
 	},
 	storage.Unfinished: {
-		"The agent was interrupted while it changed a volume: its metadata is written, its subvolume does not follow it in everything yet.",
-		"The subvolume is given what the metadata says.",
+		"A change of the volume was interrupted, or has failed and could not be undone.",
+		"The subvolume gets its former values again. A change that 57e475d began is finished instead.",
 	},
 	storage.ReplacedData: {
 		"The data is another subvolume than the one that the agent knows: somebody has restored or replaced it.",
@@ -46,7 +46,7 @@ var explanations = map[storage.FindingKind]explanation{
 		"The directory is made.",
 	},
 	storage.Quarantined: {
-		"The directory holds data, but what is beside it is not understood. The agent leaves it alone, and so does --repair: data is never removed to tidy up.",
+		"The directory may hold data, and is not what a working agent leaves. Neither the agent nor --repair touches it.",
 		"Needs you: see \"Quarantine\" in docs/operations.md.",
 	},
 }

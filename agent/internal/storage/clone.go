@@ -10,6 +10,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -88,27 +89,30 @@ type original struct {
 func (t *Tenant) original(spec CloneSpec) (original, error) {
 	if spec.Snapshot != "" {
 		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
-		return original{s.Properties, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Name)
+		return original{s.Properties, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
 	}
 	return t.originalVolume(spec.Volume)
 }
 
 func (t *Tenant) originalVolume(name string) (original, error) {
 	v, err := t.GetVolume(context.Background(), name)
-	return original{v.Properties, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Name)
+	return original{v.Properties, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Path)
 }
 
-func usable(err error, quarantine, name string) error {
+func usable(err error, quarantine, path string) error {
 	if err == nil && quarantine != "" {
-		return agentapi.Errorf(agentapi.MetadataError, "%q is quarantined: %s", name, quarantine)
+		return quarantined(quarantine, path)
 	}
 	return err
 }
 
-// clone publishes with the snapshot's own commit: directory and metadata are put in place first, and the one transaction that
-// makes the subvolume makes them durable too. A directory without its subvolume is what an interruption leaves; the next
-// start removes it. With full quotas the kernel gives a snapshot its source's limit. Another one is in the next commit, and until
-// then in the metadata, from which the next start would set it.
+// quarantined is the error of what cannot be done with a quarantined volume or snapshot. The commands are for the administrator.
+func quarantined(reason, path string) error {
+	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
+}
+
+// clone makes the volume with one commit: see publishSnapshot. With full quotas the kernel gives a snapshot its source's limit.
+// Another one is in the next commit, and until then in the metadata, from which the next start would set it.
 func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
@@ -162,8 +166,15 @@ func (s *Store) sized(source original, size int64) (Properties, error) {
 	return p, nil
 }
 
-// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays. It
-// needs no name of the agent's own: without data, a directory is what an interruption left.
+// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays.
+//
+//  1. A directory is made under a temporary name, with metadata that carries the mark Creating.
+//  2. It gets its name.
+//  3. The snapshot is made in it. Its commit makes all of this durable.
+//  4. The mark is cleared.
+//
+// An interruption before 3 leaves a directory that its name or its mark tells as half made. After 3 it is whole: with data, the
+// mark says nothing.
 func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	d := t.store.disk
 	from, err := t.openOriginal(source)
@@ -171,27 +182,46 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 		return btrfs.SubvolumeInfo{}, err
 	}
 	defer from.Close()
+	stage := t.store.upkeep.temporary(inspect.StagingPrefix)
+	defer t.store.upkeep.done(stage)
 
-	if err := d.mkdir(parent, name, t.store.config.DirMode); err != nil {
-		return btrfs.SubvolumeInfo{}, takenOnDisk(name, err)
+	dir, err := d.stageSnapshot(parent, stage, m, t.store.config.DirMode)
+	if err == nil {
+		defer dir.Close()
+		err = d.publish(parent, stage, name)
 	}
-	info, err := d.fillWithSnapshot(parent, name, m, from, readOnly)
+	if err != nil {
+		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, stage))
+	}
+	info, err := d.fillWithSnapshot(dir, from, readOnly)
 	if err != nil {
 		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, name))
 	}
 	return info, nil
 }
 
-// fillWithSnapshot puts metadata and then the snapshot into the directory that is to have them.
-func (d *disk) fillWithSnapshot(parent *os.File, name string, m metadata, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
-	dir, err := beneath.OpenDir(parent, name)
+// stageSnapshot makes a directory that is to have a snapshot, and opens it.
+func (d *disk) stageSnapshot(parent *os.File, stage string, m metadata, mode uint32) (*os.File, error) {
+	if err := d.mkdir(parent, stage, mode); err != nil {
+		return nil, err
+	}
+	dir, err := beneath.OpenDir(parent, stage)
 	if err != nil {
-		return btrfs.SubvolumeInfo{}, err
+		return nil, err
 	}
-	defer dir.Close()
-	if err := d.createMetadata(dir, m); err != nil {
-		return btrfs.SubvolumeInfo{}, err
+	err = d.createMetadata(dir, m)
+	if err == nil {
+		err = d.mark(dir, inspect.Creating)
 	}
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+// fillWithSnapshot puts the snapshot into the directory that is to have it.
+func (d *disk) fillWithSnapshot(dir, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	if err := d.snapshot(from, dir, readOnly); err != nil {
 		return btrfs.SubvolumeInfo{}, err
 	}
@@ -199,7 +229,7 @@ func (d *disk) fillWithSnapshot(parent *os.File, name string, m metadata, from *
 	if err != nil {
 		return btrfs.SubvolumeInfo{}, err
 	}
-	return info, data.Close()
+	return info, errors.Join(data.Close(), d.clearMark(dir))
 }
 
 // openOriginal opens the subvolume and makes sure that it is the one that the catalogue means.

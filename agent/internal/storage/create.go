@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -109,7 +110,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		return Volume{}, err
 	}
 	d := t.store.disk
-	stage := t.store.upkeep.temporary(stagePrefix)
+	stage := t.store.upkeep.temporary(inspect.StagingPrefix)
 	defer t.store.upkeep.done(stage)
 
 	v.Path = t.path(v.Name)
@@ -119,10 +120,10 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		if err := t.build(stage, &v); err != nil {
 			return err
 		}
-		return d.rename(t.dir, stage, v.Name)
+		return d.publish(t.dir, stage, v.Name)
 	})
 	if err != nil {
-		return Volume{}, errors.Join(takenOnDisk(v.Name, err), d.discard(t.dir, stage))
+		return Volume{}, errors.Join(err, d.discard(t.dir, stage))
 	}
 	if err := d.commit(ctx); err != nil {
 		return Volume{}, errors.Join(err, d.discard(t.dir, v.Name))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -24,7 +25,7 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 		if !found {
 			return nil
 		}
-		if err := usable(nil, v.Quarantine, name); err != nil {
+		if err := usable(nil, v.Quarantine, v.Path); err != nil {
 			return err
 		}
 		if len(v.Refs) > 0 {
@@ -38,9 +39,8 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 // failure leaves in the trash, upkeep and the next start remove. forget is called last: until the commit a power cut brings the
 // thing back, and a reader that was told it is gone would see it again.
 //
-// A filesystem so full that it cannot even rename still destroys subvolumes and unlinks files (btrfs lets those use its
-// global reserve): then the data goes first and its directory after, and what a crash leaves is a directory
-// without data, which the next start removes too.
+// A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks files (measured: btrfs lets
+// these use its global reserve). Then the mark Deleting takes the place of the temporary name.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
 	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id) }); err != nil {
 		return err
@@ -59,11 +59,11 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 	if err := t.checkSubvolume(parent, name, id); err != nil {
 		return err
 	}
-	trash := t.store.upkeep.temporary(trashPrefix)
+	trash := t.store.upkeep.temporary(inspect.TrashPrefix)
 	defer t.store.upkeep.done(trash)
 	err := d.rename(parent, name, trash)
 	if isErrno(err, unix.ENOSPC) {
-		trash, err = name, nil
+		trash, err = name, t.markDeleting(parent, name)
 	}
 	if err != nil {
 		return err
@@ -72,10 +72,18 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 		if trash == name || !isForeign(err) {
 			return err
 		}
-		t.store.upkeep.failed.Store(true)
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
 	}
 	return nil
+}
+
+func (t *Tenant) markDeleting(parent *os.File, name string) error {
+	dir, err := beneath.OpenDir(parent, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return t.store.disk.mark(dir, inspect.Deleting)
 }
 
 // checkSubvolume makes sure that what is to be destroyed is what the catalogue means. Data that is gone already is no

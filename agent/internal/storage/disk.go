@@ -13,6 +13,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 )
 
 // disk makes every system call that changes the pool, each behind a fault point, so that tests can fail or cut off a
@@ -100,6 +101,30 @@ func (d *disk) rename(dir *os.File, from, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
+}
+
+// publish gives a directory its name. An empty directory that has it gives way: nothing is lost with it.
+func (d *disk) publish(dir *os.File, stage, name string) error {
+	err := d.rename(dir, stage, name)
+	if isErrno(err, unix.EEXIST) && isEmptyDir(dir, name) && d.rmdir(dir, name) == nil {
+		err = d.rename(dir, stage, name)
+	}
+	return takenOnDisk(name, err)
+}
+
+// isEmptyDir reports whether name is an empty directory, and not a subvolume, which has a device number of its own.
+func isEmptyDir(parent *os.File, name string) bool {
+	dir, err := beneath.OpenDir(parent, name)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	var outside, inside unix.Stat_t
+	if unix.Fstat(int(parent.Fd()), &outside) != nil || unix.Fstat(int(dir.Fd()), &inside) != nil {
+		return false
+	}
+	names, err := readDir(dir)
+	return err == nil && len(names) == 0 && outside.Dev == inside.Dev
 }
 
 // writeFile puts a whole file in place of name. After the next commit, or snapshot, either the old or the new one is
@@ -236,10 +261,30 @@ func (d *disk) discard(parent *os.File, name string) error {
 	if err := d.destroySubvolume(dir); err != nil {
 		return err
 	}
+	return d.discardFiles(parent, dir, name)
+}
+
+// discardEmpty removes a directory in which no data was found, with the metadata in it. Data that has come since is kept, and the
+// metadata with it.
+func (d *disk) discardEmpty(parent *os.File, name string, m metadata) error {
+	dir, err := beneath.OpenDir(parent, name)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer dir.Close()
+	err = d.discardFiles(parent, dir, name)
+	if isForeign(err) {
+		err = errors.Join(err, d.writeMetadata(dir, m))
+	}
+	return err
+}
+
+// discardFiles removes parent/name, which is dir, with the agent's files in it. The metadata goes last: it can carry a mark.
+func (d *disk) discardFiles(parent, dir *os.File, name string) error {
 	if err := d.discardClients(dir); err != nil {
 		return err
 	}
-	for _, file := range []string{metadataFile, metadataFile + temporarySuffix} {
+	for _, file := range []string{metadataFile + temporarySuffix, metadataFile} {
 		if err := d.unlink(dir, file); err != nil {
 			return err
 		}
@@ -275,11 +320,9 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
-const temporaryRandom = 8 // bytes
-
-// temporaryName makes a name of the agent's own: it begins with a dot, which no volume's does.
+// temporaryName makes a name that no volume can have.
 func temporaryName(prefix string) string {
-	var b [temporaryRandom]byte
+	var b [inspect.RandomBytes]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand
 	return prefix + hex.EncodeToString(b[:])
 }

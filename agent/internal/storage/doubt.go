@@ -43,7 +43,11 @@ func (s *Store) settle(ctx context.Context, claims []claim) error {
 		if _, doubtful := s.doubts.claims.LoadAndDelete(c.key); !doubtful {
 			continue
 		}
-		err := c.reload()            // which may find new doubts,
+		quarantined := c.quarantined()
+		err := c.reload() // which may find new doubts,
+		if quarantined && c.quarantined() {
+			continue // nothing was changed
+		}
 		s.upkeep.drifted.Store(true) // and other references than there were
 		if err == nil {
 			err = s.disk.commit(ctx)
@@ -67,13 +71,12 @@ func (s *Store) settleAll(ctx context.Context) {
 
 // reloadVolume makes the catalogue, and the volume's limit, what is on disk.
 func (t *Tenant) reloadVolume(name string) error {
+	if err := t.noteAgain(name); err != nil {
+		return err
+	}
 	t.loadVolume(name)
 	v, found := t.volumes.get(name)
-	switch {
-	case !found:
-		return nil
-	case v.Quarantine != "":
-		t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
+	if !found || v.Quarantine != "" {
 		return nil
 	}
 	switch err := t.store.limit(v); {
@@ -87,10 +90,22 @@ func (t *Tenant) reloadVolume(name string) error {
 	}
 }
 
+// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the disk has their new values without
+// a note of them: a commit has failed, and so has the write that followed it.
+func (t *Tenant) noteAgain(name string) error {
+	v, _ := t.volumes.get(name)
+	if v.Pending == "" || v.Quarantine != "" {
+		return nil
+	}
+	dir, err := t.store.disk.open(t.name + "/" + name)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer dir.Close()
+	return t.store.disk.writeMetadata(dir, v.metadata())
+}
+
 func (t *Tenant) reloadSnapshot(name string) error {
 	t.loadSnapshot(name)
-	if s, _ := t.snapshots.get(name); s.Quarantine != "" {
-		t.store.doubts.add(t.snapshotClaim(name))
-	}
 	return nil
 }

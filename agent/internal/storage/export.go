@@ -51,6 +51,11 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 		if err := v.validateNewClient(ref.Client); err != nil {
 			return err
 		}
+		data, err := t.openOriginal(original{uuid: v.UUID, path: t.name + "/" + volume})
+		if err != nil {
+			return err
+		}
+		data.Close()
 		grant = t.grant(v, ref.Client)
 		return t.export(ctx, v, ref)
 	}, t.volumeClaim(volume))
@@ -113,7 +118,7 @@ func (a Attachment) fsid(data uuid.UUID) uuid.UUID {
 	switch {
 	case a == Attachment{}:
 		return data
-	case a.Subvolume != data:
+	case a.Subvolume != data && data != uuid.Nil:
 		return uuid.NewSHA1(a.FSID, data[:])
 	default:
 		return a.FSID
@@ -147,7 +152,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 			return nil
 		}
 		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and it is not known whether the client is let in
-			return usable(nil, v.Quarantine, volume)
+			return usable(nil, v.Quarantine, v.Path)
 		}
 		if err := t.unexport(ctx, v, client, carrying); err != nil || !v.RefsUnknown {
 			return err
@@ -271,6 +276,9 @@ func (v Volume) refersTo(client netip.Addr) bool {
 func (v Volume) hasClient(client netip.Addr) bool {
 	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client && !r.Ended })
 }
+
+// hasData is false for a quarantined volume whose subvolume is missing.
+func (v Volume) hasData() bool { return v.ID != 0 }
 
 // export is what the NFS server is to be told of one client.
 func (v Volume) export(client netip.Addr) nfs.Export {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -20,6 +21,9 @@ type faults struct {
 	named    string // a kill waits for the first step of this name
 	err      error
 	at       func(step string) // called before each step
+
+	failing []string // each step of these names fails with failure
+	failure error
 }
 
 // arm makes the steps from, from+1, ... before to fail, counted from now.
@@ -38,6 +42,13 @@ func (f *faults) killBefore(step string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.named = step
+}
+
+// fail makes each step of the names fail, until it is called again.
+func (f *faults) fail(err error, steps ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failing, f.failure = steps, err
 }
 
 // watch has each step told, before it is made; nil ends that.
@@ -69,10 +80,13 @@ func (f *faults) step(name string) error {
 	if name == f.named {
 		f.from, f.named = len(f.steps), ""
 	}
-	if n := len(f.steps); n < f.from || n >= f.to {
-		return nil
+	if n := len(f.steps); n >= f.from && n < f.to {
+		return f.err
 	}
-	return f.err
+	if slices.Contains(f.failing, name) {
+		return f.failure
+	}
+	return nil
 }
 
 // faultyExporter has fault points around what the NFS server is told: a call that fails may have had its effect.

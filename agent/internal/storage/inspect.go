@@ -19,17 +19,17 @@ type FindingKind string
 
 // What a start of the agent, and a check, can find.
 const (
-	Leftover           FindingKind = "leftover"          // of an interrupted create, clone, snapshot or delete
-	WithoutData        FindingKind = "without-data"      // metadata whose subvolume was never made, or is gone
-	Temporary          FindingKind = "temporary-file"    // of an interrupted write
-	Unfinished         FindingKind = "unfinished-update" // the subvolume does not follow its metadata yet
-	WrongLimit         FindingKind = "wrong-limit"
-	StaleQgroup        FindingKind = "stale-qgroup"
-	QuotasOff          FindingKind = "quota-off"
-	QuotasInconsistent FindingKind = "quota-inconsistent"
-	MissingDirectory   FindingKind = "missing-directory"
-	ReplacedData       FindingKind = "replaced-data" // another subvolume than the metadata names
-	Quarantined        FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
+	InterruptedCreation FindingKind = "interrupted-creation" // half of a volume, clone or snapshot
+	InterruptedDeletion FindingKind = "interrupted-deletion"
+	Temporary           FindingKind = "temporary-file"    // of an interrupted write
+	Unfinished          FindingKind = "unfinished-update" // the subvolume does not follow its metadata yet
+	WrongLimit          FindingKind = "wrong-limit"
+	StaleQgroup         FindingKind = "stale-qgroup"
+	QuotasOff           FindingKind = "quota-off"
+	QuotasInconsistent  FindingKind = "quota-inconsistent"
+	MissingDirectory    FindingKind = "missing-directory"
+	ReplacedData        FindingKind = "replaced-data" // another subvolume than the metadata names
+	Quarantined         FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
 )
 
 // Finding is one thing that is not as a running agent leaves it.

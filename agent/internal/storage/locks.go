@@ -28,6 +28,9 @@ type claim struct {
 	key    string
 	shared bool
 	reload func() error // loads the name from disk, as at start: see doubts
+
+	// quarantined reports whether what has the name is quarantined.
+	quarantined func() bool
 }
 
 const allReaders = 1 << 30

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
@@ -25,12 +27,11 @@ const (
 	metadataFile    = "metadata.json"
 	clientsDir      = "clients" // in a volume's directory: a file a reference
 	temporarySuffix = ".new"
-	stagePrefix     = ".new-"
-	trashPrefix     = ".trash-"
 	ownDir          = ".agent" // in the base directory: lock and key
 	lockFile        = "lock"
 
-	metadataVersion = 1
+	metadataVersion = 2 // the highest that is read
+	changesVersion  = 2 // with changes, which an agent of version 1 would drop
 )
 
 // metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
@@ -55,7 +56,9 @@ type metadata struct {
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
-	Unfinished     changes    `json:"unfinished,omitzero"` // what data may not follow yet; only while a change is under way
+
+	Changes    pendingChanges `json:"changes,omitempty"`   // under way, or not undone yet: see change.go
+	Unfinished unfinished     `json:"unfinished,omitzero"` // the same, of 57e475d
 }
 
 func (m metadata) properties() (Properties, error) {
@@ -76,9 +79,13 @@ func (m *metadata) setProperties(p Properties) {
 
 func (v Volume) metadata() metadata {
 	m := metadata{
-		Version: metadataVersion, Name: v.Name, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
+		Version: 1, Name: v.Name, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
 		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
+		Changes: decodeChanges(v.Pending),
+	}
+	if len(m.Changes) > 0 {
+		m.Version = changesVersion
 	}
 	m.setProperties(v.Properties)
 	return m
@@ -86,7 +93,7 @@ func (v Volume) metadata() metadata {
 
 func (s Snapshot) metadata() metadata {
 	m := metadata{
-		Version: metadataVersion, Name: s.Name, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
+		Version: 1, Name: s.Name, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 	m.setProperties(s.Properties)
@@ -95,8 +102,12 @@ func (s Snapshot) metadata() metadata {
 
 func (m metadata) volume() (Volume, error) {
 	p, err := m.properties()
+	changes := m.Changes
+	if m.Unfinished != (unfinished{}) {
+		changes = append(changes, m.Unfinished.change(p))
+	}
 	return Volume{
-		Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels, MountOptions: m.MountOptions,
+		Pending: changes.encode(), Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels, MountOptions: m.MountOptions,
 		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
 	}, err
@@ -119,7 +130,7 @@ func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 	return d.writeFile(dir, metadataFile, content)
 }
 
-// createMetadata is for a directory that is being made under a name of the agent's own.
+// createMetadata writes metadata into a directory that is being made under a temporary name.
 func (d *disk) createMetadata(dir *os.File, m metadata) error {
 	content, err := m.encode()
 	if err != nil {
@@ -128,23 +139,69 @@ func (d *disk) createMetadata(dir *os.File, m metadata) error {
 	return d.createFile(dir, metadataFile, content)
 }
 
+// mark notes on the metadata file what is under way, durably with the next commit. It works on a full filesystem.
+func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
+	if err := d.before("mark", metadataFile); err != nil {
+		return err
+	}
+	content, err := beneath.ReadFile(dir, metadataFile)
+	if err != nil {
+		return err
+	}
+	return setModified(dir, mark.Time(content))
+}
+
+func (d *disk) clearMark(dir *os.File) error {
+	if err := d.before("clear mark", metadataFile); err != nil {
+		return err
+	}
+	return setModified(dir, time.Now())
+}
+
+func setModified(dir *os.File, modified time.Time) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: modified.Unix(), Nsec: int64(modified.Nanosecond())}}
+	err := unix.UtimesNanoAt(int(dir.Fd()), metadataFile, times, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return &fs.PathError{Op: "utimensat", Path: metadataFile, Err: err}
+	}
+	return nil
+}
+
 func (m metadata) encode() ([]byte, error) {
 	content, err := json.MarshalIndent(m, "", "  ")
 	return append(content, '\n'), err
 }
 
-// readMetadata reads and checks metadata.json in a directory called name. The error of a missing file is fs.ErrNotExist.
-func readMetadata(dir *os.File, name string) (metadata, error) {
-	content, err := beneath.ReadFile(dir, metadataFile)
+// readMarkedMetadata reads and checks metadata.json, with the mark that it carries. The error of a missing file is
+// fs.ErrNotExist.
+func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
+	f, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {
-		return metadata{}, err
+		return metadata{}, inspect.NoMark, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return metadata{}, inspect.NoMark, err
+	}
+	content, err := beneath.ReadAll(f)
+	if err != nil {
+		return metadata{}, inspect.NoMark, err
 	}
 	m, err := decodeMetadata(content)
-	if err == nil && m.Name != name {
-		err = fmt.Errorf("%s is that of %q", metadataFile, m.Name)
-	}
-	return m, err
+	return m, inspect.MarkOf(content, info.ModTime()), err
 }
+
+// isOf makes sure that the metadata is of the volume or snapshot whose directory it is in.
+func (m metadata) isOf(name string) error {
+	if m.Name != name {
+		return fmt.Errorf("%s is that of %q", metadataFile, m.Name)
+	}
+	return nil
+}
+
+// namesOther reports whether the metadata names another subvolume as the data.
+func (m metadata) namesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
 
 func decodeMetadata(content []byte) (metadata, error) {
 	if len(bytes.TrimSpace(content)) == 0 {

@@ -30,7 +30,7 @@ type Properties struct {
 type Volume struct {
 	Name string
 	UUID uuid.UUID // of the data subvolume
-	ID   uint64    // of the data subvolume in its filesystem; key to Usage
+	ID   uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
 	Path string    // directory that holds data
 	Properties
 	Labels         labels.Set
@@ -43,6 +43,8 @@ type Volume struct {
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 	LastAttachAt   time.Time // zero: never
+
+	Pending string // pendingChanges, encoded
 }
 
 // Ref is one reason for a client to be let in: a client and the labels of who asked. Several may

@@ -63,7 +63,7 @@ func TestUnreadableMetadataIsQuarantinedWithItsData(t *testing.T) {
 		"missing":     func(t *testing.T, file string) { assert.NilError(t, os.Remove(file)) },
 		"garbage":     func(t *testing.T, file string) { replace(t, file, "\x00\x00\x00\x00") },
 		"cut":         func(t *testing.T, file string) { assert.NilError(t, os.Truncate(file, 40)) },
-		"from-future": func(t *testing.T, file string) { replace(t, file, `{"version":2,"name":"from-future"}`) },
+		"from-future": func(t *testing.T, file string) { replace(t, file, `{"version":3,"name":"from-future"}`) },
 		"no-version":  func(t *testing.T, file string) { replace(t, file, `{}`) },
 		"others":      func(t *testing.T, file string) { edit(t, file, `"others"`, `"somebody"`) },
 		"odd-mode":    func(t *testing.T, file string) { edit(t, file, `"2770"`, `"9999"`) },
@@ -126,14 +126,14 @@ func assertQuarantined(t *testing.T, ten *Tenant, name string) {
 	_, _, err = ten.Clone(ctx, CloneSpec{Name: name, Volume: "healthy"})
 	assertCode(t, err, agentapi.AlreadyExists)
 	_, _, err = ten.Clone(ctx, CloneSpec{Name: "clone", Volume: name})
-	assertCode(t, err, agentapi.MetadataError)
+	assertCode(t, err, agentapi.Quarantined)
 	_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "snapshot", Volume: name})
-	assertCode(t, err, agentapi.MetadataError)
+	assertCode(t, err, agentapi.Quarantined)
 	_, err = ten.UpdateVolume(ctx, name, VolumeUpdate{SizeBytes: ptr(128 * mib)})
-	assertCode(t, err, agentapi.MetadataError)
+	assertCode(t, err, agentapi.Quarantined)
 	_, err = ten.Export(ctx, name, ExportSpec{Client: client1})
-	assertCode(t, err, agentapi.MetadataError)
-	assertCode(t, ten.DeleteVolume(ctx, name), agentapi.MetadataError)
+	assertCode(t, err, agentapi.Quarantined)
+	assertCode(t, ten.DeleteVolume(ctx, name), agentapi.Quarantined)
 	assert.Equal(t, contents(t, ten.path(name)), "precious", name)
 }
 

@@ -16,20 +16,22 @@ func (s *Store) intendedExports() []nfs.Export {
 	var out []nfs.Export
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			out = append(out, s.exportsOf(v, v.clients()...)...)
+			if v.hasData() {
+				out = append(out, s.exportsOf(v, v.clients()...)...)
+			}
 		}
 	}
 	return out
 }
 
-// keptExports are what the NFS server serves of volumes of which some references cannot be read.
-// Clients of those keep what they have until an administrator has looked. A client whose attachment
-// has ended is not one of them.
+// keptExports are what the NFS server serves of volumes without data, or of which some references
+// cannot be read. Clients of those keep what they have until an administrator has looked. A client
+// whose attachment has ended is not one of them.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			if v.RefsUnknown {
+			if v.RefsUnknown || !v.hasData() {
 				unknown[v.dataPath()] = v
 			}
 		}
@@ -48,7 +50,8 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	var kept []nfs.Export
 	for _, e := range actual {
 		v, found := unknown[e.Path]
-		if found && e.Spec == "" && !intended[e.Key()] && !v.refersTo(e.Client) {
+		ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
+		if found && e.Spec == "" && !intended[e.Key()] && !ended {
 			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
 			kept = append(kept, e)
 		}
@@ -91,8 +94,11 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 		return s.revoke(ctx, path, nil, actual)
 	}
 	return s.change(ctx, func(ctx context.Context) error {
-		v, _ := t.volumes.get(name)
+		v, found := t.volumes.get(name)
 		want := s.exportsOf(v, v.clients()...)
+		if found && !v.hasData() {
+			return nil
+		}
 		if !v.RefsUnknown { // else what is there may be wanted: see keptExports
 			if err := s.revoke(ctx, path, want, actual); err != nil {
 				return err

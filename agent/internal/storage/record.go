@@ -110,6 +110,7 @@ func (v *Volume) fields(r *record) {
 	r.time(&v.CreatedAt)
 	r.time(&v.UpdatedAt)
 	r.time(&v.LastAttachAt)
+	r.text(&v.Pending)
 }
 
 func (s *Snapshot) fields(r *record) {

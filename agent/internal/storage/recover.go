@@ -2,11 +2,9 @@ package storage
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,15 +13,14 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // loaders is how many directories are read at once at start.
 const loaders = 8
 
-// recover loads what is on disk, finishing or undoing what a crash left: leftovers under names of the agent's own are
-// removed, and directories whose subvolume was never made or is gone already. What holds data and cannot be
-// understood is quarantined and left alone.
+// recover loads what is on disk, and finishes or undoes what a crash left, as package inspect decides.
 func (s *Store) recover(ctx context.Context) error {
 	begin := time.Now()
 	names, err := s.tenantNames()
@@ -135,9 +132,10 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	work.SetLimit(loaders)
 	for _, name := range names {
 		work.Go(func() error {
-			if isTemporary(name) {
-				t.sweep(parent, name, Leftover)
-			} else if !strings.HasPrefix(name, ".") {
+			switch inspect.PlaceOf(name, id.ValidateName) {
+			case inspect.Staging, inspect.Trash:
+				t.removeTemporary(parent, name)
+			default:
 				load(name)
 			}
 			return nil
@@ -146,24 +144,22 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	return work.Wait()
 }
 
-// isTemporary recognises what temporaryName makes. Under any other name beginning with a dot lies what is not the agent's.
-func isTemporary(name string) bool {
-	random, staged := strings.CutPrefix(name, stagePrefix)
-	if !staged {
-		var trash bool
-		if random, trash = strings.CutPrefix(name, trashPrefix); !trash {
-			return false
-		}
+// removeTemporary removes what an interrupted change left under a temporary name, and leaves alone what the agent did not make.
+func (t *Tenant) removeTemporary(parent *os.File, name string) {
+	if f := t.inspect(parent, name); f.state != inspect.NotOurs {
+		_ = t.removeLeftover(parent, name, f) // logged, and tried again by upkeep
 	}
-	b, err := hex.DecodeString(random)
-	return err == nil && len(b) == temporaryRandom
 }
 
-// sweep removes one leftover of an interrupted change. One that cannot be removed is tried again by upkeep.
-func (t *Tenant) sweep(parent *os.File, name string, kind FindingKind) {
-	_ = t.store.mend(Finding{Kind: kind, Path: parent.Name() + "/" + name}, func() error {
+// removeLeftover removes a directory that is half made or half deleted. What cannot be removed is tried again by upkeep.
+func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
+	kind := InterruptedCreation
+	if f.state == inspect.InterruptedDeletion {
+		kind = InterruptedDeletion
+	}
+	return t.store.mend(Finding{Kind: kind, Path: parent.Name() + "/" + name}, func() error {
 		t.store.upkeep.deleted()
-		err := t.store.disk.discard(parent, name)
+		err := t.finishRemoval(parent, name, f)
 		if err != nil {
 			t.store.upkeep.failed.Store(true)
 		}
@@ -171,31 +167,99 @@ func (t *Tenant) sweep(parent *os.File, name string, kind FindingKind) {
 	})
 }
 
+// finishRemoval removes all that the agent has made of a leftover. A directory without data that has a volume's name gets a
+// temporary name first. Data that is put back just before goes there with it, and then comes back with it: package inspect
+// leaves data beside the mark Creating alone.
+func (t *Tenant) finishRemoval(parent *os.File, name string, f found) error {
+	d := t.store.disk
+	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {
+		return d.discard(parent, name)
+	}
+	trash := t.store.upkeep.temporary(inspect.TrashPrefix)
+	defer t.store.upkeep.done(trash)
+	err := d.rename(parent, name, trash)
+	if isErrno(err, unix.ENOSPC) {
+		return d.discardEmpty(parent, name, f.metadata)
+	}
+	if err != nil {
+		return err
+	}
+	if again := t.inspect(parent, trash); again.data != inspect.NoData {
+		return d.rename(parent, trash, name)
+	}
+	return d.discardEmpty(parent, trash, f.metadata)
+}
+
 // loadVolume makes the catalogue say what is on disk under name.
 func (t *Tenant) loadVolume(name string) {
-	v := Volume{Name: name}
-	quarantine, found := t.examine(t.dir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
-		if v, err = m.volume(); err != nil {
-			return err
-		}
-		v.ID, v.UUID = info.ID, info.UUID
-		v.Refs, err = readRefs(dir)
-		if t.adopt(dir, m, info) != nil {
-			t.store.doubts.add(t.volumeClaim(name))
-		}
-		t.tidy(dir, v, m.Unfinished)
-		return err
-	})
-	if !found {
+	f := t.settled(t.dir, name)
+	switch f.state {
+	case inspect.Whole:
+		t.volumes.put(t.wholeVolume(name, f))
+	case inspect.Quarantined:
+		t.quarantineVolume(name, f)
+	default:
 		t.volumes.remove(name)
-		return
 	}
-	v.Name, v.Path, v.Quarantine = name, t.path(name), quarantine
-	if v.Quarantine != "" {
-		t.salvage(&v)
-		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
+}
+
+// settled inspects a directory and removes it where it is half made or half deleted. Where it cannot be removed, it is
+// quarantined for now: its name is still taken.
+func (t *Tenant) settled(parent *os.File, name string) found {
+	f := t.inspect(parent, name)
+	if f.state == inspect.InterruptedCreation || f.state == inspect.InterruptedDeletion {
+		if err := t.removeLeftover(parent, name, f); err != nil {
+			f.state, f.reason = inspect.Quarantined, "what an interrupted change left cannot be removed: "+err.Error()
+		}
+	}
+	return f
+}
+
+func (t *Tenant) wholeVolume(name string, f found) Volume {
+	v := f.volume
+	v.Name, v.Path, v.ID, v.UUID, v.Refs = name, t.path(name), f.info.ID, f.info.UUID, f.refs
+	dir, err := beneath.OpenDir(t.dir, name)
+	if err != nil {
+		t.store.doubts.add(t.volumeClaim(name))
+		return v
+	}
+	defer dir.Close()
+	err = errors.Join(
+		t.adopt(dir, f.metadata, f.info),
+		t.clearMark(dir, f.mark),
+		t.tidyFile(dir, metadataFile+temporarySuffix),
+		t.tidyRefs(dir, v.Refs),
+		t.revertChange(dir, &v),
+	)
+	if err != nil { // is logged, and tried again by upkeep
+		t.store.doubts.add(t.volumeClaim(name))
+	}
+	return v
+}
+
+// clearMark ends the mark of a creation that was interrupted after the data had come.
+func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
+	if mark == inspect.NoMark || t.store.survey.onlyLooks() {
+		return nil
+	}
+	return t.store.disk.clearMark(dir)
+}
+
+// quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it can: they can be shut out.
+func (t *Tenant) quarantineVolume(name string, f found) {
+	before, _ := t.volumes.get(name)
+	v := Volume{
+		Name: name, Path: t.path(name), Quarantine: f.reason,
+		ID: f.info.ID, UUID: f.info.UUID, Refs: f.refs, RefsUnknown: f.references == inspect.BadReferences,
+	}
+	if !v.hasData() {
+		v.UUID = f.metadata.UUID
 	}
 	t.volumes.put(v)
+	t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
+	if v.Quarantine != before.Quarantine {
+		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
+	}
 }
 
 // adopt takes data that is another subvolume than before as it is: somebody has restored it.
@@ -210,39 +274,6 @@ func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error
 	})
 }
 
-// tidy finishes an update that was cut off, and removes what interrupted writes left. What cannot be done now is tried
-// again by upkeep.
-func (t *Tenant) tidy(dir *os.File, v Volume, unfinished changes) {
-	err := errors.Join(t.tidyFile(dir, metadataFile+temporarySuffix), t.tidyRefs(dir, v.Refs))
-	if unfinished != (changes{}) {
-		err = errors.Join(err, t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: unfinished.String()}, func() error {
-			return t.finish(dir, v, unfinished)
-		}))
-	}
-	if err != nil {
-		t.store.doubts.add(t.volumeClaim(v.Name))
-	}
-}
-
-// salvage finds out who is let in to a volume that is quarantined for its metadata or a reference: its clients keep what they
-// have, and can be shut out. Where that cannot be found out, or not of all, its exports are left as they are.
-func (t *Tenant) salvage(v *Volume) {
-	v.ID, v.UUID, v.Refs, v.RefsUnknown = 0, uuid.Nil, nil, true
-	dir, err := beneath.OpenDir(t.dir, v.Name)
-	if err != nil {
-		return
-	}
-	defer dir.Close()
-	data, info, err := t.store.disk.openSubvolume(dir)
-	if err != nil {
-		return
-	}
-	data.Close()
-	v.ID, v.UUID = info.ID, info.UUID
-	v.Refs, err = readRefs(dir)
-	v.RefsUnknown = err != nil
-}
-
 // tidyFile removes a file that an interrupted write left.
 func (t *Tenant) tidyFile(dir *os.File, name string) error {
 	var stat unix.Stat_t
@@ -255,89 +286,39 @@ func (t *Tenant) tidyFile(dir *os.File, name string) error {
 }
 
 func (t *Tenant) loadSnapshot(name string) {
-	s := Snapshot{Name: name}
-	quarantine, found := t.examine(t.snapsDir, name, func(dir *os.File, m metadata, info btrfs.SubvolumeInfo) (err error) {
-		if s, err = m.snapshot(); err != nil {
-			return err
+	f := t.settled(t.snapsDir, name)
+	switch f.state {
+	case inspect.Whole:
+		t.snapshots.put(t.wholeSnapshot(name, f))
+	case inspect.Quarantined:
+		before, _ := t.snapshots.get(name)
+		s := Snapshot{Name: name, Path: t.snapshotPath(name), Quarantine: f.reason}
+		t.snapshots.put(s)
+		t.store.doubts.add(t.snapshotClaim(name))
+		if s.Quarantine != before.Quarantine {
+			t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
 		}
-		s.ID, s.UUID = info.ID, info.UUID
-		if t.adopt(dir, m, info) != nil {
-			t.store.doubts.add(t.snapshotClaim(name))
-		}
-		if t.tidyFile(dir, metadataFile+temporarySuffix) != nil {
-			t.store.doubts.add(t.snapshotClaim(name))
-		}
-		return nil
-	})
-	if !found {
+	default:
 		t.snapshots.remove(name)
-		return
 	}
-	s.Name, s.Path, s.Quarantine = name, t.snapshotPath(name), quarantine
-	if s.Quarantine != "" {
-		t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
-	}
-	t.snapshots.put(s)
 }
 
-// examine decides what a directory is: a whole thing (which read then takes over), nothing (found is false, and what was
-// there of the agent's is removed), or something that holds data and is not understood (quarantine says why).
-func (t *Tenant) examine(parent *os.File, name string, read func(*os.File, metadata, btrfs.SubvolumeInfo) error) (quarantine string, found bool) {
-	if err := id.ValidateName(name); err != nil {
-		return "the directory's name " + err.Error(), true
-	}
-	dir, err := beneath.OpenDir(parent, name)
-	if isErrno(err, unix.ENOENT) {
-		return "", false
-	}
+func (t *Tenant) wholeSnapshot(name string, f found) Snapshot {
+	s := f.snapshot
+	s.Name, s.Path, s.ID, s.UUID = name, t.snapshotPath(name), f.info.ID, f.info.UUID
+	dir, err := beneath.OpenDir(t.snapsDir, name)
 	if err != nil {
-		return err.Error(), true
+		t.store.doubts.add(t.snapshotClaim(name))
+		return s
 	}
 	defer dir.Close()
-	info, known := t.store.index.of(dir)
-	if !known {
-		data, opened, err := t.store.disk.openSubvolume(dir)
-		if errors.Is(err, os.ErrNotExist) {
-			return t.withoutData(parent, name)
-		}
-		if err != nil {
-			return err.Error(), true
-		}
-		data.Close()
-		info = opened
-	}
-	m, err := readMetadata(dir, name)
-	if err == nil {
-		err = read(dir, m, info)
-	}
+	err = errors.Join(
+		t.adopt(dir, f.metadata, f.info),
+		t.clearMark(dir, f.mark),
+		t.tidyFile(dir, metadataFile+temporarySuffix),
+	)
 	if err != nil {
-		return err.Error(), true
+		t.store.doubts.add(t.snapshotClaim(name))
 	}
-	return "", true
-}
-
-// withoutData removes what an interrupted clone, snapshot or delete left: a directory whose subvolume was never made or is
-// gone. If there is more in it than the agent's own files it is somebody's, and stays. A directory in which somebody keeps
-// something called snapshots looks like that of a tenant that is no longer configured: there only what says itself that it is
-// the agent's is removed.
-func (t *Tenant) withoutData(parent *os.File, name string) (quarantine string, found bool) {
-	dir, err := beneath.OpenDir(parent, name)
-	if err != nil {
-		return err.Error(), true
-	}
-	defer dir.Close()
-	entries, err := readDir(dir)
-	if err != nil {
-		return err.Error(), true
-	}
-	for _, entry := range entries {
-		if entry != metadataFile && entry != metadataFile+temporarySuffix && entry != clientsDir {
-			return fmt.Sprintf("the directory has no subvolume %q, but holds %q, which the agent did not make", dataDir, entry), true
-		}
-	}
-	if _, err := readMetadata(dir, name); err != nil && !t.store.isConfigured(t.name) {
-		return fmt.Sprintf("the directory has no subvolume %q, and nothing says that it is the agent's: %v", dataDir, err), true
-	}
-	t.sweep(parent, name, WithoutData)
-	return "", false
+	return s
 }

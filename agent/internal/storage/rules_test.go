@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
@@ -75,8 +76,7 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	assert.Equal(t, v.Quarantine, "", "volume %s", v.Name)
 	dir := openPath(t, v.Path)
 	defer dir.Close()
-	m, err := readMetadata(dir, v.Name)
-	assert.NilError(t, err)
+	m := readMetadata(t, dir, v.Name)
 	onDisk, err := m.volume()
 	assert.NilError(t, err)
 	assert.DeepEqual(t, onDisk.Properties, v.Properties)
@@ -103,13 +103,23 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	assertRoot(t, v.Path, v.Properties)
 }
 
+// readMetadata reads metadata on which no change is under way.
+func readMetadata(t testing.TB, dir *os.File, name string) metadata {
+	t.Helper()
+	m, mark, err := readMarkedMetadata(dir)
+	assert.NilError(t, err)
+	assert.NilError(t, m.isOf(name))
+	assert.Equal(t, mark, inspect.NoMark, "%s", name)
+	assert.Equal(t, len(m.Changes), 0, "%s", name)
+	return m
+}
+
 func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
 	t.Helper()
 	assert.Equal(t, s.Quarantine, "", "snapshot %s", s.Name)
 	dir := openPath(t, s.Path)
 	defer dir.Close()
-	m, err := readMetadata(dir, s.Name)
-	assert.NilError(t, err)
+	m := readMetadata(t, dir, s.Name)
 	onDisk, err := m.snapshot()
 	assert.NilError(t, err)
 	onDisk.ID, onDisk.UUID, onDisk.Path = s.ID, s.UUID, s.Path

@@ -84,7 +84,7 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 		if !found {
 			return nil
 		}
-		if err := usable(nil, s.Quarantine, name); err != nil {
+		if err := usable(nil, s.Quarantine, s.Path); err != nil {
 			return err
 		}
 		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(name) })

@@ -360,11 +360,25 @@ func classify(err error) error {
 }
 
 func (t *Tenant) volumeClaim(name string) claim {
-	return claim{key: t.name + "/" + name, reload: func() error { return t.reloadVolume(name) }}
+	return claim{
+		key:    t.name + "/" + name,
+		reload: func() error { return t.reloadVolume(name) },
+		quarantined: func() bool {
+			v, _ := t.volumes.get(name)
+			return v.Quarantine != ""
+		},
+	}
 }
 
 func (t *Tenant) snapshotClaim(name string) claim {
-	return claim{key: t.name + "/snapshots/" + name, reload: func() error { return t.reloadSnapshot(name) }}
+	return claim{
+		key:    t.name + "/snapshots/" + name,
+		reload: func() error { return t.reloadSnapshot(name) },
+		quarantined: func() bool {
+			s, _ := t.snapshots.get(name)
+			return s.Quarantine != ""
+		},
+	}
 }
 
 func (c claim) reading() claim {

@@ -2,11 +2,8 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -29,12 +26,26 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		if v, err = t.updated(ctx, old, update); err != nil {
 			return err
 		}
+		if err := pendingConflict(old, update); err != nil {
+			return err
+		}
 		return t.update(ctx, old, v, update)
 	}, t.volumeClaim(name))
 	return v, err
 }
 
-// usableVolume is NotFound where there is none and MetadataError where it is quarantined.
+// pendingConflict refuses an update of what an earlier change, that failed, has not been undone in yet.
+func pendingConflict(v Volume, update VolumeUpdate) error {
+	pending := decodeChanges(v.Pending).fields()
+	for _, field := range update.settings(v).fields() {
+		if slices.Contains(pending, field) {
+			return agentapi.Errorf(agentapi.Unavailable, "an earlier change of the %s of volume %q has failed and cannot be undone yet: see the agent's log", field, v.Name)
+		}
+	}
+	return nil
+}
+
+// usableVolume is NotFound where there is none and Quarantined where it is that.
 func (t *Tenant) usableVolume(name string) (Volume, error) {
 	v, err := t.GetVolume(context.Background(), name)
 	return v, usable(err, v.Quarantine, name)
@@ -108,138 +119,4 @@ func keepCreator(old labels.Set, replacement map[string]string) labels.Set {
 	replacement = maps.Clone(replacement)
 	replacement[agentapi.CreatedByLabel] = creator
 	return labels.Of(replacement)
-}
-
-// changes are the properties in which a subvolume is to follow its metadata.
-type changes struct {
-	Limit   bool `json:"limit,omitempty"`
-	Storage bool `json:"storage,omitempty"` // NoCOW and compression
-	UID     bool `json:"uid,omitempty"`
-	GID     bool `json:"gid,omitempty"`
-	Mode    bool `json:"mode,omitempty"`
-}
-
-// String names them.
-func (c changes) String() string {
-	var out []string
-	for _, field := range []struct {
-		name string
-		is   bool
-	}{{"limit", c.Limit}, {"NoCOW and compression", c.Storage}, {"owner", c.UID}, {"group", c.GID}, {"mode", c.Mode}} {
-		if field.is {
-			out = append(out, field.name)
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-func (u VolumeUpdate) changes() changes {
-	return changes{
-		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
-		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
-	}
-}
-
-// update writes the intent first, then makes the subvolume follow: should the agent end between the two, the next start
-// finishes. If anything else fails, both are put back.
-func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) error {
-	d := t.store.disk
-	dir, err := d.open(t.name + "/" + v.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	data, info, err := d.openSubvolume(dir)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	if info.UUID != v.UUID {
-		return replacedOnDisk(v.Name, v.UUID, info.UUID)
-	}
-	c := u.changes()
-	err = t.apply(dir, data, v, c)
-	if err == nil {
-		err = d.commit(ctx)
-	}
-	if err == nil && v.RootSquash != old.RootSquash {
-		err = t.tellClients(ctx, v)
-	}
-	if err != nil {
-		errs := []error{err, t.apply(dir, data, old, c)}
-		if v.RootSquash != old.RootSquash {
-			errs = append(errs, t.tellClients(ctx, old))
-		}
-		return errors.Join(errs...)
-	}
-	t.volumes.put(v)
-	return nil
-}
-
-// tellClients tells the server what holds for the volume's clients now.
-func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
-	if len(v.Refs) == 0 {
-		return nil
-	}
-	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
-}
-
-// apply never lets the subvolume follow what is not written.
-func (t *Tenant) apply(dir, data *os.File, v Volume, c changes) error {
-	m := v.metadata()
-	m.Unfinished = c
-	if err := t.store.disk.writeMetadata(dir, m); err != nil || c == (changes{}) {
-		return err
-	}
-	if err := t.follow(data, v, c); err != nil {
-		return err
-	}
-	return t.store.disk.writeMetadata(dir, v.metadata())
-}
-
-// finish makes the subvolume follow where an update was cut off.
-func (t *Tenant) finish(dir *os.File, v Volume, c changes) error {
-	data, _, err := t.store.disk.openSubvolume(dir)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	if err := t.follow(data, v, c); err != nil {
-		return err
-	}
-	return t.store.disk.writeMetadata(dir, v.metadata())
-}
-
-// follow makes the subvolume what v says, in what has changed. The rest is the clients': a pod may have changed owner
-// and mode of its volume's root, and growing the volume must not change them back.
-func (t *Tenant) follow(data *os.File, v Volume, c changes) error {
-	d := t.store.disk
-	if c.Limit {
-		if err := t.store.limit(v); err != nil {
-			return err
-		}
-	}
-	if c.Storage {
-		if err := d.setStorage(data, v.Properties); err != nil {
-			return err
-		}
-	}
-	if c.UID || c.GID {
-		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in fs/open.c).
-		if err := d.chown(data, given(c.UID, v.UID), given(c.GID, v.GID)); err != nil {
-			return err
-		}
-	}
-	if c.Mode {
-		return d.chmod(data, v.Mode)
-	}
-	return nil
-}
-
-// given is the value where it is to change, else what tells chown(2) to leave it alone.
-func given(change bool, value int64) int64 {
-	if !change {
-		return -1
-	}
-	return value
 }

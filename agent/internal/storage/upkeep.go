@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // upkeepInterval is how often the pool is looked after. What it looks at costs microseconds.
@@ -122,8 +124,10 @@ func (t *Tenant) sweepLeftovers(parent *os.File) {
 		return
 	}
 	for _, name := range names {
-		if _, active := t.store.upkeep.active.Load(name); isTemporary(name) && !active {
-			t.sweep(parent, name, Leftover)
+		place := inspect.PlaceOf(name, id.ValidateName)
+		_, active := t.store.upkeep.active.Load(name)
+		if (place == inspect.Staging || place == inspect.Trash) && !active {
+			t.removeTemporary(parent, name)
 		}
 	}
 }

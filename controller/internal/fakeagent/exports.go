@@ -49,7 +49,7 @@ func (c *call) unexport(name string) error {
 	if v, ok := c.tenant.volumes[name]; ok {
 		known := slices.ContainsFunc(v.Clients, func(e agentapi.ExportEntry) bool { return e.Client == ip.String() })
 		if v.Health != nil && v.Health.Status == agentapi.StatusDegraded && !known {
-			return agentapi.Errorf(agentapi.MetadataError, "volume %q is quarantined, and its references cannot all be read", name)
+			return agentapi.Errorf(agentapi.Quarantined, "volume %q is quarantined, and its references cannot all be read", name)
 		}
 		v.Clients = slices.DeleteFunc(slices.Clone(v.Clients), func(e agentapi.ExportEntry) bool {
 			if e.Client != ip.String() {

@@ -1,0 +1,338 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// A change of a volume acts on metadata, on the subvolume and on the NFS server. It is made in this order:
+//
+//  1. The metadata notes the change, with the subvolume's values before and after it. Its other fields keep the old values.
+//  2. The subvolume gets the new values.
+//  3. The NFS server is told.
+//  4. The metadata gets the new values, without the note, and is committed.
+//
+// Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the operation itself, a reload of the volume
+// or the next start, all with revert. What cannot be undone yet stays noted, however often the metadata is written meanwhile.
+
+// change is a note of step 1.
+type change struct {
+	// From is what the subvolume had before. It is absent in a change of 57e475d, which had the new values in its metadata
+	// first, and finished what was interrupted.
+	From *settings `json:"from,omitempty"`
+	To   settings  `json:"to"`
+}
+
+// settings are those of a subvolume that a change is about.
+type settings struct {
+	QuotaBytes  *int64  `json:"quota_bytes,omitempty"`
+	NoCOW       *bool   `json:"nocow,omitempty"` // together with compression
+	Compression *string `json:"compression,omitempty"`
+	UID         *int64  `json:"uid,omitempty"`
+	GID         *int64  `json:"gid,omitempty"`
+	Mode        *uint32 `json:"mode,omitempty"`
+}
+
+// fields are the names of what is set, as people call it.
+func (s settings) fields() []string {
+	var out []string
+	for _, field := range []struct {
+		name string
+		set  bool
+	}{
+		{"limit", s.QuotaBytes != nil},
+		{"NoCOW and compression", s.NoCOW != nil},
+		{"owner", s.UID != nil},
+		{"group", s.GID != nil},
+		{"mode", s.Mode != nil},
+	} {
+		if field.set {
+			out = append(out, field.name)
+		}
+	}
+	return out
+}
+
+func (s settings) isEmpty() bool { return s == settings{} }
+
+// settings are those of v that the update is about.
+func (u VolumeUpdate) settings(v Volume) settings {
+	var s settings
+	if u.SizeBytes != nil || u.SizeLimit != nil {
+		s.QuotaBytes = &v.QuotaBytes
+	}
+	if u.NoCOW != nil || u.Compression != nil {
+		s.NoCOW, s.Compression = &v.NoCOW, &v.Compression
+	}
+	if u.UID != nil {
+		s.UID = &v.UID
+	}
+	if u.GID != nil {
+		s.GID = &v.GID
+	}
+	if u.Mode != nil {
+		s.Mode = &v.Mode
+	}
+	return s
+}
+
+// pendingChanges are the changes that a volume's metadata notes, in the order in which they began.
+type pendingChanges []change
+
+func (p pendingChanges) fields() []string {
+	var out []string
+	for _, c := range p {
+		out = append(out, c.To.fields()...)
+	}
+	return out
+}
+
+// encode packs them for the catalogue, where most volumes have none.
+func (p pendingChanges) encode() string {
+	if len(p) == 0 {
+		return ""
+	}
+	text, _ := json.Marshal(p) // never fails: numbers, flags and texts
+	return string(text)
+}
+
+func decodeChanges(text string) (p pendingChanges) {
+	if text != "" {
+		_ = json.Unmarshal([]byte(text), &p) // what encode has made
+	}
+	return p
+}
+
+// update changes a volume from old to v, or leaves it as it is.
+func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) error {
+	d := t.store.disk
+	dir, err := d.open(t.name + "/" + v.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	data, info, err := d.openSubvolume(dir)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	if info.UUID != v.UUID {
+		return replacedOnDisk(v.Name, v.UUID, info.UUID)
+	}
+	to := u.settings(v)
+	from, err := currentSettings(data, old, to)
+	if err != nil {
+		return err
+	}
+
+	noted := old
+	noted.Pending = append(decodeChanges(old.Pending), change{From: &from, To: to}).encode()
+	written, err := t.makeChange(ctx, dir, data, noted, v, to)
+	if err == nil {
+		t.volumes.put(v)
+		return nil
+	}
+	if written || !to.isEmpty() {
+		err = errors.Join(err, t.undoChange(dir, data, noted, written))
+	}
+	if v.RootSquash != old.RootSquash {
+		err = errors.Join(err, t.tellClients(ctx, old))
+	}
+	return err
+}
+
+// makeChange takes the steps 1 to 4. written reports whether the metadata may have the new values. A change of metadata alone
+// needs no note before.
+func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Volume, to settings) (written bool, err error) {
+	d := t.store.disk
+	if !to.isEmpty() {
+		if err := d.writeMetadata(dir, noted.metadata()); err != nil {
+			return false, err
+		}
+		if err := t.apply(data, v.ID, to); err != nil {
+			return false, err
+		}
+	}
+	if v.RootSquash != noted.RootSquash {
+		if err := t.tellClients(ctx, v); err != nil {
+			return false, err
+		}
+	}
+	if err := d.writeMetadata(dir, v.metadata()); err != nil {
+		return false, err
+	}
+	return true, d.commit(ctx)
+}
+
+// undoChange makes subvolume and metadata what they were before a change that failed. What it cannot undo stays noted.
+func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) error {
+	var err error
+	if written {
+		err = t.store.disk.writeMetadata(dir, noted.metadata())
+	}
+	if err == nil {
+		err = t.revert(dir, data, &noted)
+	}
+	t.volumes.put(noted)
+	return err
+}
+
+// tellClients tells the server what holds for the volume's clients now.
+func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
+	if len(v.Refs) == 0 {
+		return nil
+	}
+	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
+}
+
+// revertChange undoes what an interruption has left of changes of the volume in dir.
+func (t *Tenant) revertChange(dir *os.File, v *Volume) error {
+	if v.Pending == "" {
+		return nil
+	}
+	detail := strings.Join(decodeChanges(v.Pending).fields(), ", ")
+	return t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: detail}, func() error {
+		data, _, err := t.store.disk.openSubvolume(dir)
+		if err != nil {
+			return err
+		}
+		defer data.Close()
+		return t.revert(dir, data, v)
+	})
+}
+
+// revert undoes the changes that v notes, the last one first, and then takes the notes off its metadata.
+func (t *Tenant) revert(dir, data *os.File, v *Volume) error {
+	for _, c := range slices.Backward(decodeChanges(v.Pending)) {
+		back := c.To
+		if c.From != nil {
+			now, err := currentSettings(data, *v, c.To)
+			if err != nil {
+				return err
+			}
+			back = c.From.where(now, c.To)
+		}
+		if err := t.apply(data, v.ID, back); err != nil {
+			return err
+		}
+	}
+	reverted := *v
+	reverted.Pending = ""
+	if err := t.store.disk.writeMetadata(dir, reverted.metadata()); err != nil {
+		return err
+	}
+	*v = reverted
+	return nil
+}
+
+// where leaves out owner, group and mode that are not what the change has made them: a client has set them since.
+func (s settings) where(now, to settings) settings {
+	if s.UID != nil && *now.UID != *to.UID {
+		s.UID = nil
+	}
+	if s.GID != nil && *now.GID != *to.GID {
+		s.GID = nil
+	}
+	if s.Mode != nil && *now.Mode != *to.Mode {
+		s.Mode = nil
+	}
+	return s
+}
+
+// currentSettings reads from the subvolume what others are about. A limit is the one that v intends.
+func currentSettings(data *os.File, v Volume, others settings) (settings, error) {
+	var s settings
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(data.Fd()), &stat); err != nil {
+		return s, &os.PathError{Op: "stat", Path: data.Name(), Err: err}
+	}
+	if others.QuotaBytes != nil {
+		s.QuotaBytes = &v.QuotaBytes
+	}
+	if others.NoCOW != nil {
+		nocow, err := btrfs.NoCOW(data)
+		if err != nil {
+			return s, err
+		}
+		compression, err := btrfs.Compression(data)
+		if err != nil {
+			return s, err
+		}
+		s.NoCOW, s.Compression = &nocow, &compression
+	}
+	if uid := int64(stat.Uid); others.UID != nil {
+		s.UID = &uid
+	}
+	if gid := int64(stat.Gid); others.GID != nil {
+		s.GID = &gid
+	}
+	if mode := stat.Mode & 0o7777; others.Mode != nil {
+		s.Mode = &mode
+	}
+	return s, nil
+}
+
+// apply gives the subvolume the settings. The others are the clients': a pod may have changed owner and mode of its volume's
+// root, and growing the volume must not change them back.
+func (t *Tenant) apply(data *os.File, id uint64, s settings) error {
+	d := t.store.disk
+	if s.QuotaBytes != nil {
+		if err := t.store.limit(Volume{ID: id, Properties: Properties{QuotaBytes: *s.QuotaBytes}}); err != nil {
+			return err
+		}
+	}
+	if s.NoCOW != nil {
+		if err := d.setStorage(data, Properties{NoCOW: *s.NoCOW, Compression: *s.Compression}); err != nil {
+			return err
+		}
+	}
+	if s.UID != nil || s.GID != nil {
+		const keep = -1 // chown(2)
+		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in fs/open.c).
+		if err := d.chown(data, valueOr(s.UID, keep), valueOr(s.GID, keep)); err != nil {
+			return err
+		}
+	}
+	if s.Mode != nil {
+		return d.chmod(data, *s.Mode)
+	}
+	return nil
+}
+
+// unfinished is how 57e475d noted a change: only what it was about. The new values are in the other fields.
+type unfinished struct {
+	Limit   bool `json:"limit,omitempty"`
+	Storage bool `json:"storage,omitempty"` // NoCOW and compression
+	UID     bool `json:"uid,omitempty"`
+	GID     bool `json:"gid,omitempty"`
+	Mode    bool `json:"mode,omitempty"`
+}
+
+// change is one to be finished, with the properties of the metadata that notes it.
+func (u unfinished) change(p Properties) change {
+	var to settings
+	if u.Limit {
+		to.QuotaBytes = &p.QuotaBytes
+	}
+	if u.Storage {
+		to.NoCOW, to.Compression = &p.NoCOW, &p.Compression
+	}
+	if u.UID {
+		to.UID = &p.UID
+	}
+	if u.GID {
+		to.GID = &p.GID
+	}
+	if u.Mode {
+		to.Mode = &p.Mode
+	}
+	return change{To: to}
+}

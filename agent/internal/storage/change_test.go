@@ -1,0 +1,151 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// A change has failed, and cannot be undone. It stays noted whatever else happens to the volume, and is undone when that works
+// again: what was answered with an error never holds later.
+func TestChangeThatCannotBeUndone(t *testing.T) {
+	for _, test := range []struct {
+		name, step string
+		update     VolumeUpdate
+	}{
+		{"storage", "storage, second part", VolumeUpdate{Compression: ptr("zstd")}},
+		{"owner", "chmod", VolumeUpdate{UID: ptr(int64(7)), Mode: ptr(uint32(0o700))}},
+		{"limit", "limit", VolumeUpdate{SizeBytes: ptr(128 * mib)}},
+	} {
+		for _, restart := range []bool{false, true} {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, testpool.Options{})
+				withVolume(t, r.ten)
+				before := mustGet(t, r.ten, "v")
+				r.faults.fail(unix.EIO, test.step)
+				r.faults.watch(func(step string) {
+					if step == "chmod" { // then the owner is changed already
+						r.faults.fail(unix.EIO, "chmod", "chown")
+					}
+				})
+				_, err := r.ten.UpdateVolume(t.Context(), "v", test.update)
+				assert.ErrorIs(t, err, unix.EIO)
+				if restart {
+					r.store.abandon()
+					r.open()
+				}
+
+				_, err = r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
+				attached := err == nil // a reload that sets the limit fails
+				assert.Equal(t, attached, test.step != "limit")
+				if attached {
+					_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Labels: map[string]string{"a": "b"}})
+					assert.NilError(t, err)
+					_, err = r.ten.UpdateVolume(t.Context(), "v", test.update)
+					assertCode(t, err, agentapi.Unavailable)
+				}
+				dir := openPath(t, r.ten.path("v"))
+				defer dir.Close()
+				m, _, err := readMarkedMetadata(dir)
+				assert.NilError(t, err)
+				assert.Equal(t, len(m.Changes), 1)
+				assert.Equal(t, m.Version, 2, "an older agent would drop the note")
+				assert.Equal(t, m.SizeBytes, before.SizeBytes)
+
+				r.faults.watch(nil)
+				r.faults.fail(nil)
+				r.store.lookAfter(t.Context())
+				after := mustGet(t, r.ten, "v")
+				assert.DeepEqual(t, after.Properties, before.Properties)
+				assertRules(t, r.store)
+				_, err = r.ten.UpdateVolume(t.Context(), "v", test.update)
+				assert.NilError(t, err)
+				assertRules(t, r.store)
+			})
+		}
+	}
+}
+
+// A volume is full when its compression is changed half-way. Growing it works meanwhile, and lets the agent undo the change.
+func TestGrowWhileAChangeIsPending(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	r.faults.fail(unix.EDQUOT, "storage")
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	assertCode(t, err, agentapi.NoSpace)
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(256 * mib)})
+	assert.NilError(t, err)
+	r.faults.fail(nil)
+	r.store.lookAfter(t.Context())
+	v := mustGet(t, r.ten, "v")
+	assert.Equal(t, v.SizeBytes, 256*mib)
+	assert.Equal(t, v.Compression, "")
+	assert.Equal(t, v.Pending, "")
+	assertRules(t, r.store)
+}
+
+// What a pod has done to its volume's root after the change stays.
+func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o711))})
+	assert.NilError(t, err)
+	replaced := 0
+	r.faults.watch(func(step string) {
+		if step == "replace" {
+			replaced++
+		}
+		if replaced == 2 { // the subvolume has the new values, the metadata not yet
+			r.faults.kill(1)
+		}
+	})
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700)), GID: ptr(int64(5))})
+	assert.ErrorIs(t, err, errKilled)
+	r.faults.watch(nil)
+	r.store.abandon()
+	r.faults.disarm()
+	data := filepath.Join(r.ten.path("v"), dataDir)
+	assert.NilError(t, os.Chmod(data, 0o755)) // by a pod
+	r.open()
+	info, err := os.Stat(data)
+	assert.NilError(t, err)
+	assert.Equal(t, info.Mode().Perm(), os.FileMode(0o755))
+	var stat unix.Stat_t
+	assert.NilError(t, unix.Stat(data, &stat))
+	assert.Equal(t, stat.Gid, uint32(0))
+	assert.Equal(t, mustGet(t, r.ten, "v").Mode, uint32(0o711))
+}
+
+// 57e475d had the new values in its metadata before the subvolume had them, and finished what was interrupted. Its note
+// survives what else happens to the volume, too.
+func TestUnfinishedChangeOfVersion1(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	r.store.abandon()
+	file := filepath.Join(r.ten.path("v"), metadataFile)
+	edit(t, file, `"compression": ""`, `"unfinished": {"storage": true}, "compression": "zstd"`)
+	r.faults.fail(unix.EIO, "storage")
+	r.open()
+	_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
+	assert.NilError(t, err)
+	r.store.abandon()
+	r.open()
+	r.faults.fail(nil)
+	r.store.lookAfter(t.Context())
+	assert.Equal(t, mustGet(t, r.ten, "v").Compression, "zstd")
+	data := openPath(t, filepath.Join(r.ten.path("v"), dataDir))
+	defer data.Close()
+	compression, err := btrfs.Compression(data)
+	assert.NilError(t, errors.Join(err))
+	assert.Equal(t, compression, "zstd")
+	assertRules(t, r.store)
+}

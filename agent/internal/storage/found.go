@@ -1,0 +1,156 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// found is what a directory is, and what was read from it.
+type found struct {
+	state  inspect.State
+	reason string
+
+	place      inspect.Place
+	mark       inspect.Mark
+	data       inspect.Data
+	references inspect.References
+
+	metadata metadata
+	info     btrfs.SubvolumeInfo
+	refs     []Ref
+	volume   Volume   // of a whole one,
+	snapshot Snapshot // which is either
+}
+
+// inspect finds out what lies under name in a directory of volumes, or of snapshots.
+func (t *Tenant) inspect(parent *os.File, name string) found {
+	place := inspect.PlaceOf(name, id.ValidateName)
+	dir, err := beneath.OpenDir(parent, name)
+	switch {
+	case isErrno(err, unix.ENOENT), isErrno(err, unix.ENOTDIR) && !isLink(parent, name):
+		return found{state: inspect.NotOurs}
+	case err != nil && place != inspect.Named:
+		t.store.log.Warn("failed to inspect a directory", "path", parent.Name()+"/"+name, "error", err)
+		return found{state: inspect.NotOurs}
+	case err != nil:
+		return found{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
+	}
+	defer dir.Close()
+
+	var f found
+	d := inspect.Directory{Place: place}
+	var reasons []string
+	note := func(err error) { reasons = append(reasons, err.Error()) }
+	if place == inspect.Unnamed {
+		note(fmt.Errorf("the directory's name %w", id.ValidateName(name)))
+	}
+	f.metadata, d.Metadata, d.Mark = lookAtMetadata(dir, name, place, note)
+	f.info, d.Data = t.lookAtData(dir, f.metadata, note)
+	if parent == t.dir {
+		f.refs, d.References = lookAtReferences(dir, note)
+	}
+	if d.Metadata == inspect.GoodMetadata && place == inspect.Named {
+		if f.volume, f.snapshot, err = t.decode(parent, f.metadata); err != nil {
+			note(err)
+			d.Metadata = inspect.BadMetadata
+		}
+	}
+	if d.Data == inspect.NoData || place != inspect.Named {
+		if d.Others, err = others(dir); err != nil {
+			return found{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
+		}
+	}
+	d.Reason = strings.Join(reasons, ", ")
+	f.place, f.mark, f.data, f.references = d.Place, d.Mark, d.Data, d.References
+	f.state, f.reason = inspect.Classify(d)
+	return f
+}
+
+// isLink recognises a symbolic link, which may lead to where an administrator has moved a volume.
+func isLink(dir *os.File, name string) bool {
+	var stat unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFLNK
+}
+
+func (t *Tenant) decode(parent *os.File, m metadata) (v Volume, s Snapshot, err error) {
+	if parent == t.dir {
+		v, err = m.volume()
+	} else {
+		s, err = m.snapshot()
+	}
+	return v, s, err
+}
+
+func lookAtMetadata(dir *os.File, name string, place inspect.Place, note func(error)) (metadata, inspect.Metadata, inspect.Mark) {
+	m, mark, err := readMarkedMetadata(dir)
+	if err == nil && place == inspect.Named {
+		err = m.isOf(name)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		note(errors.New(metadataFile + " is missing"))
+		return metadata{}, inspect.NoMetadata, inspect.NoMark
+	case err != nil:
+		note(err)
+		return metadata{}, inspect.BadMetadata, inspect.NoMark
+	default:
+		return m, inspect.GoodMetadata, mark
+	}
+}
+
+func (t *Tenant) lookAtData(dir *os.File, m metadata, note func(error)) (btrfs.SubvolumeInfo, inspect.Data) {
+	info, known := t.store.index.of(dir)
+	if !known {
+		data, opened, err := t.store.disk.openSubvolume(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return info, inspect.NoData
+		}
+		if err != nil {
+			note(err)
+			return info, inspect.BadData
+		}
+		data.Close()
+		info = opened
+	}
+	if m.namesOther(info.UUID) {
+		return info, inspect.ReplacedData
+	}
+	return info, inspect.OwnData
+}
+
+func lookAtReferences(dir *os.File, note func(error)) ([]Ref, inspect.References) {
+	refs, err := readRefs(dir)
+	switch {
+	case err != nil:
+		note(err)
+		return refs, inspect.BadReferences
+	case len(refs) > 0:
+		return refs, inspect.SomeReferences
+	default:
+		return nil, inspect.NoReferences
+	}
+}
+
+// others is the name of something in a volume's directory that the agent does not put there, or "".
+func others(dir *os.File) (string, error) {
+	names, err := readDir(dir)
+	slices.Sort(names)
+	for _, name := range names {
+		if !slices.Contains([]string{dataDir, metadataFile, metadataFile + temporarySuffix, clientsDir}, name) {
+			return name, err
+		}
+	}
+	return "", err
+}

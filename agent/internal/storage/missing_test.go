@@ -1,0 +1,288 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// An administrator has moved the data of volumes and snapshots away. Whatever the agent is asked to do meanwhile, their
+// directories, metadata and references stay, and with the data back everything is as it was.
+func TestDataMovedAway(t *testing.T) {
+	requests := map[string]func(ctx context.Context, ten *Tenant, name string) error{
+		"attach": func(ctx context.Context, ten *Tenant, name string) error {
+			_, err := ten.Export(ctx, name, ExportSpec{Client: client2})
+			return err
+		},
+		"patch": func(ctx context.Context, ten *Tenant, name string) error {
+			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{Mode: ptr(uint32(0o700))})
+			return err
+		},
+		"labels": func(ctx context.Context, ten *Tenant, name string) error {
+			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{Labels: map[string]string{"a": "b"}})
+			return err
+		},
+		"snapshot": func(ctx context.Context, ten *Tenant, name string) error {
+			_, _, err := ten.CreateSnapshot(ctx, SnapshotSpec{Name: "of-" + name, Volume: name})
+			return err
+		},
+		"clone": func(ctx context.Context, ten *Tenant, name string) error {
+			_, _, err := ten.Clone(ctx, CloneSpec{Name: "from-" + name, Volume: name})
+			return err
+		},
+		"clone of the snapshot": func(ctx context.Context, ten *Tenant, _ string) error {
+			_, _, err := ten.Clone(ctx, CloneSpec{Name: "from-s", Snapshot: "s"})
+			return err
+		},
+		"nothing": func(context.Context, *Tenant, string) error { return errors.New("not asked") },
+	}
+	for name, request := range requests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, testpool.Options{})
+			withExport(t, r.ten)
+			_, _, err := r.ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
+			assert.NilError(t, err)
+			_, _, err = r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
+			assert.NilError(t, err)
+			before := r.view()
+			dirs := map[string]string{"v": r.ten.path("v"), "c": r.ten.path("c"), "s": r.ten.snapshotPath("s")}
+			files := map[string][]string{}
+			for thing, dir := range dirs {
+				r.moveAway(dir)
+				files[thing] = everythingIn(t, dir)
+			}
+
+			for range 3 { // the first failure has the agent look at the directory
+				assert.Assert(t, request(t.Context(), r.ten, "v") != nil)
+				assert.Assert(t, request(t.Context(), r.ten, "c") != nil)
+				r.store.lookAfter(t.Context())
+				assert.NilError(t, r.store.reconcileExports(t.Context()))
+			}
+			for thing, dir := range dirs {
+				assert.DeepEqual(t, everythingIn(t, dir), files[thing])
+			}
+			r.store.abandon()
+			_, err = Inspect(t.Context(), r.config(), true)
+			assert.NilError(t, err)
+			r.open()
+			for thing, dir := range dirs {
+				assert.DeepEqual(t, everythingIn(t, dir), files[thing])
+			}
+			v := mustGet(t, r.ten, "v")
+			assert.Equal(t, v.Quarantine, "its subvolume is missing, and clients have references to it")
+			assert.Equal(t, mustGet(t, r.ten, "c").Quarantine, "its subvolume is missing")
+			s, err := r.ten.GetSnapshot(t.Context(), "s")
+			assert.NilError(t, err)
+			assert.Equal(t, s.Quarantine, "its subvolume is missing")
+			assertCode(t, r.ten.DeleteVolume(t.Context(), "c"), agentapi.Quarantined)
+			assertCode(t, r.ten.DeleteSnapshot(t.Context(), "s"), agentapi.Quarantined)
+
+			for _, dir := range dirs {
+				r.putBack(dir)
+			}
+			r.store.abandon()
+			r.open()
+			assert.DeepEqual(t, r.view(), before)
+			assertRules(t, r.store)
+		})
+	}
+}
+
+// A client of a volume whose data is gone can be shut out, and then the reference is gone for good.
+func TestUnexportWithoutData(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withExport(t, r.ten)
+	r.moveAway(r.ten.path("v"))
+	r.store.abandon()
+	r.open()
+	exported := len(r.exporter.list())
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
+	assert.Equal(t, len(r.exporter.list()), exported-1)
+	r.putBack(r.ten.path("v"))
+	r.store.abandon()
+	r.open()
+	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
+	assertRules(t, r.store)
+}
+
+// The data is put back just before any step with which the agent removes an interrupted clone. It is never removed.
+func TestDataPutBackAtTheWrongMoment(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	clone := func() error {
+		_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
+		return err
+	}
+	interrupted := func() {
+		r.faults.killBefore("snapshot")
+		assert.ErrorIs(t, clone(), errKilled)
+		r.store.abandon()
+		r.faults.disarm()
+	}
+	interrupted()
+	r.faults.arm(math.MaxInt, math.MaxInt, nil)
+	r.open()
+	steps := r.faults.disarm()
+	assert.Assert(t, len(steps) > 2)
+	for k := range steps {
+		assert.NilError(t, r.ten.DeleteVolume(t.Context(), "c"))
+		interrupted()
+		n := 0
+		aside := filepath.Join(r.pool.Dir, "aside")
+		r.faults.watch(func(string) {
+			if n++; n != k+1 {
+				return
+			}
+			pool := openPath(t, r.pool.Dir)
+			defer pool.Close()
+			assert.NilError(t, btrfs.CreateSubvolume(pool, "aside"))
+			assert.NilError(t, os.WriteFile(filepath.Join(aside, "file"), []byte("precious"), 0o600))
+			for _, to := range []string{r.ten.path("c"), r.ten.path("elsewhere")} {
+				_ = os.Mkdir(r.ten.path("elsewhere"), 0o700)
+				if os.Rename(aside, filepath.Join(to, dataDir)) == nil {
+					return
+				}
+			}
+			t.Error("the data has no place")
+		})
+		r.open()
+		r.faults.watch(nil)
+		kept := contents(t, r.ten.path("c")) + contents(t, r.ten.path("elsewhere"))
+		assert.Equal(t, kept, "precious", "put back before step %d of %v", k+1, steps)
+		for _, name := range []string{"c", "elsewhere"} {
+			if _, err := os.Stat(filepath.Join(r.ten.path(name), dataDir)); err == nil {
+				dir := openPath(t, r.ten.path(name))
+				assert.NilError(t, btrfs.DestroyTree(dir, dataDir))
+				assert.NilError(t, dir.Close())
+			}
+			assert.NilError(t, os.RemoveAll(r.ten.path(name)))
+		}
+		r.store.abandon()
+		r.open()
+	}
+}
+
+// A deletion on a filesystem that is too full to rename is interrupted anywhere, and is finished by the next start.
+func TestDeletionInPlaceIsFinished(t *testing.T) {
+	for _, prepare := range []func(testing.TB, *Tenant){withVolume, wasExported} {
+		r := newRig(t, testpool.Options{})
+		full := func() {
+			r.faults.fail(unix.ENOSPC, "rename")
+		}
+		prepare(t, r.ten)
+		full()
+		r.faults.arm(math.MaxInt, math.MaxInt, nil)
+		assert.NilError(t, r.ten.DeleteVolume(t.Context(), "v"))
+		steps := r.faults.disarm()
+		marked := 0
+		for k, step := range steps {
+			if step == "mark" {
+				marked = k + 2
+			}
+		}
+		assert.Assert(t, marked > 0)
+		for k := marked; k <= len(steps); k++ {
+			r.faults.fail(nil)
+			prepare(t, r.ten)
+			full()
+			r.faults.kill(k)
+			assert.ErrorIs(t, r.ten.DeleteVolume(t.Context(), "v"), errKilled)
+			r.store.abandon()
+			r.faults.disarm()
+			r.open()
+			_, err := r.ten.GetVolume(t.Context(), "v")
+			assertCode(t, err, agentapi.NotFound)
+		}
+		r.faults.fail(nil)
+		prepare(t, r.ten) // also where an empty directory is left
+		assertRules(t, r.store)
+	}
+}
+
+// Metadata that an interrupted clone left, but of an agent that set no mark, may be that of a volume whose data was moved.
+func TestUnmarkedLeftovers(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
+	assert.NilError(t, err)
+	r.store.abandon()
+	c := openPath(t, r.ten.path("c"))
+	assert.NilError(t, btrfs.DestroySubvolume(c, dataDir))
+	assert.NilError(t, os.Mkdir(r.ten.path("empty"), 0o700))
+	r.open()
+	assert.Equal(t, mustGet(t, r.ten, "c").Quarantine, "its subvolume is missing")
+	_, err = r.ten.GetVolume(t.Context(), "empty")
+	assertCode(t, err, agentapi.NotFound)
+	mustCreate(t, r.ten, "empty")
+	_, err = os.Stat(r.ten.path("c"))
+	assert.NilError(t, err)
+}
+
+// A mark of a creation that was interrupted after the snapshot says nothing, and goes.
+func TestMarkOfWholeClone(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	r.faults.killBefore("clear mark")
+	_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
+	assert.ErrorIs(t, err, errKilled)
+	r.store.abandon()
+	r.faults.disarm()
+	_, mark, err := readMarkedMetadata(openPath(t, r.ten.path("c")))
+	assert.NilError(t, err)
+	assert.Equal(t, mark, inspect.Creating)
+	r.open()
+	assert.Equal(t, contents(t, r.ten.path("c")), "of v")
+	assertRules(t, r.store)
+}
+
+// moveAway moves the data of the thing in dir out of the pool's tenants.
+func (r *rig) moveAway(dir string) {
+	r.t.Helper()
+	moveSubvolume(r.t, filepath.Join(dir, dataDir), r.aside(dir))
+}
+
+func (r *rig) putBack(dir string) {
+	r.t.Helper()
+	moveSubvolume(r.t, r.aside(dir), filepath.Join(dir, dataDir))
+}
+
+func (r *rig) aside(dir string) string { return filepath.Join(r.pool.Dir, "aside-"+filepath.Base(dir)) }
+
+// moveSubvolume makes it writable meanwhile: the kernel moves no other.
+func moveSubvolume(t *testing.T, from, to string) {
+	t.Helper()
+	f := openPath(t, from)
+	defer f.Close()
+	info, err := btrfs.Subvolume(f)
+	assert.NilError(t, err)
+	assert.NilError(t, btrfs.SetReadOnly(f, false))
+	assert.NilError(t, os.Rename(from, to))
+	assert.NilError(t, btrfs.SetReadOnly(f, info.ReadOnly))
+}
+
+// everythingIn lists files with their contents.
+func everythingIn(t *testing.T, dir string) []string {
+	t.Helper()
+	var out []string
+	assert.NilError(t, filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return errors.Join(err)
+		}
+		content, err := os.ReadFile(path)
+		out = append(out, path+": "+string(content))
+		return err
+	}))
+	return out
+}
