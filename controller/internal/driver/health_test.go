@@ -37,7 +37,7 @@ func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
 	d := start(t, nil)
 	volume := d.create(t, "sick").VolumeId
 	d.agent.Edit(token, "sick", sick(agentapi.Condition{Reason: agentapi.ReasonQuarantined, Message: "a reference cannot be read"}))
-	for node, code := range map[string]codes.Code{"node-1|10.0.0.1": codes.Internal, "node-1": codes.FailedPrecondition, "": codes.FailedPrecondition} {
+	for node, code := range map[string]codes.Code{"node-1|10.0.0.1": codes.FailedPrecondition, "node-1": codes.FailedPrecondition, "": codes.FailedPrecondition} {
 		_, err := d.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node})
 		assert.Equal(t, status.Code(err), code, "%s: %v", node, err)
 	}
