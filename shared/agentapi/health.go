@@ -15,6 +15,7 @@ const (
 	ReasonQuotaInconsistent  = "QuotaInconsistent"  // limits are not enforced
 	ReasonQuotaDisabled      = "QuotaDisabled"      // somebody turned quotas off
 	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports
+	ReasonTenantUnavailable  = "TenantUnavailable"  // the directory of a tenant cannot be loaded; the others are served
 	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line
 
 	// Of one volume.

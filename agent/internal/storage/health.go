@@ -57,6 +57,9 @@ func (s *Store) Conditions() []Condition {
 	if n := s.quarantined(); n > 0 {
 		out.add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
 	}
+	if n := len(s.brokenTenants()); n > 0 { // whose names no other tenant learns
+		out.add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
+	}
 	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
 		out.add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
 	}

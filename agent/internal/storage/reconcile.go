@@ -24,8 +24,8 @@ func (s *Store) intendedExports() []nfs.Export {
 	return out
 }
 
-// keptExports are what the NFS server serves of volumes without data, or of which some references
-// cannot be read. Clients of those keep what they have until an administrator has looked. A client
+// keptExports are what the NFS server serves of tenants that cannot be loaded, and of volumes without
+// data or of which some references cannot be read. Clients of those keep what they have until an administrator has looked. A client
 // whose attachment has ended is not one of them.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
@@ -36,7 +36,8 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 			}
 		}
 	}
-	if len(unknown) == 0 {
+	broken := s.brokenTenants()
+	if len(unknown) == 0 && len(broken) == 0 {
 		return nil, nil
 	}
 	actual, err := s.exporter.List(ctx)
@@ -47,16 +48,17 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	for _, e := range s.intendedExports() {
 		intended[e.Key()] = true
 	}
-	var kept []nfs.Export
+	var out []nfs.Export
 	for _, e := range actual {
 		v, found := unknown[e.Path]
 		ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
-		if found && e.Spec == "" && !intended[e.Key()] && !ended {
+		kept := found && !ended || slices.Contains(broken, s.tenantOf(e.Path))
+		if kept && e.Spec == "" && !intended[e.Key()] {
 			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
-			kept = append(kept, e)
+			out = append(out, e)
 		}
 	}
-	return kept, nil
+	return out, nil
 }
 
 // reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
@@ -90,6 +92,9 @@ func (s *Store) reconcileExports(ctx context.Context) error {
 // reconcilePath makes the exports of one path what they should be. The volume's name is held meanwhile.
 func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Export) error {
 	t, name := s.locate(path)
+	if t == nil && s.whyBroken(s.tenantOf(path)) != nil {
+		return nil
+	}
 	if t == nil {
 		return s.revoke(ctx, path, nil, actual)
 	}
@@ -124,6 +129,16 @@ func (s *Store) revoke(ctx context.Context, path string, want, actual []nfs.Expo
 	}
 	s.log.Warn("revoking exports that nobody asked the agent for", "path", path, "count", len(unwanted))
 	return s.exporter.Unexport(ctx, unwanted)
+}
+
+// tenantOf is the name of the directory in the base path that the path is in.
+func (s *Store) tenantOf(path string) string {
+	below, err := filepath.Rel(s.pool.path, path)
+	if err != nil {
+		return ""
+	}
+	name, _, _ := strings.Cut(below, string(filepath.Separator))
+	return name
 }
 
 // locate finds the volume whose data path is; no tenant where there can be none.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,17 +34,7 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	defer func() { s.index = nil }()
 	for _, name := range names {
-		t, err := s.openTenant(name)
-		if err != nil {
-			return fmt.Errorf("tenant %s: %w", name, err)
-		}
-		if t == nil { // surveyed, and not there
-			continue
-		}
-		s.tenants[name] = t
-		if err := t.load(); err != nil {
-			return fmt.Errorf("tenant %s: %w", name, err)
-		}
+		s.loadTenant(name)
 	}
 	if err := s.reconcileLimits(); err != nil {
 		return err
@@ -67,35 +59,95 @@ func (s *Store) recover(ctx context.Context) error {
 
 // tenantNames are the configured ones, and those that are on disk.
 func (s *Store) tenantNames() ([]string, error) {
-	names := map[string]bool{}
-	for _, name := range s.config.Tenants {
-		names[name] = true
+	names := slices.Clone(s.config.Tenants)
+	for _, name := range names {
+		if err := id.ValidateName(name); err != nil {
+			return nil, fmt.Errorf("tenant %q %w", name, err)
+		}
 	}
 	entries, err := readDir(s.pool.base)
 	if err != nil {
 		return nil, err
 	}
 	for _, entry := range entries {
-		if !names[entry] && id.ValidateName(entry) == nil && s.holdsSnapshotsDir(entry) {
-			s.log.Info("a tenant on disk is not configured: its exports are kept, its API is not served", "tenant", entry)
-			names[entry] = true
+		if slices.Contains(names, entry) || id.ValidateName(entry) != nil || !s.wasTenant(entry) {
+			continue
 		}
+		s.log.Info("found a tenant on disk that is not configured: keeping its exports, not serving its API", "tenant", entry)
+		names = append(names, entry)
 	}
-	out := make([]string, 0, len(names))
-	for name := range names {
-		out = append(out, name)
-	}
-	return out, nil
+	return names, nil
 }
 
-// holdsSnapshotsDir tells a tenant's directory, which always has one, from what else may lie in the base directory.
-func (s *Store) holdsSnapshotsDir(name string) bool {
-	dir, err := s.disk.open(name + "/" + snapshotsDir)
+// wasTenant reports whether a directory has a volume or a snapshot of the agent's in it. Its directory of snapshots alone says
+// little: others have directories of that name, too.
+func (s *Store) wasTenant(name string) bool {
+	t := &Tenant{store: s, name: name}
+	var err error
+	if t.dir, err = s.disk.open(name); err != nil {
+		return false
+	}
+	defer t.dir.Close()
+	if t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir); err != nil {
+		return false
+	}
+	defer t.snapsDir.Close()
+	return t.hasMetadata(t.dir) || t.hasMetadata(t.snapsDir)
+}
+
+// hasMetadata reports whether the directory has one with metadata that can be read.
+func (t *Tenant) hasMetadata(parent *os.File) bool {
+	names, err := readDir(parent)
 	if err != nil {
 		return false
 	}
-	dir.Close()
-	return true
+	return slices.ContainsFunc(names, func(name string) bool {
+		return id.ValidateName(name) == nil && t.inspect(parent, name).metadata.Name == name
+	})
+}
+
+// loadTenant loads one tenant. Where that fails, the others are served, the tenant's exports stay as they are, and upkeep tries
+// it again.
+func (s *Store) loadTenant(name string) {
+	t, err := s.openTenant(name)
+	if err == nil && t != nil { // without repair, a tenant that is not there is not made
+		err = t.load()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, before := s.broken[name]
+	switch {
+	case err == nil:
+		delete(s.broken, name)
+		if t != nil {
+			s.tenants[name] = t
+		}
+	default:
+		s.broken[name] = err
+		if !before {
+			s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
+		}
+		if t != nil {
+			t.close()
+		}
+	}
+}
+
+// retryTenants loads those tenants that could not be loaded.
+func (s *Store) retryTenants() {
+	for _, name := range s.brokenTenants() {
+		s.loadTenant(name)
+		if t := s.tenantOnDisk(name); t != nil {
+			s.log.Info("loaded a tenant", "tenant", name, "volumes", t.volumes.len(), "snapshots", t.snapshots.len())
+			s.upkeep.drifted.Store(true)
+		}
+	}
+}
+
+func (s *Store) brokenTenants() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.broken))
 }
 
 // readDir lists a directory that stays open.

@@ -17,7 +17,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // Exporter is what the domain needs of an export engine: see nfs.Exporter.
@@ -90,6 +89,7 @@ type Store struct {
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
+	broken  map[string]error // tenants that cannot be loaded
 }
 
 // Tenant is one tenant's part of the pool. No method of it can reach another's.
@@ -157,6 +157,7 @@ func newStore(config Config, p *pool) *Store {
 		disk:    &disk{fs: p.fs, base: p.base, turns: newTurns(), fault: config.fault},
 		locks:   nameLocks{locks: map[string]*nameLock{}},
 		tenants: map[string]*Tenant{},
+		broken:  map[string]error{},
 	}
 }
 
@@ -222,8 +223,7 @@ func (s *Store) Drain() { s.gate.shut() }
 
 func (s *Store) release() {
 	for _, t := range s.tenants {
-		t.dir.Close()
-		t.snapsDir.Close()
+		t.close()
 	}
 	s.pool.close()
 }
@@ -236,10 +236,13 @@ func (s *Store) Ready() error {
 	return s.pool.check()
 }
 
-// Tenant returns a configured tenant's part. Another name is NotFound.
+// Tenant returns a configured tenant's part. Another name is NotFound, and a tenant that cannot be loaded is Unavailable.
 func (s *Store) Tenant(name string) (*Tenant, error) {
 	if t := s.tenantOnDisk(name); t != nil && s.isConfigured(name) {
 		return t, nil
+	}
+	if err := s.whyBroken(name); err != nil && s.isConfigured(name) {
+		return nil, agentapi.Errorf(agentapi.Unavailable, "tenant %q cannot be loaded: %w", name, err)
 	}
 	return nil, agentapi.Errorf(agentapi.NotFound, "there is no tenant %q", name)
 }
@@ -251,6 +254,12 @@ func (s *Store) tenantOnDisk(name string) *Tenant {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.tenants[name]
+}
+
+func (s *Store) whyBroken(tenant string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.broken[tenant]
 }
 
 // Tenants are all that are on disk, in no order.
@@ -267,11 +276,15 @@ func (s *Store) Tenants() []*Tenant {
 // Name of the tenant.
 func (t *Tenant) Name() string { return t.name }
 
+func (t *Tenant) close() {
+	t.dir.Close()
+	if t.snapsDir != nil {
+		t.snapsDir.Close()
+	}
+}
+
 // openTenant opens, and where it is missing makes, a tenant's directories.
 func (s *Store) openTenant(name string) (*Tenant, error) {
-	if err := id.ValidateName(name); err != nil {
-		return nil, fmt.Errorf("tenant %q %w", name, err)
-	}
 	if s.survey != nil {
 		return s.openSurveyed(name)
 	}

@@ -82,6 +82,7 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 		return // Conditions say so
 	}
 	s.settleAll(ctx)
+	s.retryTenants()
 	if u.drifted.Swap(false) || u.exportError() != nil {
 		u.reconcile(ctx, s)
 	}
