@@ -91,11 +91,25 @@ ask() {
 	[ "$answer" = y ] || [ "$answer" = yes ]
 }
 
-# setting NAME: its value in the settings that are there.
+# setting NAME: its value in the settings that are there, as systemd reads it.
 setting() {
 	[ -r "$env" ] || return 0
-	sed -n "s/^$1=//p" "$env" | tail -n 1 | sed 's/^"\(.*\)"$/\1/'
+	"$here/btrfs-nfs-agent" settings get --env-file "$env" "$1"
 }
+
+# environment_value VALUE: as systemd.exec(5) has it in an EnvironmentFile=. A shell reads the same.
+environment_value() {
+	case $1 in
+	*[!A-Za-z0-9/._-]*) printf '"%s"' "$(printf %s "$1" | LC_ALL=C sed 's/[\\"$`]/\\&/g')" ;;
+	*) printf %s "$1" ;;
+	esac
+}
+
+# unit_path PATH: as a unit has it (systemd.syntax(7)), where a per cent sign begins a specifier.
+unit_path() { printf '"%s"' "$(printf %s "$1" | LC_ALL=C sed 's/[\\"]/\\&/g; s/%/%%/g')"; }
+
+# fstab_path PATH: as fstab(5) has it.
+fstab_path() { printf %s "$1" | LC_ALL=C sed 's/\\/\\134/g; s/ /\\040/g'; }
 
 # agree OPTION GIVEN SETTING HOW: settings that are there stay. Were the host set up by an option that contradicts them, the agent would not fit it.
 agree() {
@@ -130,10 +144,25 @@ choose_base() {
 	[ -n "$base" ] || base=$(setting AGENT_BASE_PATH)
 	if [ -z "$base" ] && [ -t 0 ]; then
 		printf 'Directory on btrfs that is to hold the volumes: '
-		read -r base
+		IFS= read -r base
 	fi
 	[ -n "$base" ] || fail "say where the volumes are to be: --base-path DIR"
-	case $base in /*) ;; *) fail "--base-path must be absolute" ;; esac
+}
+
+# check_options refuses what cannot be written, or would not be read back as it is, before anything is changed.
+check_options() {
+	case /$base/ in
+	*/../*) fail "--base-path must not contain .., got $base" ;; # systemd ignores such paths
+	esac
+	case $tenant in
+	*[:,]*) fail "--tenant must be a name without : and ,, got $tenant" ;;
+	esac
+	case $older in
+	"" | on | off) ;;
+	*) fail "--older-nfs must be on or off, got $older" ;;
+	esac
+	env -i "AGENT_BASE_PATH=$base" "AGENT_TENANTS=${tenant:-default}:checked" "AGENT_NFS_EXPORTER=$engine" "$here/btrfs-nfs-agent" settings check ||
+		fail "this cannot be installed, and nothing was changed"
 }
 
 prepare_device() {
@@ -155,7 +184,10 @@ prepare_device() {
 	mkfs.btrfs -q -L btrfs-nfs "$device"
 	uuid=$(blkid -p -o value -s UUID "$device")
 	mkdir -p "$base"
-	printf 'UUID=%s %s btrfs noatime 0 0\n' "$uuid" "$base" >>/etc/fstab
+	# A last line without an end would go on in this one.
+	[ -z "$(tail -c 1 /etc/fstab)" ] || echo >>/etc/fstab
+	# Without the disk the host starts, but for the agent.
+	printf 'UUID=%s %s btrfs noatime,nofail 0 0\n' "$uuid" "$(fstab_path "$base")" >>/etc/fstab
 	systemctl daemon-reload
 	mount "$base"
 }
@@ -204,11 +236,7 @@ choose_engine() {
 # choose_versions decides whether the NFS server goes on to offer NFSv3 and NFSv4.0. Clients may use them where it was set up before, or
 # where it exports something.
 choose_versions() {
-	case $older in
-	on | off) return ;;
-	"") ;;
-	*) fail "--older-nfs must be on or off, got $older" ;;
-	esac
+	[ -z "$older" ] || return 0
 	if grep -qs '^vers3=n' "$nfsconf"; then older=off
 	elif [ -e "$nfsconf" ] || exports_something; then older=on
 	else older=off; fi
@@ -283,13 +311,13 @@ install_files() {
 	{
 		echo "# Written by install.sh: what depends on this host. Your own changes belong in a file of another name."
 		echo "[Unit]"
-		echo "RequiresMountsFor=\"$base\""
+		printf 'RequiresMountsFor=%s\n' "$(unit_path "$base")"
 		if [ "$engine" = kernel ]; then
 			echo "Wants=proc-fs-nfsd.mount nfsdcld.service"
 		else
 			echo "Wants=nfs-server.service"
 			echo "[Service]"
-			echo "ReadWritePaths=\"$base\""
+			printf 'ReadWritePaths=%s\n' "$(unit_path "$base")"
 		fi
 	} | write "$dropins/10-host.conf" 644
 	if [ "$engine" = exportfs ]; then
@@ -308,12 +336,19 @@ install_settings() {
 	fi
 	token=$(new_token)
 	[ ${#token} = 64 ] || fail "no token could be made"
-	# Not as arguments, which everybody on this host can read while sed runs.
-	sed -f /dev/stdin "$here/agent.env" <<EOF | write "$env" 600
-s|^AGENT_BASE_PATH=.*|AGENT_BASE_PATH=$base|
-s|^AGENT_TENANTS=.*|AGENT_TENANTS=${tenant:-default}:$token|
-s|^#AGENT_NFS_EXPORTER=.*|AGENT_NFS_EXPORTER=$engine|
-EOF
+	while IFS= read -r line; do
+		case $line in
+		AGENT_BASE_PATH=*) line=AGENT_BASE_PATH=$(environment_value "$base") ;;
+		AGENT_TENANTS=*) line=AGENT_TENANTS=${tenant:-default}:$token ;;
+		"#AGENT_NFS_EXPORTER="*) line=AGENT_NFS_EXPORTER=$engine ;;
+		esac
+		printf '%s\n' "$line"
+	done <"$here/agent.env" | write "$env" 600
+	[ -z "$dry" ] || return 0
+	[ "$(setting AGENT_BASE_PATH)" = "$base" ] && [ "$(setting AGENT_TENANTS)" = "${tenant:-default}:$token" ] && [ "$(setting AGENT_NFS_EXPORTER)" = "$engine" ] || {
+		rm -f "$env"
+		fail "write $env: systemd would read other settings than those that were to be written"
+	}
 }
 
 start_service() {
@@ -332,9 +367,10 @@ do_install() {
 	[ -x "$here/btrfs-nfs-agent" ] || fail "the program is not beside this script"
 	keep_settings
 	choose_base
+	choose_engine
+	check_options
 	prepare_device
 	check_base
-	choose_engine
 	[ -n "$root" ] || install_packages
 	set_up_server
 	install_files

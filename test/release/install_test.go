@@ -32,7 +32,7 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, is.Contains(out, "is installed. Volumes: /srv/btrfs"))
 	h.waitFor("the agent", func() bool { out, _ := h.try("systemctl is-active btrfs-nfs-agent"); return out == "active\n" })
 	assert.Equal(t, h.run("stat -c %a /etc/btrfs-nfs-agent/agent.env"), "600\n")
-	assert.Assert(t, is.Contains(h.run("cat /etc/fstab"), " /srv/btrfs btrfs noatime"))
+	assert.Assert(t, is.Contains(h.run("cat /etc/fstab"), " /srv/btrfs btrfs noatime,nofail 0 0\n"))
 	token := strings.TrimSpace(h.run("sed -n 's/^AGENT_TENANTS=default://p' /etc/btrfs-nfs-agent/agent.env"))
 	assert.Equal(t, len(token), 64)
 

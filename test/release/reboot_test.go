@@ -95,12 +95,12 @@ func (h *host) failures() []string {
 }
 
 // mountsAtBoot does what systemd does at the boot of a machine with the line that install.sh has written to fstab. In a container, which it knows by a /sys that
-// is for reading, it leaves out devices, for there is no udev (systemd's fstab-generator.c, parse_fstab). With nofail, as owners may have it, the
+// is for reading, it leaves out devices, for there is no udev (systemd's fstab-generator.c, parse_fstab). With nofail, the
 // mount is before nothing but what asks for it.
 func (h *host) mountsAtBoot() {
 	h.t.Helper()
 	const units = "/etc/systemd/system"
-	h.run("sed -i 's| /srv/btrfs btrfs noatime | /srv/btrfs btrfs noatime,nofail |' /etc/fstab && grep ' /srv/btrfs btrfs noatime,nofail 0 0' /etc/fstab")
+	h.run("grep ' /srv/btrfs btrfs noatime,nofail 0 0' /etc/fstab")
 	h.run("cd " + units + " && rm -f srv-btrfs.mount local-fs.target.*/srv-btrfs.mount")
 	h.run("unshare -m sh -c 'mount -o remount,bind,rw /sys && /lib/systemd/system-generators/systemd-fstab-generator " + strings.Repeat(" "+units, 3) + "'")
 	h.run("sed -i 's|^What=.*|What=" + h.device + "|' " + units + "/srv-btrfs.mount")

@@ -18,6 +18,10 @@ const (
 	exitTrouble  = 2
 )
 
+// exitConfig is the exit code for settings that are wrong (EX_CONFIG in sysexits.h). The unit does
+// not restart the agent after it.
+const exitConfig = 78
+
 // exitError ends the program with a code of its own. Without a cause everything has been said.
 type exitError struct {
 	code  int

@@ -49,6 +49,7 @@ environment (docs/configuration.md). The other commands look after the host, or 
 		doctorCommand(),
 		migrateCommand(),
 		nfsCommand(),
+		settingsCommand(),
 		taskProcessCommand(),
 		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
 		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
@@ -59,11 +60,11 @@ environment (docs/configuration.md). The other commands look after the host, or 
 func runServe(command *cobra.Command, _ []string) error {
 	c, err := config.Load()
 	if err != nil {
-		return fmt.Errorf("the environment is not good:\n%w", err)
+		return &exitError{exitConfig, fmt.Errorf("the environment is not good:\n%w", err)}
 	}
 	logger, err := log.New(command.ErrOrStderr(), c.LogLevel, c.LogFormat)
 	if err != nil {
-		return err
+		return &exitError{exitConfig, err}
 	}
 	return serve(command.Context(), c, logger)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/task"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
@@ -27,6 +28,9 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	if err != nil {
 		return fmt.Errorf("AGENT_BASE_PATH: %w", err)
 	}
+	if err := config.ValidateBasePath(basePath); err != nil {
+		return &exitError{exitConfig, fmt.Errorf("resolve symbolic links: %w", err)}
+	}
 	pool := storageConfig(c)
 	pool.BasePath, pool.Logger = basePath, logger
 	claim, err := storage.Take(pool) // before anything is changed, in the pool or beside it
@@ -35,6 +39,9 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	}
 	defer claim.Release()
 	exporter, err := newExporter(ctx, c, basePath, logger)
+	if errors.Is(err, nfs.ErrInvalid) {
+		return &exitError{exitConfig, fmt.Errorf("export engine: %w", err)}
+	}
 	if err != nil {
 		return fmt.Errorf("export engine: %w", err)
 	}

@@ -9,13 +9,17 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 )
 
 // Config is every setting of the agent. Load makes a good one.
 type Config struct {
-	BasePath    string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path. Required."`
+	BasePath    string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path without control characters. Required."`
 	Tenants     Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Unless AGENT_TENANTS_FILE is set: Required."`
 	TenantsFile string  `envconfig:"AGENT_TENANTS_FILE" desc:"File with a line tenant:token for each, in place of AGENT_TENANTS; lines that begin with # do not count. Others must have no rights to it. Read at the start."`
 
@@ -80,7 +84,8 @@ func withoutValue(err error) error {
 
 func (c Config) validate() error {
 	return errors.Join(
-		c.validateBasePath(),
+		ValidateBasePath(c.BasePath),
+		c.validateExportfs(),
 		c.validateTenants(),
 		validateAddress("AGENT_LISTEN_ADDR", c.ListenAddr, false),
 		validateAddress("AGENT_METRICS_ADDR", c.MetricsAddr, true),
@@ -106,12 +111,28 @@ const (
 	maxThreads = 4096
 )
 
-func (c Config) validateBasePath() error {
+// ValidateBasePath says why path cannot hold the volumes of an agent. The files of nfs-utils cannot
+// hold control characters.
+func ValidateBasePath(path string) error {
 	switch {
-	case c.BasePath == "":
+	case path == "":
 		return errors.New("AGENT_BASE_PATH is not set: it names the directory that holds the volumes")
-	case !filepath.IsAbs(c.BasePath):
-		return fmt.Errorf("AGENT_BASE_PATH is %q, it must be an absolute path", c.BasePath)
+	case !filepath.IsAbs(path):
+		return fmt.Errorf("AGENT_BASE_PATH must be an absolute path, got %q", path)
+	case !utf8.ValidString(path) || strings.ContainsFunc(path, unicode.IsControl):
+		return fmt.Errorf("AGENT_BASE_PATH must be UTF-8 without control characters, got %q", path)
+	}
+	return nil
+}
+
+// validateExportfs checks what only the exportfs engine requires.
+func (c Config) validateExportfs() error {
+	if c.NFS.Exporter != exportfs.Name || !filepath.IsAbs(c.BasePath) {
+		return nil
+	}
+	err := exportfs.ValidateBasePath(filepath.Clean(c.BasePath))
+	if err != nil {
+		return fmt.Errorf("AGENT_BASE_PATH: %w", err)
 	}
 	return nil
 }

@@ -73,6 +73,7 @@ func TestEverySetting(t *testing.T) {
 func TestBadSettings(t *testing.T) {
 	for _, c := range []struct{ name, value string }{
 		{"AGENT_BASE_PATH", ""}, {"AGENT_BASE_PATH", "relative/path"},
+		{"AGENT_BASE_PATH", "/a\nb"}, {"AGENT_BASE_PATH", "/a\tb"}, {"AGENT_BASE_PATH", "/a\x7f"}, {"AGENT_BASE_PATH", "/a\u0085"}, {"AGENT_BASE_PATH", "/a\xff"},
 		{"AGENT_LISTEN_ADDR", ""}, {"AGENT_LISTEN_ADDR", "8080"}, {"AGENT_LISTEN_ADDR", ":x"}, {"AGENT_LISTEN_ADDR", ":99999"}, {"AGENT_LISTEN_ADDR", "a:b:c"},
 		{"AGENT_METRICS_ADDR", "9090"},
 		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},
@@ -104,6 +105,17 @@ func TestSigningHandlesNeedsTheKernelEngine(t *testing.T) {
 		environment(t, append(good[:len(good):len(good)], other...)...)
 		_, err := Load()
 		assert.ErrorContains(t, err, "AGENT_NFS_SIGN_HANDLES")
+	}
+}
+
+// The kernel engine can export what nfs-utils cannot.
+func TestBasePathForExportfs(t *testing.T) {
+	for _, path := range []string{`/srv/a\040b`, "/"} {
+		for engine, bad := range map[string]bool{"exportfs": true, "kernel": false, "auto": false} {
+			environment(t, "AGENT_BASE_PATH", path, "AGENT_TENANTS", "a:secret", "AGENT_NFS_EXPORTER", engine)
+			_, err := Load()
+			assert.Equal(t, err != nil, bad, "%s %s: %v", path, engine, err)
+		}
 	}
 }
 

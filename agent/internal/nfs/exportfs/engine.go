@@ -48,8 +48,8 @@ type Engine struct {
 // New returns a running engine, which Close stops.
 func New(config Config) (*Engine, error) {
 	config = config.withDefaults()
-	if !filepath.IsAbs(config.BasePath) || filepath.Clean(config.BasePath) != config.BasePath || config.BasePath == "/" {
-		return nil, fmt.Errorf("%w: base path %q is not an absolute, clean path below /", nfs.ErrInvalid, config.BasePath)
+	if err := ValidateBasePath(config.BasePath); err != nil {
+		return nil, err
 	}
 	if _, err := os.Stat(config.Command); err != nil {
 		return nil, fmt.Errorf("%w: nfs-utils is needed: %w", nfs.ErrUnsupported, err)
@@ -156,6 +156,17 @@ var (
 	errOctalLookalike = fmt.Errorf("%w: nfs-utils cannot export a path with a backslash and three octal digits",
 		nfs.ErrUnsupported)
 )
+
+// ValidateBasePath reports why the engine cannot export anything below path.
+func ValidateBasePath(path string) error {
+	switch {
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/":
+		return fmt.Errorf("%w: base path %q is not an absolute, clean path below /", nfs.ErrInvalid, path)
+	case octalLookalike.MatchString(path):
+		return fmt.Errorf("%w: base path %q: %w", nfs.ErrInvalid, path, errOctalLookalike)
+	}
+	return nil
+}
 
 // table reads what nfs-utils exports below the base path now.
 func (e *Engine) table(ctx context.Context) ([]entry, error) {
