@@ -17,6 +17,7 @@ const (
 	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports
 	ReasonTenantUnavailable  = "TenantUnavailable"  // the directory of a tenant cannot be loaded; the others are served
 	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line
+	ReasonExportRootForeign  = "ExportRootForeign"  // another export has fsid=0: clients of it cannot mount volumes
 
 	// Of one volume.
 

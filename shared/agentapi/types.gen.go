@@ -129,7 +129,8 @@ type Condition struct {
 	Message string `json:"message"`
 
 	// Reason CamelCase, for programs. Of the pool: PoolUnavailable, PoolReadOnly, PoolNearlyFull, DeviceMissing, DeviceErrors,
-	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, TenantUnavailable, ExportsUnknown, ExportsDiffer.
+	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, TenantUnavailable,
+	// ExportsUnknown, ExportsDiffer, ExportRootForeign.
 	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, ExportMissing. There may be more.
 	Reason string `json:"reason"`
 }

@@ -46,4 +46,6 @@ func (x *exports) List(context.Context) ([]nfs.Export, error) {
 	return out, nil
 }
 
+func (x *exports) Roots(context.Context) ([]nfs.Export, error) { return nil, nil }
+
 func (x *exports) Changed() <-chan struct{} { return nil }

@@ -35,6 +35,7 @@ func (noServer) Start(context.Context, []nfs.Export) error    { return nil }
 func (noServer) Export(context.Context, []nfs.Export) error   { return nil }
 func (noServer) Unexport(context.Context, []nfs.Export) error { return nil }
 func (noServer) List(context.Context) ([]nfs.Export, error)   { return nil, nil }
+func (noServer) Roots(context.Context) ([]nfs.Export, error)  { return nil, nil }
 func (noServer) Changed() <-chan struct{}                     { return nil }
 
 func config(pool *testpool.Pool) storage.Config {

@@ -179,6 +179,39 @@ func TestOtherExports(t *testing.T) {
 	assert.Assert(t, is.Contains(text, "problem: "+h.Etc+"/exports.d/x.exports exports /srv/btrfs/volumes/a"))
 }
 
+// An export with fsid=0 takes the root of NFSv4 away from the volumes. It may be in a file, or only in
+// the table of nfs-utils.
+func TestOtherExportsWithRoot(t *testing.T) {
+	h, c := imagine(t), settings("/srv/my pool")
+	for line, root := range map[string]bool{
+		"/srv/media *(rw,fsid=0)\n": true, "/srv/media 10.0.0.1(ro) *(fsid=root,ro)\n": true, "/srv/media -ro,fsid=0 a b\n": true, "/srv/media -fsid=0 a\n": true,
+		"/srv/media \\\n  *(fsid=0)\n": true, "\"/srv/media\"\t*(fsid=0)\n": true, `/srv/m\145dia *(fsid=0)`: true,
+		"/srv/media *(rw,fsid=01234567-89ab-cdef-0123-456789abcdef)\n": false, "/srv/media *(fsid=10)\n": false, "/srv/media *(rw) # (fsid=0)\n": false, "#/srv/media *(fsid=0)\n": false,
+	} {
+		h.write("etc/exports", line)
+		for engine, says := range map[string]string{"exportfs": "problem: ", "auto": "problem: ", "kernel": "warning: "} {
+			c.NFS.Exporter = engine
+			found := say(lookAtOtherExports(t.Context(), h.Host, c))
+			assert.Check(t, strings.Contains(found, says+h.Etc+"/exports exports /srv/media with fsid=0") == root, "%s %q: %s", engine, line, found)
+		}
+	}
+	h.write("etc/exports", "\"/srv/my pool/a\" *(rw)\n")
+	assert.Check(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which is the agent's"))
+	h.write("etc/exports", `/srv/my\040pool/a *(rw)`)
+	assert.Check(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which is the agent's"))
+
+	h.write("etc/exports", "/srv/filed *(fsid=0)\n")
+	h.Run = func(_ context.Context, program string, args ...string) (string, error) {
+		assert.Equal(t, program+" "+strings.Join(args, " "), "exportfs -s")
+		return "/srv/filed  *(sync,fsid=0,sec=sys)\n/srv/hand  a(sync,fsid=0,sec=sys)\n/srv/hand  b(sync,fsid=0,sec=sys)\n/srv/x  *(fsid=3)\n", nil
+	}
+	c.NFS.Exporter = "exportfs"
+	found := say(lookAtOtherExports(t.Context(), h.Host, c))
+	assert.Check(t, is.Equal(strings.Count(found, "/srv/filed with fsid=0"), 1))
+	assert.Check(t, is.Equal(strings.Count(found, "exportfs exports /srv/hand with fsid=0"), 1))
+	assert.Check(t, !strings.Contains(found, "/srv/x"))
+}
+
 func TestFirewall(t *testing.T) {
 	h, c := imagine(t), settings("")
 	c.ListenAddr = ":8080"

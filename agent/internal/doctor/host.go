@@ -11,6 +11,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
 // Host is the machine that is looked at. Tests give it other directories and programs.
@@ -108,7 +109,11 @@ func isBelow(path, dir string) bool {
 	return dir == "/" || path == dir || strings.HasPrefix(path, dir+"/")
 }
 
-// unescape undoes the octal escapes of mountinfo and exports(5).
+// unescape undoes the octal escapes of mountinfo, fstab(5) and exports(5).
 func unescape(text string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\x20`, " ").Replace(text)
+	plain, err := rpccache.UnquoteOctal(text)
+	if err != nil {
+		return text
+	}
+	return plain
 }

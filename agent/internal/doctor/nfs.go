@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -144,35 +145,91 @@ func lookAtLocalIO(_ context.Context, h Host, _ config.Config) []Finding {
 	return []Finding{good("the kernel has none")}
 }
 
-// lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them.
-func lookAtOtherExports(_ context.Context, h Host, c config.Config) []Finding {
+// otherExport is one that the agent has not made.
+type otherExport struct {
+	source string // where it is written
+	path   string
+	root   bool // fsid=0: the root of NFSv4 for its clients
+}
+
+// lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them, and
+// one with fsid=0 keeps its clients from mounting volumes.
+func lookAtOtherExports(ctx context.Context, h Host, c config.Config) []Finding {
 	files, _ := filepath.Glob(filepath.Join(h.Etc, "exports.d", "*.exports"))
-	var findings []Finding
-	others := 0
+	var others []otherExport
 	for _, file := range append([]string{filepath.Join(h.Etc, "exports")}, files...) {
-		if file == c.NFS.ExportsFile {
-			continue
+		if file != c.NFS.ExportsFile {
+			others = append(others, parseExports(file, read(file))...)
 		}
-		for line := range strings.SplitSeq(read(file), "\n") {
-			fields := strings.Fields(line)
-			if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
-				continue
-			}
-			path := unescape(strings.Trim(fields[0], `"`))
-			others++
-			if c.BasePath == "" {
-				continue
-			}
-			switch {
-			case isBelow(path, c.BasePath):
-				findings = append(findings, bad(fmt.Sprintf("%s exports %s, which is the agent's: the agent revokes it", file, path), "Take the line out, and let the agent export volumes."))
-			case isBelow(c.BasePath, path):
-				findings = append(findings, doubtful(fmt.Sprintf("%s exports %s, which holds the volumes", file, path), "Without crossmnt or no_subtree_check clients may still guess their way in: export another directory, or move the volumes out of it."))
-			}
-		}
+	}
+	var findings []Finding
+	for _, other := range append(others, h.rootsByHand(ctx, others)...) {
+		findings = append(findings, judgeExport(other, c)...)
 	}
 	if len(findings) == 0 {
-		findings = append(findings, good(fmt.Sprintf("%d, none above or below the volumes", others)))
+		findings = append(findings, good(fmt.Sprintf("%d, none above or below the volumes", len(others))))
 	}
 	return findings
+}
+
+// rootsByHand are exports with fsid=0 that exportfs was told on its command line.
+func (h Host) rootsByHand(ctx context.Context, files []otherExport) []otherExport {
+	text, err := h.Run(ctx, "exportfs", "-s")
+	if err != nil {
+		return nil
+	}
+	var roots []otherExport
+	for _, export := range parseExports("exportfs", text) {
+		same := func(other otherExport) bool { return other.root && other.path == export.path }
+		if export.root && !slices.ContainsFunc(files, same) && !slices.ContainsFunc(roots, same) {
+			roots = append(roots, export)
+		}
+	}
+	return roots
+}
+
+func judgeExport(e otherExport, c config.Config) []Finding {
+	var findings []Finding
+	switch {
+	case c.BasePath == "":
+	case isBelow(e.path, c.BasePath):
+		findings = append(findings, bad(fmt.Sprintf("%s exports %s, which is the agent's: the agent revokes it", e.source, e.path), "Take the line out, and let the agent export volumes."))
+	case isBelow(c.BasePath, e.path):
+		findings = append(findings, doubtful(fmt.Sprintf("%s exports %s, which holds the volumes", e.source, e.path), "Without crossmnt or no_subtree_check clients may still guess their way in: export another directory, or move the volumes out of it."))
+	}
+	switch {
+	case !e.root:
+	case c.NFS.Exporter == "kernel":
+		findings = append(findings, doubtful(fmt.Sprintf("%s exports %s with fsid=0, which the kernel engine does not serve; with the exportfs engine no client of it could mount a volume", e.source, e.path), removeRoot))
+	default:
+		findings = append(findings, bad(fmt.Sprintf("%s exports %s with fsid=0: its clients look for all paths below it, so that they cannot mount volumes (No such file or directory)", e.source, e.path), removeRoot))
+	}
+	return findings
+}
+
+const removeRoot = "Take fsid=0 (or fsid=root) out of that export, exportfs -ra, and have its clients mount it by its whole path."
+
+// rootExport finds fsid=0 among the options of an export.
+var rootExport = regexp.MustCompile(`[(,-]fsid=(0|root)([,)\s]|$)`)
+
+// parseExports reads exports(5). The path may be in quotation marks. Options stand in parentheses
+// after each client, or after a dash for all clients of the line.
+func parseExports(source, text string) []otherExport {
+	var exports []otherExport
+	for line := range strings.SplitSeq(strings.ReplaceAll(text, "\\\n", " "), "\n") {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), "#")
+		if line == "" {
+			continue
+		}
+		var path, clients string
+		if rest, isQuoted := strings.CutPrefix(line, `"`); isQuoted {
+			path, clients, _ = strings.Cut(rest, `"`)
+		} else if end := strings.IndexAny(line, " \t"); end >= 0 {
+			path, clients = line[:end], line[end:]
+		} else {
+			path = line
+		}
+		exports = append(exports, otherExport{source, unescape(path), rootExport.MatchString(clients)})
+	}
+	return exports
 }

@@ -24,6 +24,7 @@ func (s *server) Start(_ context.Context, e []nfs.Export) error { s.exports = e;
 func (s *server) Export(context.Context, []nfs.Export) error    { return nil }
 func (s *server) Unexport(context.Context, []nfs.Export) error  { return nil }
 func (s *server) List(context.Context) ([]nfs.Export, error)    { return s.exports, nil }
+func (s *server) Roots(context.Context) ([]nfs.Export, error)   { return nil, nil }
 func (s *server) Changed() <-chan struct{}                      { return nil }
 
 const volumeJSON = `{

@@ -48,6 +48,11 @@ type Exporter interface {
 	// includes exports that somebody else made.
 	List(ctx context.Context) ([]Export, error)
 
+	// Roots returns what others export as the root of NFSv4 (fsid=0 in
+	// exports(5)). Their clients look for each path below such a directory, so
+	// that they cannot mount volumes.
+	Roots(ctx context.Context) ([]Export, error)
+
 	// Changed receives a value, at most one waiting, after somebody else
 	// changed or flushed exports or restarted the NFS server: a good moment to
 	// compare List with what should be there. It is never closed.

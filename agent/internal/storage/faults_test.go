@@ -111,6 +111,13 @@ func (m *memoryExporter) drop(e nfs.Export) {
 	delete(m.exports, e.Key())
 }
 
+// setRoots are exports of other programs with fsid=0.
+func (m *memoryExporter) setRoots(roots ...nfs.Export) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.roots = roots
+}
+
 func (m *memoryExporter) list() []nfs.Export {
 	out, _ := m.List(context.Background()) // never fails
 	return out

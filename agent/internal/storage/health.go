@@ -80,6 +80,7 @@ func (s *Store) look(ctx context.Context) Health {
 type looks struct {
 	health  recent[Health]
 	exports recent[exportsSeen]
+	roots   recent[int]
 	devices devicesLook
 }
 
@@ -110,6 +111,7 @@ func (s *Store) poolConditions() []Condition {
 		out.add(agentapi.ReasonPoolNearlyFull, "%d of %d bytes are free", space.FreeBytes, space.TotalBytes)
 	}
 	s.quotaConditions(&out)
+	s.exportRootCondition(&out)
 	return out
 }
 

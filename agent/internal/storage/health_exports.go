@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // exportsFor is how long a look at the NFS server's exports counts. It reads all of them.
@@ -27,6 +28,27 @@ func (s *Store) lookAtExports(ctx context.Context) exportsSeen {
 		s.log.Error("the NFS server does not tell what it exports", "error", err)
 	}
 	return exportsSeen{missing: missing, unknown: err != nil}
+}
+
+// exportRootCondition tells of exports that keep clients from mounting volumes. The message does not
+// name them, because anyone may read it.
+func (s *Store) exportRootCondition(out *conditions) {
+	n := s.looks.roots.get(exportsFor, s.foreignRoots)
+	if n > 0 {
+		out.add(agentapi.ReasonExportRootForeign,
+			"another program exports %d directories with fsid=0: their clients cannot mount volumes; btrfs-nfs-agent doctor names them", n)
+	}
+}
+
+// foreignRoots counts the exports of others that are the root of NFSv4.
+func (s *Store) foreignRoots() int {
+	ctx, cancel := context.WithTimeout(context.Background(), exportsLookTimeout)
+	defer cancel()
+	roots, err := s.exporter.Roots(ctx)
+	if err != nil {
+		s.log.Error("failed to look for exports with fsid=0", "error", err)
+	}
+	return len(roots)
 }
 
 // missingExports counts the clients that are to be let in and are not, by data path. A client that is being let in just now

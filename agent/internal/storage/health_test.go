@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	_ = ten.store.pool.fs.Commit(t.Context()) // for the counts; a read-only filesystem makes none
 	ten.store.looks.health.forget()
 	ten.store.looks.exports.forget()
+	ten.store.looks.roots.forget()
 	v, err := ten.GetVolume(t.Context(), volume)
 	assert.NilError(t, err)
 	report, err := ten.Report(t.Context(), volume)
@@ -109,6 +111,23 @@ func TestHealthOfExports(t *testing.T) {
 	ten.store.lookAfter(t.Context())
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{})
+}
+
+// An export of another program takes the root of NFSv4 away from the volumes.
+func TestHealthBesideAnotherRoot(t *testing.T) {
+	t.Parallel()
+	exporter := newMemoryExporter()
+	ten := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, exporter))
+	mustCreate(t, ten, "v")
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+	exporter.setRoots(nfs.Export{Path: "/srv/media", Spec: "*"})
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonExportRootForeign})
+	assert.DeepEqual(t, reasons(ten.store.Conditions()), []string{agentapi.ReasonExportRootForeign})
+	for _, c := range ten.store.Conditions() {
+		assert.Assert(t, !strings.Contains(c.Message, "media"), "anyone may read it")
+	}
+	exporter.setRoots()
+	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
 }
 
 // A look that falls into the middle of an export does not take it for one that is missing.

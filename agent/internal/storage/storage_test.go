@@ -32,8 +32,9 @@ type memoryExporter struct {
 	mu      sync.Mutex
 	exports map[nfs.Key]nfs.Export
 	changed chan struct{}
-	fail    error // of Export and Unexport
-	bad     error // of Start, of every export
+	roots   []nfs.Export // of other programs
+	fail    error        // of Export and Unexport
+	bad     error        // of Start, of every export
 }
 
 func newMemoryExporter() *memoryExporter {
@@ -90,6 +91,12 @@ func (m *memoryExporter) List(context.Context) ([]nfs.Export, error) {
 		return cmp.Or(a.Client.Compare(b.Client), strings.Compare(a.Path, b.Path))
 	})
 	return out, nil
+}
+
+func (m *memoryExporter) Roots(context.Context) ([]nfs.Export, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.roots, nil
 }
 
 func (m *memoryExporter) Changed() <-chan struct{} { return m.changed }

@@ -25,6 +25,7 @@ type Exporter interface {
 	Export(ctx context.Context, exports []nfs.Export) error
 	Unexport(ctx context.Context, exports []nfs.Export) error
 	List(ctx context.Context) ([]nfs.Export, error)
+	Roots(ctx context.Context) ([]nfs.Export, error)
 	Changed() <-chan struct{}
 }
 

@@ -2,9 +2,15 @@ package exportfs
 
 import (
 	"bufio"
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -26,6 +32,35 @@ type entry struct {
 // with octal escapes.
 func parseEtab(r io.Reader, insecure bool) ([]entry, error) {
 	return parseTable(r, insecure, rpccache.UnquoteOctal)
+}
+
+// rootOption is how etab has the option fsid=0, which makes an export the root of NFSv4.
+var rootOption = regexp.MustCompile(`[(,]fsid=0[,)]`)
+
+// Roots implements nfs.Exporter.
+func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
+	text, err := os.ReadFile(e.config.Etab)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing was exported
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+	}
+	var roots bytes.Buffer
+	for line := range bytes.Lines(text) {
+		if rootOption.Match(line) {
+			roots.Write(line)
+		}
+	}
+	entries, err := parseEtab(&roots, e.config.Insecure)
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+	}
+	exports := make([]nfs.Export, len(entries))
+	for i, entry := range entries {
+		exports[i] = entry.Export
+	}
+	return exports, nil
 }
 
 // parseVerbose reads the output of `exportfs -v`: the path padded with blanks to

@@ -2,6 +2,8 @@ package exportfs
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -48,6 +50,23 @@ func TestParseTable(t *testing.T) {
 	got, err = parseVerbose(strings.NewReader(verbose), false)
 	assert.NilError(t, err)
 	equalEntries(t, got, want)
+}
+
+// Only fsid=0 makes an export the root of NFSv4, not an ID that begins so.
+func TestRoots(t *testing.T) {
+	e := &Engine{config: Config{Etab: filepath.Join(t.TempDir(), "etab")}}
+	roots, err := e.Roots(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, len(roots), 0)
+
+	table := etab + strings.ReplaceAll("/srv/0\t*(rw,fsid=ID,anonuid=65534)\n", "ID", "01111111-2222-3333-4444-555555555555") +
+		"/srv/me\\040dia\t*(ro,sync,root_squash,fsid=0,anonuid=65534,sec=sys)\n/srv/10\t*(rw,fsid=10,anonuid=65534)\n"
+	assert.NilError(t, os.WriteFile(e.config.Etab, []byte(table), 0o600))
+	roots, err = e.Roots(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, len(roots), 1)
+	assert.Equal(t, roots[0].Path, "/srv/me dia")
+	assert.Equal(t, roots[0].Spec, "*")
 }
 
 func equalEntries(t *testing.T, got, want []entry) {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -42,6 +44,33 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	all, _ = e.compare(cached)
 	return all, nil
 }
+
+// Roots implements nfs.Exporter. It is what the kernel has in its cache, which other programs can
+// write as well. Exports that nfs-utils have in their table have no effect here.
+func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
+	text, err := os.ReadFile(filepath.Join(e.channels.root, cacheNames[cacheExport], "content"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	var roots bytes.Buffer
+	for line := range bytes.Lines(text) {
+		if rootFlag.Match(line) && !bytes.Contains(line, []byte(",v4root,")) {
+			roots.Write(line)
+		}
+	}
+	cached, err := rpccache.ParseExports(&roots)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	exports := make([]nfs.Export, len(cached))
+	for i, entry := range cached {
+		exports[i] = nfs.Export{Path: entry.Path, Spec: entry.Domain, Options: entry.Options}
+	}
+	return exports, nil
+}
+
+// rootFlag is how the kernel shows that an export is the root of NFSv4.
+var rootFlag = regexp.MustCompile(`,fsid=0[,)]`)
 
 // compare adds what the kernel has to what the engine knows, and reports whether
 // they differ. Exports that differ are told again when they are published again.
