@@ -83,9 +83,9 @@ func (h *Host) boot() error {
 
 // bootInTest makes the test's own namespaces those of the storage host.
 func (h *Host) bootInTest() error {
-	// A cable that CutNetwork takes off the bridge must lead nowhere, and ends in these namespaces. By default the kernel
-	// answers for all of its addresses on every interface, and would go on receiving over such a cable (arp_ignore in
-	// Documentation/networking/ip-sysctl.rst).
+	// A cable that CutNetwork takes off the bridge must lead nowhere, and ends in these namespaces.
+	// By default the kernel answers for all of its addresses on every interface, and would go on
+	// receiving over such a cable (arp_ignore in Documentation/networking/ip-sysctl.rst).
 	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1\n"), 0); err != nil {
 		return err
 	}

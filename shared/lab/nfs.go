@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// storageScript is for a storage host with namespaces of its own.
+// storageScript is for a storage host that does not share the test's namespaces.
 const storageScript = commonScript + nfsScript + holdOn
 
 // nfsScript gives nfs-utils an empty state; unmountNFSState undoes it.
@@ -48,11 +48,12 @@ func unmountNFSState() error {
 	return errors.Join(errs...)
 }
 
-// storageState has a directory for what outlives the reboots of a storage host, beside the pool: its exports files, and what
-// the server has noted of its clients so that they can reclaim what they had open.
+// storageState has a directory for each storage host. It keeps over reboots, as the pool does, the
+// exports files, and what the server has noted of its clients so that they can reclaim what they had
+// open.
 const storageState = machineDir + "/storage"
 
-// makeStorageState makes it anew: a new lab has a new storage host.
+// makeStorageState makes an empty one, because a new lab has a new storage host.
 func makeStorageState(host string) error {
 	dir := filepath.Join(storageState, host)
 	if err := os.RemoveAll(dir); err != nil {
@@ -108,7 +109,8 @@ func (s *nfsServer) start() error {
 		}
 	}
 	if s.options.NFS == Mountd {
-		// It fails when a path in the exports files is gone; nfs-server.service ignores that, too (ExecStartPre=-).
+		// It fails when a path in the exports files is gone. nfs-server.service ignores that, too
+		// (ExecStartPre=-).
 		_, _ = s.host.Run("exportfs", "-r")
 		if err := s.host.StartMountd(); err != nil {
 			return err
@@ -171,8 +173,8 @@ const mountd = "rpc.mountd"
 
 // StartMountd starts rpc.mountd as a daemon, and returns when it answers the kernel.
 func (h *Host) StartMountd() error {
-	// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. The kernel asks
-	// nobody while no process has the channel open, and refuses the client.
+	// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. While no process has the
+	// channel open, the kernel refuses clients without a question.
 	p, err := h.startDaemon(mountd, "--foreground", "-N", "2", "-N", "3")
 	if err != nil {
 		return err

@@ -76,8 +76,8 @@ func (s *Session) expect(ctx context.Context, want wire.Type) (wire.Frame, error
 	}
 }
 
-// PowerOff asks the machine to sync, unmount and halt; it does not wait for that. When ctx ends before
-// the machine has taken the request, which a machine that hangs does not, nothing more can be sent.
+// PowerOff asks the machine to sync, unmount and halt, and does not wait for that. A machine that
+// hangs does not take the request. When ctx ends before, nothing more can be sent.
 func (s *Session) PowerOff(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.conn.Break)
 	defer stop()

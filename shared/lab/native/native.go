@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,12 +30,7 @@ func Capable() error {
 	if err != nil {
 		return err
 	}
-	for _, fs := range []string{"btrfs", "nfs4", "nfsd"} {
-		if !strings.Contains(string(list), "\t"+fs+"\n") {
-			return fmt.Errorf("kernel has no %s", fs)
-		}
-	}
-	return nil
+	return guest.CheckFilesystems(string(list))
 }
 
 // Machine is a running machine. Command, of the embedded session, runs programs in it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
 )
 
@@ -55,10 +56,5 @@ func testBoot(ctx context.Context, options setup.Options, k setup.Kernel) error 
 	if err != nil {
 		return err
 	}
-	for _, fs := range []string{"btrfs", "nfs4", "nfsd"} {
-		if !strings.Contains(string(out), "\t"+fs+"\n") {
-			return fmt.Errorf("it has no %s", fs)
-		}
-	}
-	return nil
+	return guest.CheckFilesystems(string(out))
 }

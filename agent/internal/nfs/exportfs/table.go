@@ -2,7 +2,6 @@ package exportfs
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -34,9 +32,6 @@ func parseEtab(r io.Reader, insecure bool) ([]entry, error) {
 	return parseTable(r, insecure, rpccache.UnquoteOctal)
 }
 
-// rootOption is how etab has the option fsid=0, which makes an export the root of NFSv4.
-var rootOption = regexp.MustCompile(`[(,]fsid=0[,)]`)
-
 // Roots implements nfs.Exporter.
 func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	text, err := os.ReadFile(e.config.Etab)
@@ -46,13 +41,7 @@ func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
 	}
-	var roots bytes.Buffer
-	for line := range bytes.Lines(text) {
-		if rootOption.Match(line) {
-			roots.Write(line)
-		}
-	}
-	entries, err := parseEtab(&roots, e.config.Insecure)
+	entries, err := parseEtab(rpccache.RootLines(text), e.config.Insecure)
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
 	}

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -52,13 +50,7 @@ func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
-	var roots bytes.Buffer
-	for line := range bytes.Lines(text) {
-		if rootFlag.Match(line) && !bytes.Contains(line, []byte(",v4root,")) {
-			roots.Write(line)
-		}
-	}
-	cached, err := rpccache.ParseExports(&roots)
+	cached, err := rpccache.ParseExports(rpccache.RootLines(text))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
@@ -68,9 +60,6 @@ func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	}
 	return exports, nil
 }
-
-// rootFlag is how the kernel shows that an export is the root of NFSv4.
-var rootFlag = regexp.MustCompile(`,fsid=0[,)]`)
 
 // compare adds what the kernel has to what the engine knows, and reports whether
 // they differ. Exports that differ are told again when they are published again.

@@ -352,8 +352,8 @@ func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
 	}
 }
 
-// manyClients shows that one volume can have as many clients as an agent lets in, each with a file
-// system ID of its own, and that one of them is fenced without the others.
+// manyClients shows that one volume can have as many clients as an agent lets in, each with another
+// file system ID, and that one of them is fenced without the others.
 func manyClients(t *testing.T, r *run) {
 	const most = 4096
 	volume := r.w.Volume("shared", r.w.Nodes[0].IPv4)
@@ -368,11 +368,7 @@ func manyClients(t *testing.T, r *run) {
 	client := r.w.Nodes[0].rawClient(t)
 	file := filepath.Join(volume.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("text"), 0o644))
-	var handle []byte
-	eventuallyNFS(t, "the handle", func() (err error) {
-		handle, err = client.handle(file)
-		return err
-	})
+	handle := client.awaitHandle(t, file)
 	began = time.Now()
 	r.unexport(t, volume)
 	t.Logf("one of them revoked: %v", time.Since(began).Round(time.Millisecond))
@@ -382,10 +378,7 @@ func manyClients(t *testing.T, r *run) {
 	again := renewed(volume)
 	r.export(t, again)
 	shutOut(t, client.write(handle, "stale"))
-	eventuallyNFS(t, "a handle of the new attachment", func() (err error) {
-		handle, err = client.handle(file)
-		return err
-	})
+	handle = client.awaitHandle(t, file)
 	assert.NilError(t, client.write(handle, "text"))
 
 	began = time.Now()

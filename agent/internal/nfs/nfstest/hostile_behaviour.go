@@ -23,11 +23,7 @@ func replayedHandle(t *testing.T, r *run) {
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
 	r.export(t, volume, other)
 	client, stranger := r.w.Nodes[0].rawClient(t), r.w.Nodes[1].rawClient(t)
-	var handle []byte
-	eventuallyNFS(t, "the handle", func() (err error) {
-		handle, err = client.handle(file)
-		return err
-	})
+	handle := client.awaitHandle(t, file)
 	assert.NilError(t, client.write(handle, "within"))
 	text, err := client.read(handle)
 	assert.NilError(t, err)
@@ -50,10 +46,7 @@ func replayedHandle(t *testing.T, r *run) {
 	assert.Equal(t, string(data), "within")
 
 	r.export(t, renewed(volume))
-	eventuallyNFS(t, "a handle of the new attachment", func() error {
-		_, err := client.handle(file)
-		return err
-	})
+	client.awaitHandle(t, file)
 	shutOut(t, client.write(handle, "later"))
 	_, err = client.read(handle)
 	shutOut(t, err)
@@ -90,11 +83,7 @@ func (w *World) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err 
 	assert.NilError(t, os.WriteFile(secret, []byte("secret"), 0o600))
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{ours}))
 	client := w.Nodes[0].rawClient(t)
-	var handle []byte
-	eventuallyNFS(t, "a handle of its own", func() (err error) {
-		handle, err = client.handle(own)
-		return err
-	})
+	handle := client.awaitHandle(t, own)
 	text, err := client.read(handle)
 	assert.NilError(t, err)
 	assert.Equal(t, text, "own")

@@ -223,6 +223,16 @@ func (c *rawClient) handle(path string) ([]byte, error) {
 	return r.opaque(), r.err
 }
 
+// awaitHandle waits until the server gives the handle of a path.
+func (c *rawClient) awaitHandle(t *testing.T, path string) (handle []byte) {
+	t.Helper()
+	eventuallyNFS(t, "the handle of "+path, func() (err error) {
+		handle, err = c.handle(path)
+		return err
+	})
+	return handle
+}
+
 // anybody is the special state that reads and writes without an open file (RFC 8881 section 8.2.3).
 var anybody = make([]byte, 16)
 

@@ -2,10 +2,12 @@ package rpccache
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
@@ -49,6 +51,20 @@ func ParseExports(r io.Reader) ([]CachedExport, error) {
 	}
 	return exports, lines.Err()
 }
+
+// RootLines keeps of nfsd.export/content, or of nfs-utils' table of the same form, the exports that
+// are the root of NFSv4 (fsid=0) and not only its way to an export.
+func RootLines(text []byte) io.Reader {
+	var roots bytes.Buffer
+	for line := range bytes.Lines(text) {
+		if rootOption.Match(line) && !bytes.Contains(line, []byte(",v4root,")) {
+			roots.Write(line)
+		}
+	}
+	return &roots
+}
+
+var rootOption = regexp.MustCompile(`[(,]fsid=0[,)]`)
 
 // CachedHandle is one line of /proc/net/rpc/nfsd.fh/content that leads to a
 // directory: a domain gets there with handles of some file system ID.

@@ -1,0 +1,16 @@
+package guest
+
+import (
+	"fmt"
+	"strings"
+)
+
+// CheckFilesystems returns nil when a kernel's /proc/filesystems has all that a lab needs.
+func CheckFilesystems(list string) error {
+	for _, fs := range []string{"btrfs", "nfs4", "nfsd"} {
+		if !strings.Contains(list, "\t"+fs+"\n") {
+			return fmt.Errorf("kernel has no %s", fs)
+		}
+	}
+	return nil
+}
