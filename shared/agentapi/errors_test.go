@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -64,4 +68,23 @@ func TestForeignStatus(t *testing.T) {
 	assert.Equal(t, GRPCCode(FromHTTP(504, "", "")), codes.Unavailable)
 	assert.Equal(t, GRPCCode(FromHTTP(418, "TEAPOT", "short and stout")), codes.Internal)
 	assert.ErrorContains(t, FromHTTP(418, "TEAPOT", ""), "418")
+}
+
+// The table in docs/api.md has each code with its HTTP status, and no others.
+func TestCodesOfDocument(t *testing.T) {
+	document, err := os.ReadFile("../../docs/api.md")
+	assert.NilError(t, err)
+	documented := map[Code]int{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[A-Z_`, ]+) \\| (\\d+) \\|").FindAllStringSubmatch(string(document), -1) {
+		status, err := strconv.Atoi(row[2])
+		assert.NilError(t, err)
+		for code := range strings.SplitSeq(row[1], ", ") {
+			documented[Code(strings.Trim(code, "`"))] = status
+		}
+	}
+	inCode := map[Code]int{}
+	for _, row := range table {
+		inCode[row.code] = row.status
+	}
+	assert.DeepEqual(t, documented, inCode)
 }

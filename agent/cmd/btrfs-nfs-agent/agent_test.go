@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -283,6 +284,21 @@ func TestBadInput(t *testing.T) {
 		status, code, _ := a.ask("GET", path, "")
 		assert.Check(t, status == 400 && code == agentapi.Invalid, "%s: %d %s", path, status, code)
 	}
+}
+
+// The error that docs/api.md shows is what the agent answers.
+func TestErrorOfDocument(t *testing.T) {
+	document, err := os.ReadFile("../../../docs/api.md")
+	assert.NilError(t, err)
+	shown := regexp.MustCompile("`({\"error\": .*?})`").FindAllStringSubmatch(string(document), -1)
+	assert.Equal(t, len(shown), 1)
+	var example agentapi.ErrorBody
+	assert.NilError(t, json.Unmarshal([]byte(shown[0][1]), &example))
+	a := start(t)
+	a.ignoreNotifications()
+	_, code, message := a.post("/v1/volumes", `{"name":"v","size_bytes":0}`)
+	assert.Equal(t, message, example.Error)
+	assert.Equal(t, code, example.Code)
 }
 
 func (a *agent) post(path, body string) (int, agentapi.Code, string) {

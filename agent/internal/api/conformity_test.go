@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +28,17 @@ func TestRoutesAreTheContract(t *testing.T) {
 	slices.Sort(specified)
 	slices.Sort(routed)
 	assert.DeepEqual(t, routed, specified)
+}
+
+// Every route that docs/api.md names is one of the contract.
+func TestRoutesOfDocument(t *testing.T) {
+	document, err := os.ReadFile("../../../docs/api.md")
+	assert.NilError(t, err)
+	named := regexp.MustCompile("(?:`(?:[A-Z]+ )?|\\$AGENT_URL)(/[^`\\s?]+)").FindAllStringSubmatch(string(document), -1)
+	assert.Assert(t, len(named) > 4, "%v", named)
+	for _, route := range named {
+		assert.Check(t, contractDocument(t).Paths.Value(route[1]) != nil, route[1])
+	}
 }
 
 // The parameters that the server takes are those of the contract.
