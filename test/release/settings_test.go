@@ -130,3 +130,29 @@ func TestInstallAtAnOddPath(t *testing.T) {
 		h.run("cp -p /tmp/good.env " + env + " && systemctl restart btrfs-nfs-agent")
 	}
 }
+
+// The commands for HTTPS in docs/security.md lead to an agent that answers by HTTPS.
+func TestHTTPSOfDocument(t *testing.T) {
+	t.Parallel()
+	h := bootHere(t, unpacked(t)+":/media")
+	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs --device " + h.device + " --confirm-device " + h.device)
+	// This Debian has no openssl. The machine makes the same request.
+	dir := t.TempDir()
+	command(t, "openssl", "version")
+	for _, b := range blocks(t, "docs/security.md") {
+		if b.runBy != "TestHTTPSOfDocument" {
+			continue
+		}
+		request := strings.Split(b.script, "\n")[1]
+		command(t, "sh", "-ec", "cd "+dir+" && "+request)
+		for _, file := range []string{"tls.key", "tls.crt"} {
+			content, err := os.ReadFile(filepath.Join(dir, file))
+			assert.NilError(t, err)
+			h.run("umask 077; cat > /etc/btrfs-nfs-agent/" + file + " <<'END'\n" + string(content) + "END")
+		}
+		out := h.run("set -e\n" + strings.Replace(b.script, request+"\n", "", 1))
+		assert.Assert(t, is.Contains(out, "ok"))
+	}
+	_, err := h.try("btrfs-nfs-agent health --agent-url http://localhost:8080")
+	assert.Assert(t, err != nil, "plain HTTP")
+}
