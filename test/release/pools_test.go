@@ -14,8 +14,7 @@ import (
 
 // A host has two pools, each with an agent, as docs/operations.md says. Neither touches what the other
 // exports, also after a restart.
-func TestTwoPools(t *testing.T) {
-	t.Parallel()
+func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of the machine
 	image := filepath.Join(t.TempDir(), "second")
 	assert.NilError(t, os.WriteFile(image, nil, 0o600))
 	assert.NilError(t, os.Truncate(image, 1<<30))

@@ -99,8 +99,7 @@ func TestInstallRefusesSettings(t *testing.T) {
 
 // A pool is made, mounted and served at a path with characters that mean something in fstab, units
 // and settings. The agent ends where its settings are wrong, once, and starts when they are good.
-func TestInstallAtAnOddPath(t *testing.T) {
-	t.Parallel()
+func TestInstallAtAnOddPath(t *testing.T) { // not parallel: containers share the ports of the machine
 	h := bootHere(t, unpacked(t)+":/media")
 	const path = `/srv/R&D |a\b "q" 'r' $HOME #1 50%h`
 	h.run("printf 'tmpfs /mnt tmpfs noauto 0 0' > /etc/fstab")
@@ -132,8 +131,7 @@ func TestInstallAtAnOddPath(t *testing.T) {
 }
 
 // The commands for HTTPS in docs/security.md lead to an agent that answers by HTTPS.
-func TestHTTPSOfDocument(t *testing.T) {
-	t.Parallel()
+func TestHTTPSOfDocument(t *testing.T) { // not parallel: containers share the ports of the machine
 	h := bootHere(t, unpacked(t)+":/media")
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs --device " + h.device + " --confirm-device " + h.device)
 	// This Debian has no openssl. The machine makes the same request.
