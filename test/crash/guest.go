@@ -60,6 +60,11 @@ func run(c Config) error {
 	if err != nil {
 		return err
 	}
+	if len(entries) == 0 { // the disk is new
+		if err := m.initPool(); err != nil {
+			return err
+		}
+	}
 	if c.Kills > 0 {
 		return m.kills(journal)
 	}

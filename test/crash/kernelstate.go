@@ -32,7 +32,7 @@ func (v *verifier) onDisk(state map[Key]*Thing) {
 		subvolumes = append(subvolumes, rel+"/data")
 	}
 	v.entries(v.machine.lab.Pool, []string{".agent", tenant})
-	v.entries(filepath.Join(v.machine.lab.Pool, ".agent"), []string{"key", "lock"})
+	v.entries(filepath.Join(v.machine.lab.Pool, ".agent"), []string{"id", "key", "lock"})
 	v.entries(filepath.Join(v.machine.lab.Pool, tenant), volumes)
 	v.entries(filepath.Join(v.machine.lab.Pool, tenant, "snapshots"), snapshots)
 

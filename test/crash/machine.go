@@ -156,10 +156,23 @@ func (m *machine) check(repair bool) error {
 	return nil
 }
 
+// initPool makes the filesystem a pool, once.
+func (m *machine) initPool() error {
+	out, err := m.runCommand("init")
+	if err != nil {
+		return fmt.Errorf("init: %w\n%s", err, out)
+	}
+	return nil
+}
+
 func (m *machine) runCheck(args ...string) (string, error) {
+	return m.runCommand(append([]string{"check"}, args...)...)
+}
+
+func (m *machine) runCommand(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	cmd := m.lab.Storage.Command(ctx, m.program(), append([]string{"check"}, args...)...)
+	cmd := m.lab.Storage.Command(ctx, m.program(), args...)
 	cmd.Env = m.environment()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

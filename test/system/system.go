@@ -143,7 +143,8 @@ func (s *System) startAgent() (err error) {
 	return s.Agent.Start()
 }
 
-// NewAgent prepares an agent on the storage host, not started yet, with a base path and a port of its own.
+// NewAgent prepares an agent on the storage host, and does not start it. It has its own port and
+// base path, which becomes a pool.
 func (s *System) NewAgent(name, basePath, port string, env []string) (*Daemon, error) {
 	binary, err := program("btrfs-nfs-agent")
 	if err != nil {
@@ -153,9 +154,14 @@ func (s *System) NewAgent(name, basePath, port string, env []string) (*Daemon, e
 	if err != nil {
 		return nil, err
 	}
+	env = append([]string{"AGENT_BASE_PATH=" + basePath, "AGENT_LISTEN_ADDR=:" + port, "LOG_LEVEL=debug"}, env...)
+	initPool := s.Lab.Storage.Command(context.Background(), binary, "init", "--env-file", "/dev/null")
+	initPool.Env = append(os.Environ(), env...)
+	if out, err := initPool.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("init %s: %w: %s", basePath, err, out)
+	}
 	return &Daemon{
-		Name: name, host: s.Lab.Storage, program: binary, log: s.path(name + ".log"),
-		env: append([]string{"AGENT_BASE_PATH=" + basePath, "AGENT_LISTEN_ADDR=:" + port, "LOG_LEVEL=debug"}, env...),
+		Name: name, host: s.Lab.Storage, program: binary, log: s.path(name + ".log"), env: env,
 		ready: func(ctx context.Context) error {
 			_, err := api.Ready(ctx)
 			return err

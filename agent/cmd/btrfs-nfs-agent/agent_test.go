@@ -88,7 +88,8 @@ func startOn(t *testing.T, pool string, exporter storage.Exporter) *agent {
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = file.Close() })
 	logger := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	store, err := storage.Open(t.Context(), storage.Config{BasePath: c.BasePath, Tenants: c.Tenants.Names(), Logger: logger}, exporter)
+	stored := storage.Config{BasePath: c.BasePath, Tenants: c.Tenants.Names(), Logger: logger}
+	store, err := storage.Open(t.Context(), initialised(t, stored), exporter)
 	assert.NilError(t, err)
 	t.Setenv(asProgram, "1") // for the processes of tasks
 	tasks, err := newTasks(c.BasePath, store, logger)
@@ -330,7 +331,7 @@ func TestThePoolComesFirst(t *testing.T) {
 	assert.NilError(t, os.WriteFile(exports, []byte("of another agent"), 0o644))
 
 	other := testpool.New(t, testpool.Options{}).Dir
-	claim, err := storage.Take(storage.Config{BasePath: other})
+	claim, err := storage.Take(initialised(t, storage.Config{BasePath: other}))
 	assert.NilError(t, err)
 	defer claim.Release()
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
@@ -90,7 +91,7 @@ func runCheck(command *cobra.Command, flags checkFlags) error {
 // storageConfig is the pool's part of the configuration, without a logger.
 func storageConfig(c config.Config) storage.Config {
 	return storage.Config{
-		BasePath: c.BasePath, Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
+		BasePath: c.BasePath, PoolID: uuid.UUID(c.PoolID), Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
 		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
 		ReconcileInterval: c.NFS.ReconcileInterval, Exports: c.NFS.ExportOptions.All,
 	}

@@ -33,7 +33,7 @@ func TestCheckCommand(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)
 	t.Setenv("AGENT_TENANTS", "a:token-of-a")
-	store, err := storage.Open(t.Context(), storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}, noServer{})
+	store, err := storage.Open(t.Context(), initialised(t, storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}), noServer{})
 	assert.NilError(t, err)
 
 	_, code, err := runCommand(t, "check")

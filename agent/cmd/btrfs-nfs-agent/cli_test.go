@@ -317,7 +317,7 @@ func TestTaskCommands(t *testing.T) {
 // What is quarantined is seen at once, and its name is neither taken nor given away.
 func TestCommandLineShowsQuarantine(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
-	store, err := storage.Open(t.Context(), storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}, noServer{})
+	store, err := storage.Open(t.Context(), initialised(t, storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}), noServer{})
 	assert.NilError(t, err)
 	tenant, err := store.Tenant("a")
 	assert.NilError(t, err)

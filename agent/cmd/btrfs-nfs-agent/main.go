@@ -47,6 +47,7 @@ environment (docs/configuration.md). The other commands look after the host, or 
 	root.AddCommand(
 		checkCommand(),
 		doctorCommand(),
+		initCommand(),
 		migrateCommand(),
 		nfsCommand(),
 		settingsCommand(),

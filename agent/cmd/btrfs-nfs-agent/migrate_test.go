@@ -47,7 +47,7 @@ func TestMigrateCommand(t *testing.T) {
 	assert.NilError(t, os.WriteFile(file, []byte("{"), 0o600))
 	out2, _, code := c.run("migrate", "--dry-run", "--env-file", "/none")
 	assert.Assert(t, code == exitFindings && strings.Contains(out2, "LEFT ALONE"), out2)
-	store, err := storage.Open(t.Context(), storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}, noServer{})
+	store, err := storage.Open(t.Context(), initialised(t, storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}), noServer{})
 	assert.NilError(t, err)
 	c.fails(exitTrouble, "another agent", "migrate", "--yes", "--env-file", "/none")
 	assert.NilError(t, store.Close(t.Context()))

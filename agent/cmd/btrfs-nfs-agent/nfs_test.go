@@ -18,7 +18,7 @@ func TestRotateKeyCommand(t *testing.T) {
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)
 	t.Setenv("AGENT_TENANTS", "a:token-of-a")
 	rotate := []string{"nfs", "rotate-key", "--env-file", "/none"}
-	claim, err := storage.Take(storage.Config{BasePath: pool.Dir})
+	claim, err := storage.Take(initialised(t, storage.Config{BasePath: pool.Dir}))
 	assert.NilError(t, err)
 	key := handleKeyFile(pool.Dir)
 	assert.NilError(t, os.WriteFile(key, make([]byte, 16), 0o600))

@@ -59,7 +59,11 @@ func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 	if err != nil {
 		return err
 	}
-	store, err := storage.Open(ctx, storage.Config{BasePath: args[0], Tenants: []string{tenant}, Logger: logger}, &exports{})
+	config := storage.Config{BasePath: args[0], Tenants: []string{tenant}, Logger: logger}
+	if _, _, err := storage.Init(config); err != nil {
+		return err
+	}
+	store, err := storage.Open(ctx, config, &exports{})
 	if err != nil {
 		return err
 	}

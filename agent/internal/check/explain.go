@@ -45,6 +45,10 @@ var explanations = map[storage.FindingKind]explanation{
 		"A tenant has no directory for its snapshots: the agent was interrupted at the tenant's very first start, or somebody has removed it.",
 		"The directory is made.",
 	},
+	storage.NoPoolID: {
+		"The directory has no pool ID: the filesystem is not mounted, or no agent has used it yet. The agent does not start here.",
+		"Needs you: mount the filesystem. Only for a new pool, run btrfs-nfs-agent init.",
+	},
 	storage.Quarantined: {
 		"The directory may hold data, and is not what a working agent leaves. Neither the agent nor --repair touches it.",
 		"Needs you: see \"Quarantine\" in docs/operations.md.",

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -46,7 +47,7 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySetting(t *testing.T) {
 	environment(t,
-		"AGENT_BASE_PATH", "/srv/x", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
+		"AGENT_BASE_PATH", "/srv/x", "AGENT_POOL_ID", "6F1C8B52-2a0e-4c1b-9a57-0d6f3f1f8a11", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
 		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_TLS_CLIENT_CA", "/ca", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
 		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
 		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
@@ -59,7 +60,7 @@ func TestEverySetting(t *testing.T) {
 	assert.Equal(t, fmt.Sprint(got.NFS.ServerListen), "[10.0.0.1:2049 [fd00::1]:20490]")
 	got.NFS.ServerListen = nil // netip's types have fields that DeepEqual cannot look at
 	assert.DeepEqual(t, got, Config{
-		BasePath: "/srv/x", Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
+		BasePath: "/srv/x", PoolID: PoolID(uuid.MustParse("6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")), Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
 			Exporter: "kernel", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
@@ -74,6 +75,7 @@ func TestBadSettings(t *testing.T) {
 	for _, c := range []struct{ name, value string }{
 		{"AGENT_BASE_PATH", ""}, {"AGENT_BASE_PATH", "relative/path"},
 		{"AGENT_BASE_PATH", "/a\nb"}, {"AGENT_BASE_PATH", "/a\tb"}, {"AGENT_BASE_PATH", "/a\x7f"}, {"AGENT_BASE_PATH", "/a\u0085"}, {"AGENT_BASE_PATH", "/a\xff"},
+		{"AGENT_POOL_ID", "x"}, {"AGENT_POOL_ID", "6f1c8b52"}, {"AGENT_POOL_ID", "00000000-0000-0000-0000-000000000000"},
 		{"AGENT_LISTEN_ADDR", ""}, {"AGENT_LISTEN_ADDR", "8080"}, {"AGENT_LISTEN_ADDR", ":x"}, {"AGENT_LISTEN_ADDR", ":99999"}, {"AGENT_LISTEN_ADDR", "a:b:c"},
 		{"AGENT_METRICS_ADDR", "9090"},
 		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},

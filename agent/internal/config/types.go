@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -201,6 +203,25 @@ func (o *ExportOptions) Decode(text string) error {
 	}
 	return nil
 }
+
+// PoolID is the ID of a pool. The zero value is none.
+type PoolID uuid.UUID
+
+// Decode implements envconfig.Decoder.
+func (p *PoolID) Decode(text string) error {
+	*p = PoolID{}
+	if text == "" {
+		return nil
+	}
+	parsed, err := uuid.Parse(text)
+	if err != nil || parsed == uuid.Nil {
+		return fmt.Errorf("must be the ID of a pool, as btrfs-nfs-agent init prints it, got %q", text)
+	}
+	*p = PoolID(parsed)
+	return nil
+}
+
+func (p PoolID) String() string { return uuid.UUID(p).String() }
 
 // Addresses are where something listens.
 type Addresses []netip.AddrPort

@@ -94,6 +94,8 @@ func TestTakeOver(t *testing.T) {
 
 	exports := &server{}
 	config := storage.Config{BasePath: base, Tenants: []string{"k8s"}}
+	_, _, err = storage.Init(config)
+	assert.NilError(t, err)
 	store, err := storage.Open(t.Context(), config, exports)
 	assert.NilError(t, err)
 	tenant, err := store.Tenant("k8s")

@@ -54,9 +54,17 @@ func (r *rig) open() {
 // reopened opens a store that the test closes itself.
 func reopened(t *testing.T, config Config, exporter Exporter) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), config, exporter)
+	s, err := Open(t.Context(), initialised(t, config), exporter)
 	assert.NilError(t, err)
 	return s
+}
+
+// initialised makes the base path of a configuration a pool, unless it is one.
+func initialised(t *testing.T, config Config) Config {
+	t.Helper()
+	_, _, err := Init(config)
+	assert.NilError(t, err)
+	return config
 }
 
 // config has a directory mode other than the default, which takes a step more.

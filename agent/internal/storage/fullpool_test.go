@@ -60,7 +60,13 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 	assert.NilError(t, fillWithData(others))
 	assert.NilError(t, fillWithMetadata(others))
 	config := Config{BasePath: base, Tenants: []string{tenant}}
-	s, err := Open(t.Context(), config, newMemoryExporter())
+	initAndOpen := func() (*Store, error) {
+		if _, _, err := Init(config); err != nil {
+			return nil, err
+		}
+		return Open(t.Context(), config, newMemoryExporter())
+	}
+	s, err := initAndOpen()
 	if err == nil {
 		ten, err := s.Tenant(tenant)
 		if err == nil {
@@ -74,7 +80,7 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 
 	assert.NilError(t, os.RemoveAll(others))
 	eventually(t, func() poll.Result { // the kernel cleans up behind us
-		if s, err = Open(t.Context(), config, newMemoryExporter()); isFull(err) {
+		if s, err = initAndOpen(); isFull(err) {
 			return poll.Continue("%v", err)
 		}
 		assert.NilError(t, err)

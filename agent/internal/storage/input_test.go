@@ -428,7 +428,7 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 func TestClientsOfOlderAgents(t *testing.T) {
 	pool, exporter := newPool(t), newMemoryExporter()
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
-	s, err := Open(t.Context(), config, exporter)
+	s, err := Open(t.Context(), initialised(t, config), exporter)
 	assert.NilError(t, err)
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")

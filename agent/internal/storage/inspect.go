@@ -29,6 +29,7 @@ const (
 	QuotasInconsistent  FindingKind = "quota-inconsistent"
 	MissingDirectory    FindingKind = "missing-directory"
 	ReplacedData        FindingKind = "replaced-data" // another subvolume than the metadata names
+	NoPoolID            FindingKind = "no-pool-id"    // a start refuses the base path
 	Quarantined         FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
 )
 
@@ -50,7 +51,7 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 	if repair {
 		purpose = forChanges
 	}
-	p, err := openPool(config.BasePath, purpose)
+	p, err := openPool(config, purpose)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +60,9 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 	s.survey = &survey{repair: repair}
 	if !repair {
 		s.disk.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errOnlyLooking) }
+	}
+	if err := p.identity.verify(p.path, config.PoolID, forChanges); err != nil {
+		s.report(Finding{Kind: NoPoolID, Path: p.path, Detail: err.Error()})
 	}
 	if err := s.inspectQuota(ctx); err != nil {
 		return nil, err

@@ -27,8 +27,9 @@ const (
 	metadataFile    = "metadata.json"
 	clientsDir      = "clients" // in a volume's directory: a file a reference
 	temporarySuffix = ".new"
-	ownDir          = ".agent" // in the base directory: lock and key
+	ownDir          = ".agent" // in the base directory: lock, key and pool ID
 	lockFile        = "lock"
+	poolIDFile      = "id"
 
 	metadataVersion = 2 // the highest that is read
 	changesVersion  = 2 // with changes, which an agent of version 1 would drop

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
@@ -21,6 +22,8 @@ type pool struct {
 	fs   *btrfs.FS
 	own  *os.File // ownDir
 	lock *os.File // ownDir/lock, while this agent has the pool
+	// identity is what the base path showed when it was opened.
+	identity Identity
 	// above are the directories that the base path is in, locked against agents that would take this pool for a part of theirs.
 	above []*os.File
 	dev   uint64
@@ -33,11 +36,13 @@ type purpose int
 const (
 	forChanges purpose = iota
 	toLook             // changes nothing, and may be read-only
+	toInit             // makes it a pool
 )
 
-// openPool takes the pool for this process. It fails if the path is missing, not a directory, not btrfs, read-only, or
-// another agent's.
-func openPool(path string, why purpose) (*pool, error) {
+// openPool takes the pool for this process. It fails if the path is missing, not a directory, not
+// btrfs, read-only, not the wanted pool, or another agent's.
+func openPool(config Config, why purpose) (*pool, error) {
+	path := config.BasePath
 	if path == "" {
 		return nil, errors.New("AGENT_BASE_PATH is not set")
 	}
@@ -49,14 +54,14 @@ func openPool(path string, why purpose) (*pool, error) {
 		return nil, fmt.Errorf("base path: %w", err)
 	}
 	p := &pool{path: resolved}
-	if err := p.open(why); err != nil {
+	if err := p.open(config, why); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *pool) open(why purpose) (err error) {
+func (p *pool) open(config Config, why purpose) (err error) {
 	if p.base, err = os.OpenFile(p.path, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
 		return fmt.Errorf("base path: %w", err)
 	}
@@ -76,16 +81,38 @@ func (p *pool) open(why purpose) (err error) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	p.dev, p.ino = stat.Dev, stat.Ino
-	if why == toLook {
-		return ignoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
+	if p.identity, err = readIdentity(p.base, config.fstab); err != nil {
+		return fmt.Errorf("base path %s: %w", p.path, err)
 	}
-	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
-		return fmt.Errorf("making %s in %s: %w", ownDir, p.path, err)
+	if err := p.identity.verify(p.path, config.PoolID, why); err != nil {
+		return err // nothing is written to what may be the wrong filesystem
+	}
+	switch why {
+	case toLook:
+		return ignoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
+	case toInit:
+		if p.identity.ID != uuid.Nil {
+			return nil // also while an agent runs
+		}
+		if err := p.makeOwn(); err != nil {
+			return err
+		}
 	}
 	if err := p.lockOwn(unix.O_CREAT); err != nil {
 		return err
 	}
 	return p.lockAround()
+}
+
+// makeOwn makes the directory durable under its name before anything is put into it.
+func (p *pool) makeOwn() error {
+	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("make %s in %s: %w", ownDir, p.path, err)
+	}
+	if err := p.base.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", p.path, err)
+	}
+	return nil
 }
 
 // lockOwn keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which

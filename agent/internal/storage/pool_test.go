@@ -172,6 +172,7 @@ func TestBasePathsThatAreRefused(t *testing.T) {
 		assert.Assert(t, s == nil)
 		assert.ErrorContains(t, err, words, "%q", path)
 	}
+	initialised(t, Config{BasePath: pool.Dir})
 	for _, name := range []string{"", "snapshots", ".agent", "a/b", ".."} {
 		_, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{name}}, newMemoryExporter())
 		assert.ErrorContains(t, err, "tenant")
@@ -228,7 +229,11 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 		assert.NilError(t, os.MkdirAll(dir, 0o700))
 	}
 	open := func(dir string) (*Store, error) {
-		return Open(t.Context(), Config{BasePath: dir, Tenants: []string{tenant}}, newMemoryExporter())
+		config := Config{BasePath: dir, Tenants: []string{tenant}}
+		if _, _, err := Init(config); err != nil {
+			return nil, err
+		}
+		return Open(t.Context(), config, newMemoryExporter())
 	}
 	mustOpen := func(dir string) *Store {
 		t.Helper()

@@ -21,7 +21,7 @@ import (
 func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
-	s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}), exporter)
 	assert.NilError(t, err)
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")
@@ -61,7 +61,7 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
-	s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}), exporter)
 	assert.NilError(t, err)
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")
@@ -105,7 +105,7 @@ func TestExportThatCannotBeRestored(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
-	s, err := Open(t.Context(), config, exporter)
+	s, err := Open(t.Context(), initialised(t, config), exporter)
 	assert.NilError(t, err)
 	mustCreate(t, mustTenant(t, s), "v")
 	_, err = mustTenant(t, s).Export(t.Context(), "v", ExportSpec{Client: client1})
@@ -134,7 +134,7 @@ func (brokenExporter) Start(context.Context, []nfs.Export) error {
 // What an administrator has put or left among the volumes is not removed, and neither is what may be an interrupted change.
 func TestStrangersFilesAreKept(t *testing.T) {
 	pool := newPool(t)
-	s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant, "former"}}, newMemoryExporter())
+	s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant, "former"}}), newMemoryExporter())
 	assert.NilError(t, err)
 	ten, err := s.Tenant("former")
 	assert.NilError(t, err)

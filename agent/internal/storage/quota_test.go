@@ -103,7 +103,7 @@ func TestQuotaModes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			pool := testpool.New(t, testpool.Options{SizeBytes: 256 << 20, Quota: test.have})
-			s, err := Open(t.Context(), Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: test.want}, newMemoryExporter())
+			s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: test.want}), newMemoryExporter())
 			fs := openFS(t, pool.Dir)
 			status, statusErr := fs.Quota()
 			assert.NilError(t, statusErr)

@@ -119,7 +119,7 @@ func open(t *testing.T, config Config, exporter Exporter) *Store {
 	if config.Tenants == nil {
 		config.Tenants = []string{tenant}
 	}
-	s, err := Open(t.Context(), config, exporter)
+	s, err := Open(t.Context(), initialised(t, config), exporter)
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
 	return s
@@ -207,7 +207,7 @@ func TestReopenFindsEverything(t *testing.T) {
 	pool := newPool(t)
 	ctx := t.Context()
 	exporter := newMemoryExporter()
-	s, err := Open(ctx, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, exporter)
+	s, err := Open(ctx, initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}), exporter)
 	assert.NilError(t, err)
 	ten := mustTenant(t, s)
 	mustCreate(t, ten, "v")

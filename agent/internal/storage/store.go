@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
@@ -32,6 +33,7 @@ type Exporter interface {
 // Config of a Store.
 type Config struct {
 	BasePath          string        // directory on a btrfs filesystem
+	PoolID            uuid.UUID     // the pool that must be there, zero: any
 	ScrubDir          string        // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
 	Tenants           []string      // made if they are not there; others on disk are served to nobody but kept exported
 	Quota             Quota         // "" is QuotaAuto
@@ -43,6 +45,7 @@ type Config struct {
 	Logger            *slog.Logger  // nil: none
 
 	fault func(step string) error // tests only: see disk
+	fstab string                  // tests only, "": /etc/fstab
 }
 
 func (c Config) withDefaults() Config {
@@ -55,6 +58,9 @@ func (c Config) withDefaults() Config {
 	set(&c.DataMode, 0o2770)
 	if c.Quota == "" {
 		c.Quota = QuotaAuto
+	}
+	if c.fstab == "" {
+		c.fstab = fstabFile
 	}
 	if c.ScrubDir == "" {
 		c.ScrubDir = btrfs.ScrubStatusDir
@@ -109,10 +115,11 @@ type Claim struct {
 	pool   *pool
 }
 
-// Take takes the pool. It fails if it is not a writable btrfs filesystem, or is another agent's.
+// Take takes the pool. It fails if it is not a writable btrfs filesystem, is not the wanted pool
+// (see identity.go), or is another agent's.
 func Take(config Config) (*Claim, error) {
 	config = config.withDefaults()
-	p, err := openPool(config.BasePath, forChanges)
+	p, err := openPool(config, forChanges)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +173,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
 		return err
 	}
+	s.ensurePoolID()
 	if s.key, err = loadKey(s.pool.own); err != nil {
 		return err
 	}

@@ -33,24 +33,32 @@ func loadKey(own *os.File) ([]byte, error) {
 	}
 	key = make([]byte, keyBytes)
 	_, _ = rand.Read(key) // never fails: crypto/rand
-	return key, storeKey(own, key)
+	if err := writeOwn(own, keyFile, key); err != nil {
+		return nil, fmt.Errorf("key of the pool: %w", err)
+	}
+	return key, nil
 }
 
-func storeKey(own *os.File, key []byte) error {
-	const temporary = keyFile + temporarySuffix
-	fd, err := unix.Openat(int(own.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+// writeOwn puts a whole file into ownDir. After a power cut the file is there whole or not at all,
+// and after a return it is there.
+func writeOwn(own *os.File, name string, content []byte) error {
+	temporary := name + temporarySuffix
+	if err := unix.Unlinkat(int(own.Fd()), temporary, 0); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("remove %s: %w", temporary, err)
+	}
+	fd, err := unix.Openat(int(own.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fmt.Errorf("key of the pool: %w", err)
+		return fmt.Errorf("create %s: %w", temporary, err)
 	}
 	f := os.NewFile(uintptr(fd), temporary)
 	defer f.Close()
-	if _, err := f.Write(key); err != nil {
+	if _, err := f.Write(content); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := unix.Renameat(int(own.Fd()), temporary, int(own.Fd()), keyFile); err != nil {
+	if err := unix.Renameat(int(own.Fd()), temporary, int(own.Fd()), name); err != nil {
 		return err
 	}
 	return own.Sync()

@@ -221,7 +221,11 @@ func (c *Cluster) startAgent(ctx context.Context) error {
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "AGENT_BASE_PATH=" + poolPath, "AGENT_TENANTS=" + Tenant + ":" + TenantToken,
 		"AGENT_NFS_EXPORTER=kernel", "AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=info",
 	}
-	c.Agent = c.process("agent", c.machine.inGuest(storageHost, env, filepath.Join(c.env.Programs, "btrfs-nfs-agent")))
+	program := filepath.Join(c.env.Programs, "btrfs-nfs-agent")
+	if out, err := c.machine.command(storageHost, env, program, "init", "--env-file", "/dev/null").CombinedOutput(); err != nil {
+		return fmt.Errorf("init: %w: %s", err, lastLines(out, 10))
+	}
+	c.Agent = c.process("agent", c.machine.inGuest(storageHost, env, program))
 	c.Agent.keep = true
 	if err := c.Agent.Start(); err != nil {
 		return err

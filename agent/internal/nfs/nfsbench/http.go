@@ -70,7 +70,11 @@ func (r *run) measureHTTP(ctx context.Context, row *Row) (err error) {
 	}
 	quiet := slog.New(slog.DiscardHandler) // an agent's log is no concern of the guest's slow console
 	engine := &crowded{Exporter: r.engine, own: base}
-	store, err := storage.Open(ctx, storage.Config{BasePath: base, Tenants: []string{tenant}, Logger: quiet}, engine)
+	config := storage.Config{BasePath: base, Tenants: []string{tenant}, Logger: quiet}
+	if _, _, err := storage.Init(config); err != nil {
+		return err
+	}
+	store, err := storage.Open(ctx, config, engine)
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,10 @@ func startFence(t *testing.T, r *run, tenant string) *fence {
 	t.Helper()
 	engine := r.New(t, r.w)
 	// The test's context ends before its clean-up.
-	store, err := storage.Open(context.Background(), storage.Config{BasePath: r.w.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}, engine)
+	config := storage.Config{BasePath: r.w.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}
+	_, _, err := storage.Init(config)
+	assert.NilError(t, err)
+	store, err := storage.Open(context.Background(), config, engine)
 	assert.NilError(t, err)
 	t.Cleanup(func() {
 		assert.Check(t, store.Close(context.Background()))

@@ -1,0 +1,204 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+)
+
+// A pool has an ID: random, in a file of ownDir. It tells the pool from the filesystem below its
+// mount point, and from another pool. The UUID of the filesystem would not do: it changes with
+// btrfstune -u, and where the pool is copied to a new filesystem.
+//
+//  1. Init writes the ID, once, because the administrator says that the pool is new. No setting
+//     does.
+//  2. A start takes a base path that has an ID: the one of AGENT_POOL_ID, if that is set.
+//  3. Older agents gave no ID. Where one has run, which its key shows, a start without
+//     AGENT_POOL_ID writes the ID.
+//  4. What is refused is not written to.
+
+// Identity is what a base path shows of the pool on it.
+type Identity struct {
+	ID uuid.UUID // zero: none
+
+	// Older says that an agent has run here that gave pools no ID.
+	Older bool
+
+	// Unmounted is a mount point of /etc/fstab that holds the base path, and where nothing is
+	// mounted. "" if there is none.
+	Unmounted string
+}
+
+// Identify reads the identity at a base path, and what fstab(5) mounts there. It changes nothing
+// and takes no lock.
+func Identify(basePath, fstab string) (Identity, error) {
+	resolved, err := filepath.EvalSymlinks(basePath)
+	if err != nil {
+		return Identity{}, err
+	}
+	base, err := os.OpenFile(resolved, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer base.Close()
+	return readIdentity(base, fstab)
+}
+
+// Init makes the base path a new pool, and returns its ID. A pool that has an ID keeps it: created
+// is false then.
+func Init(config Config) (poolID uuid.UUID, created bool, err error) {
+	p, err := openPool(config.withDefaults(), toInit)
+	if err != nil {
+		return uuid.Nil, false, err
+	}
+	defer p.close()
+	if p.identity.ID != uuid.Nil {
+		return p.identity.ID, false, nil
+	}
+	err = p.giveID()
+	return p.identity.ID, err == nil, err
+}
+
+func readIdentity(base *os.File, fstab string) (Identity, error) {
+	identity := Identity{Unmounted: unmountedPoint(fstab, base.Name())}
+	own, err := beneath.OpenDir(base, ownDir)
+	if err != nil {
+		return identity, ignoreNotExist(err)
+	}
+	defer own.Close()
+	identity.ID, err = readPoolID(own)
+	if !errors.Is(err, os.ErrNotExist) {
+		return identity, err
+	}
+	_, err = beneath.ReadFile(own, keyFile)
+	identity.Older = err == nil
+	return identity, ignoreNotExist(err)
+}
+
+// readPoolID refuses what is not an ID. The error of a missing file is fs.ErrNotExist.
+func readPoolID(own *os.File) (uuid.UUID, error) {
+	content, err := beneath.ReadFile(own, poolIDFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return uuid.Nil, err
+	}
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("pool ID cannot be read: %w", err)
+	}
+	poolID, err := uuid.ParseBytes(bytes.TrimSpace(content))
+	if err != nil || poolID == uuid.Nil {
+		return uuid.Nil, fmt.Errorf("%s/%s must hold a pool ID, got %.40q: write the ID back, "+
+			"or remove the file and run btrfs-nfs-agent init", own.Name(), poolIDFile, content)
+	}
+	return poolID, nil
+}
+
+// verify refuses a base path that is not the wanted pool. Without a wanted one, looking is allowed
+// everywhere.
+func (i Identity) verify(path string, want uuid.UUID, why purpose) error {
+	if want != uuid.Nil {
+		return i.verifyPinned(path, want, why)
+	}
+	switch {
+	case i.ID != uuid.Nil, why == toLook:
+		return nil
+	case i.Unmounted != "":
+		return fmt.Errorf("base path %s has no pool ID, and nothing is mounted at %s, which is in /etc/fstab: mount %s first",
+			path, i.Unmounted, i.Unmounted)
+	case why == forChanges && !i.Older:
+		return fmt.Errorf("base path %s has no pool ID: is the filesystem mounted? "+
+			"Only if this is a new pool, run btrfs-nfs-agent init", path)
+	}
+	return nil
+}
+
+func (i Identity) verifyPinned(path string, want uuid.UUID, why purpose) error {
+	switch {
+	case i.ID == want:
+		return nil
+	case i.ID != uuid.Nil:
+		return fmt.Errorf("AGENT_POOL_ID is %s, but base path %s has pool ID %s: is the right filesystem mounted? "+
+			"See findmnt -T %s", want, path, i.ID, path)
+	case why == toInit:
+		return fmt.Errorf("AGENT_POOL_ID is %s, but base path %s has no pool ID: is the filesystem mounted? "+
+			"To make a new pool there, remove AGENT_POOL_ID from the settings first", want, path)
+	}
+	return fmt.Errorf("AGENT_POOL_ID is %s, but base path %s has no pool ID: is the filesystem mounted? "+
+		"See findmnt -T %s", want, path, path)
+}
+
+// giveID writes a new ID, unless there is one meanwhile. The pool is locked.
+func (p *pool) giveID() error {
+	poolID, err := readPoolID(p.own)
+	if errors.Is(err, os.ErrNotExist) {
+		poolID = uuid.New()
+		err = writeOwn(p.own, poolIDFile, []byte(poolID.String()+"\n"))
+	}
+	if err != nil {
+		return fmt.Errorf("write ID of pool %s: %w", p.path, err)
+	}
+	p.identity.ID = poolID
+	return nil
+}
+
+// ensurePoolID gives the pool of an older agent an ID. Where that is not possible now, as on a full
+// pool, the pool works as before, and the next start tries again.
+func (s *Store) ensurePoolID() {
+	if s.pool.identity.ID == uuid.Nil {
+		if err := s.pool.giveID(); err != nil {
+			s.log.Error("failed to write the pool ID: the next start tries again", "error", err)
+			return
+		}
+		s.log.Info("gave the pool of an older agent an ID", "pool_id", s.pool.identity.ID)
+	}
+	if s.config.PoolID == uuid.Nil {
+		s.log.Warn("AGENT_POOL_ID is not set: set it to this pool's ID, so that no other filesystem is taken for the pool",
+			"pool_id", s.pool.identity.ID)
+	}
+}
+
+const fstabFile = "/etc/fstab"
+
+// unmountedPoint is the innermost mount point of fstab(5) that holds path, if nothing is mounted there.
+func unmountedPoint(fstab, path string) string {
+	content, err := os.ReadFile(fstab)
+	if err != nil {
+		return "" // a host need not have one
+	}
+	innermost := ""
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		point := filepath.Clean(unescapeFstab.Replace(fields[1]))
+		if point != "/" && strings.HasPrefix(path+"/", point+"/") && len(point) > len(innermost) {
+			innermost = point
+		}
+	}
+	if innermost == "" || !isNoMount(innermost) {
+		return ""
+	}
+	return innermost
+}
+
+// unescapeFstab undoes the octal escapes of fstab(5).
+var unescapeFstab = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// isNoMount says that nothing is mounted at point. Kernels before 5.8 do not tell. In the sandbox of
+// the unit for exportfs the base path is always a mount (ReadWritePaths=). There RequiresMountsFor=
+// of the unit mounts what fstab has.
+func isNoMount(point string) bool {
+	var stat unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, point, 0, 0, &stat); err != nil {
+		return false
+	}
+	return stat.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0
+}

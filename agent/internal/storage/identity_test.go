@@ -1,0 +1,407 @@
+package storage
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+func idFile(base string) string { return filepath.Join(base, ownDir, poolIDFile) }
+
+func poolIDOf(t *testing.T, base string) uuid.UUID {
+	t.Helper()
+	identity, err := Identify(base, fstabFile)
+	assert.NilError(t, err)
+	return identity.ID
+}
+
+// openAndClose starts an agent once.
+func openAndClose(t *testing.T, config Config) error {
+	t.Helper()
+	s, err := Open(t.Context(), config, newMemoryExporter())
+	if err == nil {
+		assert.NilError(t, s.Close(t.Context()))
+	}
+	return err
+}
+
+// usedPool has a volume.
+func usedPool(t *testing.T) (*testpool.Pool, Config) {
+	t.Helper()
+	pool := testpool.New(t, smallPool)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s := reopened(t, config, newMemoryExporter())
+	mustCreate(t, mustTenant(t, s), "v")
+	assert.NilError(t, s.Close(t.Context()))
+	return pool, config
+}
+
+// olderPool is one that an agent has left which gave pools no ID.
+func olderPool(t *testing.T) (*testpool.Pool, Config) {
+	t.Helper()
+	pool, config := usedPool(t)
+	assert.NilError(t, os.Remove(idFile(pool.Dir)))
+	return pool, config
+}
+
+// The filesystem below the mount point is btrfs too. While the pool is not mounted the agent does
+// not start on it, and writes nothing to it.
+func TestPoolIsNotMounted(t *testing.T) {
+	t.Parallel()
+	below := testpool.New(t, smallPool)
+	pool, config := usedPool(t)
+	base := filepath.Join(below.Dir, "base")
+	assert.NilError(t, os.Mkdir(base, 0o755))
+	mountOn(t, pool.Dir, base)
+	config.BasePath = base
+	pinned := config
+	pinned.PoolID = poolIDOf(t, base)
+	for _, c := range []Config{config, pinned} {
+		assert.NilError(t, openAndClose(t, c))
+	}
+
+	assert.NilError(t, unix.Unmount(base, 0))
+	before := tree(t, below.Dir)
+	for _, c := range []Config{config, pinned} {
+		err := openAndClose(t, c)
+		assert.ErrorContains(t, err, "base path "+base+" has no pool ID: is the filesystem mounted?")
+		if c.PoolID != uuid.Nil {
+			assert.ErrorContains(t, err, "AGENT_POOL_ID is "+pinned.PoolID.String())
+		}
+		_, err = Inspect(t.Context(), c, true)
+		assert.ErrorContains(t, err, "is the filesystem mounted?")
+	}
+	_, _, err := Init(pinned)
+	assert.ErrorContains(t, err, "AGENT_POOL_ID is "+pinned.PoolID.String())
+	assert.ErrorContains(t, err, "is the filesystem mounted?")
+	_, err = Inspect(t.Context(), pinned, false)
+	assert.ErrorContains(t, err, "AGENT_POOL_ID is "+pinned.PoolID.String())
+	assert.DeepEqual(t, tree(t, below.Dir), before)
+
+	// An agent that gave no IDs has run on the filesystem below by accident.
+	initialised(t, config)
+	assert.NilError(t, openAndClose(t, config))
+	assert.NilError(t, os.Remove(idFile(base)))
+	before = tree(t, below.Dir)
+	assert.ErrorContains(t, openAndClose(t, pinned), "has no pool ID: is the filesystem mounted?")
+	config.fstab = writeFstab(t, "/dev/sdb "+base+" btrfs noatime 0 0\n")
+	assert.ErrorContains(t, openAndClose(t, config), "nothing is mounted at "+base+", which is in /etc/fstab: mount "+base+" first")
+	_, _, err = Init(config)
+	assert.ErrorContains(t, err, "mount "+base+" first")
+	assert.DeepEqual(t, tree(t, below.Dir), before)
+
+	mountOn(t, pool.Dir, base)
+	for _, c := range []Config{config, pinned} {
+		assert.NilError(t, openAndClose(t, c))
+	}
+}
+
+func TestAnotherPoolIsRefused(t *testing.T) {
+	t.Parallel()
+	_, config := usedPool(t)
+	other, otherConfig := usedPool(t)
+	config.PoolID, otherConfig.PoolID = poolIDOf(t, config.BasePath), poolIDOf(t, other.Dir)
+	assert.Assert(t, config.PoolID != otherConfig.PoolID)
+	config.BasePath = other.Dir
+	before := tree(t, other.Dir)
+	err := openAndClose(t, config)
+	want := fmt.Sprintf("AGENT_POOL_ID is %s, but base path %s has pool ID %s: is the right filesystem mounted?", config.PoolID, other.Dir, otherConfig.PoolID)
+	assert.ErrorContains(t, err, want)
+	_, _, err = Init(config)
+	assert.ErrorContains(t, err, want)
+	for _, repair := range []bool{false, true} {
+		_, err = Inspect(t.Context(), config, repair)
+		assert.ErrorContains(t, err, want)
+	}
+	assert.DeepEqual(t, tree(t, other.Dir), before)
+	assert.NilError(t, openAndClose(t, otherConfig))
+}
+
+// Without the setting the log says what to set.
+func TestStartLogsThePoolID(t *testing.T) {
+	t.Parallel()
+	pool, config := usedPool(t)
+	var log bytes.Buffer
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	assert.NilError(t, openAndClose(t, config))
+	assert.Assert(t, is.Contains(log.String(), "AGENT_POOL_ID is not set"))
+	assert.Assert(t, is.Contains(log.String(), "pool_id="+poolIDOf(t, pool.Dir).String()))
+	log.Reset()
+	config.PoolID = poolIDOf(t, pool.Dir)
+	assert.NilError(t, openAndClose(t, config))
+	assert.Assert(t, !strings.Contains(log.String(), "AGENT_POOL_ID"), log.String())
+}
+
+func TestInit(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "file"), nil, 0o600)) // need not be empty
+	poolID, created, err := Init(config)
+	assert.NilError(t, err)
+	assert.Assert(t, created && poolID != uuid.Nil)
+	content, err := os.ReadFile(idFile(pool.Dir))
+	assert.NilError(t, err)
+	assert.Equal(t, string(content), poolID.String()+"\n")
+	assert.DeepEqual(t, entries(t, filepath.Join(pool.Dir, ownDir)), []string{poolIDFile, lockFile})
+
+	config.PoolID = poolID
+	s := reopened(t, config, newMemoryExporter())
+	again, created, err := Init(config) // while an agent runs
+	assert.NilError(t, err)
+	assert.Assert(t, !created && again == poolID)
+	assert.NilError(t, s.Close(t.Context()))
+
+	for path, words := range map[string]string{"": "AGENT_BASE_PATH is not set", pool.Dir + "/none": "no such file", t.TempDir(): "not on btrfs"} {
+		_, _, err := Init(Config{BasePath: path})
+		assert.ErrorContains(t, err, words)
+	}
+}
+
+func TestInitTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	config := Config{BasePath: pool.Dir}
+	const many = 8
+	var found [many]uuid.UUID
+	var all sync.WaitGroup
+	for i := range many {
+		all.Go(func() {
+			var err error
+			if found[i], _, err = Init(config); err != nil {
+				assert.Check(t, is.ErrorContains(err, "another agent has"))
+			}
+		})
+	}
+	all.Wait()
+	want := poolIDOf(t, pool.Dir)
+	assert.Assert(t, want != uuid.Nil)
+	for _, got := range found {
+		assert.Assert(t, got == uuid.Nil || got == want, "%v, want %v", got, want)
+	}
+}
+
+// After a power cut an ID that was printed is there, also where the filesystem has another UUID.
+func TestPowerCutAfterInit(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	poolID, _, err := Init(Config{BasePath: pool.Dir})
+	assert.NilError(t, err)
+	assert.Equal(t, poolIDOf(t, pool.Copy().Dir), poolID) // as after btrfstune -u
+	pool.PowerCut()
+	assert.Equal(t, poolIDOf(t, pool.Dir), poolID)
+	assert.NilError(t, openAndClose(t, Config{BasePath: pool.Dir, PoolID: poolID, Tenants: []string{tenant}}))
+}
+
+// What a power cut during init leaves is not a pool yet, and init can be run again.
+func TestInitThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	for _, left := range []string{"", poolIDFile + temporarySuffix, lockFile} {
+		base := filepath.Join(newPool(t).Dir, "base")
+		assert.NilError(t, os.MkdirAll(filepath.Join(base, ownDir), 0o700))
+		if left != "" {
+			assert.NilError(t, os.WriteFile(filepath.Join(base, ownDir, left), bytes.Repeat([]byte("left"), 100), 0o600))
+		}
+		config := Config{BasePath: base, Tenants: []string{tenant}}
+		assert.ErrorContains(t, openAndClose(t, config), "has no pool ID")
+		poolID, created, err := Init(config)
+		assert.NilError(t, err)
+		assert.Assert(t, created)
+		config.PoolID = poolID
+		assert.NilError(t, openAndClose(t, config))
+	}
+}
+
+func TestPoolOfAnOlderAgentGetsAnID(t *testing.T) {
+	t.Parallel()
+	pool, config := olderPool(t)
+	key, err := os.ReadFile(filepath.Join(pool.Dir, ownDir, keyFile))
+	assert.NilError(t, err)
+	pinned := config
+	pinned.PoolID = uuid.New()
+	before := tree(t, pool.Dir)
+	assert.ErrorContains(t, openAndClose(t, pinned), "has no pool ID")
+	found, err := Inspect(t.Context(), config, false)
+	assert.NilError(t, err)
+	assert.Equal(t, len(found), 0, "%v", found)
+	assert.DeepEqual(t, tree(t, pool.Dir), before) // looking makes no mark
+
+	assert.NilError(t, openAndClose(t, config))
+	pinned.PoolID = poolIDOf(t, pool.Dir)
+	assert.Assert(t, pinned.PoolID != uuid.Nil)
+	s := reopened(t, pinned, newMemoryExporter())
+	_, err = mustTenant(t, s).GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.DeepEqual(t, s.key, key)
+	assert.NilError(t, s.Close(t.Context()))
+	pool.PowerCut()
+	assert.NilError(t, openAndClose(t, pinned))
+}
+
+// The pool of an older agent that has no room for the file works as before. It gets its ID once
+// there is room.
+func TestFullPoolOfAnOlderAgent(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, tinyPool)
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
+	s := reopened(t, config, newMemoryExporter())
+	v := mustCreate(t, mustTenant(t, s), "v")
+	assert.NilError(t, s.Close(t.Context()))
+	assert.NilError(t, os.Remove(idFile(pool.Dir)))
+	hog := filepath.Join(v.Path, dataDir)
+	btrfsCommand(t, "qgroup", "limit", "none", hog)
+	assert.NilError(t, fillWithData(hog))
+	assert.NilError(t, fillWithMetadata(hog))
+	assert.NilError(t, openAndClose(t, config)) // whether there is room for the file is up to the kernel
+
+	// What cannot be replaced: a file that surely cannot be written.
+	assert.NilError(t, ignoreNotExist(os.Remove(idFile(pool.Dir))))
+	assert.NilError(t, ignoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
+	temporary := idFile(pool.Dir) + temporarySuffix
+	assert.NilError(t, os.Mkdir(temporary, 0o700))
+
+	var log bytes.Buffer
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	s, err := Open(t.Context(), config, newMemoryExporter())
+	assert.NilError(t, err)
+	got, err := mustTenant(t, s).GetVolume(t.Context(), "v")
+	assert.NilError(t, err)
+	assert.Equal(t, got.UUID, v.UUID)
+	assert.NilError(t, s.Close(t.Context()))
+	assert.Assert(t, is.Contains(log.String(), "failed to write the pool ID: the next start tries again"))
+	assert.Assert(t, !strings.Contains(log.String(), "AGENT_POOL_ID"), "there is no ID to pin: %s", log.String())
+	assert.Equal(t, poolIDOf(t, pool.Dir), uuid.Nil)
+
+	assert.NilError(t, os.Remove(temporary))
+	for _, entry := range entries(t, hog) {
+		assert.NilError(t, os.Remove(filepath.Join(hog, entry)))
+	}
+	eventually(t, func() poll.Result { // the kernel cleans up behind us
+		assert.NilError(t, openAndClose(t, config))
+		if poolIDOf(t, pool.Dir) == uuid.Nil {
+			return poll.Continue("the pool has no ID yet")
+		}
+		return poll.Success()
+	})
+}
+
+// What is in place of the ID and is none is refused, and stays for the administrator to look at.
+func TestDamagedPoolID(t *testing.T) {
+	t.Parallel()
+	pool, config := usedPool(t)
+	config.PoolID = poolIDOf(t, pool.Dir)
+	file := idFile(pool.Dir)
+	write := func(content string) func() error {
+		return func() error { return os.WriteFile(file, []byte(content), 0o600) }
+	}
+	for name, damage := range map[string]func() error{
+		"empty":     write(""),
+		"garbage":   write("\x00\xff\n"),
+		"two":       write(uuid.NewString() + "\n" + uuid.NewString() + "\n"),
+		"zero":      write(uuid.Nil.String()),
+		"long":      write(strings.Repeat("x", 2<<20)),
+		"link":      func() error { return os.Symlink("key", file) },
+		"dangling":  func() error { return os.Symlink("none", file) },
+		"directory": func() error { return os.Mkdir(file, 0o700) },
+		"pipe":      func() error { return unix.Mkfifo(file, 0o600) },
+	} {
+		assert.NilError(t, os.Remove(file))
+		assert.NilError(t, damage(), name)
+		before := tree(t, pool.Dir)
+		unpinned := config
+		unpinned.PoolID = uuid.Nil
+		for _, c := range []Config{config, unpinned} {
+			assert.ErrorContains(t, openAndClose(t, c), "pool ID", name)
+			_, _, err := Init(c)
+			assert.ErrorContains(t, err, "pool ID", name)
+			_, err = Inspect(t.Context(), c, false)
+			assert.ErrorContains(t, err, "pool ID", name)
+		}
+		assert.DeepEqual(t, tree(t, pool.Dir), before)
+	}
+	assert.NilError(t, os.Remove(file))
+	assert.NilError(t, os.WriteFile(file, []byte(strings.ToUpper(config.PoolID.String())), 0o600)) // as an administrator puts it back
+	assert.NilError(t, openAndClose(t, config))
+}
+
+// A look makes no mark, and says that a start would be refused.
+func TestLookAtWhatIsNoPool(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, smallPool)
+	config := Config{BasePath: pool.Dir, Quota: QuotaOff}
+	found, err := Inspect(t.Context(), config, false)
+	assert.NilError(t, err)
+	assert.Equal(t, len(found), 1, "%v", found)
+	assert.Equal(t, found[0].Kind, NoPoolID)
+	assert.DeepEqual(t, entries(t, pool.Dir), []string{})
+}
+
+func TestReadOnlyPool(t *testing.T) {
+	t.Parallel()
+	for _, newPool := range []func(*testing.T) (*testpool.Pool, Config){usedPool, olderPool} {
+		pool, config := newPool(t)
+		remountAll(t, pool.Dir, "ro")
+		found, err := Inspect(t.Context(), config, false)
+		assert.NilError(t, err)
+		assert.Equal(t, len(found), 0, "%v", found)
+		assert.ErrorContains(t, openAndClose(t, config), "read-only")
+		have := poolIDOf(t, pool.Dir)
+		poolID, _, err := Init(config)
+		assert.Equal(t, poolID, have)
+		if have == uuid.Nil {
+			assert.ErrorContains(t, err, "read-only")
+		} else {
+			assert.NilError(t, err) // there is nothing to write
+		}
+		remountAll(t, pool.Dir, "rw")
+	}
+}
+
+func writeFstab(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fstab")
+	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+func TestUnmountedPoint(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	mounted, not := filepath.Join(root, "mounted"), filepath.Join(root, "not mounted")
+	for _, dir := range []string{mounted, not, filepath.Join(mounted, "in"), filepath.Join(not, "in")} {
+		assert.NilError(t, os.MkdirAll(dir, 0o755))
+	}
+	assert.NilError(t, unix.Mount("tmpfs", mounted, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
+	assert.NilError(t, os.Mkdir(filepath.Join(mounted, "in"), 0o755))
+	escaped := strings.ReplaceAll(not, " ", `\040`)
+	for _, test := range []struct{ fstab, path, want string }{
+		{"", not, ""},
+		{"x / btrfs\nx none swap\n", not, ""},
+		{"x " + escaped + " btrfs\n", not, not},
+		{"x\t" + escaped + "/\tbtrfs defaults 0 0", not + "/in", not},
+		{"x " + escaped + " btrfs\n", not + "-other", ""},
+		{"#x " + escaped + " btrfs\n # x " + escaped + " btrfs\n\n", not, ""},
+		{"x " + mounted + " btrfs\n", mounted, ""},
+		{"x " + mounted + " btrfs\n", mounted + "/in", ""},
+		{"x " + mounted + " btrfs\nx " + mounted + "/in btrfs\n", mounted + "/in", mounted + "/in"},
+		{"x " + root + " btrfs\nx " + mounted + " btrfs\n", mounted, ""}, // an outer one is hidden
+		{"x " + mounted + "/gone btrfs\n", mounted + "/gone", ""},
+	} {
+		assert.Equal(t, unmountedPoint(writeFstab(t, test.fstab), test.path), test.want, "%+v", test)
+	}
+	assert.Equal(t, unmountedPoint(root+"/none", not), "")
+}
