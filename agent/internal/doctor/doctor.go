@@ -48,6 +48,7 @@ var checks = []check{
 	{"kernel", lookAtKernel},
 	{"permissions", lookAtPermissions},
 	{"base path", lookAtBasePath},
+	{"pool", lookAtPool},
 	{"mount", lookAtMount},
 	{"quota", lookAtQuota},
 	{"space", lookAtSpace},

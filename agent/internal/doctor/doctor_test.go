@@ -10,11 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 )
 
@@ -271,6 +273,52 @@ func TestPool(t *testing.T) {
 
 	for base, says := range map[string]string{"": "not set", t.TempDir() + "/none": "does not exist", "/proc": "not on btrfs"} {
 		assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, settings(base))), says))
+	}
+}
+
+// Not mounted, the wrong filesystem and a new pool are three problems, and each says what to do.
+func TestPoolID(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	h, c := imagine(t), settings(pool.Dir)
+	look := func() string { return say(lookAtPool(t.Context(), h.Host, c)) }
+	says := func(parts ...string) {
+		t.Helper()
+		for _, part := range parts {
+			assert.Check(t, is.Contains(look(), part))
+		}
+	}
+	other := uuid.New()
+	says("problem: not mounted, or a new pool: "+pool.Dir+" has no pool ID", "mount "+pool.Dir, "btrfs-nfs-agent init")
+	c.PoolID = config.PoolID(other)
+	says("problem: not mounted: "+pool.Dir+" has no pool ID, AGENT_POOL_ID is "+other.String(), "mount "+pool.Dir+")")
+	assert.Assert(t, !strings.Contains(look(), "init"), look())
+	c.PoolID = config.PoolID{}
+	base := filepath.Join(pool.Dir, "base")
+	assert.NilError(t, os.Mkdir(base, 0o755))
+	c.BasePath = base
+	h.write("etc/fstab", "/dev/sdx "+base+" btrfs noatime 0 0\n")
+	says("problem: not mounted: /etc/fstab has "+base+", and nothing is mounted there", "mount "+base+" && systemctl restart btrfs-nfs-agent")
+	assert.Assert(t, !strings.Contains(look(), "init"), look())
+
+	c.BasePath = pool.Dir
+	poolID, _, err := storage.Init(storage.Config{BasePath: pool.Dir})
+	assert.NilError(t, err)
+	says("warning: pool "+poolID.String()+", and AGENT_POOL_ID is not set", "AGENT_POOL_ID="+poolID.String()+" in "+h.EnvironmentFile)
+	c.PoolID = config.PoolID(poolID)
+	says("ok: pool " + poolID.String())
+	c.PoolID = config.PoolID(other)
+	says("problem: wrong filesystem: "+pool.Dir+" has pool "+poolID.String()+", AGENT_POOL_ID is "+other.String(), "Mount the right filesystem", "AGENT_POOL_ID="+poolID.String())
+
+	own := filepath.Join(pool.Dir, ".agent")
+	assert.NilError(t, os.WriteFile(own+"/id", []byte("garbage"), 0o600))
+	says("problem: ", own+"/id must hold a pool ID, got \"garbage\"")
+	assert.NilError(t, os.Remove(own+"/id"))
+	assert.NilError(t, os.WriteFile(own+"/key", make([]byte, 32), 0o600))
+	c.PoolID = config.PoolID{}
+	says("warning: the pool has no ID yet", "Start the agent")
+	for _, base := range []string{"", pool.Dir + "/none", "/proc"} { // which the base path's own check is about
+		c.BasePath = base
+		says("unknown: no btrfs filesystem")
 	}
 }
 

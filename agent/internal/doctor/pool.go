@@ -7,8 +7,11 @@ import (
 	"os"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
 func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
@@ -37,6 +40,46 @@ func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 		return []Finding{bad(err.Error(), "Look at dmesg.")}
 	}
 	return []Finding{good(fmt.Sprintf("%s is on btrfs %v", c.BasePath, info.FSID))}
+}
+
+// lookAtPool tells the pool from what is below its mount point, and from another pool.
+func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
+	return onPool(c, func(*btrfs.FS) ([]Finding, error) {
+		identity, err := storage.Identify(c.BasePath, h.Etc+"/fstab")
+		if err != nil {
+			do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see \"Pool ID\" in docs/operations.md."
+			return []Finding{bad(err.Error(), do)}, nil
+		}
+		return []Finding{judgePool(identity, uuid.UUID(c.PoolID), c.BasePath, h.EnvironmentFile)}, nil
+	})
+}
+
+func judgePool(found storage.Identity, want uuid.UUID, path, settings string) Finding {
+	look := "findmnt -T " + path + " shows what is there now."
+	mount := "Mount it (mount " + path + "), then: systemctl restart btrfs-nfs-agent. " + look
+	pin := "AGENT_POOL_ID=" + found.ID.String() + " in " + settings
+	if found.Unmounted != "" {
+		mount = "mount " + found.Unmounted + " && systemctl restart btrfs-nfs-agent"
+	}
+	switch {
+	case found.ID != uuid.Nil && found.ID == want:
+		return good("pool " + found.ID.String() + ", the one of AGENT_POOL_ID")
+	case found.ID != uuid.Nil && want != uuid.Nil:
+		return bad(fmt.Sprintf("wrong filesystem: %s has pool %s, AGENT_POOL_ID is %s. The agent does not start", path, found.ID, want),
+			"Mount the right filesystem. "+look+" If this pool is to be served from now on: "+pin)
+	case want != uuid.Nil:
+		return bad(fmt.Sprintf("not mounted: %s has no pool ID, AGENT_POOL_ID is %s. The agent does not start", path, want), mount)
+	case found.Unmounted != "" && found.ID == uuid.Nil:
+		return bad("not mounted: /etc/fstab has "+found.Unmounted+", and nothing is mounted there. The agent does not start", mount)
+	case found.ID != uuid.Nil:
+		return doubtful("pool "+found.ID.String()+", and AGENT_POOL_ID is not set: another filesystem could be taken for the pool",
+			"If findmnt -T "+path+" shows the right filesystem: "+pin)
+	case found.Older:
+		return doubtful("the pool has no ID yet: the agent that used it was older",
+			"Start the agent, which writes the ID, and run this again.")
+	}
+	return bad("not mounted, or a new pool: "+path+" has no pool ID. The agent does not start",
+		mount+" Only if there are no volumes yet and the pool is new: btrfs-nfs-agent init")
 }
 
 // lookAtMount is about options, and whether the filesystem comes back at the next boot.
