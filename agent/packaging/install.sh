@@ -26,7 +26,7 @@ EOF
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
-action=install base= device= confirmed= tenant= engine= older= start=yes yes= dry= purge= root= failed= forget_at=0
+action=install base= device= confirmed= tenant= engine= older= start=yes yes= dry= purge= root= failed= pool= forget_at=0
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -336,9 +336,11 @@ install_settings() {
 	fi
 	token=$(new_token)
 	[ ${#token} = 64 ] || fail "no token could be made"
+	init_pool
 	while IFS= read -r line; do
 		case $line in
 		AGENT_BASE_PATH=*) line=AGENT_BASE_PATH=$(environment_value "$base") ;;
+		"#AGENT_POOL_ID="*) [ -z "$pool" ] || line=AGENT_POOL_ID=$pool ;;
 		AGENT_TENANTS=*) line=AGENT_TENANTS=${tenant:-default}:$token ;;
 		"#AGENT_NFS_EXPORTER="*) line=AGENT_NFS_EXPORTER=$engine ;;
 		esac
@@ -349,6 +351,22 @@ install_settings() {
 		rm -f "$env"
 		fail "write $env: systemd would read other settings than those that were to be written"
 	}
+}
+
+# init_pool makes the pool and takes its ID. It comes before the settings: where it fails, the next run is a new installation again.
+init_pool() {
+	[ -z "$root" ] || return 0
+	if [ -n "$dry" ]; then say "would run: btrfs-nfs-agent init"; return; fi
+	# The command reads all settings, and refuses to go on without a tenant. This one is not kept.
+	pool=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$bin" init --env-file /dev/null) || fail "$base was not made a pool"
+}
+
+# pin_pool is for an upgrade from an agent that gave pools no ID: the one that has just started has.
+pin_pool() {
+	[ -n "$start" ] && [ -z "$dry$failed$(setting AGENT_POOL_ID)" ] || return 0
+	pool=$(cat "$base/.agent/id" 2>/dev/null) || return 0
+	say "pool $pool: writing AGENT_POOL_ID into $env, so that the agent does not start on another filesystem"
+	printf '\n# Written by install.sh: see AGENT_POOL_ID in agent.env.example.\nAGENT_POOL_ID=%s\n' "$pool" >>"$env"
 }
 
 start_service() {
@@ -376,6 +394,7 @@ do_install() {
 	install_files
 	install_settings
 	start_service
+	pin_pool
 	[ -z "$dry" ] || return 0
 	say ""
 	say "$("$bin" version) is installed. Volumes: $base, exported by the $engine engine."

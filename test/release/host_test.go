@@ -154,6 +154,12 @@ func (h *host) try(script string) (string, error) {
 	return string(out), err
 }
 
+// isPinned makes sure that the settings name the pool that is mounted, once.
+func (h *host) isPinned() {
+	h.t.Helper()
+	assert.Equal(h.t, h.run("sed -n 's/^AGENT_POOL_ID=//p' /etc/btrfs-nfs-agent/agent.env"), h.run("cat /srv/btrfs/.agent/id"))
+}
+
 func (h *host) run(script string) string {
 	h.t.Helper()
 	out, err := h.try(script)

@@ -36,6 +36,8 @@ func TestInstall(t *testing.T) {
 	token := strings.TrimSpace(h.run("sed -n 's/^AGENT_TENANTS=default://p' /etc/btrfs-nfs-agent/agent.env"))
 	assert.Equal(t, len(token), 64)
 
+	h.isPinned()
+
 	// The agent works in its sandbox: subvolume, quota, snapshot, clone, owner, set-group-ID, usage.
 	agent := "AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + " btrfs-nfs-agent "
 	h.run(agent + "volume create v 64Mi --uid 1000 --gid 1000 --mode 2770 --compression zstd")
@@ -58,6 +60,8 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, pid != h.run("systemctl show -P MainPID btrfs-nfs-agent"))
 	assert.Assert(t, is.Contains(h.run(agent+"volume list -o name"), "v"))
 
+	h.isPinned()
+	h.refusesToStartUnmounted()
 	h.keepsItsSettings()
 	h.setsVersions()
 	h.restartsStaleMountd()
@@ -84,6 +88,20 @@ func TestInstall(t *testing.T) {
 	h.run("/media/install.sh uninstall --purge")
 	assert.Equal(t, h.run("find / -xdev -name '*btrfs-nfs*' -not -path '/media/*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/sys/*'"), "")
 	h.run("test -d /srv/btrfs/default/v/data")
+}
+
+// refusesToStartUnmounted starts the agent on an empty directory of a btrfs, as where the pool is
+// not mounted and the filesystem below is btrfs too.
+func (h *host) refusesToStartUnmounted() {
+	h.t.Helper()
+	h.run("systemctl stop btrfs-nfs-agent && mkdir /srv/btrfs/.below && mount --bind /srv/btrfs/.below /srv/btrfs")
+	out, err := h.try("set -a && . /etc/btrfs-nfs-agent/agent.env && timeout 60 btrfs-nfs-agent")
+	assert.ErrorContains(h.t, err, "exit status 1", out)
+	assert.Check(h.t, is.Contains(out, "base path /srv/btrfs has no pool ID: is the filesystem mounted?"))
+	out, _ = h.try("btrfs-nfs-agent doctor")
+	assert.Check(h.t, is.Contains(out, "not mounted: /srv/btrfs has no pool ID, AGENT_POOL_ID is "))
+	assert.Equal(h.t, h.run("ls -A /srv/btrfs"), "")
+	h.run("umount /srv/btrfs && rmdir /srv/btrfs/.below && systemctl start btrfs-nfs-agent")
 }
 
 // publishesInOneRun has the agent publish twenty volumes at its start that nfs-utils do not know: in the unit's sandbox, with one run of

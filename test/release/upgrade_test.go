@@ -33,6 +33,8 @@ func TestOnDebian(t *testing.T) {
 		h.run("/media/new/install.sh uninstall --purge")
 		// What the tests before this one still export, the former release would quarantine.
 		h.run("rm -f /srv/btrfs/*/*/clients/*.ref")
+		// The former release gave pools no ID.
+		h.run("rm -f /srv/btrfs/.agent/id")
 		// As installers write it: former ones did not wait after they had restarted rpc.mountd for it (groups_end in install.sh).
 		h.run("cat > /etc/nfs.conf.d/btrfs-nfs-csi.conf <<'EOF'\n# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.\n[mountd]\nmanage-gids=n\nEOF")
 		// The one that Debian boots with manages groups, and the handbook ends it: an upgrade that is run without that ends it under I/O, which stalls.
@@ -90,6 +92,7 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 		assert.Check(t, stalled < longestPause+3*stood, "%s: a turn over NFS took %v (on the machine itself: %v)", step, stalled, stood)
 	}
 	h.run("/media/new/install.sh")
+	h.isPinned()
 	phase("upgraded", "third", now)
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get first"); return err == nil })
