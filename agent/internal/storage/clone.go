@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 	err = t.store.change(ctx, func(context.Context) error {
 		if have, found := t.volumes.get(spec.Name); found {
 			v = have
-			return sameClone(have, spec)
+			return cmp.Or(sameClone(have, spec), t.sameSource(have, spec))
 		}
 		created = true
 		v, err = t.clone(spec)
@@ -81,22 +82,23 @@ func sameClone(have Volume, spec CloneSpec) error {
 // original is what a clone or snapshot is made from.
 type original struct {
 	Properties
-	uuid uuid.UUID
-	id   uint64
-	path string // below the base directory
+	volumeID uuid.UUID
+	uuid     uuid.UUID
+	id       uint64
+	path     string // below the base directory
 }
 
 func (t *Tenant) original(spec CloneSpec) (original, error) {
 	if spec.Snapshot != "" {
 		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
-		return original{s.Properties, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
+		return original{s.Properties, s.VolumeID, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
 	}
 	return t.originalVolume(spec.Volume)
 }
 
 func (t *Tenant) originalVolume(name string) (original, error) {
 	v, err := t.GetVolume(context.Background(), name)
-	return original{v.Properties, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Path)
+	return original{v.Properties, v.VolumeID, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Path)
 }
 
 func usable(err error, quarantine, path string) error {
@@ -119,8 +121,8 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, Path: t.path(spec.Name), Properties: source.Properties, Labels: labels.Of(spec.Labels),
-		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, CreatedAt: now(),
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: source.Properties, Labels: labels.Of(spec.Labels),
+		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
 	if v.Properties, err = t.store.sized(source, spec.SizeBytes); err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
@@ -114,6 +115,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	defer t.store.upkeep.done(stage)
 
 	v.Path = t.path(v.Name)
+	v.VolumeID = uuid.New()
 	v.CreatedAt = now()
 	v.UpdatedAt = v.CreatedAt
 	err := d.turns.take(func() error {

@@ -31,5 +31,5 @@ func (x *dataIndex) of(dir *os.File) (btrfs.SubvolumeInfo, bool) {
 		return btrfs.SubvolumeInfo{}, false
 	}
 	ref, found := x.byDirectory[stat.Ino]
-	return btrfs.SubvolumeInfo{ID: ref.ID, UUID: ref.UUID}, found
+	return btrfs.SubvolumeInfo{ID: ref.ID, UUID: ref.UUID, ParentUUID: ref.ParentUUID}, found
 }

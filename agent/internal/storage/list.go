@@ -58,11 +58,13 @@ func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], erro
 	}
 	var match func(*Snapshot) bool
 	if len(selector) > 0 || q.Volume != "" {
-		match = func(s *Snapshot) bool {
-			return (q.Volume == "" || s.Volume == q.Volume) && selector.Matches(s.Labels)
-		}
+		ofVolume := t.snapshotsOf(q.Volume)
+		match = func(s *Snapshot) bool { return ofVolume(s) && selector.Matches(s.Labels) }
 	}
 	page := t.snapshots.page(after, q.Limit, match)
+	for i := range page.Items {
+		page.Items[i] = t.withVolumeID(page.Items[i])
+	}
 	page.Next = t.cursor("snapshots", page.Next)
 	return page, nil
 }

@@ -40,7 +40,8 @@ const (
 type metadata struct {
 	Version        int        `json:"version"`
 	Name           string     `json:"name"`
-	UUID           uuid.UUID  `json:"uuid,omitzero"` // of data; absent where data is a snapshot made after this file
+	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // a snapshot: of its volume
+	UUID           uuid.UUID  `json:"uuid,omitzero"`      // of data; absent where data is a snapshot made after this file
 	SizeBytes      int64      `json:"size_bytes"`
 	QuotaBytes     int64      `json:"quota_bytes"`
 	NoCOW          bool       `json:"nocow"`
@@ -54,6 +55,7 @@ type metadata struct {
 	MountOptions   []string   `json:"mount_options,omitempty"`
 	SourceVolume   string     `json:"source_volume,omitempty"`   // a clone: of which volume
 	SourceSnapshot string     `json:"source_snapshot,omitempty"` // or snapshot
+	SourceVolumeID uuid.UUID  `json:"source_volume_id,omitzero"`
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
@@ -80,8 +82,8 @@ func (m *metadata) setProperties(p Properties) {
 
 func (v Volume) metadata() metadata {
 	m := metadata{
-		Version: 1, Name: v.Name, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
-		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		Version: 1, Name: v.Name, VolumeID: v.VolumeID, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
+		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot, SourceVolumeID: v.SourceVolumeID,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
 		Changes: decodeChanges(v.Pending),
 	}
@@ -94,7 +96,7 @@ func (v Volume) metadata() metadata {
 
 func (s Snapshot) metadata() metadata {
 	m := metadata{
-		Version: 1, Name: s.Name, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
+		Version: 1, Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 	m.setProperties(s.Properties)
@@ -108,8 +110,9 @@ func (m metadata) volume() (Volume, error) {
 		changes = append(changes, m.Unfinished.change(p))
 	}
 	return Volume{
-		Pending: changes.encode(), Name: m.Name, UUID: m.UUID, Properties: p, Labels: m.Labels, MountOptions: m.MountOptions,
-		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot,
+		Pending: changes.encode(), Name: m.Name, VolumeID: m.ownVolumeID(), UUID: m.UUID, Properties: p,
+		Labels: m.Labels, MountOptions: m.MountOptions,
+		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot, SourceVolumeID: m.SourceVolumeID,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
 	}, err
 }
@@ -117,7 +120,7 @@ func (m metadata) volume() (Volume, error) {
 func (m metadata) snapshot() (Snapshot, error) {
 	p, err := m.properties()
 	return Snapshot{
-		Name: m.Name, UUID: m.UUID, Volume: m.Volume, Properties: p, Labels: m.Labels,
+		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: p, Labels: m.Labels,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt,
 	}, err
 }

@@ -28,15 +28,17 @@ type Properties struct {
 
 // Volume is one volume as the agent intends it. Values handed out are copies.
 type Volume struct {
-	Name string
-	UUID uuid.UUID // of the data subvolume
-	ID   uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
-	Path string    // directory that holds data
+	Name     string
+	VolumeID uuid.UUID // for good, whatever becomes of the name; zero where the metadata cannot be read
+	UUID     uuid.UUID // of the data subvolume
+	ID       uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
+	Path     string    // directory that holds data
 	Properties
 	Labels         labels.Set
-	MountOptions   []string // NFS mount options for whoever mounts it next
-	SourceVolume   string   // a clone of this volume,
-	SourceSnapshot string   // or of this snapshot
+	MountOptions   []string  // NFS mount options for whoever mounts it next
+	SourceVolume   string    // a clone of this volume,
+	SourceSnapshot string    // or of this snapshot
+	SourceVolumeID uuid.UUID // of the volume that the contents come from; zero where that is unknown
 	Refs           []Ref
 	Quarantine     string // why the volume cannot be used; "" for a good one
 	RefsUnknown    bool   // a quarantined volume may have clients beside Refs
@@ -78,11 +80,13 @@ type Attachment struct {
 
 // Snapshot is a read-only subvolume with the contents of a volume at one moment.
 type Snapshot struct {
-	Name   string
-	UUID   uuid.UUID
-	ID     uint64
-	Path   string
-	Volume string
+	Name       string
+	UUID       uuid.UUID
+	ParentUUID uuid.UUID // of the data subvolume that it is a snapshot of
+	ID         uint64
+	Path       string
+	Volume     string    // name of the volume when the snapshot was taken
+	VolumeID   uuid.UUID // of that volume; zero where that is unknown
 	Properties
 	Labels     labels.Set
 	Quarantine string
@@ -168,7 +172,7 @@ type Query struct {
 	Labels []string // key=value or key; all must match
 	// Degraded volumes only, as Health says.
 	Degraded bool
-	Volume   string // snapshots of this volume only
+	Volume   string // snapshots of this volume only: see Tenant.snapshotsOf
 }
 
 // Page is a part of a list in the order of names.

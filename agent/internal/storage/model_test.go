@@ -22,7 +22,8 @@ import (
 var modelSeed = flag.Uint64("model.seed", rand.Uint64(), "what TestConcurrentChangesAreLinearisable asks for")
 
 // model is the store as a client sees it, as text: "volume a" -> its size and sources, "snapshot s" -> its volume,
-// "ref a 10.0.0.1" -> its options.
+// "ref a 10.0.0.1" -> its options. "id a" tells the volumes apart that have had the name, "from volume a" and
+// "from snapshot s" say of which of them the contents are.
 type model map[string]string
 
 func (m model) clone() model { return maps.Clone(m) }
@@ -59,6 +60,23 @@ func code(err error) string {
 		return "OK"
 	}
 	return string(agentapi.CodeOf(err))
+}
+
+// id is that of the volume whose contents the source has; "" where the source is gone.
+func (m model) id(source string) string {
+	name, isVolume := strings.CutPrefix(source, "volume ")
+	switch {
+	case m[source] == "":
+		return ""
+	case isVolume:
+		return m["id "+name]
+	}
+	return m["from "+source]
+}
+
+// made notes a new volume of that name.
+func (m model) made(name string) {
+	m["id "+name] = name + "+" + strings.TrimPrefix(m["id "+name], name)
 }
 
 // modelCalls are the calls that the test makes: each asks the store, and says what the model would answer.
@@ -106,7 +124,11 @@ func (c modelCalls) create(name string, size int64) (string, func() string, func
 			return fmt.Sprintf("%s %t", code(err), created && err == nil)
 		}, func(m model) string {
 			want := modelVolume(size, "")
-			return m.put("volume "+name, want, func(have string) bool { return have == want })
+			answer := m.put("volume "+name, want, func(have string) bool { return have == want })
+			if answer == "OK true" {
+				m.made(name)
+			}
+			return answer
 		}
 }
 
@@ -139,9 +161,15 @@ func (c modelCalls) clone(name string, spec CloneSpec) (string, func() string, f
 			if _, exists := m["volume "+name]; !exists && !found {
 				return string(agentapi.NotFound) + " false"
 			}
-			return m.put("volume "+name, modelVolume(modelSize(from), source), func(have string) bool {
-				return strings.HasSuffix(have, " from "+source)
+			id := m.id(source)
+			answer := m.put("volume "+name, modelVolume(modelSize(from), source), func(have string) bool {
+				return strings.HasSuffix(have, " from "+source) && (!found || m["from volume "+name] == id)
 			})
+			if answer == "OK true" {
+				m.made(name)
+				m["from volume "+name] = id
+			}
+			return answer
 		}
 }
 
@@ -154,9 +182,14 @@ func (c modelCalls) snapshot(name, volume string) (string, func() string, func(m
 			if _, exists := m["snapshot "+name]; !exists && !found {
 				return string(agentapi.NotFound) + " false"
 			}
-			return m.put("snapshot "+name, modelVolume(modelSize(from), volume), func(have string) bool {
-				return strings.HasSuffix(have, " from "+volume)
+			id := m.id("volume " + volume)
+			answer := m.put("snapshot "+name, modelVolume(modelSize(from), volume), func(have string) bool {
+				return strings.HasSuffix(have, " from "+volume) && (!found || m["from snapshot "+name] == id)
 			})
+			if answer == "OK true" {
+				m["from snapshot "+name] = id
+			}
+			return answer
 		}
 }
 

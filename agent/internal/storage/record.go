@@ -96,6 +96,7 @@ func list[T any](r *record, items *[]T, field func(*record, *T)) {
 
 func (v *Volume) fields(r *record) {
 	r.text(&v.Name) // first: the catalogue is in its order
+	r.bytes(v.VolumeID[:])
 	r.bytes(v.UUID[:])
 	number(r, &v.ID)
 	r.text(&v.Path)
@@ -104,6 +105,7 @@ func (v *Volume) fields(r *record) {
 	list(r, &v.MountOptions, (*record).text)
 	r.text(&v.SourceVolume)
 	r.text(&v.SourceSnapshot)
+	r.bytes(v.SourceVolumeID[:])
 	list(r, &v.Refs, func(r *record, ref *Ref) { ref.fields(r) })
 	r.text(&v.Quarantine)
 	r.flag(&v.RefsUnknown)
@@ -116,9 +118,11 @@ func (v *Volume) fields(r *record) {
 func (s *Snapshot) fields(r *record) {
 	r.text(&s.Name) // first, as a volume's
 	r.bytes(s.UUID[:])
+	r.bytes(s.ParentUUID[:])
 	number(r, &s.ID)
 	r.text(&s.Path)
 	r.text(&s.Volume)
+	r.bytes(s.VolumeID[:])
 	s.Properties.fields(r)
 	r.labels(&s.Labels)
 	r.text(&s.Quarantine)

@@ -301,7 +301,7 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 func (t *Tenant) quarantineVolume(name string, f found) {
 	before, _ := t.volumes.get(name)
 	v := Volume{
-		Name: name, Path: t.path(name), Quarantine: f.reason,
+		Name: name, VolumeID: f.metadata.ownVolumeID(), Path: t.path(name), Quarantine: f.reason,
 		ID: f.info.ID, UUID: f.info.UUID, Refs: f.refs, RefsUnknown: f.references == inspect.BadReferences,
 	}
 	if !v.hasData() {
@@ -345,6 +345,7 @@ func (t *Tenant) loadSnapshot(name string) {
 	case inspect.Quarantined:
 		before, _ := t.snapshots.get(name)
 		s := Snapshot{Name: name, Path: t.snapshotPath(name), Quarantine: f.reason}
+		s.Volume, s.VolumeID = f.metadata.Volume, f.metadata.VolumeID
 		t.snapshots.put(s)
 		t.store.doubts.add(t.snapshotClaim(name))
 		if s.Quarantine != before.Quarantine {
@@ -357,7 +358,8 @@ func (t *Tenant) loadSnapshot(name string) {
 
 func (t *Tenant) wholeSnapshot(name string, f found) Snapshot {
 	s := f.snapshot
-	s.Name, s.Path, s.ID, s.UUID = name, t.snapshotPath(name), f.info.ID, f.info.UUID
+	s.Name, s.Path = name, t.snapshotPath(name)
+	s.ID, s.UUID, s.ParentUUID = f.info.ID, f.info.UUID, f.info.ParentUUID
 	dir, err := beneath.OpenDir(t.snapsDir, name)
 	if err != nil {
 		t.store.doubts.add(t.snapshotClaim(name))

@@ -80,6 +80,7 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	onDisk, err := m.volume()
 	assert.NilError(t, err)
 	assert.DeepEqual(t, onDisk.Properties, v.Properties)
+	assert.Equal(t, onDisk.VolumeID, v.VolumeID)
 	assert.Equal(t, formatLabels(onDisk.Labels), formatLabels(v.Labels))
 	assert.Equal(t, onDisk.SourceVolume+"|"+onDisk.SourceSnapshot, v.SourceVolume+"|"+v.SourceSnapshot)
 	assert.Equal(t, onDisk.CreatedAt, v.CreatedAt)
@@ -122,7 +123,10 @@ func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
 	m := readMetadata(t, dir, s.Name)
 	onDisk, err := m.snapshot()
 	assert.NilError(t, err)
-	onDisk.ID, onDisk.UUID, onDisk.Path = s.ID, s.UUID, s.Path
+	data, info, err := ten.store.disk.openSubvolume(dir)
+	assert.NilError(t, err)
+	data.Close()
+	onDisk.ID, onDisk.UUID, onDisk.ParentUUID, onDisk.Path = info.ID, info.UUID, info.ParentUUID, s.Path
 	assert.DeepEqual(t, onDisk, s)
 	assert.DeepEqual(t, entries(t, s.Path), []string{dataDir, metadataFile})
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -20,8 +21,8 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 	}
 	err = t.store.change(ctx, func(context.Context) error {
 		if have, found := t.snapshots.get(spec.Name); found {
-			s = have
-			return sameSnapshot(have, spec)
+			s = t.withVolumeID(have)
+			return t.sameSnapshot(have, spec)
 		}
 		created = true
 		s, err = t.snapshot(spec)
@@ -30,9 +31,14 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 	return s, created, err
 }
 
-func sameSnapshot(have Snapshot, spec SnapshotSpec) error {
+// sameSnapshot reports in what a snapshot differs from the one that was asked for. Where the volume
+// is gone, an earlier call may have made the snapshot, and its name tells.
+func (t *Tenant) sameSnapshot(have Snapshot, spec SnapshotSpec) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
+	}
+	if have.Volume == spec.Volume && !t.snapshotsOf(spec.Volume)(&have) {
+		return conflict("snapshot", have.Name, fmt.Sprintf("it is of a deleted volume that was called %q too", spec.Volume))
 	}
 	return conflict("snapshot", have.Name, differences(
 		[3]any{"volume", have.Volume, spec.Volume},
@@ -49,15 +55,15 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	s := Snapshot{
-		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, Properties: source.Properties,
-		Labels: labels.Of(spec.Labels), CreatedAt: now(),
+		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, VolumeID: source.volumeID,
+		Properties: source.Properties, Labels: labels.Of(spec.Labels), CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
 	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)
 	if err != nil {
 		return Snapshot{}, err
 	}
-	s.ID, s.UUID = info.ID, info.UUID
+	s.ID, s.UUID, s.ParentUUID = info.ID, info.UUID, info.ParentUUID
 	t.snapshots.put(s)
 	return s, nil
 }
@@ -71,7 +77,7 @@ func (t *Tenant) GetSnapshot(_ context.Context, name string) (Snapshot, error) {
 	if !found {
 		return Snapshot{}, agentapi.Errorf(agentapi.NotFound, "there is no snapshot %q", name)
 	}
-	return s, nil
+	return t.withVolumeID(s), nil
 }
 
 // DeleteSnapshot deletes a snapshot; one that is not there is deleted already. Clones of it are not affected.
