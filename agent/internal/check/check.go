@@ -15,6 +15,18 @@ type Report struct {
 	Repair   bool      `json:"repair"`
 	Clean    bool      `json:"clean"` // nothing was found, be it repaired or not
 	Findings []Finding `json:"findings"`
+	// Newer are the files of a version that an agent of 57e475d quarantines. They are no fault, and
+	// matter on the way back.
+	Newer []Newer `json:"newer,omitempty"`
+}
+
+// Newer is a file with a field that an older agent must not ignore.
+type Newer struct {
+	Kind        string `json:"kind"`
+	Path        string `json:"path"` // of the volume or snapshot
+	Detail      string `json:"detail"`
+	Explanation string `json:"explanation"`
+	WayBack     string `json:"way_back"` // what to do before an older agent is installed
 }
 
 // Finding is one thing that is not as it should be.
@@ -32,13 +44,19 @@ type Finding struct {
 // Run checks the pool of the configuration. Without repair it changes nothing. It fails if an agent has the pool, or if the
 // pool cannot be read.
 func Run(ctx context.Context, config storage.Config, repair bool) (Report, error) {
-	found, err := storage.Inspect(ctx, config, repair)
+	found, newer, err := storage.InspectVersions(ctx, config, repair)
 	if err != nil {
 		return Report{}, err
 	}
 	report := Report{BasePath: config.BasePath, Repair: repair, Clean: len(found) == 0, Findings: []Finding{}}
 	for _, f := range found {
 		report.Findings = append(report.Findings, explained(f))
+	}
+	for _, f := range newer {
+		e := explanations[f.Kind]
+		report.Newer = append(report.Newer, Newer{
+			Kind: string(f.Kind), Path: f.Path, Detail: f.Detail, Explanation: e.what, WayBack: e.remedy,
+		})
 	}
 	return report, nil
 }

@@ -111,6 +111,54 @@ func TestCleanPool(t *testing.T) {
 	assert.Assert(t, run(t, config(pool), true).Clean)
 }
 
+// Files that an older agent quarantines are no damage, but count on the way back.
+func TestWayBack(t *testing.T) {
+	pool := used(t)
+	report := run(t, config(pool), false)
+	assert.Assert(t, report.Clean)
+	assert.Equal(t, len(report.Newer), 1)
+	newer := report.Newer[0]
+	assert.Equal(t, newer.Path, filepath.Join(pool.Dir, tenant, "v"))
+	assert.Equal(t, newer.Kind, "newer-reference")
+	assert.Equal(t, newer.Detail, "version 2")
+	assert.Assert(t, is.Contains(newer.WayBack, "docs/upgrade.md"))
+	var text bytes.Buffer
+	assert.NilError(t, report.WriteText(&text))
+	assert.Equal(t, text.String(), pool.Dir+" is clean.\n"+
+		"newer-reference: 1, the first is "+newer.Path+" (version 2)\n    "+newer.Explanation+"\n    "+newer.WayBack+"\n")
+
+	store := open(t, config(pool))
+	ten, err := store.Tenant(tenant)
+	assert.NilError(t, err)
+	_, err = ten.UpdateVolume(t.Context(), "v", storage.VolumeUpdate{RootSquash: new(true)})
+	assert.NilError(t, err)
+	assert.NilError(t, ten.Unexport(t.Context(), "v", netip.MustParseAddr("10.0.0.1"), nil))
+	assert.NilError(t, store.Close(t.Context()))
+	assert.Equal(t, len(run(t, config(pool), false).Newer), 0)
+
+	// 57e475d does not know the mark of an unexport that has begun either.
+	reference := filepath.Join(pool.Dir, tenant, "c", "clients", "fe63e69ec99669cfa0aa290728249b55")
+	write := func(name string) int {
+		t.Helper()
+		assert.NilError(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		assert.NilError(t, os.WriteFile(name, []byte(`{"client": "10.0.0.1", "labels": {"pod": "1"}, "created_at": "2026-11-29T10:00:00Z"}`), 0o600))
+		return len(run(t, config(pool), false).Newer)
+	}
+	assert.Equal(t, write(reference+".json"), 0)
+	assert.NilError(t, os.Remove(reference+".json"))
+	assert.Equal(t, write(reference+".ended"), 1)
+	assert.NilError(t, os.Remove(reference+".ended"))
+
+	edit(t, filepath.Join(pool.Dir, tenant, "v/metadata.json"), `"version": 1`, `"version": 2, "changes": [{"from": {"mode": 448}, "to": {"mode": 320}}]`)
+	report = run(t, config(pool), false)
+	assert.DeepEqual(t, kinds(report), []string{string(storage.Unfinished)})
+	assert.Equal(t, len(report.Newer), 1)
+	assert.Equal(t, report.Newer[0].Kind, "newer-metadata")
+	report = run(t, config(pool), true)
+	assert.Assert(t, report.Findings[0].Repaired)
+	assert.Equal(t, len(report.Newer), 0)
+}
+
 func TestPoolThatNoAgentHasUsed(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	report := run(t, storage.Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: storage.QuotaOff}, false)

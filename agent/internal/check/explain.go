@@ -49,6 +49,14 @@ var explanations = map[storage.FindingKind]explanation{
 		"The directory has no pool ID: the filesystem is not mounted, or no agent has used it yet. The agent does not start here.",
 		"Needs you: mount the filesystem. Only for a new pool, run btrfs-nfs-agent init.",
 	},
+	storage.NewerMetadata: {
+		"A change of the volume is noted, which an agent of 57e475d would drop. It quarantines the volume instead.",
+		"Before you install such an agent, undo the change: btrfs-nfs-agent check --repair.",
+	},
+	storage.NewerReference: {
+		"A client is attached with a file system ID, which an agent of 57e475d would not use. It quarantines the volume instead.",
+		"Before you install such an agent, detach the volume: see docs/upgrade.md.",
+	},
 	storage.Quarantined: {
 		"The directory may hold data, and is not what a working agent leaves. Neither the agent nor --repair touches it.",
 		"Needs you: see \"Quarantine\" in docs/operations.md.",

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
 // WriteJSON prints the report as one JSON object.
@@ -20,7 +23,21 @@ func (r Report) WriteText(w io.Writer) error {
 		p.finding(f)
 	}
 	p.line("%s", r.summary())
+	for _, kind := range []storage.FindingKind{storage.NewerMetadata, storage.NewerReference} {
+		p.newer(string(kind), r.Newer)
+	}
 	return p.err
+}
+
+// newer prints how many newer files of a kind there are, with the first.
+func (p *printer) newer(kind string, all []Newer) {
+	files := slices.DeleteFunc(slices.Clone(all), func(n Newer) bool { return n.Kind != kind })
+	if len(files) == 0 {
+		return
+	}
+	p.line("%s: %d, the first is %s (%s)", kind, len(files), files[0].Path, files[0].Detail)
+	p.line("    %s", files[0].Explanation)
+	p.line("    %s", files[0].WayBack)
 }
 
 func (r Report) summary() string {

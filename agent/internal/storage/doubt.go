@@ -102,6 +102,10 @@ func (t *Tenant) noteAgain(name string) error {
 		return ignoreNotExist(err)
 	}
 	defer dir.Close()
+	_, unreadable := presentMetadata(dir, name)
+	if unreadable != nil { // the load that follows quarantines the volume, and says why
+		return nil
+	}
 	return t.store.disk.writeMetadata(dir, v.metadata())
 }
 

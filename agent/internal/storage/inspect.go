@@ -31,6 +31,10 @@ const (
 	ReplacedData        FindingKind = "replaced-data" // another subvolume than the metadata names
 	NoPoolID            FindingKind = "no-pool-id"    // a start refuses the base path
 	Quarantined         FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
+
+	// No faults, but files that an agent of 57e475d quarantines.
+	NewerMetadata  FindingKind = "newer-metadata"
+	NewerReference FindingKind = "newer-reference"
 )
 
 // Finding is one thing that is not as a running agent leaves it.
@@ -46,6 +50,12 @@ type Finding struct {
 // does it. With repair it does so, and marks the findings; else it changes nothing, and works on a read-only filesystem
 // too. What holds data is never removed. It fails where an agent has the pool, or where the pool cannot be read.
 func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error) {
+	findings, _, err := InspectVersions(ctx, config, repair)
+	return findings, err
+}
+
+// InspectVersions is Inspect, and also names the volumes and snapshots that an agent of 57e475d quarantines. That is no fault.
+func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
 	purpose := toLook
 	if repair {
@@ -53,7 +63,7 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 	}
 	p, err := openPool(config, purpose)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s := newStore(config, p)
 	defer s.release()
@@ -65,18 +75,21 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 		s.report(Finding{Kind: NoPoolID, Path: p.path, Detail: err.Error()})
 	}
 	if err := s.inspectQuota(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if s.survey.stale, err = s.lookForQgroups(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.recover(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	slices.SortFunc(s.survey.findings, func(a, b Finding) int {
-		return strings.Compare(a.Path+" "+a.Detail, b.Path+" "+b.Detail)
-	})
-	return s.survey.findings, nil
+	newer = s.newerFiles()
+	for _, list := range [][]Finding{s.survey.findings, newer} {
+		slices.SortFunc(list, func(a, b Finding) int {
+			return strings.Compare(a.Path+" "+a.Detail, b.Path+" "+b.Detail)
+		})
+	}
+	return s.survey.findings, newer, nil
 }
 
 // errOnlyLooking is what a change meets that a look would make, which none does.

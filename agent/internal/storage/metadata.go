@@ -30,9 +30,6 @@ const (
 	ownDir          = ".agent" // in the base directory: lock, key and pool ID
 	lockFile        = "lock"
 	poolIDFile      = "id"
-
-	metadataVersion = 2 // the highest that is read
-	changesVersion  = 2 // with changes, which an agent of version 1 would drop
 )
 
 // metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
@@ -82,13 +79,10 @@ func (m *metadata) setProperties(p Properties) {
 
 func (v Volume) metadata() metadata {
 	m := metadata{
-		Version: 1, Name: v.Name, VolumeID: v.VolumeID, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
+		Name: v.Name, VolumeID: v.VolumeID, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
 		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot, SourceVolumeID: v.SourceVolumeID,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
 		Changes: decodeChanges(v.Pending),
-	}
-	if len(m.Changes) > 0 {
-		m.Version = changesVersion
 	}
 	m.setProperties(v.Properties)
 	return m
@@ -96,7 +90,7 @@ func (v Volume) metadata() metadata {
 
 func (s Snapshot) metadata() metadata {
 	m := metadata{
-		Version: 1, Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
+		Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 	m.setProperties(s.Properties)
@@ -125,13 +119,35 @@ func (m metadata) snapshot() (Snapshot, error) {
 	}, err
 }
 
-// writeMetadata replaces the metadata in a directory that has its name.
+// writeMetadata replaces the metadata in a directory that has its name. Fields of the present file
+// that this agent does not know stay. A file that it cannot read is not replaced: it may be of a newer
+// agent, or of another volume.
 func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 	content, err := m.encode()
 	if err != nil {
 		return err
 	}
+	present, err := presentMetadata(dir, m.Name)
+	if err != nil {
+		return err
+	}
+	if content, err = keepUnknown[metadata](content, present); err != nil {
+		return err
+	}
 	return d.writeFile(dir, metadataFile, content)
+}
+
+// presentMetadata is the content of metadata.json, nil where there is none.
+func presentMetadata(dir *os.File, name string) ([]byte, error) {
+	content, err := beneath.ReadFile(dir, metadataFile)
+	if err != nil {
+		return nil, ignoreNotExist(err)
+	}
+	m, err := decodeMetadata(content)
+	if err == nil {
+		err = m.isOf(name)
+	}
+	return content, err
 }
 
 // createMetadata writes metadata into a directory that is being made under a temporary name.
@@ -172,7 +188,13 @@ func setModified(dir *os.File, modified time.Time) error {
 }
 
 func (m metadata) encode() ([]byte, error) {
-	content, err := json.MarshalIndent(m, "", "  ")
+	m.Version = m.version()
+	return encodeFile(m)
+}
+
+// encodeFile is how the agent writes its files, which people read as well.
+func encodeFile(file any) ([]byte, error) {
+	content, err := json.MarshalIndent(file, "", "  ")
 	return append(content, '\n'), err
 }
 

@@ -28,7 +28,6 @@ import (
 // An agent that knows version 1 alone finds that a .ref file is not what its name says. It
 // quarantines the volume and leaves its exports as they are, instead of exporting it by UUID.
 const (
-	refVersion  = 2
 	refSuffix1  = ".json"
 	refSuffix   = ".ref"
 	endedSuffix = ".ended"
@@ -93,7 +92,8 @@ func sortRefs(refs []Ref) {
 	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.key(), b.key()) })
 }
 
-// writeRef writes the reference's file, then removes those of its other states.
+// writeRef writes the reference's file, then removes those of its other states. It keeps what this
+// agent does not know of the present file, as writeMetadata does.
 func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if os.IsNotExist(err) {
@@ -108,6 +108,13 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	defer clients.Close()
 	content, err := ref.encode()
 	if err != nil {
+		return err
+	}
+	present, err := presentRef(clients, ref)
+	if err != nil {
+		return err
+	}
+	if content, err = keepUnknown[refFile](content, present); err != nil {
 		return err
 	}
 	if err := d.writeFile(clients, ref.file(), content); err != nil {
@@ -132,11 +139,26 @@ func (d *disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
 
 func (r Ref) encode() ([]byte, error) {
 	file := refFile{Ref: r}
-	if r.Attachment != (Attachment{}) {
-		file.Version = refVersion
+	if version := lowestVersion(protectingRefs, r); version > 1 {
+		file.Version = version
 	}
-	content, err := json.MarshalIndent(file, "", "  ")
-	return append(content, '\n'), err
+	return encodeFile(file)
+}
+
+// presentRef reads the file that the reference has, in whatever state, and nil where it has none. A
+// live one comes before an ended one.
+func presentRef(clients *os.File, ref Ref) ([]byte, error) {
+	for _, suffix := range refSuffixes {
+		content, err := beneath.ReadFile(clients, ref.stem()+suffix)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err == nil {
+			_, err = decodeRef(content, ref.stem()+suffix)
+		}
+		return content, err
+	}
+	return nil, nil
 }
 
 // endRefs marks references as ended. The mark is a rename, which needs no new block for data, and
@@ -253,6 +275,10 @@ func readRef(clients *os.File, name string) (Ref, error) {
 	if err != nil {
 		return Ref{}, err
 	}
+	return decodeRef(content, name)
+}
+
+func decodeRef(content []byte, name string) (Ref, error) {
 	var file refFile
 	if err := json.Unmarshal(content, &file); err != nil {
 		return Ref{}, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
