@@ -69,6 +69,8 @@ var table = []struct {
 	{InternalError, http.StatusInternalServerError, codes.Internal},
 	{MetadataError, http.StatusInternalServerError, codes.Internal},
 	{Unavailable, http.StatusServiceUnavailable, codes.Unavailable},
+	// Upgrading the agent helps. The request itself is good.
+	{Unsupported, http.StatusNotImplemented, codes.FailedPrecondition},
 }
 
 // HTTPStatus is the status that the agent answers with for err.

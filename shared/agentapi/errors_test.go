@@ -35,6 +35,7 @@ func TestTable(t *testing.T) {
 		Quarantined:   {423, codes.FailedPrecondition},
 		InternalError: {500, codes.Internal},
 		Unavailable:   {503, codes.Unavailable},
+		Unsupported:   {501, codes.FailedPrecondition},
 	}
 	assert.Equal(t, len(table), len(want))
 	for code, w := range want {

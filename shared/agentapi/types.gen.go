@@ -26,6 +26,7 @@ const (
 	TooLarge      Code = "TOO_LARGE"
 	Unauthorized  Code = "UNAUTHORIZED"
 	Unavailable   Code = "UNAVAILABLE"
+	Unsupported   Code = "UNSUPPORTED"
 )
 
 // Valid indicates whether the value is a known member of the Code enum.
@@ -58,6 +59,8 @@ func (e Code) Valid() bool {
 	case Unauthorized:
 		return true
 	case Unavailable:
+		return true
+	case Unsupported:
 		return true
 	default:
 		return false
@@ -230,10 +233,13 @@ type Health struct {
 	Conditions []Condition `json:"conditions,omitempty"`
 
 	// Date Of the commit, RFC 3339.
-	Date          string `json:"date,omitempty"`
-	Status        Status `json:"status"`
-	UptimeSeconds int64  `json:"uptime_seconds"`
-	Version       string `json:"version"`
+	Date string `json:"date,omitempty"`
+
+	// Features What this agent has and older ones do not: see docs/api.md. Absent: nothing of it.
+	Features      []string `json:"features,omitempty"`
+	Status        Status   `json:"status"`
+	UptimeSeconds int64    `json:"uptime_seconds"`
+	Version       string   `json:"version"`
 }
 
 // Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
@@ -246,9 +252,14 @@ type Snapshot struct {
 	Name      string    `json:"name"`
 
 	// SizeBytes Size of the volume when the snapshot was taken.
-	SizeBytes int64  `json:"size_bytes"`
-	UsedBytes int64  `json:"used_bytes"`
-	Volume    string `json:"volume"`
+	SizeBytes int64 `json:"size_bytes"`
+	UsedBytes int64 `json:"used_bytes"`
+
+	// Volume Name that the volume had.
+	Volume string `json:"volume"`
+
+	// VolumeId ID of the volume; absent where it is unknown.
+	VolumeId string `json:"volume_id,omitempty"`
 }
 
 // SnapshotClone defines model for SnapshotClone.
@@ -294,7 +305,12 @@ type SnapshotDetail struct {
 	Uid        int64     `json:"uid"`
 	UpdatedAt  time.Time `json:"updated_at"`
 	UsedBytes  int64     `json:"used_bytes"`
-	Volume     string    `json:"volume"`
+
+	// Volume Name that the volume had.
+	Volume string `json:"volume"`
+
+	// VolumeId ID of the volume; absent where it is unknown.
+	VolumeId string `json:"volume_id,omitempty"`
 }
 
 // SnapshotDetailList defines model for SnapshotDetailList.
@@ -404,9 +420,12 @@ type Volume struct {
 	Clients   int       `json:"clients"`
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
-	Name      string    `json:"name"`
-	SizeBytes int64     `json:"size_bytes"`
-	UsedBytes int64     `json:"used_bytes"`
+
+	// Id UUID of the volume, which no other has or will have; absent where it is unknown.
+	Id        string `json:"id,omitempty"`
+	Name      string `json:"name"`
+	SizeBytes int64  `json:"size_bytes"`
+	UsedBytes int64  `json:"used_bytes"`
 }
 
 // VolumeClone defines model for VolumeClone.
@@ -454,6 +473,9 @@ type VolumeDetail struct {
 	Gid         int64         `json:"gid"`
 	Health      *VolumeHealth `json:"health,omitempty"`
 
+	// Id UUID of the volume, which no other has or will have; absent where it is unknown.
+	Id string `json:"id,omitempty"`
+
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels       Labels     `json:"labels"`
 	LastAttachAt *time.Time `json:"last_attach_at,omitempty"`
@@ -476,10 +498,13 @@ type VolumeDetail struct {
 	SourceSnapshot string `json:"source_snapshot,omitempty"`
 
 	// SourceVolume The volume that this is a clone of.
-	SourceVolume string    `json:"source_volume,omitempty"`
-	Uid          int64     `json:"uid"`
-	UpdatedAt    time.Time `json:"updated_at"`
-	UsedBytes    int64     `json:"used_bytes"`
+	SourceVolume string `json:"source_volume,omitempty"`
+
+	// SourceVolumeId ID of the volume that the contents come from, also by way of a snapshot.
+	SourceVolumeId string    `json:"source_volume_id,omitempty"`
+	Uid            int64     `json:"uid"`
+	UpdatedAt      time.Time `json:"updated_at"`
+	UsedBytes      int64     `json:"used_bytes"`
 }
 
 // VolumeDetailList defines model for VolumeDetailList.

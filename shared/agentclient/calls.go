@@ -10,21 +10,21 @@ import (
 
 // CreateVolume makes a volume, or returns the one that the same request made before.
 func (c *Client) CreateVolume(ctx context.Context, r agentapi.VolumeCreate) (*agentapi.VolumeDetail, error) {
-	return one[agentapi.VolumeDetail](ctx, c, "CreateVolume", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.VolumeDetail](ctx, c, "CreateVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CreateVolume(ctx, r)
 	})
 }
 
 // CloneVolume makes a volume from another.
 func (c *Client) CloneVolume(ctx context.Context, r agentapi.VolumeClone) (*agentapi.VolumeDetail, error) {
-	return one[agentapi.VolumeDetail](ctx, c, "CloneVolume", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.VolumeDetail](ctx, c, "CloneVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CloneVolume(ctx, r)
 	})
 }
 
 // CloneSnapshot makes a volume from a snapshot.
 func (c *Client) CloneSnapshot(ctx context.Context, r agentapi.SnapshotClone) (*agentapi.VolumeDetail, error) {
-	return one[agentapi.VolumeDetail](ctx, c, "CloneSnapshot", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.VolumeDetail](ctx, c, "CloneSnapshot", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CloneSnapshot(ctx, r)
 	})
 }
@@ -38,7 +38,7 @@ func (c *Client) GetVolume(ctx context.Context, name string) (*agentapi.VolumeDe
 
 // UpdateVolume changes the fields that are set. A size smaller than the present one is Invalid.
 func (c *Client) UpdateVolume(ctx context.Context, name string, r agentapi.VolumeUpdate) (*agentapi.VolumeDetail, error) {
-	return one[agentapi.VolumeDetail](ctx, c, "UpdateVolume", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.VolumeDetail](ctx, c, "UpdateVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.UpdateVolume(ctx, name, r)
 	})
 }
@@ -52,7 +52,7 @@ func (c *Client) DeleteVolume(ctx context.Context, name string) error {
 
 // Export lets a client address mount the volume.
 func (c *Client) Export(ctx context.Context, volume string, r agentapi.ExportRequest) (*agentapi.Export, error) {
-	return one[agentapi.Export](ctx, c, "Export", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.Export](ctx, c, "Export", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.ExportVolume(ctx, volume, r)
 	})
 }
@@ -60,6 +60,9 @@ func (c *Client) Export(ctx context.Context, volume string, r agentapi.ExportReq
 // Unexport removes the client's references that carry the labels; without labels all of them. When it returns and
 // the last one is gone, that client can no longer read or write.
 func (c *Client) Unexport(ctx context.Context, volume string, r agentapi.UnexportRequest) error {
+	if err := c.require(ctx, r); err != nil {
+		return err
+	}
 	return c.do(ctx, "Unexport", nil, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.UnexportVolume(ctx, volume, r)
 	})
@@ -84,7 +87,7 @@ func (c *Client) UsageWithToken(ctx context.Context, volume, usageToken string) 
 
 // CreateSnapshot makes a read-only snapshot, or returns the one that the same request made before.
 func (c *Client) CreateSnapshot(ctx context.Context, r agentapi.SnapshotCreate) (*agentapi.SnapshotDetail, error) {
-	return one[agentapi.SnapshotDetail](ctx, c, "CreateSnapshot", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.SnapshotDetail](ctx, c, "CreateSnapshot", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CreateSnapshot(ctx, r)
 	})
 }
@@ -105,7 +108,7 @@ func (c *Client) DeleteSnapshot(ctx context.Context, name string) error {
 
 // StartTask begins long work on the pool and returns its ID. It fails with Busy while a task of the type runs.
 func (c *Client) StartTask(ctx context.Context, kind string, r agentapi.TaskStart) (*agentapi.TaskStarted, error) {
-	return one[agentapi.TaskStarted](ctx, c, "StartTask", func(ctx context.Context) (*http.Response, error) {
+	return send[agentapi.TaskStarted](ctx, c, "StartTask", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.StartTask(ctx, kind, r)
 	})
 }

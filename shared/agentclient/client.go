@@ -47,6 +47,7 @@ type Client struct {
 	transport *http.Transport
 	timeout   time.Duration
 	observe   func(string, time.Duration, error)
+	features  features
 }
 
 // New makes a client for an agent at http://host:port or https://host:port. It does not call the agent. It fails on a

@@ -101,6 +101,26 @@ func containsOne(text, alternatives string) bool {
 	return false
 }
 
+// A request that takes no body says so, instead of ignoring what the client asks for.
+func TestBodiesThatNobodyReads(t *testing.T) {
+	h := start(t)
+	for _, route := range []string{
+		"GET /v1/volumes", "GET /v1/volumes/v", "DELETE /v1/volumes/v", "GET /v1/volumes/v/snapshots", "GET /v1/volumes/v/usage",
+		"GET /v1/snapshots", "GET /v1/snapshots/s", "DELETE /v1/snapshots/s", "DELETE /v1/snapshots/%73", "GET /v1/exports", "GET /v1/stats",
+		"GET /v1/tasks", "GET /v1/tasks/t", "DELETE /v1/tasks/t", "GET /healthz", "GET /readyz",
+	} {
+		method, path, _ := strings.Cut(route, " ")
+		for body, says := range map[string]string{`{"force":true}`: `"force" is not known`, `[]`: "must be a JSON object", `x`: "not JSON"} {
+			got := h.do(method, path, body)
+			assert.Check(t, got.status == 400, "%s %s: %d %s", route, body, got.status, got.body)
+			assert.Check(t, strings.Contains(got.message(t), says), "%s: %s", route, got.body)
+		}
+	}
+	for _, body := range []string{"", " \n", "{}"} {
+		assert.Equal(t, h.do("GET", "/v1/openapi.yaml", body).status, 200, "%q", body)
+	}
+}
+
 // A body just over the limit and one far over it, with and without a length in the header. The answer must arrive
 // although the server stops reading.
 func TestBodyOverTheLimit(t *testing.T) {

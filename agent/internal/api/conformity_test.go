@@ -58,6 +58,16 @@ func TestQueriesAreTheContract(t *testing.T) {
 	assert.DeepEqual(t, listQueries, specified)
 }
 
+// The requests that take a body are those of the contract.
+func TestBodiesAreTheContract(t *testing.T) {
+	for path, item := range contractDocument(t).Paths.Map() {
+		for method, operation := range item.Operations() {
+			route := strings.ReplaceAll(path, "{name}", ":name")
+			assert.Equal(t, takesBody(method, route), operation.RequestBody != nil, "%s %s", method, path)
+		}
+	}
+}
+
 // The routes that need no token are those of the contract.
 func TestOpenRoutesAreTheContract(t *testing.T) {
 	specified := map[string]bool{}

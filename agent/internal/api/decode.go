@@ -41,6 +41,9 @@ func decodeBody(body []byte, out any) error {
 	}
 	known := fieldNames(out)
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if len(known) == 0 {
+			return badRequest("field %.64q is not known here: this request takes no fields", name)
+		}
 		if !slices.Contains(known, name) {
 			return badRequest("field %.64q is not known here; known are %s", name, strings.Join(known, ", "))
 		}

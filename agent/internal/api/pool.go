@@ -25,7 +25,7 @@ func (h *handlers) health() agentapi.Health {
 	conditions := h.config.Store.Conditions()
 	return agentapi.Health{
 		Status: statusOf(conditions), Version: h.config.Version, Commit: h.config.Commit, Date: h.config.Date,
-		UptimeSeconds: int64(time.Since(h.started).Seconds()), Conditions: conditions,
+		UptimeSeconds: int64(time.Since(h.started).Seconds()), Features: agentapi.Features(), Conditions: conditions,
 	}
 }
 

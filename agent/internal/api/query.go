@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"maps"
 	"net/url"
 	"slices"
@@ -87,6 +88,26 @@ func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
 		}
 	}
 	return next(c)
+}
+
+// refuseForeignBody refuses fields in the body of a request that takes none. A bad name in the path
+// is for the handler to refuse.
+func refuseForeignBody(c *fiber.Ctx, next fiber.Handler) error {
+	if takesBody(c.Method(), c.Route().Path) || len(bytes.TrimSpace(c.Body())) == 0 {
+		return next(c)
+	}
+	name, err := url.PathUnescape(c.Params("name", "none"))
+	if err != nil || checkName(name) != nil {
+		return next(c)
+	}
+	if err := decodeBody(c.Body(), &struct{}{}); err != nil {
+		return err
+	}
+	return next(c)
+}
+
+func takesBody(method, route string) bool {
+	return method == fiber.MethodPost || method == fiber.MethodPatch || route == "/v1/volumes/:name/export"
 }
 
 func storageQuery(limit *agentapi.Limit, after *agentapi.After, labels *agentapi.Label) storage.Query {

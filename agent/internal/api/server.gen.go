@@ -83,7 +83,8 @@ type ServerInterface interface {
 	// ExportVolume Lets one client address mount the volume. References with different labels count apart.
 	// (POST /v1/volumes/{name}/export)
 	ExportVolume(c *fiber.Ctx, name Name) error
-	// ListVolumeSnapshots The snapshots of one volume by name.
+	// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
+	// volume has the name now, those of the volumes that had it.
 	// (GET /v1/volumes/{name}/snapshots)
 	ListVolumeSnapshots(c *fiber.Ctx, name Name, params ListVolumeSnapshotsParams) error
 	// GetVolumeUsage Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.

@@ -91,7 +91,7 @@ func New(config Config) *Server {
 
 	s.app.Use(s.observe, s.recoverPanic, s.refuseWhileDraining, s.authenticate, checkQuery)
 	RegisterHandlersWithOptions(s.app, &handlers{Server: s}, FiberServerOptions{
-		HandlerMiddlewares: []HandlerMiddlewareFunc{refuseForeignQuery},
+		HandlerMiddlewares: []HandlerMiddlewareFunc{refuseForeignQuery, refuseForeignBody},
 	})
 	return s
 }

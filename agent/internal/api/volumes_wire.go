@@ -3,6 +3,8 @@ package api
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -51,7 +53,7 @@ func checkSource(field, name string) error {
 
 func volumeShort(v storage.Volume, u storage.Usage) agentapi.Volume {
 	return agentapi.Volume{
-		Name: v.Name, CreatedBy: createdBy(v.Labels), SizeBytes: v.SizeBytes, UsedBytes: u.UsedBytes,
+		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: createdBy(v.Labels), SizeBytes: v.SizeBytes, UsedBytes: u.UsedBytes,
 		Clients: len(v.Refs), CreatedAt: v.CreatedAt.UTC(),
 	}
 }
@@ -63,16 +65,25 @@ func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agenta
 	}
 	health := volumeHealth(pool.Of(v, u))
 	detail := agentapi.VolumeDetail{
-		Name: v.Name, CreatedBy: createdBy, Path: v.Path,
+		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: createdBy, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
 		Nocow: v.NoCOW, Compression: v.Compression, RootSquash: v.RootSquash, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
 		Labels: labelsOf(v.Labels.Map()), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
-		Clients: mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
+		SourceVolumeId: idText(v.SourceVolumeID),
+		Clients:        mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}
 	if !v.LastAttachAt.IsZero() {
 		detail.LastAttachAt = new(v.LastAttachAt.UTC())
 	}
 	return detail
+}
+
+// idText is "" for an ID that is not known.
+func idText(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return ""
+	}
+	return id.String()
 }
 
 // healthOf is what is known of a snapshot without looking at the pool.

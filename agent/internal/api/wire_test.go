@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"net/netip"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
@@ -101,6 +103,33 @@ func TestSnapshotOnTheWire(t *testing.T) {
 	}
 }
 
+func TestVolumeIDsOnTheWire(t *testing.T) {
+	h := start(t)
+	h.a().usage = someUsage
+	volumeID, sourceID := uuid.New(), uuid.New()
+	v, s := fullVolume(), fullSnapshot()
+	v.VolumeID, v.SourceVolumeID, s.VolumeID = volumeID, sourceID, volumeID
+	h.a().getVolume = func(string) (storage.Volume, error) { return v, nil }
+	h.a().listVolumes = func(storage.Query) (storage.Page[storage.Volume], error) {
+		return storage.Page[storage.Volume]{Items: []storage.Volume{v}, Total: 1}, nil
+	}
+	h.a().getSnapshot = func(string) (storage.Snapshot, error) { return s, nil }
+	h.a().listSnapshots = func(storage.Query) (storage.Page[storage.Snapshot], error) {
+		return storage.Page[storage.Snapshot]{Items: []storage.Snapshot{s}, Total: 1}, nil
+	}
+	for path, want := range map[string]string{
+		"/v1/volumes/v1":            `"id":"` + volumeID.String() + `"`,
+		"/v1/volumes?detail=true":   `"source_volume_id":"` + sourceID.String() + `"`,
+		"/v1/volumes":               `"id":"` + volumeID.String() + `"`,
+		"/v1/snapshots/s1":          `"volume_id":"` + volumeID.String() + `"`,
+		"/v1/snapshots":             `"volume_id":"` + volumeID.String() + `"`,
+		"/v1/snapshots?detail=true": `"volume_id":"` + volumeID.String() + `"`,
+	} {
+		got := h.do("GET", path, "")
+		assert.Check(t, strings.Contains(string(got.body), want), "%s: %s", path, got.body)
+	}
+}
+
 func TestEmptyListsOnTheWire(t *testing.T) {
 	h := start(t)
 	h.a().listVolumes = func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }
@@ -176,11 +205,11 @@ func TestUsageOnTheWire(t *testing.T) {
 
 func TestHealthOnTheWire(t *testing.T) {
 	h := start(t)
-	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z"}`)
+	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z","features":["volume-id"]}`)
 
 	h.store.conditions = []storage.Condition{{Reason: "DeviceMissing", Message: "device 2"}}
 	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"degraded","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z",
-		"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
+		"features":["volume-id"],"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
 }
 
 // withoutUptime is the answer without the field that goes with the clock, which must be a whole number of seconds.

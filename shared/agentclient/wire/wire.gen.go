@@ -261,7 +261,8 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolume(ctx context.Context, name Name, body ExportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListVolumeSnapshots The snapshots of one volume by name.
+	// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
+	// volume has the name now, those of the volumes that had it.
 	//
 	// Corresponds with GET /v1/volumes/{name}/snapshots (the `ListVolumeSnapshots` operationId).
 	ListVolumeSnapshots(ctx context.Context, name Name, params *ListVolumeSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -742,7 +743,8 @@ func (c *Client) ExportVolume(ctx context.Context, name Name, body ExportVolumeJ
 	return c.Client.Do(req)
 }
 
-// ListVolumeSnapshots The snapshots of one volume by name.
+// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
+// volume has the name now, those of the volumes that had it.
 //
 // Corresponds with GET /v1/volumes/{name}/snapshots (the `ListVolumeSnapshots` operationId).
 func (c *Client) ListVolumeSnapshots(ctx context.Context, name Name, params *ListVolumeSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2133,7 +2135,8 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolumeWithResponse(ctx context.Context, name Name, body ExportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*ExportVolumeResponse, error)
 
-	// ListVolumeSnapshotsWithResponse The snapshots of one volume by name.
+	// ListVolumeSnapshotsWithResponse The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
+	// volume has the name now, those of the volumes that had it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2153,11 +2156,18 @@ type GetHealthResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Health
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Failed
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r GetHealthResponse) GetJSON200() *Health {
 	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetHealthResponse) GetJSONDefault() *Failed {
+	return r.JSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -2196,6 +2206,8 @@ type GetReadyResponse struct {
 	JSON200 *Health
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Failed
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Failed
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -2206,6 +2218,11 @@ func (r GetReadyResponse) GetJSON200() *Health {
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
 func (r GetReadyResponse) GetJSON503() *Failed {
 	return r.JSON503
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetReadyResponse) GetJSONDefault() *Failed {
+	return r.JSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -2343,6 +2360,13 @@ func (r ListExportsResponse) ContentType() string {
 type GetOpenAPIResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Failed
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetOpenAPIResponse) GetJSONDefault() *Failed {
+	return r.JSONDefault
 }
 
 // GetBody returns the raw response body bytes
@@ -3661,7 +3685,8 @@ func (c *ClientWithResponses) ExportVolumeWithResponse(ctx context.Context, name
 	return ParseExportVolumeResponse(rsp)
 }
 
-// ListVolumeSnapshotsWithResponse The snapshots of one volume by name.
+// ListVolumeSnapshotsWithResponse The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
+// volume has the name now, those of the volumes that had it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3708,6 +3733,13 @@ func ParseGetHealthResponse(rsp *http.Response) (*GetHealthResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
 	}
 
 	return response, nil
@@ -3740,6 +3772,13 @@ func ParseGetReadyResponse(rsp *http.Response) (*GetReadyResponse, error) {
 			return nil, err
 		}
 		response.JSON503 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
 
 	}
 
@@ -3830,6 +3869,16 @@ func ParseGetOpenAPIResponse(rsp *http.Response) (*GetOpenAPIResponse, error) {
 	response := &GetOpenAPIResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
 	}
 
 	return response, nil
