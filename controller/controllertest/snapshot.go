@@ -14,6 +14,7 @@ var snapshotTests = []behaviour{
 	{"the name of another volume's snapshot is AlreadyExists", snapshotDiffering},
 	{"what is not there", snapshotMissing},
 	{"listing by ID and by source", snapshotListed},
+	{"a volume that is made again has no snapshots", snapshotOfPredecessor},
 }
 
 func snapshotPlain(t *testing.T, b Backend) {
@@ -60,20 +61,23 @@ func snapshotMissing(t *testing.T, b Backend) {
 	failed(t, err, codes.FailedPrecondition, "nosuchclass")
 }
 
+// snapshots lists the IDs of snapshots.
+func (e *env) snapshots(r *csi.ListSnapshotsRequest) []string {
+	e.Helper()
+	answer, err := e.ListSnapshots(e.ctx, r)
+	assert.NilError(e, err)
+	ids := make([]string, 0, len(answer.Entries))
+	for _, entry := range answer.Entries {
+		ids = append(ids, entry.Snapshot.SnapshotId)
+	}
+	return ids
+}
+
 func snapshotListed(t *testing.T, b Backend) {
 	e := start(t, b)
 	first := e.snapshot(e.volume("pvc-1").VolumeId, "snap-1")
 	second := e.snapshot(e.volume("pvc-2").VolumeId, "snap-2")
-	list := func(r *csi.ListSnapshotsRequest) []string {
-		t.Helper()
-		answer, err := e.ListSnapshots(e.ctx, r)
-		assert.NilError(t, err)
-		ids := make([]string, 0, len(answer.Entries))
-		for _, entry := range answer.Entries {
-			ids = append(ids, entry.Snapshot.SnapshotId)
-		}
-		return ids
-	}
+	list := e.snapshots
 	assert.DeepEqual(t, list(&csi.ListSnapshotsRequest{}), []string{first.SnapshotId, second.SnapshotId})
 	assert.DeepEqual(t, list(&csi.ListSnapshotsRequest{SnapshotId: first.SnapshotId}), []string{first.SnapshotId})
 	assert.DeepEqual(t, list(&csi.ListSnapshotsRequest{SourceVolumeId: second.SourceVolumeId}), []string{second.SnapshotId})
@@ -82,4 +86,37 @@ func snapshotListed(t *testing.T, b Backend) {
 		assert.DeepEqual(t, list(&csi.ListSnapshotsRequest{SourceVolumeId: unknown}), []string{})
 	}
 	assert.DeepEqual(t, list(&csi.ListSnapshotsRequest{SnapshotId: first.SnapshotId, SourceVolumeId: second.SourceVolumeId}), []string{})
+}
+
+func snapshotOfPredecessor(t *testing.T, b Backend) {
+	e := start(t, b)
+	volume := e.volume("pvc-1").VolumeId
+	old := e.snapshot(volume, "old").SnapshotId
+	e.delete(volume)
+	assert.Equal(t, e.volume("pvc-1").VolumeId, volume)
+	_, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: "old"})
+	failed(t, err, codes.AlreadyExists, "deleted volume")
+	own := e.snapshot(volume, "own").SnapshotId
+	assert.Equal(t, e.snapshot(volume, "own").SnapshotId, own)
+	for _, test := range []struct {
+		request *csi.ListSnapshotsRequest
+		want    []string
+	}{
+		{&csi.ListSnapshotsRequest{}, []string{old, own}},
+		{&csi.ListSnapshotsRequest{SourceVolumeId: volume}, []string{own}},
+		{&csi.ListSnapshotsRequest{SourceVolumeId: volume, SnapshotId: own}, []string{own}},
+		{&csi.ListSnapshotsRequest{SourceVolumeId: volume, SnapshotId: old}, []string{}},
+		{&csi.ListSnapshotsRequest{SnapshotId: old}, []string{old}},
+	} {
+		assert.DeepEqual(t, e.snapshots(test.request), test.want)
+	}
+
+	r := request("restored", gib)
+	r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: old},
+	}}
+	e.create(r)
+	_, err = e.DeleteSnapshot(e.ctx, &csi.DeleteSnapshotRequest{SnapshotId: old})
+	assert.NilError(t, err)
+	assert.DeepEqual(t, e.snapshots(&csi.ListSnapshotsRequest{}), []string{own})
 }

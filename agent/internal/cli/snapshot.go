@@ -23,6 +23,7 @@ var snapshotColumns = columns[snapshot]{
 	{name: "health", text: func(s snapshot) string { return healthText(s.Health) }, wide: true, tells: func(s snapshot) bool { return degraded(s.Health) }},
 	{name: "labels", text: func(s snapshot) string { return labelText(s.Labels) }, wide: true},
 	{name: "path", text: func(s snapshot) string { return s.Path }, wide: true},
+	{name: "volume-id", text: func(s snapshot) string { return s.VolumeId }, wide: true},
 }
 
 func snapshotCommand() *cobra.Command {

@@ -32,6 +32,7 @@ var volumeColumns = columns[volume]{
 	}, wide: true},
 	{name: "labels", text: func(v volume) string { return labelText(v.Labels) }, wide: true},
 	{name: "path", text: func(v volume) string { return v.Path }, wide: true},
+	{name: "id", text: func(v volume) string { return v.Id }, wide: true},
 }
 
 // volumeFields are what is shown of a single volume.

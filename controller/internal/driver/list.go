@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -80,9 +82,20 @@ func (c *controller) oneSnapshot(ctx context.Context, r *csi.ListSnapshotsReques
 		return nil, err
 	}
 	entry := snapshotOf(snapshot, v.Class)
-	if source := r.GetSourceVolumeId(); source == "" || source == entry.SourceVolumeId {
-		out.Entries = []*csi.ListSnapshotsResponse_Entry{{Snapshot: entry}}
+	source := r.GetSourceVolumeId()
+	if source != "" && source != entry.SourceVolumeId {
+		return out, nil
 	}
+	if source != "" {
+		err := ofThisVolume(ctx, target, snapshot)
+		if status.Code(err) == codes.AlreadyExists {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	out.Entries = []*csi.ListSnapshotsResponse_Entry{{Snapshot: entry}}
 	return out, nil
 }
 

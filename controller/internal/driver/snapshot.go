@@ -39,6 +39,9 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 	switch {
 	case agentapi.IsCode(err, agentapi.AlreadyExists):
 		snapshot, err = existingOf(ctx, target, name, err)
+		if err == nil && snapshot.Volume == source.Name {
+			err = ofThisVolume(ctx, target, snapshot)
+		}
 	case agentapi.IsCode(err, agentapi.NotFound):
 		// The volume may have gone after an earlier call made the snapshot.
 		if before, errBefore := target.GetSnapshot(ctx, name); errBefore == nil {
@@ -60,6 +63,21 @@ func existingOf(ctx context.Context, target *agents.Target, name string, conflic
 		return nil, status.Errorf(codes.Aborted, "snapshot %s was in the way and is gone now: %v", name, conflict)
 	}
 	return snapshot, err
+}
+
+// ofThisVolume is AlreadyExists for a snapshot of a deleted volume that had the name of a present one.
+func ofThisVolume(ctx context.Context, target *agents.Target, snapshot *agentapi.SnapshotDetail) error {
+	volume, err := target.GetVolume(ctx, snapshot.Volume)
+	switch {
+	case agentapi.IsCode(err, agentapi.NotFound):
+		return nil
+	case err != nil:
+		return err
+	case volume.Id != "" && volume.Id != snapshot.VolumeId: // an older agent has no IDs
+		return status.Errorf(codes.AlreadyExists, "snapshot %s is there, and it is of a deleted volume that was called %s too",
+			snapshot.Name, snapshot.Volume)
+	}
+	return nil
 }
 
 // checkSnapshotParameters: a VolumeSnapshotClass has none of ours, only those that speak to the sidecar.

@@ -19,6 +19,8 @@ const DefaultPoolBytes = 100 << 40
 type Agent struct {
 	// Intercept sees every request first; it returns true when it has answered. nil for none.
 	Intercept func(w http.ResponseWriter, r *http.Request) bool
+	// Features are what the agent lists. New sets those of this version; an agent of 57e475d has none.
+	Features []string
 
 	mu      sync.Mutex
 	tenants map[string]*tenant // by token
@@ -41,7 +43,7 @@ type tenant struct {
 
 // New makes an agent with tenants, as token to name.
 func New(tenants map[string]string) *Agent {
-	a := &Agent{tenants: map[string]*tenant{}, free: DefaultPoolBytes}
+	a := &Agent{tenants: map[string]*tenant{}, free: DefaultPoolBytes, Features: agentapi.Features()}
 	for token, name := range tenants {
 		a.tenants[token] = &tenant{name: name, volumes: map[string]*agentapi.VolumeDetail{}, snapshots: map[string]*agentapi.SnapshotDetail{}}
 	}
@@ -70,6 +72,13 @@ func (a *Agent) Rotate(from, to string) {
 	defer a.mu.Unlock()
 	a.tenants[to] = a.tenants[from]
 	delete(a.tenants, from)
+}
+
+// SetFeatures makes it an agent of another version.
+func (a *Agent) SetFeatures(features ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.Features = features
 }
 
 // SetFree sets the pool's free space in bytes.
@@ -117,7 +126,7 @@ func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
-		answer(w, http.StatusOK, agentapi.Health{Status: agentapi.StatusOK})
+		answer(w, http.StatusOK, agentapi.Health{Status: agentapi.StatusOK, Version: "fake", Features: a.Features})
 		return
 	}
 	t, ok := a.tenants[token]

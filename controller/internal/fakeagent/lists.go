@@ -37,9 +37,12 @@ func (c *call) listVolumes() error {
 func (c *call) listSnapshots(volume string) error {
 	all := c.tenant.snapshots
 	if volume != "" {
+		v, err := c.volume(volume)
 		all = maps.Clone(all)
-		maps.DeleteFunc(all, func(_ string, s *agentapi.SnapshotDetail) bool { return s.Volume != volume })
-		if _, err := c.volume(volume); err != nil && len(all) == 0 {
+		maps.DeleteFunc(all, func(_ string, s *agentapi.SnapshotDetail) bool {
+			return s.Volume != volume || v != nil && s.VolumeId != v.Id
+		})
+		if err != nil && len(all) == 0 {
 			return err
 		}
 	}

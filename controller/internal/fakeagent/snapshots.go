@@ -19,7 +19,7 @@ func (c *call) createSnapshot() error {
 		return err
 	}
 	if made, ok := c.tenant.snapshots[r.Name]; ok {
-		if made.Volume != r.Volume {
+		if v, _ := c.volume(r.Volume); made.Volume != r.Volume || v != nil && v.Id != made.VolumeId {
 			return agentapi.Errorf(agentapi.AlreadyExists, "snapshot %s is there, of volume %s", r.Name, made.Volume)
 		}
 		answer(c.w, http.StatusOK, made)
@@ -30,7 +30,7 @@ func (c *call) createSnapshot() error {
 		return err
 	}
 	s := &agentapi.SnapshotDetail{
-		Name: r.Name, Volume: r.Volume, Labels: or2(r.Labels), CreatedBy: r.Labels[agentapi.CreatedByLabel],
+		Name: r.Name, Volume: r.Volume, VolumeId: v.Id, Labels: or2(r.Labels), CreatedBy: r.Labels[agentapi.CreatedByLabel],
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: v.UsedBytes, Nocow: v.Nocow, Compression: v.Compression,
 		Uid: v.Uid, Gid: v.Gid, Mode: v.Mode, Path: "/pool/" + c.tenant.name + "/snapshots/" + r.Name, CreatedAt: now(), UpdatedAt: now(),
 	}

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -113,9 +115,17 @@ func (c *call) put(v *agentapi.VolumeDetail) error {
 
 func (c *call) newVolume(name string, size int64, labels agentapi.Labels) *agentapi.VolumeDetail {
 	return &agentapi.VolumeDetail{
-		Name: name, SizeBytes: size, QuotaBytes: size, Labels: or2(labels), CreatedBy: labels[agentapi.CreatedByLabel],
+		Name: name, Id: c.newID(), SizeBytes: size, QuotaBytes: size, Labels: or2(labels), CreatedBy: labels[agentapi.CreatedByLabel],
 		Path: "/pool/" + c.tenant.name + "/" + name, CreatedAt: now(), UpdatedAt: now(), Clients: []agentapi.ExportEntry{},
 	}
+}
+
+// newID is "" at an agent that has no volume IDs.
+func (c *call) newID() string {
+	if !slices.Contains(c.agent.Features, agentapi.FeatureVolumeID) {
+		return ""
+	}
+	return uuid.NewString()
 }
 
 func or2(labels agentapi.Labels) agentapi.Labels {
@@ -222,7 +232,7 @@ func (c *call) cloneVolume() error {
 	}
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
 	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
-	v.SourceVolume = r.Source
+	v.SourceVolume, v.SourceVolumeId = r.Source, source.Id
 	return c.putCopy(v, source.SizeBytes)
 }
 
@@ -241,7 +251,7 @@ func (c *call) cloneSnapshot() error {
 	}
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
 	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
-	v.SourceSnapshot = r.Snapshot
+	v.SourceSnapshot, v.SourceVolumeId = r.Snapshot, source.VolumeId
 	return c.putCopy(v, source.SizeBytes)
 }
 

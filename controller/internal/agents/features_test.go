@@ -1,0 +1,50 @@
+package agents
+
+import (
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+// A call that needs what an older agent does not have fails without a request for it, and says which
+// agent to upgrade. After the upgrade it works, and the agent is not asked again.
+func TestOlderAgentIsNotAskedForWhatItDoesNotKnow(t *testing.T) {
+	fake := fakeagent.New(map[string]string{"token": "tenant"})
+	fake.Features = nil // 57e475d
+	url := fake.Start()
+	t.Cleanup(fake.Close)
+	clients := NewClients(agentclient.Options{})
+	t.Cleanup(clients.Close)
+	agent := &Agent{url: url, clients: clients, token: "token"}
+	require := func() error {
+		return agent.do(t.Context(), func(c *agentclient.Client) error {
+			return c.Require(t.Context(), agentapi.NewerField{Name: "compression", Feature: agentapi.FeatureCloneProperties})
+		})
+	}
+	for range 2 {
+		err := require()
+		assert.Equal(t, agentapi.GRPCCode(err), codes.FailedPrecondition)
+		assert.ErrorContains(t, err, "agent "+url+": upgrade the agent")
+		assert.ErrorContains(t, err, "compression")
+	}
+	asked := len(fake.Requests())
+	assert.Equal(t, asked, 2)
+
+	fake.SetFeatures(agentapi.FeatureVolumeID, agentapi.FeatureCloneProperties)
+	for range 3 {
+		assert.NilError(t, require())
+	}
+	assert.Equal(t, len(fake.Requests()), asked+1)
+	for _, r := range fake.Requests() {
+		assert.Equal(t, r.Path, "/healthz")
+	}
+
+	fake.Close()
+	agent = &Agent{url: url, clients: clients, token: "another token"}
+	assert.Equal(t, agentapi.GRPCCode(require()), codes.Unavailable)
+}
