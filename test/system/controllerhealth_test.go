@@ -111,7 +111,7 @@ func TestControllerHealth(t *testing.T) {
 	awaitControllerHealth(t, s, id, "DEGRADED Quarantined")
 	system.Shell(t, a, `echo goes on > "$V/file"; sync "$V/file"`)
 	other := s.NewAttachment(s.Nodes[0], a.Volume, system.AttachOptions{Pod: "other"})
-	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), id)), codes.Internal, "nothing deletes it")
+	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), id)), codes.FailedPrecondition, "nothing deletes it")
 	assert.NilError(t, other.Publish(t.Context()))
 	assert.NilError(t, other.Unpublish(t.Context()))
 

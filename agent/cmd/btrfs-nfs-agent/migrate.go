@@ -57,9 +57,16 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 	if err != nil {
 		return fmt.Errorf("the environment is not good:\n%w", err)
 	}
-	// It fails where an agent of ours has the pool.
+	// Both fail where an agent of ours has the pool. The second keeps one from starting meanwhile.
 	if _, err := storage.Inspect(command.Context(), storageConfig(c), false); err != nil {
 		return err
+	}
+	if !flags.dryRun {
+		claim, err := storage.Take(storageConfig(c))
+		if err != nil {
+			return err
+		}
+		defer claim.Release()
 	}
 	if flags.undo {
 		return undoMigration(command, c, flags)

@@ -92,7 +92,7 @@ func (s *Store) reconcileExports(ctx context.Context) error {
 // reconcilePath makes the exports of one path what they should be. The volume's name is held meanwhile.
 func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Export) error {
 	t, name := s.locate(path)
-	if t == nil && s.whyBroken(s.tenantOf(path)) != nil {
+	if slices.Contains(s.brokenTenants(), s.tenantOf(path)) {
 		return nil
 	}
 	if t == nil {

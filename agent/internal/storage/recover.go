@@ -116,20 +116,19 @@ func (s *Store) loadTenant(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, before := s.broken[name]
-	switch {
-	case err == nil:
+	if err == nil {
 		delete(s.broken, name)
 		if t != nil {
 			s.tenants[name] = t
 		}
-	default:
-		s.broken[name] = err
-		if !before {
-			s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
-		}
-		if t != nil {
-			t.close()
-		}
+		return
+	}
+	s.broken[name] = err
+	if !before {
+		s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
+	}
+	if t != nil {
+		t.close()
 	}
 }
 
