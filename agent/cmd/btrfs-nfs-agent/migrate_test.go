@@ -31,6 +31,8 @@ func TestMigrateCommand(t *testing.T) {
 	for _, says := range []string{dir + "\n", "- write metadata.json anew", "1 to take over", "does not name the tenant k8s"} {
 		assert.Assert(t, is.Contains(text, says))
 	}
+	c.fails(exitTrouble, "has no pool ID", "migrate", "--yes", "--env-file", "/none")
+	initialised(t, storage.Config{BasePath: pool.Dir})
 	c.fails(exitTrouble, "not confirmed", "migrate", "--env-file", "/none")
 	content, err := os.ReadFile(file)
 	assert.NilError(t, err)
@@ -47,7 +49,7 @@ func TestMigrateCommand(t *testing.T) {
 	assert.NilError(t, os.WriteFile(file, []byte("{"), 0o600))
 	out2, _, code := c.run("migrate", "--dry-run", "--env-file", "/none")
 	assert.Assert(t, code == exitFindings && strings.Contains(out2, "LEFT ALONE"), out2)
-	store, err := storage.Open(t.Context(), initialised(t, storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}), noServer{})
+	store, err := storage.Open(t.Context(), storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}, noServer{})
 	assert.NilError(t, err)
 	c.fails(exitTrouble, "another agent", "migrate", "--yes", "--env-file", "/none")
 	assert.NilError(t, store.Close(t.Context()))
