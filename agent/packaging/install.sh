@@ -278,6 +278,7 @@ set_up_server() {
 		# Only where it is known (nfs-utils 3.1): a changed file restarts the server. See "NFS server" in docs/operations.md.
 		if PATH=$PATH:/usr/sbin:/sbin rpc.mountd --help 2>&1 | grep -q no-netlink; then echo no-netlink=y; fi
 		[ "$older" = on ] || printf '[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n'
+		[ "$(setting AGENT_NFS_MAX_VERSION)" != 4.1 ] || printf '[nfsd]\nvers4.2=n\n'
 	} | write "$nfsconf" 644
 	if [ "$older" = on ]; then
 		say "the NFS server offers NFSv3 and NFSv4.0 as before; volumes do not need them: --older-nfs off turns them off for all exports"

@@ -24,5 +24,6 @@ const (
 	ReasonQuarantined      = "Quarantined"      // it cannot be understood, and is left alone
 	ReasonVolumeNearlyFull = "VolumeNearlyFull" //
 	ReasonVolumeFull       = "VolumeFull"       // at its limit: writes fail
+	ReasonVolumeOverLimit  = "VolumeOverLimit"  // beyond its limit, which a copy on the server can take it to
 	ReasonExportMissing    = "ExportMissing"    // a client that is to be let in is not
 )

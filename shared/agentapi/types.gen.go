@@ -121,7 +121,9 @@ type BtrfsStats struct {
 	MetadataUsedBytes  int64 `json:"metadata_used_bytes"`
 	TotalBytes         int64 `json:"total_bytes"`
 	UnallocatedBytes   int64 `json:"unallocated_bytes"`
-	UsedBytes          int64 `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // Code defines model for Code.
@@ -134,7 +136,7 @@ type Condition struct {
 	// Reason CamelCase, for programs. Of the pool: PoolUnavailable, PoolReadOnly, PoolNearlyFull, DeviceMissing, DeviceErrors,
 	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, TenantUnavailable,
 	// ExportsUnknown, ExportsDiffer, ExportRootForeign.
-	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, ExportMissing. There may be more.
+	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, VolumeOverLimit, ExportMissing. There may be more.
 	Reason string `json:"reason"`
 }
 
@@ -253,6 +255,8 @@ type Snapshot struct {
 
 	// SizeBytes Size of the volume when the snapshot was taken.
 	SizeBytes int64 `json:"size_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
 	UsedBytes int64 `json:"used_bytes"`
 
 	// Volume Name that the volume had.
@@ -304,7 +308,9 @@ type SnapshotDetail struct {
 	SizeBytes  int64     `json:"size_bytes"`
 	Uid        int64     `json:"uid"`
 	UpdatedAt  time.Time `json:"updated_at"`
-	UsedBytes  int64     `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 
 	// Volume Name that the volume had.
 	Volume string `json:"volume"`
@@ -331,7 +337,9 @@ type SnapshotList struct {
 type StatfsStats struct {
 	FreeBytes  int64 `json:"free_bytes"`
 	TotalBytes int64 `json:"total_bytes"`
-	UsedBytes  int64 `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // Stats defines model for Stats.
@@ -411,7 +419,9 @@ type Usage struct {
 
 	// QuotaBytes 0 where quotas are off or the volume's limit is lifted.
 	QuotaBytes int64 `json:"quota_bytes"`
-	UsedBytes  int64 `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // Volume defines model for Volume.
@@ -425,7 +435,9 @@ type Volume struct {
 	Id        string `json:"id,omitempty"`
 	Name      string `json:"name"`
 	SizeBytes int64  `json:"size_bytes"`
-	UsedBytes int64  `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // VolumeClone defines model for VolumeClone.
@@ -504,7 +516,9 @@ type VolumeDetail struct {
 	SourceVolumeId string    `json:"source_volume_id,omitempty"`
 	Uid            int64     `json:"uid"`
 	UpdatedAt      time.Time `json:"updated_at"`
-	UsedBytes      int64     `json:"used_bytes"`
+
+	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
+	UsedBytes int64 `json:"used_bytes"`
 }
 
 // VolumeDetailList defines model for VolumeDetailList.

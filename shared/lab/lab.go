@@ -47,6 +47,9 @@ type Options struct {
 	SpareStorage bool
 	// NFS says who tells the kernel what is exported.
 	NFS NFSMode
+	// NFSMaxVersion is the newest version that the server offers, unless the agent starts it: 4.2, the
+	// default, or 4.1.
+	NFSMaxVersion string
 	// NFSStopped leaves starting the server to the test.
 	NFSStopped bool
 	// NFSThreads is the number of server threads; default 8.

@@ -119,7 +119,11 @@ func (s *nfsServer) start() error {
 	if s.options.NFS == Agent {
 		return nil
 	}
-	_, err := s.host.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "-U",
+	newest := "-V"
+	if s.options.NFSMaxVersion == "4.1" {
+		newest = "-N"
+	}
+	_, err := s.host.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", newest, "4.2", "-U",
 		strconv.Itoa(s.options.NFSThreads))
 	return err
 }

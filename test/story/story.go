@@ -217,8 +217,13 @@ func (s *story) grow() (string, error) {
 	return lastLine(out), nil
 }
 
+// usage waits for the next commit of the pool: usage is as of the last one.
 func (s *story) usage() (string, error) {
 	used, total, err := s.two.Usage(s.ctx)
+	for deadline := time.Now().Add(time.Minute); err == nil && used < 1200*mib && time.Now().Before(deadline); {
+		time.Sleep(time.Second)
+		used, total, err = s.two.Usage(s.ctx)
+	}
 	if err == nil && (total != 2*gib || used < 1200*mib || used > 1210*mib) {
 		err = fmt.Errorf("%d of %d bytes, not about 1200 MiB of 2 GiB", used, total)
 	}

@@ -93,7 +93,7 @@ func storageConfig(c config.Config) storage.Config {
 	return storage.Config{
 		BasePath: c.BasePath, PoolID: uuid.UUID(c.PoolID), Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
 		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
-		ReconcileInterval: c.NFS.ReconcileInterval, Exports: c.NFS.ExportOptions.All,
+		ReconcileInterval: c.NFS.ReconcileInterval, Exports: c.NFS.ExportOptions.All, NFSVersion: c.NFS.MaxVersion,
 	}
 }
 

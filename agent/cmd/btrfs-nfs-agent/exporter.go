@@ -62,12 +62,12 @@ func removeHandleKey(basePath string) (removed bool, err error) {
 // engineSettings are the engine's name, and what both engines are told.
 func engineSettings(c config.Config, basePath string, logger *slog.Logger) (name string, forExportfs exportfs.Config, forKernel kernel.Config) {
 	forExportfs = exportfs.Config{
-		BasePath: basePath, ExportsFile: c.NFS.ExportsFile, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
+		BasePath: basePath, ExportsFile: c.NFS.ExportsFile, MaxVersion: c.NFS.MaxVersion, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
 	}
 	forKernel = kernel.Config{
 		BasePath: basePath, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,
 		Server: kernel.ServerConfig{
-			Unmanaged: c.NFS.ServerUnmanaged, Threads: c.NFS.ServerThreads, Listen: c.NFS.ServerListen,
+			Unmanaged: c.NFS.ServerUnmanaged, MaxVersion: c.NFS.MaxVersion, Threads: c.NFS.ServerThreads, Listen: c.NFS.ServerListen,
 			LeaseTime: c.NFS.ServerLease, GraceTime: c.NFS.ServerGrace, RequireNfsdcld: c.NFS.RequireNfsdcld,
 		},
 	}

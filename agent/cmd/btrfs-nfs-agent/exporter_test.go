@@ -20,7 +20,7 @@ func TestEngineSettings(t *testing.T) {
 		"AGENT_BASE_PATH": "/link", "AGENT_TENANTS": "a:token-of-a", "AGENT_NFS_EXPORTER": "auto", "AGENT_NFS_EXPORTS_FILE": "/x/y.exports",
 		"AGENT_KERNEL_EXPORT_OPTIONS": "insecure", "AGENT_NFS_SERVER_UNMANAGED": "true", "AGENT_NFS_SERVER_THREADS": "5",
 		"AGENT_NFS_SERVER_LISTEN": "10.0.0.1:2050", "AGENT_NFS_SERVER_LEASE_TIME": "20s", "AGENT_NFS_SERVER_GRACE_TIME": "30s",
-		"AGENT_NFS_REQUIRE_NFSDCLD": "true",
+		"AGENT_NFS_REQUIRE_NFSDCLD": "true", "AGENT_NFS_MAX_VERSION": "4.1",
 	} {
 		t.Setenv(name, value)
 	}
@@ -32,12 +32,12 @@ func TestEngineSettings(t *testing.T) {
 	want := kernel.Config{
 		BasePath: "/pool", Insecure: true, Logger: logger,
 		Server: kernel.ServerConfig{
-			Unmanaged: true, Threads: 5, Listen: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:2050")},
+			Unmanaged: true, MaxVersion: "4.1", Threads: 5, Listen: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:2050")},
 			LeaseTime: 20 * time.Second, GraceTime: 30 * time.Second, RequireNfsdcld: true,
 		},
 	}
 	assert.Assert(t, reflect.DeepEqual(forKernel, want), "%+v", forKernel)
-	wantExportfs := exportfs.Config{BasePath: "/pool", ExportsFile: "/x/y.exports", Insecure: true, Logger: logger}
+	wantExportfs := exportfs.Config{BasePath: "/pool", ExportsFile: "/x/y.exports", MaxVersion: "4.1", Insecure: true, Logger: logger}
 	assert.Assert(t, reflect.DeepEqual(forExportfs, wantExportfs), "%+v", forExportfs)
 
 	// Who signs must not end up with an engine that does not.

@@ -48,6 +48,7 @@ type NFS struct {
 	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, root_squash, sec=flavour:…, xprtsec=mode:…; or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
 	ReconcileInterval time.Duration `envconfig:"AGENT_NFS_RECONCILE_INTERVAL" default:"10m" desc:"How often the server's exports are compared with the intended ones where nothing tells of a change; at least 1s."`
 	ExportsFile       string        `envconfig:"AGENT_NFS_EXPORTS_FILE" default:"/etc/exports.d/btrfs-nfs-csi.exports" desc:"exportfs engine: file that brings the exports back when the NFS server restarts without the agent."`
+	MaxVersion        string        `envconfig:"AGENT_NFS_MAX_VERSION" default:"4.2" desc:"Newest NFS version that volumes are served with: 4.2 or 4.1. With 4.1 clients cannot have the server copy files, which passes the limits of full quotas (operations.md, Copies on the server). exportfs engine: run install.sh again after a change."`
 	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else, who has to do so after the agent (operations.md, NFS server)."`
 	ServerThreads     int           `envconfig:"AGENT_NFS_SERVER_THREADS" desc:"kernel engine: threads of the NFS server that the agent starts; 0 for 8 a core, from 16 to 256."`
 	ServerListen      Addresses     `envconfig:"AGENT_NFS_SERVER_LISTEN" desc:"kernel engine: address:port,… that the NFS server listens on. Empty for port 2049 of all addresses."`
@@ -93,6 +94,7 @@ func (c Config) validate() error {
 		c.validateTLS(),
 		oneOf("AGENT_QUOTA_MODE", c.QuotaMode, "auto", "full", "simple", "off"),
 		oneOf("AGENT_NFS_EXPORTER", c.NFS.Exporter, "auto", "exportfs", "kernel"),
+		oneOf("AGENT_NFS_MAX_VERSION", c.NFS.MaxVersion, "4.2", "4.1"),
 		oneOf("LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error"),
 		oneOf("LOG_FORMAT", c.LogFormat, "", "text", "logfmt", "json"),
 		between("AGENT_MAX_OWNER_ID", c.MaxOwnerID, 1, maxOwnerID),

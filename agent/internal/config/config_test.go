@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 		BasePath: "/pool", Tenants: Tenants{{"a", "secret"}}, ListenAddr: ":8080", MetricsAddr: "127.0.0.1:9090",
 		QuotaMode: "auto", DefaultDirMode: 0o700, DefaultDataMode: 0o2770, MaxOwnerID: 65534,
 		NFS: NFS{
-			Exporter: "auto", ReconcileInterval: 10 * time.Minute, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
+			Exporter: "auto", MaxVersion: "4.2", ReconcileInterval: 10 * time.Minute, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
 		},
 		ShutdownTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "",
 	})
@@ -49,7 +49,7 @@ func TestEverySetting(t *testing.T) {
 	environment(t,
 		"AGENT_BASE_PATH", "/srv/x", "AGENT_POOL_ID", "6F1C8B52-2a0e-4c1b-9a57-0d6f3f1f8a11", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
 		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_TLS_CLIENT_CA", "/ca", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
-		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel",
+		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel", "AGENT_NFS_MAX_VERSION", "4.1",
 		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
 		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
 		"AGENT_NFS_SERVER_LISTEN", "10.0.0.1:2049, [fd00::1]:20490", "AGENT_NFS_SERVER_LEASE_TIME", "20s", "AGENT_NFS_SERVER_GRACE_TIME", "30s", "AGENT_NFS_REQUIRE_NFSDCLD", "true",
@@ -63,7 +63,7 @@ func TestEverySetting(t *testing.T) {
 		BasePath: "/srv/x", PoolID: PoolID(uuid.MustParse("6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")), Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
-			Exporter: "kernel", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
+			Exporter: "kernel", MaxVersion: "4.1", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
 			ExportOptions:   ExportOptions{Insecure: true, All: nfs.Options{RootSquash: true, Security: "krb5p:sys", XprtSec: "tls:mtls"}},
 			ServerUnmanaged: true, ServerThreads: 8, ServerLease: 20 * time.Second, ServerGrace: 30 * time.Second, RequireNfsdcld: true,
 		},
@@ -79,6 +79,7 @@ func TestBadSettings(t *testing.T) {
 		{"AGENT_LISTEN_ADDR", ""}, {"AGENT_LISTEN_ADDR", "8080"}, {"AGENT_LISTEN_ADDR", ":x"}, {"AGENT_LISTEN_ADDR", ":99999"}, {"AGENT_LISTEN_ADDR", "a:b:c"},
 		{"AGENT_METRICS_ADDR", "9090"},
 		{"AGENT_QUOTA_MODE", "on"}, {"AGENT_QUOTA_MODE", ""}, {"AGENT_NFS_EXPORTER", "ganesha"},
+		{"AGENT_NFS_MAX_VERSION", "4"}, {"AGENT_NFS_MAX_VERSION", "3"}, {"AGENT_NFS_MAX_VERSION", ""},
 		{"AGENT_DEFAULT_DIR_MODE", "rwx"}, {"AGENT_DEFAULT_DIR_MODE", "10000"}, {"AGENT_DEFAULT_DATA_MODE", "8"}, {"AGENT_DEFAULT_DATA_MODE", "-1"}, {"AGENT_DEFAULT_DATA_MODE", "0"},
 		{"AGENT_MAX_OWNER_ID", "-1"}, {"AGENT_MAX_OWNER_ID", "0"}, {"AGENT_MAX_OWNER_ID", "4294967295"}, {"AGENT_MAX_OWNER_ID", "x"},
 		{"AGENT_KERNEL_EXPORT_OPTIONS", "all_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec="}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=none"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=sys:sys"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec=ssl"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec="},

@@ -106,6 +106,12 @@ func TestServerAndUpcalls(t *testing.T) {
 	}
 	h.write("proc/fs/nfsd/versions", "+3 +4 +4.1 -4.2")
 	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: does not speak NFSv4.2"))
+	c.NFS.MaxVersion = "4.1"
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "warning: 16 threads, NFS 3, 4.0, 4.1:"))
+	h.write("proc/fs/nfsd/versions", "-3 +4 -4.0 +4.1 -4.2")
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1\n"))
+	h.write("proc/fs/nfsd/versions", "-3 +4 -4.0 +4.1 +4.2")
+	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: offers NFSv4.2, and AGENT_NFS_MAX_VERSION is 4.1"))
 	h.write("proc/fs/nfsd/threads", "0\n")
 	for engine, says := range map[string]string{"auto": "warning: does not run", "exportfs": "problem: does not run", "kernel": "ok: does not run; the agent"} {
 		c.NFS.Exporter = engine

@@ -30,7 +30,12 @@ func lookAtServer(_ context.Context, h Host, c config.Config) []Finding {
 			return []Finding{bad("does not run", start)}
 		}
 		return []Finding{doubtful("does not run", start+", unless the agent is to start it (AGENT_NFS_EXPORTER=kernel)")}
-	case !slices.Contains(versions, "4.2"):
+	case c.NFS.MaxVersion == "4.1" && slices.Contains(versions, "4.2"):
+		return []Finding{bad("offers NFSv4.2, and AGENT_NFS_MAX_VERSION is 4.1: "+offered,
+			"kernel engine: btrfs-nfs-agent nfs stop, and start the agent; exportfs: install.sh again, or vers4.2=n in /etc/nfs.conf and systemctl restart nfs-server")}
+	case c.NFS.MaxVersion == "4.1" && !slices.Contains(versions, "4.1"):
+		return []Finding{bad("does not speak NFSv4.1: "+offered, "Take vers4.1=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
+	case c.NFS.MaxVersion != "4.1" && !slices.Contains(versions, "4.2"):
 		return []Finding{bad("does not speak NFSv4.2: "+offered, "Take vers4.2=n out of /etc/nfs.conf, and systemctl restart nfs-server")}
 	case len(nfsd.Older(versions)) > 0:
 		return []Finding{doubtful(offered+": volumes need none older than 4.1, and NFSv3 shows every host what is exported and keeps locks of nodes that were shut out",

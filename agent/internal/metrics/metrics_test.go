@@ -122,9 +122,28 @@ btrfs_nfs_agent_volumes{tenant="b"} 0
 func TestDeletedVolumesAreGone(t *testing.T) {
 	tenant := &fakeTenant{name: "a", volumes: []storage.Volume{volume("v1", 300, 1)}, usage: map[uint64]storage.Usage{300: {}}}
 	registry := register(&fakeStore{tenants: []Tenant{tenant}})
-	assert.Equal(t, count(t, registry, `volume="v1"`), 4)
+	assert.Equal(t, count(t, registry, `volume="v1"`), 5)
 	tenant.volumes = nil
 	assert.Equal(t, count(t, registry, `volume="v1"`), 0)
+}
+
+func TestVolumesOverTheirLimit(t *testing.T) {
+	const mib = 1 << 20
+	sized := func(name string, id uint64, quota int64) storage.Volume {
+		return storage.Volume{Name: name, ID: id, Properties: storage.Properties{SizeBytes: 64 * mib, QuotaBytes: quota}}
+	}
+	store := &fakeStore{tenants: []Tenant{&fakeTenant{
+		name:    "a",
+		volumes: []storage.Volume{sized("lifted", 300, 0), sized("over", 301, 64*mib), sized("within", 302, 64*mib), sized("uncounted", 303, 64*mib)},
+		usage:   map[uint64]storage.Usage{300: {UsedBytes: 300 * mib}, 301: {UsedBytes: 300 * mib}, 302: {UsedBytes: 64 * mib}},
+	}}}
+	expect(t, register(store), `
+# HELP btrfs_nfs_agent_volume_over_limit_bytes By how much the volume is over its limit, as of the last commit; 0 within it. Missing where quotas are off.
+# TYPE btrfs_nfs_agent_volume_over_limit_bytes gauge
+btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="lifted"} 0
+btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="over"} 2.47463936e+08
+btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="within"} 0
+`, "volume_over_limit_bytes")
 }
 
 func count(t *testing.T, registry *prometheus.Registry, part string) int {

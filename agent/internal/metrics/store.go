@@ -67,6 +67,7 @@ var (
 	volumeSize    = gauge("volume_size_bytes", "Size of the volume.", "tenant", "volume")
 	volumeQuota   = gauge("volume_quota_bytes", "Enforced limit of the volume.", "tenant", "volume")
 	volumeUsed    = gauge("volume_used_bytes", "What the volume references, as of the last commit. Missing where quotas are off.", "tenant", "volume")
+	volumeOver    = gauge("volume_over_limit_bytes", "By how much the volume is over its limit, as of the last commit; 0 within it. Missing where quotas are off.", "tenant", "volume")
 	volumeExports = gauge("volume_exports", "Export references of the volume.", "tenant", "volume")
 
 	poolTotal         = gauge("pool_total_bytes", "What the pool could hold if all of it were data.")
@@ -92,7 +93,7 @@ var (
 
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range []metric{
-		success, ready, conditions, volumes, snapshots, exports, quarantined, volumeSize, volumeQuota, volumeUsed, volumeExports,
+		success, ready, conditions, volumes, snapshots, exports, quarantined, volumeSize, volumeQuota, volumeUsed, volumeOver, volumeExports,
 		poolTotal, poolUsed, poolFree, poolRaw, poolUnallocated, poolMetadataUsed, poolMetadataTotal, poolDataRatio,
 		deviceSize, deviceAllocated, deviceMissing, deviceErrors, deviceBytes, deviceIOs, deviceIOSeconds, deviceBusy, deviceWeighted, deviceInProgress,
 	} {

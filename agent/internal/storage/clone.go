@@ -23,13 +23,13 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 	if err != nil {
 		return Volume{}, false, err
 	}
-	err = t.store.change(ctx, func(context.Context) error {
+	err = t.store.change(ctx, func(ctx context.Context) error {
 		if have, found := t.volumes.get(spec.Name); found {
 			v = have
 			return cmp.Or(sameClone(have, spec), t.sameSource(have, spec))
 		}
 		created = true
-		v, err = t.clone(spec)
+		v, err = t.clone(ctx, spec)
 		return err
 	}, t.volumeClaim(spec.Name), source.reading())
 	return v, created, err
@@ -115,7 +115,7 @@ func quarantined(reason, path string) error {
 
 // clone makes the volume with one commit: see publishSnapshot. With full quotas the kernel gives a snapshot its source's limit.
 // Another one is in the next commit, and until then in the metadata, from which the next start would set it.
-func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
+func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
 		return Volume{}, err
@@ -125,7 +125,7 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
-	if v.Properties, err = t.store.sized(source, spec.SizeBytes); err != nil {
+	if v.Properties, err = t.store.sized(ctx, source, spec.SizeBytes); err != nil {
 		return Volume{}, err
 	}
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
@@ -145,16 +145,20 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	return v, nil
 }
 
-// sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose limit is lifted has one, and
-// is large enough for what the source has in it.
-func (s *Store) sized(source original, size int64) (Properties, error) {
+// sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose
+// limit is lifted has one. It holds at least what the source has in it, and has a quarter of that
+// free where the request names no size: its owner has to be able to write.
+func (s *Store) sized(ctx context.Context, source original, size int64) (Properties, error) {
 	p, least := source.Properties, source.SizeBytes
 	if p.QuotaBytes == 0 {
-		usage, err := s.usage(source.id)
+		used, err := s.usageNow(ctx, source.id)
 		if err != nil {
 			return p, err
 		}
-		least = max(least, usage[source.id].UsedBytes)
+		least = max(least, used.UsedBytes)
+		if size == 0 {
+			least = max(least, used.UsedBytes+used.UsedBytes/4)
+		}
 		p.QuotaBytes = least
 	}
 	if size == 0 {

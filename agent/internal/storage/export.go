@@ -22,7 +22,7 @@ const maxRefs = 4096
 
 // mountOptions are what a client needs to mount from this server.
 func (s *Store) mountOptions() []string {
-	options := []string{"vers=4.2"}
+	options := []string{"vers=" + s.config.NFSVersion}
 	if modes := s.config.Exports.XprtSec.List(); len(modes) > 0 && !slices.Contains(modes, "none") {
 		options = append(options, "xprtsec="+modes[0]) // nfs(5): without it a client does not try
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -31,6 +32,9 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 	}
 	switch left := v.QuotaBytes - used.UsedBytes; {
 	case v.QuotaBytes == 0:
+	case v.OverLimit(used) > 0:
+		out.add(agentapi.ReasonVolumeOverLimit, "%d bytes are used, the limit is %d: writes fail until enough is deleted or the volume is grown",
+			used.UsedBytes, v.QuotaBytes)
 	case left < fullWithin:
 		out.add(agentapi.ReasonVolumeFull, "%d of %d bytes are used: writes fail until something is deleted or the volume grown", used.UsedBytes, v.QuotaBytes)
 	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may be too much for an int64
@@ -42,12 +46,26 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 	return out
 }
 
+// OverLimit is how many bytes a volume has beyond its limit. btrfs reserves no space for a reflink,
+// which a copy on the server is, and lets deletes at the limit write some metadata. Those few
+// kilobytes do not count.
+func (v Volume) OverLimit(used Usage) int64 {
+	over := used.UsedBytes - v.QuotaBytes
+	if v.QuotaBytes == 0 || over < fullWithin {
+		return 0
+	}
+	return over
+}
+
 // poolHealthy tells whether only a volume of its own can be degraded.
 func (h Health) poolHealthy() bool { return len(h.pool) == 0 }
 
+// healthFor is how long a look at the pool counts.
+const healthFor = time.Second
+
 // Health looks at the pool and at the NFS server's exports, or returns what a look less than a second ago saw.
 func (t *Tenant) Health(ctx context.Context) Health {
-	return t.store.looks.health.get(freshFor, func() Health { return t.store.look(ctx) })
+	return t.store.looks.health.get(healthFor, func() Health { return t.store.look(ctx) })
 }
 
 // Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no

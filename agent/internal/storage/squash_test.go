@@ -77,14 +77,14 @@ func TestOptionsOfAllExports(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	exporter := newMemoryExporter()
 	all := nfs.Options{RootSquash: true, Security: "krb5p", XprtSec: "mtls:tls"}
-	store := open(t, Config{BasePath: pool.Dir, Tenants: []string{"t"}, Exports: all}, exporter)
+	store := open(t, Config{BasePath: pool.Dir, Tenants: []string{"t"}, Exports: all, NFSVersion: "4.1"}, exporter)
 	ten, err := store.Tenant("t")
 	assert.NilError(t, err)
 	_, _, err = ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 1 << 20})
 	assert.NilError(t, err)
 	grant, err := ten.Export(t.Context(), "v", ExportSpec{Client: netip.MustParseAddr("10.0.0.1"), ReadOnly: true})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, grant.MountOptions, []string{"vers=4.2", "xprtsec=mtls"})
+	assert.DeepEqual(t, grant.MountOptions, []string{"vers=4.1", "xprtsec=mtls"})
 	all.ReadOnly = true
 	exports := exporter.list()
 	assert.Equal(t, len(exports), 1)

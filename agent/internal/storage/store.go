@@ -42,6 +42,7 @@ type Config struct {
 	MaxID             int64         // largest uid and gid, 0: 65534
 	ReconcileInterval time.Duration // how often exports are compared where nothing tells of drift, 0: 10 minutes
 	Exports           nfs.Options   // of all exports, beside what a volume asks for
+	NFSVersion        string        // that clients are told to mount with, "": 4.2
 	Logger            *slog.Logger  // nil: none
 
 	fault func(step string) error // tests only: see disk
@@ -70,6 +71,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ReconcileInterval == 0 {
 		c.ReconcileInterval = 10 * time.Minute
+	}
+	if c.NFSVersion == "" {
+		c.NFSVersion = "4.2"
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

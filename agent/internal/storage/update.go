@@ -104,7 +104,7 @@ func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
 		return nil
 	}
 	v.QuotaBytes = v.SizeBytes
-	used, _, err := t.store.usedNow(ctx, v.ID)
+	used, err := t.store.usageNow(ctx, v.ID)
 	if err == nil && used.UsedBytes > v.SizeBytes {
 		err = invalid("size_limit: the volume has %d bytes in it and a size of %d: grow it first", used.UsedBytes, v.SizeBytes)
 	}

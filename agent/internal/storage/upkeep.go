@@ -18,7 +18,6 @@ const upkeepInterval = time.Minute
 // upkeep is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
 // removed at once, qgroups of deleted subvolumes.
 type upkeep struct {
-	freshness
 	active   sync.Map    // temporary names in use: not leftovers
 	failed   atomic.Bool // something failed since the last look: there may be leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last look

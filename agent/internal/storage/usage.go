@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +14,8 @@ import (
 const wholeScan = 256
 
 // Usage reads what the kernel counts for subvolumes, by their IDs. One that is not counted is missing from the answer.
-// Counts are those of the filesystem's last commit, at most 30 seconds old.
+// Counts are those of the filesystem's last commit. The kernel commits every 30 seconds where something
+// was written, unless the mount option commit= says otherwise, and each change by the agent commits too.
 func (t *Tenant) Usage(_ context.Context, ids ...uint64) (map[uint64]Usage, error) {
 	return t.store.usage(ids...)
 }
@@ -58,14 +57,14 @@ func usageOf(g btrfs.Qgroup) Usage {
 	return Usage{UsedBytes: int64(g.Referenced), ExclusiveBytes: int64(g.Exclusive)}
 }
 
-// Report reads one volume's quota, and its usage as of now: if the last commit is older than a second it makes one first,
-// since the kernel counts at commits.
+// Report reads one volume's quota, and its usage as of the last commit. It makes no commit: those
+// who ask often would make all others on the pool wait.
 func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	v, err := t.GetVolume(ctx, volume)
 	if err != nil {
 		return Report{}, err
 	}
-	used, counted, err := t.store.usedNow(ctx, v.ID)
+	used, counted, err := t.store.usageOne(v.ID)
 	if err != nil {
 		return Report{}, err
 	}
@@ -76,36 +75,24 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	return report, nil
 }
 
-// usedNow reads the usage of one subvolume as of now. counted is false where quotas are off, or do not count it.
-func (s *Store) usedNow(ctx context.Context, id uint64) (used Usage, counted bool, err error) {
-	if s.quota == btrfs.QuotaOff {
-		return Usage{}, false, nil
-	}
-	if err := s.upkeep.freshen(ctx, s); err != nil {
-		s.log.Warn("usage is as of the last commit: a new one failed", "error", err)
-	}
+// usageOne reads the usage of one subvolume. counted is false where quotas are off, or do not count it.
+func (s *Store) usageOne(id uint64) (used Usage, counted bool, err error) {
 	usage, err := s.usage(id)
 	used, counted = usage[id]
 	return used, counted, err
 }
 
-// freshness commits at most once in a second for those who want current counts, so that no tenant can slow the others by
-// asking.
-type freshness struct {
-	mu   sync.Mutex
-	last time.Time
-}
-
-const freshFor = time.Second
-
-func (f *freshness) freshen(ctx context.Context, s *Store) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if time.Since(f.last) < freshFor {
-		return nil
+// usageNow commits before it reads. It is for changes that depend on the exact number, which are
+// rare, and not for readers.
+func (s *Store) usageNow(ctx context.Context, id uint64) (Usage, error) {
+	if s.quota == btrfs.QuotaOff {
+		return Usage{}, nil
 	}
-	f.last = time.Now()
-	return s.pool.fs.Commit(ctx)
+	if err := s.disk.commit(ctx); err != nil {
+		return Usage{}, err
+	}
+	used, _, err := s.usageOne(id)
+	return used, err
 }
 
 // Stats reads the pool's numbers.

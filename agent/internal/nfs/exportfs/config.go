@@ -30,6 +30,10 @@ type Config struct {
 	// the server directly, so it is off by default.
 	Insecure bool
 
+	// MaxVersion is the newest NFS version that the server may offer: 4.2, or 4.1. Default 4.2. The
+	// engine refuses to start beside a server that offers a newer one.
+	MaxVersion string
+
 	// RunTimeout bounds one run of exportfs, beside 10 ms for each export that it
 	// changes. Default 60 s: a run takes 1.5 s with 10,000 exports to as many
 	// clients on a slow machine, and a change of many some milliseconds each on

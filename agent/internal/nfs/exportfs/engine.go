@@ -79,6 +79,10 @@ func (e *Engine) Changed() <-chan struct{} { return e.changed }
 
 // Start implements nfs.Exporter.
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
+	const advice = "run install.sh again, or set vers4.2=n in the section [nfsd] of /etc/nfs.conf and restart nfs-server"
+	if err := e.server.CheckNewest(e.config.MaxVersion, advice); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
 	e.warnOfGroups()
 	e.server.WarnOfOlderVersions(e.config.Logger, Name)
 	e.warnOfNetlink()

@@ -89,6 +89,37 @@ func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nf
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 }
 
+// The engine serves nothing beside a server that offers a newer version than it may, and says what
+// to do: what install.sh writes.
+func TestMaxVersion(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	const settings = "[mountd]\nmanage-gids=n\nno-netlink=y\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n"
+	for _, newest := range []string{"4.2", "4.1"} {
+		text := settings
+		if newest == "4.1" {
+			text += "[nfsd]\nvers4.2=n\n"
+		}
+		assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte(text), 0o644))
+		w.SetTimes()
+		w.StartMountd()
+		w.Run("rpc.nfsd", "8")
+		engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, MaxVersion: "4.1"})
+		assert.NilError(t, err)
+		if newest == "4.2" {
+			err := engine.Start(t.Context(), []nfs.Export{volume})
+			assert.ErrorIs(t, err, nfs.ErrUnavailable)
+			assert.ErrorContains(t, err, "must be 4.1")
+			assert.ErrorContains(t, err, "vers4.2=n")
+		} else {
+			t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, w, engine) })
+		}
+		assert.NilError(t, engine.Close())
+		w.StopThreads()
+		w.StopDaemon("rpc.mountd")
+	}
+}
+
 // With NFSv3, rpc.mountd tells every host all that is exported, and to whom. What install.sh writes
 // ends that.
 func TestMountdWithoutOlderVersions(t *testing.T) {

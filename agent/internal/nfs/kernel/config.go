@@ -54,6 +54,9 @@ type ServerConfig struct {
 	// most 256: threads mostly wait for disks, and one costs some 20 KiB.
 	Threads int
 
+	// MaxVersion is the newest NFS version that the server offers: 4.2, or 4.1. Default 4.2.
+	MaxVersion string
+
 	// Listen are the TCP addresses to serve. Default: port 2049 of all IPv4
 	// and IPv6 addresses.
 	Listen []netip.AddrPort
@@ -83,6 +86,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.WatchInterval, 500*time.Millisecond)
 	setDefault(&c.LockFolder, defaultFolder)
 	setDefault(&c.Server.StateFile, defaultStateFile)
+	setDefault(&c.Server.MaxVersion, "4.2")
 	setDefault(&c.Server.Threads, threadsFor(runtime.NumCPU()))
 	if c.Server.Listen == nil {
 		c.Server.Listen = []netip.AddrPort{
@@ -94,6 +98,14 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+// versions is what the server is told to offer.
+func (c ServerConfig) versions() string {
+	if c.MaxVersion == "4.1" {
+		return "-2 -3 +4 -4.0 +4.1 -4.2"
+	}
+	return "-2 -3 +4 -4.0 +4.1 +4.2"
 }
 
 func threadsFor(cores int) int { return min(max(8*cores, 16), 256) }

@@ -392,6 +392,27 @@ func TestOlderVersions(t *testing.T) {
 	assert.Assert(t, !strings.Contains(log.String(), "older than 4.1"), log.String())
 }
 
+// A server that the engine starts offers no newer version than it may, and one that another program
+// has started with a newer one is refused.
+func TestMaxVersion(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	config := serverConfig(w)
+	config.Server.MaxVersion = "4.1"
+	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	engine, err := kernel.New(t.Context(), config)
+	assert.NilError(t, err)
+	err = engine.Start(t.Context(), nil)
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+	assert.ErrorContains(t, err, "must be 4.1")
+	assert.NilError(t, engine.Close())
+
+	w.StopThreads()
+	engine, err = kernel.New(t.Context(), config)
+	assert.NilError(t, err)
+	t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, w, engine) })
+	assert.NilError(t, engine.Close())
+}
+
 // The kernel takes no notice of an answer that comes with a time in the past, such as from a clock that was set back.
 func TestExpiredAnswer(t *testing.T) {
 	w := nfstest.NewWorld(t)

@@ -59,6 +59,10 @@ func (e *Engine) threads() (int, error) {
 // period.
 func (e *Engine) startServer(ctx context.Context) error {
 	server := e.config.Server
+	const advice = "btrfs-nfs-agent nfs stop, or vers4.2=n in the section [nfsd] of /etc/nfs.conf and a restart of nfs-server"
+	if err := e.server.CheckNewest(server.MaxVersion, advice); err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
 	if server.Unmanaged {
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
 		return nil
@@ -85,7 +89,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	for _, setting := range []struct{ file, value string }{
 		{"nfsv4leasetime", wholeSeconds(server.LeaseTime)},
 		{"nfsv4gracetime", wholeSeconds(server.GraceTime)},
-		{"versions", "-2 -3 +4 -4.0 +4.1 +4.2"},
+		{"versions", server.versions()},
 	} {
 		if err := e.config.set(setting.file, setting.value); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package nfsd
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -48,4 +49,13 @@ func (s *Server) WarnOfOlderVersions(logger *slog.Logger, engine string) {
 	logger.Warn("the NFS server offers versions older than 4.1, which volumes do not need: set vers3=n and vers4.0=n in the section "+
 		"[nfsd] of /etc/nfs.conf and restart nfs-server, unless other exports of this host need them",
 		"engine", engine, "versions", strings.Join(older, ","))
+}
+
+// CheckNewest fails where a running server offers NFSv4.2 and newest is "4.1". Clients that are
+// mounted with 4.2 can have the server copy files, which passes the limits of full quotas.
+func (s *Server) CheckNewest(newest, advice string) error {
+	if newest != "4.1" || !slices.Contains(s.Versions(), "4.2") {
+		return nil
+	}
+	return fmt.Errorf("the newest NFS version must be 4.1, and the NFS server that runs offers 4.2: %s", advice)
 }

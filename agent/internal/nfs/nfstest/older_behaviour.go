@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // StartOlderServer starts the NFS server as an administrator may have it, with NFSv3 and NFSv4.0.
@@ -63,6 +64,18 @@ func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 		assert.NilError(t, err)
 		assert.Equal(t, string(content), "within", version)
 	}
+}
+
+// NewestVersion41 shows what an engine does that may offer NFSv4.1 as the newest version: clients
+// mount with it, and not with 4.2.
+func NewestVersion41(t *testing.T, w *World, engine nfs.Exporter) {
+	t.Helper()
+	volume := w.Volume("v41", w.Nodes[0].IPv4)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
+	assert.DeepEqual(t, nfsd.NewServer("/proc").Versions(), []string{"4.1"})
+	works(t, w.Nodes[0].Mount(t, volume, "vers=4.1"), volume.Path)
+	_, err := w.Nodes[0].TryMount(t, volume.Path, false, "vers=4.2")
+	assert.ErrorContains(t, err, "Protocol not supported")
 }
 
 // LocksOfVersion3 shows what docs/security.md says of NFSv3's locks, which are of another protocol

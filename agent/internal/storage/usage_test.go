@@ -1,0 +1,102 @@
+package storage
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// reflink does what the NFS server does for a client that copies a file on the server: FICLONE.
+func reflink(t *testing.T, from, to string) {
+	t.Helper()
+	source, err := os.Open(from)
+	assert.NilError(t, err)
+	defer source.Close()
+	target, err := os.Create(to)
+	assert.NilError(t, err)
+	defer target.Close()
+	assert.NilError(t, unix.IoctlFileClone(int(target.Fd()), int(source.Fd())))
+}
+
+// With full quotas a reflink takes a volume over its limit, which health says until the volume is
+// within it again. With simple quotas the copied data stays charged to its source.
+func TestCopyOverTheLimit(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[Quota][]string{QuotaFull: {agentapi.ReasonVolumeOverLimit}, QuotaSimple: {}} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			pool := newPool(t)
+			ten := mustTenant(t, open(t, Config{BasePath: pool.Dir, Quota: mode}, newMemoryExporter()))
+			big, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: "big", SizeBytes: 256 * mib})
+			assert.NilError(t, err)
+			assert.NilError(t, writeBytes(big.Path, "file", 100*mib))
+			v := mustCreate(t, ten, "v") // 64 MiB
+			copied := filepath.Join(v.Path, dataDir, "copied")
+			reflink(t, filepath.Join(big.Path, dataDir, "file"), copied)
+			assert.DeepEqual(t, healthOf(t, ten, "v"), want)
+			assert.DeepEqual(t, healthOf(t, ten, "big"), []string{})
+			if mode == QuotaFull {
+				assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
+				assert.ErrorIs(t, writeBytes(v.Path, "more", mib), unix.EDQUOT)
+			}
+
+			assert.NilError(t, os.Remove(copied))
+			assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+			assert.NilError(t, writeBytes(v.Path, "more", mib))
+		})
+	}
+}
+
+// Those who ask for usage, health and lists cause no commits, however often they ask.
+func TestReadersDoNotCommit(t *testing.T) {
+	t.Parallel()
+	ten, _ := openTenant(t)
+	v := mustCreate(t, ten, "v")
+	info, err := ten.store.pool.fs.Info()
+	assert.NilError(t, err)
+	before := commits(t, info.FSID)
+	for round := range 4 {
+		assert.NilError(t, writeBytes(v.Path, "file", int64(round+1)*mib))
+		_, err := ten.Report(t.Context(), "v")
+		assert.NilError(t, err)
+		_, err = ten.Usage(t.Context(), v.ID)
+		assert.NilError(t, err)
+		degradedVolumes(t, ten)
+		ten.store.Conditions()
+		time.Sleep(1100 * time.Millisecond)
+	}
+	made := commits(t, info.FSID) - before
+	assert.Assert(t, made <= 1, "%d commits in less than five seconds", made) // one is the kernel's own
+}
+
+// The clone of a volume without a limit holds what was written up to now, and can be written to.
+func TestCloneOfAVolumeWithoutALimit(t *testing.T) {
+	t.Parallel()
+	for _, from := range []CloneSpec{{Name: "c", Volume: "v"}, {Name: "c", Snapshot: "s"}} {
+		ten, _ := openTenant(t)
+		v := mustCreate(t, ten, "v") // 64 MiB
+		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeLimit: ptr(false)})
+		assert.NilError(t, err)
+		assert.NilError(t, writeBytes(v.Path, "file", 100*mib))
+		_, _, err = ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
+		assert.NilError(t, err)
+		assert.NilError(t, writeBytes(v.Path, "file", 200*mib)) // not counted yet
+		c, _, err := ten.Clone(t.Context(), from)
+		assert.NilError(t, err)
+		assert.Equal(t, c.QuotaBytes, c.SizeBytes)
+		assert.DeepEqual(t, healthOf(t, ten, "c"), []string{})
+		assert.NilError(t, writeBytes(c.Path, "more", 16*mib))
+
+		small := from
+		small.Name, small.SizeBytes = "small", 64*mib
+		_, _, err = ten.Clone(t.Context(), small)
+		assertCode(t, err, agentapi.Invalid)
+		assert.ErrorContains(t, err, "size_bytes")
+	}
+}
