@@ -15,7 +15,7 @@ const (
 	QuotaAuto   Quota = "auto"   // whatever the filesystem has; full where it has none
 	QuotaFull   Quota = "full"   // limits what a volume references
 	QuotaSimple Quota = "simple" // limits what a volume writes anew; kernel 6.7
-	QuotaOff    Quota = "off"    // sizes are not enforced, usage is not counted
+	QuotaOff    Quota = "off"    // sizes are not enforced, and limits that the agent has set are lifted
 )
 
 // setUpQuota brings the filesystem's quotas into the mode that is asked for. It never turns off or converts quotas that
@@ -59,28 +59,57 @@ func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
 	return nil
 }
 
-// reconcileLimits sets the limits that differ from the intended ones, as after a power cut between a clone and the commit
-// of its limit.
+// reconcileLimits sets the limits that differ from the intended ones, as after a power cut between a
+// clone and the commit of its limit. Where sizes are not enforced and the filesystem still has quotas,
+// it takes away the limits that an earlier start has set.
 func (s *Store) reconcileLimits() error {
-	if s.quota == btrfs.QuotaOff {
+	groups, err := s.pool.fs.Qgroups()
+	if s.quota == btrfs.QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {
 		return nil
 	}
-	groups, err := s.pool.fs.Qgroups()
 	if err != nil {
 		return fmt.Errorf("reading quotas: %w", err)
 	}
 	for _, t := range s.tenants {
 		for _, v := range t.volumes.all() {
-			if v.Quarantine != "" || int64(groups[v.ID].MaxReferenced) == v.QuotaBytes {
+			if v.Quarantine != "" {
 				continue
 			}
-			detail := fmt.Sprintf("the limit is %s, intended is %d bytes", limitText(groups[v.ID].MaxReferenced), v.QuotaBytes)
-			if s.mend(Finding{Kind: WrongLimit, Path: v.Path, Detail: detail}, func() error { return s.limit(v) }) != nil {
+			if s.reconcileLimit(v.Path, v.ID, s.intendedLimit(v), groups) != nil {
 				s.doubts.add(t.volumeClaim(v.Name)) // one volume keeps no other from being served
 			}
 		}
+		if s.quota == btrfs.QuotaOff {
+			s.liftSnapshotLimits(t, groups)
+		}
 	}
 	return nil
+}
+
+// liftSnapshotLimits is for clones: the kernel gives them the limits of their sources.
+func (s *Store) liftSnapshotLimits(t *Tenant, groups map[uint64]btrfs.Qgroup) {
+	for _, snapshot := range t.snapshots.all() {
+		if snapshot.Quarantine == "" && s.reconcileLimit(snapshot.Path, snapshot.ID, 0, groups) != nil {
+			s.doubts.add(t.snapshotClaim(snapshot.Name))
+		}
+	}
+}
+
+func (s *Store) reconcileLimit(path string, id uint64, want int64, groups map[uint64]btrfs.Qgroup) error {
+	have := groups[id].MaxReferenced
+	if int64(have) == want {
+		return nil
+	}
+	detail := fmt.Sprintf("the limit is %s, intended is %s", limitText(have), limitText(uint64(want)))
+	return s.mend(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.disk.setLimit(id, want) })
+}
+
+// intendedLimit of a volume; 0 is none.
+func (s *Store) intendedLimit(v Volume) int64 {
+	if s.quota == btrfs.QuotaOff {
+		return 0
+	}
+	return v.QuotaBytes
 }
 
 func limitText(bytes uint64) string {
@@ -93,13 +122,14 @@ func limitText(bytes uint64) string {
 // isLimited says whether a volume has its limit already. To ask takes microseconds, to set it a change to the quota tree.
 func (s *Store) isLimited(v Volume) bool {
 	group, err := s.pool.fs.Qgroup(v.ID)
-	return err == nil && int64(group.MaxReferenced) == v.QuotaBytes
+	return err == nil && int64(group.MaxReferenced) == s.intendedLimit(v)
 }
 
-// limit sets a volume's limit where quotas are on.
+// limit sets a volume's limit. Without quotas there is nothing to set.
 func (s *Store) limit(v Volume) error {
-	if s.quota == btrfs.QuotaOff {
+	err := s.disk.setLimit(v.ID, s.intendedLimit(v))
+	if s.quota == btrfs.QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {
 		return nil
 	}
-	return s.disk.setLimit(v.ID, v.QuotaBytes)
+	return err
 }

@@ -3,9 +3,12 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -320,4 +323,85 @@ func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "v"))
 		assert.NilError(t, s.Close(t.Context()))
 	}
+}
+
+// With quotas off nothing is enforced, also where an earlier start has set limits, and also for
+// clones of volumes and snapshots from then. The next start with quotas on sets the limits again.
+func TestQuotaOffAfterLimitsWereSet(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			pool := newPool(t)
+			on := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Quota: mode}
+			off := on
+			off.Quota = QuotaOff
+			ctx := t.Context()
+			s := reopened(t, on, newMemoryExporter())
+			v := mustCreate(t, mustTenant(t, s), "v") // 64 MiB
+			withSnapshotOf(t, mustTenant(t, s), "v")
+			assert.NilError(t, s.Close(ctx))
+
+			found, err := Inspect(ctx, off, false)
+			assert.NilError(t, err)
+			assert.Assert(t, len(found) > 0 && found[0].Kind == WrongLimit, "%v", found)
+			s = reopened(t, off, newMemoryExporter())
+			ten := mustTenant(t, s)
+			assert.NilError(t, writeBytes(v.Path, "much", 80*mib))
+			for name, spec := range map[string]CloneSpec{"of-volume": {Volume: "v"}, "of-snapshot": {Snapshot: "s"}} {
+				spec.Name = name
+				c, _, err := ten.Clone(ctx, spec)
+				assert.NilError(t, err)
+				assert.NilError(t, writeBytes(c.Path, "more", 80*mib))
+			}
+			assert.NilError(t, s.pool.fs.SetLimit(v.ID, uint64(mib))) // by hand, on the host
+			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
+			assert.NilError(t, err)
+			assert.NilError(t, writeBytes(v.Path, "further", 80*mib))
+			assert.NilError(t, s.Close(ctx))
+
+			s = open(t, on, newMemoryExporter())
+			assertLimits(t, s)
+			assert.ErrorIs(t, writeBytes(v.Path, "beyond", 64*mib), unix.EDQUOT)
+		})
+	}
+}
+
+func withSnapshotOf(t *testing.T, ten *Tenant, volume string) {
+	t.Helper()
+	_, _, err := ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: volume})
+	assert.NilError(t, err)
+}
+
+// What the agent cannot do within a volume that is full says so, and not that the pool is.
+func TestChangesOfAFullVolume(t *testing.T) {
+	t.Parallel()
+	ten, _ := openTenant(t)
+	v := mustCreate(t, ten, "v")
+	assert.ErrorIs(t, writeBytes(v.Path, "much", 80*mib), unix.EDQUOT)
+	writeToTheEnd(t, v.Path)
+	for round := range 4 { // a commit gives back what was reserved and not used
+		fillWithFiles(t, filepath.Join(v.Path, dataDir), fmt.Sprint("empty", round, "-"))
+		assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+	}
+	_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	assertCode(t, err, agentapi.NoSpace)
+	assert.ErrorContains(t, err, "grow it")
+	assert.Assert(t, !strings.Contains(err.Error(), "the pool is full"), "%v", err)
+	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib), Compression: ptr("zstd")})
+	assert.NilError(t, err)
+}
+
+// fillWithFiles makes empty files until the kernel refuses.
+func fillWithFiles(t *testing.T, dir, name string) {
+	t.Helper()
+	for i := range 100_000 {
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(name, i)))
+		if err != nil {
+			assert.ErrorIs(t, err, unix.EDQUOT)
+			return
+		}
+		assert.NilError(t, f.Close())
+	}
+	t.Fatal("the volume takes 100,000 files more")
 }

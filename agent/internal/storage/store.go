@@ -367,8 +367,11 @@ func classify(err error) error {
 		return err
 	}
 	switch {
-	case isErrno(err, unix.ENOSPC), isErrno(err, unix.EDQUOT):
+	case isErrno(err, unix.ENOSPC):
 		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
+	case isErrno(err, unix.EDQUOT):
+		return agentapi.Errorf(agentapi.NoSpace, "a btrfs quota is reached, which is that of the volume unless a limit was set on the pool's directory: "+
+			"delete files in the volume, or grow it: %w", err)
 	case isErrno(err, unix.EROFS):
 		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %w", err)
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
