@@ -121,9 +121,7 @@ type BtrfsStats struct {
 	MetadataUsedBytes  int64 `json:"metadata_used_bytes"`
 	TotalBytes         int64 `json:"total_bytes"`
 	UnallocatedBytes   int64 `json:"unallocated_bytes"`
-
-	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
-	UsedBytes int64 `json:"used_bytes"`
+	UsedBytes          int64 `json:"used_bytes"`
 }
 
 // Code defines model for Code.
@@ -337,16 +335,17 @@ type SnapshotList struct {
 type StatfsStats struct {
 	FreeBytes  int64 `json:"free_bytes"`
 	TotalBytes int64 `json:"total_bytes"`
-
-	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
-	UsedBytes int64 `json:"used_bytes"`
+	UsedBytes  int64 `json:"used_bytes"`
 }
 
 // Stats defines model for Stats.
 type Stats struct {
-	Btrfs      BtrfsStats  `json:"btrfs"`
-	Statfs     StatfsStats `json:"statfs"`
-	TenantName string      `json:"tenant_name"`
+	Btrfs  BtrfsStats  `json:"btrfs"`
+	Statfs StatfsStats `json:"statfs"`
+
+	// TenantLimits What the tenant may have and has. Missing where it has no limits.
+	TenantLimits *TenantLimits `json:"tenant_limits,omitempty"`
+	TenantName   string        `json:"tenant_name"`
 }
 
 // Status defines model for Status.
@@ -403,6 +402,19 @@ type TaskStarted struct {
 
 // TaskStatus defines model for TaskStatus.
 type TaskStatus string
+
+// TenantLimits What the tenant may have and has. Missing where it has no limits.
+type TenantLimits struct {
+	// MaxSizeBytes Of all its volumes together; 0 for no limit.
+	MaxSizeBytes int64 `json:"max_size_bytes"`
+
+	// MaxVolumes 0 for no limit.
+	MaxVolumes int `json:"max_volumes"`
+
+	// SizeBytes Of all its volumes together: for each its size, or its quota where that is larger.
+	SizeBytes int64 `json:"size_bytes"`
+	Volumes   int   `json:"volumes"`
+}
 
 // UnexportRequest defines model for UnexportRequest.
 type UnexportRequest struct {

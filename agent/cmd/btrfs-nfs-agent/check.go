@@ -90,7 +90,13 @@ func runCheck(command *cobra.Command, flags checkFlags) error {
 
 // storageConfig is the pool's part of the configuration, without a logger.
 func storageConfig(c config.Config) storage.Config {
+	limits := map[string]storage.TenantLimits{}
+	for name, limit := range c.LimitsOfTenants() {
+		limits[name] = storage.TenantLimits(limit)
+	}
 	return storage.Config{
+		Limits: limits,
+
 		BasePath: c.BasePath, PoolID: uuid.UUID(c.PoolID), Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
 		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
 		ReconcileInterval: c.NFS.ReconcileInterval, Exports: c.NFS.ExportOptions.All, NFSVersion: c.NFS.MaxVersion,

@@ -48,8 +48,8 @@ func (h *handlers) GetStats(c *fiber.Ctx) error {
 
 func wireStats(tenantName string, s storage.Stats) agentapi.Stats {
 	return agentapi.Stats{
-		TenantName: tenantName,
-		Statfs:     agentapi.StatfsStats{TotalBytes: s.StatfsTotal, UsedBytes: s.StatfsUsed, FreeBytes: s.StatfsFree},
+		TenantName: tenantName, TenantLimits: wireLimits(s.Tenants[tenantName]),
+		Statfs: agentapi.StatfsStats{TotalBytes: s.StatfsTotal, UsedBytes: s.StatfsUsed, FreeBytes: s.StatfsFree},
 		Btrfs: agentapi.BtrfsStats{
 			TotalBytes: wireInt(s.Space.TotalBytes), UsedBytes: wireInt(s.Space.UsedBytes), FreeBytes: wireInt(s.Space.FreeBytes),
 			UnallocatedBytes:   wireInt(s.Space.UnallocatedBytes),
@@ -58,6 +58,16 @@ func wireStats(tenantName string, s storage.Stats) agentapi.Stats {
 			DataRatio:          s.Space.DataRatio,
 			Devices:            mapped(s.Devices, wireDevice),
 		},
+	}
+}
+
+// wireLimits is nil where the tenant has no limits.
+func wireLimits(t storage.TenantStats) *agentapi.TenantLimits {
+	if t.Limits == (storage.TenantLimits{}) {
+		return nil
+	}
+	return &agentapi.TenantLimits{
+		MaxVolumes: t.Limits.Volumes, MaxSizeBytes: t.Limits.SizeBytes, Volumes: t.Volumes, SizeBytes: t.SizeBytes,
 	}
 }
 

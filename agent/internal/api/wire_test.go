@@ -192,6 +192,9 @@ func TestStatsOnTheWire(t *testing.T) {
 		"io":{"read_bytes_total":0,"read_ios_total":0,"read_time_ms_total":0,"write_bytes_total":0,"write_ios_total":0,
 		"write_time_ms_total":0,"ios_in_progress":0,"io_time_ms_total":0,"weighted_io_time_ms_total":0},
 		"errors":{"read_errs":0,"write_errs":0,"flush_errs":0,"corruption_errs":0,"generation_errs":0}}]}}`)
+	limited := storage.Stats{Tenants: map[string]storage.TenantStats{"a": {Limits: storage.TenantLimits{SizeBytes: 1}, Volumes: 2, SizeBytes: 3}}}
+	got := wireStats("a", limited).TenantLimits
+	assert.DeepEqual(t, got, &agentapi.TenantLimits{MaxSizeBytes: 1, Volumes: 2, SizeBytes: 3})
 }
 
 func TestUsageOnTheWire(t *testing.T) {

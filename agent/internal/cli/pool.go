@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,8 +73,20 @@ func (s *session) writeStats(w io.Writer, out output, stats *agentapi.Stats) err
 	fmt.Fprintf(w, "space:     %s used of %s (%s), %s free, %s unallocated\n",
 		humanSize(b.UsedBytes), humanSize(b.TotalBytes), percent(b.UsedBytes, b.TotalBytes), humanSize(b.FreeBytes), humanSize(b.UnallocatedBytes))
 	fmt.Fprintf(w, "metadata:  %s used of %s (%s)\n", humanSize(b.MetadataUsedBytes), humanSize(b.MetadataTotalBytes), percent(b.MetadataUsedBytes, b.MetadataTotalBytes))
-	fmt.Fprintf(w, "copies:    %g bytes on the devices for one of data\n\n", b.DataRatio)
+	fmt.Fprintf(w, "copies:    %g bytes on the devices for one of data\n", b.DataRatio)
+	if l := stats.TenantLimits; l != nil {
+		fmt.Fprintf(w, "tenant:    %d volumes of at most %s, %s in all of at most %s\n",
+			l.Volumes, limitOf(l.MaxVolumes > 0, strconv.Itoa(l.MaxVolumes)), humanSize(l.SizeBytes), limitOf(l.MaxSizeBytes > 0, humanSize(l.MaxSizeBytes)))
+	}
+	fmt.Fprintln(w)
 	return printItems(s, w, out, deviceColumns, b.Devices)
+}
+
+func limitOf(set bool, text string) string {
+	if !set {
+		return "any"
+	}
+	return text
 }
 
 func healthCommand() *cobra.Command {

@@ -3,36 +3,17 @@ package cli
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bytesize"
 )
 
-// units of sizes, the longest text first. As in Kubernetes, Ki is 1024 and K is 1000.
-var units = []struct {
-	text  string
-	bytes float64
-}{
-	{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"Pi", 1 << 50},
-	{"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}, {"P", 1e15},
-}
-
-// parseSize reads "10Gi", "1.5T", "10GiB" or a number of bytes. The unit's case does not count.
 func parseSize(text string) (int64, error) {
-	number, factor := strings.TrimSpace(text), 1.0
-	upper := strings.TrimSuffix(strings.ToUpper(number), "B")
-	for _, unit := range units {
-		if strings.HasSuffix(upper, strings.ToUpper(unit.text)) {
-			number, factor = number[:len(upper)-len(unit.text)], unit.bytes
-			break
-		}
+	size, err := bytesize.Parse(text)
+	if err != nil {
+		return 0, usageErrorf("%w", err)
 	}
-	value, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	bytes := math.Round(value * factor)
-	// A float is exact up to 2^53, which 8 PiB is.
-	if err != nil || !(bytes > 0 && bytes <= 1<<53) {
-		return 0, usageErrorf("%q is no size: write 500Mi, 10Gi, 1.5Ti (or K, M, G, T for powers of 1000) or bytes", text)
-	}
-	return int64(bytes), nil
+	return size, nil
 }
 
 // resized is what "20Gi" (that size) or "+5Gi" (so much more) makes of a size.
@@ -57,9 +38,9 @@ func humanSize(bytes int64) string {
 		return fmt.Sprintf("%dB", bytes)
 	}
 	value, unit := float64(bytes), ""
-	for _, u := range units[:5] {
-		if float64(bytes) >= u.bytes {
-			value, unit = float64(bytes)/u.bytes, u.text
+	for _, u := range bytesize.Units[:5] {
+		if float64(bytes) >= u.Bytes {
+			value, unit = float64(bytes)/u.Bytes, u.Text
 		}
 	}
 	if value < 10 && value != math.Trunc(value) {

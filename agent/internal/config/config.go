@@ -24,6 +24,8 @@ type Config struct {
 	Tenants     Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Unless AGENT_TENANTS_FILE is set: Required."`
 	TenantsFile string  `envconfig:"AGENT_TENANTS_FILE" desc:"File with a line tenant:token for each, in place of AGENT_TENANTS; lines that begin with # do not count. Others must have no rights to it. Read at the start."`
 
+	TenantLimits TenantLimits `envconfig:"AGENT_TENANT_LIMITS" desc:"tenant:volumes=NUMBER:size=SIZE,… How many volumes a tenant may have, and how large they may be together (500Gi, 10Ti). Either may be left out. * stands for all tenants that are not named. Empty for no limits."`
+
 	ListenAddr  string `envconfig:"AGENT_LISTEN_ADDR" default:":8080" desc:"host:port of the API."`
 	MetricsAddr string `envconfig:"AGENT_METRICS_ADDR" default:"127.0.0.1:9090" desc:"host:port of the Prometheus metrics, which need no token. Empty for none."`
 	TLSCert     string `envconfig:"AGENT_TLS_CERT" desc:"PEM file with the API's certificate and its chain. With AGENT_TLS_KEY the API speaks HTTPS. Read again when it changes."`
@@ -89,6 +91,7 @@ func (c Config) validate() error {
 		ValidateBasePath(c.BasePath),
 		c.validateExportfs(),
 		c.validateTenants(),
+		c.validateTenantLimits(),
 		validateAddress("AGENT_LISTEN_ADDR", c.ListenAddr, false),
 		validateAddress("AGENT_METRICS_ADDR", c.MetricsAddr, true),
 		c.validateTLS(),

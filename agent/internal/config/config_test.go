@@ -237,3 +237,24 @@ func FuzzTenants(f *testing.F) {
 		}
 	})
 }
+
+func TestTenantLimits(t *testing.T) {
+	base := []string{"AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret, b:other, c:third"}
+	environment(t, append(base, "AGENT_TENANT_LIMITS", "a:volumes=10:size=1.5Ti, *:size=500Gi,b:volumes=3")...)
+	c, err := Load()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, c.LimitsOfTenants(), map[string]TenantLimit{
+		"a": {Volumes: 10, SizeBytes: 3 << 39}, "b": {Volumes: 3}, "c": {SizeBytes: 500 << 30},
+	})
+	for text, says := range map[string]string{
+		"a": "must be volumes=NUMBER", "a:": "must be volumes=NUMBER", "a:volumes": "volumes must be a number from 1", "a:volumes=0": "volumes must be",
+		"a:volumes=-1": "volumes must be", "a:volumes=x": `got "x"`, "a:size=0": "size", "a:size=-1Gi": "size", "a:size=big": "is no size",
+		"a:volumes=1:volumes=2": "must be volumes=NUMBER", "a:size=1Gi:other=2": "must be volumes=NUMBER", "a:volumes=1,a:size=1Gi": "named once",
+		"unknown:volumes=1": `must name tenants, got "unknown"`, "a b:volumes=1": "must begin with the name of a tenant", ":volumes=1": "must begin with",
+	} {
+		environment(t, append(base, "AGENT_TENANT_LIMITS", text)...)
+		_, err := Load()
+		assert.ErrorContains(t, err, "AGENT_TENANT_LIMITS", "%s", text)
+		assert.ErrorContains(t, err, says, "%s", text)
+	}
+}

@@ -146,6 +146,25 @@ btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="within"} 0
 `, "volume_over_limit_bytes")
 }
 
+func TestLimitsOfTenants(t *testing.T) {
+	store := &fakeStore{stats: storage.Stats{Tenants: map[string]storage.TenantStats{
+		"a": {Limits: storage.TenantLimits{Volumes: 3, SizeBytes: 500}, Volumes: 2, SizeBytes: 200},
+		"b": {Volumes: 1, SizeBytes: 100},
+	}}}
+	expect(t, register(store), `
+# HELP btrfs_nfs_agent_tenant_max_size_bytes What they may be together. Missing where the tenant has no such limit.
+# TYPE btrfs_nfs_agent_tenant_max_size_bytes gauge
+btrfs_nfs_agent_tenant_max_size_bytes{tenant="a"} 500
+# HELP btrfs_nfs_agent_tenant_max_volumes How many volumes the tenant may have. Missing where it has no such limit.
+# TYPE btrfs_nfs_agent_tenant_max_volumes gauge
+btrfs_nfs_agent_tenant_max_volumes{tenant="a"} 3
+# HELP btrfs_nfs_agent_tenant_size_bytes Sizes of the tenant's volumes together, as its limit counts them.
+# TYPE btrfs_nfs_agent_tenant_size_bytes gauge
+btrfs_nfs_agent_tenant_size_bytes{tenant="a"} 200
+btrfs_nfs_agent_tenant_size_bytes{tenant="b"} 100
+`, "tenant_max_size_bytes", "tenant_max_volumes", "tenant_size_bytes")
+}
+
 func count(t *testing.T, registry *prometheus.Registry, part string) int {
 	t.Helper()
 	return strings.Count(scrapeText(t, registry), part)

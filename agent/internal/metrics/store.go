@@ -70,6 +70,10 @@ var (
 	volumeOver    = gauge("volume_over_limit_bytes", "By how much the volume is over its limit, as of the last commit; 0 within it. Missing where quotas are off.", "tenant", "volume")
 	volumeExports = gauge("volume_exports", "Export references of the volume.", "tenant", "volume")
 
+	tenantSize       = gauge("tenant_size_bytes", "Sizes of the tenant's volumes together, as its limit counts them.", "tenant")
+	tenantMaxSize    = gauge("tenant_max_size_bytes", "What they may be together. Missing where the tenant has no such limit.", "tenant")
+	tenantMaxVolumes = gauge("tenant_max_volumes", "How many volumes the tenant may have. Missing where it has no such limit.", "tenant")
+
 	poolTotal         = gauge("pool_total_bytes", "What the pool could hold if all of it were data.")
 	poolUsed          = gauge("pool_used_bytes", "pool_total_bytes less what is free.")
 	poolFree          = gauge("pool_free_bytes", "How much data can still be written.")
@@ -94,6 +98,7 @@ var (
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range []metric{
 		success, ready, conditions, volumes, snapshots, exports, quarantined, volumeSize, volumeQuota, volumeUsed, volumeOver, volumeExports,
+		tenantSize, tenantMaxSize, tenantMaxVolumes,
 		poolTotal, poolUsed, poolFree, poolRaw, poolUnallocated, poolMetadataUsed, poolMetadataTotal, poolDataRatio,
 		deviceSize, deviceAllocated, deviceMissing, deviceErrors, deviceBytes, deviceIOs, deviceIOSeconds, deviceBusy, deviceWeighted, deviceInProgress,
 	} {
@@ -147,7 +152,20 @@ func (c *collector) collectPool(s scrape) error {
 	for _, device := range stats.Devices {
 		s.addDevice(device)
 	}
+	for name, tenant := range stats.Tenants {
+		s.addTenant(name, tenant)
+	}
 	return nil
+}
+
+func (s scrape) addTenant(name string, t storage.TenantStats) {
+	s.add(tenantSize, float64(t.SizeBytes), name)
+	if t.Limits.SizeBytes > 0 {
+		s.add(tenantMaxSize, float64(t.Limits.SizeBytes), name)
+	}
+	if t.Limits.Volumes > 0 {
+		s.add(tenantMaxVolumes, float64(t.Limits.Volumes), name)
+	}
 }
 
 func boolean(b bool) float64 {

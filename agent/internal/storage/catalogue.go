@@ -14,6 +14,8 @@ type catalogue[T any] struct {
 	mu     sync.RWMutex
 	items  *btree.BTreeG[string] // records, which begin with the name
 	fields func(*T, *record)
+	size   func(*T) int64 // nil: sizes are not added up
+	total  int64
 }
 
 const btreeDegree = 32
@@ -25,7 +27,11 @@ func newCatalogue[T any](fields func(*T, *record)) *catalogue[T] {
 	}
 }
 
-func newVolumes() *catalogue[Volume] { return newCatalogue((*Volume).fields) }
+func newVolumes() *catalogue[Volume] {
+	c := newCatalogue((*Volume).fields)
+	c.size = (*Volume).countedSize
+	return c
+}
 
 func newSnapshots() *catalogue[Snapshot] { return newCatalogue((*Snapshot).fields) }
 
@@ -52,13 +58,33 @@ func (c *catalogue[T]) put(item T) {
 	record := pack(&item, c.fields)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.items.ReplaceOrInsert(record)
+	old, replaced := c.items.ReplaceOrInsert(record)
+	if c.size != nil {
+		c.total += c.size(&item) - c.sizeOf(old, replaced)
+	}
 }
 
 func (c *catalogue[T]) remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.items.Delete(keyOf(name))
+	old, found := c.items.Delete(keyOf(name))
+	if c.size != nil {
+		c.total -= c.sizeOf(old, found)
+	}
+}
+
+func (c *catalogue[T]) sizeOf(record string, found bool) int64 {
+	if !found {
+		return 0
+	}
+	return c.size(unpacker(c.fields)(record))
+}
+
+// totals are the number of items and the sum of their sizes.
+func (c *catalogue[T]) totals() (items int, size int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.items.Len(), c.total
 }
 
 func (c *catalogue[T]) len() int {

@@ -137,7 +137,7 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	noted.Pending = append(decodeChanges(old.Pending), change{From: &from, To: to}).encode()
 	written, err := t.makeChange(ctx, dir, data, noted, v, to)
 	if err == nil {
-		t.volumes.put(v)
+		t.keep(v)
 		return nil
 	}
 	if written || !to.isEmpty() {

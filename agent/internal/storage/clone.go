@@ -131,6 +131,11 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
+	end, err := t.admit(Volume{}, v)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer end()
 	info, err := t.publishSnapshot(t.dir, source, v.Name, v.metadata(), false)
 	if err != nil {
 		return Volume{}, err
@@ -141,7 +146,7 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 			return Volume{}, errors.Join(err, t.store.disk.discard(t.dir, v.Name))
 		}
 	}
-	t.volumes.put(v)
+	t.keep(v)
 	return v, nil
 }
 

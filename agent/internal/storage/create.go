@@ -110,6 +110,11 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
+	end, err := t.admit(Volume{}, v)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer end()
 	d := t.store.disk
 	stage := t.store.upkeep.temporary(inspect.StagingPrefix)
 	defer t.store.upkeep.done(stage)
@@ -118,7 +123,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	v.VolumeID = uuid.New()
 	v.CreatedAt = now()
 	v.UpdatedAt = v.CreatedAt
-	err := d.turns.take(func() error {
+	err = d.turns.take(func() error {
 		if err := t.build(stage, &v); err != nil {
 			return err
 		}
@@ -130,7 +135,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	if err := d.commit(ctx); err != nil {
 		return Volume{}, errors.Join(err, d.discard(t.dir, v.Name))
 	}
-	t.volumes.put(v)
+	t.keep(v)
 	return v, nil
 }
 

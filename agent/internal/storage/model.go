@@ -189,11 +189,12 @@ type Report struct {
 	Conditions []Condition
 }
 
-// Stats are the pool's numbers.
+// Stats are the numbers of the pool and of its tenants.
 type Stats struct {
 	StatfsTotal, StatfsUsed, StatfsFree int64 // bytes, as df shows them
 	Space                               btrfs.Space
 	Devices                             []btrfs.Device
+	Tenants                             map[string]TenantStats // by name
 }
 
 // Condition is something that is wrong with the pool or a volume.

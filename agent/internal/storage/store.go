@@ -32,18 +32,19 @@ type Exporter interface {
 
 // Config of a Store.
 type Config struct {
-	BasePath          string        // directory on a btrfs filesystem
-	PoolID            uuid.UUID     // the pool that must be there, zero: any
-	ScrubDir          string        // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
-	Tenants           []string      // made if they are not there; others on disk are served to nobody but kept exported
-	Quota             Quota         // "" is QuotaAuto
-	DirMode           uint32        // of a volume's directory, 0: 0700
-	DataMode          uint32        // of a volume's data where the request names none, 0: 2770
-	MaxID             int64         // largest uid and gid, 0: 65534
-	ReconcileInterval time.Duration // how often exports are compared where nothing tells of drift, 0: 10 minutes
-	Exports           nfs.Options   // of all exports, beside what a volume asks for
-	NFSVersion        string        // that clients are told to mount with, "": 4.2
-	Logger            *slog.Logger  // nil: none
+	BasePath          string                  // directory on a btrfs filesystem
+	PoolID            uuid.UUID               // the pool that must be there, zero: any
+	ScrubDir          string                  // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
+	Tenants           []string                // made if they are not there; others on disk are served to nobody but kept exported
+	Limits            map[string]TenantLimits // by tenant; one that is not in it has none
+	Quota             Quota                   // "" is QuotaAuto
+	DirMode           uint32                  // of a volume's directory, 0: 0700
+	DataMode          uint32                  // of a volume's data where the request names none, 0: 2770
+	MaxID             int64                   // largest uid and gid, 0: 65534
+	ReconcileInterval time.Duration           // how often exports are compared where nothing tells of drift, 0: 10 minutes
+	Exports           nfs.Options             // of all exports, beside what a volume asks for
+	NFSVersion        string                  // that clients are told to mount with, "": 4.2
+	Logger            *slog.Logger            // nil: none
 
 	fault func(step string) error // tests only: see disk
 	fstab string                  // tests only, "": /etc/fstab
@@ -111,6 +112,7 @@ type Tenant struct {
 	snapsDir  *os.File // {base}/{tenant}/snapshots
 	volumes   *catalogue[Volume]
 	snapshots *catalogue[Snapshot]
+	admission admission
 }
 
 // Claim is a pool that this process has, and nobody has begun to use.

@@ -29,6 +29,11 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		if err := pendingConflict(old, update); err != nil {
 			return err
 		}
+		end, err := t.admit(old, v)
+		if err != nil {
+			return err
+		}
+		defer end()
 		return t.update(ctx, old, v, update)
 	}, t.volumeClaim(name))
 	return v, err
@@ -100,6 +105,9 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 // not even append to a log any more, and who asked for the limit would learn it from them.
 func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
 	v.QuotaBytes = 0
+	if !on && t.store.config.Limits[t.name].SizeBytes > 0 {
+		return invalid("size_limit must be on, because the volumes of tenant %q have a limit together (AGENT_TENANT_LIMITS), got off", t.name)
+	}
 	if !on {
 		return nil
 	}

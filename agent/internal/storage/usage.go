@@ -109,11 +109,15 @@ func (s *Store) Stats(context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, classify(err)
 	}
+	tenants := map[string]TenantStats{}
+	for _, t := range s.Tenants() {
+		tenants[t.name] = t.stats()
+	}
 	block := st.Bsize
 	return Stats{
 		StatfsTotal: int64(st.Blocks) * block,
 		StatfsUsed:  int64(st.Blocks-st.Bfree) * block,
 		StatfsFree:  int64(st.Bavail) * block,
-		Space:       space, Devices: devices,
+		Space:       space, Devices: devices, Tenants: tenants,
 	}, nil
 }

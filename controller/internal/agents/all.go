@@ -64,9 +64,9 @@ func (r *Registry) places() []place {
 	return byName(out)
 }
 
-// Pools gives one Target for each agent, for what does not depend on the tenant. With parameters of a class only the agents
-// of the classes that fit them; none fitting is agentapi.Invalid.
-func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([]*Target, error) {
+// Pools gives the tenants of each agent, who share its pool. With parameters of a class only the tenants of the classes that
+// fit them, which are several where the parameters name no class; none fitting is agentapi.Invalid.
+func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([][]*Target, error) {
 	asked, err := class.Parse(parameters)
 	if err != nil {
 		return nil, invalid(err)
@@ -75,13 +75,17 @@ func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([]*
 	if err != nil {
 		return nil, err
 	}
-	var out []*Target
-	seen := map[string]bool{}
+	var out [][]*Target
+	seen := map[string]int{} // where in out
 	for _, t := range targets {
-		if url := normalise(t.URL()); !seen[url] {
-			seen[url] = true
-			out = append(out, t)
+		url := normalise(t.URL())
+		at, found := seen[url]
+		if !found {
+			at = len(out)
+			seen[url] = at
+			out = append(out, nil)
 		}
+		out[at] = append(out[at], t)
 	}
 	return out, nil
 }
@@ -93,6 +97,9 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	if err := r.Ready(); err != nil {
 		return nil, err
 	}
+	var out []*Target
+	var unresolved error
+	seen := map[clientKey]bool{}
 	for _, p := range r.places() {
 		parsed, err := p.parse()
 		if err != nil || !fits(p, parsed, asked) {
@@ -100,9 +107,19 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 		}
 		agent, err := r.agentFor(ctx, p, parsed.AgentURL, nil)
 		if err != nil {
-			return nil, err
+			unresolved = err
+			continue
 		}
-		return []*Target{{Agent: agent, Class: p.key, Parameters: parsed}}, nil
+		if key := agent.identity(); !seen[key] {
+			seen[key] = true
+			out = append(out, &Target{Agent: agent, Class: p.key, Parameters: parsed})
+		}
+	}
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case unresolved != nil:
+		return nil, unresolved
 	}
 	return nil, agentapi.Errorf(agentapi.Invalid, "no storage class fits the parameters %s", describe(asked))
 }

@@ -19,7 +19,7 @@ type Agents interface {
 	ForCreate(ctx context.Context, parameters, secrets map[string]string) (*agents.Provision, error)
 	ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error)
 	All(ctx context.Context, secrets map[string]string) ([]*agents.Target, error)
-	Pools(ctx context.Context, parameters map[string]string) ([]*agents.Target, error)
+	Pools(ctx context.Context, parameters map[string]string) ([][]*agents.Target, error)
 	KnownVolumes(ctx context.Context, t *agents.Target) (ids []string, known bool)
 	KnownAs(ctx context.Context, t *agents.Target, name, classKey string) (v id.Volume, found bool)
 	NodeKnown(ctx context.Context, node id.Node) (bool, error)

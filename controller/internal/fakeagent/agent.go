@@ -37,6 +37,7 @@ type Request struct {
 
 type tenant struct {
 	name      string
+	limits    *agentapi.TenantLimits
 	volumes   map[string]*agentapi.VolumeDetail
 	snapshots map[string]*agentapi.SnapshotDetail
 }
@@ -86,6 +87,13 @@ func (a *Agent) SetFree(bytes int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.free = bytes
+}
+
+// SetLimits sets what the agent says of a tenant's limits. It does not hold the tenant to them.
+func (a *Agent) SetLimits(token string, limits agentapi.TenantLimits) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tenants[token].limits = &limits
 }
 
 // Volume is a tenant's volume as it is, nil where there is none.

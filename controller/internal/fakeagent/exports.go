@@ -84,8 +84,8 @@ func usageToken(volume, client string) string { return "usage-of-" + volume + "-
 
 func (c *call) stats() {
 	answer(c.w, http.StatusOK, agentapi.Stats{
-		TenantName: c.tenant.name,
-		Statfs:     agentapi.StatfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free},
-		Btrfs:      agentapi.BtrfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free, DataRatio: 1},
+		TenantName: c.tenant.name, TenantLimits: c.tenant.limits,
+		Statfs: agentapi.StatfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free},
+		Btrfs:  agentapi.BtrfsStats{TotalBytes: DefaultPoolBytes, FreeBytes: c.agent.free, UsedBytes: DefaultPoolBytes - c.agent.free, DataRatio: 1},
 	})
 }
