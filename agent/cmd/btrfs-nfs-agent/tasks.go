@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -19,7 +20,16 @@ func newTasks(basePath string, store *storage.Store, logger *slog.Logger) (*task
 	if err != nil {
 		return nil, err
 	}
-	tasks, err := task.New(task.Config{Program: []string{self, taskProcess}, Dir: basePath, Ready: store.Ready, Logger: logger})
+	tasks, err := task.New(task.Config{
+		Program: []string{self, taskProcess}, Dir: basePath, Ready: store.Ready, Logger: logger,
+		Defragmentable: func(tenant, volume string, force bool) (string, error) {
+			t, err := store.Tenant(tenant)
+			if err != nil {
+				return "", err
+			}
+			return t.Defragmentable(context.Background(), volume, force)
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("tasks: %w", err)
 	}

@@ -56,6 +56,8 @@ type ServerInterface interface {
 	// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+	// volume, force (true also where the volume shares data with others).
 	// (POST /v1/tasks/{name})
 	StartTask(c *fiber.Ctx, name string) error
 	// ListVolumes The tenant's volumes by name. With detail=true the items are VolumeDetail.

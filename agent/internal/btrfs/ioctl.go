@@ -180,6 +180,15 @@ type qgroupLimitArgs struct {
 	RsvExclusive  uint64
 }
 
+type defragRangeArgs struct {
+	Start        uint64
+	Len          uint64
+	Flags        uint64
+	ExtentThresh uint32
+	CompressType uint32
+	_            [4]uint32
+}
+
 type searchKey struct {
 	TreeID      uint64
 	MinObjectID uint64
@@ -222,6 +231,7 @@ const (
 const (
 	iocSnapDestroy       = dirWrite<<30 | unsafe.Sizeof(volArgs{})<<16 | ioctlMagic<<8 | 15
 	iocSubvolCreate      = dirWrite<<30 | unsafe.Sizeof(volArgs{})<<16 | ioctlMagic<<8 | 14
+	iocDefragRange       = dirWrite<<30 | unsafe.Sizeof(defragRangeArgs{})<<16 | ioctlMagic<<8 | 16
 	iocTreeSearchV2      = (dirRead|dirWrite)<<30 | unsafe.Sizeof(searchArgsV2Head{})<<16 | ioctlMagic<<8 | 17
 	iocInoLookup         = (dirRead|dirWrite)<<30 | unsafe.Sizeof(inoLookupArgs{})<<16 | ioctlMagic<<8 | 18
 	iocSpaceInfo         = (dirRead|dirWrite)<<30 | unsafe.Sizeof(spaceArgs{})<<16 | ioctlMagic<<8 | 20

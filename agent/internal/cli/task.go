@@ -54,7 +54,7 @@ func counts(result map[string]int64) string {
 }
 
 func taskCommand() *cobra.Command {
-	command := parent("task", "Long work on the pool: scrub, balance",
+	command := parent("task", "Long work on the pool: scrub, balance, defragment",
 		listing[task]{
 			use: "list", short: "List tasks that run, and the last that have ended", columns: taskColumns, args: cobra.NoArgs,
 			items: func(s *session, ctx context.Context, _, labels []string) iter.Seq2[task, error] {
@@ -83,21 +83,32 @@ func taskCommand() *cobra.Command {
 func startTaskCommand() *cobra.Command {
 	var options, labels []string
 	var timeout time.Duration
-	var wait bool
+	var volume string
+	var wait, force bool
 	command := &cobra.Command{
-		Use: "start {scrub | balance}", Short: "Start a task",
+		Use: "start {scrub | balance | defragment}", Short: "Start a task",
 		Long: `Starts long work on the pool; there can be one of a type at a time.
 
 scrub    reads everything, compares it with its checksums, and repairs what has another copy. What it cannot repair, health tells.
          --option readonly=true only looks
 balance  gives back the space of data block groups that are nearly empty, for metadata, say
-         --option usage=10 how full they may be, in per cent`,
+         --option usage=10 how full they may be, in per cent
+defragment  writes the files of one volume again, so that they lie in few extents. That gives back what overwritten parts of files
+         still take of the volume's limit. Needs room under the limit for a second copy of each file, of up to 192 MiB of a large one.
+         --volume NAME of that volume
+         --force also where it shares data with snapshots, clones or other volumes: it then takes the space of that data once more`,
 		Example: "  btrfs-nfs-agent task start scrub --wait",
-		Args:    arguments(cobra.ExactArgs(1)), ValidArgs: []string{"balance", "scrub"},
+		Args:    arguments(cobra.ExactArgs(1)), ValidArgs: []string{"balance", "defragment", "scrub"},
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			opts, err := parseLabels(options, nil)
 			if err != nil {
 				return err
+			}
+			if volume != "" {
+				opts["volume"] = volume
+			}
+			if force {
+				opts["force"] = "true"
 			}
 			wanted, err := parseLabels(labels, nil)
 			if err != nil {
@@ -120,6 +131,8 @@ balance  gives back the space of data block groups that are nearly empty, for me
 	}
 	flags := command.Flags()
 	flags.StringSliceVar(&options, "option", nil, "option NAME=VALUE of the type; may be repeated")
+	flags.StringVar(&volume, "volume", "", "defragment: the volume")
+	flags.BoolVar(&force, "force", false, "defragment: also a volume that shares data")
 	flags.StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
 	flags.DurationVar(&timeout, "timeout", 0, "cancel it after this time, such as 6h")
 	flags.BoolVar(&wait, "wait", false, "wait for its end, with a progress bar on a terminal; exit code 1 where it does not complete")

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
@@ -19,8 +20,10 @@ import (
 // The work is done in a process of its own because the kernel returns only when it is done: before Linux 6.19, a process that scrubs
 // cannot be killed. An agent that was would keep the pool from the next.
 
-// outcome is what the process writes to its output, as JSON, when it ends.
+// outcome is what the process writes to its output, as a line of JSON, when it ends. Where the kernel does not tell how far the work is,
+// lines before it do.
 type outcome struct {
+	Done, All float64 // how far it is: in all but the last
 	Result    Result
 	Error     string
 	Cancelled bool
@@ -48,11 +51,13 @@ func Main(args []string, in io.Reader, out io.Writer) error {
 	}
 	ended := make(chan struct{})
 	defer close(ended)
+	j := job{fs: fs, statusDir: args[2], options: options, cancelled: &atomic.Bool{}, report: reportTo(out)}
 	go func() {
 		_, _ = io.Copy(io.Discard, in)
+		j.cancelled.Store(true)
 		cancelUntil(ended, func() error { return work.cancel(fs) })
 	}()
-	result, err := work.do(job{fs: fs, statusDir: args[2], options: options})
+	result, err := work.do(j)
 	return json.NewEncoder(out).Encode(outcomeOf(result, err))
 }
 
@@ -69,6 +74,51 @@ func cancelUntil(ended <-chan struct{}, cancel func() error) {
 	}
 }
 
+// reportEvery bounds how often the process tells how far it is.
+const reportEvery = 200 * time.Millisecond
+
+func reportTo(out io.Writer) func(done, all float64) {
+	encoder, last := json.NewEncoder(out), time.Time{}
+	return func(done, all float64) {
+		if time.Since(last) < reportEvery {
+			return
+		}
+		last = time.Now()
+		_ = encoder.Encode(outcome{Done: done, All: all}) // without its agent it is cancelled
+	}
+}
+
+// listener reads what the process writes, and keeps the last of it.
+type listener struct {
+	progress func(float64)
+	rest     []byte
+	last     outcome
+	err      error
+}
+
+func (l *listener) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, whole := bytes.Cut(l.rest, []byte("\n"))
+		if !whole {
+			return len(p), nil
+		}
+		l.rest, l.last = rest, outcome{}
+		l.err = json.Unmarshal(line, &l.last)
+		if l.last.All > 0 {
+			l.progress(min(l.last.Done/l.last.All, 1))
+		}
+	}
+}
+
+// outcome is the one with which the process ended.
+func (l *listener) outcome() (outcome, error) {
+	if len(l.rest) > 0 || l.last.All > 0 || l.last.Result == nil && l.last.Error == "" {
+		return outcome{}, errors.Join(errors.New("the process has told no outcome"), l.err)
+	}
+	return l.last, l.err
+}
+
 func outcomeOf(result Result, err error) outcome {
 	o := outcome{Result: result, Cancelled: errors.Is(err, btrfs.ErrCancelled)}
 	if err != nil {
@@ -82,15 +132,15 @@ func outcomeOf(result Result, err error) outcome {
 const undisturbed = "GODEBUG=asyncpreemptoff=1"
 
 // run starts the process and waits for it. When ctx ends, it cancels the work and waits for that.
-func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
+func (m *Manager) run(ctx context.Context, s Spec, progress func(float64)) (outcome, error) {
 	args := slices.Concat(m.config.Program[1:], []string{s.Type, m.config.Dir, m.config.ScrubStatusDir})
 	for _, name := range slices.Sorted(maps.Keys(s.Options)) {
 		args = append(args, name+"="+s.Options[name])
 	}
-	var said, complaints bytes.Buffer
+	said, complaints := &listener{progress: progress}, &bytes.Buffer{}
 	process := exec.Command(m.config.Program[0], args...)
 	process.Env = append(process.Environ(), undisturbed)
-	process.Stdout, process.Stderr = &said, &complaints
+	process.Stdout, process.Stderr = said, complaints
 	lifeline, err := process.StdinPipe()
 	if err != nil {
 		return outcome{}, err
@@ -103,6 +153,5 @@ func (m *Manager) run(ctx context.Context, s Spec) (outcome, error) {
 	if err := process.Wait(); err != nil {
 		return outcome{}, fmt.Errorf("%w: %s", err, bytes.TrimSpace(complaints.Bytes()))
 	}
-	var o outcome
-	return o, json.Unmarshal(said.Bytes(), &o)
+	return said.outcome()
 }

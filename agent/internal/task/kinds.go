@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,7 +21,8 @@ type kind struct {
 	options  map[string]option
 	do       func(job) (Result, error)           // until all is done, or cancel was called
 	cancel   func(*btrfs.FS) error               // may come from another process than do
-	progress func(*btrfs.FS) (done, all float64) // the same; 0, 0 where nothing is known
+	progress func(*btrfs.FS) (done, all float64) // the same; 0, 0 where nothing is known. nil: do reports it
+	ofVolume bool                                // it works on one volume of the tenant, which option "volume" names
 }
 
 // option checks a value.
@@ -31,9 +33,16 @@ type job struct {
 	fs        *btrfs.FS
 	statusDir string // for the results of scrubs
 	options   map[string]string
+
+	cancelled *atomic.Bool            // for do to look at, where cancel does not end it
+	report    func(done, all float64) // where kind.progress is nil
 }
 
 var kinds = map[string]kind{
+	"defragment": {
+		options: map[string]option{"volume": isGiven, "force": isBool}, do: defragment, ofVolume: true,
+		cancel: func(*btrfs.FS) error { return nil }, // it looks whether it is cancelled
+	},
 	"scrub": {
 		options: map[string]option{"readonly": isBool}, do: scrub, cancel: (*btrfs.FS).CancelScrub, progress: scrubProgress,
 	},
@@ -57,12 +66,22 @@ func (k kind) validate(options map[string]string) error {
 			return agentapi.Errorf(agentapi.Invalid, "opts: %s is %.64q, %w", name, options[name], err)
 		}
 	}
+	if k.ofVolume && options["volume"] == "" {
+		return agentapi.Errorf(agentapi.Invalid, "opts: volume must name a volume, got none")
+	}
 	return nil
 }
 
 func isBool(value string) error {
 	if value != "true" && value != "false" {
 		return errors.New("it must be true or false")
+	}
+	return nil
+}
+
+func isGiven(value string) error {
+	if value == "" {
+		return errors.New("it must name a volume")
 	}
 	return nil
 }

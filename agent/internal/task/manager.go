@@ -25,7 +25,12 @@ type Config struct {
 	Dir            string       // on the filesystem
 	ScrubStatusDir string       // "" is btrfs.ScrubStatusDir
 	Ready          func() error // nil while there may be changes, else what a start fails with
-	Logger         *slog.Logger
+
+	// Defragmentable gives the path, below Dir, of the volume's data. It fails where others share
+	// the data, unless force is true.
+	Defragmentable func(tenant, volume string, force bool) (path string, err error)
+
+	Logger *slog.Logger
 }
 
 // Manager has the tasks of all tenants. It is safe for concurrent use.
@@ -66,6 +71,14 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	if err := m.config.Ready(); err != nil {
 		return Task{}, err
 	}
+	work := s
+	if kinds[s.Type].ofVolume {
+		path, err := m.config.Defragmentable(tenant, s.Options["volume"], s.Options["force"] == "true")
+		if err != nil {
+			return Task{}, err
+		}
+		work.Options = map[string]string{"volume": path}
+	}
 	id, err := uuid.NewV7() // which sorts by time
 	if err != nil {
 		return Task{}, err
@@ -88,7 +101,7 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	}
 	m.tasks = append(m.tasks, e)
 	m.forgetOldest(tenant)
-	m.running.Go(func() { m.follow(ctx, e) })
+	m.running.Go(func() { m.follow(ctx, e, work) })
 	return e.task, nil
 }
 
@@ -108,8 +121,8 @@ func (m *Manager) forgetOldest(tenant string) {
 	})
 }
 
-// follow runs the task to its end.
-func (m *Manager) follow(ctx context.Context, e *entry) {
+// follow runs the task to its end. work is what the process is told to do.
+func (m *Manager) follow(ctx context.Context, e *entry, work Spec) {
 	defer close(e.ended)
 	defer e.cancel()
 	if e.task.Timeout > 0 {
@@ -119,7 +132,11 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	}
 	log := m.config.Logger.With("task", e.task.ID, "type", e.task.Type, "tenant", e.tenant)
 	log.Info("task started", "options", e.task.Options)
-	o, err := m.run(ctx, e.task.Spec)
+	o, err := m.run(ctx, work, func(progress float64) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		e.task.Progress = max(e.task.Progress, progress)
+	})
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -177,7 +194,7 @@ func (m *Manager) find(tenant, id string) *entry {
 
 // present asks the kernel how far a running task is.
 func (m *Manager) present(e *entry) Task {
-	if e.task.Status == Running {
+	if e.task.Status == Running && kinds[e.task.Type].progress != nil {
 		if done, all := kinds[e.task.Type].progress(m.fs); all > 0 {
 			e.task.Progress = max(e.task.Progress, min(done/all, 1)) // writes meanwhile add to what is to be done
 		}

@@ -347,7 +347,7 @@ func TestEndedTasksAreForgotten(t *testing.T) {
 func TestBadSpecs(t *testing.T) {
 	f := newFixture(t)
 	for says, s := range map[string]Spec{
-		`type "" is not one of balance, scrub`:             {},
+		`type "" is not one of balance, defragment, scrub`: {},
 		`type "defrag" is not one of`:                      {Type: "defrag"},
 		"timeout is -1s":                                   {Type: "scrub", Timeout: -time.Second},
 		`opts: "usage" is not one of readonly`:             {Type: "scrub", Options: map[string]string{"usage": "1"}},
@@ -355,6 +355,8 @@ func TestBadSpecs(t *testing.T) {
 		`opts: usage is "101", it must be a number from 0`: {Type: "balance", Options: map[string]string{"usage": "101"}},
 		`opts: usage is "-1"`:                              {Type: "balance", Options: map[string]string{"usage": "-1"}},
 		`opts: usage is "01"`:                              {Type: "balance", Options: map[string]string{"usage": "01"}},
+		`opts: volume must name a volume, got none`:        {Type: "defragment"},
+		`opts: force is "yes"`:                             {Type: "defragment", Options: map[string]string{"volume": "v", "force": "yes"}},
 		`labels: key "A"`:                                  {Type: "scrub", Labels: map[string]string{"A": "b"}},
 	} {
 		_, err := f.Start("a", s)

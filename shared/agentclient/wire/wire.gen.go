@@ -167,6 +167,8 @@ type ClientInterface interface {
 	// StartTaskWithBody Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+	// volume, force (true also where the volume shares data with others).
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -176,6 +178,8 @@ type ClientInterface interface {
 	// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+	// volume, force (true also where the volume shares data with others).
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -499,6 +503,8 @@ func (c *Client) GetTask(ctx context.Context, name string, reqEditors ...Request
 // StartTaskWithBody Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 // scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 // balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+// volume, force (true also where the volume shares data with others).
 //
 // Takes any type of body and a specified content type.
 //
@@ -518,6 +524,8 @@ func (c *Client) StartTaskWithBody(ctx context.Context, name string, contentType
 // StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 // scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 // balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+// volume, force (true also where the volume shares data with others).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -2033,6 +2041,8 @@ type ClientWithResponsesInterface interface {
 	// StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+	// volume, force (true also where the volume shares data with others).
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2042,6 +2052,8 @@ type ClientWithResponsesInterface interface {
 	// StartTaskWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+	// volume, force (true also where the volume shares data with others).
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3493,6 +3505,8 @@ func (c *ClientWithResponses) GetTaskWithResponse(ctx context.Context, name stri
 // StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 // scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 // balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+// volume, force (true also where the volume shares data with others).
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3508,6 +3522,8 @@ func (c *ClientWithResponses) StartTaskWithBodyWithResponse(ctx context.Context,
 // StartTaskWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
 // scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
 // balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
+// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
+// volume, force (true also where the volume shares data with others).
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -1,0 +1,75 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// Defragmentable gives the path of a volume's data below the base directory, for a defragmentation. That gives the volume a copy of
+// what it shares with others, so it is refused where there may be such, unless force is true.
+func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (path string, err error) {
+	if err := validateName("volume", name); err != nil {
+		return "", err
+	}
+	v, err := t.usableVolume(name)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(t.name, v.Name, dataDir)
+	if force {
+		return path, nil
+	}
+	sharers, err := t.sharers(ctx, v)
+	if err != nil {
+		return "", classify(err)
+	}
+	if len(sharers) > 0 {
+		return "", invalid("force must be true for a volume that shares data, because a defragmentation takes the space of that data once more: %q %s",
+			v.Name, strings.Join(sharers, ", "))
+	}
+	return path, nil
+}
+
+// sharers says with what a volume shares its extents, or may share them. Only full quotas count what is shared with any subvolume.
+func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error) {
+	if n := t.snapshots.count(func(s *Snapshot) bool { return s.Volume == v.Name }); n > 0 {
+		out = append(out, fmt.Sprintf("has %d snapshots", n))
+	}
+	if n := t.volumes.count(func(c *Volume) bool { return t.isCloneOf(c, v.Name) }); n > 0 {
+		out = append(out, fmt.Sprintf("has %d clones", n))
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	if t.store.quota != btrfs.QuotaFull {
+		if v.SourceVolume != "" || v.SourceSnapshot != "" {
+			out = append(out, "is a clone")
+		}
+		return out, nil
+	}
+	if err := t.store.disk.commit(ctx); err != nil {
+		return nil, err
+	}
+	group, err := t.store.pool.fs.QgroupCounts(v.ID)
+	if errors.Is(err, btrfs.ErrNoQgroup) {
+		return nil, nil
+	}
+	if err == nil && group.Referenced > group.Exclusive {
+		out = append(out, fmt.Sprintf("shares %d bytes", group.Referenced-group.Exclusive))
+	}
+	return out, err
+}
+
+// isCloneOf also takes the clones of snapshots that are gone, whose volume is not known any more.
+func (t *Tenant) isCloneOf(c *Volume, name string) bool {
+	if c.Name == name || c.SourceSnapshot == "" {
+		return c.SourceVolume == name
+	}
+	snapshot, found := t.snapshots.get(c.SourceSnapshot)
+	return !found && t.store.quota != btrfs.QuotaFull || snapshot.Volume == name
+}
