@@ -25,5 +25,7 @@ const (
 	ReasonVolumeNearlyFull = "VolumeNearlyFull" //
 	ReasonVolumeFull       = "VolumeFull"       // at its limit: writes fail
 	ReasonVolumeOverLimit  = "VolumeOverLimit"  // beyond its limit, which a copy on the server can take it to
+	ReasonVolumeReadOnly   = "VolumeReadOnly"   // its subvolume has the read-only flag: writes fail
+	ReasonNestedSubvolumes = "NestedSubvolumes" // its limit and its snapshots do not hold for subvolumes within it
 	ReasonExportMissing    = "ExportMissing"    // a client that is to be let in is not
 )

@@ -134,7 +134,8 @@ type Condition struct {
 	// Reason CamelCase, for programs. Of the pool: PoolUnavailable, PoolReadOnly, PoolNearlyFull, DeviceMissing, DeviceErrors,
 	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, TenantUnavailable,
 	// ExportsUnknown, ExportsDiffer, ExportRootForeign.
-	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, VolumeOverLimit, ExportMissing. There may be more.
+	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, VolumeOverLimit, VolumeReadOnly,
+	// NestedSubvolumes, ExportMissing. There may be more.
 	Reason string `json:"reason"`
 }
 
@@ -297,15 +298,18 @@ type SnapshotDetail struct {
 	Health         *VolumeHealth `json:"health,omitempty"`
 
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels     Labels    `json:"labels"`
-	Mode       string    `json:"mode"`
-	Name       string    `json:"name"`
-	Nocow      bool      `json:"nocow"`
-	Path       string    `json:"path"`
-	QuotaBytes int64     `json:"quota_bytes"`
-	SizeBytes  int64     `json:"size_bytes"`
-	Uid        int64     `json:"uid"`
-	UpdatedAt  time.Time `json:"updated_at"`
+	Labels Labels `json:"labels"`
+	Mode   string `json:"mode"`
+	Name   string `json:"name"`
+
+	// NestedSubvolumes Paths of subvolumes within the volume, which the snapshot lacks; at most 100. Missing where there were none.
+	NestedSubvolumes []string  `json:"nested_subvolumes,omitempty"`
+	Nocow            bool      `json:"nocow"`
+	Path             string    `json:"path"`
+	QuotaBytes       int64     `json:"quota_bytes"`
+	SizeBytes        int64     `json:"size_bytes"`
+	Uid              int64     `json:"uid"`
+	UpdatedAt        time.Time `json:"updated_at"`
 
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
 	UsedBytes int64 `json:"used_bytes"`

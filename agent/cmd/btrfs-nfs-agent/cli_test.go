@@ -300,7 +300,17 @@ func TestTaskCommands(t *testing.T) {
 	assert.Assert(t, shown.Result["tree_bytes_scrubbed"] > 0 && shown.CompletedAt != nil, "%+v", shown)
 	assert.Assert(t, is.Contains(c.ok("task", "list", "-o", "wide"), "readonly=true"))
 
-	c.fails(cli.ExitUsage, "not one of balance, scrub", "task", "start", "defrag")
+	c.ok("volume", "create", "db", "64Mi")
+	assert.Assert(t, is.Contains(c.ok("task", "start", "defragment", "--volume", "db", "--wait"), "defragment completed in "))
+	c.ok("clone", "copy", "--volume", "db")
+	c.fails(cli.ExitUsage, "force must be true", "task", "start", "defragment", "--volume", "db")
+	c.ok("task", "start", "defragment", "--volume", "db", "--force", "--wait")
+	c.fails(cli.ExitNotFound, "no volume", "task", "start", "defragment", "--volume", "none")
+	c.fails(cli.ExitUsage, "must name a volume", "task", "start", "defragment")
+	assert.Assert(t, !strings.Contains(c.ok("volume", "set", "db", "--size-limit=false", "-o", "json"), `"quota_bytes": 67108864`))
+	assert.Assert(t, is.Contains(c.ok("volume", "set", "db", "--size-limit=true", "-o", "json"), `"quota_bytes": 67108864`))
+
+	c.fails(cli.ExitUsage, "not one of balance, defragment, scrub", "task", "start", "defrag")
 	c.fails(cli.ExitUsage, "usage is", "task", "start", "balance", "--option", "usage=many")
 	c.fails(cli.ExitNotFound, "no task", "task", "get", "x")
 	c.fails(cli.ExitUsage, "timeout is", "task", "start", "scrub", "--timeout", "-1s")

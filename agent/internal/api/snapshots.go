@@ -99,6 +99,7 @@ func snapshotDetail(s storage.Snapshot, u storage.Usage) agentapi.SnapshotDetail
 		Name: s.Name, CreatedBy: createdBy(s.Labels), Volume: s.Volume, VolumeId: idText(s.VolumeID), Path: s.Path,
 		SizeBytes: s.SizeBytes, QuotaBytes: s.QuotaBytes, UsedBytes: u.UsedBytes, ExclusiveBytes: u.ExclusiveBytes,
 		Nocow: s.NoCOW, Compression: s.Compression, Uid: s.UID, Gid: s.GID, Mode: formatMode(s.Mode),
-		Labels: labelsOf(s.Labels.Map()), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+		NestedSubvolumes: s.Nested,
+		Labels:           labelsOf(s.Labels.Map()), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
 }

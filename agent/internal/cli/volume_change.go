@@ -39,14 +39,19 @@ func changeVolumeCommand() *cobra.Command {
 	var out output
 	var labels []string
 	var p properties
+	var sizeLimit bool
 	command := &cobra.Command{
-		Use: "set NAME", Short: "Change compression, copy-on-write, owner, mode or labels",
+		Use: "set NAME", Short: "Change compression, copy-on-write, owner, mode, labels or whether the size is a limit",
 		Long: `Changes what is named. Compression and copy-on-write hold for what is written from now on. --label KEY=VALUE sets a label,
 --label KEY- removes one; the others stay.`,
 		Example: "  btrfs-nfs-agent volume set db --compression zstd:3 -l team=storage -l old-",
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
-			request, err := s.changes(command, args[0], p, labels)
+			var request agentapi.VolumeUpdate
+			if command.Flags().Changed("size-limit") {
+				request.SizeLimit = &sizeLimit
+			}
+			request, err := s.changes(command, request, args[0], p, labels)
 			if err != nil {
 				return err
 			}
@@ -56,13 +61,13 @@ func changeVolumeCommand() *cobra.Command {
 	}
 	out.addTo(command, volumeFields.names())
 	p.addTo(command)
+	command.Flags().BoolVar(&sizeLimit, "size-limit", true, "whether the size is a limit; with --size-limit=false the volume may fill the pool")
 	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "KEY=VALUE sets, KEY- removes a label; may be repeated")
 	return command
 }
 
-func (s *session) changes(command *cobra.Command, name string, p properties, labels []string) (agentapi.VolumeUpdate, error) {
+func (s *session) changes(command *cobra.Command, request agentapi.VolumeUpdate, name string, p properties, labels []string) (agentapi.VolumeUpdate, error) {
 	changed := command.Flags().Changed
-	var request agentapi.VolumeUpdate
 	request.Uid, request.Gid = p.owner(command)
 	if changed("compression") {
 		request.Compression = &p.compression
@@ -102,7 +107,7 @@ func volumeUsageCommand() *cobra.Command {
 		{name: "used", text: func(u usage) string { return humanSize(u.UsedBytes) + " (" + percent(u.UsedBytes, u.QuotaBytes) + ")" }},
 		{name: "health", text: func(u usage) string { return healthText(&u.Health) }},
 	}
-	return showing("usage NAME", "Show what a volume uses of its quota, as the kernel counts it now", fields, completeVolumes,
+	return showing("usage NAME", "Show what a volume uses of its quota, as of the last commit of the filesystem", fields, completeVolumes,
 		func(s *session, ctx context.Context, name string) (*usage, error) {
 			u, err := s.Usage(ctx, name)
 			if err != nil {

@@ -22,6 +22,8 @@ const (
 type Health struct {
 	pool    []Condition    // and so with every volume
 	exports map[string]int // of a volume's data path: how many clients are to be let in and are not
+
+	subvolumes subvolumesSeen
 }
 
 // Of says what is wrong with a volume, its pool included.
@@ -40,6 +42,7 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may be too much for an int64
 		out.add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
 	}
+	h.subvolumes.of(v, &out)
 	if missing := h.exports[v.dataPath()]; missing > 0 {
 		out.add(agentapi.ReasonExportMissing, "the NFS server does not let in %d of the clients that the volume is exported to", missing)
 	}
@@ -91,7 +94,8 @@ func (s *Store) look(ctx context.Context) Health {
 	if exports.unknown {
 		pool.add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
 	}
-	return Health{pool: pool, exports: exports.missing}
+	subvolumes := s.looks.subvolumes.get(subvolumesFor, s.lookAtSubvolumes)
+	return Health{pool: pool, exports: exports.missing, subvolumes: subvolumes}
 }
 
 // looks are what was seen lately.
@@ -100,6 +104,8 @@ type looks struct {
 	exports recent[exportsSeen]
 	roots   recent[int]
 	devices devicesLook
+
+	subvolumes recent[subvolumesSeen]
 }
 
 type conditions []Condition

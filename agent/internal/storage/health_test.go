@@ -25,6 +25,7 @@ func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	ten.store.looks.health.forget()
 	ten.store.looks.exports.forget()
 	ten.store.looks.roots.forget()
+	ten.store.looks.subvolumes.forget()
 	v, err := ten.GetVolume(t.Context(), volume)
 	assert.NilError(t, err)
 	report, err := ten.Report(t.Context(), volume)

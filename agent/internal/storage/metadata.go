@@ -50,8 +50,9 @@ type metadata struct {
 	Labels         labels.Set `json:"labels,omitempty"`
 	Volume         string     `json:"volume,omitempty"` // a snapshot: of which volume
 	MountOptions   []string   `json:"mount_options,omitempty"`
-	SourceVolume   string     `json:"source_volume,omitempty"`   // a clone: of which volume
-	SourceSnapshot string     `json:"source_snapshot,omitempty"` // or snapshot
+	Nested         []string   `json:"nested_subvolumes,omitempty"` // a snapshot: which subvolumes it lacks
+	SourceVolume   string     `json:"source_volume,omitempty"`     // a clone: of which volume
+	SourceSnapshot string     `json:"source_snapshot,omitempty"`   // or snapshot
 	SourceVolumeID uuid.UUID  `json:"source_volume_id,omitzero"`
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
@@ -90,7 +91,7 @@ func (v Volume) metadata() metadata {
 
 func (s Snapshot) metadata() metadata {
 	m := metadata{
-		Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume,
+		Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume, Nested: s.Nested,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 	m.setProperties(s.Properties)
@@ -114,7 +115,7 @@ func (m metadata) volume() (Volume, error) {
 func (m metadata) snapshot() (Snapshot, error) {
 	p, err := m.properties()
 	return Snapshot{
-		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: p, Labels: m.Labels,
+		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: p, Labels: m.Labels, Nested: m.Nested,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt,
 	}, err
 }

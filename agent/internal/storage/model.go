@@ -89,6 +89,7 @@ type Snapshot struct {
 	VolumeID   uuid.UUID // of that volume; zero where that is unknown
 	Properties
 	Labels     labels.Set
+	Nested     []string // subvolumes within the volume, which are empty directories here; not all where there are many
 	Quarantine string
 	CreatedAt  time.Time
 	UpdatedAt  time.Time

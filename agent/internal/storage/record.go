@@ -125,6 +125,7 @@ func (s *Snapshot) fields(r *record) {
 	r.bytes(s.VolumeID[:])
 	s.Properties.fields(r)
 	r.labels(&s.Labels)
+	list(r, &s.Nested, (*record).text)
 	r.text(&s.Quarantine)
 	r.time(&s.CreatedAt)
 	r.time(&s.UpdatedAt)

@@ -54,9 +54,13 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	if err := t.store.pool.checkRoom(0); err != nil {
 		return Snapshot{}, err
 	}
+	nested, err := t.store.nestedIn(spec.Volume, source.id)
+	if err != nil {
+		return Snapshot{}, err
+	}
 	s := Snapshot{
 		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, VolumeID: source.volumeID,
-		Properties: source.Properties, Labels: labels.Of(spec.Labels), CreatedAt: now(),
+		Properties: source.Properties, Labels: labels.Of(spec.Labels), Nested: nested, CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
 	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)

@@ -1,0 +1,55 @@
+package btrfs
+
+import (
+	"errors"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// SubvolumeState is what anybody with access to the filesystem can change of a subvolume by hand.
+type SubvolumeState struct {
+	ReadOnly bool
+	Nested   bool // subvolumes hang directly in it
+}
+
+// SubvolumeStates reads the states of all subvolumes, by their IDs. It reads only the tree of roots.
+func (fs *FS) SubvolumeStates() (map[uint64]SubvolumeState, error) {
+	roots, err := listRoots(fs.dir)
+	if err != nil {
+		return nil, failed("list subvolumes", "", err)
+	}
+	states := make(map[uint64]SubvolumeState, len(roots))
+	for _, root := range roots {
+		state := states[root.id]
+		state.ReadOnly = root.readOnly
+		states[root.id] = state
+		parent := states[root.parentID]
+		parent.Nested = true
+		states[root.parentID] = parent
+	}
+	return states, nil
+}
+
+// NestedSubvolumes are the paths, within it, of the subvolumes that hang directly in the subvolume id: at most limit of them, and how
+// many there are.
+func (fs *FS) NestedSubvolumes(id uint64, limit int) (paths []string, total int, err error) {
+	children, err := childrenOf(fs.dir, id)
+	if err != nil {
+		return nil, 0, failed("list nested subvolumes", strconv.FormatUint(id, 10), err)
+	}
+	for _, child := range children[:min(limit, len(children))] {
+		directory, err := lookupDirectory(fs.dir, id, child.dirID)
+		if errors.Is(err, unix.ENOENT) {
+			continue // removed since
+		}
+		if errors.Is(err, unix.ENAMETOOLONG) { // longer than BTRFS_INO_LOOKUP_PATH_MAX
+			directory, err = ".../", nil
+		}
+		if err != nil {
+			return nil, 0, failed("list nested subvolumes", strconv.FormatUint(id, 10), err)
+		}
+		paths = append(paths, directory+child.name)
+	}
+	return paths, len(children), nil
+}
