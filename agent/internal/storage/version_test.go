@@ -27,7 +27,7 @@ func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 		"reference":  "version client read_only labels created_at",
 	}
 	mayBeDropped := map[string]string{
-		"metadata":  "volume_id source_volume_id", // derived again, see volumeid.go
+		"metadata":  "volume_id source_volume_id nested_subvolumes", // IDs are derived again, see volumeid.go
 		"reference": "subvolume",                  // is only set with fsid
 	}
 	var protect = map[string][]string{}
