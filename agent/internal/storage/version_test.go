@@ -28,7 +28,7 @@ func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 	}
 	mayBeDropped := map[string]string{
 		"metadata":  "volume_id source_volume_id nested_subvolumes", // IDs are derived again, see volumeid.go
-		"reference": "subvolume",                  // is only set with fsid
+		"reference": "subvolume",                                    // is only set with fsid
 	}
 	var protect = map[string][]string{}
 	for _, field := range protectingMetadata {
