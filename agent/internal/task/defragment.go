@@ -117,7 +117,7 @@ func (d *defragmentation) visit(dir *os.File, name string, depth int, visit func
 	}
 	f, err := beneath.OpenFile(dir, name)
 	if err != nil { // it is gone, or no regular file
-		return nil //nolint:nilerr // clients change the volume meanwhile
+		return nil // clients change the volume meanwhile
 	}
 	defer f.Close()
 	stat, err := statOf(f)
