@@ -117,6 +117,5 @@ var notRun = map[string]string{
 	"sudo btrfs-nfs-agent migrate --dry-run":                                                 "TestMigrateCommand does",
 	"sudo btrfs-nfs-agent migrate --undo":                                                    "TestMigrateCommand does",
 	"btrfs-nfs-agent volume adopt-manifest VOLUME...":                                        "named; it is in a block, with its flags",
-	"btrfs subvolume delete {volume}/data":                                                   "removes data",
 	"systemctl disable --now nfs-server; systemctl stop nfs-mountd; systemctl start nfsdcld": "a change of the engine, with settings between",
 }
