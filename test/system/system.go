@@ -157,7 +157,9 @@ func (s *System) NewAgent(name, basePath, port string, env []string) (*Daemon, e
 	env = append([]string{"AGENT_BASE_PATH=" + basePath, "AGENT_LISTEN_ADDR=:" + port, "LOG_LEVEL=debug"}, env...)
 	initPool := s.Lab.Storage.Command(context.Background(), binary, "init", "--env-file", "/dev/null")
 	initPool.Env = append(os.Environ(), env...)
-	if out, err := initPool.CombinedOutput(); err != nil {
+	out, err := initPool.CombinedOutput()
+	older := strings.Contains(string(out), "unknown flag: --env-file") // an agent of 57e475d has no such command
+	if err != nil && !older {
 		return nil, fmt.Errorf("init %s: %w: %s", basePath, err, out)
 	}
 	return &Daemon{
