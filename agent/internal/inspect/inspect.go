@@ -209,19 +209,23 @@ func isTemporary(name, prefix string) bool {
 }
 
 // Time is the modification time that carries the mark on a metadata file with the content. It can be set on a file system that
-// is too full to create or to rename a file. No clock sets it by chance: its 62 bits are a checksum of the mark and
-// the content. Writing the file removes the mark.
-func (m Mark) Time(content []byte) time.Time {
-	sum := sha256.Sum256(append([]byte{byte(m)}, content...))
-	seconds := binary.BigEndian.Uint32(sum[:])
-	nanoseconds := binary.BigEndian.Uint32(sum[4:]) % uint32(time.Second)
+// is too full to create or to rename a file. No clock sets it by chance: its 62 bits are of a
+// checksum of the content. Writing the file removes the mark.
+func (m Mark) Time(content []byte) time.Time { return m.time(sha256.Sum256(content)) }
+
+// time takes 8 bytes of the checksum, others for each mark.
+func (m Mark) time(sum [sha256.Size]byte) time.Time {
+	part := sum[8*m:]
+	seconds := binary.BigEndian.Uint32(part)
+	nanoseconds := binary.BigEndian.Uint32(part[4:]) % uint32(time.Second)
 	return time.Unix(int64(seconds), int64(nanoseconds))
 }
 
 // MarkOf is the mark that a metadata file carries.
 func MarkOf(content []byte, modified time.Time) Mark {
+	sum := sha256.Sum256(content)
 	for _, mark := range []Mark{Creating, Deleting} {
-		if modified.Equal(mark.Time(content)) {
+		if modified.Equal(mark.time(sum)) {
 			return mark
 		}
 	}
