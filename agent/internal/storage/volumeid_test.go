@@ -214,15 +214,21 @@ func TestSnapshotIsOf(t *testing.T) {
 	}
 }
 
+// madeAgain makes a volume that has a snapshot, and of whose name there is an older one.
+func (r *rig) madeAgain() (v Volume, own Snapshot) {
+	t := r.t
+	t.Helper()
+	mustCreate(t, r.ten, "v")
+	mustSnapshot(t, r.ten, "old", "v")
+	assert.NilError(t, r.ten.DeleteVolume(t.Context(), "v"))
+	return mustCreate(t, r.ten, "v"), mustSnapshot(t, r.ten, "own", "v")
+}
+
 // The ID of a volume whose metadata cannot be read is unknown: its name tells which snapshots may be
 // its own. When the metadata is repaired, the ID does again.
 func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 	r := newRig(t, smallPool)
-	mustCreate(t, r.ten, "v")
-	mustSnapshot(t, r.ten, "old", "v")
-	assert.NilError(t, r.ten.DeleteVolume(t.Context(), "v"))
-	v := mustCreate(t, r.ten, "v")
-	own := mustSnapshot(t, r.ten, "own", "v")
+	v, own := r.madeAgain()
 	file := filepath.Join(v.Path, metadataFile)
 	content, err := os.ReadFile(file)
 	assert.NilError(t, err)
@@ -243,11 +249,7 @@ func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 // A volume and a snapshot whose data is missing keep their IDs.
 func TestVolumeIDWithoutData(t *testing.T) {
 	r := newRig(t, smallPool)
-	mustCreate(t, r.ten, "v")
-	mustSnapshot(t, r.ten, "old", "v")
-	assert.NilError(t, r.ten.DeleteVolume(t.Context(), "v"))
-	v := mustCreate(t, r.ten, "v")
-	own := mustSnapshot(t, r.ten, "own", "v")
+	v, own := r.madeAgain()
 	r.store.abandon()
 	for _, dir := range []string{v.Path, own.Path} {
 		btrfsCommand(t, "subvolume", "delete", filepath.Join(dir, dataDir))
