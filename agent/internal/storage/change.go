@@ -65,21 +65,39 @@ func (s settings) isEmpty() bool { return s == settings{} }
 
 // settings are those of v that the update is about.
 func (u VolumeUpdate) settings(v Volume) settings {
+	return changed{
+		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
+		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
+	}.of(v.Properties)
+}
+
+// changed says which settings a change is about. 57e475d noted no more than that of a change, and had the new values in the
+// other fields of the metadata.
+type changed struct {
+	Limit   bool `json:"limit,omitempty"`
+	Storage bool `json:"storage,omitempty"` // NoCOW and compression
+	UID     bool `json:"uid,omitempty"`
+	GID     bool `json:"gid,omitempty"`
+	Mode    bool `json:"mode,omitempty"`
+}
+
+// of takes these settings from the properties.
+func (c changed) of(p Properties) settings {
 	var s settings
-	if u.SizeBytes != nil || u.SizeLimit != nil {
-		s.QuotaBytes = &v.QuotaBytes
+	if c.Limit {
+		s.QuotaBytes = &p.QuotaBytes
 	}
-	if u.NoCOW != nil || u.Compression != nil {
-		s.NoCOW, s.Compression = &v.NoCOW, &v.Compression
+	if c.Storage {
+		s.NoCOW, s.Compression = &p.NoCOW, &p.Compression
 	}
-	if u.UID != nil {
-		s.UID = &v.UID
+	if c.UID {
+		s.UID = &p.UID
 	}
-	if u.GID != nil {
-		s.GID = &v.GID
+	if c.GID {
+		s.GID = &p.GID
 	}
-	if u.Mode != nil {
-		s.Mode = &v.Mode
+	if c.Mode {
+		s.Mode = &p.Mode
 	}
 	return s
 }
@@ -305,34 +323,4 @@ func (t *Tenant) apply(data *os.File, id uint64, s settings) error {
 		return d.chmod(data, *s.Mode)
 	}
 	return nil
-}
-
-// unfinished is how 57e475d noted a change: only what it was about. The new values are in the other fields.
-type unfinished struct {
-	Limit   bool `json:"limit,omitempty"`
-	Storage bool `json:"storage,omitempty"` // NoCOW and compression
-	UID     bool `json:"uid,omitempty"`
-	GID     bool `json:"gid,omitempty"`
-	Mode    bool `json:"mode,omitempty"`
-}
-
-// change is one to be finished, with the properties of the metadata that notes it.
-func (u unfinished) change(p Properties) change {
-	var to settings
-	if u.Limit {
-		to.QuotaBytes = &p.QuotaBytes
-	}
-	if u.Storage {
-		to.NoCOW, to.Compression = &p.NoCOW, &p.Compression
-	}
-	if u.UID {
-		to.UID = &p.UID
-	}
-	if u.GID {
-		to.GID = &p.GID
-	}
-	if u.Mode {
-		to.Mode = &p.Mode
-	}
-	return change{To: to}
 }

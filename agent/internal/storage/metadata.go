@@ -59,7 +59,7 @@ type metadata struct {
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
 
 	Changes    pendingChanges `json:"changes,omitempty"`   // under way, or not undone yet: see change.go
-	Unfinished unfinished     `json:"unfinished,omitzero"` // the same, of 57e475d
+	Unfinished changed        `json:"unfinished,omitzero"` // the same, of 57e475d
 }
 
 func (m metadata) properties() (Properties, error) {
@@ -101,8 +101,8 @@ func (s Snapshot) metadata() metadata {
 func (m metadata) volume() (Volume, error) {
 	p, err := m.properties()
 	changes := m.Changes
-	if m.Unfinished != (unfinished{}) {
-		changes = append(changes, m.Unfinished.change(p))
+	if m.Unfinished != (changed{}) {
+		changes = append(changes, change{To: m.Unfinished.of(p)})
 	}
 	return Volume{
 		Pending: changes.encode(), Name: m.Name, VolumeID: m.ownVolumeID(), UUID: m.UUID, Properties: p,

@@ -269,23 +269,30 @@ func (t *Tenant) settled(parent *os.File, name string) found {
 func (t *Tenant) wholeVolume(name string, f found) Volume {
 	v := f.volume
 	v.Name, v.Path, v.ID, v.UUID, v.Refs = name, t.path(name), f.info.ID, f.info.UUID, f.refs
-	dir, err := beneath.OpenDir(t.dir, name)
+	t.repair(t.dir, t.volumeClaim(name), name, f, func(dir *os.File) error {
+		return errors.Join(t.tidyRefs(dir, v.Refs), t.revertChange(dir, &v))
+	})
+	return v
+}
+
+// repair puts right what an interruption has left in the directory of a whole volume or snapshot; more is what only one
+// of the two has. A failure is logged, and upkeep tries again.
+func (t *Tenant) repair(parent *os.File, c claim, name string, f found, more func(dir *os.File) error) {
+	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
-		t.store.doubts.add(t.volumeClaim(name))
-		return v
+		t.store.doubts.add(c)
+		return
 	}
 	defer dir.Close()
 	err = errors.Join(
 		t.adopt(dir, f.metadata, f.info),
 		t.clearMark(dir, f.mark),
 		t.tidyFile(dir, metadataFile+temporarySuffix),
-		t.tidyRefs(dir, v.Refs),
-		t.revertChange(dir, &v),
+		more(dir),
 	)
-	if err != nil { // is logged, and tried again by upkeep
-		t.store.doubts.add(t.volumeClaim(name))
+	if err != nil {
+		t.store.doubts.add(c)
 	}
-	return v
 }
 
 // clearMark ends the mark of a creation that was interrupted after the data had come.
@@ -359,19 +366,6 @@ func (t *Tenant) wholeSnapshot(name string, f found) Snapshot {
 	s := f.snapshot
 	s.Name, s.Path = name, t.snapshotPath(name)
 	s.ID, s.UUID, s.ParentUUID = f.info.ID, f.info.UUID, f.info.ParentUUID
-	dir, err := beneath.OpenDir(t.snapsDir, name)
-	if err != nil {
-		t.store.doubts.add(t.snapshotClaim(name))
-		return s
-	}
-	defer dir.Close()
-	err = errors.Join(
-		t.adopt(dir, f.metadata, f.info),
-		t.clearMark(dir, f.mark),
-		t.tidyFile(dir, metadataFile+temporarySuffix),
-	)
-	if err != nil {
-		t.store.doubts.add(t.snapshotClaim(name))
-	}
+	t.repair(t.snapsDir, t.snapshotClaim(name), name, f, func(*os.File) error { return nil })
 	return s
 }

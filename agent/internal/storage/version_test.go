@@ -40,7 +40,7 @@ func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 		assert.Assert(t, field.version <= refVersion, field.name)
 	}
 	for file, of := range map[string]reflect.Type{
-		"metadata": reflect.TypeFor[metadata](), "unfinished": reflect.TypeFor[unfinished](),
+		"metadata": reflect.TypeFor[metadata](), "unfinished": reflect.TypeFor[changed](),
 		"change": reflect.TypeFor[change](), "settings": reflect.TypeFor[settings](), "reference": reflect.TypeFor[refFile](),
 	} {
 		for _, field := range jsonFields(of) {
