@@ -60,7 +60,8 @@ var table = []struct {
 	{AlreadyExists, http.StatusConflict, codes.AlreadyExists},
 	// Waiting helps: the caller must first unpublish. Not Aborted, which means "the same call is under way".
 	{Busy, http.StatusLocked, codes.FailedPrecondition},
-	// An administrator has to act. A client that does not know the code takes the status for Busy, with the same effect.
+	// An administrator has to act. A client that does not know the code takes the status for
+	// Busy, with the same effect.
 	{Quarantined, http.StatusLocked, codes.FailedPrecondition},
 	{TooLarge, http.StatusRequestEntityTooLarge, codes.InvalidArgument},
 	// Not ResourceExhausted, which makes Kubernetes' scheduler look for another place for the pod.

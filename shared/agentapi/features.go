@@ -7,10 +7,11 @@ import (
 	"slices"
 )
 
-// Features of agents. An agent lists its own in the health answer. One of 57e475d lists none. A word
-// keeps its meaning for good.
+// Features of agents. An agent lists its own in the health answer. One of 57e475d lists none. A
+// word keeps its meaning for good.
 const (
-	// FeatureVolumeID means that volumes have an ID, and that a volume's snapshots are those with its ID.
+	// FeatureVolumeID means that volumes have an ID, and that a volume's snapshots are those
+	// with its ID.
 	FeatureVolumeID = "volume-id"
 	// FeatureCloneProperties means that a clone request takes the properties of the new volume.
 	FeatureCloneProperties = "clone-properties"
@@ -32,8 +33,8 @@ var cloneProperties = map[string]string{
 	"mount_options": FeatureCloneProperties,
 }
 
-// newerFields are the fields that an agent of 57e475d does not know, with their features, by the type
-// of the request.
+// newerFields are the fields that an agent of 57e475d does not know, with their features, by
+// the type of the request.
 var newerFields = map[string]map[string]string{
 	"VolumeClone":   cloneProperties,
 	"SnapshotClone": cloneProperties,

@@ -48,9 +48,9 @@ func unmountNFSState() error {
 	return errors.Join(errs...)
 }
 
-// storageState has a directory for each storage host. It keeps over reboots, as the pool does, the
-// exports files, and what the server has noted of its clients so that they can reclaim what they had
-// open.
+// storageState has a directory for each storage host. It keeps over reboots, as the pool does,
+// the exports files, and what the server has noted of its clients so that they can reclaim what
+// they had open.
 const storageState = machineDir + "/storage"
 
 // makeStorageState makes an empty one, because a new lab has a new storage host.

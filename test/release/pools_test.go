@@ -12,8 +12,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// A host has two pools, each with an agent, as docs/operations.md says. Neither touches what the other
-// exports, also after a restart.
+// A host has two pools, each with an agent, as docs/operations.md says. Neither touches what
+// the other exports, also after a restart.
 func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of the machine
 	image := filepath.Join(t.TempDir(), "second")
 	assert.NilError(t, os.WriteFile(image, nil, 0o600))

@@ -94,9 +94,10 @@ func (h *host) failures() []string {
 	return failed
 }
 
-// mountsAtBoot does what systemd does at the boot of a machine with the line that install.sh has written to fstab. In a container, which it knows by a /sys that
-// is for reading, it leaves out devices, for there is no udev (systemd's fstab-generator.c, parse_fstab). With nofail, the
-// mount is before nothing but what asks for it.
+// mountsAtBoot does what systemd does at the boot of a machine with the line that install.sh
+// has written to fstab. In a container, which it knows by a /sys that is for reading, it leaves
+// out devices, for there is no udev (systemd's fstab-generator.c, parse_fstab). With nofail,
+// the mount is before nothing but what asks for it.
 func (h *host) mountsAtBoot() {
 	h.t.Helper()
 	const units = "/etc/systemd/system"

@@ -75,7 +75,8 @@ func (c *clone) passTests() {
 // TestReleaseRehearsal is a release from the first refusal to the last byte, in a clone; and again in another, with the same bytes.
 func TestReleaseRehearsal(t *testing.T) { rehearse(t, cloned(t, "../.."), "amd64", "arm64") }
 
-// TestReleaseOfOneArchitecture is the same for this machine alone, which is short enough for make test.
+// TestReleaseOfOneArchitecture is the same for this machine alone, which is short enough for
+// make test.
 func TestReleaseOfOneArchitecture(t *testing.T) {
 	t.Parallel()
 	c := cloned(t, "../..")

@@ -20,9 +20,9 @@ import (
 
 func TestBesideAnotherRoot(t *testing.T) { onBothEngines(t, besideAnotherRoot) }
 
-// Another export with fsid=0 keeps nodes from mounting volumes: with the exportfs engine one that
-// nfs-utils have, with the kernel engine only one that is written to the kernel itself. Health says so
-// as long as it is there.
+// Another export with fsid=0 keeps nodes from mounting volumes: with the exportfs engine one
+// that nfs-utils have, with the kernel engine only one that is written to the kernel itself.
+// Health says so as long as it is there.
 func besideAnotherRoot(t *testing.T, s *system.System) {
 	v := system.Create(t, s, "v")
 	storage := func(script string) string {
@@ -37,7 +37,8 @@ func besideAnotherRoot(t *testing.T, s *system.System) {
 		// What nfs-utils have in their table has no effect.
 		hasConditions(t, s)
 		system.Attach(t, s, 0, v, system.AttachOptions{})
-		// Another program writes to the kernel: client, path, expiry, flags (FSID, NOSUBTREECHECK), anonymous user and group, file system ID.
+		// Another program writes to the kernel: client, path, expiry, flags (FSID,
+		// NOSUBTREECHECK), anonymous user and group, file system ID.
 		storage(fmt.Sprintf(`printf '%s /run/share %%s 9216 65534 65534 0\n' $(($(date +%%s) + 600)) > /proc/net/rpc/nfsd.export/channel`, s.Nodes[0].IP))
 		hasConditions(t, s, agentapi.ReasonExportRootForeign)
 		storage(`exportfs -f`)
@@ -64,8 +65,8 @@ func besideAnotherRoot(t *testing.T, s *system.System) {
 	system.Attach(t, s, 0, v, system.AttachOptions{})
 }
 
-// A client whose requests come from ports above 1023, as behind address translation, is refused. That
-// is an option of the agent.
+// A client whose requests come from ports above 1023, as behind address translation, is
+// refused. That is an option of the agent.
 func TestPortsAbove1023(t *testing.T) {
 	for name, mode := range map[string]lab.NFSMode{"exportfs": lab.Mountd, "kernel": lab.Unanswered} {
 		for options, works := range map[string]bool{"": false, "insecure": true} {

@@ -7,13 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SubvolumeState is what anybody with access to the filesystem can change of a subvolume by hand.
+// SubvolumeState is what an administrator of the host can change of a subvolume by hand.
 type SubvolumeState struct {
 	ReadOnly bool
 	Nested   bool // subvolumes hang directly in it
 }
 
-// SubvolumeStates reads the states of all subvolumes, by their IDs. It reads only the tree of roots.
+// SubvolumeStates reads the states of all subvolumes, by their IDs. It reads only the tree of
+// roots.
 func (fs *FS) SubvolumeStates() (map[uint64]SubvolumeState, error) {
 	roots, err := listRoots(fs.dir)
 	if err != nil {
@@ -31,8 +32,8 @@ func (fs *FS) SubvolumeStates() (map[uint64]SubvolumeState, error) {
 	return states, nil
 }
 
-// NestedSubvolumes are the paths, within it, of the subvolumes that hang directly in the subvolume id: at most limit of them, and how
-// many there are.
+// NestedSubvolumes are the paths, within it, of the subvolumes that hang directly in the
+// subvolume id: at most limit of them, and how many there are.
 func (fs *FS) NestedSubvolumes(id uint64, limit int) (paths []string, total int, err error) {
 	children, err := childrenOf(fs.dir, id)
 	if err != nil {

@@ -63,9 +63,9 @@ func readFile(path string) ([]setting, error) {
 	return settings, nil
 }
 
-// parseFile reads the text of an environment file (systemd.exec(5), EnvironmentFile=). A line that
-// is no assignment is an error here, and is ignored by systemd. The error holds no part of the line,
-// which may be a token.
+// parseFile reads the text of an environment file (systemd.exec(5), EnvironmentFile=). A line
+// that is no assignment is an error here, and is ignored by systemd. The error holds no part of
+// the line, which may be a token.
 func parseFile(text string) ([]setting, error) {
 	var settings []setting
 	for rest := text; rest != ""; {
@@ -93,7 +93,8 @@ const blank = " \t\r"
 // src/basic/env-file.c does:
 //   - Blanks around a value or a quoted part are dropped.
 //   - Between single quotes each character stands for itself.
-//   - Between double quotes a backslash before one of "\`$ is dropped, before another character it stays.
+//   - Between double quotes a backslash before one of "\`$ is dropped. Before another
+//     character it stays.
 //   - Without quotes a backslash is dropped before each character.
 //   - A line continues after a backslash, except between single quotes, and inside quotes.
 func parseValue(text string) (value, rest string) {

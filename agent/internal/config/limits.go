@@ -66,7 +66,8 @@ func parseLimits(text string) (limits TenantLimit, err error) {
 	return limits, nil
 }
 
-// validateTenantLimits refuses names of tenants that do not exist: a limit with a typing error holds for nothing.
+// validateTenantLimits refuses names of tenants that do not exist: a limit with a typing error
+// holds for nothing.
 func (c Config) validateTenantLimits() error {
 	known := map[string]bool{allTenants: true}
 	for _, name := range c.Tenants.Names() {

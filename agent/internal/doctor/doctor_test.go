@@ -187,8 +187,8 @@ func TestOtherExports(t *testing.T) {
 	assert.Assert(t, is.Contains(text, "problem: "+h.Etc+"/exports.d/x.exports exports /srv/btrfs/volumes/a"))
 }
 
-// An export with fsid=0 takes the root of NFSv4 away from the volumes. It may be in a file, or only in
-// the table of nfs-utils.
+// An export with fsid=0 takes the root of NFSv4 away from the volumes. It may be in a file, or
+// only in the table of nfs-utils.
 func TestOtherExportsWithRoot(t *testing.T) {
 	h, c := imagine(t), settings("/srv/my pool")
 	for line, root := range map[string]bool{

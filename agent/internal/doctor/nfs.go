@@ -157,8 +157,8 @@ type otherExport struct {
 	root   bool // fsid=0: the root of NFSv4 for its clients
 }
 
-// lookAtOtherExports: an export of a directory above the volumes lets its clients into all of them, and
-// one with fsid=0 keeps its clients from mounting volumes.
+// lookAtOtherExports: an export of a directory above the volumes lets its clients into all of
+// them, and one with fsid=0 keeps its clients from mounting volumes.
 func lookAtOtherExports(ctx context.Context, h Host, c config.Config) []Finding {
 	files, _ := filepath.Glob(filepath.Join(h.Etc, "exports.d", "*.exports"))
 	var others []otherExport

@@ -1,8 +1,9 @@
-// Package inspect decides what a directory of a tenant is, from what is on disk. The start of the agent, a reload after a
-// failure and the check command decide by it, so that they agree.
+// Package inspect decides what a directory of a tenant is, from what is on disk. The start of
+// the agent, a reload after a failure and the check command decide by it, so that they agree.
 //
-// A directory is removed only where the agent's own mark proves that it is half made or half deleted, and only what the agent
-// put there is removed. Whatever else may hold data is quarantined until an administrator decides.
+// A directory is removed only where the agent's own mark proves that it is half made or half
+// deleted, and only what the agent put there is removed. Whatever else may hold data is
+// quarantined until an administrator decides.
 package inspect
 
 import (
@@ -98,7 +99,8 @@ type Directory struct {
 	Reason string
 }
 
-// Classify decides what the directory is. The reason is for people, and "" where the state says everything.
+// Classify decides what the directory is. The reason is for people, and "" where the state says
+// everything.
 func Classify(d Directory) (state State, reason string) {
 	switch d.Place {
 	case Staging, Trash:
@@ -119,13 +121,14 @@ func Classify(d Directory) (state State, reason string) {
 	}
 }
 
-// isEmpty reports whether nothing in the directory is a volume's: neither metadata nor a subvolume nor references.
+// isEmpty reports whether nothing in the directory is a volume's: neither metadata nor a
+// subvolume nor references.
 func (d Directory) isEmpty() bool {
 	return d.Metadata == NoMetadata && d.Data <= BadData && d.References == NoReferences
 }
 
-// classifyTemporary decides on directories with a name that only the agent gives. While they have the mark Creating, it puts
-// no data there.
+// classifyTemporary decides on directories with a name that only the agent gives. While they
+// have the mark Creating, it puts no data there.
 func classifyTemporary(d Directory) State {
 	switch {
 	case d.Data == BadData, d.Data == ReplacedData, d.Mark == Creating && d.Data != NoData:
@@ -175,8 +178,8 @@ func classifyWithoutData(d Directory) (State, string) {
 	}
 }
 
-// Prefixes of the names that the agent gives to directories that it makes or deletes. 16 hexadecimal digits follow, which are
-// random.
+// Prefixes of the names that the agent gives to directories that it makes or deletes. 16
+// hexadecimal digits follow, which are random.
 const (
 	StagingPrefix = ".new-"
 	TrashPrefix   = ".trash-"
@@ -208,9 +211,9 @@ func isTemporary(name, prefix string) bool {
 	return err == nil && len(b) == RandomBytes
 }
 
-// Time is the modification time that carries the mark on a metadata file with the content. It can be set on a file system that
-// is too full to create or to rename a file. No clock sets it by chance: its 62 bits are of a
-// checksum of the content. Writing the file removes the mark.
+// Time is the modification time that carries the mark on a metadata file with the content. It
+// can be set on a file system that is too full to create or to rename a file. No clock sets it
+// by chance: its 62 bits are of a checksum of the content. Writing the file removes the mark.
 func (m Mark) Time(content []byte) time.Time { return m.time(sha256.Sum256(content)) }
 
 // time takes 8 bytes of the checksum, others for each mark.

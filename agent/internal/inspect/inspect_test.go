@@ -33,8 +33,8 @@ type row struct {
 	fits  func(Directory) bool
 }
 
-// rows are the rules of docs/architecture.md, "Recovery", one by one. They are written without the order of Classify, so that a
-// combination which it takes for another than it is shows.
+// rows are the rules of docs/architecture.md, "Recovery", one by one. They are written without
+// the order of Classify, so that a combination which it takes for another than it is shows.
 var rows = []row{
 	{NotOurs, func(d Directory) bool { return temporary(d) && (d.Data == BadData || d.Data == ReplacedData) }},
 	{NotOurs, func(d Directory) bool { return temporary(d) && d.Mark == Creating && d.Data == OwnData }},
@@ -82,7 +82,8 @@ func TestEveryCombination(t *testing.T) {
 	assert.Equal(t, len(seen), 5)
 }
 
-// What may be data is removed only where the agent's own mark is on it, and never what clients have references to.
+// What may be data is removed only where the agent's own mark is on it, and never what clients
+// have references to.
 func TestNothingIsRemovedWithoutAMark(t *testing.T) {
 	each(func(d Directory) {
 		state, _ := Classify(d)

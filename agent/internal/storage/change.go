@@ -13,20 +13,23 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// A change of a volume acts on metadata, on the subvolume and on the NFS server. It is made in this order:
+// A change of a volume acts on metadata, on the subvolume and on the NFS server. It is made in
+// this order:
 //
-//  1. The metadata notes the change, with the subvolume's values before and after it. Its other fields keep the old values.
+//  1. The metadata notes the change, with the subvolume's values before and after it. Its other
+//     fields keep the old values.
 //  2. The subvolume gets the new values.
 //  3. The NFS server is told.
 //  4. The metadata gets the new values, without the note, and is committed.
 //
-// Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the operation itself, a reload of the volume
-// or the next start, all with revert. What cannot be undone yet stays noted, however often the metadata is written meanwhile.
+// Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the
+// operation itself, a reload of the volume or the next start, all with revert. What cannot be
+// undone yet stays noted, however often the metadata is written meanwhile.
 
 // change is a note of step 1.
 type change struct {
-	// From is what the subvolume had before. It is absent in a change of 57e475d, which had the new values in its metadata
-	// first, and finished what was interrupted.
+	// From is what the subvolume had before. It is absent in a change of 57e475d, which had the
+	// new values in its metadata first, and finished what was interrupted.
 	From *settings `json:"from,omitempty"`
 	To   settings  `json:"to"`
 }
@@ -71,8 +74,8 @@ func (u VolumeUpdate) settings(v Volume) settings {
 	}.of(v.Properties)
 }
 
-// changed says which settings a change is about. 57e475d noted no more than that of a change, and had the new values in the
-// other fields of the metadata.
+// changed says which settings a change is about. 57e475d noted no more than that of a change,
+// and had the new values in the other fields of the metadata.
 type changed struct {
 	Limit   bool `json:"limit,omitempty"`
 	Storage bool `json:"storage,omitempty"` // NoCOW and compression
@@ -167,8 +170,8 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	return err
 }
 
-// makeChange takes the steps 1 to 4. written reports whether the metadata may have the new values. A change of metadata alone
-// needs no note before.
+// makeChange takes the steps 1 to 4. written reports whether the metadata may have the new
+// values. A change of metadata alone needs no note before.
 func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Volume, to settings) (written bool, err error) {
 	d := t.store.disk
 	if !to.isEmpty() {
@@ -190,7 +193,8 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 	return true, d.commit(ctx)
 }
 
-// undoChange makes subvolume and metadata what they were before a change that failed. What it cannot undo stays noted.
+// undoChange makes subvolume and metadata what they were before a change that failed. What it
+// cannot undo stays noted.
 func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) error {
 	var err error
 	if written {
@@ -227,7 +231,8 @@ func (t *Tenant) revertChange(dir *os.File, v *Volume) error {
 	})
 }
 
-// revert undoes the changes that v notes, the last one first, and then takes the notes off its metadata.
+// revert undoes the changes that v notes, the last one first, and then takes the notes off its
+// metadata.
 func (t *Tenant) revert(dir, data *os.File, v *Volume) error {
 	for _, c := range slices.Backward(decodeChanges(v.Pending)) {
 		back := c.To
@@ -251,7 +256,8 @@ func (t *Tenant) revert(dir, data *os.File, v *Volume) error {
 	return nil
 }
 
-// where leaves out owner, group and mode that are not what the change has made them: a client has set them since.
+// where leaves out owner, group and mode that are not what the change has made them: a client
+// has set them since.
 func (s settings) where(now, to settings) settings {
 	if s.UID != nil && *now.UID != *to.UID {
 		s.UID = nil
@@ -265,7 +271,8 @@ func (s settings) where(now, to settings) settings {
 	return s
 }
 
-// currentSettings reads from the subvolume what others are about. A limit is the one that v intends.
+// currentSettings reads from the subvolume what others are about. A limit is the one that v
+// intends.
 func currentSettings(data *os.File, v Volume, others settings) (settings, error) {
 	var s settings
 	var stat unix.Stat_t
@@ -298,8 +305,8 @@ func currentSettings(data *os.File, v Volume, others settings) (settings, error)
 	return s, nil
 }
 
-// apply gives the subvolume the settings. The others are the clients': a pod may have changed owner and mode of its volume's
-// root, and growing the volume must not change them back.
+// apply gives the subvolume the settings. The others are the clients': a pod may have changed
+// owner and mode of its volume's root, and growing the volume must not change them back.
 func (t *Tenant) apply(data *os.File, id uint64, s settings) error {
 	d := t.store.disk
 	if s.QuotaBytes != nil {
@@ -314,7 +321,8 @@ func (t *Tenant) apply(data *os.File, id uint64, s settings) error {
 	}
 	if s.UID != nil || s.GID != nil {
 		const keep = -1 // chown(2)
-		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in fs/open.c).
+		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in
+		// fs/open.c).
 		if err := d.chown(data, valueOr(s.UID, keep), valueOr(s.GID, keep)); err != nil {
 			return err
 		}

@@ -14,8 +14,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A change has failed, and cannot be undone. It stays noted whatever else happens to the volume, and is undone when that works
-// again: what was answered with an error never holds later.
+// A change has failed, and cannot be undone. It stays noted whatever else happens to the
+// volume, and is undone when that works again: what was answered with an error never holds
+// later.
 func TestChangeThatCannotBeUndone(t *testing.T) {
 	for _, test := range []struct {
 		name, step string
@@ -75,7 +76,8 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 	}
 }
 
-// A volume is full when its compression is changed half-way. Growing it works meanwhile, and lets the agent undo the change.
+// A volume is full when its compression is changed half-way. Growing it works meanwhile, and
+// lets the agent undo the change.
 func TestGrowWhileAChangeIsPending(t *testing.T) {
 	r := newRig(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -125,8 +127,8 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 	assert.Equal(t, mustGet(t, r.ten, "v").Mode, uint32(0o711))
 }
 
-// 57e475d had the new values in its metadata before the subvolume had them, and finished what was interrupted. Its note
-// survives what else happens to the volume, too.
+// 57e475d had the new values in its metadata before the subvolume had them, and finished what
+// was interrupted. Its note survives what else happens to the volume, too.
 func TestUnfinishedChangeOfVersion1(t *testing.T) {
 	r := newRig(t, testpool.Options{})
 	withVolume(t, r.ten)

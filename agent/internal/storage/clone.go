@@ -108,13 +108,15 @@ func usable(err error, quarantine, path string) error {
 	return err
 }
 
-// quarantined is the error of what cannot be done with a quarantined volume or snapshot. The commands are for the administrator.
+// quarantined is the error of what cannot be done with a quarantined volume or snapshot. The
+// commands are for the administrator.
 func quarantined(reason, path string) error {
 	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
 }
 
-// clone makes the volume with one commit: see publishSnapshot. With full quotas the kernel gives a snapshot its source's limit.
-// Another one is in the next commit, and until then in the metadata, from which the next start would set it.
+// clone makes the volume with one commit: see publishSnapshot. With full quotas the kernel
+// gives a snapshot its source's limit. Another one is in the next commit, and until then in the
+// metadata, from which the next start would set it.
 func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
@@ -177,15 +179,16 @@ func (s *Store) sized(ctx context.Context, source original, size int64) (Propert
 	return p, nil
 }
 
-// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On failure nothing of it stays.
+// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On
+// failure nothing of it stays.
 //
 //  1. A directory is made under a temporary name, with metadata that carries the mark Creating.
 //  2. It gets its name.
 //  3. The snapshot is made in it. Its commit makes all of this durable.
 //  4. The mark is cleared.
 //
-// An interruption before 3 leaves a directory that its name or its mark tells as half made. After 3 it is whole: with data, the
-// mark says nothing.
+// An interruption before 3 leaves a directory that its name or its mark tells as half made.
+// After 3 it is whole: with data, the mark says nothing.
 func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	d := t.store.disk
 	from, err := t.openOriginal(source)

@@ -10,8 +10,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// Defragmentable gives the path of a volume's data below the base directory, for a defragmentation. That gives the volume a copy of
-// what it shares with others, so it is refused where there may be such, unless force is true.
+// Defragmentable gives the path of a volume's data below the base directory, for a
+// defragmentation. That gives the volume a copy of what it shares with others, so it is refused
+// where there may be such, unless force is true.
 func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (path string, err error) {
 	if err := validateName("volume", name); err != nil {
 		return "", err
@@ -35,7 +36,8 @@ func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (p
 	return path, nil
 }
 
-// sharers says with what a volume shares its extents, or may share them. Only full quotas count what is shared with any subvolume.
+// sharers says with what a volume shares its extents, or may share them. Only full quotas count
+// what is shared with any subvolume.
 func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error) {
 	if n := t.snapshots.count(func(s *Snapshot) bool { return s.Volume == v.Name }); n > 0 {
 		out = append(out, fmt.Sprintf("has %d snapshots", n))

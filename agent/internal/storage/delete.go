@@ -39,8 +39,9 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 // failure leaves in the trash, upkeep and the next start remove. forget is called last: until the commit a power cut brings the
 // thing back, and a reader that was told it is gone would see it again.
 //
-// A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks files (measured: btrfs lets
-// these use its global reserve). Then the mark Deleting takes the place of the temporary name.
+// A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks
+// files (measured: btrfs lets these use its global reserve). Then the mark Deleting takes the
+// place of the temporary name.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
 	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id) }); err != nil {
 		return err

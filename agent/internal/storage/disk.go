@@ -103,7 +103,8 @@ func (d *disk) rename(dir *os.File, from, to string) error {
 	return nil
 }
 
-// publish gives a directory its name. An empty directory that has it gives way: nothing is lost with it.
+// publish gives a directory its name. An empty directory that has it gives way: nothing is lost
+// with it.
 func (d *disk) publish(dir *os.File, stage, name string) error {
 	err := d.rename(dir, stage, name)
 	if isErrno(err, unix.EEXIST) && isEmptyDir(dir, name) && d.rmdir(dir, name) == nil {
@@ -112,7 +113,8 @@ func (d *disk) publish(dir *os.File, stage, name string) error {
 	return takenOnDisk(name, err)
 }
 
-// isEmptyDir reports whether name is an empty directory, and not a subvolume, which has a device number of its own.
+// isEmptyDir reports whether name is an empty directory, and not a subvolume. The device number
+// tells them apart.
 func isEmptyDir(parent *os.File, name string) bool {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -264,8 +266,8 @@ func (d *disk) discard(parent *os.File, name string) error {
 	return d.discardFiles(parent, dir, name)
 }
 
-// discardEmpty removes a directory in which no data was found, with the metadata in it. Data that has come since is kept, and the
-// metadata with it.
+// discardEmpty removes a directory in which no data was found, with the metadata in it. Data
+// that has come since is kept, and the metadata with it.
 func (d *disk) discardEmpty(parent *os.File, name string, m metadata) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -279,7 +281,8 @@ func (d *disk) discardEmpty(parent *os.File, name string, m metadata) error {
 	return err
 }
 
-// discardFiles removes parent/name, which is dir, with the agent's files in it. The metadata goes last: it can carry a mark.
+// discardFiles removes parent/name, which is dir, with the agent's files in it. The metadata
+// goes last: it can carry a mark.
 func (d *disk) discardFiles(parent, dir *os.File, name string) error {
 	if err := d.discardClients(dir); err != nil {
 		return err

@@ -90,8 +90,9 @@ func (t *Tenant) reloadVolume(name string) error {
 	}
 }
 
-// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the disk has their new values without
-// a note of them: a commit has failed, and so has the write that followed it.
+// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the
+// disk has their new values without a note of them: a commit has failed, and so has the write
+// that followed it.
 func (t *Tenant) noteAgain(name string) error {
 	v, _ := t.volumes.get(name)
 	if v.Pending == "" || v.Quarantine != "" {

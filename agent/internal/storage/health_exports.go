@@ -30,8 +30,8 @@ func (s *Store) lookAtExports(ctx context.Context) exportsSeen {
 	return exportsSeen{missing: missing, unknown: err != nil}
 }
 
-// exportRootCondition tells of exports that keep clients from mounting volumes. The message does not
-// name them, because anyone may read it.
+// exportRootCondition tells of exports that keep clients from mounting volumes. The message
+// does not name them, because anyone may read it.
 func (s *Store) exportRootCondition(out *conditions) {
 	n := s.looks.roots.get(exportsFor, s.foreignRoots)
 	if n > 0 {

@@ -20,8 +20,8 @@ const (
 	nestedBytes = 16 << 10
 )
 
-// subvolumesSeen are the volumes, by the IDs of their subvolumes, that were changed on the storage host in ways that the agent never
-// changes them.
+// subvolumesSeen are the volumes, by the IDs of their subvolumes, that were changed on the
+// storage host in ways that the agent never changes them.
 type subvolumesSeen struct {
 	readOnly map[uint64]bool
 	nested   map[uint64]string // which there are

@@ -166,7 +166,8 @@ func (s *Store) ensurePoolID() {
 
 const fstabFile = "/etc/fstab"
 
-// unmountedPoint is the innermost mount point of fstab(5) that holds path, if nothing is mounted there.
+// unmountedPoint is the innermost mount point of fstab(5) that holds path, if nothing is
+// mounted there.
 func unmountedPoint(fstab, path string) string {
 	content, err := os.ReadFile(fstab)
 	if err != nil {
@@ -192,9 +193,9 @@ func unmountedPoint(fstab, path string) string {
 // unescapeFstab undoes the octal escapes of fstab(5).
 var unescapeFstab = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// isNoMount says that nothing is mounted at point. Kernels before 5.8 do not tell. In the sandbox of
-// the unit for exportfs the base path is always a mount (ReadWritePaths=). There RequiresMountsFor=
-// of the unit mounts what fstab has.
+// isNoMount says that nothing is mounted at point. Kernels before 5.8 do not tell. In the
+// sandbox of the unit for exportfs the base path is always a mount (ReadWritePaths=). There
+// RequiresMountsFor= of the unit mounts what fstab has.
 func isNoMount(point string) bool {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, point, 0, 0, &stat); err != nil {

@@ -54,7 +54,8 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 	return findings, err
 }
 
-// InspectVersions is Inspect, and also names the volumes and snapshots that an agent of 57e475d quarantines. That is no fault.
+// InspectVersions is Inspect, and also names the volumes and snapshots that an agent of 57e475d
+// quarantines. That is no fault.
 func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
 	purpose := toLook

@@ -22,8 +22,9 @@ type TenantStats struct {
 // countedSize is what a volume counts in its tenant's total.
 func (v *Volume) countedSize() int64 { return max(v.SizeBytes, v.QuotaBytes) }
 
-// admission keeps a tenant within its limits where several volumes are made or grown at the same time.
-// What is admitted counts from then on: as pending at first, and as a volume once it is kept.
+// admission keeps a tenant within its limits where several volumes are made or grown at the
+// same time. What is admitted counts from then on: as pending at first, and as a volume once it
+// is kept.
 type admission struct {
 	mu      sync.Mutex
 	pending map[string]admitted // by the name of the volume, of which one change is under way
@@ -34,9 +35,10 @@ type admitted struct {
 	bytes   int64
 }
 
-// admit lets a new volume in, or one that grows from old, and fails with NoSpace where that takes the
-// tenant over a limit. A tenant that is over already, because the limit was lowered, keeps what it has
-// and gets no more. The caller calls end when the change is over, after keep where it has succeeded.
+// admit lets a new volume in, or one that grows from old, and fails with NoSpace where that
+// takes the tenant over a limit. A tenant that is over already, because the limit was lowered,
+// keeps what it has and gets no more. The caller calls end when the change is over, after keep
+// where it has succeeded.
 func (t *Tenant) admit(old, v Volume) (end func(), err error) {
 	more := admitted{bytes: v.countedSize() - old.countedSize()}
 	if old.Name == "" {

@@ -125,7 +125,8 @@ func TestLimitsUnderConcurrentChanges(t *testing.T) {
 	assert.Equal(t, len(ten.admission.pending), 0)
 }
 
-// Under a limit that was lowered below what a tenant has, all of it stays usable, and nothing is added.
+// Under a limit that was lowered below what a tenant has, all of it stays usable, and nothing
+// is added.
 func TestLoweredLimit(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)

@@ -120,9 +120,9 @@ func (m metadata) snapshot() (Snapshot, error) {
 	}, err
 }
 
-// writeMetadata replaces the metadata in a directory that has its name. Fields of the present file
-// that this agent does not know stay. A file that it cannot read is not replaced: it may be of a newer
-// agent, or of another volume.
+// writeMetadata replaces the metadata in a directory that has its name. Fields of the present
+// file that this agent does not know stay. A file that it cannot read is not replaced: it may
+// be of a newer agent, or of another volume.
 func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 	content, err := m.encode()
 	if err != nil {
@@ -160,7 +160,8 @@ func (d *disk) createMetadata(dir *os.File, m metadata) error {
 	return d.createFile(dir, metadataFile, content)
 }
 
-// mark notes on the metadata file what is under way, durably with the next commit. It works on a full filesystem.
+// mark notes on the metadata file what is under way, durably with the next commit. It works on
+// a full filesystem.
 func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
 	if err := d.before("mark", metadataFile); err != nil {
 		return err
@@ -199,8 +200,8 @@ func encodeFile(file any) ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// readMarkedMetadata reads and checks metadata.json, with the mark that it carries. The error of a missing file is
-// fs.ErrNotExist.
+// readMarkedMetadata reads and checks metadata.json, with the mark that it carries. The error
+// of a missing file is fs.ErrNotExist.
 func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
 	f, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// An administrator has moved the data of volumes and snapshots away. Whatever the agent is asked to do meanwhile, their
-// directories, metadata and references stay, and with the data back everything is as it was.
+// An administrator has moved the data of volumes and snapshots away. Whatever the agent is
+// asked to do meanwhile, their directories, metadata and references stay, and with the data
+// back everything is as it was.
 func TestDataMovedAway(t *testing.T) {
 	requests := map[string]func(ctx context.Context, ten *Tenant, name string) error{
 		"attach": func(ctx context.Context, ten *Tenant, name string) error {
@@ -117,7 +118,8 @@ func TestUnexportWithoutData(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// The data is put back just before any step with which the agent removes an interrupted clone. It is never removed.
+// The data is put back just before any step with which the agent removes an interrupted clone.
+// It is never removed.
 func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 	r := newRig(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -174,7 +176,8 @@ func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 	}
 }
 
-// A deletion on a filesystem that is too full to rename is interrupted anywhere, and is finished by the next start.
+// A deletion on a filesystem that is too full to rename is interrupted anywhere, and is
+// finished by the next start.
 func TestDeletionInPlaceIsFinished(t *testing.T) {
 	for _, prepare := range []func(testing.TB, *Tenant){withVolume, wasExported} {
 		r := newRig(t, testpool.Options{})
@@ -211,7 +214,8 @@ func TestDeletionInPlaceIsFinished(t *testing.T) {
 	}
 }
 
-// Metadata that an interrupted clone left, but of an agent that set no mark, may be that of a volume whose data was moved.
+// Metadata that an interrupted clone left, but of an agent that set no mark, may be that of a
+// volume whose data was moved.
 func TestUnmarkedLeftovers(t *testing.T) {
 	r := newRig(t, testpool.Options{})
 	withVolume(t, r.ten)

@@ -35,7 +35,7 @@ type Volume struct {
 	Path     string    // directory that holds data
 	Properties
 	Labels         labels.Set
-	MountOptions   []string  // NFS mount options for whoever mounts it next
+	MountOptions   []string  // NFS mount options for the next mount
 	SourceVolume   string    // a clone of this volume,
 	SourceSnapshot string    // or of this snapshot
 	SourceVolumeID uuid.UUID // of the volume that the contents come from; zero where that is unknown

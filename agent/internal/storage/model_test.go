@@ -21,9 +21,10 @@ import (
 
 var modelSeed = flag.Uint64("model.seed", rand.Uint64(), "what TestConcurrentChangesAreLinearisable asks for")
 
-// model is the store as a client sees it, as text: "volume a" -> its size and sources, "snapshot s" -> its volume,
-// "ref a 10.0.0.1" -> its options. "id a" tells the volumes apart that have had the name, "from volume a" and
-// "from snapshot s" say of which of them the contents are.
+// model is the store as a client sees it, as text: "volume a" -> its size and sources,
+// "snapshot s" -> its volume, "ref a 10.0.0.1" -> its options. "id a" tells the volumes apart
+// that have had the name, "from volume a" and "from snapshot s" say of which of them the
+// contents are.
 type model map[string]string
 
 func (m model) clone() model { return maps.Clone(m) }

@@ -10,9 +10,9 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Backup programs take read-only snapshots of volumes to a directory that is not below the base path
-// (docs/operations.md, "Other programs on the pool"). Limits hold as before, and volumes start, are
-// deleted and give their names back.
+// Backup programs take read-only snapshots of volumes to a directory that is not below the base
+// path (docs/operations.md, "Other programs on the pool"). Limits hold as before, and volumes
+// start, are deleted and give their names back.
 func TestSnapshotsOfOtherPrograms(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaFull, QuotaSimple} {

@@ -131,7 +131,8 @@ func (brokenExporter) Start(context.Context, []nfs.Export) error {
 	return errors.Join(&nfs.ExportError{Err: unix.EIO}, fmt.Errorf("%w: %w", nfs.ErrUnavailable, unix.EIO))
 }
 
-// What an administrator has put or left among the volumes is not removed, and neither is what may be an interrupted change.
+// What an administrator has put or left among the volumes is not removed, and neither is what
+// may be an interrupted change.
 func TestStrangersFilesAreKept(t *testing.T) {
 	pool := newPool(t)
 	s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant, "former"}}), newMemoryExporter())

@@ -59,9 +59,9 @@ func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
 	return nil
 }
 
-// reconcileLimits sets the limits that differ from the intended ones, as after a power cut between a
-// clone and the commit of its limit. Where sizes are not enforced and the filesystem still has quotas,
-// it takes away the limits that an earlier start has set.
+// reconcileLimits sets the limits that differ from the intended ones, as after a power cut
+// between a clone and the commit of its limit. Where sizes are not enforced and the filesystem
+// still has quotas, it takes away the limits that an earlier start has set.
 func (s *Store) reconcileLimits() error {
 	groups, err := s.pool.fs.Qgroups()
 	if s.quota == btrfs.QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {

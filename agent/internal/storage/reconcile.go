@@ -24,9 +24,9 @@ func (s *Store) intendedExports() []nfs.Export {
 	return out
 }
 
-// keptExports are what the NFS server serves of tenants that cannot be loaded, and of volumes without
-// data or of which some references cannot be read. Clients of those keep what they have until an administrator has looked. A client
-// whose attachment has ended is not one of them.
+// keptExports are what the NFS server serves of tenants that cannot be loaded, and of volumes
+// without data or of which some references cannot be read. Clients of those keep what they have
+// until an administrator has looked. A client whose attachment has ended is not one of them.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {

@@ -22,7 +22,8 @@ import (
 // loaders is how many directories are read at once at start.
 const loaders = 8
 
-// recover loads what is on disk, and finishes or undoes what a crash left, as package inspect decides.
+// recover loads what is on disk, and finishes or undoes what a crash left, as package inspect
+// decides.
 func (s *Store) recover(ctx context.Context) error {
 	begin := time.Now()
 	names, err := s.tenantNames()
@@ -79,8 +80,8 @@ func (s *Store) tenantNames() ([]string, error) {
 	return names, nil
 }
 
-// wasTenant reports whether a directory has a volume or a snapshot of the agent's in it. Its directory of snapshots alone says
-// little: others have directories of that name, too.
+// wasTenant reports whether a directory has a volume or a snapshot of the agent's in it. Its
+// directory of snapshots alone says little: others have directories of that name, too.
 func (s *Store) wasTenant(name string) bool {
 	t := &Tenant{store: s, name: name}
 	var err error
@@ -106,8 +107,8 @@ func (t *Tenant) hasMetadata(parent *os.File) bool {
 	})
 }
 
-// loadTenant loads one tenant. Where that fails, the others are served, the tenant's exports stay as they are, and upkeep tries
-// it again.
+// loadTenant loads one tenant. Where that fails, the others are served, the tenant's exports
+// stay as they are, and upkeep tries it again.
 func (s *Store) loadTenant(name string) {
 	t, err := s.openTenant(name)
 	if err == nil && t != nil { // without repair, a tenant that is not there is not made
@@ -195,14 +196,16 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	return work.Wait()
 }
 
-// removeTemporary removes what an interrupted change left under a temporary name, and leaves alone what the agent did not make.
+// removeTemporary removes what an interrupted change left under a temporary name, and leaves
+// alone what the agent did not make.
 func (t *Tenant) removeTemporary(parent *os.File, name string) {
 	if f := t.inspect(parent, name); f.state != inspect.NotOurs {
 		_ = t.removeLeftover(parent, name, f) // logged, and tried again by upkeep
 	}
 }
 
-// removeLeftover removes a directory that is half made or half deleted. What cannot be removed is tried again by upkeep.
+// removeLeftover removes a directory that is half made or half deleted. What cannot be removed
+// is tried again by upkeep.
 func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
 	kind := InterruptedCreation
 	if f.state == inspect.InterruptedDeletion {
@@ -218,9 +221,10 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
 	})
 }
 
-// finishRemoval removes all that the agent has made of a leftover. A directory without data that has a volume's name gets a
-// temporary name first. Data that is put back just before goes there with it, and then comes back with it: package inspect
-// leaves data beside the mark Creating alone.
+// finishRemoval removes all that the agent has made of a leftover. A directory without data
+// that has a volume's name gets a temporary name first. Data that is put back just before goes
+// there with it, and then comes back with it: package inspect leaves data beside the mark
+// Creating alone.
 func (t *Tenant) finishRemoval(parent *os.File, name string, f found) error {
 	d := t.store.disk
 	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {
@@ -254,8 +258,8 @@ func (t *Tenant) loadVolume(name string) {
 	}
 }
 
-// settled inspects a directory and removes it where it is half made or half deleted. Where it cannot be removed, it is
-// quarantined for now: its name is still taken.
+// settled inspects a directory and removes it where it is half made or half deleted. Where it
+// cannot be removed, it is quarantined for now: its name is still taken.
 func (t *Tenant) settled(parent *os.File, name string) found {
 	f := t.inspect(parent, name)
 	if f.state == inspect.InterruptedCreation || f.state == inspect.InterruptedDeletion {
@@ -275,8 +279,8 @@ func (t *Tenant) wholeVolume(name string, f found) Volume {
 	return v
 }
 
-// repair puts right what an interruption has left in the directory of a whole volume or snapshot; more is what only one
-// of the two has. A failure is logged, and upkeep tries again.
+// repair puts right what an interruption has left in the directory of a whole volume or
+// snapshot; more is what only one of the two has. A failure is logged, and upkeep tries again.
 func (t *Tenant) repair(parent *os.File, c claim, name string, f found, more func(dir *os.File) error) {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -303,7 +307,8 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 	return t.store.disk.clearMark(dir)
 }
 
-// quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it can: they can be shut out.
+// quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it
+// can: they can be shut out.
 func (t *Tenant) quarantineVolume(name string, f found) {
 	before, _ := t.volumes.get(name)
 	v := Volume{

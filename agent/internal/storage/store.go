@@ -35,7 +35,7 @@ type Config struct {
 	BasePath          string                  // directory on a btrfs filesystem
 	PoolID            uuid.UUID               // the pool that must be there, zero: any
 	ScrubDir          string                  // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
-	Tenants           []string                // made if they are not there; others on disk are served to nobody but kept exported
+	Tenants           []string                // made if they are not there; the API does not serve others on disk, whose exports are kept
 	Limits            map[string]TenantLimits // by tenant; one that is not in it has none
 	Quota             Quota                   // "" is QuotaAuto
 	DirMode           uint32                  // of a volume's directory, 0: 0700
@@ -251,7 +251,8 @@ func (s *Store) Ready() error {
 	return s.pool.check()
 }
 
-// Tenant returns a configured tenant's part. Another name is NotFound, and a tenant that cannot be loaded is Unavailable.
+// Tenant returns a configured tenant's part. Another name is NotFound, and a tenant that cannot
+// be loaded is Unavailable.
 func (s *Store) Tenant(name string) (*Tenant, error) {
 	if t := s.tenantOnDisk(name); t != nil && s.isConfigured(name) {
 		return t, nil

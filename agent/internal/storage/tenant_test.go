@@ -11,8 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A tenant whose directory cannot be used keeps its exports, and keeps no other tenant from being served. Once it can be used
-// again, it is served without a restart.
+// A tenant whose directory cannot be used keeps its exports, and keeps no other tenant from
+// being served. Once it can be used again, it is served without a restart.
 func TestBrokenTenant(t *testing.T) {
 	for name, damage := range map[string]struct {
 		do, undo func(t *testing.T, dir string)
@@ -90,7 +90,8 @@ func TestBrokenTenant(t *testing.T) {
 
 func asideOf(dir string) string { return filepath.Join(filepath.Dir(dir), ".aside") }
 
-// A directory in the base path is a former tenant's if there is something of the agent's in it, and not for its name.
+// A directory in the base path is a former tenant's if there is something of the agent's in it,
+// and not for its name.
 func TestFormerTenants(t *testing.T) {
 	pool := newPool(t)
 	s := reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant, "volumes", "saved", "damaged", "empty"}}, newMemoryExporter())

@@ -39,7 +39,8 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 	return v, err
 }
 
-// pendingConflict refuses an update of what an earlier change, that failed, has not been undone in yet.
+// pendingConflict refuses an update of what an earlier change, that failed, has not been undone
+// in yet.
 func pendingConflict(v Volume, update VolumeUpdate) error {
 	pending := decodeChanges(v.Pending).fields()
 	for _, field := range update.settings(v).fields() {

@@ -13,9 +13,10 @@ import (
 // wholeScan is from how many subvolumes on one walk over the quota tree is cheaper than a search for each.
 const wholeScan = 256
 
-// Usage reads what the kernel counts for subvolumes, by their IDs. One that is not counted is missing from the answer.
-// Counts are those of the filesystem's last commit. The kernel commits every 30 seconds where something
-// was written, unless the mount option commit= says otherwise, and each change by the agent commits too.
+// Usage reads what the kernel counts for subvolumes, by their IDs. One that is not counted is
+// missing from the answer. Counts are those of the filesystem's last commit. The kernel commits
+// every 30 seconds where something was written, unless the mount option commit= says otherwise,
+// and each change by the agent commits too.
 func (t *Tenant) Usage(_ context.Context, ids ...uint64) (map[uint64]Usage, error) {
 	return t.store.usage(ids...)
 }
@@ -75,7 +76,8 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	return report, nil
 }
 
-// usageOne reads the usage of one subvolume. counted is false where quotas are off, or do not count it.
+// usageOne reads the usage of one subvolume. counted is false where quotas are off, or do not
+// count it.
 func (s *Store) usageOne(id uint64) (used Usage, counted bool, err error) {
 	usage, err := s.usage(id)
 	used, counted = usage[id]

@@ -2,10 +2,10 @@ package storage
 
 import "fmt"
 
-// An older agent ignores fields that it does not know. A field that protects must not be ignored, and
-// so raises the version of the file that has it: an older agent then quarantines the volume. A file
-// has the lowest version that covers what is set, so that an older agent takes what it understands.
-// docs/upgrade.md has the way back from each version.
+// An older agent ignores fields that it does not know. A field that protects must not be
+// ignored, and so raises the version of the file that has it: an older agent then quarantines
+// the volume. A file has the lowest version that covers what is set, so that an older agent
+// takes what it understands. docs/upgrade.md has the way back from each version.
 
 const (
 	metadataVersion = 2 // the newest of metadata.json that this agent reads

@@ -15,8 +15,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// Each field of the agent's files is one that 57e475d knows, one that it must not ignore, or one that
-// it may drop. Decide for a new field which it is.
+// Each field of the agent's files is one that 57e475d knows, one that it must not ignore, or
+// one that it may drop. Decide for a new field which it is.
 func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 	known := map[string]string{
 		"metadata": "version name uuid size_bytes quota_bytes nocow compression root_squash uid gid mode labels volume mount_options " +

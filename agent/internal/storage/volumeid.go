@@ -7,9 +7,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// A volume's ID is random (UUID version 4) and never changes. A volume that 57e475d has made gets a
-// derived one (version 5) each time it is loaded, from what no change of a volume changes. The next
-// write of its metadata stores it. So no start has to rewrite all files, and a read-only pool works.
+// A volume's ID is random (UUID version 4) and never changes. A volume that 57e475d has made
+// gets a derived one (version 5) each time it is loaded, from what no change of a volume
+// changes. The next write of its metadata stores it. So no start has to rewrite all files, and
+// a read-only pool works.
 //
 // 57e475d drops the ID of a volume whose metadata it rewrites, and takes snapshots without one. The
 // rules of isOf cover that as well.
@@ -53,8 +54,8 @@ func (s *Snapshot) isOf(v *Volume) bool {
 	return isDerived(v.VolumeID) && !s.CreatedAt.Before(v.CreatedAt)
 }
 
-// snapshotsOf selects the snapshots of a volume; "" selects all. Where no volume has the name, or its
-// ID is unknown, it selects by the name alone.
+// snapshotsOf selects the snapshots of a volume; "" selects all. Where no volume has the name,
+// or its ID is unknown, it selects by the name alone.
 func (t *Tenant) snapshotsOf(volume string) func(*Snapshot) bool {
 	if volume == "" {
 		return func(*Snapshot) bool { return true }
@@ -75,8 +76,8 @@ func (t *Tenant) withVolumeID(s Snapshot) Snapshot {
 	return s
 }
 
-// sameSource refuses a clone that is there where the request names a source of the same name, but of
-// another volume. Where the source is gone, an earlier call may have made the clone.
+// sameSource refuses a clone that is there where the request names a source of the same name,
+// but of another volume. Where the source is gone, an earlier call may have made the clone.
 func (t *Tenant) sameSource(clone Volume, spec CloneSpec) error {
 	source, err := t.original(spec)
 	known := err == nil && clone.SourceVolumeID != uuid.Nil && !isDerived(source.volumeID)

@@ -124,7 +124,8 @@ func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// Volumes and snapshots of 57e475d, which have no IDs on disk, get them at each start without a write.
+// Volumes and snapshots of 57e475d, which have no IDs on disk, get them at each start without a
+// write.
 func TestVolumesOfOlderAgents(t *testing.T) {
 	r := newRig(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -224,8 +225,8 @@ func (r *rig) madeAgain() (v Volume, own Snapshot) {
 	return mustCreate(t, r.ten, "v"), mustSnapshot(t, r.ten, "own", "v")
 }
 
-// The ID of a volume whose metadata cannot be read is unknown: its name tells which snapshots may be
-// its own. When the metadata is repaired, the ID does again.
+// The ID of a volume whose metadata cannot be read is unknown: its name tells which snapshots
+// may be its own. When the metadata is repaired, the ID does again.
 func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 	r := newRig(t, smallPool)
 	v, own := r.madeAgain()

@@ -20,8 +20,8 @@ import (
 // The work is done in a process of its own because the kernel returns only when it is done: before Linux 6.19, a process that scrubs
 // cannot be killed. An agent that was would keep the pool from the next.
 
-// outcome is what the process writes to its output, as a line of JSON, when it ends. Where the kernel does not tell how far the work is,
-// lines before it do.
+// outcome is what the process writes to its output, as a line of JSON, when it ends. Where the
+// kernel does not tell how far the work is, lines before it do.
 type outcome struct {
 	Done, All float64 // how far it is: in all but the last
 	Result    Result

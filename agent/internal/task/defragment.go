@@ -19,7 +19,8 @@ const (
 	maxDepth = 500
 	// namesAtOnce bounds how much of a directory is in memory.
 	namesAtOnce = 1000
-	// maxExtent is the length of the longest extent (BTRFS_MAX_EXTENT_SIZE). It counts until all of it is written again.
+	// maxExtent is the length of the longest extent (BTRFS_MAX_EXTENT_SIZE). It counts until all
+	// of it is written again.
 	maxExtent = 128 << 20
 	// commitEvery is how much is written between two commits, with which old extents are freed.
 	commitEvery = 64 << 20
@@ -27,8 +28,9 @@ const (
 	statBlock = 512
 )
 
-// defragmentation writes the files of one volume again. Clients can put anything into the volume at any time. So it walks on
-// descriptors and follows no symbolic link, enters no other subvolume, and opens nothing but directories and regular files.
+// defragmentation writes the files of one volume again. Clients can put anything into the
+// volume at any time. So it walks on descriptors and follows no symbolic link, enters no other
+// subvolume, and opens nothing but directories and regular files.
 type defragmentation struct {
 	fs        *btrfs.FS
 	root      *os.File
@@ -42,10 +44,12 @@ type defragmentation struct {
 	result      Result
 }
 
-// withoutRoom is the name in a result for the files whose second copy the volume's limit has no room for.
+// withoutRoom is the name in a result for the files whose second copy the volume's limit has no
+// room for.
 const withoutRoom = "without_room"
 
-// defragment does the job for option "volume", which is the path of the volume below the directory of the job.
+// defragment does the job for option "volume", which is the path of the volume below the
+// directory of the job.
 func defragment(j job) (Result, error) {
 	root, err := beneath.OpenDir(j.fs.File(), j.options["volume"])
 	if err != nil {
@@ -188,8 +192,8 @@ func (d *defragmentation) file(f *os.File, size float64) error {
 	return f.Sync()
 }
 
-// hasRoom reports whether the limit has room for a second copy of as much of a file as counts twice: without it, the volume would be
-// full after the attempt.
+// hasRoom reports whether the limit has room for a second copy of as much of a file as counts
+// twice: without it, the volume would be full after the attempt.
 func (d *defragmentation) hasRoom(size int64) (bool, error) {
 	need := size
 	if size > maxExtent {
@@ -212,7 +216,8 @@ func (d *defragmentation) hasRoom(size int64) (bool, error) {
 	return int64(group.Referenced)+need <= int64(group.MaxReferenced), err
 }
 
-// part writes one part again. Old extents count until the next commit, so where the limit is reached a commit may make room.
+// part writes one part again. Old extents count until the next commit, so where the limit is
+// reached a commit may make room.
 func (d *defragmentation) part(f *os.File, start, length int64) error {
 	if d.cancelled.Load() {
 		return btrfs.ErrCancelled

@@ -64,8 +64,9 @@ func (r *Registry) places() []place {
 	return byName(out)
 }
 
-// Pools gives the tenants of each agent, who share its pool. With parameters of a class only the tenants of the classes that
-// fit them, which are several where the parameters name no class; none fitting is agentapi.Invalid.
+// Pools gives the tenants of each agent, who share its pool. With parameters of a class only
+// the tenants of the classes that fit them, which are several where the parameters name no
+// class; none fitting is agentapi.Invalid.
 func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([][]*Target, error) {
 	asked, err := class.Parse(parameters)
 	if err != nil {

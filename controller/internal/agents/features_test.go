@@ -11,8 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// A call that needs what an older agent does not have fails without a request for it, and says which
-// agent to upgrade. After the upgrade it works, and the agent is not asked again.
+// A call that needs what an older agent does not have fails without a request for it, and says
+// which agent to upgrade. After the upgrade it works, and the agent is not asked again.
 func TestOlderAgentIsNotAskedForWhatItDoesNotKnow(t *testing.T) {
 	fake := fakeagent.New(map[string]string{"token": "tenant"})
 	fake.Features = nil // 57e475d

@@ -10,9 +10,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// GetCapacity is what can really be written to the agents' pools, in bytes: of the class that the parameters name, or of
-// all of them. Two tenants of one agent share its pool, and each can be held to limits of its own. What the driver cannot
-// make has capacity 0.
+// GetCapacity is what can really be written to the agents' pools, in bytes: of the class that
+// the parameters name, or of all of them. Two tenants of one agent share its pool, and each can
+// have its limits. What the driver cannot make has capacity 0.
 func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	pools, err := c.agents.Pools(ctx, r.GetParameters())
 	if err != nil {

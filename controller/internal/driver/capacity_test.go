@@ -13,7 +13,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A tenant has the capacity that its limits leave, and the tenants of one agent together no more than is free.
+// A tenant has the capacity that its limits leave, and the tenants of one agent together no
+// more than is free.
 func TestCapacityUnderLimits(t *testing.T) {
 	const free = 1 << 40
 	agent := fakeagent.New(map[string]string{"token-a": "a", "token-b": "b"})

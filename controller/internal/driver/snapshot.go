@@ -65,7 +65,8 @@ func existingOf(ctx context.Context, target *agents.Target, name string, conflic
 	return snapshot, err
 }
 
-// ofThisVolume is AlreadyExists for a snapshot of a deleted volume that had the name of a present one.
+// ofThisVolume is AlreadyExists for a snapshot of a deleted volume that had the name of a
+// present one.
 func ofThisVolume(ctx context.Context, target *agents.Target, snapshot *agentapi.SnapshotDetail) error {
 	volume, err := target.GetVolume(ctx, snapshot.Volume)
 	switch {

@@ -109,8 +109,9 @@ func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []s
 }
 
 // staleCondition reports stale mounts of a node that is let in. The agent gives each attachment
-// another file system ID. So a mount that was made before the volume was attached again stays stale.
-// While the node is not let in, ExportMissing is the cause, and mounting again would not help.
+// another file system ID. So a mount that was made before the volume was attached again stays
+// stale. While the node is not let in, ExportMissing is the cause, and mounting again would not
+// help.
 func staleCondition(found *conditions, stale []string, answer agentAnswer) {
 	if len(stale) == 0 || found.has(reasonExportMissing) {
 		return

@@ -271,9 +271,9 @@ func TestInvalidExports(t *testing.T) {
 	}
 }
 
-// An export that becomes read-only is looked at in the kernel's cache until no client can write.
-// After a failure, and after a start, a repeated request looks again. Other exports do not fail with
-// it.
+// An export that becomes read-only is looked at in the kernel's cache until no client can
+// write. After a failure, and after a start, a repeated request looks again. Other exports do
+// not fail with it.
 func TestReadOnlyWaitsForWriters(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()

@@ -84,8 +84,8 @@ func leavesNothing(t *testing.T, lab string) {
 	areGone(t, children)
 }
 
-// A signal ends it also when the program ignores the signal or the guest hangs, and nothing is left of
-// either.
+// A signal ends it also when the program ignores the signal or the guest hangs, and nothing is
+// left of either.
 func endsAnyway(t *testing.T, lab string) {
 	const limit = 30 * time.Second // the command takes 10 s for the program
 	ignoring, _ := startSaying(t, lab, "exec", "sh", "-c", `trap "" TERM; echo up; sleep 1000`)
