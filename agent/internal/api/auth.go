@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -77,6 +78,29 @@ func (s *Server) authenticate(c *fiber.Ctx) error {
 	}
 	c.Locals(tenantKey{}, tenant{name, volumes})
 	return c.Next()
+}
+
+// dropBodyOfStranger makes fasthttp read no body of a request that carries no tenant's token: neither
+// Content-Length nor Expect cost memory or time then. The request is answered as one without a body.
+// The connection is closed after it, because what follows is the body, and not another request.
+func (s *Server) dropBodyOfStranger(header *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	const absent = -2 // of fasthttp, for neither Content-Length nor chunks
+	hasBody := header.ContentLength() != 0 && header.ContentLength() != absent
+	if hasBody && !s.isTenant(header) {
+		header.Del(fiber.HeaderExpect)
+		header.SetContentLength(0)
+		header.SetConnectionClose()
+	}
+	return fasthttp.RequestConfig{}
+}
+
+func (s *Server) isTenant(header *fasthttp.RequestHeader) bool {
+	token, ok := tokenOf(string(header.Peek(fiber.HeaderAuthorization)))
+	if !ok {
+		return false
+	}
+	_, ok = s.config.Tokens.Tenant(token)
+	return ok
 }
 
 func isUsageCapability(c *fiber.Ctx) bool {

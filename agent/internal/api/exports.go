@@ -16,7 +16,7 @@ func (h *handlers) ExportVolume(c *fiber.Ctx, name agentapi.Name) error {
 		return err
 	}
 	var body agentapi.ExportRequest
-	if err := decodeBody(c.Body(), &body); err != nil {
+	if err := decodeBody(c.BodyRaw(), &body); err != nil {
 		return err
 	}
 	client, err := parseClient(body.Client)
@@ -39,7 +39,7 @@ func (h *handlers) UnexportVolume(c *fiber.Ctx, name agentapi.Name) error {
 		return err
 	}
 	var body agentapi.UnexportRequest
-	if err := decodeBody(c.Body(), &body); err != nil {
+	if err := decodeBody(c.BodyRaw(), &body); err != nil {
 		return err
 	}
 	client, err := parseClient(body.Client)

@@ -38,7 +38,7 @@ func (h *handlers) tenantAndBody(c *fiber.Ctx, body any) (tenant, error) {
 	if err != nil {
 		return who, err
 	}
-	return who, decodeBody(c.Body(), body)
+	return who, decodeBody(c.BodyRaw(), body)
 }
 
 // made answers 201 for something new, and 200 for what the same request made before.

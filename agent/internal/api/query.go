@@ -93,14 +93,14 @@ func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
 // refuseForeignBody refuses fields in the body of a request that takes none. A bad name in the path
 // is for the handler to refuse.
 func refuseForeignBody(c *fiber.Ctx, next fiber.Handler) error {
-	if takesBody(c.Method(), c.Route().Path) || len(bytes.TrimSpace(c.Body())) == 0 {
+	if takesBody(c.Method(), c.Route().Path) || len(bytes.TrimSpace(c.BodyRaw())) == 0 {
 		return next(c)
 	}
 	name, err := url.PathUnescape(c.Params("name", "none"))
 	if err != nil || checkName(name) != nil {
 		return next(c)
 	}
-	if err := decodeBody(c.Body(), &struct{}{}); err != nil {
+	if err := decodeBody(c.BodyRaw(), &struct{}{}); err != nil {
 		return err
 	}
 	return next(c)

@@ -74,10 +74,12 @@ func New(config Config) *Server {
 		Concurrency:   maxConnections,
 		// For a Date, fasthttp wakes up every second as long as the process lives. Nobody keeps these answers (no-store), and a
 		// recipient who needs a Date adds it (RFC 9110, 6.6.1).
-		DisableDefaultDate:    true,
-		DisableStartupMessage: true,
-		ErrorHandler:          s.fail,
-		IdleTimeout:           config.IdleTimeout,
+		DisableDefaultDate: true,
+		// Else a form is read into temporary files.
+		DisablePreParseMultipartForm: true,
+		DisableStartupMessage:        true,
+		ErrorHandler:                 s.fail,
+		IdleTimeout:                  config.IdleTimeout,
 		// Names outlive their request in the catalogue: without this they would be views of a buffer that is used again.
 		Immutable:      true,
 		ReadBufferSize: headerBytes,
@@ -87,6 +89,7 @@ func New(config Config) *Server {
 		RequestMethods: []string{fiber.MethodGet, fiber.MethodHead, fiber.MethodPost, fiber.MethodPatch, fiber.MethodDelete},
 	})
 	s.app.Server().Handler = refuseUnknownMethods(s.app.Server().Handler)
+	s.app.Server().HeaderReceived = s.dropBodyOfStranger
 	s.app.Server().Logger = quietLogger{config.Logger}
 
 	s.app.Use(s.observe, s.recoverPanic, s.refuseWhileDraining, s.authenticate, checkQuery)

@@ -82,7 +82,7 @@ func (h *handlers) UpdateVolume(c *fiber.Ctx, name agentapi.Name) error {
 		return err
 	}
 	var body agentapi.VolumeUpdate
-	if err := decodeBody(c.Body(), &body); err != nil {
+	if err := decodeBody(c.BodyRaw(), &body); err != nil {
 		return err
 	}
 	update, err := volumeUpdate(body)

@@ -1,0 +1,129 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// patience is long enough for a slow machine, and shorter than what a read timeout would take.
+const patience = 10 * time.Second
+
+// dial connects to the server, with a deadline for all that follows.
+func (h *harness) dial() net.Conn {
+	h.t.Helper()
+	conn, err := net.Dial("tcp", h.address)
+	assert.NilError(h.t, err)
+	h.t.Cleanup(func() { conn.Close() })
+	assert.NilError(h.t, conn.SetDeadline(time.Now().Add(patience)))
+	return conn
+}
+
+// readAnswer reads the only answer on a connection that the server then ends.
+func readAnswer(t *testing.T, conn net.Conn) answer {
+	t.Helper()
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, nil)
+	assert.NilError(t, err)
+	body, err := io.ReadAll(response.Body)
+	assert.NilError(t, err)
+	rest, err := io.ReadAll(reader)
+	assert.NilError(t, err)
+	assert.Equal(t, string(rest), "", "more than one answer")
+	return answer{response.StatusCode, response.Header, body}
+}
+
+// Whoever has no token is answered when the header is there, whatever it says of a body.
+func TestBodiesOfStrangersAreNotRead(t *testing.T) {
+	h := start(t, func(c *Config) { c.ReadTimeout = 2 * patience })
+	const post = "POST /v1/volumes HTTP/1.1\r\nHost: x\r\n"
+	for name, request := range map[string]string{
+		"length":              post + "Content-Length: 1000000\r\n\r\n",
+		"one byte":            post + "Content-Length: 1\r\n\r\n",
+		"over the limit":      post + "Content-Length: 99999999999\r\n\r\n",
+		"chunked":             post + "Transfer-Encoding: chunked\r\n\r\n",
+		"half a chunk":        post + "Transfer-Encoding: chunked\r\n\r\nfffff\r\n{",
+		"both":                post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"continue":            post + "Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n",
+		"continue chunked":    post + "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n",
+		"form":                post + "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\n",
+		"wrong token":         post + "Authorization: Bearer wrong\r\nContent-Length: 1000000\r\n\r\n",
+		"wrong password":      post + "Authorization: " + basic("a", "wrong") + "\r\nContent-Length: 1000000\r\n\r\n",
+		"a request as a body": post + "Content-Length: 100\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+		"no such route":       "DELETE /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+		"usage token":         "POST /v1/volumes/v/usage HTTP/1.1\r\nHost: x\r\nX-Usage-Token: x\r\nContent-Length: 1000000\r\n\r\n",
+	} {
+		conn := h.dial()
+		_, err := io.WriteString(conn, request)
+		assert.NilError(t, err)
+		got := readAnswer(t, conn)
+		assert.Equal(t, got.status, http.StatusUnauthorized, name)
+		assert.Equal(t, got.code(t), agentapi.Unauthorized)
+	}
+	conn := h.dial()
+	_, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+	assert.NilError(t, err)
+	assert.Equal(t, readAnswer(t, conn).status, http.StatusOK)
+}
+
+// Strangers that send on get the answer, too: the connection is closed gently.
+func TestStrangersThatSendOnGetTheirAnswer(t *testing.T) {
+	h := start(t)
+	body := strings.Repeat("x", agentapi.MaxBodyBytes)
+	for range 20 {
+		got := h.do("POST", "/v1/volumes", body, "Authorization", "Bearer wrong")
+		assert.Equal(t, got.status, http.StatusUnauthorized)
+	}
+}
+
+// A tenant's body counts as before: it is asked for where the client waits, bounded, and timed.
+func TestBodiesOfTenantsAreRead(t *testing.T) {
+	h := start(t, impatient)
+	const post = "POST /v1/volumes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + tokenA + "\r\n"
+	for name, c := range map[string]struct {
+		request string
+		status  int
+	}{
+		"not an object":    {post + "Content-Length: 2\r\n\r\n[]", http.StatusBadRequest},
+		"a form":           {post + "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 2\r\n\r\n[]", http.StatusBadRequest},
+		"over the limit":   {post + "Content-Length: 1048577\r\n\r\n", http.StatusRequestEntityTooLarge},
+		"a chunk too long": {post + "Transfer-Encoding: chunked\r\n\r\n100001\r\n", http.StatusRequestEntityTooLarge},
+		"too slow":         {post + "Content-Length: 100\r\n\r\n{", http.StatusRequestTimeout},
+		"a chunk too slow": {post + "Transfer-Encoding: chunked\r\n\r\n5\r\n{", http.StatusRequestTimeout},
+	} {
+		conn := h.dial()
+		_, err := io.WriteString(conn, c.request)
+		assert.NilError(t, err)
+		assert.Equal(t, readAnswer(t, conn).status, c.status, name)
+	}
+
+	conn := h.dial()
+	_, err := io.WriteString(conn, post+"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+	assert.NilError(t, err)
+	reader := bufio.NewReader(conn)
+	line, err := reader.ReadString('\n')
+	assert.NilError(t, err)
+	assert.Equal(t, line, "HTTP/1.1 100 Continue\r\n")
+}
+
+// A megabyte could be a gigabyte in a compressed form.
+func TestCompressedBodiesAreRefused(t *testing.T) {
+	h := start(t)
+	var compressed bytes.Buffer
+	w := gzip.NewWriter(&compressed)
+	fmt.Fprint(w, `{"name":"v","size_bytes":1048576}`)
+	assert.NilError(t, w.Close())
+	got := h.do("POST", "/v1/volumes", compressed.String(), "Content-Encoding", "gzip")
+	assert.Equal(t, got.status, http.StatusBadRequest)
+}
