@@ -121,7 +121,7 @@ func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
 	if on.api, err = net.Listen("tcp", c.ListenAddr); err != nil {
 		return on, fmt.Errorf("AGENT_LISTEN_ADDR: %w", err)
 	}
-	on.api = api.Linger(on.api)
+	on.api = api.Guard(on.api)
 	if secure != nil {
 		on.api = tls.NewListener(on.api, secure)
 	}

@@ -76,6 +76,7 @@ func (s *Server) authenticate(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	trust(c.Context().Conn())
 	c.Locals(tenantKey{}, tenant{name, volumes})
 	return c.Next()
 }

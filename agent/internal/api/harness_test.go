@@ -44,7 +44,9 @@ type harness struct {
 	address string // host:port
 	client  *http.Client
 	log     *logBuffer
-	spec    routers.Router
+
+	listener *guardedListener
+	spec     routers.Router
 }
 
 func start(t *testing.T, adjust ...func(*Config)) *harness {
@@ -68,7 +70,8 @@ func start(t *testing.T, adjust ...func(*Config)) *harness {
 	h.url = "http://" + h.address
 
 	served := make(chan error, 1)
-	go func() { served <- h.server.Serve(Linger(listener)) }()
+	h.listener = Guard(listener).(*guardedListener)
+	go func() { served <- h.server.Serve(h.listener) }()
 	transport := &http.Transport{}
 	h.client = &http.Client{Transport: transport, Timeout: 20 * time.Second}
 	t.Cleanup(func() {

@@ -115,7 +115,7 @@ func setDefault(field *time.Duration, value time.Duration) {
 	}
 }
 
-// Serve answers on the listener (see Linger) until Shutdown, and then returns nil. It closes the listener.
+// Serve answers on the listener (see Guard) until Shutdown, and then returns nil. It closes the listener.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {

@@ -4,16 +4,20 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -23,7 +27,13 @@ const patience = 10 * time.Second
 // dial connects to the server, with a deadline for all that follows.
 func (h *harness) dial() net.Conn {
 	h.t.Helper()
-	conn, err := net.Dial("tcp", h.address)
+	return h.dialFrom("127.0.0.1")
+}
+
+func (h *harness) dialFrom(address string) net.Conn {
+	h.t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	conn, err := dialer.Dial("tcp", h.address)
 	assert.NilError(h.t, err)
 	h.t.Cleanup(func() { conn.Close() })
 	assert.NilError(h.t, conn.SetDeadline(time.Now().Add(patience)))
@@ -126,4 +136,84 @@ func TestCompressedBodiesAreRefused(t *testing.T) {
 	assert.NilError(t, w.Close())
 	got := h.do("POST", "/v1/volumes", compressed.String(), "Content-Encoding", "gzip")
 	assert.Equal(t, got.status, http.StatusBadRequest)
+}
+
+// Connections of strangers do not keep a tenant from being served, be they of one address or of many.
+func TestIdleStrangersShutNobodyOut(t *testing.T) {
+	for name, sources := range map[string]int{"one address": 1, "many addresses": 100} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t)
+			h.a().listVolumes = func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }
+			early := h.dial() // of a tenant, and kept
+			ask(t, early)
+			silent := h.dialFrom("127.0.1.1") // the oldest stranger, but the only one of its address
+
+			dialer := net.Dialer{Timeout: patience}
+			var first net.Conn
+			for i := range maxConnections + 100 {
+				dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 2, byte(i%sources+1))}
+				conn, err := dialer.Dial("tcp", h.address)
+				assert.NilError(t, err)
+				t.Cleanup(func() { conn.Close() })
+				if first == nil {
+					first = conn
+				}
+			}
+			assert.NilError(t, first.SetReadDeadline(time.Now().Add(patience)))
+			_, err := first.Read(make([]byte, 1))
+			assert.Assert(t, err != nil && !errors.Is(err, os.ErrDeadlineExceeded), "the first stranger is still connected: %v", err)
+
+			ask(t, early)
+			ask(t, silent)
+			ask(t, h.dial())
+		})
+	}
+}
+
+// ask sends a tenant's request on a connection that is kept.
+func ask(t *testing.T, conn net.Conn) {
+	t.Helper()
+	_, err := io.WriteString(conn, "GET /v1/volumes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+tokenA+"\r\n\r\n")
+	assert.NilError(t, err)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	assert.NilError(t, err)
+	_, err = io.Copy(io.Discard, response.Body)
+	assert.NilError(t, err)
+	assert.Equal(t, response.StatusCode, http.StatusOK)
+}
+
+// The bound holds whatever strangers do with their connections, and a connection leaves the count when it ends or a
+// tenant's token comes.
+func TestStrangersAreCounted(t *testing.T) {
+	h := start(t)
+	h.a().listVolumes = func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }
+	strangers := &h.listener.strangers
+	counted := func(want int) {
+		t.Helper()
+		poll.WaitOn(t, func(poll.LogT) poll.Result {
+			strangers.mu.Lock()
+			defer strangers.mu.Unlock()
+			if strangers.count == want {
+				return poll.Success()
+			}
+			return poll.Continue("%d strangers, want %d", strangers.count, want)
+		}, poll.WithTimeout(patience))
+	}
+	tenant, probe, idle := h.dial(), h.dial(), h.dial()
+	counted(3)
+	ask(t, tenant)
+	counted(2)
+	_, err := io.WriteString(probe, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	assert.NilError(t, err)
+	_, err = probe.Read(make([]byte, 1))
+	assert.NilError(t, err)
+	counted(2)
+	assert.NilError(t, idle.Close())
+	counted(1)
+	assert.NilError(t, probe.Close())
+	counted(0)
+	ask(t, tenant)
+	assert.NilError(t, tenant.Close())
+	counted(0)
+	assert.Equal(t, len(strangers.bySource), 0)
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
 func TestRenewedCertificateIsUsed(t *testing.T) {
@@ -169,11 +171,16 @@ func TestServingTLS(t *testing.T) {
 	writePair(t, certFile, keyFile, 1)
 	config, err := TLSConfig(TLSFiles{Cert: certFile, Key: keyFile}, slog.New(slog.DiscardHandler))
 	assert.NilError(t, err)
-	server := New(Config{Store: &fakeStore{t: t}, Tokens: &Tokens{}, Logger: slog.New(slog.DiscardHandler)})
+	tokens := &Tokens{}
+	tokens.Add("a", tokenA)
+	tenant := &fakeTenant{t: t, listVolumes: func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }}
+	store := &fakeStore{t: t, tenants: map[string]*fakeTenant{"a": tenant}}
+	server := New(Config{Store: store, Tokens: tokens, Logger: slog.New(slog.DiscardHandler)})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	assert.NilError(t, err)
+	guarded := Guard(listener).(*guardedListener)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(tls.NewListener(Linger(listener), config)) }()
+	go func() { served <- server.Serve(tls.NewListener(guarded, config)) }()
 
 	pem, err := os.ReadFile(certFile)
 	assert.NilError(t, err)
@@ -181,12 +188,19 @@ func TestServingTLS(t *testing.T) {
 	assert.Assert(t, trusted.AppendCertsFromPEM(pem))
 	client := http.Client{
 		Timeout:   10 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "agent"}, DisableKeepAlives: true},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "agent"}},
 	}
-	response, err := client.Get("https://" + listener.Addr().String() + "/healthz")
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequest("GET", "https://"+listener.Addr().String()+"/v1/volumes", nil)
+	assert.NilError(t, err)
+	request.Header.Set("Authorization", "Bearer "+tokenA)
+	response, err := client.Do(request)
 	assert.NilError(t, err)
 	assert.NilError(t, response.Body.Close())
 	assert.Equal(t, response.StatusCode, 200)
+	guarded.strangers.mu.Lock()
+	assert.Check(t, guarded.strangers.count == 0, "a tenant counts as a stranger")
+	guarded.strangers.mu.Unlock()
 	assert.NilError(t, server.Shutdown(t.Context()))
 	assert.NilError(t, <-served)
 }

@@ -80,7 +80,7 @@ func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 		return err
 	}
 	var parts errgroup.Group
-	parts.Go(func() error { return server.Serve(api.Linger(listener)) })
+	parts.Go(func() error { return server.Serve(api.Guard(listener)) })
 	err = answer(in, json.NewEncoder(out), listener.Addr().String())
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
