@@ -14,26 +14,57 @@ type catalogue[T any] struct {
 	mu     sync.RWMutex
 	items  *btree.BTreeG[string] // records, which begin with the name
 	fields func(*T, *record)
-	size   func(*T) int64 // nil: sizes are not added up
-	total  int64
+	tally  func(*T) totals
+	total  totals
+}
+
+// totals are added up whenever an item changes, so that to ask for them costs no walk.
+type totals struct {
+	items       int
+	size        int64
+	quarantined int
+}
+
+func (t *totals) add(other totals) {
+	t.items += other.items
+	t.size += other.size
+	t.quarantined += other.quarantined
+}
+
+func (t *totals) subtract(other totals) {
+	t.items -= other.items
+	t.size -= other.size
+	t.quarantined -= other.quarantined
 }
 
 const btreeDegree = 32
 
-func newCatalogue[T any](fields func(*T, *record)) *catalogue[T] {
+func newCatalogue[T any](fields func(*T, *record), tally func(*T) totals) *catalogue[T] {
 	return &catalogue[T]{
 		items:  btree.NewG(btreeDegree, func(a, b string) bool { return nameOf(a) < nameOf(b) }),
 		fields: fields,
+		tally:  tally,
 	}
 }
 
 func newVolumes() *catalogue[Volume] {
-	c := newCatalogue((*Volume).fields)
-	c.size = (*Volume).countedSize
-	return c
+	return newCatalogue((*Volume).fields, func(v *Volume) totals {
+		return totals{items: 1, size: v.countedSize(), quarantined: oneIf(v.Quarantine != "")}
+	})
 }
 
-func newSnapshots() *catalogue[Snapshot] { return newCatalogue((*Snapshot).fields) }
+func newSnapshots() *catalogue[Snapshot] {
+	return newCatalogue((*Snapshot).fields, func(s *Snapshot) totals {
+		return totals{items: 1, quarantined: oneIf(s.Quarantine != "")}
+	})
+}
+
+func oneIf(condition bool) int {
+	if condition {
+		return 1
+	}
+	return 0
+}
 
 // nameOf is the name in a record, or in the key of one.
 func nameOf(item string) string {
@@ -59,38 +90,25 @@ func (c *catalogue[T]) put(item T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old, replaced := c.items.ReplaceOrInsert(record)
-	if c.size != nil {
-		c.total += c.size(&item) - c.sizeOf(old, replaced)
+	if replaced {
+		c.total.subtract(c.tally(unpacker(c.fields)(old)))
 	}
+	c.total.add(c.tally(&item))
 }
 
 func (c *catalogue[T]) remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old, found := c.items.Delete(keyOf(name))
-	if c.size != nil {
-		c.total -= c.sizeOf(old, found)
+	if found {
+		c.total.subtract(c.tally(unpacker(c.fields)(old)))
 	}
 }
 
-func (c *catalogue[T]) sizeOf(record string, found bool) int64 {
-	if !found {
-		return 0
-	}
-	return c.size(unpacker(c.fields)(record))
-}
-
-// totals are the number of items and the sum of their sizes.
-func (c *catalogue[T]) totals() (items int, size int64) {
+func (c *catalogue[T]) totals() totals {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.items.Len(), c.total
-}
-
-func (c *catalogue[T]) len() int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.items.Len()
+	return c.total
 }
 
 // all is a copy of the list as it is now.

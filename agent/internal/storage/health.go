@@ -72,7 +72,7 @@ func (t *Tenant) Health(ctx context.Context) Health {
 }
 
 // Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no
-// volume.
+// volume. Anyone may ask for them, as often as they like, so they cost the same however many volumes there are.
 func (s *Store) Conditions() []Condition {
 	out := conditions(s.poolConditions())
 	if n := s.quarantined(); n > 0 {
@@ -156,8 +156,7 @@ func (s *Store) quotaConditions(out *conditions) {
 func (s *Store) quarantined() int {
 	n := 0
 	for _, t := range s.Tenants() {
-		n += t.volumes.count(func(v *Volume) bool { return v.Quarantine != "" })
-		n += t.snapshots.count(func(s *Snapshot) bool { return s.Quarantine != "" })
+		n += t.volumes.totals().quarantined + t.snapshots.totals().quarantined
 	}
 	return n
 }

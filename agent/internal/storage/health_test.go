@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -244,4 +245,26 @@ func fsid(t *testing.T, s *Store) string {
 	info, err := s.pool.fs.Info()
 	assert.NilError(t, err)
 	return info.FSID.String()
+}
+
+// Health and readiness are asked for by anyone, without a token: they look at no volume and no snapshot.
+func TestConditionsWalkNoVolumes(t *testing.T) {
+	t.Parallel()
+	ten := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, newMemoryExporter()))
+	for i := range 20 {
+		ten.volumes.put(Volume{Name: fmt.Sprintf("v%d", i), Quarantine: "because"})
+		ten.snapshots.put(Snapshot{Name: fmt.Sprintf("s%d", i), Quarantine: "because"})
+	}
+	ten.volumes.put(Volume{Name: "v0"})
+	ten.volumes.remove("v1")
+	ten.snapshots.remove("s0")
+
+	read := 0
+	ten.volumes.fields = func(v *Volume, r *record) { read++; v.fields(r) }
+	ten.snapshots.fields = func(s *Snapshot, r *record) { read++; s.fields(r) }
+	conditions := ten.store.Conditions()
+	assert.NilError(t, ten.store.Ready())
+	assert.Equal(t, read, 0)
+	assert.Equal(t, len(conditions), 1)
+	assert.Equal(t, conditions[0].Message, "37 volumes or snapshots are quarantined")
 }

@@ -88,8 +88,8 @@ func (t *Tenant) stats() TenantStats {
 }
 
 func (t *Tenant) admittedStats() TenantStats {
-	out := TenantStats{Limits: t.store.config.Limits[t.name]}
-	out.Volumes, out.SizeBytes = t.volumes.totals()
+	have := t.volumes.totals()
+	out := TenantStats{Limits: t.store.config.Limits[t.name], Volumes: have.items, SizeBytes: have.size}
 	for _, p := range t.admission.pending {
 		out.Volumes += p.volumes
 		out.SizeBytes += p.bytes

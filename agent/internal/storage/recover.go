@@ -50,8 +50,8 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	volumes, snapshots := 0, 0
 	for _, t := range s.tenants {
-		volumes += t.volumes.len()
-		snapshots += t.snapshots.len()
+		volumes += t.volumes.totals().items
+		snapshots += t.snapshots.totals().items
 	}
 	s.log.Info("loaded the pool", "path", s.pool.path, "tenants", len(s.tenants), "volumes", volumes, "snapshots", snapshots,
 		"quarantined", s.quarantined(), "quota", s.quota, "took", time.Since(begin).Round(time.Millisecond))
@@ -138,7 +138,7 @@ func (s *Store) retryTenants() {
 	for _, name := range s.brokenTenants() {
 		s.loadTenant(name)
 		if t := s.tenantOnDisk(name); t != nil {
-			s.log.Info("loaded a tenant", "tenant", name, "volumes", t.volumes.len(), "snapshots", t.snapshots.len())
+			s.log.Info("loaded a tenant", "tenant", name, "volumes", t.volumes.totals().items, "snapshots", t.snapshots.totals().items)
 			s.upkeep.drifted.Store(true)
 		}
 	}
