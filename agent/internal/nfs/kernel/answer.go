@@ -75,6 +75,9 @@ func (e *Engine) answerClient(text string, now time.Time) (message, bool) {
 func (e *Engine) answerExport(domain, path string, now time.Time) message {
 	if known := e.clients.byDomain(domain); known != nil {
 		if export, ok := known.exports[path]; ok {
+			if dir, err := inspect(path); err == nil && !e.follow(known, path, dir) {
+				return noExportMessage(domain, path, now.Add(near).Unix())
+			}
 			return exportMessage(domain, export.Export, e.flags(), now.Add(far).Unix())
 		}
 		if known.ways[path] > 0 {
@@ -120,14 +123,22 @@ func (e *Engine) answerHandle(domain string, key fsid, now time.Time) message {
 			path = known.wayIDs[id]
 		}
 		if at, err := inspect(path); path != "" && err == nil && exportFSID(id, at.inode, at.mountRoot) == key {
-			if export, ok := known.exports[path]; ok {
-				export.key = key // which is what has to be taken back
-				known.exports[path] = export
+			if e.follow(known, path, at) {
+				return handleMessage(domain, key, path, now.Add(far).Unix())
 			}
-			return handleMessage(domain, key, path, now.Add(far).Unix())
 		}
 	}
 	return handleMessage(domain, key, "", now.Add(near).Unix())
+}
+
+// follow is moveTo for an answer, which lets nobody in where that fails.
+func (e *Engine) follow(known *client, path string, dir place) bool {
+	err := e.moveTo(known, path, dir)
+	if err != nil {
+		e.config.Logger.Error("failed to shut a client out of a directory that was replaced",
+			"engine", Name, "path", path, "client", known.addr, "error", err)
+	}
+	return err == nil
 }
 
 // describe is a question for the log.

@@ -47,12 +47,9 @@ func volume(t *testing.T, name string, client netip.Addr, options nfs.Options) p
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	assert.NilError(t, os.Mkdir(path, 0o755))
-	at, err := inspect(path)
-	assert.NilError(t, err)
-	return published{
-		Export: nfs.Export{Path: path, FSID: volumeID, Client: client, Options: options},
-		key:    exportFSID(volumeID, at.inode, at.mountRoot),
-	}
+	export := published{Export: nfs.Export{Path: path, FSID: volumeID, Client: client, Options: options}}
+	assert.NilError(t, export.find())
+	return export
 }
 
 func (e *Engine) mustAnswer(t *testing.T, from cache, words ...string) string {

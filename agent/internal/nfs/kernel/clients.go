@@ -29,6 +29,7 @@ type client struct {
 // published is an export and what its directory was when it was published.
 type published struct {
 	nfs.Export
+	dir  place
 	key  fsid // of no kind until somebody has looked at the directory
 	told bool // the kernel knows it just so, as far as is known
 
@@ -39,16 +40,20 @@ type published struct {
 
 // find looks at the directory.
 func (p *published) find() error {
-	at, err := inspect(p.Path)
+	dir, err := inspect(p.Path)
 	if err == nil {
-		p.key = exportFSID(p.FSID, at.inode, at.mountRoot)
+		p.setDirectory(dir)
 	}
 	return err
 }
 
-// same reports whether two would be told to the kernel in the same words.
+func (p *published) setDirectory(dir place) {
+	p.dir, p.key = dir, exportFSID(p.FSID, dir.inode, dir.mountRoot)
+}
+
+// same reports whether two would be told to the kernel in the same words, of the same directory.
 func (p published) same(other published) bool {
-	return p.Export == other.Export && p.key == other.key
+	return p.Export == other.Export && p.dir == other.dir
 }
 
 func (c *client) domain() string { return c.addr.String() }

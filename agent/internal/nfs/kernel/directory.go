@@ -9,10 +9,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// place is what the kernel makes file handles of.
+// place tells one directory from another. Inode and mountRoot are what the kernel makes file handles
+// of; each subvolume has a device number of its own.
 type place struct {
 	inode     uint64
 	mountRoot bool
+	device    uint64
 }
 
 // inspect looks at a directory that is to be exported.
@@ -27,5 +29,9 @@ func inspect(path string) (place, error) {
 	case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return place{}, fmt.Errorf("%w: not a directory", nfs.ErrInvalid)
 	}
-	return place{inode: stat.Ino, mountRoot: stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0}, nil
+	return place{
+		inode:     stat.Ino,
+		mountRoot: stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
+		device:    unix.Mkdev(stat.Dev_major, stat.Dev_minor),
+	}, nil
 }

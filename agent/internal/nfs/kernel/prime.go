@@ -117,16 +117,9 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 		if !ok || export.told {
 			continue // taken back meanwhile, or published
 		}
-		// At the start nobody has looked at the directories yet: after a boot that takes a read of the disk each.
-		err := export.find()
-		if err == nil {
-			err = e.sendAll(e.messagesFor(known, export, now))
-		}
-		if export.told = err == nil; errors.Is(err, nfs.ErrNotFound) {
-			e.version++
-			e.clients.remove(key.Client, key.Path)
-		} else {
-			known.exports[key.Path] = export
+		err := e.primeOne(known, export, now)
+		if errors.Is(err, nfs.ErrNotFound) {
+			err = errors.Join(err, e.forget(known, key.Path))
 		}
 		if err != nil {
 			failed = &nfs.ExportError{Export: export.Export, Err: err}
@@ -135,4 +128,21 @@ func (e *Engine) primeSome(keys []nfs.Key) error {
 		}
 	}
 	return failed
+}
+
+// primeOne looks at the directory, which after a boot takes a read of the disk, and tells the kernel
+// the export.
+func (e *Engine) primeOne(known *client, export published, now time.Time) error {
+	if err := export.find(); err != nil {
+		return err
+	}
+	if err := e.moveTo(known, export.Path, export.dir); err != nil {
+		return err
+	}
+	if err := e.sendAll(e.messagesFor(known, export, now)); err != nil {
+		return err
+	}
+	export.told = true
+	known.exports[export.Path] = export
+	return nil
 }

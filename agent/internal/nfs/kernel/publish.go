@@ -27,8 +27,8 @@ func (e *Engine) publish(export published) error {
 		return nil
 	}
 	now := e.now()
-	if replaced && old.key != export.key {
-		if err := e.revokeHandle(known, export.Path); err != nil {
+	if replaced && (old.key != export.key || old.dir != export.dir) {
+		if err := e.leave(known, export.Path, export.dir, revoked); err != nil {
 			return err // the old key stays known, to be revoked
 		}
 	}
@@ -65,6 +65,9 @@ func (e *Engine) publish(export published) error {
 	if err != nil {
 		// The kernel may have taken a part, or has what the export replaces. Then the export stays
 		// known, so that List shows it and a revocation covers it.
+		if !replaced && errors.Is(err, nfs.ErrNotFound) {
+			return errors.Join(err, e.forget(known, export.Path))
+		}
 		if !replaced && !errors.Is(err, nfs.ErrUnavailable) {
 			e.clients.remove(export.Client, export.Path)
 		}
@@ -111,36 +114,100 @@ func (e *Engine) revoke(export nfs.Export) error {
 		return nfs.ErrClosed
 	}
 	e.version++
-	now := e.now()
 	domain := export.Spec
 	if export.Spec == "" {
 		addr := export.Client.Unmap()
 		domain = addr.String()
 		if known := e.clients[addr]; known != nil {
-			if err := e.revokeHandle(known, export.Path); err != nil {
+			if err := e.forget(known, export.Path); err != nil {
 				return err
 			}
-			e.clients.remove(addr, export.Path)
 		}
 	}
-	e.replaced = now
-	// No such directory: nothing to shut. No such domain: nobody to shut
-	// out. The kernel says ENOENT for both.
-	err := e.replace(noExportMessage(domain, export.Path, now.Add(near).Unix()))
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+	e.replaced = e.now()
+	return e.refuse(domain, export.Path)
+}
+
+// forget ends the client's export at path, wherever the directory is now.
+func (e *Engine) forget(known *client, path string) error {
+	dir, err := inspect(path)
+	if err != nil {
+		dir = place{} // gone
+	}
+	if err := e.leave(known, path, dir, revoked); err != nil {
 		return err
+	}
+	e.version++
+	e.clients.remove(known.addr, path)
+	return nil
+}
+
+// moveTo notes which directory is at the path of an export, before the kernel is told. Where another
+// one was there, the client loses that.
+func (e *Engine) moveTo(known *client, path string, dir place) error {
+	export, ok := known.exports[path]
+	if !ok || export.key.kind != 0 && export.dir == dir {
+		return nil
+	}
+	if err := e.leave(known, path, dir, near); err != nil { // briefly: it may be put back
+		return err
+	}
+	export.setDirectory(dir)
+	export.told = false
+	known.exports[path] = export
+	return nil
+}
+
+// leave shuts the client out of the directory that the export at path had. The kernel keeps the key
+// of its handles, and the export, for years, and both lead to the directory wherever it is moved. So
+// nothing of it may be left when dir takes its place.
+func (e *Engine) leave(known *client, path string, dir place, expiry time.Duration) error {
+	old := known.exports[path]
+	if old.key.kind == 0 {
+		return nil // the kernel has not been told, or has been made to forget
+	}
+	if err := e.revokeHandle(known, path, expiry); err != nil {
+		return err
+	}
+	if old.dir == dir {
+		return nil
+	}
+	cached, err := e.cachedExports()
+	if err != nil {
+		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	for _, entry := range cached {
+		_, wanted := known.exports[entry.Path]
+		if wanted || entry.FSID != old.FSID || entry.Domain != known.domain() || deleted(entry.Path) {
+			continue
+		}
+		if err := e.refuse(entry.Domain, entry.Path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// revokeHandle shuts the client out of the file system at path, unless it may reach that by another path. Only when the kernel has
-// taken it may the export be forgotten: nobody else knows the handle.
-func (e *Engine) revokeHandle(known *client, path string) error {
-	old, had := known.exports[path]
-	if at := known.paths[old.FSID]; !had || old.key.kind == 0 || at != "" && at != path {
+// refuse replaces the kernel's export of a path. No such directory: nothing to shut. No such domain:
+// nobody to shut out. The kernel says ENOENT for both.
+func (e *Engine) refuse(domain, path string) error {
+	err := e.replace(noExportMessage(domain, path, e.now().Add(near).Unix()))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
-	err := e.replace(handleMessage(known.domain(), old.key, "", e.now().Add(revoked).Unix()))
+	return err
+}
+
+// revokeHandle shuts the client out of the file system that the key of the export at path leads to,
+// unless another of its exports has the same key. Only when the kernel has taken it may the key be
+// forgotten: nobody else knows it.
+func (e *Engine) revokeHandle(known *client, path string, expiry time.Duration) error {
+	old, had := known.exports[path]
+	at := known.paths[old.FSID]
+	if !had || old.key.kind == 0 || at != path && known.exports[at].key == old.key {
+		return nil
+	}
+	err := e.replace(handleMessage(known.domain(), old.key, "", e.now().Add(expiry).Unix()))
 	if errors.Is(err, unix.ENOENT) {
 		return nil // no such domain, as after a flush
 	}

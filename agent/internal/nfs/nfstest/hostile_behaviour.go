@@ -55,6 +55,50 @@ func replayedHandle(t *testing.T, r *run) {
 	assert.Equal(t, string(data), "within")
 }
 
+// replacedDirectory is of a client that has a handle in a directory, in whose place it then finds
+// another one. The unexport ends the handles of both, and the former directory cannot be reached by
+// its new name either.
+func replacedDirectory(t *testing.T, r *run) {
+	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	file := filepath.Join(volume.Path, "file")
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
+	r.export(t, volume)
+	client := r.w.Nodes[0].rawClient(t)
+	first := client.awaitHandle(t, file)
+	assert.NilError(t, client.write(first, "within"))
+
+	aside := filepath.Join(filepath.Dir(volume.Path), "aside")
+	former := filepath.Join(aside, "file")
+	assert.NilError(t, os.Rename(volume.Path, aside))
+	t.Cleanup(func() {
+		assert.Check(t, os.RemoveAll(volume.Path))
+		assert.Check(t, os.Rename(aside, volume.Path))
+	})
+	assert.NilError(t, os.Mkdir(volume.Path, 0o755))
+	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
+	second := client.awaitHandle(t, file)
+	assert.NilError(t, client.write(second, "within"))
+
+	r.unexport(t, volume)
+	renew := volume
+	for range 2 {
+		for _, handle := range [][]byte{first, second} {
+			shutOut(t, client.write(handle, "beyond"))
+			_, err := client.read(handle)
+			shutOut(t, err)
+		}
+		assert.Assert(t, isNFSError(client.readDir(aside)), "without ever naming a handle")
+		for _, path := range []string{file, former} {
+			data, err := os.ReadFile(path)
+			assert.NilError(t, err)
+			assert.Equal(t, string(data), "within")
+		}
+		renew = renewed(renew)
+		r.export(t, renew)
+		client.awaitHandle(t, file)
+	}
+}
+
 // shutOut is what a handle is worth without its export.
 func shutOut(t *testing.T, err error) {
 	t.Helper()

@@ -51,6 +51,7 @@ func Run(t *testing.T, subject Subject) {
 		{"IPv4-mapped client", mappedClient},
 		{"read-only", readOnly},
 		{"replayed handle", replayedHandle},
+		{"handle of a replaced directory", replacedDirectory},
 		{"forged handle", forgedHandle},
 		{"root squash", rootSquash},
 		{"root squash below closed directories", squashBelowClosed},
