@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +182,44 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 			assertRules(t, r.store)
 		})
 	}
+}
+
+// A new attachment begins only when the fence of the client's former one has succeeded: the server
+// may have a write of the client under way until then.
+func TestExportFinishesTheFence(t *testing.T) {
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "v")
+	r.export(client1, "1")
+	for _, label := range []string{"1", "2"} {
+		first := r.fsid(client1)
+		r.exporter.setFail(nfs.ErrUnavailable)
+		assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.Unavailable)
+		r.exporter.setFail(nil)
+		assert.Equal(t, r.fsid(client1), first, "the server has failed")
+
+		refs := mustGet(t, r.ten, "v").Refs
+		r.faults.fail(nfs.ErrUnavailable, "unexport")
+		_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1, Labels: pod(label)})
+		assertCode(t, err, agentapi.Unavailable)
+		assert.Equal(t, r.fsid(client1), first)
+		assert.DeepEqual(t, mustGet(t, r.ten, "v").Refs, refs, compareAddr)
+
+		r.faults.fail(nil)
+		r.faults.watch(func(step string) {
+			if step == "export" {
+				assert.Equal(t, r.fsid(client1), uuid.Nil, "the former attachment is still served")
+			}
+		})
+		r.export(client1, label)
+		r.faults.watch(nil)
+		assert.Assert(t, r.fsid(client1) != uuid.Nil && r.fsid(client1) != first)
+		assertRules(t, r.store)
+	}
+
+	// Another reference of a live attachment has no fence to wait for.
+	r.faults.arm(math.MaxInt, math.MaxInt, nil)
+	r.export(client1, "3")
+	assert.Assert(t, !slices.Contains(r.faults.disarm(), "unexport"))
 }
 
 // A filesystem that has no room to mark a reference as ended does not keep a client in.

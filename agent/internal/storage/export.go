@@ -79,6 +79,9 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	if !found && len(v.Refs) >= maxRefs {
 		return invalid("volume %q has %d export references, the limit is %d", v.Name, len(v.Refs), maxRefs)
 	}
+	if err := t.finishFence(ctx, v, ref.Client); err != nil {
+		return err
+	}
 	ref.Attachment = v.attachment(ref.Client)
 	old := v
 	undo := func() error { return t.dropRefs(ctx, old, []Ref{ref}) }
@@ -197,6 +200,15 @@ func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []
 		return nil // unlink needs no room
 	}
 	return unmarked
+}
+
+// finishFence does for a client whose attachment has ended what an earlier unexport may have failed
+// to do: the server may still serve the client, or have a request of it under way.
+func (t *Tenant) finishFence(ctx context.Context, v Volume, client netip.Addr) error {
+	if !v.refersTo(client) || v.hasClient(client) {
+		return nil
+	}
+	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
 }
 
 func (t *Tenant) markEnded(v Volume, gone []Ref) error {
