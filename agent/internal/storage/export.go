@@ -137,7 +137,8 @@ func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error
 }
 
 // Unexport takes back the client's references that carry all these labels; without any, every one of the client. When the
-// last is gone and Unexport has returned, the client can neither read nor write.
+// last is gone and Unexport has returned, the client can neither read nor write. That also holds for
+// a volume that is not there: the server may still serve a directory that was moved away.
 func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr, carrying map[string]string) error {
 	if err := validateName("name", volume); err != nil {
 		return err
@@ -152,7 +153,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 	return t.store.change(ctx, func(ctx context.Context) error {
 		v, found := t.volumes.get(volume)
 		if !found {
-			return nil
+			v = Volume{Name: volume, Path: t.path(volume)}
 		}
 		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and it is not known whether the client is let in
 			return usable(nil, v.Quarantine, v.Path)

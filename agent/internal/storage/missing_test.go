@@ -13,6 +13,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -116,6 +117,33 @@ func TestUnexportWithoutData(t *testing.T) {
 	r.open()
 	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
 	assertRules(t, r.store)
+}
+
+// A client of a volume whose whole directory is gone is shut out of its path by the server, and the
+// answer is the server's.
+func TestUnexportWithoutVolume(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withExport(t, r.ten)
+	before := len(r.exporter.list())
+	aside := filepath.Join(r.pool.Dir, "aside")
+	assert.NilError(t, os.Rename(r.ten.path("v"), aside))
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+	assert.Assert(t, err != nil, "which makes the agent look at the directory")
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+	assertCode(t, err, agentapi.NotFound)
+
+	r.exporter.setFail(nfs.ErrUnavailable)
+	for range 2 {
+		assertCode(t, r.ten.Unexport(t.Context(), "v", client1, pod("1")), agentapi.Unavailable)
+	}
+	r.exporter.setFail(nil)
+	assert.Equal(t, len(r.exporter.list()), before)
+	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("1")))
+	assert.Equal(t, len(r.exporter.list()), before-1)
+	assert.NilError(t, r.ten.Unexport(t.Context(), "never", client1, nil))
+	_, err = r.ten.GetVolume(t.Context(), "v")
+	assertCode(t, err, agentapi.NotFound)
+	assertExports(t, r.store)
 }
 
 // The data is put back just before any step with which the agent removes an interrupted clone.
