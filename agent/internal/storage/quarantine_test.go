@@ -99,6 +99,40 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
+// A client whose unexport failed half-way is shut out by the agent itself also where not all
+// references can be read, or where the data is missing. The other clients stay.
+func TestReconcileShutsEndedClientsOut(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, r *rig, v Volume){
+		"unreadable reference": func(t *testing.T, _ *rig, v Volume) {
+			assert.NilError(t, os.WriteFile(filepath.Join(v.Path, clientsDir, "damaged"), nil, 0o600))
+		},
+		"data is missing": func(_ *testing.T, r *rig, v Volume) { r.moveAway(v.Path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, smallPool)
+			v := mustCreate(t, r.ten, "v")
+			r.export(client1, "1")
+			r.export(client2, "1")
+			before := r.exporter.list()
+			spoil(t, r, v)
+			r.store.abandon()
+			r.open()
+			assert.Assert(t, mustGet(t, r.ten, "v").Quarantine != "")
+			assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
+
+			r.exporter.setFail(nfs.ErrUnavailable)
+			assertCode(t, r.ten.Unexport(t.Context(), "v", client2, nil), agentapi.Unavailable)
+			r.exporter.setFail(nil)
+			everyone := before[2]
+			everyone.Client, everyone.Spec = netip.Addr{}, "*"
+			r.exporter.put(everyone)
+			r.settle()
+			assert.Equal(t, before[2].Client, client2)
+			assert.DeepEqual(t, r.exporter.list(), before[:2], compareAddr)
+		})
+	}
+}
+
 // An export that cannot be restored keeps nothing else from being served, and is tried again. An NFS server that does not work
 // at all ends the start.
 func TestExportThatCannotBeRestored(t *testing.T) {

@@ -31,7 +31,7 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			if v.RefsUnknown || !v.hasData() {
+			if v.keepsExports() {
 				unknown[v.dataPath()] = v
 			}
 		}
@@ -51,14 +51,24 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	var out []nfs.Export
 	for _, e := range actual {
 		v, found := unknown[e.Path]
-		ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
-		kept := found && !ended || slices.Contains(broken, s.tenantOf(e.Path))
-		if kept && e.Spec == "" && !intended[e.Key()] {
+		kept := found && v.keeps(e) || e.Spec == "" && slices.Contains(broken, s.tenantOf(e.Path))
+		if kept && !intended[e.Key()] {
 			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
 			out = append(out, e)
 		}
 	}
 	return out, nil
+}
+
+// keepsExports reports whether the server may have exports of the volume, of which only the server
+// knows whether they are wanted.
+func (v Volume) keepsExports() bool { return v.RefsUnknown || !v.hasData() }
+
+// keeps reports whether the export of a volume that keeps exports stays: it is to one client, whose
+// attachment is not known to have ended.
+func (v Volume) keeps(e nfs.Export) bool {
+	ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
+	return e.Spec == "" && !ended
 }
 
 // reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
@@ -96,31 +106,26 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 		return nil
 	}
 	if t == nil {
-		return s.revoke(ctx, path, nil, actual)
+		return s.revoke(ctx, path, actual, func(nfs.Export) bool { return false })
 	}
 	return s.change(ctx, func(ctx context.Context) error {
 		v, found := t.volumes.get(name)
+		err := s.revoke(ctx, path, actual, func(e nfs.Export) bool {
+			return e.Spec == "" && v.hasClient(e.Client) || found && v.keepsExports() && v.keeps(e)
+		})
 		want := s.exportsOf(v, v.clients()...)
-		if found && !v.hasData() {
-			return nil
-		}
-		if !v.RefsUnknown { // else what is there may be wanted: see keptExports
-			if err := s.revoke(ctx, path, want, actual); err != nil {
-				return err
-			}
-		}
-		if len(want) == 0 {
-			return nil
+		if err != nil || len(want) == 0 || !v.hasData() {
+			return err
 		}
 		return s.exporter.Export(ctx, want)
 	}, t.volumeClaim(name))
 }
 
 // revoke takes back the exports of a path that are there and not wanted.
-func (s *Store) revoke(ctx context.Context, path string, want, actual []nfs.Export) error {
+func (s *Store) revoke(ctx context.Context, path string, actual []nfs.Export, wanted func(nfs.Export) bool) error {
 	var unwanted []nfs.Export
 	for _, e := range actual {
-		if e.Path == path && !slices.ContainsFunc(want, func(w nfs.Export) bool { return w.Key() == e.Key() }) {
+		if e.Path == path && !wanted(e) {
 			unwanted = append(unwanted, e)
 		}
 	}
