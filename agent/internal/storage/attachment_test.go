@@ -222,22 +222,19 @@ func TestExportFinishesTheFence(t *testing.T) {
 	assert.Assert(t, !slices.Contains(r.faults.disarm(), "unexport"))
 }
 
-// A filesystem that has no room to mark a reference as ended does not keep a client in.
+// A filesystem that has no room, or no quota, to mark a reference as ended does not keep a client in.
 func TestUnexportWithoutRoomForTheMark(t *testing.T) {
-	r := newRig(t, smallPool)
-	mustCreate(t, r.ten, "v")
-	r.export(client1, "1")
-	r.faults.watch(func(step string) {
-		if step == "rename" {
-			r.faults.arm(1, 2, unix.ENOSPC)
-		}
-	})
-	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
-	r.faults.watch(nil)
-	assert.Equal(t, r.fsid(client1), uuid.Nil)
-	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
-	r.faults.disarm()
-	assertRules(t, r.store)
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
+		r := newRig(t, smallPool)
+		mustCreate(t, r.ten, "v")
+		r.export(client1, "1")
+		r.faults.fail(full, "rename")
+		assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil), "%v", full)
+		assert.Equal(t, r.fsid(client1), uuid.Nil)
+		assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
+		r.faults.fail(nil)
+		assertRules(t, r.store)
+	}
 }
 
 // Handles do not outlive a replacement of the data, which can leave the former subvolume in place.

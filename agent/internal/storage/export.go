@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -197,8 +196,8 @@ func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []
 	if err := t.store.exporter.Unexport(ctx, exports); err != nil {
 		return errors.Join(err, unmarked)
 	}
-	if isErrno(unmarked, unix.ENOSPC) {
-		return nil // unlink needs no room
+	if isFull(unmarked) {
+		return nil // unlink needs no room, and no quota
 	}
 	return unmarked
 }

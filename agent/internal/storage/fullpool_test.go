@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -46,6 +48,36 @@ func TestFullPool(t *testing.T) {
 			assertRoomAgain(t, ten)
 		})
 	}
+}
+
+// A quota on the subvolume of the base path is reached: clients can be shut out all the same.
+func TestQuotaOfBasePath(t *testing.T) {
+	r := newRigWith(t, smallPool, QuotaFull)
+	mustCreate(t, r.ten, "v")
+	r.export(client1, "1")
+	r.export(client2, "1")
+	base, err := btrfs.Subvolume(r.store.pool.base)
+	assert.NilError(t, err)
+	assert.NilError(t, r.store.pool.fs.SetLimit(base.ID, 1))
+	assert.NilError(t, r.store.pool.fs.Commit(t.Context()))
+	probe := filepath.Join(r.pool.Dir, "probe")
+	assert.ErrorIs(t, os.Mkdir(probe, 0o700), unix.EDQUOT)
+
+	marks := 0
+	r.faults.watch(func(step string) {
+		if step == "rename" {
+			marks++
+		}
+	})
+	for _, client := range []netip.Addr{client1, client2} {
+		assert.NilError(t, r.ten.Unexport(t.Context(), "v", client, nil))
+		assert.Equal(t, r.fsid(client), uuid.Nil)
+	}
+	r.faults.watch(nil)
+	assert.Equal(t, marks, 2)
+	r.store.abandon()
+	r.open()
+	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
 }
 
 // A first start on a pool that is full already either works or says that there is no room; with room again it works, and nothing
@@ -138,8 +170,6 @@ func fillUp(dir, name string, most, size int) error {
 	}
 	return errors.New("the pool does not fill up")
 }
-
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func writeFull(path string, size int) error {
 	f, err := os.Create(path)

@@ -364,6 +364,10 @@ func isCoded(err error) bool {
 	return coded
 }
 
+// isFull recognises a filesystem that takes nothing more: it has no room, or a quota is reached,
+// which can be that of the base path's subvolume.
+func isFull(err error) bool { return isErrno(err, unix.ENOSPC) || isErrno(err, unix.EDQUOT) }
+
 // classify gives the kernel's errors the code that a client can act on.
 func classify(err error) error {
 	if err == nil || isCoded(err) {
