@@ -338,6 +338,11 @@ func TestReferencesThatDisagree(t *testing.T) {
 			assert.NilError(t, err)
 			replace(t, filepath.Join(clients, ref.file()), string(content))
 		}},
+		{"IPv4-mapped address of the client", "must name client 10.0.0.1 by its IPv4 address, got ::ffff:10.0.0.1",
+			addReference(netip.AddrFrom16(client1.As16()))},
+		{"address with a zone", "without a zone", addReference(netip.MustParseAddr("fe80::1%eth0"))},
+		{"multicast address", "must be the address of one host", addReference(netip.MustParseAddr("224.0.0.1"))},
+		{"no address", "got none", addReference(netip.Addr{})},
 		{"newer version", "written by a newer agent", func(t *testing.T, clients string, refs []Ref) {
 			edit(t, filepath.Join(clients, refs[0].file()), `"version": 2`, `"version": 3`)
 		}},
@@ -355,6 +360,17 @@ func TestReferencesThatDisagree(t *testing.T) {
 			assert.Assert(t, is.Contains(mustGet(t, r.ten, "v").Quarantine, test.want))
 			assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
 		})
+	}
+}
+
+// addReference puts a file of another client next to those of the volume.
+func addReference(client netip.Addr) func(t *testing.T, clients string, refs []Ref) {
+	return func(t *testing.T, clients string, _ []Ref) {
+		t.Helper()
+		ref := Ref{Client: client, Attachment: Attachment{FSID: uuid.New()}}
+		content, err := ref.encode()
+		assert.NilError(t, err)
+		assert.NilError(t, os.WriteFile(filepath.Join(clients, ref.file()), content, 0o600))
 	}
 }
 

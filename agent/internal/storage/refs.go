@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
 // A volume's directory keeps one file for each reference, so that dropping one is an unlink. On a
@@ -288,8 +289,14 @@ func decodeRef(content []byte, name string) (Ref, error) {
 	}
 	ref := file.Ref
 	ref.Ended = strings.HasSuffix(name, endedSuffix)
-	if ref.Client == (netip.Addr{}) || ref.file() != name {
+	if ref.file() != name {
 		return Ref{}, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+	}
+	if err := nfs.ValidateClient(ref.Client); err != nil {
+		return Ref{}, fmt.Errorf("%s/%s cannot be exported: %w", clientsDir, name, err)
+	}
+	if ref.Client.Is4In6() { // to the server one client with the IPv4 address, which other references may name
+		return Ref{}, fmt.Errorf("%s/%s must name client %s by its IPv4 address, got %s", clientsDir, name, ref.Client.Unmap(), ref.Client)
 	}
 	return ref, nil
 }
