@@ -57,6 +57,51 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	assert.NilError(t, err)
 }
 
+// A quarantined volume squashes root as its metadata says. Where that cannot be read, what the agent
+// knew or the server has counts, and after a restart of both root is squashed: nobody gets more
+// rights than before.
+func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
+	for _, squash := range []bool{true, false} {
+		for name, spoil := range map[string]func(t *testing.T, v Volume){
+			"metadata": func(t *testing.T, v Volume) {
+				assert.NilError(t, os.Truncate(filepath.Join(v.Path, metadataFile), 0))
+			},
+			"reference": func(t *testing.T, v Volume) {
+				assert.NilError(t, os.WriteFile(filepath.Join(v.Path, clientsDir, "damaged"), nil, 0o600))
+			},
+		} {
+			t.Run(fmt.Sprintf("%s, squash %t", name, squash), func(t *testing.T) {
+				r := newRig(t, smallPool)
+				v, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib, RootSquash: squash})
+				assert.NilError(t, err)
+				r.export(client1, "1")
+				before := r.exporter.list()
+				spoil(t, v)
+
+				r.store.doubts.add(r.ten.volumeClaim("v"))
+				r.settle()
+				assert.Assert(t, mustGet(t, r.ten, "v").Quarantine != "")
+				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
+				r.store.abandon()
+				r.open()
+				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
+				r.settle()
+				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
+
+				r.store.abandon()
+				clear(r.exporter.exports)
+				r.open()
+				r.settle()
+				want := name == "metadata" || squash
+				for _, e := range r.exporter.list() {
+					assert.Equal(t, e.Options.RootSquash, e.Path == v.dataPath() && want)
+				}
+				assert.Equal(t, len(r.exporter.list()), len(before))
+			})
+		}
+	}
+}
+
 // A volume of whose references one is damaged: nobody can say whom that one lets in, so that nobody is shut out.
 func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	pool := newPool(t)

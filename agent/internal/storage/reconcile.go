@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -58,6 +60,32 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 		}
 	}
 	return out, nil
+}
+
+// takeOverSquash finds out for quarantined volumes whose metadata cannot be read whether the server
+// lets a client's root be root. A running server has that from an earlier start of the agent. The
+// tenant is not served yet.
+func (t *Tenant) takeOverSquash() {
+	if t.store.exporter == nil { // looked at only
+		return
+	}
+	var actual []nfs.Export
+	for _, v := range t.volumes.all() {
+		if v.Quarantine == "" || v.VolumeID != uuid.Nil {
+			continue
+		}
+		if actual == nil {
+			var err error
+			if actual, err = t.store.exporter.List(context.Background()); err != nil {
+				t.store.log.Warn("failed to read the exports: root is squashed in volumes whose metadata cannot be read", "tenant", t.name, "error", err)
+				return
+			}
+		}
+		v.RootSquash = !slices.ContainsFunc(actual, func(e nfs.Export) bool {
+			return e.Path == v.dataPath() && v.hasClient(e.Client) && !e.Options.RootSquash
+		})
+		t.volumes.put(v)
+	}
 }
 
 // keepsExports reports whether the server may have exports of the volume, of which only the server

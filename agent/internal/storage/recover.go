@@ -114,6 +114,9 @@ func (s *Store) loadTenant(name string) {
 	if err == nil && t != nil { // without repair, a tenant that is not there is not made
 		err = t.load()
 	}
+	if err == nil && t != nil {
+		t.takeOverSquash()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, before := s.broken[name]
@@ -310,13 +313,21 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 // quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it
 // can: they can be shut out.
 func (t *Tenant) quarantineVolume(name string, f found) {
-	before, _ := t.volumes.get(name)
+	before, known := t.volumes.get(name)
 	v := Volume{
 		Name: name, VolumeID: f.metadata.ownVolumeID(), Path: t.path(name), Quarantine: f.reason,
 		ID: f.info.ID, UUID: f.info.UUID, Refs: f.refs, RefsUnknown: f.references == inspect.BadReferences,
 	}
 	if !v.hasData() {
 		v.UUID = f.metadata.UUID
+	}
+	switch {
+	case f.metadata.Name != "":
+		v.RootSquash = f.metadata.RootSquash
+	case known:
+		v.RootSquash = before.RootSquash
+	default: // not known: less is let in, unless the server shows that more was (see takeOverSquash)
+		v.RootSquash = true
 	}
 	t.volumes.put(v)
 	t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
