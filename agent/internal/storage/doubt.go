@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
@@ -21,6 +22,16 @@ func (d *doubts) add(claims ...claim) {
 	for _, c := range claims {
 		if !c.shared {
 			d.claims.Store(c.key, c)
+		}
+	}
+}
+
+// forgetTenant ends the doubts about a tenant that could not be loaded: their claims reload into what
+// was loaded of it, and the next load looks at all of its names.
+func (d *doubts) forgetTenant(name string) {
+	for _, c := range d.all() {
+		if strings.HasPrefix(c.key, name+"/") {
+			d.claims.Delete(c.key)
 		}
 	}
 }

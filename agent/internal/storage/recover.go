@@ -128,6 +128,7 @@ func (s *Store) loadTenant(name string) {
 		return
 	}
 	s.broken[name] = err
+	s.doubts.forgetTenant(name)
 	if !before {
 		s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
 	}

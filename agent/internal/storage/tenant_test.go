@@ -70,6 +70,9 @@ func TestBrokenTenant(t *testing.T) {
 			_, err = s.Tenant("broken")
 			assertCode(t, err, agentapi.Unavailable)
 			assert.DeepEqual(t, reasons(s.Conditions()), []string{agentapi.ReasonTenantUnavailable})
+			s.doubts.add(broken.volumeClaim("v")) // as a load that fails half-way
+			s.retryTenants()
+			assert.Equal(t, len(s.doubts.all()), 0)
 			mustCreate(t, mustTenant(t, s), "w")
 			assert.NilError(t, mustTenant(t, s).Unexport(t.Context(), "v", client1, nil))
 			s.lookAfter(t.Context())
