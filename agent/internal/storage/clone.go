@@ -31,7 +31,7 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 		created = true
 		v, err = t.clone(ctx, spec)
 		return err
-	}, t.volumeClaim(spec.Name), source.reading())
+	}, t.volumeClaim(spec.Name), source.as(copying))
 	return v, created, err
 }
 

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 
@@ -17,11 +18,11 @@ type doubts struct {
 	claims sync.Map // key of a claim -> claim
 }
 
-// add notes that the claimed names are in doubt. Those that were only read are not.
+// add notes that the claimed names are in doubt. Those that were only copied are not.
 func (d *doubts) add(claims ...claim) {
 	for _, c := range claims {
-		if !c.shared {
-			d.claims.Store(c.key, c)
+		if c.use != copying {
+			d.claims.Store(c.key, c.as(changing))
 		}
 	}
 }
@@ -36,6 +37,25 @@ func (d *doubts) forgetTenant(name string) {
 	}
 }
 
+// about reports whether a name is in doubt that is claimed for its references.
+func (d *doubts) about(claims []claim) bool {
+	return slices.ContainsFunc(claims, func(c claim) bool {
+		_, doubtful := d.claims.Load(c.key)
+		return doubtful && c.use == referring
+	})
+}
+
+// settling makes of claims for references what it takes to settle doubts about them.
+func settling(claims []claim) []claim {
+	out := slices.Clone(claims)
+	for i, c := range out {
+		if c.use == referring {
+			out[i] = c.as(changing)
+		}
+	}
+	return out
+}
+
 func (d *doubts) all() []claim {
 	var out []claim
 	d.claims.Range(func(_, c any) bool {
@@ -48,7 +68,7 @@ func (d *doubts) all() []claim {
 // settle ends the doubts about the claimed names, which the caller holds.
 func (s *Store) settle(ctx context.Context, claims []claim) error {
 	for _, c := range claims {
-		if c.shared {
+		if c.use != changing {
 			continue
 		}
 		if _, doubtful := s.doubts.claims.LoadAndDelete(c.key); !doubtful {

@@ -97,13 +97,14 @@ func (s *Store) wantedBut(ctx context.Context) (map[nfs.Key]nfs.Export, error) {
 	return out, nil
 }
 
-// waitForChange returns when no change of the volume with that data path is under way; false when one still is.
+// waitForChange returns when no change of the references to the volume with that data path is under way; false when one
+// still is.
 func (s *Store) waitForChange(ctx context.Context, path string) bool {
 	t, name := s.locate(path)
 	if t == nil {
 		return true
 	}
-	release, err := s.locks.acquire(ctx, t.volumeClaim(name).reading())
+	release, err := s.locks.acquire(ctx, t.volumeClaim(name).as(referring))
 	if err != nil {
 		return false
 	}

@@ -100,7 +100,7 @@ func (v Volume) keeps(e nfs.Export) bool {
 }
 
 // reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
-// anybody up; what differs is looked at again with the volume's name held, as it may have changed meanwhile.
+// anybody up; what differs is looked at again with the volume's references held, as it may have changed meanwhile.
 func (s *Store) reconcileExports(ctx context.Context) error {
 	actual, err := s.exporter.List(ctx)
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *Store) reconcileExports(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// reconcilePath makes the exports of one path what they should be. The volume's name is held meanwhile.
+// reconcilePath makes the exports of one path what they should be. Its references are held meanwhile.
 func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Export) error {
 	t, name := s.locate(path)
 	if slices.Contains(s.brokenTenants(), s.tenantOf(path)) {
@@ -146,7 +146,7 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 			return err
 		}
 		return s.exporter.Export(ctx, want)
-	}, t.volumeClaim(name))
+	}, t.volumeClaim(name).as(referring))
 }
 
 // revoke takes back the exports of a path that are there and not wanted.

@@ -27,7 +27,7 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 		created = true
 		s, err = t.snapshot(spec)
 		return err
-	}, t.snapshotClaim(spec.Name), t.volumeClaim(spec.Volume).reading())
+	}, t.snapshotClaim(spec.Name), t.volumeClaim(spec.Volume).as(copying))
 	return s, created, err
 }
 

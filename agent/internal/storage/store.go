@@ -336,6 +336,11 @@ func (s *Store) change(ctx context.Context, do func(context.Context) error, clai
 	}
 	defer leave()
 	release, err := s.locks.acquire(ctx, claims...)
+	if err == nil && s.doubts.about(claims) {
+		release()
+		claims = settling(claims)
+		release, err = s.locks.acquire(ctx, claims...)
+	}
 	if err != nil {
 		return err
 	}
@@ -417,7 +422,7 @@ func (t *Tenant) snapshotClaim(name string) claim {
 	}
 }
 
-func (c claim) reading() claim {
-	c.shared = true
+func (c claim) as(u use) claim {
+	c.use = u
 	return c
 }
