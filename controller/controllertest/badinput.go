@@ -36,7 +36,13 @@ func badCreate(t *testing.T, b Backend) {
 		"one of two is bad":  {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = append(r.VolumeCapabilities, mount("ext4")) }, `volume_capabilities[1]: file system type "ext4"`},
 		"fs type":            {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{mount("xfs")} }, `"xfs" is not supported`},
 		"mutable parameters": {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"x": "y"} }, `mutable parameter "x"`},
-		"empty source":       {func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromSnapshot("") }, "snapshot_id must not be empty"},
+		"mount flag": {func(r *csi.CreateVolumeRequest) {
+			r.VolumeCapabilities[0].GetMount().MountFlags = []string{"hard", "bg"}
+		}, `volume_capabilities[0]: mount_flags: mount option "bg"`},
+		"flags in one item": {func(r *csi.CreateVolumeRequest) {
+			r.VolumeCapabilities[0].GetMount().MountFlags = []string{"hard,vers=3"}
+		}, `mount option "vers=3" is not allowed: only NFS versions`},
+		"empty source": {func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = fromSnapshot("") }, "snapshot_id must not be empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := request("bad", gib)
@@ -51,6 +57,9 @@ func badCreate(t *testing.T, b Backend) {
 	failed(t, err, codes.OutOfRange, "required_bytes", "limit_bytes") // fault 16
 
 	assert.DeepEqual(t, e.listAll(0), []string{}) // nothing was made
+	r = request("flags", gib)
+	r.VolumeCapabilities[0].GetMount().MountFlags = []string{"ro,noatime", "", "nconnect=4"}
+	e.create(r)
 	for _, fsType := range []string{"", "nfs", "nfs4"} {
 		r := request("good", gib)
 		r.VolumeCapabilities = []*csi.VolumeCapability{mount(fsType)}
@@ -65,7 +74,7 @@ func badParameters(t *testing.T, b Backend) {
 		"AgentURL":          {e.url},
 		"agentURL":          {"", "host:1", "ftp://host", "http://", "http://user:pw@host", "http://host?x=1"},
 		"nfsServer":         {"", "a b", "host/path", "-o", "[192.0.2.1]", "fe80::1%eth0", "host:2049", "ü", strings.Repeat("a", 254)},
-		"nfsMountOptions":   {",", "hard,,soft", "a b", "a\nb", "a\x00", strings.Repeat("x", 1025)},
+		"nfsMountOptions":   {",", "hard,,soft", "a b", "a\nb", "a\x00", strings.Repeat("x", 1025), "nfsvers=3", "hard, bg", "vers=4.3", "proto=udp", "timeo=x"},
 		"nocow":             {"", "yes", "2"},
 		"rootSquash":        {"", "yes", "2"},
 		"compression":       {"", "gzip", "zstd:0", "zstd:16", "zlib:10", "lzo:1", "zstd:", " zstd"},

@@ -89,7 +89,7 @@ func modifyBad(t *testing.T, b Backend) {
 		"gid":                       {"", "x"},
 		"mode":                      {"", "8", "10000"},
 		"labels":                    {"a", "A=b", "a=b c", "a=1,a=2", "created-by=me", "storage-class=x", "pvc-name=x"},
-		"nfsMountOptions":           {",", "a b", "hard,,soft", strings.Repeat("x", 1025)},
+		"nfsMountOptions":           {",", "a b", "hard,,soft", strings.Repeat("x", 1025), "bg", "hard,nfsvers=3", "addr=192.0.2.9"},
 		"sizeLimit":                 {"", "true", "0", "10Gi"},
 		"btrfs-nfs-csi/compression": {"zstd"},
 	} {

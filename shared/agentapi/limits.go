@@ -13,11 +13,6 @@ import (
 const (
 	labelKeyPattern   = `^[a-z0-9][a-z0-9._-]{0,62}$`
 	labelValuePattern = `^[A-Za-z0-9._-]{0,128}$`
-
-	// MaxMountOptions is how many mount options a volume may have.
-	MaxMountOptions = 64
-	// MaxMountOptionsLen bounds them, joined by commas, in bytes: the kernel takes one page of options for a mount.
-	MaxMountOptionsLen = 1024
 )
 
 var (
@@ -62,27 +57,6 @@ func CheckCompression(value string) error {
 	n, err := strconv.Atoi(level)
 	if err != nil || n < 1 || n > highest || strconv.Itoa(n) != level {
 		return fmt.Errorf("%q: the level must be from 1 to %d (lzo and none have no level)", value, highest)
-	}
-	return nil
-}
-
-// CheckMountOptions checks a list of mount options, as text. Whether the options make sense is for the node to say.
-func CheckMountOptions(options []string) error {
-	if len(options) > MaxMountOptions {
-		return fmt.Errorf("%d given, the limit is %d", len(options), MaxMountOptions)
-	}
-	if joined := len(strings.Join(options, ",")); joined > MaxMountOptionsLen {
-		return fmt.Errorf("%d bytes long, the limit is %d", joined, MaxMountOptionsLen)
-	}
-	for _, option := range options {
-		if option == "" {
-			return fmt.Errorf("one of them is empty")
-		}
-		for i := range len(option) {
-			if option[i] <= ' ' || option[i] > '~' || option[i] == ',' {
-				return fmt.Errorf("%q has a character that no mount option holds", option)
-			}
-		}
 	}
 	return nil
 }

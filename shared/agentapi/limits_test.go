@@ -36,20 +36,3 @@ func TestRequestID(t *testing.T) {
 		assert.Assert(t, !ValidRequestID(bad), bad)
 	}
 }
-
-func TestMountOptions(t *testing.T) {
-	for _, good := range [][]string{nil, {"hard"}, {"vers=4.2", "timeo=600", "nconnect=4"}, {strings.Repeat("x", MaxMountOptionsLen)}} {
-		assert.NilError(t, CheckMountOptions(good))
-	}
-	for says, bad := range map[string][]string{
-		"empty":     {"hard", ""},
-		"character": {"a,b"},
-		"no mount":  {"a b"},
-		"limit is":  make([]string, MaxMountOptions+1),
-		"bytes":     {strings.Repeat("x", MaxMountOptionsLen+1)},
-		`"a\x00"`:   {"a\x00"},
-		`"a\n"`:     {"a\n"},
-	} {
-		assert.ErrorContains(t, CheckMountOptions(bad), says)
-	}
-}

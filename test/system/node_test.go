@@ -154,7 +154,7 @@ func TestMountOptionsReachTheKernel(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NFSMountOptions: "vers=4.1,timeo=70,nodiratime"})
 	v := system.Create(t, s, "v")
 	capability := system.Shared()
-	capability.GetMount().MountFlags = []string{"timeo=50", "acregmin=7"}
+	capability.GetMount().MountFlags = []string{"timeo=50,acregmin=7"}
 	a := system.Attach(t, s, 0, v, system.AttachOptions{Capability: capability})
 	options := "," + system.Shell(t, a, `findmnt -no OPTIONS --target "$V"`) + ","
 	for _, want := range []string{"vers=4.1", "hard", "timeo=50", "acregmin=7", "nodiratime"} {
@@ -166,6 +166,11 @@ func TestMountOptionsReachTheKernel(t *testing.T) {
 		refused := s.NewAttachment(s.Nodes[0], v, system.AttachOptions{Capability: capability, Pod: "refused"})
 		assert.NilError(t, refused.ControllerPublish(t.Context()))
 		err := refused.Stage(t.Context())
+		assert.Equal(t, status.Code(err), codes.InvalidArgument, "%v", err)
+		assert.ErrorContains(t, err, reason)
+		_, err = s.CSI.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+			Name: "refused", Parameters: s.ClassParameters(), VolumeCapabilities: []*csi.VolumeCapability{capability},
+		})
 		assert.Equal(t, status.Code(err), codes.InvalidArgument, "%v", err)
 		assert.ErrorContains(t, err, reason)
 	}

@@ -75,11 +75,11 @@ func TestMountOptionsAreKept(t *testing.T) {
 	s := reopened(t, config, newMemoryExporter())
 	ten := mustTenant(t, s)
 	mustCreate(t, ten, "v")
-	options := []string{"nconnect=4", "noatime"}
-	v, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: options})
+	options := []string{"nconnect=4", "noatime", "ro"}
+	v, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: []string{"nconnect=4,noatime", "ro"}})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, v.MountOptions, options)
-	for _, bad := range [][]string{{"a b"}, {"a,b"}, {""}, {"ü"}} {
+	for _, bad := range [][]string{{"a b"}, {"hard,bg"}, {"vers=3"}, {""}, {"a,"}, {"ü"}} {
 		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: bad})
 		assertCode(t, err, agentapi.Invalid)
 		assert.ErrorContains(t, err, "mount_options")

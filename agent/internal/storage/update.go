@@ -7,6 +7,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // UpdateVolume changes what is set in the update. The size never shrinks; NoCOW and compression act on new files and new
@@ -90,10 +91,10 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 		v.Labels = keepCreator(v.Labels, u.Labels)
 	}
 	if u.MountOptions != nil {
-		if err := agentapi.CheckMountOptions(u.MountOptions); err != nil {
+		if err := mountoptions.Check(u.MountOptions); err != nil {
 			return v, invalid("mount_options: %w", err)
 		}
-		v.MountOptions = slices.Clone(u.MountOptions)
+		v.MountOptions = mountoptions.Split(u.MountOptions...)
 	}
 	v.UpdatedAt = now()
 	if err := labels.Check(v.Labels.Map()); err != nil { // the creator's may be one too many

@@ -103,6 +103,9 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	maps.Copy(merged, parameters)
 	p.parameters = merged
 	parsed, err := class.Parse(merged)
+	if err == nil {
+		err = parsed.CheckMountOptions()
+	}
 	if err != nil {
 		return nil, invalid(err)
 	}

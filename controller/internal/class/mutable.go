@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // SizeLimit is the mutable parameter that says whether a volume's size is enforced: on or off.
@@ -49,6 +51,9 @@ func (m *Mutable) set(key, value string) (err error) {
 		options, err := parseMountOptions(value)
 		if err != nil {
 			return err
+		}
+		if err := mountoptions.Check(options); err != nil {
+			return fmt.Errorf("is wrong: %w", err)
 		}
 		m.MountOptions = append([]string{}, options...) // none is not unset
 	case SizeLimit:

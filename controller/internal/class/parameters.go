@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // Keys of StorageClass parameters. The first three are also those of a volume's volume_context.
@@ -153,6 +153,14 @@ func parseHost(s string) (string, error) {
 	return host, nil
 }
 
+// CheckMountOptions applies the node's rules. Parse does not: volumes that were made before these rules must be found.
+func (p Parameters) CheckMountOptions() error {
+	if err := mountoptions.Check(p.MountOptions); err != nil {
+		return fmt.Errorf("parameter %q: %w", MountOptions, err)
+	}
+	return nil
+}
+
 func parseMountOptions(s string) ([]string, error) {
 	if s == "" {
 		return nil, nil
@@ -164,9 +172,6 @@ func parseMountOptions(s string) ([]string, error) {
 			return nil, fmt.Errorf("has an empty option in %q", s)
 		}
 		out = append(out, option)
-	}
-	if err := agentapi.CheckMountOptions(out); err != nil {
-		return nil, fmt.Errorf("is wrong: %w", err)
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // ControllerGetCapabilities tells what the service can do.
@@ -73,6 +74,9 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 // checkParameters tells whether a volume could have been made with parameters.
 func checkParameters(volume *agentapi.VolumeDetail, classKey string, parameters map[string]string) error {
 	parsed, err := class.Parse(parameters)
+	if err == nil {
+		err = parsed.CheckMountOptions()
+	}
 	switch {
 	case err != nil:
 		return err
@@ -100,6 +104,9 @@ func checkCapabilities(capabilities []*csi.VolumeCapability) error {
 	for i, capability := range capabilities {
 		if err := checkCapability(capability); err != nil {
 			return fmt.Errorf("volume_capabilities[%d]: %w", i, err)
+		}
+		if _, err := mountoptions.Merge(capability.GetMount().GetMountFlags()); err != nil {
+			return fmt.Errorf("volume_capabilities[%d]: mount_flags: %w", i, err)
 		}
 	}
 	return nil

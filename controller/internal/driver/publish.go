@@ -14,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // Keys of publish_context beside csiserver.UsageTokenKey; the node driver reads them.
@@ -123,22 +124,13 @@ func mountOptions(lists ...[]string) []string {
 	for i, list := range lists {
 		overridden := map[string]bool{}
 		for _, option := range slices.Concat(lists[i+1:]...) {
-			overridden[optionName(option)] = true
+			overridden[mountoptions.Key(option)] = true
 		}
 		for _, option := range list {
-			if !overridden[optionName(option)] {
+			if !overridden[mountoptions.Key(option)] {
 				out = append(out, option)
 			}
 		}
 	}
 	return out
-}
-
-// optionName gives the spellings of one option one name.
-func optionName(option string) string {
-	name, _, _ := strings.Cut(option, "=")
-	if name == "vers" {
-		return "nfsvers"
-	}
-	return name
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 var mode = regexp.MustCompile(`^(|0?[0-7]{1,4})$`)
@@ -180,9 +181,11 @@ func (c *call) updateVolume(name string) error {
 	set(&changed.Gid, r.Gid)
 	set(&changed.Mode, r.Mode)
 	set(&changed.Labels, r.Labels)
-	set(&changed.MountOptions, r.MountOptions)
-	if err := agentapi.CheckMountOptions(changed.MountOptions); err != nil {
-		return agentapi.Errorf(agentapi.Invalid, "mount_options: %w", err)
+	if r.MountOptions != nil {
+		if err := mountoptions.Check(*r.MountOptions); err != nil {
+			return agentapi.Errorf(agentapi.Invalid, "mount_options: %w", err)
+		}
+		changed.MountOptions = mountoptions.Split(*r.MountOptions...)
 	}
 	if r.SizeLimit != nil {
 		if *r.SizeLimit && v.UsedBytes > changed.SizeBytes {

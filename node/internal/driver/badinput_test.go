@@ -145,9 +145,10 @@ func TestBadInput(t *testing.T) {
 		refused("publish/publish_context/"+name, publish(func(r *csi.NodePublishVolumeRequest) { merge(r.PublishContext) }), "publish_context")
 	}
 	refused("stage/publish_context/missing", stage(func(r *csi.NodeStageVolumeRequest) { r.PublishContext = nil }), "publish_context")
-	for _, flag := range []string{"bind", "-o", "a,b", "vers=3", "x-systemd.automount"} {
+	for _, flag := range []string{"bind", "-o", "vers=3", "x-systemd.automount", "timeo=x"} {
 		refused("stage/mount_flags/"+flag, stage(func(r *csi.NodeStageVolumeRequest) { r.VolumeCapability.GetMount().MountFlags = []string{flag} }), flag)
 	}
+	refused("stage/mount_flags/several in one", stage(func(r *csi.NodeStageVolumeRequest) { r.VolumeCapability.GetMount().MountFlags = []string{"hard,bg"} }), `"bg"`)
 	for _, path := range []string{v.staging, v.staging + "/data", v.staging + "/data/"} {
 		refused("publish/target is the staging path", publish(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = path }), "target_path")
 	}

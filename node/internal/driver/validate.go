@@ -14,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // Keys of the publish context, as the controller fills them.
@@ -85,7 +86,7 @@ func parseContext(context map[string]string, capability *csi.VolumeCapability) (
 	if err != nil {
 		return attachment{}, invalid("publish_context", "(%s, %s): %v", KeyServer, KeyPath, err)
 	}
-	options, err := nfsmount.MergeOptions(nfsmount.Defaults(), nfsmount.SplitOptions(context[KeyMountOptions]), capability.GetMount().GetMountFlags())
+	options, err := mountoptions.Merge(mountoptions.Defaults(), []string{context[KeyMountOptions]}, capability.GetMount().GetMountFlags())
 	if err != nil {
 		return attachment{}, invalid("publish_context or mount_flags", "%v", err)
 	}

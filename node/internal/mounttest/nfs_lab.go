@@ -18,6 +18,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // NFS is a Backend of btrfs subvolumes on the lab's two NFS servers, of which the spare one is
@@ -76,7 +77,7 @@ func (n *NFS) Limits() nfsmount.Limits {
 }
 
 // Options are the driver's own.
-func (n *NFS) Options() []string { return nfsmount.Defaults() }
+func (n *NFS) Options() []string { return mountoptions.Defaults() }
 
 // NewVolume is a subvolume on the reliable server, exported to this machine.
 func (n *NFS) NewVolume(t *testing.T) nfsmount.Source {

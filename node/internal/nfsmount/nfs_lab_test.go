@@ -17,6 +17,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // superOptions are what the kernel made of the mount options.
@@ -59,7 +60,7 @@ func TestOptionsReachTheKernel(t *testing.T) {
 		{[]string{"vers=4.1", "soft", "timeo=50"}, []string{"vers=4.1", "soft", "timeo=50"}},
 		{[]string{"ro", "actimeo=3"}, []string{"ro", "vers=4.2"}},
 	} {
-		options, err := nfsmount.MergeOptions(b.Options(), c.options)
+		options, err := mountoptions.Merge(b.Options(), c.options)
 		assert.NilError(t, err)
 		data := place(t)
 		assert.NilError(t, b.Mounter().Mount(t.Context(), b.NewVolume(t), data, options))
@@ -73,7 +74,7 @@ func TestOptionsReachTheKernel(t *testing.T) {
 
 func TestAReadOnlyMountCanOnlyBeBoundReadOnly(t *testing.T) {
 	b := mounttest.New(t)
-	options, err := nfsmount.MergeOptions(b.Options(), []string{"ro"})
+	options, err := mountoptions.Merge(b.Options(), []string{"ro"})
 	assert.NilError(t, err)
 	data := place(t)
 	target := filepath.Join(filepath.Dir(data), "target")

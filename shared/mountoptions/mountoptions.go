@@ -1,0 +1,196 @@
+// Package mountoptions has the rules for the NFS mount options of volumes. The controller, the agent and the node driver
+// use the same rules, so that an option which a node refuses is refused before a volume is made with it.
+package mountoptions
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Defaults are the options of every volume. Those of its class, of the volume and of its capability override them.
+// hard: a soft mount turns a slow server into lost writes (nfs(5), "soft"). retry=0: mount.nfs(8) reports the first
+// failure, and the orchestrator tries again.
+func Defaults() []string { return []string{"vers=4.2", "hard", "retry=0"} }
+
+const (
+	// Max is how many options a list, and a mount, may have.
+	Max = 64
+	// MaxListLen bounds a list in bytes, joined by commas.
+	MaxListLen = 1024
+
+	maxOptionLen = 128  // bytes
+	maxMountLen  = 3072 // bytes of a mount's options: mount(2) takes one page, and mount.nfs(8) adds to it
+)
+
+// forbidden options and why. They do not say how a volume is mounted but what, where or by whom.
+var forbidden = map[string]string{
+	"bg":         "the mount would appear after the call has failed",
+	"addr":       "the server is named by the volume",
+	"mountaddr":  "the server is named by the volume",
+	"mounthost":  "the server is named by the volume",
+	"udp":        "NFSv4 needs tcp or rdma",
+	"bind":       "only an NFS mount can be made here",
+	"rbind":      "only an NFS mount can be made here",
+	"move":       "only an NFS mount can be made here",
+	"remount":    "only an NFS mount can be made here",
+	"loop":       "only an NFS mount can be made here",
+	"offset":     "only an NFS mount can be made here",
+	"sizelimit":  "only an NFS mount can be made here",
+	"helper":     "it names a program to run",
+	"uhelper":    "it names a program to run",
+	"user":       "the driver alone unmounts what it mounts",
+	"users":      "the driver alone unmounts what it mounts",
+	"owner":      "the driver alone unmounts what it mounts",
+	"group":      "the driver alone unmounts what it mounts",
+	"nofail":     "a failure must be reported",
+	"shared":     "propagation belongs to the orchestrator",
+	"private":    "propagation belongs to the orchestrator",
+	"slave":      "propagation belongs to the orchestrator",
+	"unbindable": "propagation belongs to the orchestrator",
+}
+
+// forbiddenPrefixes of names, as forbidden.
+var forbiddenPrefixes = map[string]string{
+	"x-":    "it speaks to other programs",
+	"make-": "propagation belongs to the orchestrator",
+}
+
+type interval struct{ least, most uint64 }
+
+// numbers are the options whose value is a number, and what the kernel's client takes (fs/nfs/fs_context.c). retry is
+// mount.nfs(8)'s own.
+var numbers = map[string]interval{
+	"timeo": {1, math.MaxInt32}, "retrans": {0, math.MaxInt32}, "retry": {0, math.MaxInt32},
+	"rsize": {0, math.MaxUint32}, "wsize": {0, math.MaxUint32}, "bsize": {0, math.MaxUint32}, "namlen": {0, math.MaxUint32},
+	"acregmin": {0, math.MaxUint32}, "acregmax": {0, math.MaxUint32}, "actimeo": {0, math.MaxUint32},
+	"acdirmin": {0, math.MaxUint32}, "acdirmax": {0, math.MaxUint32},
+	"port": {0, math.MaxUint16}, "mountport": {0, math.MaxUint16},
+	"nconnect": {1, 16}, "max_connect": {1, 16}, "minorversion": {0, 2},
+}
+
+// versions keep to NFSv4: versions 2 and 3 know no per-client revocation and need helpers that the node has not.
+func versions() []string { return []string{"4", "4.0", "4.1", "4.2"} }
+
+// keys name options that exclude each other. Other options exclude their own name and, with "no" before it, its opposite.
+var keys = map[string]string{
+	"vers": "vers", "nfsvers": "vers", "minorversion": "minorversion", "v4": "vers", "v4.0": "vers", "v4.1": "vers", "v4.2": "vers",
+	"hard": "hard", "soft": "hard", "softerr": "hard",
+	"ro": "ro", "rw": "ro",
+	"proto": "proto", "tcp": "proto", "rdma": "proto",
+	"sync": "sync", "async": "sync",
+	"suid": "suid", "nosuid": "suid",
+	"relatime": "atime", "norelatime": "atime", "strictatime": "atime", "nostrictatime": "atime", "atime": "atime", "noatime": "atime",
+}
+
+// Key is the same for options of which a mount can have one: the same name with another value, its "no" form, another
+// version, hard or soft, ro or rw.
+func Key(option string) string {
+	name, _, _ := strings.Cut(option, "=")
+	if key, ok := keys[name]; ok {
+		return key
+	}
+	return strings.TrimPrefix(name, "no")
+}
+
+// Split takes items such as "ro,hard" apart, as mount -o does, and drops what is empty.
+func Split(items ...string) []string {
+	var options []string
+	for _, item := range items {
+		options = append(options, strings.Split(item, ",")...)
+	}
+	return slices.DeleteFunc(options, func(option string) bool { return option == "" })
+}
+
+// Check checks a list of options that is kept for a volume. An item may hold several options, separated by commas. The
+// error names the option and the rule.
+func Check(items []string) error {
+	if joined := len(strings.Join(items, ",")); joined > MaxListLen {
+		return fmt.Errorf("mount options: %d bytes given, the limit is %d", joined, MaxListLen)
+	}
+	if slices.ContainsFunc(items, func(item string) bool { return slices.Contains(strings.Split(item, ","), "") }) {
+		return fmt.Errorf("mount options: one of them is empty in %q", items)
+	}
+	_, err := Merge(items)
+	return err
+}
+
+// Merge joins lists of options to those of one mount. An option replaces, in place, an earlier one that it excludes (see
+// Key). Items are taken apart as by Split. The error names the option and the rule.
+func Merge(lists ...[]string) ([]string, error) {
+	var merged, mergedKeys []string
+	for _, option := range Split(slices.Concat(lists...)...) {
+		if err := check(option); err != nil {
+			return nil, fmt.Errorf("mount option %q %w", option, err)
+		}
+		key := Key(option)
+		if i := slices.Index(mergedKeys, key); i >= 0 {
+			merged[i] = option
+			continue
+		}
+		merged, mergedKeys = append(merged, option), append(mergedKeys, key)
+	}
+	if len(merged) > Max {
+		return nil, fmt.Errorf("mount options: %d given, the limit is %d", len(merged), Max)
+	}
+	if joined := len(strings.Join(merged, ",")); joined > maxMountLen {
+		return nil, fmt.Errorf("mount options: %d bytes given, the limit is %d", joined, maxMountLen)
+	}
+	return merged, nil
+}
+
+func check(option string) error {
+	name, value, hasValue := strings.Cut(option, "=")
+	switch {
+	case len(option) > maxOptionLen:
+		return fmt.Errorf("is %d bytes long, the limit is %d", len(option), maxOptionLen)
+	case !isName(name):
+		return fmt.Errorf("must have a name of lower-case letters, digits, '_', '.' and '-' that begins with a letter")
+	case hasValue && !isValue(value):
+		return fmt.Errorf("must have a value of letters, digits and any of . _ : / @ + - %%")
+	}
+	if reason, ok := forbidden[name]; ok {
+		return fmt.Errorf("is not allowed: %s", reason)
+	}
+	for prefix, reason := range forbiddenPrefixes {
+		if strings.HasPrefix(name, prefix) {
+			return fmt.Errorf("is not allowed: %s", reason)
+		}
+	}
+	return checkValue(name, value)
+}
+
+func checkValue(name, value string) error {
+	limits, isNumber := numbers[name]
+	switch {
+	case (name == "vers" || name == "nfsvers") && !slices.Contains(versions(), value), name == "v2", name == "v3":
+		return fmt.Errorf("is not allowed: only NFS versions %s are supported", strings.Join(versions(), ", "))
+	case name == "proto" && strings.HasPrefix(value, "udp"):
+		return fmt.Errorf("is not allowed: %s", forbidden["udp"])
+	case isNumber && !limits.hold(value):
+		return fmt.Errorf("must have a number from %d to %d", limits.least, limits.most)
+	}
+	return nil
+}
+
+func (i interval) hold(value string) bool {
+	number, err := strconv.ParseUint(value, 0, 32)
+	return err == nil && i.least <= number && number <= i.most
+}
+
+func isName(s string) bool {
+	if s == "" || s[0] < 'a' || s[0] > 'z' {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '.' && r != '-'
+	}) < 0
+}
+
+func isValue(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._:/@+-%", r)
+	}) < 0
+}
