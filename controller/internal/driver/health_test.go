@@ -1,8 +1,10 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -41,6 +43,52 @@ func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
 		_, err := d.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node})
 		assert.Equal(t, status.Code(err), code, "%s: %v", node, err)
 	}
+}
+
+// Every unpublish from a node with an address ends with the agent's answer to an unexport, also where
+// the agent names no reference of the node, or knows no such volume. While the agent cannot shut the
+// node out, the unpublish fails.
+func TestUnpublishEndsWithAFence(t *testing.T) {
+	var broken atomic.Bool
+	requests := make(chan string, 10)
+	d := start(t, func(a *fakeagent.Agent) {
+		a.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodDelete {
+				return false
+			}
+			body, err := io.ReadAll(r.Body)
+			assert.Check(t, err)
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			requests <- r.URL.Path + " " + string(body)
+			return broken.Load() && failWith(agentapi.Unavailable)(w, r)
+		}
+	})
+	unpublish := func(name, node string) error {
+		_, err := d.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: "fast|" + name, NodeId: node})
+		return err
+	}
+	d.create(t, "there")
+	for _, name := range []string{"there", "gone"} {
+		fence := "/v1/volumes/" + name + `/export {"client":"192.0.2.1","labels":{"node":"worker-1"}}`
+		broken.Store(true)
+		failed(t, unpublish(name, node1), codes.Unavailable)
+		broken.Store(false)
+		for range 2 {
+			assert.NilError(t, unpublish(name, node1))
+		}
+		for range 3 {
+			assert.Equal(t, <-requests, fence)
+		}
+		for _, node := range []string{"", "worker-1"} {
+			assert.NilError(t, unpublish(name, node), "there is no address to shut out")
+		}
+		assert.Equal(t, len(requests), 0)
+	}
+
+	_, err := d.ControllerPublishVolume(t.Context(), publishRequest("fast|there", node1, oneNode))
+	assert.NilError(t, err)
+	assert.NilError(t, unpublish("there", node1))
+	assert.Equal(t, len(requests), 1, "one is enough")
 }
 
 func TestConditionsOfTheAgentBecomeHealth(t *testing.T) {

@@ -27,13 +27,18 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 		c.logger.Info("nothing to unpublish: the volume ID is not of this driver", "volume", r.GetVolumeId(), "reason", err)
 		return &csi.ControllerUnpublishVolumeResponse{}, nil
 	}
-	target, volume, err := c.volume(ctx, v, r.GetSecrets())
+	target, err := c.target(ctx, v, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	volume, err := target.GetVolume(ctx, v.Name)
 	if agentapi.IsCode(err, agentapi.NotFound) {
-		return &csi.ControllerUnpublishVolumeResponse{}, nil // no volume, so no access
+		volume, err = &agentapi.VolumeDetail{Name: v.Name}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	fenced := false
 	for _, reference := range volume.Clients {
 		labels, ok := labelsOfNode(reference, r.GetNodeId())
 		if !ok {
@@ -42,25 +47,35 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 		if err := target.Unexport(ctx, v.Name, agentapi.UnexportRequest{Client: reference.Client, Labels: labels}); err != nil {
 			return nil, err
 		}
+		fenced = true
 	}
-	return &csi.ControllerUnpublishVolumeResponse{}, unpublishQuarantined(ctx, target, volume, r.GetNodeId())
+	if !fenced || isQuarantined(volume) {
+		err = shutOut(ctx, target, volume, r.GetNodeId())
+	}
+	return &csi.ControllerUnpublishVolumeResponse{}, err
 }
 
-// unpublishQuarantined asks the agent to shut the node out of a volume that is quarantined. Its
-// references may be unreadable, and then the node may be let in although none names it. The agent
-// refuses where it cannot tell.
-func unpublishQuarantined(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail, nodeID string) error {
-	quarantined := volume.Health != nil && slices.ContainsFunc(volume.Health.Conditions, func(c agentapi.Condition) bool {
-		return c.Reason == agentapi.ReasonQuarantined
-	})
-	if !quarantined {
+// shutOut asks the agent to shut the node out of a volume none of whose references names it, so that
+// every unpublish ends with the agent's fence. The NFS server may let the node in all the same: the
+// volume is quarantined and its references cannot be read, its directory was moved away, or an
+// earlier call failed half-way. The agent refuses where it cannot tell. A node ID without an address
+// is that of a client only where a reference names it.
+func shutOut(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail, nodeID string) error {
+	node, err := id.ParseNode(nodeID)
+	switch {
+	case err == nil:
+		return target.Unexport(ctx, volume.Name, agentapi.UnexportRequest{Client: node.IP.String(), Labels: agentapi.Labels{labelNode: labelValue(node.Name)}})
+	case isQuarantined(volume):
+		return status.Errorf(codes.FailedPrecondition, "volume %s is quarantined: it can be unpublished from one node only, whose ID has an address: %v", volume.Name, err)
+	default:
 		return nil
 	}
-	node, err := id.ParseNode(nodeID)
-	if err != nil {
-		return status.Errorf(codes.FailedPrecondition, "volume %s is quarantined: it can be unpublished from one node only, whose ID has an address: %v", volume.Name, err)
-	}
-	return target.Unexport(ctx, volume.Name, agentapi.UnexportRequest{Client: node.IP.String(), Labels: agentapi.Labels{labelNode: labelValue(node.Name)}})
+}
+
+func isQuarantined(volume *agentapi.VolumeDetail) bool {
+	return volume.Health != nil && slices.ContainsFunc(volume.Health.Conditions, func(c agentapi.Condition) bool {
+		return c.Reason == agentapi.ReasonQuarantined
+	})
 }
 
 // labelsOfNode are those by which a reference is the node's, or, with nodeID "", any node's. What is behind the separator of the ID, and whether
