@@ -15,7 +15,7 @@ var OpenAPI []byte
 const (
 	// MaxBodyBytes is the largest request body that the agent reads: 1 MiB.
 	MaxBodyBytes = 1 << 20
-	// MaxPage is the largest limit of a list.
+	// MaxPage is the largest limit of a list, and the one of a request that names none.
 	MaxPage = 1000
 	// MaxLabels is how many labels a volume, snapshot or export reference may carry.
 	MaxLabels = 32

@@ -622,7 +622,7 @@ type VolumeMade = VolumeDetail
 
 // ListExportsParams defines parameters for ListExports.
 type ListExportsParams struct {
-	// Limit Items a page, 1 to 1000. Without it everything comes at once.
+	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -637,7 +637,7 @@ type ListSnapshotsParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it everything comes at once.
+	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -658,7 +658,7 @@ type ListVolumesParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it everything comes at once.
+	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.
@@ -681,7 +681,7 @@ type ListVolumeSnapshotsParams struct {
 	// Detail Whole items in place of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it everything comes at once.
+	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// After The next of the page before. Opaque and bound to the tenant.

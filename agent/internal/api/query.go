@@ -110,8 +110,14 @@ func takesBody(method, route string) bool {
 	return method == fiber.MethodPost || method == fiber.MethodPatch || route == "/v1/volumes/:name/export"
 }
 
+// storageQuery asks for a page of bounded size, also where the request names none: what one request costs must not depend
+// on how much a tenant has.
 func storageQuery(limit *agentapi.Limit, after *agentapi.After, labels *agentapi.Label) storage.Query {
-	return storage.Query{Limit: valueOf(limit), After: valueOf(after), Labels: valueOf(labels)}
+	q := storage.Query{Limit: agentapi.MaxPage, After: valueOf(after), Labels: valueOf(labels)}
+	if limit != nil {
+		q.Limit = *limit
+	}
+	return q
 }
 
 // valueOf is the zero value for nil.

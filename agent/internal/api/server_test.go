@@ -78,13 +78,14 @@ func TestQueriesReachTheDomain(t *testing.T) {
 	h.a().listSnapshots = func(q storage.Query) (p storage.Page[storage.Snapshot], _ error) { got = q; return p, nil }
 	h.a().listExports = func(q storage.Query) (p storage.Page[storage.ExportEntry], _ error) { got = q; return p, nil }
 	for path, want := range map[string]storage.Query{
-		"/v1/volumes":            {},
-		"/v1/volumes?detail=1":   {},
+		"/v1/volumes":            {Limit: agentapi.MaxPage},
+		"/v1/volumes?detail=1":   {Limit: agentapi.MaxPage},
 		"/v1/volumes?limit=1000": {Limit: 1000},
 		"/v1/volumes?limit=1&after=c%2B%2F%3D&label=a=b&label=c&label=d%3De": {Limit: 1, After: "c+/=", Labels: []string{"a=b", "c", "d=e"}},
-		"/v1/volumes?label=a=b,c=d":        {Labels: []string{"a=b,c=d"}},
+		"/v1/volumes?label=a=b,c=d":        {Limit: agentapi.MaxPage, Labels: []string{"a=b,c=d"}},
 		"/v1/snapshots?limit=2":            {Limit: 2},
-		"/v1/volumes/v1/snapshots?after=x": {After: "x", Volume: "v1"},
+		"/v1/volumes/v1/snapshots?after=x": {Limit: agentapi.MaxPage, After: "x", Volume: "v1"},
+		"/v1/exports":                      {Limit: agentapi.MaxPage},
 		"/v1/exports?limit=3&label=k":      {Limit: 3, Labels: []string{"k"}},
 	} {
 		got = storage.Query{}

@@ -136,7 +136,6 @@ func (r *report) writeScale(b *strings.Builder) {
 	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", document.Duration(s.cold))
 	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
 	fmt.Fprintf(b, "| after 8 clients have read all volumes in pages of %d, several times | %.0f MiB |\n", agentapi.MaxPage, mebibytes(s.inPages))
-	fmt.Fprintf(b, "| after 8 clients have read them in one piece, which they may, several times | %.0f MiB |\n", mebibytes(s.atOnce))
 	fmt.Fprintf(b, "| CPU a minute without requests | %s |\n\n", document.Duration(s.idle))
 }
 

@@ -16,8 +16,7 @@ type scale struct {
 	warm    time.Duration     // from starting the process to its first answer, after a stop
 	cold    time.Duration     // the same on a filesystem that was just mounted
 	memory  int64             // resident bytes then,
-	inPages int64             // after 8 clients have read everything in the largest pages, as ours does,
-	atOnce  int64             // and after 8 clients have read everything at once, as old ones do
+	inPages int64             // and after 8 clients have read everything in the largest pages
 	idle    time.Duration     // CPU used in a minute in which nobody asks for anything
 }
 
@@ -59,7 +58,7 @@ func (s *scale) fill(w *workbench, a *agent, size size) error {
 		}
 		made = upTo
 		if upTo != size.volumes {
-			if err := s.list(a, size, fmt.Sprintf("list of %d", upTo), "/v1/volumes"); err != nil {
+			if err := s.list(a, size, fmt.Sprintf("list of %d", upTo), readInPages); err != nil {
 				return err
 			}
 		}
@@ -76,9 +75,9 @@ func scaleName(i int) string {
 	return fmt.Sprintf("pvc-%08x-0000-4000-8000-%012x", i*2654435761%(1<<32), i)
 }
 
-func (s *scale) list(a *agent, size size, name, path string) error {
+func (s *scale) list(a *agent, size size, name string, read func(*agent) error) error {
 	for _, clients := range []int{1, 8} {
-		l := load{name, clients, size.lookups, func(int) error { return a.get(path) }}
+		l := load{name, clients, size.lookups, func(int) error { return read(a) }}
 		r, err := l.run(a.cpu)
 		if err != nil {
 			return err
@@ -91,7 +90,7 @@ func (s *scale) list(a *agent, size size, name, path string) error {
 // pages are measured where there are most volumes.
 func (s *scale) pages(a *agent, size size) error {
 	first := fmt.Sprintf("/v1/volumes?limit=%d", min(pageSize, size.volumes/2))
-	if err := s.list(a, size, pageFirst, first); err != nil {
+	if err := s.list(a, size, pageFirst, func(a *agent) error { return a.get(first) }); err != nil {
 		return err
 	}
 	path := first
@@ -106,7 +105,7 @@ func (s *scale) pages(a *agent, size size) error {
 		}
 		path = first + "&after=" + page.Next
 	}
-	return s.list(a, size, pageInner, path)
+	return s.list(a, size, pageInner, func(a *agent) error { return a.get(path) })
 }
 
 func (s *scale) starts(w *workbench, size size) error {
@@ -137,11 +136,7 @@ func (s *scale) starts(w *workbench, size size) error {
 	if s.inPages, err = memoryAfter(a, 8, size.lookups/10, readInPages); err != nil {
 		return err
 	}
-	if err := s.list(a, size, fmt.Sprintf("list of %d", size.volumes), "/v1/volumes"); err != nil {
-		return err
-	}
-	s.atOnce, err = a.memory()
-	return err
+	return s.list(a, size, fmt.Sprintf("list of %d", size.volumes), readInPages)
 }
 
 func memoryAfter(a *agent, clients, count int, read func(*agent) error) (int64, error) {

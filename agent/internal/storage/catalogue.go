@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/btree"
@@ -16,6 +18,10 @@ type catalogue[T any] struct {
 	fields func(*T, *record)
 	tally  func(*T) totals
 	total  totals
+
+	// groups are the names of the items of each group, in order. An item can be in several.
+	groups   map[string][]string
+	groupsOf func(*T) []string // nil: in none
 }
 
 // totals are added up whenever an item changes, so that to ask for them costs no walk.
@@ -44,6 +50,7 @@ func newCatalogue[T any](fields func(*T, *record), tally func(*T) totals) *catal
 		items:  btree.NewG(btreeDegree, func(a, b string) bool { return nameOf(a) < nameOf(b) }),
 		fields: fields,
 		tally:  tally,
+		groups: map[string][]string{},
 	}
 }
 
@@ -54,9 +61,11 @@ func newVolumes() *catalogue[Volume] {
 }
 
 func newSnapshots() *catalogue[Snapshot] {
-	return newCatalogue((*Snapshot).fields, func(s *Snapshot) totals {
+	c := newCatalogue((*Snapshot).fields, func(s *Snapshot) totals {
 		return totals{items: 1, quarantined: oneIf(s.Quarantine != "")}
 	})
+	c.groupsOf = (*Snapshot).groups
+	return c
 }
 
 func oneIf(condition bool) int {
@@ -91,9 +100,17 @@ func (c *catalogue[T]) put(item T) {
 	defer c.mu.Unlock()
 	old, replaced := c.items.ReplaceOrInsert(record)
 	if replaced {
-		c.total.subtract(c.tally(unpacker(c.fields)(old)))
+		c.forget(unpacker(c.fields)(old), nameOf(old))
 	}
 	c.total.add(c.tally(&item))
+	if c.groupsOf == nil {
+		return
+	}
+	name := strings.Clone(nameOf(record)) // alone, it does not keep the record
+	for _, group := range c.groupsOf(&item) {
+		at, _ := slices.BinarySearch(c.groups[group], name)
+		c.groups[group] = slices.Insert(c.groups[group], at, name)
+	}
 }
 
 func (c *catalogue[T]) remove(name string) {
@@ -101,7 +118,25 @@ func (c *catalogue[T]) remove(name string) {
 	defer c.mu.Unlock()
 	old, found := c.items.Delete(keyOf(name))
 	if found {
-		c.total.subtract(c.tally(unpacker(c.fields)(old)))
+		c.forget(unpacker(c.fields)(old), name)
+	}
+}
+
+// forget takes an item out of the totals and the groups.
+func (c *catalogue[T]) forget(item *T, name string) {
+	c.total.subtract(c.tally(item))
+	if c.groupsOf == nil {
+		return
+	}
+	for _, group := range c.groupsOf(item) {
+		names := c.groups[group]
+		at, found := slices.BinarySearch(names, name)
+		if found {
+			c.groups[group] = slices.Delete(names, at, at+1)
+		}
+		if len(c.groups[group]) == 0 {
+			delete(c.groups, group)
+		}
 	}
 }
 
@@ -119,34 +154,72 @@ func (c *catalogue[T]) all() []T { return c.page("", 0, nil).Items }
 func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if match != nil {
+		return c.matching(c.items.Ascend, after, limit, match)
+	}
+	page := newPage(c, limit)
+	page.Total = c.items.Len()
+	c.items.AscendGreaterOrEqual(keyOf(after), func(record string) bool { return nameOf(record) == after || page.collect(record) })
+	return page.Page
+}
+
+// pageOf is page of the items in at least one of the groups. It looks at no others.
+func (c *catalogue[T]) pageOf(groups []string, after string, limit int, match func(*T) bool) Page[T] {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var names []string
+	for _, group := range groups {
+		names = append(names, c.groups[group]...)
+	}
+	slices.Sort(names)
+	walk := func(visit btree.ItemIteratorG[string]) {
+		for _, name := range slices.Compact(names) {
+			record, _ := c.items.Get(keyOf(name))
+			visit(record)
+		}
+	}
+	return c.matching(walk, after, limit, match)
+}
+
+// matching is the page of the records that walk visits and that match.
+func (c *catalogue[T]) matching(walk func(btree.ItemIteratorG[string]), after string, limit int, match func(*T) bool) Page[T] {
+	page := newPage(c, limit)
+	walk(func(record string) bool {
+		if match(page.unpack(record)) {
+			page.Total++
+			_ = nameOf(record) <= after || page.collect(record)
+		}
+		return true
+	})
+	return page.Page
+}
+
+// pageOfRecords is a page that is being collected.
+type pageOfRecords[T any] struct {
+	Page[T]
+	limit  int
+	unpack func(record string) *T
+	last   string // name of the last item
+}
+
+func newPage[T any](c *catalogue[T], limit int) *pageOfRecords[T] {
 	if limit == 0 {
 		limit = c.items.Len()
 	}
-	page := Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))}
-	unpack, last, more := unpacker(c.fields), "", false
-	collect := func(record string) bool {
-		if more = len(page.Items) == limit; more {
-			return false
-		}
-		page.Items, last = append(page.Items, *unpack(record)), nameOf(record)
-		return true
+	return &pageOfRecords[T]{
+		Page:  Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))},
+		limit: limit, unpack: unpacker(c.fields),
 	}
-	if match == nil {
-		page.Total = c.items.Len()
-		c.items.AscendGreaterOrEqual(keyOf(after), func(record string) bool { return nameOf(record) == after || collect(record) })
-	} else {
-		c.items.Ascend(func(record string) bool {
-			if match(unpack(record)) {
-				page.Total++
-				_ = nameOf(record) <= after || collect(record)
-			}
-			return true
-		})
+}
+
+// collect adds an item, or notes that there are more than the page holds: false.
+func (p *pageOfRecords[T]) collect(record string) bool {
+	if len(p.Items) == p.limit {
+		p.Next = p.last
+		return false
 	}
-	if more {
-		page.Next = last
-	}
-	return page
+	p.Items, p.last = append(p.Items, *p.unpack(record)), nameOf(record)
+	return true
 }
 
 // count is how many match.

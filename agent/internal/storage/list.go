@@ -56,17 +56,24 @@ func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], erro
 			return Page[Snapshot]{}, err
 		}
 	}
-	var match func(*Snapshot) bool
-	if len(selector) > 0 || q.Volume != "" {
-		ofVolume := t.snapshotsOf(q.Volume)
-		match = func(s *Snapshot) bool { return ofVolume(s) && selector.Matches(s.Labels) }
-	}
-	page := t.snapshots.page(after, q.Limit, match)
+	page := t.snapshotPage(q, selector, after)
 	for i := range page.Items {
 		page.Items[i] = t.withVolumeID(page.Items[i])
 	}
 	page.Next = t.cursor("snapshots", page.Next)
 	return page, nil
+}
+
+func (t *Tenant) snapshotPage(q Query, selector labels.Selector, after string) Page[Snapshot] {
+	if q.Volume != "" {
+		groups, isOf := t.snapshotsOf(q.Volume)
+		return t.snapshots.pageOf(groups, after, q.Limit, func(s *Snapshot) bool { return isOf(s) && selector.Matches(s.Labels) })
+	}
+	var match func(*Snapshot) bool
+	if len(selector) > 0 {
+		match = func(s *Snapshot) bool { return selector.Matches(s.Labels) }
+	}
+	return t.snapshots.page(after, q.Limit, match)
 }
 
 // listExports walks the volumes from the one that the cursor names. The position is a volume and a reference's key, so that

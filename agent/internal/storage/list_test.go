@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
@@ -77,6 +78,42 @@ func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
 	assert.Equal(t, len(pages(t, ten, "snapshots", Query{Volume: "of1", Limit: 4})), len(pages(t, ten, "snapshots", Query{Volume: "of1"})))
 	assert.Assert(t, len(pages(t, ten, "snapshots", Query{Volume: "of1"})) < 57)
 	assert.Equal(t, len(pages(t, ten, "snapshots", Query{Volume: "of9"})), 0)
+}
+
+// The list of a volume's snapshots looks at no others.
+func TestSnapshotsOfAVolumeAreFoundAlone(t *testing.T) {
+	t.Parallel()
+	ten := offDisk(tenant)
+	v := Volume{Name: "v", VolumeID: uuid.New(), UUID: uuid.New(), CreatedAt: now()}
+	ten.volumes.put(v)
+	for i := range 500 {
+		ten.snapshots.put(Snapshot{Name: fmt.Sprintf("other-%03d", i), Volume: "w", VolumeID: uuid.New()})
+	}
+	for _, s := range []Snapshot{
+		{Name: "c", Volume: "v", VolumeID: v.VolumeID},
+		{Name: "a", Volume: "renamed", VolumeID: v.VolumeID},
+		{Name: "b", Volume: "v", ParentUUID: v.UUID}, // of 57e475d
+		{Name: "predecessor", Volume: "v", VolumeID: uuid.New()},
+		{Name: "moved", Volume: "v", VolumeID: v.VolumeID},
+		{Name: "gone", Volume: "v", VolumeID: v.VolumeID},
+	} {
+		ten.snapshots.put(s)
+	}
+	ten.snapshots.put(Snapshot{Name: "moved", Volume: "w", VolumeID: uuid.New()})
+	ten.snapshots.remove("gone")
+
+	read := 0
+	ten.snapshots.fields = func(s *Snapshot, r *record) { read++; s.fields(r) }
+	assert.DeepEqual(t, pages(t, ten, "snapshots", Query{Volume: "v"}), []string{"a", "b", "c"})
+	assert.DeepEqual(t, pages(t, ten, "snapshots", Query{Volume: "v", Limit: 1}), []string{"a", "b", "c"})
+	assert.Assert(t, read < 50, "%d records were read", read)
+
+	ten.volumes.remove("v") // then the name tells
+	assert.DeepEqual(t, pages(t, ten, "snapshots", Query{Volume: "v"}), []string{"b", "c", "predecessor"})
+	for _, name := range []string{"a", "b", "c", "predecessor", "moved"} {
+		ten.snapshots.remove(name)
+	}
+	assert.Equal(t, len(ten.snapshots.groups), 501) // of the others: one name, and their IDs
 }
 
 // A cursor belongs to one tenant and one kind of list, survives what it points to, and costs the server nothing: hundreds of

@@ -37,7 +37,8 @@ func (t *Tenant) sameSnapshot(have Snapshot, spec SnapshotSpec) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
 	}
-	if have.Volume == spec.Volume && !t.snapshotsOf(spec.Volume)(&have) {
+	_, isOf := t.snapshotsOf(spec.Volume)
+	if have.Volume == spec.Volume && !isOf(&have) {
 		return conflict("snapshot", have.Name, fmt.Sprintf("it is of a deleted volume that was called %q too", spec.Volume))
 	}
 	return conflict("snapshot", have.Name, differences(

@@ -54,17 +54,29 @@ func (s *Snapshot) isOf(v *Volume) bool {
 	return isDerived(v.VolumeID) && !s.CreatedAt.Before(v.CreatedAt)
 }
 
-// snapshotsOf selects the snapshots of a volume; "" selects all. Where no volume has the name,
-// or its ID is unknown, it selects by the name alone.
-func (t *Tenant) snapshotsOf(volume string) func(*Snapshot) bool {
-	if volume == "" {
-		return func(*Snapshot) bool { return true }
+// groups are those of the catalogue that the snapshot is in: one for the ID of its volume, and one
+// for the name.
+func (s *Snapshot) groups() []string {
+	groups := []string{nameGroup(s.Volume)}
+	if s.VolumeID != uuid.Nil {
+		groups = append(groups, idGroup(s.VolumeID))
 	}
+	return groups
+}
+
+func nameGroup(volume string) string { return "name " + volume }
+
+func idGroup(volumeID uuid.UUID) string { return "id " + string(volumeID[:]) }
+
+// snapshotsOf selects the snapshots of a volume: those in the groups for which isOf is true. Where
+// no volume has the name, or its ID is unknown, it selects by the name alone.
+func (t *Tenant) snapshotsOf(volume string) (groups []string, isOf func(*Snapshot) bool) {
+	groups = []string{nameGroup(volume)}
 	v, found := t.volumes.get(volume)
 	if !found || v.VolumeID == uuid.Nil {
-		return func(s *Snapshot) bool { return s.Volume == volume }
+		return groups, func(s *Snapshot) bool { return s.Volume == volume }
 	}
-	return func(s *Snapshot) bool { return s.isOf(&v) }
+	return append(groups, idGroup(v.VolumeID)), func(s *Snapshot) bool { return s.isOf(&v) }
 }
 
 // withVolumeID completes a snapshot that carries no ID, or another than its volume has now.

@@ -61,7 +61,7 @@ func (c *call) listSnapshots(volume string) error {
 // page selects by labels, goes behind the cursor and takes up to the limit. A cursor holds the tenant and the last name.
 func page[T any](c *call, all map[string]T, labels func(T) agentapi.Labels) (items []T, total int, next string, err error) {
 	query := c.r.URL.Query()
-	limit, after := len(all), ""
+	limit, after := agentapi.MaxPage, ""
 	if text := query.Get("limit"); text != "" {
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > agentapi.MaxPage {
 			return nil, 0, "", agentapi.Errorf(agentapi.Invalid, "limit is %q, it must be 1 to %d", text, agentapi.MaxPage)
