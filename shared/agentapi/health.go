@@ -16,6 +16,7 @@ const (
 	ReasonQuotaDisabled      = "QuotaDisabled"      // somebody turned quotas off
 	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports
 	ReasonTenantUnavailable  = "TenantUnavailable"  // the directory of a tenant cannot be loaded; the others are served
+	ReasonTokensOutdated     = "TokensOutdated"     // the file of the tenants' tokens has changed and cannot be read
 	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line
 	ReasonExportRootForeign  = "ExportRootForeign"  // another export has fsid=0: clients of it cannot mount volumes
 

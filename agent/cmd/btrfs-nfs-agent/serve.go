@@ -73,9 +73,11 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 
 func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, tasks *task.Manager, on listeners) error {
 	registry := metrics.NewRegistry(version.Version, version.Commit, version.Date)
-	metrics.CollectStore(registry, metricsStore{store}, logger)
+	tokens := newTokens(c, logger)
+	observed := observedStore{store, tokens}
+	metrics.CollectStore(registry, metricsStore{observed}, logger)
 	server := api.New(api.Config{
-		Store: apiStore{store}, Tasks: tasks, Tokens: tokensOf(c.Tenants), Logger: logger, Version: version.Version, Commit: version.Commit, Date: version.Date,
+		Store: apiStore{observed}, Tasks: tasks, Tokens: tokens, Logger: logger, Version: version.Version, Commit: version.Commit, Date: version.Date,
 		Observe: metrics.NewRequests(registry).Observe,
 	})
 
@@ -131,6 +133,18 @@ func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
 		}
 	}
 	return on, nil
+}
+
+// newTokens are those of the configuration, and follow AGENT_TENANTS_FILE.
+func newTokens(c config.Config, logger *slog.Logger) *api.Tokens {
+	tokens := tokensOf(c.Tenants)
+	if c.TenantsFile != "" {
+		tokens.Follow(c.TenantsFile, func() (*api.Tokens, error) {
+			tenants, err := c.ReloadTenants()
+			return tokensOf(tenants), err
+		}, logger)
+	}
+	return tokens
 }
 
 func tokensOf(tenants config.Tenants) *api.Tokens {

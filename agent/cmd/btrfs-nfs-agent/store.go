@@ -4,20 +4,41 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
+// observedStore is the store with what is wrong outside of it.
+type observedStore struct {
+	*storage.Store
+	tokens *api.Tokens
+}
+
+// Conditions may be seen by anyone: what is wrong with the file is in the log.
+func (s observedStore) Conditions() []storage.Condition {
+	conditions := s.Store.Conditions()
+	if s.tokens.Problem() != nil {
+		conditions = append(conditions, storage.Condition{
+			Reason: agentapi.ReasonTokensOutdated, Message: "AGENT_TENANTS_FILE cannot be read again, and the tokens that it had before stay valid: see the agent's log",
+		})
+	}
+	return conditions
+}
+
 // apiStore and metricsStore show the store as those packages declare it: their interfaces speak of a Tenant of their own.
-type apiStore struct{ *storage.Store }
+type apiStore struct{ observedStore }
 
 func (s apiStore) Tenant(name string) (api.Tenant, error) {
 	tenant, err := s.Store.Tenant(name)
+	if agentapi.CodeOf(err) == agentapi.NotFound {
+		return nil, agentapi.Errorf(agentapi.Unavailable, "tenant %q is new in AGENT_TENANTS_FILE, and is served when the agent has been restarted", name)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return tenant, nil
 }
 
-type metricsStore struct{ *storage.Store }
+type metricsStore struct{ observedStore }
 
 func (s metricsStore) Tenants() []metrics.Tenant {
 	tenants := s.Store.Tenants()

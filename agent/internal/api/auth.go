@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"strings"
 
@@ -11,39 +9,6 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
-
-// Tokens tells tenants by their tokens, of which it keeps only hashes.
-type Tokens struct {
-	entries []tokenEntry
-}
-
-type tokenEntry struct {
-	tenant string
-	hash   [sha256.Size]byte
-}
-
-// Add lets a token in as a tenant. A tenant may have several. An empty token is ignored: it never lets anybody in.
-func (t *Tokens) Add(tenant, token string) {
-	if token != "" {
-		t.entries = append(t.entries, tokenEntry{tenant, sha256.Sum256([]byte(token))})
-	}
-}
-
-// Tenant is whose token it is. The time it takes depends neither on which token matches nor on how much of one does.
-func (t *Tokens) Tenant(token string) (name string, ok bool) {
-	if token == "" {
-		return "", false
-	}
-	hash := sha256.Sum256([]byte(token))
-	found := -1
-	for i := range t.entries {
-		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(hash[:], t.entries[i].hash[:]), i, found)
-	}
-	if found < 0 {
-		return "", false
-	}
-	return t.entries[found].tenant, true
-}
 
 // tenant is who asks, and their part of the store.
 type tenant struct {

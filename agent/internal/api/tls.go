@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
@@ -32,15 +31,15 @@ type reloading struct {
 	files  TLSFiles
 	logger *slog.Logger
 
-	mu     sync.Mutex
-	loaded *tls.Config
-	stamps []os.FileInfo
+	mu      sync.Mutex
+	loaded  *tls.Config
+	watched watched
 }
 
 func (r *reloading) get(*tls.ClientHelloInfo) (*tls.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.changed() {
+	if r.watched.changed() {
 		if err := r.load(); err != nil {
 			r.logger.Warn("the renewed TLS files cannot be used, the old ones stay", "error", err)
 		}
@@ -55,25 +54,11 @@ func (f TLSFiles) all() []string {
 	return []string{f.Cert, f.Key, f.ClientCA}
 }
 
-func (r *reloading) changed() bool {
-	for i, file := range r.files.all() {
-		now, err := os.Stat(file)
-		if err != nil || !os.SameFile(now, r.stamps[i]) || !now.ModTime().Equal(r.stamps[i].ModTime()) || now.Size() != r.stamps[i].Size() {
-			return true
-		}
-	}
-	return false
-}
-
 func (r *reloading) load() error {
-	// Stamps first: a change during the reading is then seen at the next handshake.
-	var stamps []os.FileInfo
-	for _, file := range r.files.all() {
-		stamp, err := os.Stat(file)
-		if err != nil {
-			return err
-		}
-		stamps = append(stamps, stamp)
+	// Before the reading: a change meanwhile is then seen at the next handshake.
+	now, err := watch(r.files.all()...)
+	if err != nil {
+		return err
 	}
 	pair, err := tls.LoadX509KeyPair(r.files.Cert, r.files.Key)
 	if err != nil {
@@ -86,6 +71,6 @@ func (r *reloading) load() error {
 		}
 		loaded.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	r.loaded, r.stamps = loaded, stamps
+	r.loaded, r.watched = loaded, now
 	return nil
 }

@@ -21,8 +21,8 @@ import (
 type Config struct {
 	BasePath    string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path without control characters. Required."`
 	PoolID      PoolID  `envconfig:"AGENT_POOL_ID" desc:"ID of the pool that must be at AGENT_BASE_PATH, as btrfs-nfs-agent init prints it and the agent logs it. The agent does not start on another filesystem, as when the pool is not mounted. Empty: any pool."`
-	Tenants     Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named twice, a token used twice and an empty token are refused. Unless AGENT_TENANTS_FILE is set: Required."`
-	TenantsFile string  `envconfig:"AGENT_TENANTS_FILE" desc:"File with a line tenant:token for each, in place of AGENT_TENANTS; lines that begin with # do not count. Others must have no rights to it. Read at the start."`
+	Tenants     Tenants `envconfig:"AGENT_TENANTS" desc:"tenant:token,… Who may use the API. Tokens hold no comma. A tenant named several times has several tokens, and each lets it in. A token used twice and an empty token are refused. Unless AGENT_TENANTS_FILE is set: Required."`
+	TenantsFile string  `envconfig:"AGENT_TENANTS_FILE" desc:"File with a line tenant:token for each, in place of AGENT_TENANTS; lines that begin with # do not count. Others must have no rights to it. Read again when it changes: tokens come and go without a restart, and a tenant that is new in the file is served after one."`
 
 	TenantLimits TenantLimits `envconfig:"AGENT_TENANT_LIMITS" desc:"tenant:volumes=NUMBER:size=SIZE,… How many volumes a tenant may have, and how large they may be together (500Gi, 10Ti). Either may be left out. * stands for all tenants that are not named. Empty for no limits."`
 

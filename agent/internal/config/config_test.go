@@ -141,7 +141,7 @@ func TestBadTenants(t *testing.T) {
 		"a: ":                                "empty token",
 		"a:secret,b:":                        `"b" has an empty token`,
 		":secret":                            "entry 1: the tenant's name must not be empty",
-		"a:secret,a:secret2":                 `"a" is named twice`,
+		"a:secret,a:secret":                  `"a" has a token twice`,
 		"a:secret,b:secret":                  `"a" and "b" have the same token`,
 		"../x:secret":                        "entry 1: the tenant's name must begin",
 		"snapshots:secret":                   "reserved",
@@ -176,7 +176,7 @@ func TestTenantsFile(t *testing.T) {
 		"# a:secret\n":             "names no tenant",
 		"a:secret\n\nsecret2\n":    "line 3: not of the form",
 		"a:secret\nb:secret":       "have the same token",
-		"a:secret\na:secret2":      "named twice",
+		"a:secret\na:secret":       "has a token twice",
 		":secret":                  "line 1: the tenant's name",
 		strings.Repeat("#", 1<<21): "larger than 1048576 bytes",
 	} {
@@ -191,6 +191,50 @@ func TestTenantsFile(t *testing.T) {
 	environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS_FILE", file)
 	_, err = Load()
 	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestSeveralTokensOfATenant(t *testing.T) {
+	environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:old,b:x,a:new", "AGENT_TENANT_LIMITS", "*:volumes=3")
+	c, err := Load()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, c.Tenants, Tenants{{"a", "old"}, {"b", "x"}, {"a", "new"}})
+	assert.DeepEqual(t, c.Tenants.Names(), []string{"a", "b"})
+	assert.Equal(t, len(c.LimitsOfTenants()), 2)
+}
+
+// A changed file counts when it is good and whole.
+func TestReloadTenants(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tenants")
+	c := Config{TenantsFile: file}
+	write := func(content string) {
+		assert.NilError(t, os.WriteFile(file, []byte(content), 0o600))
+	}
+	write("a:secret\na:secret2\n")
+	got, err := c.ReloadTenants()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Tenants{{"a", "secret"}, {"a", "secret2"}})
+
+	for content, says := range map[string]string{
+		"":                    "names no tenant",
+		"# nobody\n":          "names no tenant",
+		"a:secret\nsecret2\n": "line 2: not of the form",
+		"a:secret\nb:secr":    "half written",
+	} {
+		write(content)
+		got, err := c.ReloadTenants()
+		assert.ErrorContains(t, err, says)
+		assert.Equal(t, len(got), 0)
+		assert.Assert(t, !strings.Contains(err.Error(), "secr"), "%v", err)
+	}
+	longAgo := time.Now().Add(-time.Minute)
+	write("a:secret")
+	assert.NilError(t, os.Chtimes(file, longAgo, longAgo))
+	got, err = c.ReloadTenants()
+	assert.NilError(t, err)
+	assert.DeepEqual(t, got, Tenants{{"a", "secret"}})
+	assert.NilError(t, os.Chmod(file, 0o644))
+	_, err = c.ReloadTenants()
+	assert.ErrorContains(t, err, "chmod")
 }
 
 func TestTokensDoNotPrint(t *testing.T) {

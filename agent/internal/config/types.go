@@ -1,14 +1,17 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -36,13 +39,13 @@ func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // LogValue implements slog.LogValuer.
 func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// Tenant is one user of the API.
+// Tenant is one user of the API, with one of its tokens.
 type Tenant struct {
 	Name  string
 	Token Token
 }
 
-// Tenants is who may use the API.
+// Tenants is who may use the API: a tenant is in it once for each of its tokens.
 type Tenants []Tenant
 
 // Decode reads "tenant:token,…". A token may hold a colon, a name cannot. Errors count from 1 and name no token.
@@ -60,29 +63,59 @@ func (t *Tenants) Decode(text string) error {
 	return nil
 }
 
-// readTenants reads a file with a line "tenant:token" for each; empty lines and those that begin with # do not count.
-// Whoever can read the file has the tokens, so others than its owner and group must not.
-func readTenants(path string) (Tenants, error) {
-	file, err := os.Open(path)
+// ReloadTenants reads AGENT_TENANTS_FILE again after a change. A last line without an end may be
+// half a token. It counts only once the file has not been written for a while.
+func (c Config) ReloadTenants() (Tenants, error) {
+	const writing = 10 * time.Second
+	content, info, err := readTenantsFile(c.TenantsFile)
 	if err != nil {
 		return nil, err
+	}
+	if len(content) > 0 && !bytes.HasSuffix(content, []byte("\n")) && time.Since(info.ModTime()) < writing {
+		return nil, fmt.Errorf("%s may be half written: its last line has no end", c.TenantsFile)
+	}
+	c.Tenants, err = parseTenants(c.TenantsFile, content)
+	if err != nil {
+		return nil, err
+	}
+	return c.Tenants, c.validateTenants()
+}
+
+// readTenants reads a file with a line "tenant:token" for each; empty lines and those that begin with # do not count.
+func readTenants(path string) (Tenants, error) {
+	content, _, err := readTenantsFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseTenants(path, content)
+}
+
+// readTenantsFile refuses a file that others than its owner and group may use: whoever can read it has the tokens.
+func readTenantsFile(path string) ([]byte, os.FileInfo, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	const others = 0o007
 	if info.Mode().Perm()&others != 0 {
-		return nil, fmt.Errorf("%s has mode %04o and holds tokens: take the rights of others away with chmod o-rwx", path, info.Mode().Perm())
+		return nil, nil, fmt.Errorf("%s has mode %04o and holds tokens: take the rights of others away with chmod o-rwx", path, info.Mode().Perm())
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxTenantsFile+1))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(content) > maxTenantsFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxTenantsFile)
+		return nil, nil, fmt.Errorf("%s is larger than %d bytes", path, maxTenantsFile)
 	}
+	return content, info, nil
+}
+
+func parseTenants(path string, content []byte) (Tenants, error) {
 	var out Tenants
 	for i, line := range strings.Split(string(content), "\n") {
 		line = strings.TrimSpace(line)
@@ -126,10 +159,11 @@ func (t Tenants) admit(name string, token Token) error {
 		}
 	}
 	for _, other := range t {
-		if other.Name == name {
-			return fmt.Errorf("tenant %q is named twice", name)
-		}
-		if other.Token == token {
+		switch {
+		case other.Token != token:
+		case other.Name == name:
+			return fmt.Errorf("tenant %q has a token twice", name)
+		default:
 			return fmt.Errorf("tenants %q and %q have the same token", other.Name, name)
 		}
 	}
@@ -142,11 +176,13 @@ func withoutByte(err error) error {
 	return fmt.Errorf("%s", text)
 }
 
-// Names of the tenants, in the order in which they were given.
+// Names of the tenants, each once, in the order in which they were given.
 func (t Tenants) Names() []string {
-	out := make([]string, len(t))
-	for i := range t {
-		out[i] = t[i].Name
+	var out []string
+	for _, tenant := range t {
+		if !slices.Contains(out, tenant.Name) {
+			out = append(out, tenant.Name)
+		}
 	}
 	return out
 }

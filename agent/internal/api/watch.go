@@ -1,0 +1,52 @@
+package api
+
+import (
+	"os"
+	"time"
+)
+
+// writingTime is how long ago the last write of a file must be. Until then it may not be whole yet.
+const writingTime = time.Second
+
+// watched are files as they were when they were last read. There is no need to poll: whoever uses
+// what was read asks before.
+type watched struct {
+	files  []string
+	stamps []os.FileInfo
+}
+
+func watch(files ...string) (watched, error) {
+	w := watched{files: files}
+	for _, file := range files {
+		stamp, err := os.Stat(file)
+		if err != nil {
+			return w, err
+		}
+		w.stamps = append(w.stamps, stamp)
+	}
+	return w, nil
+}
+
+// changed reports whether a file is another one than before, or cannot be found.
+func (w watched) changed() bool {
+	if len(w.stamps) != len(w.files) {
+		return true
+	}
+	for i, before := range w.stamps {
+		now, err := os.Stat(w.files[i])
+		if err != nil || !os.SameFile(now, before) || !now.ModTime().Equal(before.ModTime()) || now.Size() != before.Size() {
+			return true
+		}
+	}
+	return false
+}
+
+func (w watched) isBeingWritten() bool {
+	for _, stamp := range w.stamps {
+		age := time.Since(stamp.ModTime())
+		if age >= 0 && age < writingTime { // the clock may have been set back
+			return true
+		}
+	}
+	return false
+}
