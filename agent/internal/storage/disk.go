@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -140,10 +142,37 @@ func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
 	return err
 }
 
+// writeLink is writeFile for a pool without room for data: the content becomes the text of a symbolic
+// link, which takes metadata alone. For a file, btrfs reserves room for data
+// (btrfs_check_data_free_space) even where it then stores it inline. The text has no more than
+// 4095 bytes: symlink(2).
+func (d *disk) writeLink(dir *os.File, name string, content []byte) error {
+	var text bytes.Buffer
+	if err := json.Compact(&text, content); err != nil {
+		return err
+	}
+	if err := d.before("link", name); err != nil {
+		return err
+	}
+	temporary := name + temporarySuffix
+	if err := unix.Symlinkat(text.String(), int(dir.Fd()), temporary); err != nil {
+		return &os.PathError{Op: "symlink", Path: temporary, Err: err}
+	}
+	err := d.replace(dir, temporary, name)
+	if err != nil {
+		err = errors.Join(err, d.unlink(dir, temporary))
+	}
+	return err
+}
+
 func (d *disk) replaceFile(dir *os.File, name, temporary string, content []byte) error {
 	if err := d.createFile(dir, temporary, content); err != nil {
 		return err
 	}
+	return d.replace(dir, temporary, name)
+}
+
+func (d *disk) replace(dir *os.File, temporary, name string) error {
 	if err := d.before("replace", name); err != nil {
 		return err
 	}

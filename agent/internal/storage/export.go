@@ -243,10 +243,15 @@ func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 		return err
 	}
 	defer dir.Close()
-	if err := d.writeRef(dir, ref); err != nil {
+	if err := t.store.withReserve(ctx, func() error { return d.writeRef(dir, ref) }); err != nil {
 		return err
 	}
-	if err := d.writeMetadata(dir, v.metadata()); err != nil {
+	err = d.writeMetadata(dir, v.metadata())
+	if isErrno(err, unix.ENOSPC) { // it lacks the time of the attachment alone
+		before, _ := t.volumes.get(v.Name)
+		v.LastAttachAt, err = before.LastAttachAt, nil
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.commit(ctx); err != nil {

@@ -287,7 +287,7 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 
 	assert.NilError(t, os.Remove(temporary))
 	for _, entry := range entries(t, hog) {
-		assert.NilError(t, os.Remove(filepath.Join(hog, entry)))
+		assert.NilError(t, os.RemoveAll(filepath.Join(hog, entry)))
 	}
 	eventually(t, func() poll.Result { // the kernel cleans up behind us
 		assert.NilError(t, openAndClose(t, config))

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
@@ -25,6 +27,9 @@ import (
 //	{hash}.json   version 1, written up to 57e475d: file handles carry the subvolume's UUID
 //	{hash}.ref    version 2: file handles carry the attachment's own file system ID
 //	{hash}.ended  either version, after an unexport has begun: it lets the client in no more
+//
+// Written to a pool without room for data, it is a symbolic link, whose text is what the file would
+// hold.
 //
 // An agent that knows version 1 alone finds that a .ref file is not what its name says. It
 // quarantines the volume and leaves its exports as they are, instead of exporting it by UUID.
@@ -118,7 +123,15 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	if content, err = keepUnknown[refFile](content, present); err != nil {
 		return err
 	}
-	if err := d.writeFile(clients, ref.file(), content); err != nil {
+	err = d.writeFile(clients, ref.file(), content)
+	if isErrno(err, unix.ENOSPC) {
+		if bad := d.writeLink(clients, ref.file(), content); bad == nil {
+			err = nil
+		} else {
+			err = errors.Join(err, bad)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return d.unlinkRef(clients, ref, ref.file())
@@ -150,7 +163,7 @@ func (r Ref) encode() ([]byte, error) {
 // live one comes before an ended one.
 func presentRef(clients *os.File, ref Ref) ([]byte, error) {
 	for _, suffix := range refSuffixes {
-		content, err := beneath.ReadFile(clients, ref.stem()+suffix)
+		content, err := readRefFile(clients, ref.stem()+suffix)
 		if os.IsNotExist(err) {
 			continue
 		}
@@ -272,11 +285,24 @@ func endAttachments(refs []Ref) {
 }
 
 func readRef(clients *os.File, name string) (Ref, error) {
-	content, err := beneath.ReadFile(clients, name)
+	content, err := readRefFile(clients, name)
 	if err != nil {
 		return Ref{}, err
 	}
 	return decodeRef(content, name)
+}
+
+// readRefFile reads a file, or the text of a link: see writeLink.
+func readRefFile(clients *os.File, name string) ([]byte, error) {
+	text := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(clients.Fd()), name, text)
+	if err == unix.EINVAL { // no link: readlink(2)
+		return beneath.ReadFile(clients, name)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "readlink", Path: clients.Name() + "/" + name, Err: err}
+	}
+	return text[:n], nil
 }
 
 func decodeRef(content []byte, name string) (Ref, error) {

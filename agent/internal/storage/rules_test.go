@@ -68,7 +68,7 @@ func assertDirectories(t testing.TB, ten *Tenant) {
 		snapshots = append(snapshots, snap.Name)
 	}
 	assert.DeepEqual(t, entries(t, ten.snapsDir.Name()), sorted(snapshots))
-	assert.DeepEqual(t, entries(t, ten.store.pool.own.Name()), []string{poolIDFile, keyFile, lockFile})
+	assert.DeepEqual(t, entries(t, ten.store.pool.own.Name()), []string{poolIDFile, keyFile, lockFile, reserveDir})
 }
 
 func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {

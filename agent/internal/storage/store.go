@@ -95,6 +95,7 @@ type Store struct {
 	locks    nameLocks
 	doubts   doubts
 	upkeep   upkeep
+	reserve  sync.Mutex // of the reserve for references: see reserve.go
 	looks    looks
 	index    *dataIndex // at start only
 	survey   *survey    // nil in an agent: see Inspect
@@ -186,6 +187,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	s.keepReserve()
 	s.rescanQuota()
 	s.watchDevices()
 	return s.startExports(ctx)

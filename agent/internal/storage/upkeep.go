@@ -22,6 +22,7 @@ type upkeep struct {
 	failed   atomic.Bool // something failed since the last look: there may be leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last look
 	held     heldQgroups // those that could not be removed yet
+	reserve  atomic.Bool // the reserve is not full
 	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
 	exports  atomic.Pointer[error]
 	cancel   context.CancelFunc
@@ -84,6 +85,9 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 	s.retryTenants()
 	if u.drifted.Swap(false) || u.exportError() != nil {
 		u.reconcile(ctx, s)
+	}
+	if u.reserve.Load() {
+		s.keepReserve()
 	}
 	s.rescanQuota()
 	s.watchDevices()
