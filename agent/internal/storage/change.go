@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // A change of a volume acts on metadata, on the subvolume and on the NFS server. It is made in
@@ -25,6 +27,9 @@ import (
 // Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the
 // operation itself, a reload of the volume or the next start, all with revert. What cannot be
 // undone yet stays noted, however often the metadata is written meanwhile.
+
+// maxPending bounds the notes of changes that could not be undone.
+const maxPending = 16
 
 // change is a note of step 1.
 type change struct {
@@ -62,6 +67,25 @@ func (s settings) fields() []string {
 		}
 	}
 	return out
+}
+
+func (s settings) without(others settings) settings {
+	if others.QuotaBytes != nil {
+		s.QuotaBytes = nil
+	}
+	if others.NoCOW != nil {
+		s.NoCOW, s.Compression = nil, nil
+	}
+	if others.UID != nil {
+		s.UID = nil
+	}
+	if others.GID != nil {
+		s.GID = nil
+	}
+	if others.Mode != nil {
+		s.Mode = nil
+	}
+	return s
 }
 
 func (s settings) isEmpty() bool { return s == settings{} }
@@ -116,6 +140,33 @@ func (p pendingChanges) fields() []string {
 	return out
 }
 
+// with notes a change, unless the same is noted already or it changes nothing: a caller may try
+// again and again.
+func (p pendingChanges) with(c change) pendingChanges {
+	same := func(noted change) bool { return reflect.DeepEqual(noted, c) }
+	if reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same) {
+		return p
+	}
+	return append(p, c)
+}
+
+// without leaves out what is set in s: a later change has set it, and nothing is to be undone.
+func (p pendingChanges) without(s settings) pendingChanges {
+	var out pendingChanges
+	for _, c := range p {
+		c.To = c.To.without(s)
+		if c.To.isEmpty() {
+			continue
+		}
+		if c.From != nil {
+			from := c.From.without(s)
+			c.From = &from
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
 // encode packs them for the catalogue, where most volumes have none.
 func (p pendingChanges) encode() string {
 	if len(p) == 0 {
@@ -154,8 +205,12 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 		return err
 	}
 
-	noted := old
-	noted.Pending = append(decodeChanges(old.Pending), change{From: &from, To: to}).encode()
+	noted, pending := old, decodeChanges(old.Pending)
+	if len(pending) >= maxPending {
+		return agentapi.Errorf(agentapi.Unavailable, "%d changes of volume %q have failed and cannot be undone yet: see the agent's log", len(pending), old.Name)
+	}
+	noted.Pending = pending.with(change{From: &from, To: to}).encode()
+	v.Pending = pending.without(to).encode()
 	written, err := t.makeChange(ctx, dir, data, noted, v, to)
 	if err == nil {
 		t.keep(v)

@@ -27,9 +27,6 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		if v, err = t.updated(ctx, old, update); err != nil {
 			return err
 		}
-		if err := pendingConflict(old, update); err != nil {
-			return err
-		}
 		end, err := t.admit(old, v)
 		if err != nil {
 			return err
@@ -38,18 +35,6 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		return t.update(ctx, old, v, update)
 	}, t.volumeClaim(name))
 	return v, err
-}
-
-// pendingConflict refuses an update of what an earlier change, that failed, has not been undone
-// in yet.
-func pendingConflict(v Volume, update VolumeUpdate) error {
-	pending := decodeChanges(v.Pending).fields()
-	for _, field := range update.settings(v).fields() {
-		if slices.Contains(pending, field) {
-			return agentapi.Errorf(agentapi.Unavailable, "an earlier change of the %s of volume %q has failed and cannot be undone yet: see the agent's log", field, v.Name)
-		}
-	}
-	return nil
 }
 
 // usableVolume is NotFound where there is none and Quarantined where it is that.
