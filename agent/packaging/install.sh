@@ -209,13 +209,13 @@ check_base() {
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 
 install_packages() {
-	have exportfs && have rpc.nfsd && return 0
-	if have apt-get; then set -- apt-get install -y --no-install-recommends nfs-kernel-server
-	elif have dnf; then set -- dnf install -y nfs-utils
-	elif have pacman; then set -- pacman -S --noconfirm nfs-utils
-	elif have zypper; then set -- zypper install -y nfs-kernel-server
-	else fail "install the NFS server (nfs-utils) first"; fi
-	[ -n "$yes$dry" ] || ask "The NFS server is not installed. Run: $*?" || fail "install it first, or say --yes"
+	have exportfs && have rpc.nfsd && have btrfs && return 0
+	if have apt-get; then set -- apt-get install -y --no-install-recommends nfs-kernel-server btrfs-progs
+	elif have dnf; then set -- dnf install -y nfs-utils btrfs-progs
+	elif have pacman; then set -- pacman -S --needed --noconfirm nfs-utils btrfs-progs
+	elif have zypper; then set -- zypper install -y nfs-kernel-server btrfsprogs
+	else fail "install the NFS server (nfs-utils) and btrfs-progs first"; fi
+	[ -n "$yes$dry" ] || ask "The NFS server or btrfs-progs is not installed. Run: $*?" || fail "install them first, or say --yes"
 	run "$@"
 }
 

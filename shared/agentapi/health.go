@@ -11,7 +11,7 @@ const (
 	ReasonDeviceErrors       = "DeviceErrors"       // a device has failed to read, write or flush, since its counts were last reset
 	ReasonDeviceErrorsRising = "DeviceErrorsRising" // and did so again within the last hour
 	ReasonCorruptionFound    = "CorruptionFound"    // a scrub or a read met data or metadata whose checksum or generation is wrong
-	ReasonScrubUncorrectable = "ScrubUncorrectable" // the last scrub met such data of which there is no good copy
+	ReasonScrubUncorrectable = "ScrubUncorrectable" // a scrub met such data of which there is no good copy
 	ReasonQuotaInconsistent  = "QuotaInconsistent"  // limits are not enforced
 	ReasonQuotaDisabled      = "QuotaDisabled"      // somebody turned quotas off
 	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports

@@ -51,7 +51,6 @@ environment (docs/configuration.md). The other commands look after the host, or 
 		migrateCommand(),
 		nfsCommand(),
 		settingsCommand(),
-		taskProcessCommand(),
 		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
 		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
 	)

@@ -31,12 +31,7 @@ const (
 	limitMaxReferenced = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
 	limitMaxExclusive  = 1 << 1 // BTRFS_QGROUP_LIMIT_MAX_EXCL
 
-	scrubReadOnly = 1 // BTRFS_SCRUB_READONLY
-
-	balanceData    = 1 << 0 // BTRFS_BALANCE_DATA
-	balanceUsage   = 1 << 1 // BTRFS_BALANCE_ARGS_USAGE
 	balanceRunning = 1 << 0 // BTRFS_BALANCE_STATE_RUNNING
-	balanceCancel  = 2      // BTRFS_BALANCE_CTL_CANCEL
 )
 
 type volArgs struct {
@@ -240,13 +235,9 @@ const (
 	iocSnapCreateV2      = dirWrite<<30 | unsafe.Sizeof(volArgsV2{})<<16 | ioctlMagic<<8 | 23
 	iocSubvolGetFlags    = dirRead<<30 | 8<<16 | ioctlMagic<<8 | 25
 	iocSubvolSetFlags    = dirWrite<<30 | 8<<16 | ioctlMagic<<8 | 26
-	iocScrub             = (dirRead|dirWrite)<<30 | unsafe.Sizeof(scrubArgs{})<<16 | ioctlMagic<<8 | 27
-	iocScrubCancel       = dirNone<<30 | ioctlMagic<<8 | 28
 	iocScrubProgress     = (dirRead|dirWrite)<<30 | unsafe.Sizeof(scrubArgs{})<<16 | ioctlMagic<<8 | 29
 	iocDevInfo           = (dirRead|dirWrite)<<30 | unsafe.Sizeof(devInfoArgs{})<<16 | ioctlMagic<<8 | 30
 	iocFSInfo            = dirRead<<30 | unsafe.Sizeof(fsInfoArgs{})<<16 | ioctlMagic<<8 | 31
-	iocBalanceV2         = (dirRead|dirWrite)<<30 | unsafe.Sizeof(balanceArgs{})<<16 | ioctlMagic<<8 | 32
-	iocBalanceCtl        = dirWrite<<30 | 4<<16 | ioctlMagic<<8 | 33
 	iocBalanceProgress   = dirRead<<30 | unsafe.Sizeof(balanceArgs{})<<16 | ioctlMagic<<8 | 34
 	iocQuotaCtl          = (dirRead|dirWrite)<<30 | unsafe.Sizeof(quotaCtlArgs{})<<16 | ioctlMagic<<8 | 40
 	iocQgroupCreate      = dirWrite<<30 | unsafe.Sizeof(qgroupCreateArgs{})<<16 | ioctlMagic<<8 | 42

@@ -11,7 +11,7 @@ import (
 var (
 	// ErrRunning says that the filesystem does what was asked for already, or something that excludes it.
 	ErrRunning = errors.New("it is running already, or something that excludes it is")
-	// ErrCancelled says that somebody ended the work before its time.
+	// ErrCancelled says that the work was ended before its time.
 	ErrCancelled = errors.New("cancelled")
 )
 
@@ -32,19 +32,6 @@ type Scrub struct {
 	UnverifiedErrors         uint64 // went away when they were looked at again
 }
 
-// ScrubDevice reads everything that the filesystem has on one device and compares it with its checksums. Unless readOnly, what is
-// damaged is written anew from another copy. It returns when the kernel is done, which takes as long as reading all of the device, and
-// before Linux 6.19 not even SIGKILL shortens that: call it in a process that nobody waits for, and end it with CancelScrub from
-// another. Errors are ErrCancelled, ErrRunning, and unix.ENODEV where there is no such device.
-func (fs *FS) ScrubDevice(id uint64, readOnly bool) (Scrub, error) {
-	args := scrubArgs{DevID: id, End: ^uint64(0)}
-	if readOnly {
-		args.Flags = scrubReadOnly
-	}
-	err := ioctl(fs.dir, iocScrub, unsafe.Pointer(&args))
-	return args.Progress, failed("scrub", strconv.FormatUint(id, 10), longRunning(err))
-}
-
 // ScrubState says how far the running scrub of a device is, whoever started it.
 func (fs *FS) ScrubState(id uint64) (s Scrub, running bool, err error) {
 	args := scrubArgs{DevID: id}
@@ -53,23 +40,4 @@ func (fs *FS) ScrubState(id uint64) (s Scrub, running bool, err error) {
 		return Scrub{}, false, nil
 	}
 	return args.Progress, err == nil, failed("scrub state", strconv.FormatUint(id, 10), err)
-}
-
-// CancelScrub ends the scrubs of all devices, whoever started them, and returns when they have ended. Where none runs, nothing happens.
-func (fs *FS) CancelScrub() error {
-	err := ioctl(fs.dir, iocScrubCancel, nil)
-	if errors.Is(err, unix.ENOTCONN) {
-		err = nil
-	}
-	return failed("cancel scrub", "", err)
-}
-
-func longRunning(err error) error {
-	switch {
-	case errors.Is(err, unix.EINPROGRESS):
-		return ErrRunning
-	case errors.Is(err, unix.ECANCELED):
-		return ErrCancelled
-	}
-	return err
 }

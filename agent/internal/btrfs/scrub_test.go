@@ -1,12 +1,16 @@
 package btrfs_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"strings"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
@@ -14,87 +18,126 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 )
 
+// The state of a scrub, and what btrfs-progs notes of it.
 func TestScrub(t *testing.T) {
-	f := newFixture(t, testpool.Options{})
-	assert.NilError(t, write(f.path("file"), 8*mib))
-	f.commit()
-	found, err := f.ScrubDevice(1, true)
-	assert.NilError(t, err)
-	assert.Assert(t, found.DataBytes >= 8*mib && found.TreeBytes > 0, "%+v", found)
-	assert.Equal(t, found.UncorrectableErrors, uint64(0))
-
-	_, running, err := f.ScrubState(1)
-	assert.NilError(t, err)
-	assert.Assert(t, !running)
-	assert.NilError(t, f.CancelScrub()) // none runs
-	_, err = f.ScrubDevice(7, true)
-	assert.ErrorIs(t, err, unix.ENODEV)
-}
-
-// What cannot be repaired is counted, and does not end the scrub.
-func TestScrubOfDamage(t *testing.T) {
 	f := newFixture(t, testpool.Options{Mkfs: []string{"-d", "single"}})
 	assert.NilError(t, write(f.path("file"), 8*mib))
 	f.commit()
-	f.pool.Damage(f.path("file"))
-	for _, readOnly := range []bool{true, false} {
-		found, err := f.ScrubDevice(1, readOnly)
-		assert.NilError(t, err)
-		assert.Assert(t, found.CsumErrors > 0 && found.UncorrectableErrors > 0, "%+v", found)
-	}
-}
-
-func TestBalance(t *testing.T) {
-	f := newFixture(t, testpool.Options{})
-	assert.NilError(t, write(f.path("file"), 200*mib))
-	f.commit()
-	assert.NilError(t, os.Remove(f.path("file")))
-	assert.NilError(t, write(f.path("rest"), 1*mib))
-	f.commit()
-	done, err := f.BalanceData(50)
-	assert.NilError(t, err)
-	assert.Assert(t, done.Considered > 0 && done.Completed > 0, "%+v", done)
-	again, err := f.BalanceData(0) // only those with nothing in them: there are none
-	assert.NilError(t, err)
-	assert.Equal(t, again.Completed, uint64(0))
-
-	_, running, err := f.BalanceState()
-	assert.NilError(t, err)
-	assert.Assert(t, !running)
-	assert.NilError(t, f.CancelBalance())
-	content, err := os.Stat(f.path("rest"))
-	assert.NilError(t, err)
-	assert.Equal(t, content.Size(), int64(mib))
-}
-
-// btrfs-progs reads what we note, and we what it notes.
-func TestScrubStatus(t *testing.T) {
-	f := newFixture(t, testpool.Options{})
 	info, err := f.Info()
 	assert.NilError(t, err)
 	_, err = btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
 	assert.ErrorIs(t, err, os.ErrNotExist)
-	assert.NilError(t, os.MkdirAll(btrfs.ScrubStatusDir, 0o755))
 	t.Cleanup(func() { _ = os.Remove(btrfs.ScrubStatusDir + "/scrub.status." + info.FSID.String()) })
 
-	ours := []btrfs.ScrubRun{{
-		Device: 1, Started: time.Unix(1700000000, 0), Took: 75 * time.Second, Cancelled: true,
-		Scrub: btrfs.Scrub{DataBytes: 5 * mib, TreeBytes: mib, CsumErrors: 3, UncorrectableErrors: 2, CorrectedErrors: 1},
-	}}
-	assert.NilError(t, btrfs.WriteScrubStatus(btrfs.ScrubStatusDir, info.FSID, ours))
-	read, err := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
+	f.scrub(0)
+	runs, err := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, read, ours)
-	shown, err := exec.Command("btrfs", "scrub", "status", f.pool.Dir).CombinedOutput()
-	assert.NilError(t, err, "%s", shown)
-	for _, want := range []string{"aborted", "0:01:15", "csum=3", "Corrected:      1", "Uncorrectable:  2"} {
-		assert.Check(t, strings.Contains(string(shown), want), "%q is not in\n%s", want, shown)
+	assert.Equal(t, len(runs), 1)
+	assert.Assert(t, runs[0].Complete() && time.Since(runs[0].Started) < time.Hour, "%+v", runs[0])
+	assert.Assert(t, runs[0].DataBytes >= 8*mib && runs[0].TreeBytes > 0 && runs[0].UncorrectableErrors == 0, "%+v", runs[0])
+	_, running, err := f.ScrubState(1)
+	assert.NilError(t, err)
+	assert.Assert(t, !running)
+
+	f.pool.Damage(f.path("file"))
+	f.scrub(3)
+	runs, err = btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
+	assert.NilError(t, err)
+	assert.Assert(t, runs[0].Complete() && runs[0].CsumErrors > 0 && runs[0].UncorrectableErrors > 0, "%+v", runs[0])
+}
+
+func (f *fixture) scrub(exitCode int) {
+	f.t.Helper()
+	_, _, err := btrfs.Command{
+		Path: btrfs.Program, Args: []string{"scrub", "start", "-B", f.pool.Dir}, Stop: unix.SIGINT, Started: func(int) error { return nil },
+	}.Run(f.t.Context())
+	assert.Equal(f.t, btrfs.ExitCode(err), exitCode, "%v", err)
+}
+
+func TestScrubStatusOfAnInterruptedScrub(t *testing.T) {
+	dir, fsid := t.TempDir(), uuid.New()
+	text := "scrub status:1\n" + fsid.String() + ":2|data_bytes_scrubbed:5|uncorrectable_errors:2|new:3|t_start:1700000000|t_resumed:0|duration:75|canceled:%d|finished:%d\n"
+	for _, c := range []struct {
+		cancelled, finished int
+		complete            bool
+	}{{0, 0, false}, {1, 1, false}, {0, 1, true}} {
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, "scrub.status."+fsid.String()), fmt.Appendf(nil, text, c.cancelled, c.finished), 0o600))
+		runs, err := btrfs.ReadScrubStatus(dir, fsid)
+		assert.NilError(t, err)
+		assert.DeepEqual(t, runs, []btrfs.ScrubRun{{
+			Device: 2, Started: time.Unix(1700000000, 0), Took: 75 * time.Second, Cancelled: c.cancelled == 1, Finished: c.finished == 1,
+			Scrub: btrfs.Scrub{DataBytes: 5, UncorrectableErrors: 2},
+		}})
+		assert.Equal(t, runs[0].Complete(), c.complete)
+	}
+}
+
+func TestBalanceState(t *testing.T) {
+	f := newFixture(t, testpool.Options{})
+	_, running, err := f.BalanceState()
+	assert.NilError(t, err)
+	assert.Assert(t, !running)
+}
+
+func sleep(args ...string) btrfs.Command {
+	return btrfs.Command{Path: "/bin/sh", Args: args, Stop: unix.SIGTERM, Started: func(int) error { return nil }}
+}
+
+// A failed run says what the program has said.
+func TestCommand(t *testing.T) {
+	out, said, err := sleep("-c", "echo out; echo $LC_ALL >&2").Run(t.Context())
+	assert.NilError(t, err)
+	assert.Equal(t, out+said, "out\nC\n")
+	_, _, err = sleep("-c", "echo why >&2; exit 7").Run(t.Context())
+	assert.Error(t, err, "/bin/sh -c echo why >&2; exit 7: exit status 7: why")
+	assert.Equal(t, btrfs.ExitCode(err), 7)
+	_, _, err = btrfs.Command{Path: "/nowhere/btrfs"}.Run(t.Context())
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	assert.Equal(t, btrfs.ExitCode(err), -1)
+	_, err = btrfs.FindProgram("no-such-program")
+	assert.ErrorIs(t, err, exec.ErrNotFound)
+}
+
+// The first signal may come before the program listens to it.
+func TestCommandIsStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	command := sleep("-c", "n=0; trap 'n=$((n+1))' TERM; while [ $n -lt 3 ]; do sleep 0.01; done; echo $n")
+	command.Started = func(int) error {
+		cancel()
+		return nil
+	}
+	command.Stop = unix.SIGTERM
+	_, _, err := command.Run(ctx)
+	if err != nil {
+		assert.Equal(t, btrfs.ExitCode(err), -1, "%v", err) // before the trap was set
 	}
 
-	out, err := exec.Command("btrfs", "scrub", "start", "-B", f.pool.Dir).CombinedOutput()
-	assert.NilError(t, err, "%s", out)
-	read, err = btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
+	refused := errors.New("refused")
+	command = sleep("-c", "exec sleep 60")
+	command.Started = func(int) error { return refused }
+	_, _, err = command.Run(t.Context())
+	assert.ErrorIs(t, err, refused)
+}
+
+// A process is ended, and one that has got its PID later is not.
+func TestProcess(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	assert.NilError(t, child.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	t.Cleanup(func() { _ = child.Process.Kill() })
+	p, err := btrfs.ProcessOf(child.Process.Pid)
 	assert.NilError(t, err)
-	assert.Equal(t, len(read), 1)
-	assert.Assert(t, read[0].TreeBytes > 0 && read[0].UncorrectableErrors == 0 && !read[0].Cancelled && time.Since(read[0].Started) < time.Hour, "%+v", read[0])
+
+	another := btrfs.Process{PID: p.PID, Birth: p.Birth + "0"}
+	assert.NilError(t, another.End(t.Context(), unix.SIGKILL))
+	assert.NilError(t, btrfs.Process{}.End(t.Context(), unix.SIGKILL))
+	select {
+	case err := <-ended:
+		t.Fatalf("the wrong process was ended: %v", err)
+	default:
+	}
+	assert.NilError(t, p.End(t.Context(), unix.SIGTERM))
+	assert.ErrorContains(t, <-ended, "terminated")
+	assert.NilError(t, p.End(t.Context(), unix.SIGTERM))
 }

@@ -1,19 +1,17 @@
 package btrfs
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
 )
 
-// ScrubStatusDir is where btrfs-scrub(8) notes the results of scrubs, and "btrfs scrub status" looks for them; the kernel keeps
-// them only while it scrubs.
+// ScrubStatusDir is where btrfs-scrub(8) notes the results of scrubs. The kernel keeps them only
+// while it scrubs.
 const ScrubStatusDir = "/var/lib/btrfs"
 
 // ScrubRun is the last scrub of one device.
@@ -21,35 +19,23 @@ type ScrubRun struct {
 	Scrub
 
 	Device    uint64
-	Started   time.Time     // to the second
+	Started   time.Time     // to the second; of the first part, where it was resumed
 	Took      time.Duration // to the second
-	Cancelled bool
+	Cancelled bool          // or failed
+	Finished  bool          // or cancelled. False while it runs, and after its process was killed
 }
+
+// Complete reports whether the scrub has read all of the device.
+func (r ScrubRun) Complete() bool { return r.Finished && !r.Cancelled }
 
 func scrubStatusFile(dir string, fsid uuid.UUID) string {
 	return filepath.Join(dir, "scrub.status."+fsid.String())
 }
 
-const scrubStatusHead = "scrub status:1"
-
-// WriteScrubStatus notes the scrubs of a filesystem's devices in the form of btrfs-progs (cmds/scrub.c): a line for each device,
-// "filesystem:device|counter:value|...". It takes the place of what was noted before.
-func WriteScrubStatus(dir string, fsid uuid.UUID, runs []ScrubRun) error {
-	var b strings.Builder
-	fmt.Fprintln(&b, scrubStatusHead)
-	for _, run := range runs {
-		fmt.Fprintf(&b, "%s:%d", fsid, run.Device)
-		for _, counter := range run.Counters() {
-			fmt.Fprintf(&b, "|%s:%d", counter.Name, *counter.Value)
-		}
-		cancelled := map[bool]int{true: 1}[run.Cancelled]
-		fmt.Fprintf(&b, "|t_start:%d|t_resumed:0|duration:%d|canceled:%d|finished:%d\n", run.Started.Unix(), int(run.Took.Seconds()), cancelled, 1-cancelled)
-	}
-	return renameio.WriteFile(scrubStatusFile(dir, fsid), []byte(b.String()), 0o600)
-}
-
-// ReadScrubStatus reads what WriteScrubStatus or btrfs-progs wrote. What it does not know it leaves out. It is os.ErrNotExist where
-// nothing was noted.
+// ReadScrubStatus reads the status file of btrfs-progs (cmds/scrub.c), which has a line for each
+// device, "filesystem:device|counter:value|...". It is written every five seconds, and at the end.
+// A resumed scrub adds to the counters of its first part. Fields that are not known here are left
+// out. The error is os.ErrNotExist where no scrub was noted.
 func ReadScrubStatus(dir string, fsid uuid.UUID) ([]ScrubRun, error) {
 	text, err := os.ReadFile(scrubStatusFile(dir, fsid))
 	if err != nil {
@@ -83,6 +69,8 @@ func (r *ScrubRun) take(name string, value uint64) {
 		r.Took = time.Duration(value) * time.Second
 	case "canceled":
 		r.Cancelled = value != 0
+	case "finished":
+		r.Finished = value != 0
 	}
 	for _, counter := range r.Counters() {
 		if counter.Name == name {

@@ -131,6 +131,13 @@ func TestServerAndUpcalls(t *testing.T) {
 	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: the agent, process 4711"))
 }
 
+func TestBtrfsProgs(t *testing.T) {
+	h, c := imagine(t), settings("")
+	assert.Assert(t, is.Contains(say(lookAtVersion(t.Context(), h.Host, c)), "warning: btrfs-progs is not installed"))
+	h.Run = func(context.Context, string, ...string) (string, error) { return "btrfs-progs v6.2\n+more\n", nil }
+	assert.Assert(t, is.Contains(say(lookAtVersion(t.Context(), h.Host, c)), "ok: btrfs-progs v6.2"))
+}
+
 func TestGroups(t *testing.T) {
 	h, c := imagine(t), settings("")
 	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))

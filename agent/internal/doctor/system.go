@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,8 +23,13 @@ func lookAtVersion(ctx context.Context, h Host, _ config.Config) []Finding {
 	if out, err := h.Run(ctx, "exportfs", "--version"); err == nil || out != "" {
 		findings = append(findings, good("nfs-utils are installed"))
 	}
-	if out, err := h.Run(ctx, "btrfs", "--version"); err == nil {
+	out, err := h.Run(ctx, "btrfs", "--version")
+	switch {
+	case err == nil:
 		findings = append(findings, good(strings.TrimSpace(firstLine(out))))
+	case errors.Is(err, exec.ErrNotFound):
+		findings = append(findings, doubtful("btrfs-progs is not installed: the agent refuses the tasks scrub and balance",
+			"apt install btrfs-progs (openSUSE: btrfsprogs)"))
 	}
 	return findings
 }

@@ -104,6 +104,7 @@ type looks struct {
 	exports recent[exportsSeen]
 	roots   recent[int]
 	devices devicesLook
+	scrubs  scrubFindings
 
 	subvolumes recent[subvolumesSeen]
 }

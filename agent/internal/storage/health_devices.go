@@ -70,20 +70,3 @@ func (s *Store) deviceConditions(out *conditions) {
 		}
 	}
 }
-
-// scrubConditions tells of what the last scrub could not repair.
-func (s *Store) scrubConditions(out *conditions) {
-	info, err := s.pool.fs.Info()
-	if err != nil {
-		return
-	}
-	runs, err := btrfs.ReadScrubStatus(s.config.ScrubDir, info.FSID)
-	if err != nil {
-		return // never scrubbed, or not by one who notes it there
-	}
-	for _, run := range runs {
-		if n := run.UncorrectableErrors; n > 0 {
-			out.add(agentapi.ReasonScrubUncorrectable, "the last scrub found %d errors on device %d that it could not repair: files there are damaged (dmesg names them)", n, run.Device)
-		}
-	}
-}

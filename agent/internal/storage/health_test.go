@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,6 +239,56 @@ func TestHealthAfterAScrub(t *testing.T) {
 	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(filepath.Join(dir, filepath.Base(note)), text, 0o600))
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
+}
+
+// A finding stays while later scrubs are cancelled, and after a restart of the agent. Only a complete
+// scrub without errors removes it.
+func TestScrubFindingStays(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})
+	s := open(t, Config{BasePath: pool.Dir}, newMemoryExporter())
+	v := mustCreate(t, mustTenant(t, s), "v")
+	for name, size := range map[string]int64{"file": 8 * mib, "big": 32 * mib} {
+		assert.NilError(t, writeBytes(v.Path, name, size))
+	}
+	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	pool.Damage(filepath.Join(v.Path, dataDir, "file"))
+	dropCaches(t)
+	notes := "/var/lib/btrfs/*" + fsid(t, s)
+	t.Cleanup(func() {
+		files, _ := filepath.Glob(notes)
+		for _, file := range files {
+			_ = os.Remove(file)
+		}
+	})
+	found := func() bool {
+		var out conditions
+		s.scrubConditions(&out)
+		return slices.Contains(reasons(out), agentapi.ReasonScrubUncorrectable)
+	}
+	assert.Assert(t, !found())
+	_ = exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).Run() // fails where it finds errors
+	s.upkeep.lookAfterPool(t.Context(), s)
+	assert.Assert(t, found())
+
+	// Without the damaged file, later scrubs find nothing.
+	assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "file")))
+	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	speed := filepath.Join("/sys/fs/btrfs", fsid(t, s), "devinfo/1/scrub_speed_max")
+	assert.NilError(t, os.WriteFile(speed, []byte("1M"), 0))
+	assert.NilError(t, exec.Command("btrfs", "scrub", "start", pool.Dir).Run()) // in the background
+	assert.Assert(t, found(), "while a scrub runs")
+	btrfsCommand(t, "scrub", "cancel", pool.Dir)
+	assert.Assert(t, found(), "after a cancelled scrub")
+	assert.NilError(t, s.Close(t.Context()))
+	s = open(t, Config{BasePath: pool.Dir}, newMemoryExporter())
+	assert.Assert(t, found(), "after a restart of the agent")
+
+	assert.NilError(t, os.WriteFile(speed, []byte("0"), 0))
+	out, _ := exec.Command("btrfs", "scrub", "resume", "-B", pool.Dir).CombinedOutput()
+	assert.Assert(t, !found(), "after a complete scrub: %s", out)
+	assert.NilError(t, s.Close(t.Context()))
+	s = open(t, Config{BasePath: pool.Dir}, newMemoryExporter())
+	assert.Assert(t, !found())
 }
 
 func fsid(t *testing.T, s *Store) string {

@@ -91,6 +91,7 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 	}
 	s.rescanQuota()
 	s.watchDevices()
+	s.NoteScrubFindings()
 	if u.failed.Swap(false) {
 		for _, t := range s.Tenants() {
 			t.sweepLeftovers(t.dir)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -36,7 +35,7 @@ type defragmentation struct {
 	root      *os.File
 	id        uint64 // of the volume's subvolume
 	dev       uint64 // the same
-	cancelled *atomic.Bool
+	cancelled func() bool
 	report    func(done, all float64)
 
 	done, all   float64 // bytes
@@ -50,7 +49,7 @@ const withoutRoom = "without_room"
 
 // defragment does the job for option "volume", which is the path of the volume below the
 // directory of the job.
-func defragment(j job) (Result, error) {
+func defragment(ctx context.Context, j job) (Result, error) {
 	root, err := beneath.OpenDir(j.fs.File(), j.options["volume"])
 	if err != nil {
 		return nil, err
@@ -65,7 +64,7 @@ func defragment(j job) (Result, error) {
 		return nil, err
 	}
 	d := &defragmentation{
-		fs: j.fs, root: root, id: info.ID, dev: stat.Dev, cancelled: j.cancelled, report: j.report,
+		fs: j.fs, root: root, id: info.ID, dev: stat.Dev, cancelled: func() bool { return ctx.Err() != nil }, report: j.report,
 		result: Result{"files": 0, "bytes": 0, "skipped": 0, withoutRoom: 0},
 	}
 	err = d.walk(root, 0, func(_ *os.File, size float64) error {
@@ -111,7 +110,7 @@ func (d *defragmentation) walk(dir *os.File, depth int, visit func(f *os.File, s
 }
 
 func (d *defragmentation) visit(dir *os.File, name string, depth int, visit func(f *os.File, size float64) error) error {
-	if d.cancelled.Load() {
+	if d.cancelled() {
 		return btrfs.ErrCancelled
 	}
 	sub, err := beneath.OpenDir(dir, name)
@@ -219,7 +218,7 @@ func (d *defragmentation) hasRoom(size int64) (bool, error) {
 // part writes one part again. Old extents count until the next commit, so where the limit is
 // reached a commit may make room.
 func (d *defragmentation) part(f *os.File, start, length int64) error {
-	if d.cancelled.Load() {
+	if d.cancelled() {
 		return btrfs.ErrCancelled
 	}
 	err := btrfs.DefragmentRange(f, uint64(start), uint64(length))

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -21,14 +22,18 @@ const kept = 100
 
 // Config of a Manager.
 type Config struct {
-	Program        []string     // a program that calls Main with further arguments
+	Program        string       // of btrfs-progs, "" is btrfs.Program
 	Dir            string       // on the filesystem
-	ScrubStatusDir string       // "" is btrfs.ScrubStatusDir
+	ScrubStatusDir string       // "" is btrfs.ScrubStatusDir. The running tasks are noted there as well
 	Ready          func() error // nil while there may be changes, else what a start fails with
 
 	// Defragmentable gives the path, below Dir, of the volume's data. It fails where others share
 	// the data, unless force is true.
 	Defragmentable func(tenant, volume string, force bool) (path string, err error)
+
+	// NoteFindings notes what the last scrub has found. It is called before each scrub of a task
+	// and after it. nil does nothing.
+	NoteFindings func()
 
 	Logger *slog.Logger
 }
@@ -37,6 +42,7 @@ type Config struct {
 type Manager struct {
 	config Config
 	fs     *btrfs.FS
+	record string // the file that names the running tasks
 
 	mu      sync.Mutex
 	closed  bool
@@ -45,22 +51,40 @@ type Manager struct {
 }
 
 type entry struct {
-	tenant string
-	task   Task
-	cancel context.CancelFunc
-	ended  chan struct{}
+	tenant  string
+	task    Task
+	resumed bool
+	process btrfs.Process // that works for the task, if any
+	cancel  context.CancelCauseFunc
+	ended   chan struct{}
 }
 
-// New opens the filesystem. Close gives it back.
+// errStopped is why the tasks of an agent that stops end. The next agent resumes them.
+var errStopped = errors.New("the agent stops")
+
+// New opens the filesystem and resumes the tasks that ran when the last agent ended. Close gives
+// the filesystem back.
 func New(config Config) (*Manager, error) {
+	if config.Program == "" {
+		config.Program = btrfs.Program
+	}
 	if config.ScrubStatusDir == "" {
 		config.ScrubStatusDir = btrfs.ScrubStatusDir
+	}
+	if config.NoteFindings == nil {
+		config.NoteFindings = func() {}
 	}
 	fs, err := btrfs.Open(config.Dir)
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{config: config, fs: fs}, nil
+	info, err := fs.Info()
+	if err != nil {
+		return nil, errors.Join(err, fs.Close())
+	}
+	m := &Manager{config: config, fs: fs, record: recordFile(config, info.FSID)}
+	m.resume()
+	return m, nil
 }
 
 // Start begins a task. It is Busy while one of the type runs, whosever it is.
@@ -71,24 +95,15 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	if err := m.config.Ready(); err != nil {
 		return Task{}, err
 	}
-	work := s
-	if kinds[s.Type].ofVolume {
-		path, err := m.config.Defragmentable(tenant, s.Options["volume"], s.Options["force"] == "true")
-		if err != nil {
-			return Task{}, err
-		}
-		work.Options = map[string]string{"volume": path}
+	if _, err := m.prepare(tenant, s); err != nil {
+		return Task{}, err
 	}
 	id, err := uuid.NewV7() // which sorts by time
 	if err != nil {
 		return Task{}, err
 	}
 	s.Options, s.Labels = maps.Clone(s.Options), maps.Clone(s.Labels)
-	ctx, cancel := context.WithCancel(context.Background())
-	e := &entry{
-		tenant: tenant, cancel: cancel, ended: make(chan struct{}),
-		task: Task{Spec: s, ID: id.String(), Status: Running, StartedAt: now()},
-	}
+	e := &entry{tenant: tenant, task: Task{Spec: s, ID: id.String(), Status: Running, StartedAt: now()}}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -100,9 +115,41 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 		}
 	}
 	m.tasks = append(m.tasks, e)
+	if err := m.save(); err != nil {
+		m.tasks = m.tasks[:len(m.tasks)-1]
+		return Task{}, fmt.Errorf("note the task: %w", err)
+	}
 	m.forgetOldest(tenant)
-	m.running.Go(func() { m.follow(ctx, e, work) })
+	m.launch(e)
 	return e.task, nil
+}
+
+// prepare finds out what the task needs.
+func (m *Manager) prepare(tenant string, s Spec) (j job, err error) {
+	j = job{
+		fs: m.fs, dir: m.config.Dir, statusDir: m.config.ScrubStatusDir, options: s.Options, noteFindings: m.config.NoteFindings,
+	}
+	if kinds[s.Type].program {
+		if j.program, err = btrfs.FindProgram(m.config.Program); err != nil {
+			return job{}, agentapi.Errorf(agentapi.Unsupported,
+				"a %s needs the btrfs program, and the storage host has none: install btrfs-progs there: %w", s.Type, err)
+		}
+	}
+	if kinds[s.Type].ofVolume {
+		path, err := m.config.Defragmentable(tenant, s.Options["volume"], s.Options["force"] == "true")
+		if err != nil {
+			return job{}, err
+		}
+		j.options = map[string]string{"volume": path}
+	}
+	return j, nil
+}
+
+// launch begins the work of an entry.
+func (m *Manager) launch(e *entry) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	e.cancel, e.ended = cancel, make(chan struct{})
+	m.running.Go(func() { m.follow(ctx, e) })
 }
 
 func (m *Manager) forgetOldest(tenant string) {
@@ -121,39 +168,81 @@ func (m *Manager) forgetOldest(tenant string) {
 	})
 }
 
-// follow runs the task to its end. work is what the process is told to do.
-func (m *Manager) follow(ctx context.Context, e *entry, work Spec) {
+// follow runs the task to its end.
+func (m *Manager) follow(ctx context.Context, e *entry) {
 	defer close(e.ended)
-	defer e.cancel()
+	defer e.cancel(nil)
 	if e.task.Timeout > 0 {
 		var end context.CancelFunc
-		ctx, end = context.WithTimeout(ctx, e.task.Timeout)
+		ctx, end = context.WithDeadline(ctx, e.task.StartedAt.Add(e.task.Timeout))
 		defer end()
 	}
 	log := m.config.Logger.With("task", e.task.ID, "type", e.task.Type, "tenant", e.tenant)
-	log.Info("task started", "options", e.task.Options)
-	o, err := m.run(ctx, work, func(progress float64) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		e.task.Progress = max(e.task.Progress, progress)
-	})
+	log.Info("started task", "resumed", e.resumed, "options", e.task.Options)
+	result, err := m.work(ctx, e)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.task.EndedAt, e.task.Result = now(), o.Result
+	cancelled := errors.Is(err, btrfs.ErrCancelled)
+	if cancelled && errors.Is(context.Cause(ctx), errStopped) {
+		log.Info("interrupted task until the next start of the agent")
+		return
+	}
+	e.task.EndedAt, e.task.Result = now(), result
 	switch {
+	case cancelled && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		e.task.Status, e.task.Error = Failed, "cancelled after "+e.task.Timeout.String()+", its timeout"
+	case cancelled:
+		e.task.Status = Cancelled // by an administrator, if not by Delete
 	case err != nil:
 		e.task.Status, e.task.Error = Failed, err.Error()
-	case o.Cancelled && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		e.task.Status, e.task.Error = Failed, "cancelled after "+e.task.Timeout.String()+", its timeout"
-	case o.Cancelled:
-		e.task.Status = Cancelled // by somebody on the host, if not by us
-	case o.Error != "":
-		e.task.Status, e.task.Error = Failed, o.Error
 	default:
 		e.task.Status, e.task.Progress = Completed, 1
 	}
-	log.Info("task ended", "status", e.task.Status, "took", e.task.EndedAt.Sub(e.task.StartedAt), "error", e.task.Error, "result", e.task.Result)
+	log.Info("ended task", "status", e.task.Status, "took", e.task.EndedAt.Sub(e.task.StartedAt), "error", e.task.Error, "result", e.task.Result)
+	if err := m.save(); err != nil {
+		log.Error("failed to note the end of a task", "error", err)
+	}
+}
+
+// work does what the task is for. A process that an agent before this one has left ends first: it
+// is not this agent's child, so nothing would tell how it ended.
+func (m *Manager) work(ctx context.Context, e *entry) (Result, error) {
+	kind := kinds[e.task.Type]
+	if err := e.process.End(ctx, kind.stop); err != nil {
+		return nil, btrfs.ErrCancelled
+	}
+	j, err := m.prepare(e.tenant, e.task.Spec)
+	if err != nil {
+		return nil, err
+	}
+	j.begun, j.resumed = e.task.StartedAt, e.resumed
+	j.started = func(pid int) error { return m.noteProcess(e, pid) }
+	j.report = func(done, all float64) { m.report(e, done, all) }
+	return kind.do(ctx, j)
+}
+
+// noteProcess notes which process works for the task, so that the next agent knows it.
+func (m *Manager) noteProcess(e *entry, pid int) (err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.process, err = btrfs.ProcessOf(pid); err != nil {
+		return err
+	}
+	return m.save()
+}
+
+func (m *Manager) report(e *entry, done, all float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.report(done, all)
+}
+
+// report raises the progress. What is written meanwhile adds to all of it.
+func (e *entry) report(done, all float64) {
+	if all > 0 {
+		e.task.Progress = max(e.task.Progress, min(done/all, 1))
+	}
 }
 
 // List gives the tenant's tasks that the label terms match, the newest first.
@@ -192,12 +281,11 @@ func (m *Manager) find(tenant, id string) *entry {
 	return m.tasks[i]
 }
 
-// present asks the kernel how far a running task is.
+// present finds out how far a running task is.
 func (m *Manager) present(e *entry) Task {
-	if e.task.Status == Running && kinds[e.task.Type].progress != nil {
-		if done, all := kinds[e.task.Type].progress(m.fs); all > 0 {
-			e.task.Progress = max(e.task.Progress, min(done/all, 1)) // writes meanwhile add to what is to be done
-		}
+	progress := kinds[e.task.Type].progress
+	if e.task.Status == Running && progress != nil {
+		e.report(progress(job{fs: m.fs, statusDir: m.config.ScrubStatusDir, begun: e.task.StartedAt}))
 	}
 	return e.task
 }
@@ -217,7 +305,7 @@ func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 		return nil
 	}
 	m.mu.Unlock()
-	e.cancel()
+	e.cancel(nil)
 	select {
 	case <-e.ended:
 		return nil
@@ -226,12 +314,14 @@ func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 	}
 }
 
-// Close cancels what runs and waits for its end, or for ctx's.
+// Close interrupts what runs, until the next New, and waits for its end, or for ctx's.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closed = true
 	for _, e := range m.tasks {
-		e.cancel()
+		if e.task.Status == Running {
+			e.cancel(errStopped)
+		}
 	}
 	m.mu.Unlock()
 	ended := make(chan struct{})

@@ -1,5 +1,8 @@
-// Package task runs work on the pool that takes minutes to hours: one of a kind at a time, each in a process of its own, and tells
-// how far it is. Tasks live in memory: with the agent they end and are forgotten.
+// Package task runs work on the pool that takes minutes to hours: one of a kind at a time. Scrub and
+// balance are runs of the btrfs program, a defragmentation is the agent's own work.
+//
+// Running tasks are noted in a file. An agent that stops interrupts them, and the next one resumes
+// them. Ended tasks are in memory only.
 package task
 
 import (
@@ -20,7 +23,7 @@ const (
 	Cancelled Status = "cancelled"
 )
 
-// Spec is what somebody asks for.
+// Spec is what a caller asks for.
 type Spec struct {
 	Type    string            // one of Types
 	Timeout time.Duration     // after which the task fails; 0 for none

@@ -1,16 +1,13 @@
 package task
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,15 +21,10 @@ import (
 
 const mib = 1 << 20
 
-// The test program is also the process that does the work, and an agent that gets killed.
+// The test program is also an agent that gets killed.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 {
-		switch os.Args[1] {
-		case "task-process":
-			exit(Main(os.Args[2:], os.Stdin, os.Stdout))
-		case "agent":
-			exit(scrubUntilKilled(os.Args[2]))
-		}
+	if len(os.Args) > 3 && os.Args[1] == "agent" {
+		exit(workUntilKilled(os.Args[2], os.Args[3]))
 	}
 	os.Exit(m.Run())
 }
@@ -45,23 +37,21 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func scrubUntilKilled(dir string) error {
-	m, err := New(configOf(dir, os.TempDir()))
+func workUntilKilled(dir, kind string) error {
+	m, err := New(configOf(dir))
 	if err != nil {
 		return err
 	}
-	if _, err := m.Start("a", Spec{Type: "scrub"}); err != nil {
+	started, err := m.Start("a", Spec{Type: kind})
+	if err != nil {
 		return err
 	}
-	fmt.Println("started")
+	fmt.Println(started.ID)
 	select {}
 }
 
-func configOf(dir, statusDir string) Config {
-	return Config{
-		Program: []string{os.Args[0], "task-process"}, Dir: dir, ScrubStatusDir: statusDir,
-		Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
-	}
+func configOf(dir string) Config {
+	return Config{Dir: dir, Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler)}
 }
 
 type fixture struct {
@@ -73,15 +63,40 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, pool: testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})}
-	var err error
-	f.Manager, err = New(configOf(f.pool.Dir, t.TempDir()))
+	f.open()
+	info, err := f.fs.Info()
 	assert.NilError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		assert.Check(t, f.Close(ctx))
+		assert.Check(t, f.close())
+		notes, err := filepath.Glob(btrfs.ScrubStatusDir + "/*" + info.FSID.String() + "*")
+		assert.Check(t, err)
+		for _, note := range notes {
+			_ = os.Remove(note)
+		}
 	})
 	return f
+}
+
+// open begins an agent's work, and close is an orderly end of it.
+func (f *fixture) open() {
+	f.t.Helper()
+	var err error
+	f.Manager, err = New(configOf(f.pool.Dir))
+	assert.NilError(f.t, err)
+}
+
+func (f *fixture) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return f.Close(ctx)
+}
+
+// statusFile is where btrfs-scrub(8) notes the results of scrubs.
+func (f *fixture) statusFile() string {
+	f.t.Helper()
+	info, err := f.fs.Info()
+	assert.NilError(f.t, err)
+	return btrfs.ScrubStatusDir + "/scrub.status." + info.FSID.String()
 }
 
 // write makes a file whose data is on the device.
@@ -99,10 +114,16 @@ func (f *fixture) write(name string, size int) string {
 func (f *fixture) slow() {
 	f.t.Helper()
 	f.write("big", 64*mib)
+	f.setSpeed("1M")
+}
+
+// setSpeed limits the speed of scrubs; "0" lifts the limit.
+func (f *fixture) setSpeed(limit string) {
+	f.t.Helper()
 	info, err := f.fs.Info()
 	assert.NilError(f.t, err)
-	limit := fmt.Sprintf("/sys/fs/btrfs/%s/devinfo/1/scrub_speed_max", info.FSID)
-	assert.NilError(f.t, os.WriteFile(limit, []byte("1M"), 0))
+	file := fmt.Sprintf("/sys/fs/btrfs/%s/devinfo/1/scrub_speed_max", info.FSID)
+	assert.NilError(f.t, os.WriteFile(file, []byte(limit), 0))
 }
 
 func (f *fixture) start(s Spec) Task {
@@ -164,7 +185,7 @@ func TestScrub(t *testing.T) {
 	assert.NilError(t, err)
 	runs, err := btrfs.ReadScrubStatus(f.config.ScrubStatusDir, info.FSID)
 	assert.NilError(t, err)
-	assert.Assert(t, len(runs) == 1 && runs[0].UncorrectableErrors > 0 && !runs[0].Cancelled, "%+v", runs)
+	assert.Assert(t, len(runs) == 1 && runs[0].UncorrectableErrors > 0 && runs[0].Complete(), "%+v", runs)
 
 	tasks, err := f.List("a", []string{"why=monthly"})
 	assert.NilError(t, err)
@@ -177,10 +198,9 @@ func TestScrub(t *testing.T) {
 
 func TestScrubWithoutAPlaceForItsResult(t *testing.T) {
 	f := newFixture(t)
-	f.config.ScrubStatusDir = "/nowhere"
+	f.config.ScrubStatusDir = "/proc/nowhere"
 	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
 	assert.Equal(t, task.Status, Failed)
-	assert.Assert(t, task.Result["tree_bytes_scrubbed"] > 0, "%v", task.Result)
 	assert.ErrorContains(t, fmt.Errorf("%s", task.Error), "cannot be noted")
 }
 
@@ -248,15 +268,6 @@ func TestCancelAtOnce(t *testing.T) {
 	}
 }
 
-// Go's scheduler sends the process no signals: one would end the limit of a scrub's speed.
-func TestProcessIsUndisturbed(t *testing.T) {
-	f := newFixture(t)
-	f.config.Program = []string{"/bin/sh", "-c", "env >&2; exit 1"}
-	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
-	assert.Equal(t, task.Status, Failed)
-	assert.Assert(t, strings.Contains(task.Error, "GODEBUG=asyncpreemptoff=1"), task.Error)
-}
-
 func TestTimeout(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -265,70 +276,12 @@ func TestTimeout(t *testing.T) {
 	assert.Equal(t, task.Error, "cancelled after 500ms, its timeout")
 }
 
-// Somebody on the host scrubs with btrfs-progs.
-func TestAnothersScrub(t *testing.T) {
-	f := newFixture(t)
-	f.slow()
-	progs := exec.Command("btrfs", "scrub", "start", "-B", f.pool.Dir)
-	assert.NilError(t, progs.Start())
-	t.Cleanup(func() { _ = progs.Wait() })
-	f.waitUntilScrubbing(true)
-	info, err := f.fs.Info()
-	assert.NilError(t, err)
-	t.Cleanup(func() {
-		for _, kind := range []string{"status", "progress"} {
-			_ = os.Remove(fmt.Sprintf("%s/scrub.%s.%s", btrfs.ScrubStatusDir, kind, info.FSID))
-		}
-	})
-	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
-	assert.Equal(t, task.Status, Failed)
-	assert.ErrorContains(t, fmt.Errorf("%s", task.Error), "running already")
-	assert.Assert(t, f.scrubbing())
-	assert.NilError(t, f.fs.CancelScrub())
-	assert.ErrorContains(t, progs.Wait(), "exit status")
-}
-
-// No scrub outlives its agent, however that ends.
-func TestKilledAgent(t *testing.T) {
-	f := newFixture(t)
-	f.slow()
-	agent := exec.Command(os.Args[0], "agent", f.pool.Dir)
-	out, err := agent.StdoutPipe()
-	assert.NilError(t, err)
-	assert.NilError(t, agent.Start())
-	t.Cleanup(func() {
-		_ = agent.Process.Kill() // has been, unless the test failed before
-		_ = agent.Wait()
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	assert.NilError(t, err)
-	assert.Equal(t, line, "started\n")
-	f.waitUntilScrubbing(true)
-	assert.NilError(t, agent.Process.Kill())
-	assert.ErrorContains(t, agent.Wait(), "killed")
-	f.waitUntilScrubbing(false)
-}
-
-func TestClose(t *testing.T) {
-	f := newFixture(t)
-	f.slow()
-	f.start(Spec{Type: "scrub"})
-	other, err := New(f.config)
-	assert.NilError(t, err)
-	assert.NilError(t, f.Manager.Close(t.Context()))
-	f.Manager = other
-	assert.Assert(t, !f.scrubbing())
-	closed := &Manager{config: f.config, closed: true}
-	_, err = closed.Start("a", Spec{Type: "scrub"})
-	assert.Equal(t, agentapi.CodeOf(err), agentapi.Unavailable)
-}
-
 func TestEndedTasksAreForgotten(t *testing.T) {
 	f := newFixture(t)
 	for i := range kept + 2 {
 		for _, tenant := range []string{"a", "b"} {
 			f.tasks = append(f.tasks, &entry{
-				tenant: tenant, task: Task{ID: fmt.Sprint(i), Status: Completed, Spec: Spec{Type: "scrub"}}, cancel: func() {},
+				tenant: tenant, task: Task{ID: fmt.Sprint(i), Status: Completed, Spec: Spec{Type: "scrub"}}, cancel: func(error) {},
 			})
 		}
 	}

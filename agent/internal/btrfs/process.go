@@ -1,0 +1,67 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process identifies a process for good. A PID alone can become that of another process.
+type Process struct {
+	PID   int    `json:"pid"`
+	Birth string `json:"birth"` // the ID of the host's boot and the start time in it, proc(5)
+}
+
+// ProcessOf is the process that has the PID now.
+func ProcessOf(pid int) (Process, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Process{}, err
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Process{}, err
+	}
+	// The name in parentheses may hold any characters. After it, the start time is the 20th field.
+	_, rest, found := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	const starttime = 19
+	if !found || len(fields) <= starttime {
+		return Process{}, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	return Process{PID: pid, Birth: strings.TrimSpace(string(boot)) + " " + fields[starttime]}, nil
+}
+
+// End sends the signal until the process has ended, or ctx. A process that is there no more has
+// ended.
+func (p Process) End(ctx context.Context, signal syscall.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || p.PID == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	now, err := ProcessOf(p.PID) // with the descriptor open, the PID is not given to another
+	if err != nil || now != p {
+		return nil
+	}
+	for ctx.Err() == nil {
+		_ = unix.PidfdSendSignal(fd, signal, nil, 0) // it may have ended
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(signalEvery/time.Millisecond))
+		if ended > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,141 @@
+package btrfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Program is the program of btrfs-progs.
+const Program = "btrfs"
+
+// CommandError is a failed run of the btrfs program.
+type CommandError struct {
+	Args     []string
+	ExitCode int    // -1 when it did not start or was killed
+	Stderr   string // at most the first 4 KiB
+	Err      error
+}
+
+func (e *CommandError) Error() string {
+	message := fmt.Sprintf("%s: %v", strings.Join(e.Args, " "), e.Err)
+	if e.Stderr != "" {
+		message += ": " + e.Stderr
+	}
+	return message
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// FindProgram is the path of the program, given its name or its path. Without it, the error wraps
+// exec.ErrNotFound or fs.ErrNotExist.
+func FindProgram(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil || strings.Contains(name, "/") {
+		return path, err
+	}
+	// A user's PATH need not have the directories of programs for administrators.
+	inSbin, sbinErr := exec.LookPath("/usr/sbin/" + name)
+	if sbinErr != nil {
+		return "", err
+	}
+	return inSbin, nil
+}
+
+// signalEvery is how often a process gets its signal until it ends. The first one may come before
+// the process has reached the kernel, where it has no effect.
+const signalEvery = 100 * time.Millisecond
+
+// Command is one run of the btrfs program that works for minutes to hours.
+type Command struct {
+	Path string // of the program
+	Args []string
+
+	// Stop is the signal that ends the work of this process, and no other work on the filesystem.
+	Stop syscall.Signal
+
+	// Started is told the process, before anything waits for it. An error ends the process.
+	Started func(pid int) error
+}
+
+// Run runs the command in the C locale and returns what it prints. When ctx ends, it sends the
+// signal Stop and waits for the end of the process.
+func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
+	var out, complaints bytes.Buffer
+	cmd := exec.Command(c.Path, c.Args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Start(); err != nil {
+		return "", "", c.failed(cmd, "", err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	startErr := c.Started(cmd.Process.Pid)
+	if startErr != nil {
+		stop()
+	}
+	ended := make(chan struct{})
+	signalled := make(chan struct{})
+	go func() {
+		defer close(signalled)
+		signalAfter(ctx, ended, func() { _ = cmd.Process.Signal(c.Stop) })
+	}()
+	err = cmd.Wait()
+	close(ended)
+	<-signalled
+	if startErr != nil {
+		return "", "", startErr
+	}
+	if err != nil {
+		err = c.failed(cmd, complaints.String(), err)
+	}
+	return out.String(), complaints.String(), err
+}
+
+// signalAfter calls signal again and again once ctx has ended.
+func signalAfter(ctx context.Context, ended <-chan struct{}, signal func()) {
+	select {
+	case <-ended:
+		return
+	case <-ctx.Done():
+	}
+	again := time.NewTicker(signalEvery)
+	defer again.Stop()
+	for {
+		signal()
+		select {
+		case <-ended:
+			return
+		case <-again.C:
+		}
+	}
+}
+
+func (c Command) failed(cmd *exec.Cmd, stderr string, err error) error {
+	const longest = 4 << 10
+	stderr = strings.TrimSpace(stderr)
+	code := -1
+	if cmd.ProcessState != nil {
+		code = cmd.ProcessState.ExitCode()
+	}
+	return &CommandError{
+		Args: append([]string{c.Path}, c.Args...), ExitCode: code, Stderr: stderr[:min(len(stderr), longest)], Err: err,
+	}
+}
+
+// ExitCode is that of a failed run, 0 without an error, and -1 for another error.
+func ExitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if failed, ok := errors.AsType[*CommandError](err); ok {
+		return failed.ExitCode
+	}
+	return -1
+}

@@ -1,0 +1,108 @@
+package storage
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+)
+
+// scrubFindings remembers what scrubs could not repair. The status file of btrfs-scrub(8) tells of
+// the last scrub only, and the next one replaces it when it starts. So the findings have a file of
+// their own beside it.
+type scrubFindings struct {
+	mu       sync.Mutex
+	loaded   bool
+	byDevice map[uint64]uint64 // uncorrectable errors, by the device's ID
+}
+
+// add takes the results of scrubs and reports whether they change what is known. Only a complete
+// scrub without such errors removes a finding.
+func (f *scrubFindings) add(runs []btrfs.ScrubRun) bool {
+	before := maps.Clone(f.byDevice)
+	for _, run := range runs {
+		switch {
+		case run.UncorrectableErrors > 0:
+			f.byDevice[run.Device] = run.UncorrectableErrors
+		case run.Complete():
+			delete(f.byDevice, run.Device)
+		}
+	}
+	return !maps.Equal(before, f.byDevice)
+}
+
+// load reads the file once.
+func (f *scrubFindings) load(file string) error {
+	if f.loaded {
+		return nil
+	}
+	f.byDevice = map[uint64]uint64{}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		f.loaded = errors.Is(err, os.ErrNotExist)
+		return ignoreNotExist(err)
+	}
+	f.loaded = true
+	return json.Unmarshal(text, &f.byDevice)
+}
+
+func (f *scrubFindings) save(file string) error {
+	if len(f.byDevice) == 0 {
+		return ignoreNotExist(os.Remove(file))
+	}
+	text, err := json.Marshal(f.byDevice)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(file, text, 0o600)
+}
+
+// NoteScrubFindings remembers what the last scrub could not repair.
+func (s *Store) NoteScrubFindings() { _ = s.scrubFindings() }
+
+// scrubFindings are the uncorrectable errors that scrubs have found, by the device's ID. They
+// include those of a scrub that runs, or was cancelled.
+func (s *Store) scrubFindings() map[uint64]uint64 {
+	info, err := s.pool.fs.Info()
+	if err != nil {
+		return nil
+	}
+	f := &s.looks.scrubs
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	file := filepath.Join(s.config.ScrubDir, "btrfs-nfs-agent.findings."+info.FSID.String())
+	if err := f.load(file); err != nil {
+		s.log.Error("failed to read the findings of scrubs", "error", err)
+	}
+	runs, err := btrfs.ReadScrubStatus(s.config.ScrubDir, info.FSID)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Error("failed to read the result of the last scrub", "error", err)
+	}
+	if f.add(runs) {
+		if err := f.save(file); err != nil {
+			s.log.Error("failed to note the findings of a scrub, which the next start of the agent will not know", "error", err)
+		}
+	}
+	return maps.Clone(f.byDevice)
+}
+
+// scrubConditions tells of what scrubs could not repair.
+func (s *Store) scrubConditions(out *conditions) {
+	devices, err := s.pool.fs.Devices()
+	if err != nil {
+		return // deviceConditions says so
+	}
+	found := s.scrubFindings()
+	for _, device := range devices {
+		if n := found[device.ID]; n > 0 {
+			out.add(agentapi.ReasonScrubUncorrectable, "a scrub found %d errors on device %d that it could not repair: files there are damaged (dmesg names them)", n, device.ID)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+)
+
+// Scrub and balance are runs of the btrfs program. Only the agent's own run is ever ended, by a
+// signal to its process: "btrfs scrub cancel" and "btrfs balance cancel" end what runs on the
+// filesystem, whoever has started it.
+
+// run runs the btrfs program. The signal ends what it does.
+func (j job) run(ctx context.Context, stop syscall.Signal, args ...string) (printed string, err error) {
+	command := btrfs.Command{Path: j.program, Args: args, Stop: stop, Started: j.started}
+	stdout, stderr, err := command.Run(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = btrfs.ErrCancelled
+	}
+	return stdout + stderr, err
+}
+
+const (
+	// btrfs-scrub(8) cancels its scrub, and notes how far it was.
+	stopScrub = unix.SIGINT
+	// The kernel ends a balance whose process is to end, since Linux 5.9.
+	stopBalance = unix.SIGTERM
+)
+
+// lookAgain is how often a resumed task looks whether another's work has ended.
+const lookAgain = time.Second
+
+// wait is ErrRunning while running reports work that is not of this task. A resumed task waits for
+// its end. It may be what an earlier process of the same task has begun: the kernel goes on with a
+// balance after a crash of the host.
+func (j job) wait(ctx context.Context, running func() (bool, error)) error {
+	for {
+		others, err := running()
+		switch {
+		case err != nil || !others:
+			return err
+		case !j.resumed:
+			return btrfs.ErrRunning
+		}
+		select {
+		case <-ctx.Done():
+			return btrfs.ErrCancelled
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// scrub reads all devices, compares with checksums, and repairs what has another copy unless
+// "readonly" is "true". btrfs-scrub(8) notes the result in its status file, where health and "btrfs
+// scrub status" find it. A resumed task goes on where the last part of it ended.
+func scrub(ctx context.Context, j job) (Result, error) {
+	if err := canNote(j.statusDir); err != nil {
+		return nil, err
+	}
+	if err := j.wait(ctx, j.isScrubbing); err != nil {
+		return nil, err
+	}
+	j.noteFindings() // before the program replaces the status file
+	defer j.noteFindings()
+	before, err := j.ownRuns()
+	if err != nil {
+		return nil, err
+	}
+	verb := "start"
+	if j.resumed && len(before) > 0 {
+		verb = "resume"
+	}
+	args := []string{"scrub", verb, "-B"}
+	if j.options["readonly"] == "true" {
+		args = append(args, "-r")
+	}
+	_, err = j.run(ctx, stopScrub, append(args, j.dir)...)
+	runs, readErr := j.ownRuns()
+	return sum(runs), errors.Join(scrubError(err, runs), readErr)
+}
+
+// canNote checks that a scrub can note its result before it reads for hours.
+func canNote(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = unix.Access(dir, unix.W_OK)
+	}
+	if err != nil {
+		return fmt.Errorf("the result cannot be noted in %s, so health would not know of it: %w", dir, err)
+	}
+	return nil
+}
+
+// Exit codes of btrfs-scrub(8). Uncorrectable errors are in the result.
+const (
+	scrubNothingToResume = 2
+	scrubUncorrectable   = 3
+)
+
+func scrubError(err error, runs []btrfs.ScrubRun) error {
+	code := btrfs.ExitCode(err)
+	completed := err == nil || code == scrubNothingToResume || code == scrubUncorrectable
+	switch failed, ran := errors.AsType[*btrfs.CommandError](err); {
+	case completed && len(runs) == 0:
+		return errors.Join(errors.New("btrfs scrub has noted no result, so health does not know of it"), err)
+	case completed:
+		return nil
+	case ran && code == 1 && !strings.Contains(failed.Stderr, "ERROR") && slices.ContainsFunc(runs, isCancelled):
+		return btrfs.ErrCancelled // by "btrfs scrub cancel"
+	default:
+		return err
+	}
+}
+
+func isCancelled(r btrfs.ScrubRun) bool { return r.Cancelled }
+
+// isScrubbing reports whether the kernel scrubs a device.
+func (j job) isScrubbing() (bool, error) {
+	devices, err := j.fs.Devices()
+	if err != nil {
+		return false, err
+	}
+	for _, device := range devices {
+		if device.Missing {
+			continue
+		}
+		if _, running, err := j.fs.ScrubState(device.ID); err != nil || running {
+			return running, err
+		}
+	}
+	return false, nil
+}
+
+// ownRuns are the runs in the status file that are not older than the task.
+func (j job) ownRuns() ([]btrfs.ScrubRun, error) {
+	info, err := j.fs.Info()
+	if err != nil {
+		return nil, err
+	}
+	runs, err := btrfs.ReadScrubStatus(j.statusDir, info.FSID)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	begun := j.begun.Truncate(time.Second)
+	return slices.DeleteFunc(runs, func(r btrfs.ScrubRun) bool { return r.Started.Before(begun) }), nil
+}
+
+// sum adds up what was counted on all devices.
+func sum(runs []btrfs.ScrubRun) Result {
+	result := Result{}
+	for _, run := range runs {
+		for _, counter := range run.Counters() {
+			if counter.Name != "last_physical" {
+				result[counter.Name] += int64(*counter.Value)
+			}
+		}
+	}
+	return result
+}
+
+func scrubProgress(j job) (done, all float64) {
+	space, err := j.fs.Space()
+	if err != nil {
+		return 0, 0
+	}
+	runs, err := j.ownRuns()
+	if err != nil {
+		return 0, 0
+	}
+	for _, run := range runs {
+		done += float64(run.DataBytes + run.TreeBytes)
+	}
+	return done, float64(space.RawUsedBytes)
+}
+
+const defaultUsage = "10" // per cent: block groups that are nearly empty cost little to rewrite
+
+// balance rewrites nearly empty data block groups, which gives their space back. "usage" is how
+// full they may be, in per cent. A resumed task begins again: what was rewritten is full, and so is
+// not rewritten twice.
+func balance(ctx context.Context, j job) (Result, error) {
+	err := j.wait(ctx, func() (bool, error) {
+		_, running, err := j.fs.BalanceState()
+		return running, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	usage, given := j.options["usage"]
+	if !given {
+		usage = defaultUsage
+	}
+	printed, err := j.run(ctx, stopBalance, "balance", "start", "-dusage="+usage, j.dir)
+	if err != nil {
+		return nil, err
+	}
+	return balanceResult(printed)
+}
+
+// relocated is what btrfs-balance(8) prints at its end. There is no JSON.
+var relocated = regexp.MustCompile(`had to relocate (\d+) out of (\d+) chunks`)
+
+// balanceResult reads what the program prints when its exit code is 0. That is also the exit code
+// of a balance that "btrfs balance cancel" or "btrfs balance pause" has ended.
+func balanceResult(printed string) (Result, error) {
+	result := Result{}
+	if counts := relocated.FindStringSubmatch(printed); counts != nil {
+		result["relocated"], _ = strconv.ParseInt(counts[1], 10, 64)
+		result["considered"], _ = strconv.ParseInt(counts[2], 10, 64)
+	}
+	switch {
+	case strings.Contains(printed, "canceled by user"):
+		return result, btrfs.ErrCancelled
+	case strings.Contains(printed, "paused by user"):
+		return result, errors.New("an administrator has paused the balance: btrfs balance resume goes on with it")
+	case len(result) == 0:
+		return nil, fmt.Errorf("btrfs balance has printed no result: %.200q", printed)
+	}
+	return result, nil
+}
+
+func balanceProgress(j job) (done, all float64) {
+	state, running, err := j.fs.BalanceState()
+	if err != nil || !running {
+		return 0, 0
+	}
+	return float64(state.Completed), float64(state.Expected)
+}
