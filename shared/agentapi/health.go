@@ -15,6 +15,7 @@ const (
 	ReasonQuotaInconsistent  = "QuotaInconsistent"  // limits are not enforced
 	ReasonQuotaDisabled      = "QuotaDisabled"      // somebody turned quotas off
 	ReasonExportsUnknown     = "ExportsUnknown"     // the NFS server does not tell what it exports
+	ReasonDeletionPending    = "DeletionPending"    // deleted volumes or snapshots that are in use on the storage host still take space
 	ReasonTenantUnavailable  = "TenantUnavailable"  // the directory of a tenant cannot be loaded; the others are served
 	ReasonTokensOutdated     = "TokensOutdated"     // the file of the tenants' tokens has changed and cannot be read
 	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line

@@ -39,6 +39,9 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 // failure leaves in the trash, upkeep and the next start remove. forget is called last: until the commit a power cut brings the
 // thing back, and a reader that was told it is gone would see it again.
 //
+// What is in use on the storage host is deleted as well: its name is free, and upkeep removes the
+// data when the use has ended.
+//
 // A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks
 // files (measured: btrfs lets these use its global reserve). Then the mark Deleting takes the
 // place of the temporary name.
@@ -69,14 +72,27 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	if err := d.discard(parent, trash); err != nil {
-		if trash == name || !isForeign(err) {
-			return err
-		}
-		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", parent.Name()+"/"+trash, "error", err)
+	err = d.discard(parent, trash)
+	switch path := parent.Name() + "/" + trash; {
+	case err == nil:
+		return nil
+	case trash == name: // which stays taken
+		return err
+	case isInUse(err):
+		t.store.log.Warn("deleted what is in use on the storage host: its data is removed later", "path", path, "error", err)
+		t.store.upkeep.notRemoved(path)
+		return nil
+	case isForeign(err):
+		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", path, "error", err)
+		return nil
+	default:
+		return err
 	}
-	return nil
 }
+
+// isInUse recognises a subvolume that the kernel does not destroy now: "btrfs send" reads it, a swap
+// file in it is active, or it is the default subvolume (btrfs_delete_subvolume in fs/btrfs/inode.c).
+func isInUse(err error) bool { return isErrno(err, unix.EPERM) || isErrno(err, unix.EBUSY) }
 
 func (t *Tenant) markDeleting(parent *os.File, name string) error {
 	dir, err := beneath.OpenDir(parent, name)

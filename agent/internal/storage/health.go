@@ -81,6 +81,9 @@ func (s *Store) Conditions() []Condition {
 	if n := len(s.brokenTenants()); n > 0 { // whose names no other tenant learns
 		out.add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
 	}
+	if n := s.upkeep.pendingDeletions(); n > 0 {
+		out.add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
+	}
 	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
 		out.add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -124,12 +125,25 @@ func (s *Store) mend(f Finding, do func() error) error {
 		s.survey.note(f)
 	}
 	if f.Err != nil {
-		s.log.Warn("what an interruption left cannot be put right now", "what", f.Kind, "path", f.Path, "detail", f.Detail, "error", f.Err)
+		s.log.Log(context.Background(), s.levelOf(f), "what an interruption left cannot be put right now",
+			"what", f.Kind, "path", f.Path, "detail", f.Detail, "error", f.Err)
 	} else {
+		s.failures.Delete(f.key())
 		s.log.Info("put right what an interruption left", "what", f.Kind, "path", f.Path, "detail", f.Detail)
 	}
 	return f.Err
 }
+
+// levelOf is lower where the same repair has failed before in the same way: upkeep tries it every
+// minute, for as long as "btrfs send" reads a deleted snapshot, say.
+func (s *Store) levelOf(f Finding) slog.Level {
+	if before, _ := s.failures.Swap(f.key(), f.Err.Error()); before == f.Err.Error() {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+func (f Finding) key() string { return string(f.Kind) + " " + f.Path }
 
 // report notes what nobody but an administrator can put right.
 func (s *Store) report(f Finding) {

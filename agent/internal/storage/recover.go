@@ -215,10 +215,14 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
 	if f.state == inspect.InterruptedDeletion {
 		kind = InterruptedDeletion
 	}
-	return t.store.mend(Finding{Kind: kind, Path: parent.Name() + "/" + name}, func() error {
+	path := parent.Name() + "/" + name
+	return t.store.mend(Finding{Kind: kind, Path: path}, func() error {
 		t.store.upkeep.deleted()
 		err := t.finishRemoval(parent, name, f)
-		if err != nil {
+		switch {
+		case isInUse(err) && f.place == inspect.Trash:
+			t.store.upkeep.notRemoved(path)
+		case err != nil:
 			t.store.upkeep.failed.Store(true)
 		}
 		return err

@@ -99,6 +99,7 @@ type Store struct {
 	looks    looks
 	index    *dataIndex // at start only
 	survey   *survey    // nil in an agent: see Inspect
+	failures sync.Map   // error texts of repairs that have failed, by Finding.key
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant

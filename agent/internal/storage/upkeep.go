@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type upkeep struct {
 	reap     atomic.Bool // subvolumes were deleted since the last look
 	held     heldQgroups // those that could not be removed yet
 	reserve  atomic.Bool // the reserve is not full
+	pending  sync.Map    // paths of deleted directories whose data is still there, because it is in use
 	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
 	exports  atomic.Pointer[error]
 	cancel   context.CancelFunc
@@ -142,6 +144,25 @@ func (u *upkeep) temporary(prefix string) string {
 	name := temporaryName(prefix)
 	u.active.Store(name, true)
 	return name
+}
+
+// notRemoved remembers a deleted directory whose data is in use.
+func (u *upkeep) notRemoved(path string) {
+	u.failed.Store(true)
+	u.pending.Store(path, true)
+}
+
+// pendingDeletions is how many deleted directories still take space.
+func (u *upkeep) pendingDeletions() (n int) {
+	u.pending.Range(func(path, _ any) bool {
+		if _, err := os.Lstat(path.(string)); errors.Is(err, os.ErrNotExist) {
+			u.pending.Delete(path)
+		} else {
+			n++
+		}
+		return true
+	})
+	return n
 }
 
 func (u *upkeep) done(name string) { u.active.Delete(name) }
