@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
@@ -39,10 +41,11 @@ func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (p
 // sharers says with what a volume shares its extents, or may share them. Only full quotas count
 // what is shared with any subvolume.
 func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error) {
-	if n := t.snapshots.count(func(s *Snapshot) bool { return s.Volume == v.Name }); n > 0 {
+	groups, isOf := t.snapshotsOf(v.Name)
+	if n := t.snapshots.pageOf(groups, "", 1, isOf).Total; n > 0 {
 		out = append(out, fmt.Sprintf("has %d snapshots", n))
 	}
-	if n := t.volumes.count(func(c *Volume) bool { return t.isCloneOf(c, v.Name) }); n > 0 {
+	if n := t.volumes.count(func(c *Volume) bool { return t.isCloneOf(c, v) }); n > 0 {
 		out = append(out, fmt.Sprintf("has %d clones", n))
 	}
 	if len(out) > 0 {
@@ -67,11 +70,18 @@ func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error
 	return out, err
 }
 
-// isCloneOf also takes the clones of snapshots that are gone, whose volume is not known any more.
-func (t *Tenant) isCloneOf(c *Volume, name string) bool {
-	if c.Name == name || c.SourceSnapshot == "" {
-		return c.SourceVolume == name
+// isCloneOf reports whether c may be a clone of v. The ID of c's source proves it, and disproves it
+// where 57e475d has not derived or dropped an ID. Otherwise the names decide. They include the clones
+// of snapshots that are gone, whose volume is not known any more.
+func (t *Tenant) isCloneOf(c *Volume, v Volume) bool {
+	switch {
+	case c.Name == v.Name:
+		return false
+	case c.SourceVolumeID != uuid.Nil && (c.SourceVolumeID == v.VolumeID || !isDerived(v.VolumeID)):
+		return c.SourceVolumeID == v.VolumeID
+	case c.SourceSnapshot == "":
+		return c.SourceVolume == v.Name
 	}
 	snapshot, found := t.snapshots.get(c.SourceSnapshot)
-	return !found && t.store.quota != btrfs.QuotaFull || snapshot.Volume == name
+	return !found && t.store.quota != btrfs.QuotaFull || snapshot.Volume == v.Name
 }

@@ -44,6 +44,19 @@ func TestDefragmentable(t *testing.T) {
 			assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
 			refused("v") // with the clone
 			refused("c")
+			// A new volume of the name shares nothing with what is left of the old one.
+			mustCreate(t, ten, "old")
+			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s-of-old", Volume: "old"})
+			assert.NilError(t, err)
+			_, _, err = ten.Clone(ctx, CloneSpec{Name: "c-of-old", Volume: "old"})
+			assert.NilError(t, err)
+			_, _, err = ten.Clone(ctx, CloneSpec{Name: "c-of-s", Snapshot: "s-of-old"})
+			assert.NilError(t, err)
+			refused("old")
+			assert.NilError(t, ten.DeleteVolume(ctx, "old"))
+			mustCreate(t, ten, "old")
+			allowed("old")
+
 			if mode != QuotaFull {
 				return
 			}

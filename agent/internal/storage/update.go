@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"maps"
-	"slices"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
