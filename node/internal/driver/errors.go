@@ -40,6 +40,20 @@ func mountError(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
+// retriable makes an error Unavailable where a mount is, or may be, left at dir. A code that kubelet takes for final means
+// to it that nothing is mounted, and it would never take the mount away (k8s.io/kubernetes pkg/volume/csi/csi_client.go,
+// isFinalError). AlreadyExists and InvalidArgument stay: the request differs from the one that made the mount.
+func (n *Node) retriable(ctx context.Context, dir string, err error) error {
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Unavailable, codes.AlreadyExists, codes.InvalidArgument:
+		return err
+	}
+	if _, lookup := n.Mounts.Volume(context.WithoutCancel(ctx), dir); errors.Is(lookup, nfsmount.ErrNotMounted) || errors.Is(lookup, nfsmount.ErrTarget) {
+		return err
+	}
+	return status.Errorf(codes.Unavailable, "the volume stays mounted at %s: %s", dir, status.Convert(err).Message())
+}
+
 func invalid(field, format string, args ...any) error {
 	return status.Errorf(codes.InvalidArgument, "%s %s", field, fmt.Sprintf(format, args...))
 }

@@ -8,12 +8,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 )
 
 // soon fails when a call against a server that does not answer takes longer than its deadlines.
@@ -88,6 +90,7 @@ type fake struct {
 	driver.Mounts
 	mount func(ctx context.Context, options []string) error
 	check func(ctx context.Context) error
+	group func() error
 }
 
 func (f *fake) Mount(ctx context.Context, _ nfsmount.Source, _ string, options []string) error {
@@ -99,6 +102,13 @@ func (f *fake) Check(ctx context.Context, dir string) error {
 		return f.Mounts.Check(ctx, dir)
 	}
 	return f.check(ctx)
+}
+
+func (f *fake) SetGroup(ctx context.Context, dir string, gid uint32) error {
+	if f.group == nil {
+		return f.Mounts.SetGroup(ctx, dir, gid)
+	}
+	return f.group()
 }
 
 func TestAnotherCallForAVolumeIsAborted(t *testing.T) {
@@ -164,9 +174,59 @@ func TestErrorsGetTheirCodes(t *testing.T) {
 		{nfsmount.ErrBusy, codes.Internal},
 		{errors.New("what"), codes.Internal},
 	} {
-		w.NodeServer = w.node(t, &fake{mount: func(context.Context, []string) error { return c.err }})
+		w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error { return c.err }})
 		hasCode(t, v.stage(t), c.want)
 	}
+}
+
+// fullDisk is a state directory that takes nothing more.
+type fullDisk struct{ driver.Store }
+
+func (fullDisk) Save(staged.Record) error     { return unix.ENOSPC }
+func (fullDisk) Delete(volumeID string) error { return unix.EROFS }
+
+// To kubelet an error that is final means that nothing is mounted: it would not unmount.
+func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	v.group = "2000"
+	broken := errors.New("as the test says")
+	mounts := &fake{Mounts: w.backend.Mounter()}
+	n := w.node(t, mounts)
+	store := n.Store
+	w.NodeServer = driver.OneAtATime(n)
+	fails := func(err error) {
+		t.Helper()
+		hasCode(t, err, codes.Unavailable)
+		assert.Assert(t, len(w.mounts(t)) > 0)
+	}
+
+	mounts.mount = func(context.Context, []string) error { return broken }
+	hasCode(t, v.stage(t), codes.Internal)
+	assert.Equal(t, len(w.mounts(t)), 0)
+	mounts.mount = func(ctx context.Context, options []string) error {
+		return w.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
+	}
+	n.Store = fullDisk{store}
+	fails(v.stage(t))
+	mounts.mount = func(context.Context, []string) error { return broken }
+	fails(v.stage(t))
+
+	mounts.group = func() error { return broken }
+	hasCode(t, v.publish(t, "pod", false), codes.Internal)
+	mounts.group = nil
+	assert.NilError(t, v.publish(t, "pod", false))
+	mounts.group = func() error { return broken }
+	fails(v.publish(t, "pod", false)) // as after a restart of kubelet
+	assert.NilError(t, unix.Unmount(v.staging+"/data", unix.MNT_DETACH))
+	fails(v.publish(t, "pod", false))
+	assert.NilError(t, v.unpublish(t, "pod"))
+	hasCode(t, v.publish(t, "pod", false), codes.FailedPrecondition)
+
+	hasCode(t, v.unstage(t), codes.Unavailable)
+	assert.Equal(t, len(w.mounts(t)), 0)
+	n.Store = store
+	assert.NilError(t, v.unstage(t))
 }
 
 func TestMountOperationsAreCounted(t *testing.T) {

@@ -27,22 +27,26 @@ func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 	if err != nil {
 		return nil, err
 	}
+	if err := n.publish(ctx, p); err != nil {
+		return nil, n.retriable(ctx, p.target, err)
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (n *Node) publish(ctx context.Context, p publication) error {
 	if err := n.ensureStaged(ctx, p); err != nil {
-		return nil, mountError(err)
+		return mountError(err)
 	}
 	if err := n.requireSingleWriter(ctx, p); err != nil {
-		return nil, err
+		return err
 	}
 	// kubelet, too, leaves the ownership of volumes alone that a pod has read-only.
 	if p.access.group != nil && !p.access.readOnly {
 		if err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group); err != nil {
-			return nil, mountError(err)
+			return mountError(err)
 		}
 	}
-	if err := n.Mounts.Bind(ctx, p.dir, p.target, p.access.readOnly); err != nil {
-		return nil, mountError(err)
-	}
-	return &csi.NodePublishVolumeResponse{}, nil
+	return mountError(n.Mounts.Bind(ctx, p.dir, p.target, p.access.readOnly))
 }
 
 // NodeUnpublishVolume takes the volume from target_path and removes that.

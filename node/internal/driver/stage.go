@@ -30,11 +30,11 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 	}
 	if err := n.Mounts.Mount(ctx, a.source, record.Dir, a.options); err != nil {
 		n.failures.note(r.VolumeId, err)
-		return nil, mountError(err)
+		return nil, n.retriable(ctx, record.Dir, mountError(err))
 	}
 	n.failures.forget(r.VolumeId)
 	if err := n.Store.Save(record); err != nil {
-		return nil, err
+		return nil, unavailable(err) // with the mount in place: see retriable
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }
@@ -55,7 +55,7 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 		return &csi.NodeUnstageVolumeResponse{}, nil
 	}
 	if err := n.Store.Delete(r.VolumeId); err != nil {
-		return nil, err
+		return nil, unavailable(err)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }

@@ -12,6 +12,7 @@ func Suite(t *testing.T, b Backend) {
 		"mount refuses files, links and content":                         mountRefusesHostileDirs,
 		"mount refuses a place that another volume has":                  mountConflict,
 		"mount that fails leaves nothing":                                mountFailure,
+		"mount takes away what is not what was asked for":                mountOfAnother,
 		"mount replaces a stale mount":                                   mountReplacesStale,
 		"mount finishes the replacement of a caller who has gone":        mountReplacesForNobody,
 		"mount keeps a stale mount that it cannot replace":               mountKeepsWhatItCannotReplace,

@@ -97,6 +97,20 @@ func mountFailure(t *testing.T, b Backend) {
 	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, data, b.Options()))
 }
 
+// mount(8) can say yes and mean another thing.
+func mountOfAnother(t *testing.T, b Backend) {
+	dir := place(t)
+	source, another := b.NewVolume(t), b.NewVolume(t)
+	filesystem := b.Filesystem()
+	mount := filesystem.Mount
+	filesystem.Mount = func(ctx context.Context, _ nfsmount.Source, dir string, options []string) error {
+		return mount(ctx, another, dir, options)
+	}
+	err := nfsmount.NewFor(filesystem, b.Limits(), slog.New(slog.DiscardHandler)).Mount(t.Context(), source, filepath.Join(dir, "data"), b.Options())
+	assert.ErrorIs(t, err, nfsmount.ErrConflict)
+	assert.Equal(t, len(mountsBelow(t, dir)), 0)
+}
+
 func mountReplacesStale(t *testing.T, b Backend) {
 	data, dir, f := mountedFragile(t, b)
 	f.Revoke()

@@ -123,7 +123,10 @@ func (m *Mounter) mountNew(ctx context.Context, source Source, dir string, optio
 	case err != nil:
 		return err
 	case !m.isVolume(made) || made.Source != source.String():
-		return fmt.Errorf("%s is %w: %s (%s) in place of %s", dir, ErrConflict, made.Source, made.Type, source)
+		if err := m.takeAway(context.WithoutCancel(ctx), dir, 0); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s is %w: mount(8) made %s (%s) in place of %s", dir, ErrConflict, made.Source, made.Type, source)
 	}
 	return nil
 }
