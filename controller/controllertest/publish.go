@@ -40,6 +40,8 @@ func publishContext(t *testing.T, b Backend) {
 	assert.Equal(t, context["nfsServer"], agent.Hostname(), "the agent's host, where the class names no other")
 	assert.Equal(t, context["nfsPath"], e.stored(volume.VolumeId).Path+"/data")
 	assert.Equal(t, context["agentURL"], e.url)
+	assert.Equal(t, context["accessMode"], "MULTI_NODE_MULTI_WRITER")
+	assert.Equal(t, context["readOnly"], "false")
 	usage, err := e.agent.UsageWithToken(e.ctx, "pvc-1", context["usageToken"])
 	assert.NilError(t, err)
 	assert.Equal(t, usage.QuotaBytes, int64(gib))

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -23,6 +24,10 @@ const (
 	ContextPath         = "nfsPath"          // what to mount from it
 	ContextMountOptions = class.MountOptions // comma separated
 	ContextAgentURL     = class.AgentURL
+	// How the volume was published: kubelet gives the node the first access mode of a PersistentVolume, and
+	// external-attacher the controller the widest. Contexts from before have neither.
+	ContextAccessMode = "accessMode" // the name of a csi.VolumeCapability_AccessMode_Mode
+	ContextReadOnly   = "readOnly"   // true or false
 )
 
 // ControllerPublishVolume lets a node's address mount the volume.
@@ -53,7 +58,7 @@ func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.Control
 	if err := wanted.confirm(ctx, target, volume); err != nil {
 		return nil, err
 	}
-	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export)}, nil
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export, wanted)}, nil
 }
 
 func checkPublish(r *csi.ControllerPublishVolumeRequest) (id.Volume, error) {
@@ -107,12 +112,14 @@ func (p publication) confirm(ctx context.Context, target *agents.Target, before 
 	return status.Errorf(codes.Aborted, "published elsewhere at the same time: %s", status.Convert(conflict).Message())
 }
 
-func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export) map[string]string {
+func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export, p publication) map[string]string {
 	return map[string]string{
 		ContextServer:           target.Parameters.Server(),
 		ContextPath:             export.MountPath,
 		ContextMountOptions:     strings.Join(mountOptions(export.MountOptions, target.Parameters.MountOptions, volume.MountOptions), ","),
 		ContextAgentURL:         target.URL(),
+		ContextAccessMode:       p.mode.String(),
+		ContextReadOnly:         strconv.FormatBool(p.onlyReads()),
 		csiserver.UsageTokenKey: export.UsageToken,
 	}
 }

@@ -69,6 +69,8 @@ var badContexts = map[string]map[string]string{
 	"option with a flag":  {"nfsMountOptions": "--bind"},
 	"option with newline": {"nfsMountOptions": "hard\nsoft"},
 	"old NFS":             {"nfsMountOptions": "vers=3"},
+	"access mode":         {"accessMode": "EVERYBODY", "readOnly": "false"},
+	"read-only":           {"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "maybe"},
 	"other server":        {"nfsMountOptions": "addr=10.0.0.9"},
 	"agent, no URL":       {"agentURL": "storage:8080"},
 	"agent, file":         {"agentURL": "file:///etc/passwd"},

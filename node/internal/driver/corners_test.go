@@ -1,7 +1,10 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -194,6 +197,84 @@ func TestEveryAccessMode(t *testing.T) {
 			assert.NilError(t, v.unstage(t))
 		})
 	}
+}
+
+// kubelet gives the first access mode of a PersistentVolume, external-attacher the widest: how the volume was published counts.
+func TestThePublishedModeCounts(t *testing.T) {
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		mode     csi.VolumeCapability_AccessMode_Mode // kubelet's
+		context  map[string]string
+		readOnly bool // the pod's
+		writable bool
+	}{
+		"ROX before RWX":                {rox, map[string]string{"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "false"}, false, true},
+		"ROX before RWX, older context": {rox, nil, false, false},
+		"a read-only pod":               {rox, map[string]string{"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "false"}, true, false},
+		"RWX before ROX":                {rwx, map[string]string{"accessMode": "MULTI_NODE_READER_ONLY", "readOnly": "true"}, false, false},
+		"a read-only volume":            {rwx, map[string]string{"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "true"}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := w.volume(t, c.mode)
+			v.more = c.context
+			for range 2 {
+				assert.NilError(t, v.stage(t))
+				assert.NilError(t, v.publish(t, "pod", c.readOnly))
+			}
+			err := os.WriteFile(filepath.Join(v.target("pod"), "f"), nil, 0o644)
+			if c.writable {
+				assert.NilError(t, err)
+			} else {
+				assert.ErrorIs(t, err, unix.EROFS)
+			}
+			assert.NilError(t, v.unpublish(t, "pod"))
+			assert.NilError(t, v.unstage(t))
+		})
+	}
+}
+
+func TestAGroupOfAReadOnlyVolumeIsSkipped(t *testing.T) {
+	w := newWorld(t)
+	for name, change := range map[string]func(v *volume, r *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest){
+		"published read-only": func(_ *volume, _ *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) {
+			p.PublishContext["accessMode"], p.PublishContext["readOnly"] = "MULTI_NODE_MULTI_WRITER", "true"
+		},
+		"mount option ro": func(_ *volume, r *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) {
+			r.VolumeCapability.GetMount().MountFlags, p.VolumeCapability.GetMount().MountFlags = []string{"ro"}, []string{"ro"}
+		},
+		"class option ro": func(_ *volume, r *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) {
+			r.PublishContext["nfsMountOptions"], p.PublishContext["nfsMountOptions"] = "ro", "ro"
+		},
+		"a read-only pod": func(_ *volume, _ *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) { p.Readonly = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := w.volume(t, rwx)
+			v.group = "2000"
+			var log bytes.Buffer
+			n := w.node(t, w.backend.Mounter())
+			n.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			stage, publish := v.stageRequest(), v.publishRequest("pod", false)
+			change(v, stage, publish)
+			_, err := n.NodeStageVolume(t.Context(), stage)
+			assert.NilError(t, err)
+			_, err = n.NodePublishVolume(t.Context(), publish)
+			assert.NilError(t, err)
+			assert.Equal(t, strings.Count(log.String(), "skipped fsGroup"), 1, log.String())
+			var s unix.Stat_t
+			assert.NilError(t, unix.Stat(v.target("pod"), &s))
+			assert.Equal(t, s.Gid, uint32(0))
+			assert.NilError(t, v.unpublish(t, "pod"))
+			assert.NilError(t, v.unstage(t))
+		})
+	}
+	// The export is read-only, and a controller of before does not say so.
+	v := w.volume(t, rwx)
+	v.group = "2000"
+	w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(ctx context.Context, options []string) error {
+		return w.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
+	}, group: func() error { return fmt.Errorf("f: %w", unix.EROFS) }})
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
 }
 
 func TestTheSameVolumeStagedTwice(t *testing.T) {

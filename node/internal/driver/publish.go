@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -14,10 +15,11 @@ import (
 
 // publication is a checked NodePublishVolumeRequest.
 type publication struct {
-	dir    string // where the volume is staged
-	target string
-	access access
-	attach *attachment // nil where the request carries no publish context
+	volumeID string
+	dir      string // where the volume is staged
+	target   string
+	access   access
+	attach   *attachment // nil where the request carries no publish context
 }
 
 // NodePublishVolume shows the staged volume at target_path, and hands it to the mount group first. What is not mounted is
@@ -40,13 +42,29 @@ func (n *Node) publish(ctx context.Context, p publication) error {
 	if err := n.requireSingleWriter(ctx, p); err != nil {
 		return err
 	}
-	// kubelet, too, leaves the ownership of volumes alone that a pod has read-only.
-	if p.access.group != nil && !p.access.readOnly {
-		if err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group); err != nil {
-			return mountError(err)
-		}
+	if err := n.setGroup(ctx, p); err != nil {
+		return mountError(err)
 	}
 	return mountError(n.Mounts.Bind(ctx, p.dir, p.target, p.access.readOnly))
+}
+
+// setGroup hands the volume to the mount group. kubelet, too, leaves the ownership of read-only volumes alone.
+func (n *Node) setGroup(ctx context.Context, p publication) error {
+	if p.access.group == nil {
+		return nil
+	}
+	mounted, err := n.Mounts.Volume(ctx, p.dir)
+	if err != nil {
+		return err
+	}
+	if !p.access.readOnly && !mounted.ReadOnly {
+		err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group)
+		if !errors.Is(err, unix.EROFS) { // the export, or the volume on the storage host, is read-only
+			return err
+		}
+	}
+	n.Logger.InfoContext(ctx, "skipped fsGroup of a read-only volume", "volume", p.volumeID, "group", *p.access.group)
+	return nil
 }
 
 // NodeUnpublishVolume takes the volume from target_path and removes that.
@@ -80,8 +98,7 @@ func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
 	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
 		return publication{}, err
 	}
-	wanted.readOnly = wanted.readOnly || r.Readonly
-	p := publication{dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: wanted}
+	p := publication{volumeID: r.VolumeId, dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: wanted}
 	if p.target == p.dir || p.target == filepath.Clean(r.StagingTargetPath) {
 		return publication{}, invalid("target_path", "must not be where the volume is staged")
 	}
@@ -91,7 +108,11 @@ func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
 			return publication{}, err
 		}
 		p.attach = &a
+		if a.published != nil {
+			p.access.mode, p.access.readOnly = a.published.mode, a.published.readOnly
+		}
 	}
+	p.access.readOnly = p.access.readOnly || r.Readonly
 	return p, nil
 }
 

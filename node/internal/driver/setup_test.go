@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -116,6 +117,7 @@ type volume struct {
 	mode    csi.VolumeCapability_AccessMode_Mode
 	group   string
 	staging string
+	more    map[string]string // of the publish context
 }
 
 func (w *world) volume(t *testing.T, mode csi.VolumeCapability_AccessMode_Mode) *volume {
@@ -138,10 +140,12 @@ func (v *volume) capability() *csi.VolumeCapability {
 }
 
 func (v *volume) context() map[string]string {
-	return map[string]string{
+	context := map[string]string{
 		"nfsServer": v.source.Server, "nfsPath": v.source.Path, "nfsMountOptions": "noatime",
 		"agentURL": v.w.agent.url(), "usageToken": "token-of-" + v.name(),
 	}
+	maps.Copy(context, v.more)
+	return context
 }
 
 func (v *volume) target(pod string) string {

@@ -24,6 +24,8 @@ const (
 	KeyMountOptions = "nfsMountOptions" // comma-separated; optional
 	KeyAgentURL     = "agentURL"        // whom to ask for usage; optional
 	KeyUsageToken   = csiserver.UsageTokenKey
+	KeyAccessMode   = "accessMode" // as the volume was published; older controllers do not send it
+	KeyReadOnly     = "readOnly"   // true or false, with accessMode
 )
 
 const (
@@ -39,6 +41,7 @@ type attachment struct {
 	options    []string
 	agentURL   string
 	usageToken string
+	published  *access // nil in contexts of older controllers
 }
 
 // requireValidVolumeID is for calls that make something of a volume.
@@ -91,7 +94,26 @@ func parseContext(context map[string]string, capability *csi.VolumeCapability) (
 		return attachment{}, invalid("publish_context or mount_flags", "%v", err)
 	}
 	a := attachment{source: source, options: options, agentURL: context[KeyAgentURL], usageToken: context[KeyUsageToken]}
+	if a.published, err = parsePublished(context); err != nil {
+		return attachment{}, err
+	}
 	return a, a.checkAgent()
+}
+
+func parsePublished(context map[string]string) (*access, error) {
+	name, given := context[KeyAccessMode]
+	if !given {
+		return nil, nil
+	}
+	mode, known := csi.VolumeCapability_AccessMode_Mode_value[name]
+	if !known || mode == int32(csi.VolumeCapability_AccessMode_UNKNOWN) {
+		return nil, invalid("publish_context", "(%s): %q is not an access mode", KeyAccessMode, name)
+	}
+	readOnly, err := strconv.ParseBool(context[KeyReadOnly])
+	if err != nil {
+		return nil, invalid("publish_context", "(%s): must be true or false, got %q", KeyReadOnly, context[KeyReadOnly])
+	}
+	return &access{mode: csi.VolumeCapability_AccessMode_Mode(mode), readOnly: readOnly}, nil
 }
 
 func (a attachment) checkAgent() error {
