@@ -124,7 +124,7 @@ func TestMaxVersion(t *testing.T) {
 // ends that.
 func TestMountdWithoutOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)
-	w.StartDaemon("rpcbind", "-f", "-w")
+	w.StartRpcbind()
 	theirs := w.Volume("theirs", w.Nodes[1].IPv4)
 	for _, off := range []bool{false, true} {
 		if off {

@@ -19,16 +19,22 @@ import (
 // StartOlderServer starts the NFS server as an administrator may have it, with NFSv3 and NFSv4.0.
 func (w *World) StartOlderServer() {
 	w.t.Helper()
-	w.StartDaemon("rpcbind", "-f", "-w")
-	eventually(w.t, "rpcbind answers", func() bool {
-		_, err := w.Lab.Storage.Run("rpcinfo", "-p", "127.0.0.1")
-		return err == nil
-	})
+	w.StartRpcbind()
 	w.SetTimes()
 	for _, file := range []string{"nlm_timeout", "nlm_grace_period"} { // of lockd, which has its own grace period
 		assert.NilError(w.t, os.WriteFile("/proc/sys/fs/nfs/"+file, []byte("3\n"), 0))
 	}
 	w.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
+}
+
+// StartRpcbind starts rpcbind, without which no server with NFSv3 starts.
+func (w *World) StartRpcbind() {
+	w.t.Helper()
+	w.StartDaemon("rpcbind", "-f", "-w")
+	eventually(w.t, "rpcbind answers", func() bool {
+		_, err := w.Lab.Storage.Run("rpcinfo", "-p", "127.0.0.1")
+		return err == nil
+	})
 }
 
 // OlderVersions shows what an engine does on a server that offers NFSv3 and NFSv4.0: it serves

@@ -3,6 +3,7 @@
 package nfstest
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,6 +47,10 @@ func NewWorld(t *testing.T) *World {
 		})
 	}
 	w.StartDaemon("nfsdcld", "--foreground")
+	eventually(t, "nfsdcld runs", func() bool {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", w.Lab.Storage.DaemonPID("nfsdcld")))
+		return err == nil && string(comm) == "nfsdcld\n"
+	})
 	return w
 }
 
