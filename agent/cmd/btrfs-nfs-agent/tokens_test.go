@@ -59,7 +59,7 @@ func TestTenantsFileIsFollowed(t *testing.T) {
 	conditions := store.Conditions()
 	assert.Equal(t, len(conditions), 1)
 	assert.Equal(t, conditions[0].Reason, agentapi.ReasonTokensOutdated)
-	assert.Equal(t, len(metricsStore{store.observedStore}.Conditions()), 1)
+	assert.Equal(t, len(metricsStore(store).Conditions()), 1)
 
 	write("a:two\n")
 	is("one", "")

@@ -191,7 +191,7 @@ func TestServingTLS(t *testing.T) {
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted, ServerName: "agent"}},
 	}
 	defer client.CloseIdleConnections()
-	request, err := http.NewRequest("GET", "https://"+listener.Addr().String()+"/v1/volumes", nil)
+	request, err := http.NewRequest(http.MethodGet, "https://"+listener.Addr().String()+"/v1/volumes", nil)
 	assert.NilError(t, err)
 	request.Header.Set("Authorization", "Bearer "+tokenA)
 	response, err := client.Do(request)
