@@ -127,7 +127,7 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
-	if v.Properties, err = t.store.sized(ctx, source, spec.SizeBytes); err != nil {
+	if v.Properties, err = t.store.sized(source, spec.SizeBytes); err != nil {
 		return Volume{}, err
 	}
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
@@ -155,10 +155,10 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 // sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose
 // limit is lifted has one. It holds at least what the source has in it, and has a quarter of that
 // free where the request names no size: its owner has to be able to write.
-func (s *Store) sized(ctx context.Context, source original, size int64) (Properties, error) {
+func (s *Store) sized(source original, size int64) (Properties, error) {
 	p, least := source.Properties, source.SizeBytes
 	if p.QuotaBytes == 0 {
-		used, err := s.usageNow(ctx, source.id)
+		used, err := s.usageNow(source.id)
 		if err != nil {
 			return p, err
 		}

@@ -281,6 +281,14 @@ func (d *disk) commit(ctx context.Context) error {
 	return d.fs.Commit(ctx)
 }
 
+// sync is syncfs(2): a commit that writes out all data first.
+func (d *disk) sync() error {
+	if err := d.before("sync", ""); err != nil {
+		return err
+	}
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.base.Fd())))
+}
+
 // discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
 // What it did not put there it does not remove: the directory then stays, and the error says so.
 func (d *disk) discard(parent *os.File, name string) error {

@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -34,6 +36,10 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 			assert.Equal(t, report.QuotaBytes, int64(0))
 			assert.Equal(t, len(report.Conditions), 0)
 
+			if mode == QuotaFull { // what is not written out yet counts as well
+				assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "beyond")))
+				assert.NilError(t, os.WriteFile(filepath.Join(v.Path, dataDir, "beyond"), make([]byte, 24*mib), 0o600))
+			}
 			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(true)})
 			assertCode(t, err, agentapi.Invalid)
 			assert.ErrorContains(t, err, "size_limit")

@@ -23,7 +23,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		if err != nil {
 			return err
 		}
-		if v, err = t.updated(ctx, old, update); err != nil {
+		if v, err = t.updated(old, update); err != nil {
 			return err
 		}
 		end, err := t.admit(old, v)
@@ -42,7 +42,7 @@ func (t *Tenant) usableVolume(name string) (Volume, error) {
 	return v, usable(err, v.Quarantine, name)
 }
 
-func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume, error) {
+func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 	limited := v.QuotaBytes > 0
 	if u.SizeBytes != nil {
 		if err := validateSize("size_bytes", *u.SizeBytes); err != nil {
@@ -62,7 +62,7 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 		}
 	}
 	if u.SizeLimit != nil && *u.SizeLimit != limited {
-		if err := t.switchLimit(ctx, &v, *u.SizeLimit); err != nil {
+		if err := t.switchLimit(&v, *u.SizeLimit); err != nil {
 			return v, err
 		}
 	}
@@ -89,7 +89,7 @@ func (t *Tenant) updated(ctx context.Context, v Volume, u VolumeUpdate) (Volume,
 
 // switchLimit lifts the limit or sets it anew. A volume that has more in it than the limit would allow keeps none: its users could
 // not even append to a log any more, and who asked for the limit would learn it from them.
-func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
+func (t *Tenant) switchLimit(v *Volume, on bool) error {
 	v.QuotaBytes = 0
 	if !on && t.store.config.Limits[t.name].SizeBytes > 0 {
 		return invalid("size_limit must be on, because the volumes of tenant %q have a limit together (AGENT_TENANT_LIMITS), got off", t.name)
@@ -98,7 +98,7 @@ func (t *Tenant) switchLimit(ctx context.Context, v *Volume, on bool) error {
 		return nil
 	}
 	v.QuotaBytes = v.SizeBytes
-	used, err := t.store.usageNow(ctx, v.ID)
+	used, err := t.store.usageNow(v.ID)
 	if err == nil && used.UsedBytes > v.SizeBytes {
 		err = invalid("size_limit: the volume has %d bytes in it and a size of %d: grow it first", used.UsedBytes, v.SizeBytes)
 	}

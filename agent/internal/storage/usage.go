@@ -84,13 +84,13 @@ func (s *Store) usageOne(id uint64) (used Usage, counted bool, err error) {
 	return used, counted, err
 }
 
-// usageNow commits before it reads. It is for changes that depend on the exact number, which are
-// rare, and not for readers.
-func (s *Store) usageNow(ctx context.Context, id uint64) (Usage, error) {
+// usageNow writes out all that clients have written, which a commit does not, and commits before it
+// reads. It is for changes that depend on the exact number, which are rare, and not for readers.
+func (s *Store) usageNow(id uint64) (Usage, error) {
 	if s.quota == btrfs.QuotaOff {
 		return Usage{}, nil
 	}
-	if err := s.disk.commit(ctx); err != nil {
+	if err := s.disk.sync(); err != nil {
 		return Usage{}, err
 	}
 	used, _, err := s.usageOne(id)
