@@ -388,7 +388,7 @@ func classify(err error) error {
 		return agentapi.Errorf(agentapi.NoSpace, "a btrfs quota is reached, which is that of the volume unless a limit was set on the pool's directory: "+
 			"delete files in the volume, or grow it: %w", err)
 	case isErrno(err, unix.EROFS):
-		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only: %w", err)
+		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only, or the subvolume was made so on the storage host: %w", err)
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
 		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)
 	case errors.Is(err, nfs.ErrUnavailable):
