@@ -3,18 +3,21 @@
 package nfstest
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
@@ -29,6 +32,7 @@ func fencedStateIsFreed(t *testing.T, r *run) {
 	}{
 		{"locks of a node without other exports", freedLocks},
 		{"locks of a node with another volume", keptLocks},
+		{"locks of a node without network", expiredLocks},
 		{"exports of another program", keptForAnotherProgram},
 		{"another address of the client", keptForAnotherAddress},
 		{"many open files", manyOpenFiles},
@@ -85,6 +89,36 @@ func keptLocks(t *testing.T, r *run) {
 	} else {
 		t.Logf("this kernel cannot close the files of one export: %v", err)
 	}
+}
+
+// A node is gone, and nobody fences it. Another node gets its lock when the lease has ended, and not
+// before the node could have renewed it. The node has lost the lock when it is back.
+func expiredLocks(t *testing.T, r *run) {
+	one, two := r.shared(t, "shared")
+	lost := openFile(t, filepath.Join(r.w.Nodes[0].Mount(t, one), "leader"))
+	assert.NilError(t, tryLock(t, lost))
+	rival := openFile(t, filepath.Join(r.w.Nodes[1].Mount(t, two), "leader"))
+	text, err := os.ReadFile("/proc/fs/nfsd/nfsv4leasetime")
+	assert.NilError(t, err)
+	seconds, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	assert.NilError(t, err)
+	lease := time.Duration(seconds) * time.Second
+
+	began := time.Now()
+	assert.NilError(t, r.w.Nodes[0].CutNetwork())
+	t.Cleanup(func() { assert.Check(t, r.w.Nodes[0].RestoreNetwork()) })
+	assert.ErrorIs(t, tryLock(t, rival), unix.EAGAIN)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := tryLock(t, rival); err != nil {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(3*lease), poll.WithDelay(100*time.Millisecond))
+	t.Logf("the lock was free %v after the network was cut, with a lease of %v", time.Since(began).Round(time.Millisecond), lease)
+
+	assert.NilError(t, r.w.Nodes[0].RestoreNetwork())
+	err = tryLock(t, lost)
+	assert.Assert(t, errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EIO), "%v", err)
 }
 
 // The node has something else from this server, which is no export of the engine's.
