@@ -58,6 +58,7 @@ type Attachment struct {
 
 	capability *csi.VolumeCapability
 	readOnly   bool
+	kubelet    *csi.VolumeCapability
 	context    map[string]string
 	system     *System
 }
@@ -67,6 +68,8 @@ type AttachOptions struct {
 	Capability *csi.VolumeCapability
 	ReadOnly   bool
 	Pod        string // distinguishes several on one node
+	// Kubelet is what the node is sent in place of Capability and ReadOnly, which are external-attacher's then.
+	Kubelet *csi.VolumeCapability
 }
 
 // Attach publishes, stages and node-publishes a volume, as the attacher and a kubelet do.
@@ -85,12 +88,15 @@ func (s *System) NewAttachment(n *Node, v *csi.Volume, o AttachOptions) *Attachm
 	if o.Capability == nil {
 		o.Capability = Shared()
 	}
+	if o.Kubelet == nil {
+		o.Kubelet = o.Capability
+	}
 	if o.Pod == "" {
 		o.Pod = "pod"
 	}
 	name := strings.ReplaceAll(v.GetVolumeId(), "|", "-")
 	return &Attachment{
-		Node: n, Volume: v, capability: o.Capability, readOnly: o.ReadOnly, system: s,
+		Node: n, Volume: v, capability: o.Capability, readOnly: o.ReadOnly, kubelet: o.Kubelet, system: s,
 		Staging: filepath.Join(n.dir, "staging", name),
 		Target:  filepath.Join(n.dir, "pods", o.Pod, name, "mount"),
 	}
@@ -115,7 +121,7 @@ func (a *Attachment) Stage(ctx context.Context) error {
 		return err
 	}
 	_, err := a.Node.CSI.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-		VolumeId: a.Volume.GetVolumeId(), StagingTargetPath: a.Staging, VolumeCapability: a.capability,
+		VolumeId: a.Volume.GetVolumeId(), StagingTargetPath: a.Staging, VolumeCapability: a.kubelet,
 		PublishContext: a.context, VolumeContext: a.Volume.GetVolumeContext(),
 	})
 	return err
@@ -128,7 +134,7 @@ func (a *Attachment) Publish(ctx context.Context) error {
 	}
 	_, err := a.Node.CSI.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: a.Volume.GetVolumeId(), StagingTargetPath: a.Staging, TargetPath: a.Target,
-		VolumeCapability: a.capability, Readonly: a.readOnly, PublishContext: a.context, VolumeContext: a.Volume.GetVolumeContext(),
+		VolumeCapability: a.kubelet, Readonly: a.readOnly && a.kubelet == a.capability, PublishContext: a.context, VolumeContext: a.Volume.GetVolumeContext(),
 	})
 	return err
 }

@@ -32,7 +32,7 @@ type Config struct {
 	MountTimeout   time.Duration `envconfig:"DRIVER_MOUNT_TIMEOUT" default:"60s" desc:"Longest that one NFS mount may take."`
 	UnmountTimeout time.Duration `envconfig:"DRIVER_UNMOUNT_TIMEOUT" default:"30s" desc:"Longest that writing back and unmounting may take before the mount is detached."`
 	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one question to an NFS server or an agent may take."`
-	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that setting a volume's group may take in one call; it goes on in the next. A kubelet waits 2 minutes."`
+	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that one call waits for a volume's group to be set, which goes on after that; the next call waits again. A kubelet waits 2 minutes."`
 
 	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat string `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`

@@ -28,6 +28,7 @@ type Mounts interface {
 	Check(ctx context.Context, dir string) error
 	Capacity(ctx context.Context, dir string) (nfsmount.Capacity, error)
 	SetGroup(ctx context.Context, dir string, gid uint32) error
+	EndGroup(ctx context.Context, dir string)
 }
 
 // Agents reads the quota and usage of a volume with the capability that came with its publishing, and an agent's health, which
@@ -60,6 +61,7 @@ type Node struct {
 
 	announced atomic.Pointer[netip.Addr] // in the last node ID that was given out
 	failures  failures
+	groups    groupCalls
 }
 
 var _ csi.NodeServer = (*Node)(nil)

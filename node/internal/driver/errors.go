@@ -25,6 +25,7 @@ var mountCodes = []struct {
 	// Staging, or cleaning up, comes first.
 	{nfsmount.ErrNotMounted, codes.FailedPrecondition},
 	{nfsmount.ErrTarget, codes.FailedPrecondition},
+	{nfsmount.ErrNotPermitted, codes.FailedPrecondition},
 	{nfsmount.ErrStale, codes.Unavailable},
 }
 

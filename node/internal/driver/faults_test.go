@@ -91,6 +91,7 @@ type fake struct {
 	mount func(ctx context.Context, options []string) error
 	check func(ctx context.Context) error
 	group func() error
+	ended []string // by EndGroup
 }
 
 func (f *fake) Mount(ctx context.Context, _ nfsmount.Source, _ string, options []string) error {
@@ -109,6 +110,34 @@ func (f *fake) SetGroup(ctx context.Context, dir string, gid uint32) error {
 		return f.Mounts.SetGroup(ctx, dir, gid)
 	}
 	return f.group()
+}
+
+func (f *fake) EndGroup(_ context.Context, dir string) { f.ended = append(f.ended, dir) }
+
+func TestTheGroupIsGivenUpWithTheLastPodThatWaits(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "runs", false))
+	v.group = "2000"
+	mounts := &fake{Mounts: w.backend.Mounter(), group: func() error { return context.DeadlineExceeded }}
+	w.NodeServer = w.node(t, mounts)
+	for _, pod := range []string{"one", "two", "one"} {
+		hasCode(t, v.publish(t, pod, false), codes.DeadlineExceeded)
+	}
+	assert.NilError(t, v.unpublish(t, "runs"))
+	assert.NilError(t, v.unpublish(t, "one"))
+	assert.Equal(t, len(mounts.ended), 0, "another pod waits")
+	mounts.group = func() error { return nil }
+	assert.NilError(t, v.publish(t, "two", false))
+	assert.NilError(t, v.unpublish(t, "two"))
+	assert.Equal(t, len(mounts.ended), 0, "it is set")
+	mounts.group = func() error { return context.DeadlineExceeded }
+	hasCode(t, v.publish(t, "three", false), codes.DeadlineExceeded)
+	for range 2 {
+		assert.NilError(t, v.unpublish(t, "three"))
+	}
+	assert.DeepEqual(t, mounts.ended, []string{v.staging + "/data"})
 }
 
 func TestAnotherCallForAVolumeIsAborted(t *testing.T) {

@@ -37,6 +37,11 @@ func Suite(t *testing.T, b Backend) {
 		"group: content first, root last, links not followed":            groupChangesContent,
 		"group: nothing is walked when the root matches":                 groupSkipsWhenRootMatches,
 		"group: goes on after a deadline":                                groupGoesOn,
+		"group: goes on without a call":                                  groupGoesOnByItself,
+		"group: the next call gets the error":                            groupTellsItsError,
+		"group: another group waits for its turn":                        groupAfterAnother,
+		"group: a silent server holds one walk, which unmounting ends":   groupOnSilentServer,
+		"group: nothing but a volume is changed":                         groupOfLocalDisk,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, b) })
 	}

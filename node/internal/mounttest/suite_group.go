@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
 // tree makes a volume with all kinds of entries, and a file outside that a link in it leads to.
@@ -84,4 +91,76 @@ func groupGoesOn(t *testing.T, b Backend) {
 	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
 	gid, _ = ownership(t, data)
 	assert.Equal(t, gid, uint32(2345))
+}
+
+// hurried waits for no group.
+func hurried(b Backend) *nfsmount.Mounter {
+	limits := b.Limits()
+	limits.Group = time.Nanosecond
+	return nfsmount.NewFor(b.Filesystem(), limits, slog.New(slog.DiscardHandler))
+}
+
+func groupGoesOnByItself(t *testing.T, b Backend) {
+	data, _ := tree(t, b)
+	m := hurried(b)
+	assert.ErrorIs(t, m.SetGroup(t.Context(), data, 2345), context.DeadlineExceeded)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if gid, _ := ownership(t, data); gid != 2345 {
+			return poll.Continue("the root has group %d", gid)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(Patience(b)))
+	gid, _ := ownership(t, filepath.Join(data, "a", "b", "f19"))
+	assert.Equal(t, gid, uint32(2345))
+}
+
+func groupTellsItsError(t *testing.T, b Backend) {
+	dir := place(t)
+	data := filepath.Join(dir, "data")
+	assert.NilError(t, b.Mounter().Mount(t.Context(), b.NewVolume(t), data, append(b.Options(), "ro")))
+	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), data, 2345), unix.EROFS)
+	m := hurried(b)
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if err := m.SetGroup(t.Context(), data, 2345); !errors.Is(err, unix.EROFS) {
+			return poll.Continue("%v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(Patience(b)))
+	assert.NilError(t, m.Unmount(t.Context(), data))
+}
+
+func groupAfterAnother(t *testing.T, b Backend) {
+	data, _ := tree(t, b)
+	var wait sync.WaitGroup
+	for gid := range uint32(5) {
+		wait.Go(func() { assert.Check(t, b.Mounter().SetGroup(t.Context(), data, 2000+gid)) })
+	}
+	wait.Wait()
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	for _, path := range []string{"", "a/b", "a/b/f7"} {
+		gid, _ := ownership(t, filepath.Join(data, path))
+		assert.Equal(t, gid, uint32(2345), path)
+	}
+}
+
+func groupOnSilentServer(t *testing.T, b Backend) {
+	data, _, f := mountedFragile(t, b)
+	limits := b.Limits()
+	limits.Group = limits.Stat / 10
+	m := nfsmount.NewFor(b.Filesystem(), limits, slog.New(slog.DiscardHandler))
+	f.Silence()
+	before := runtime.NumGoroutine()
+	for range 20 {
+		assert.ErrorIs(t, within(t, Patience(b), func() error { return m.SetGroup(t.Context(), data, 2345) }), context.DeadlineExceeded)
+	}
+	assert.Assert(t, runtime.NumGoroutine() < before+10, "each call left a goroutine")
+	assert.NilError(t, within(t, Patience(b), func() error { return m.Unmount(t.Context(), data) }))
+	f.Revive()
+}
+
+func groupOfLocalDisk(t *testing.T, b Backend) {
+	dir := place(t)
+	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), dir, 2345), nfsmount.ErrNotMounted)
+	gid, _ := ownership(t, dir)
+	assert.Equal(t, gid, uint32(0))
 }

@@ -21,6 +21,8 @@ var (
 	ErrUnresponsive = errors.New("the NFS server does not answer")
 	// ErrDenied is that the server does not let this node in, or shows it no such volume.
 	ErrDenied = errors.New("the NFS server does not let this node in")
+	// ErrNotPermitted is that the server does not let root of this node change a volume.
+	ErrNotPermitted = errors.New("the NFS server does not let root of this node change the volume")
 	// ErrBusy is that a mount is still there after every way to take it away.
 	ErrBusy = errors.New("mount cannot be removed")
 )

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,50 +23,183 @@ const (
 	maxGroupDepth = 1000
 
 	nameBatch = 512 // directory entries read at a time
+
+	maxSkippedNames = 10 // in the log
 )
 
-// SetGroup makes the volume at dir and all in it belong to the group and writable for it. When the volume's root is so
-// already, nothing is looked at: the root is changed last. It ends with the caller's deadline or its own, and goes on where
-// it was when it is called again, since what is done is not done twice. Symbolic links are changed, never followed;
-// what is mounted below is left alone.
+// SetGroup makes the volume that is mounted at dir and all in it belong to the group and writable for it, in this order:
+//
+//  1. Where the root is so already, that is all. This takes no permission on the server.
+//  2. A walk of its own goroutine changes the content, depth first. Only what is wrong is changed. Symbolic links are changed,
+//     never followed. What is mounted below and subvolumes within the volume are left alone.
+//  3. The walk changes the root, so that a walk that was cut off begins again.
+//
+// There is one walk a mount. A call waits for it until the caller's deadline or its own; the walk goes on, and the next call
+// waits for the same one and gets its result. EndGroup, Unmount and the end of the process end it. A call for another group
+// waits for the walk that is there first.
 func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.limits.Group,
-		fmt.Errorf("%w: group %d is not set on all of %s within %v; the next call goes on", context.DeadlineExceeded, gid, dir, m.limits.Group))
-	defer cancel()
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
 		return err
 	}
-	return boundedErr(ctx, func() error { return setGroup(ctx, dir, gid) })
+	ctx, cancel := context.WithTimeoutCause(ctx, m.limits.Group, fmt.Errorf("%w after %v", context.DeadlineExceeded, m.limits.Group))
+	defer cancel()
+	for {
+		walk, err := m.groupWalk(dir, gid)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-walk.done:
+			m.groups.forget(dir, walk)
+			if walk.gid == gid {
+				return walk.err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("group %d is not yet set on all of %s, the driver goes on with it (%d entries so far): %w",
+				walk.gid, dir, walk.entries.Load(), context.Cause(ctx))
+		}
+	}
 }
 
-func setGroup(ctx context.Context, dir string, gid uint32) error {
-	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// EndGroup ends what SetGroup left running at dir, and waits for that as long as one question to the server may take.
+func (m *Mounter) EndGroup(ctx context.Context, dir string) {
+	ctx, cancel := m.patience(ctx)
+	defer cancel()
+	dir, err := m.resolve(ctx, dir)
 	if err != nil {
-		return err
+		return // no mount can be below what cannot be resolved
 	}
-	defer root.Close()
-	var s unix.Stat_t
-	if err := unix.Fstat(int(root.Fd()), &s); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
+	walk := m.groups.end(dir)
+	if walk == nil {
+		return
 	}
-	r := regroup{gid: gid, device: s.Dev}
-	if r.isDone(&s) {
-		return nil
+	select {
+	case <-walk.done:
+	case <-ctx.Done():
 	}
-	if err := r.content(ctx, root, 0); err != nil {
-		return err
+}
+
+// groupWalks are the walks by the directory of the mount: one goroutine each, until the mount is gone.
+type groupWalks struct {
+	mu    sync.Mutex
+	byDir map[string]*groupWalk
+}
+
+type groupWalk struct {
+	mount   int // the mount's own number
+	gid     uint32
+	cancel  context.CancelFunc
+	entries atomic.Int64
+
+	done chan struct{}
+	err  error // when done
+}
+
+// groupWalk is the walk at dir. One of a mount that was replaced since is left behind.
+func (m *Mounter) groupWalk(dir string, gid uint32) (*groupWalk, error) {
+	point, err := m.Lookup(dir)
+	if err != nil {
+		return nil, err
 	}
-	return r.change(int(root.Fd()), root.Name())
+	m.groups.mu.Lock()
+	defer m.groups.mu.Unlock()
+	if walk := m.groups.byDir[dir]; walk != nil {
+		if walk.mount == point.id {
+			return walk, nil
+		}
+		walk.cancel()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	walk := &groupWalk{mount: point.id, gid: gid, cancel: cancel, done: make(chan struct{})}
+	if m.groups.byDir == nil {
+		m.groups.byDir = map[string]*groupWalk{}
+	}
+	m.groups.byDir[dir] = walk
+	go func() {
+		defer cancel()
+		walk.err = m.setGroup(ctx, dir, walk)
+		if walk.err == nil {
+			m.groups.forget(dir, walk) // an error is kept for the next call
+		}
+		close(walk.done)
+	}()
+	return walk, nil
+}
+
+func (g *groupWalks) forget(dir string, walk *groupWalk) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.byDir[dir] == walk {
+		delete(g.byDir, dir)
+	}
+}
+
+func (g *groupWalks) end(dir string) *groupWalk {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	walk := g.byDir[dir]
+	if walk != nil {
+		walk.cancel()
+		delete(g.byDir, dir)
+	}
+	return walk
+}
+
+func (m *Mounter) setGroup(ctx context.Context, dir string, walk *groupWalk) error {
+	begin := time.Now()
+	r := regroup{gid: walk.gid, entries: &walk.entries}
+	err := r.volume(ctx, dir)
+	if skipped := r.skipped; len(skipped) > 0 {
+		m.log.WarnContext(ctx, "skipped subvolumes within the volume, set their group on the storage host",
+			"dir", dir, "group", walk.gid, "subvolumes", skipped, "total", r.skippedTotal)
+	}
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: %w: where the class has rootSquash, give it gid %d and mode 2770, which a VolumeAttributesClass can also do; "+
+			"otherwise set group and mode on the storage host", ErrNotPermitted, err, walk.gid)
+	}
+	if entries := walk.entries.Load(); entries > 0 && err == nil {
+		m.log.InfoContext(ctx, "set the group of a volume", "dir", dir, "group", walk.gid, "entries", entries, "took", time.Since(begin))
+	}
+	return err
 }
 
 type regroup struct {
-	gid    uint32
-	device uint64
+	gid     uint32
+	root    unix.Stat_t
+	rootDir *os.File
+	entries *atomic.Int64 // looked at
+
+	skipped      []string // the first subvolumes within the volume
+	skippedTotal int
+}
+
+// volume opens the root for reading only where something is to be changed: a root that is nobody to the server may not.
+func (r *regroup) volume(ctx context.Context, dir string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &r.root); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if r.isDone(&r.root) {
+		return nil
+	}
+	r.rootDir, err = openDir(fd, ".", dir)
+	if err != nil {
+		return err
+	}
+	defer r.rootDir.Close()
+	if err := r.content(ctx, r.rootDir, 0); err != nil {
+		return err
+	}
+	return r.change(fd, dir)
 }
 
 // content changes all that is in a directory, whatever is in it first.
-func (r regroup) content(ctx context.Context, dir *os.File, depth int) error {
+func (r *regroup) content(ctx context.Context, dir *os.File, depth int) error {
 	if depth > maxGroupDepth {
 		return fmt.Errorf("%s: deeper than %d directories: set the group by hand", dir.Name(), maxGroupDepth)
 	}
@@ -85,18 +221,23 @@ func (r regroup) content(ctx context.Context, dir *os.File, depth int) error {
 	}
 }
 
-func (r regroup) entry(ctx context.Context, dir *os.File, name string, depth int) error {
+func (r *regroup) entry(ctx context.Context, dir *os.File, name string, depth int) error {
 	path := dir.Name() + "/" + name
+	r.entries.Add(1)
 	var s unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	err := unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	if err != nil {
+		return r.unlessPlaceholder(path, err)
 	}
-	if s.Dev != r.device {
+	isDir := s.Mode&unix.S_IFMT == unix.S_IFDIR
+	if s.Dev != r.root.Dev || isDir && r.isSubvolume(s.Ino) {
+		r.skip(path)
 		return nil
 	}
-	if s.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := r.directory(ctx, dir, name, depth); err != nil {
-			return err
+	if isDir {
+		skipped, err := r.directory(ctx, dir, name, depth)
+		if skipped || err != nil {
+			return r.unlessPlaceholder(path, err)
 		}
 	}
 	if r.isDone(&s) {
@@ -107,21 +248,63 @@ func (r regroup) entry(ctx context.Context, dir *os.File, name string, depth int
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	return r.change(fd, path)
+	return r.unlessPlaceholder(path, r.change(fd, path))
 }
 
-func (r regroup) directory(ctx context.Context, dir *os.File, name string, depth int) error {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func (r *regroup) directory(ctx context.Context, dir *os.File, name string, depth int) (skipped bool, err error) {
+	path := dir.Name() + "/" + name
+	sub, err := openDir(int(dir.Fd()), name, path)
 	if err != nil {
-		return fmt.Errorf("%s/%s: %w", dir.Name(), name, err)
+		return false, err
 	}
-	sub := os.NewFile(uintptr(fd), dir.Name()+"/"+name)
 	defer sub.Close()
-	return r.content(ctx, sub, depth+1)
+	var s unix.Stat_t
+	if err := unix.Fstat(int(sub.Fd()), &s); err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Dev != r.root.Dev { // the kernel's client mounted another filesystem of the server there
+		r.skip(path)
+		return true, nil
+	}
+	return false, r.content(ctx, sub, depth+1)
+}
+
+func openDir(at int, name, path string) (*os.File, error) {
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// isSubvolume tells whether a directory in the volume is another subvolume, or the empty directory that a snapshot has in
+// the place of one (BTRFS_FIRST_FREE_OBJECTID, BTRFS_EMPTY_SUBVOL_DIR_OBJECTID in linux/btrfs_tree.h). Over NFS they have
+// the device number of the volume. Their group cannot be changed where they are read-only, or empty.
+func (r *regroup) isSubvolume(inode uint64) bool {
+	const subvolume, placeholder = 256, 2
+	return r.root.Ino == subvolume && (inode == subvolume || inode == placeholder)
+}
+
+// unlessPlaceholder drops ESTALE while the volume's root answers: the server has no file handle for the empty directory in
+// the place of a subvolume.
+func (r *regroup) unlessPlaceholder(path string, err error) error {
+	var s unix.Statfs_t
+	if !errors.Is(err, unix.ESTALE) || r.root.Ino != 256 || unix.Fstatfs(int(r.rootDir.Fd()), &s) != nil {
+		return err
+	}
+	r.skip(path)
+	return nil
+}
+
+func (r *regroup) skip(path string) {
+	r.skippedTotal++
+	if len(r.skipped) < maxSkippedNames {
+		r.skipped = append(r.skipped, path)
+	}
 }
 
 // change works on the one file that fd holds, so that a client who swaps names meanwhile gains nothing.
-func (r regroup) change(fd int, path string) error {
+func (r *regroup) change(fd int, path string) error {
 	var s unix.Stat_t
 	if err := unix.Fstat(fd, &s); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -134,14 +317,19 @@ func (r regroup) change(fd int, path string) error {
 	if s.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return nil // its mode means nothing
 	}
-	// After the group: chown(2) clears the setuid and setgid bits. fchmod(2) does not take an O_PATH descriptor.
-	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), s.Mode&0o7777|groupMode(s.Mode)); err != nil {
+	want := groupMode(s.Mode)
+	cleared := s.Gid != r.gid && s.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 // by chown(2)
+	if s.Mode&want == want && !cleared {
+		return nil
+	}
+	// fchmod(2) does not take an O_PATH descriptor.
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), s.Mode&0o7777|want); err != nil {
 		return fmt.Errorf("%s: changing the mode: %w", path, err)
 	}
 	return nil
 }
 
-func (r regroup) isDone(s *unix.Stat_t) bool {
+func (r *regroup) isDone(s *unix.Stat_t) bool {
 	want := groupMode(s.Mode)
 	return s.Gid == r.gid && s.Mode&want == want
 }

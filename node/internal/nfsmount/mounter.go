@@ -18,7 +18,7 @@ type Limits struct {
 	Mount   time.Duration // one NFS mount, until its processes are killed
 	Unmount time.Duration // writing back and unmounting in an orderly way, before the mount is taken away
 	Stat    time.Duration // one question to the server
-	Group   time.Duration // handing a volume's content to a group
+	Group   time.Duration // waiting for a volume's group to be set, which goes on after that
 }
 
 // replacementSuffix is of the directory in which the successor of a broken mount is made.
@@ -30,7 +30,8 @@ type Filesystem struct {
 	Mount func(ctx context.Context, source Source, dir string, options []string) error
 }
 
-// Mounter mounts volumes and bind mounts. It keeps no state: what is mounted where is read from mountinfo each time. It is
+// Mounter mounts volumes and bind mounts. It keeps no state but the walks of SetGroup: what is mounted where is read from
+// mountinfo each time. It is
 // safe for concurrent use on different directories; callers serialise calls on the same one.
 type Mounter struct {
 	limits     Limits
@@ -38,6 +39,7 @@ type Mounter struct {
 	mountInfo  string
 	log        *slog.Logger
 	probes     probe[unix.Statfs_t]
+	groups     groupWalks
 }
 
 // New makes a Mounter for NFS volumes.
