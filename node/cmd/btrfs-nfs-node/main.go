@@ -59,6 +59,7 @@ func run(ctx context.Context) error {
 		Name:      c.NodeID,
 		Address:   func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
 		Supported: nfsmount.Supported,
+		SourceTo:  func(server string) (netip.Addr, error) { return nodeip.SourceTo(server, nodeip.Machine{}) },
 		Mounts:    driver.Measured(nfsmount.New(limits, logger), registry),
 		Agents:    agents,
 		Store:     store,

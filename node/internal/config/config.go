@@ -19,7 +19,7 @@ type Config struct {
 	MetricsAddr string `envconfig:"DRIVER_METRICS_ADDR" desc:"host:port of the metrics listener; empty for none."`
 
 	NodeID           string `envconfig:"DRIVER_NODE_ID" desc:"The node's name, from which, with its storage address, the CSI node ID is made. Required."`
-	NodeIP           string `envconfig:"DRIVER_NODE_IP" desc:"The address that NFS servers see. Without it: the first of the interface, else in the network, else that of the default route."`
+	NodeIP           string `envconfig:"DRIVER_NODE_IP" desc:"The address that NFS servers see. Without it: one of the interface, else one in the network, else that of the default route. Of several, the one from which the node reaches the storage network."`
 	StorageInterface string `envconfig:"DRIVER_STORAGE_INTERFACE" desc:"Network interface whose address is taken."`
 	StorageCIDR      string `envconfig:"DRIVER_STORAGE_CIDR" desc:"Network whose address is taken, such as 10.1.0.0/16."`
 

@@ -54,6 +54,8 @@ type Node struct {
 	Name      string                      // of this node
 	Address   func() (netip.Addr, error)  // from which this node mounts
 	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
+	// SourceTo is the address from which this node reaches a server, nil where that cannot be told.
+	SourceTo func(server string) (netip.Addr, error)
 	Mounts    Mounts
 	Agents    Agents
 	Store     Store

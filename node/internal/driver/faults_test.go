@@ -3,6 +3,8 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,6 +207,30 @@ func TestErrorsGetTheirCodes(t *testing.T) {
 	} {
 		w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error { return c.err }})
 		hasCode(t, v.stage(t), c.want)
+	}
+}
+
+func TestADeniedMountNamesTheAddress(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	denied := &nfsmount.MountError{Output: "mount.nfs: access denied by server", Err: errors.New("exit status 32")}
+	n := w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error { return denied }})
+	w.NodeServer = n
+	source, known := netip.MustParseAddr("10.9.0.6"), error(nil)
+	n.SourceTo = func(server string) (netip.Addr, error) {
+		assert.Equal(t, server, v.source.Server)
+		return source, known
+	}
+	assert.ErrorContains(t, v.stage(t), "registered as 10.0.0.7 and reaches the server from 10.9.0.6: set storageCIDR")
+	for _, plain := range []func(){
+		func() { known = errors.New("no route") },
+		func() { source, known = netip.MustParseAddr("10.0.0.7"), nil },
+		func() { n.SourceTo = nil },
+	} {
+		plain()
+		err := v.stage(t)
+		assert.ErrorContains(t, err, "access denied")
+		assert.Assert(t, !strings.Contains(err.Error(), "registered"), "%v", err)
 	}
 }
 

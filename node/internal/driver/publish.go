@@ -168,7 +168,7 @@ func (n *Node) ensureStaged(ctx context.Context, p publication) error {
 	}
 	err := n.Mounts.Check(ctx, p.dir)
 	if errors.Is(err, nfsmount.ErrStale) && p.attach != nil {
-		return n.Mounts.Mount(ctx, p.attach.source, p.dir, p.attach.options)
+		return n.mount(ctx, *p.attach, p.dir)
 	}
 	return err
 }

@@ -2,10 +2,14 @@ package driver
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 )
 
@@ -28,7 +32,7 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		VolumeID: r.VolumeId, Source: a.source.String(), Dir: dataDir(r.StagingTargetPath), ReadOnly: slices.Contains(a.options, "ro"),
 		AgentURL: a.agentURL, UsageToken: a.usageToken,
 	}
-	if err := n.Mounts.Mount(ctx, a.source, record.Dir, a.options); err != nil {
+	if err := n.mount(ctx, a, record.Dir); err != nil {
 		n.failures.note(r.VolumeId, err)
 		return nil, n.retriable(ctx, record.Dir, mountError(err))
 	}
@@ -37,6 +41,30 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		return nil, unavailable(err) // with the mount in place: see retriable
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// mount adds to the error of a server that does not let this node in, where the address that it sees is not the one that volumes
+// are exported to.
+func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
+	err := n.Mounts.Mount(ctx, a.source, dir, a.options)
+	if !errors.Is(err, nfsmount.ErrDenied) || n.SourceTo == nil {
+		return err
+	}
+	registered, unknown := n.registered()
+	source, unreachable := n.SourceTo(a.source.Server)
+	if unknown != nil || unreachable != nil || source == registered {
+		return err
+	}
+	return fmt.Errorf("%w: this node is registered as %s and reaches the server from %s: set storageCIDR "+
+		"(DRIVER_STORAGE_CIDR) to the network of %s, or DRIVER_NODE_IP", err, registered, source, source)
+}
+
+// registered is the address that the orchestrator knows this node by.
+func (n *Node) registered() (netip.Addr, error) {
+	if announced := n.announced.Load(); announced != nil {
+		return *announced, nil
+	}
+	return n.Address()
 }
 
 // NodeUnstageVolume unmounts the volume, whether its server answers or not, and leaves staging_target_path empty.

@@ -26,10 +26,10 @@ func (Machine) Interfaces() ([]Interface, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", i.Name, err)
 		}
-		entry := Interface{Name: i.Name, Up: i.Flags&net.FlagUp != 0}
+		entry := Interface{Name: i.Name, Up: i.Flags&net.FlagUp != 0, Loopback: i.Flags&net.FlagLoopback != 0}
 		for _, a := range addresses {
 			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-				entry.Addresses = append(entry.Addresses, prefix.Addr())
+				entry.Addresses = append(entry.Addresses, prefix)
 			}
 		}
 		out = append(out, entry)

@@ -2,6 +2,7 @@
 package nodeip
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,7 @@ import (
 )
 
 // Choice says which address to take. The first that is set counts: IP; Interface (with CIDR: an address of it inside
-// of that); CIDR. With none, the address of the default route counts, and where there is no route, the one that the
+// of that); CIDR. Of several, the one counts from which the node reaches the network. With none, the address of the default route counts, and where there is no route, the one that the
 // host name stands for.
 type Choice struct {
 	IP        string
@@ -18,11 +19,12 @@ type Choice struct {
 	HostName  string // this node's name
 }
 
-// Interface is a network interface with its addresses in the kernel's order.
+// Interface is a network interface with its addresses in the kernel's order. The prefix of an address is its network's.
 type Interface struct {
 	Name      string
 	Up        bool
-	Addresses []netip.Addr
+	Loopback  bool
+	Addresses []netip.Prefix
 }
 
 // Network is what is asked of the machine.
@@ -61,20 +63,20 @@ func explicit(s string) (netip.Addr, error) {
 }
 
 func onInterface(c Choice, network Network) (netip.Addr, error) {
-	within := func(netip.Addr) bool { return true }
+	var within netip.Prefix
 	if c.CIDR != "" {
 		prefix, err := netip.ParsePrefix(c.CIDR)
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("storage network %q is not of the form 10.1.0.0/16 or fd00:1::/64", c.CIDR)
 		}
-		within = prefix.Contains
+		within = prefix.Masked()
 	}
 	interfaces, err := network.Interfaces()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("listing network interfaces: %w", err)
 	}
 	var seen []string
-	var candidates []netip.Addr
+	var candidates []candidate
 	for _, i := range interfaces {
 		if c.Interface != "" && i.Name != c.Interface {
 			seen = append(seen, i.Name)
@@ -84,17 +86,93 @@ func onInterface(c Choice, network Network) (netip.Addr, error) {
 			seen = append(seen, i.Name+" (down)")
 			continue
 		}
-		for _, ip := range i.Addresses {
-			if ip = ip.Unmap(); isUsable(ip) && within(ip) {
-				candidates = append(candidates, ip)
+		for _, address := range i.Addresses {
+			ip := address.Addr().Unmap()
+			if isUsable(ip) && (c.CIDR == "" || within.Contains(ip)) {
+				candidates = append(candidates, candidate{ip: ip, network: address.Masked(), virtual: i.Loopback || address.IsSingleIP()})
 			}
 			seen = append(seen, fmt.Sprintf("%s %s", i.Name, ip))
 		}
 	}
-	if ip, ok := first(candidates); ok {
-		return ip, nil
+	if len(candidates) == 0 {
+		return netip.Addr{}, fmt.Errorf("no usable address for storage (interface %q, network %q); there are: %v", c.Interface, c.CIDR, seen)
 	}
-	return netip.Addr{}, fmt.Errorf("no usable address for storage (interface %q, network %q); there are: %v", c.Interface, c.CIDR, seen)
+	slices.SortStableFunc(candidates, candidate.compare)
+	return choose(candidates, within, network), nil
+}
+
+// candidate is an address that fits the choice.
+type candidate struct {
+	ip      netip.Addr
+	network netip.Prefix // that the interface is in
+	// virtual addresses are those on the loopback interface and those without a network. Load balancers have such
+	// addresses, which several hosts may share.
+	virtual bool
+}
+
+// compare puts IPv4 before IPv6, then virtual addresses last, and keeps the kernel's order otherwise.
+func (c candidate) compare(other candidate) int {
+	return cmp.Or(cmp.Compare(c.ip.BitLen(), other.ip.BitLen()), compareBool(c.virtual, other.virtual))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// choose takes the candidate from which a packet to the storage network would leave, as the servers see that one. The storage
+// network is the given one, or that of the interface. Where no route tells, the first candidate counts.
+func choose(candidates []candidate, storage netip.Prefix, network Network) netip.Addr {
+	for _, c := range candidates {
+		if c.ip.BitLen() != candidates[0].ip.BitLen() {
+			break
+		}
+		to := storage
+		if !to.IsValid() {
+			to = c.network
+		}
+		neighbour, ok := neighbourIn(to, candidates)
+		if !ok {
+			continue
+		}
+		source, err := network.RouteSource(neighbour)
+		if err == nil && slices.ContainsFunc(candidates, func(c candidate) bool { return c.ip == source.Unmap() }) {
+			return source.Unmap()
+		}
+	}
+	return candidates[0].ip
+}
+
+// neighbourIn is an address of the network that is none of this node's: a packet to its own would not leave the node.
+func neighbourIn(network netip.Prefix, own []candidate) (netip.Addr, bool) {
+	for ip := network.Addr().Next(); network.Contains(ip); ip = ip.Next() {
+		if !slices.ContainsFunc(own, func(c candidate) bool { return c.ip == ip }) {
+			return ip, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// SourceTo is the address from which this node reaches a host, which is a name or an address.
+func SourceTo(host string, network Network) (netip.Addr, error) {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		found, err := network.Lookup(host)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		if len(found) == 0 {
+			return netip.Addr{}, fmt.Errorf("%s has no address", host)
+		}
+		ip = found[0]
+	}
+	source, err := network.RouteSource(ip.Unmap())
+	return source.Unmap(), err
 }
 
 func ofDefaultRoute(network Network) (netip.Addr, bool) {

@@ -2,7 +2,9 @@ package nodeip_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -14,12 +16,16 @@ type network struct {
 	interfaces []nodeip.Interface
 	routes     map[bool]string // by whether the destination is IPv4
 	hosts      map[string][]netip.Addr
+	to         map[string]string // source by destination, before routes
 	err        error
 }
 
 func (n network) Interfaces() ([]nodeip.Interface, error) { return n.interfaces, n.err }
 
 func (n network) RouteSource(to netip.Addr) (netip.Addr, error) {
+	if source, ok := n.to[to.String()]; ok {
+		return netip.ParseAddr(source)
+	}
 	if source, ok := n.routes[to.Is4()]; ok {
 		return netip.ParseAddr(source)
 	}
@@ -41,15 +47,28 @@ func addresses(all ...string) []netip.Addr {
 	return out
 }
 
+// networks are addresses with the length of their network, /24 or /64 where none is given.
+func networks(all ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range all {
+		if !strings.Contains(s, "/") {
+			ip := netip.MustParseAddr(s)
+			s = fmt.Sprintf("%s/%d", ip, map[bool]int{true: 24, false: 64}[ip.Is4()])
+		}
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
 func worker() network {
 	return network{
 		interfaces: []nodeip.Interface{
-			{Name: "lo", Up: true, Addresses: addresses("127.0.0.1", "::1")},
-			{Name: "eth0", Up: true, Addresses: addresses("192.168.1.5", "fe80::5", "2001:db8:1::5")},
-			{Name: "storage0", Up: true, Addresses: addresses("fe80::6", "169.254.3.4", "fd00:9::6", "10.9.0.6")},
-			{Name: "v6only", Up: true, Addresses: addresses("fe80::7", "fd00:7::7")},
-			{Name: "bare", Up: true, Addresses: addresses("fe80::8", "169.254.1.1")},
-			{Name: "off", Addresses: addresses("10.8.0.9")},
+			{Name: "lo", Up: true, Loopback: true, Addresses: networks("127.0.0.1", "::1")},
+			{Name: "eth0", Up: true, Addresses: networks("192.168.1.5", "fe80::5", "2001:db8:1::5")},
+			{Name: "storage0", Up: true, Addresses: networks("fe80::6", "169.254.3.4", "fd00:9::6", "10.9.0.6")},
+			{Name: "v6only", Up: true, Addresses: networks("fe80::7", "fd00:7::7")},
+			{Name: "bare", Up: true, Addresses: networks("fe80::8", "169.254.1.1")},
+			{Name: "off", Addresses: networks("10.8.0.9")},
 		},
 		routes: map[bool]string{true: "192.168.1.5", false: "2001:db8:1::5"},
 		hosts: map[string][]netip.Addr{
@@ -83,6 +102,55 @@ func TestFind(t *testing.T) {
 			assert.Equal(t, ip.String(), c.want)
 		})
 	}
+}
+
+// An address of a load balancer on the node is not the one that servers see.
+func TestVirtualAddresses(t *testing.T) {
+	eth0 := func(all ...string) nodeip.Interface {
+		return nodeip.Interface{Name: "eth0", Up: true, Addresses: networks(all...)}
+	}
+	lo := func(all ...string) nodeip.Interface {
+		return nodeip.Interface{Name: "lo", Up: true, Loopback: true, Addresses: networks(append([]string{"127.0.0.1/8"}, all...)...)}
+	}
+	byCIDR, byInterface := nodeip.Choice{CIDR: "10.77.0.0/24"}, nodeip.Choice{Interface: "eth0"}
+	for name, c := range map[string]struct {
+		interfaces []nodeip.Interface
+		to         map[string]string
+		choice     nodeip.Choice
+		want       string
+	}{
+		"on lo":                            {[]nodeip.Interface{lo("10.77.0.200/32"), eth0("10.77.0.11")}, map[string]string{"10.77.0.1": "10.77.0.11"}, byCIDR, "10.77.0.11"},
+		"on lo, no route":                  {[]nodeip.Interface{lo("10.77.0.200/24"), eth0("10.77.0.11")}, nil, byCIDR, "10.77.0.11"},
+		"/32 first":                        {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, map[string]string{"10.77.0.1": "10.77.0.11"}, byCIDR, "10.77.0.11"},
+		"/32 first, by interface":          {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, map[string]string{"10.77.0.1": "10.77.0.11"}, byInterface, "10.77.0.11"},
+		"/32 first, no route":              {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, nil, byInterface, "10.77.0.11"},
+		"the route names the second":       {[]nodeip.Interface{eth0("10.77.0.2", "10.77.0.11")}, map[string]string{"10.77.0.1": "10.77.0.11"}, byInterface, "10.77.0.11"},
+		"the route names the /32":          {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, map[string]string{"10.77.0.1": "10.77.0.2"}, byCIDR, "10.77.0.2"},
+		"the node has the first address":   {[]nodeip.Interface{eth0("10.77.0.1/32", "10.77.0.11")}, map[string]string{"10.77.0.2": "10.77.0.11"}, byCIDR, "10.77.0.11"},
+		"the route leads elsewhere":        {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, map[string]string{"10.77.0.1": "192.168.1.5"}, byCIDR, "10.77.0.11"},
+		"none but one on lo":               {[]nodeip.Interface{lo("10.77.0.200/32")}, nil, byCIDR, "10.77.0.200"},
+		"none but /32":                     {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.3/32")}, nil, byInterface, "10.77.0.2"},
+		"IPv6, deprecated first":           {[]nodeip.Interface{eth0("fd77::dead", "fd77::b")}, map[string]string{"fd77::1": "fd77::b"}, nodeip.Choice{CIDR: "fd77::/64"}, "fd77::b"},
+		"IPv4 before IPv6, also a virtual": {[]nodeip.Interface{eth0("fd77::b", "10.77.0.2/32")}, map[string]string{"fd77::1": "fd77::b"}, byInterface, "10.77.0.2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ip, err := nodeip.Find(c.choice, network{interfaces: c.interfaces, to: c.to})
+			assert.NilError(t, err)
+			assert.Equal(t, ip.String(), c.want)
+		})
+	}
+}
+
+func TestSourceTo(t *testing.T) {
+	w := worker()
+	w.to = map[string]string{"10.9.0.1": "10.9.0.6", "172.16.0.4": "172.16.0.1"}
+	for host, want := range map[string]string{"10.9.0.1": "10.9.0.6", "::ffff:10.9.0.1": "10.9.0.6", "192.0.2.9": "192.168.1.5", "v6": "2001:db8:1::5"} {
+		ip, err := nodeip.SourceTo(host, w)
+		assert.NilError(t, err)
+		assert.Equal(t, ip.String(), want)
+	}
+	_, err := nodeip.SourceTo("nobody", w)
+	assert.ErrorContains(t, err, "no such host")
 }
 
 func TestFindWithoutRoute(t *testing.T) {
@@ -143,7 +211,7 @@ func TestThisMachine(t *testing.T) {
 	found := map[netip.Addr]bool{}
 	for _, i := range interfaces {
 		for _, a := range i.Addresses {
-			found[a] = true
+			found[a.Addr()] = true
 		}
 	}
 	assert.Assert(t, found[netip.MustParseAddr("127.0.0.1")], "%v", interfaces)
