@@ -13,8 +13,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// NodeGetVolumeStats tells quota and usage as the agent counts them. Where it cannot be asked, or quotas are off, it tells
-// what statfs(2) says, which over NFS is the server's whole pool.
+// NodeGetVolumeStats tells quota and usage as the agent counts them. Where the agent does not answer, the answer is
+// Unavailable: what statfs(2) says over NFS is about the server's whole pool. That is the answer where quotas are off, as the
+// pool is then the limit, and where the volume was staged without an agent.
 func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	if err := requireVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -31,8 +32,8 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	case agentapi.IsCode(err, agentapi.NotFound):
 		return nil, notFound(err)
 	case err != nil:
-		n.Logger.WarnContext(ctx, "usage comes from statfs, which tells the pool's and not the volume's", "volume", r.VolumeId, "reason", err)
-	case usage.QuotaBytes > 0:
+		return nil, unavailable(fmt.Errorf("usage of volume %q: %w", r.VolumeId, err))
+	case usage != nil && usage.QuotaBytes > 0:
 		return quotaStats(usage), nil
 	}
 	capacity, err := n.Mounts.Capacity(ctx, r.VolumePath)
@@ -73,9 +74,13 @@ func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume
 	return volume, record, nil
 }
 
+// agentUsage is nil for a volume that has no agent.
 func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.Record) (*agentapi.Usage, error) {
-	if record.AgentURL == "" || record.UsageToken == "" {
-		return nil, errors.New("no agent and token are known for it")
+	if record.VolumeID == "" {
+		return nil, errors.New("what was kept of it on this node is lost until it is staged again")
+	}
+	if record.AgentURL == "" {
+		return nil, nil
 	}
 	return n.Agents.Usage(ctx, record.AgentURL, volume.Name, record.UsageToken)
 }

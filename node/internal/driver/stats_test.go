@@ -62,8 +62,18 @@ func TestStatsAreTheQuotas(t *testing.T) {
 	}
 }
 
-func TestStatsFallBackToThePool(t *testing.T) {
+func TestStatsWithoutQuotasAreThePools(t *testing.T) {
 	v, pool := published(t)
+	v.w.agent.usage(agentapi.Usage{UsedBytes: 5})
+	stats, err := v.stats(t, v.target("pod"))
+	assert.NilError(t, err)
+	assert.Equal(t, byUnit(stats, csi.VolumeUsage_BYTES).Total, pool)
+	assert.Equal(t, byUnit(stats, csi.VolumeUsage_BYTES).Used, int64(5), "the agent counts all the same")
+}
+
+// The pool's numbers would be taken for the volume's.
+func TestNoStatsWithoutTheAgent(t *testing.T) {
+	v, _ := published(t)
 	// In this order: the last two cannot be undone.
 	for _, c := range []struct {
 		name   string
@@ -73,18 +83,12 @@ func TestStatsFallBackToThePool(t *testing.T) {
 		{"agent failing", func() { v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError) }},
 		{"token not taken", func() { v.w.agent.fail(http.StatusForbidden, agentapi.Forbidden) }},
 		{"not an agent", func() { v.w.agent.set(func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }) }},
-		{"quotas are off", func() { v.w.agent.usage(agentapi.Usage{UsedBytes: 5}) }},
 		{"agent not reached", func() { v.w.agent.server.Close() }},
 		{"state lost", func() { assert.NilError(t, os.RemoveAll(v.w.state)) }},
 	} {
 		c.change()
-		stats, err := v.stats(t, v.target("pod"))
-		assert.NilError(t, err, c.name)
-		got := byUnit(stats, csi.VolumeUsage_BYTES)
-		assert.Equal(t, got.Total, pool, c.name)
-		if c.name == "quotas are off" {
-			assert.Equal(t, got.Used, int64(5), "the agent's count is better than none")
-		}
+		_, err := v.stats(t, v.target("pod"))
+		hasCode(t, err, codes.Unavailable, v.id)
 	}
 }
 
