@@ -15,14 +15,17 @@ const (
 	FeatureVolumeID = "volume-id"
 	// FeatureCloneProperties means that a clone request takes the properties of the new volume.
 	FeatureCloneProperties = "clone-properties"
+	// FeatureCreateProperties means that a create request takes all that an update takes.
+	FeatureCreateProperties = "create-properties"
 )
 
 // Features lists what an agent of this version has.
-func Features() []string { return []string{FeatureVolumeID} }
+func Features() []string {
+	return []string{FeatureVolumeID, FeatureCloneProperties, FeatureCreateProperties}
+}
 
 // cloneProperties are the fields of a clone request that came with FeatureCloneProperties.
 var cloneProperties = map[string]string{
-	"quota_bytes":   FeatureCloneProperties,
 	"size_limit":    FeatureCloneProperties,
 	"nocow":         FeatureCloneProperties,
 	"compression":   FeatureCloneProperties,
@@ -36,6 +39,10 @@ var cloneProperties = map[string]string{
 // newerFields are the fields that an agent of 57e475d does not know, with their features, by
 // the type of the request.
 var newerFields = map[string]map[string]string{
+	"VolumeCreate": {
+		"size_limit":    FeatureCreateProperties,
+		"mount_options": FeatureCreateProperties,
+	},
 	"VolumeClone":   cloneProperties,
 	"SnapshotClone": cloneProperties,
 }

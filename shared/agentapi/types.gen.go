@@ -265,17 +265,30 @@ type Snapshot struct {
 	VolumeId string `json:"volume_id,omitempty"`
 }
 
-// SnapshotClone defines model for SnapshotClone.
+// SnapshotClone A property that is absent is that of the snapshot's volume, but for size_limit and mount_options.
 type SnapshotClone struct {
+	Compression *string `json:"compression,omitempty"`
+	Gid         *int64  `json:"gid,omitempty"`
+
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels Labels `json:"labels,omitempty"`
-	Name   string `json:"name"`
+	Labels Labels  `json:"labels,omitempty"`
+	Mode   *string `json:"mode,omitempty"`
+
+	// MountOptions NFS mount options for this volume.
+	MountOptions []string `json:"mount_options,omitempty"`
+	Name         string   `json:"name"`
+	Nocow        *bool    `json:"nocow,omitempty"`
+	RootSquash   *bool    `json:"root_squash,omitempty"`
 
 	// SizeBytes At least the snapshot's; 0 means the snapshot's.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
 
+	// SizeLimit false makes a volume without a limit. Absent: true.
+	SizeLimit *bool `json:"size_limit,omitempty"`
+
 	// Snapshot Name of the snapshot to clone.
 	Snapshot string `json:"snapshot"`
+	Uid      *int64 `json:"uid,omitempty"`
 }
 
 // SnapshotCreate defines model for SnapshotCreate.
@@ -456,17 +469,30 @@ type Volume struct {
 	UsedBytes int64 `json:"used_bytes"`
 }
 
-// VolumeClone defines model for VolumeClone.
+// VolumeClone A property that is absent is the source's, but for size_limit and mount_options.
 type VolumeClone struct {
+	Compression *string `json:"compression,omitempty"`
+	Gid         *int64  `json:"gid,omitempty"`
+
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels Labels `json:"labels,omitempty"`
-	Name   string `json:"name"`
+	Labels Labels  `json:"labels,omitempty"`
+	Mode   *string `json:"mode,omitempty"`
+
+	// MountOptions NFS mount options for this volume.
+	MountOptions []string `json:"mount_options,omitempty"`
+	Name         string   `json:"name"`
+	Nocow        *bool    `json:"nocow,omitempty"`
+	RootSquash   *bool    `json:"root_squash,omitempty"`
 
 	// SizeBytes At least the source's; 0 means the source's.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
 
+	// SizeLimit false makes a volume without a limit. Absent: true.
+	SizeLimit *bool `json:"size_limit,omitempty"`
+
 	// Source Name of the volume to clone.
 	Source string `json:"source"`
+	Uid    *int64 `json:"uid,omitempty"`
 }
 
 // VolumeCreate defines model for VolumeCreate.
@@ -479,17 +505,23 @@ type VolumeCreate struct {
 	Labels Labels `json:"labels,omitempty"`
 
 	// Mode Octal text, 0 to 7777.
-	Mode  string `json:"mode,omitempty"`
-	Name  string `json:"name"`
-	Nocow bool   `json:"nocow,omitempty"`
+	Mode string `json:"mode,omitempty"`
+
+	// MountOptions NFS mount options for this volume.
+	MountOptions []string `json:"mount_options,omitempty"`
+	Name         string   `json:"name"`
+	Nocow        bool     `json:"nocow,omitempty"`
 
 	// QuotaBytes 0 means size_bytes.
 	QuotaBytes int64 `json:"quota_bytes,omitempty"`
 
 	// RootSquash A client's root is nobody in the volume.
-	RootSquash bool   `json:"root_squash,omitempty"`
-	SizeBytes  int64  `json:"size_bytes"`
-	Uid        *int64 `json:"uid,omitempty"`
+	RootSquash bool  `json:"root_squash,omitempty"`
+	SizeBytes  int64 `json:"size_bytes"`
+
+	// SizeLimit false makes a volume without a limit. Excludes quota_bytes. Absent: true.
+	SizeLimit *bool  `json:"size_limit,omitempty"`
+	Uid       *int64 `json:"uid,omitempty"`
 }
 
 // VolumeDetail defines model for VolumeDetail.

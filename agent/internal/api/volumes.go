@@ -33,7 +33,15 @@ func (h *handlers) CloneVolume(c *fiber.Ctx) error {
 	if err := checkSource("source", body.Source); err != nil {
 		return err
 	}
-	return h.clone(c, who, storage.CloneSpec{Name: body.Name, Volume: body.Source, SizeBytes: body.SizeBytes, Labels: body.Labels})
+	mode, err := optionalMode(body.Mode)
+	if err != nil {
+		return err
+	}
+	return h.clone(c, who, storage.CloneSpec{
+		Name: body.Name, Volume: body.Source, SizeBytes: body.SizeBytes, Labels: body.Labels, NoCOW: body.Nocow,
+		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Mode: mode,
+		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
+	})
 }
 
 func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
@@ -45,7 +53,15 @@ func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
 	if err := checkSource("snapshot", body.Snapshot); err != nil {
 		return err
 	}
-	return h.clone(c, who, storage.CloneSpec{Name: body.Name, Snapshot: body.Snapshot, SizeBytes: body.SizeBytes, Labels: body.Labels})
+	mode, err := optionalMode(body.Mode)
+	if err != nil {
+		return err
+	}
+	return h.clone(c, who, storage.CloneSpec{
+		Name: body.Name, Snapshot: body.Snapshot, SizeBytes: body.SizeBytes, Labels: body.Labels, NoCOW: body.Nocow,
+		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Mode: mode,
+		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
+	})
 }
 
 func (h *handlers) clone(c *fiber.Ctx, who tenant, spec storage.CloneSpec) error {

@@ -14,6 +14,7 @@ func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
 	spec := storage.VolumeSpec{
 		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: body.Nocow,
 		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Labels: body.Labels,
+		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
 	}
 	if body.Mode == "" {
 		return spec, nil
@@ -35,12 +36,17 @@ func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
 	if body.Labels != nil {
 		update.Labels = *body.Labels
 	}
-	if body.Mode == nil {
-		return update, nil
-	}
-	mode, err := parseMode(*body.Mode)
-	update.Mode = &mode
+	var err error
+	update.Mode, err = optionalMode(body.Mode)
 	return update, err
+}
+
+func optionalMode(text *string) (*uint32, error) {
+	if text == nil {
+		return nil, nil
+	}
+	mode, err := parseMode(*text)
+	return &mode, err
 }
 
 // checkSource keeps a clone of nothing from reaching the domain, where it would be one of the other kind.

@@ -208,11 +208,11 @@ func TestUsageOnTheWire(t *testing.T) {
 
 func TestHealthOnTheWire(t *testing.T) {
 	h := start(t)
-	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z","features":["volume-id"]}`)
+	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"ok","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z","features":["volume-id","clone-properties","create-properties"]}`)
 
 	h.store.conditions = []storage.Condition{{Reason: "DeviceMissing", Message: "device 2"}}
 	sameJSON(t, withoutUptime(t, h.do("GET", "/healthz", "", "Authorization", "")), `{"status":"degraded","version":"v1.2.3","commit":"abc","date":"2026-01-02T03:04:05Z",
-		"features":["volume-id"],"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
+		"features":["volume-id","clone-properties","create-properties"],"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
 }
 
 // withoutUptime is the answer without the field that goes with the clock, which must be a whole number of seconds.

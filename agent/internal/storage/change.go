@@ -25,7 +25,7 @@ import (
 //  4. The metadata gets the new values, without the note, and is committed.
 //
 // Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the
-// operation itself, a reload of the volume or the next start, all with revert. What cannot be
+// operation itself, a reload of the volume or the next start, all with resolve. What cannot be
 // undone yet stays noted, however often the metadata is written meanwhile.
 
 // maxPending bounds the notes of changes that could not be undone.
@@ -33,8 +33,9 @@ const maxPending = 16
 
 // change is a note of step 1.
 type change struct {
-	// From is what the subvolume had before. It is absent in a change of 57e475d, which had the
-	// new values in its metadata first, and finished what was interrupted.
+	// From is what the subvolume had before. It is absent where the metadata has the new values
+	// already: the change is then finished, not undone. So it is in a clone, which has no values of
+	// its own before, and in a change of 57e475d.
 	From *settings `json:"from,omitempty"`
 	To   settings  `json:"to"`
 }
@@ -256,7 +257,7 @@ func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) erro
 		err = t.store.disk.writeMetadata(dir, noted.metadata())
 	}
 	if err == nil {
-		err = t.revert(dir, data, &noted)
+		err = t.resolve(dir, data, &noted)
 	}
 	t.volumes.put(noted)
 	return err
@@ -270,8 +271,8 @@ func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
 	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
 }
 
-// revertChange undoes what an interruption has left of changes of the volume in dir.
-func (t *Tenant) revertChange(dir *os.File, v *Volume) error {
+// resolveChange ends what an interruption has left of changes of the volume in dir.
+func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 	if v.Pending == "" {
 		return nil
 	}
@@ -282,13 +283,13 @@ func (t *Tenant) revertChange(dir *os.File, v *Volume) error {
 			return err
 		}
 		defer data.Close()
-		return t.revert(dir, data, v)
+		return t.resolve(dir, data, v)
 	})
 }
 
-// revert undoes the changes that v notes, the last one first, and then takes the notes off its
-// metadata.
-func (t *Tenant) revert(dir, data *os.File, v *Volume) error {
+// resolve undoes the changes that v notes, the last one first, and finishes those without a value
+// from before. Then it takes the notes off the metadata.
+func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 	for _, c := range slices.Backward(decodeChanges(v.Pending)) {
 		back := c.To
 		if c.From != nil {
@@ -302,12 +303,12 @@ func (t *Tenant) revert(dir, data *os.File, v *Volume) error {
 			return err
 		}
 	}
-	reverted := *v
-	reverted.Pending = ""
-	if err := t.store.disk.writeMetadata(dir, reverted.metadata()); err != nil {
+	resolved := *v
+	resolved.Pending = ""
+	if err := t.store.disk.writeMetadata(dir, resolved.metadata()); err != nil {
 		return err
 	}
-	*v = reverted
+	*v = resolved
 	return nil
 }
 

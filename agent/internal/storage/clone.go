@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // Clone makes a volume with the contents of a volume or of a snapshot at this moment, or returns the one that the same
@@ -63,6 +65,7 @@ func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
 	return source, labels.Check(spec.Labels)
 }
 
+// sameClone compares what the request names. The rest was the source's when the clone was made.
 func sameClone(have Volume, spec CloneSpec) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
@@ -71,12 +74,30 @@ func sameClone(have Volume, spec CloneSpec) error {
 	if size == 0 {
 		size = have.SizeBytes
 	}
+	want, options := spec.override(have.Properties), spec.MountOptions
+	if options == nil {
+		options = have.MountOptions
+	}
 	return conflict("volume", have.Name, differences(
 		[3]any{"source volume", have.SourceVolume, spec.Volume},
 		[3]any{"source snapshot", have.SourceSnapshot, spec.Snapshot},
 		[3]any{"size_bytes", have.SizeBytes, size},
+		[3]any{"size_limit", have.QuotaBytes > 0, valueOr(spec.SizeLimit, have.QuotaBytes > 0)},
+		[3]any{"nocow", have.NoCOW, want.NoCOW},
+		[3]any{"compression", have.Compression, want.Compression},
+		[3]any{"root_squash", have.RootSquash, want.RootSquash},
+		[3]any{"uid", have.UID, want.UID},
+		[3]any{"gid", have.GID, want.GID},
+		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},
+		[3]any{"mount options", formatOptions(have.MountOptions), formatOptions(options)},
 		[3]any{"labels", formatLabels(have.Labels), formatLabels(labels.Of(spec.Labels))},
 	))
+}
+
+func (c CloneSpec) override(p Properties) Properties {
+	return VolumeUpdate{
+		NoCOW: c.NoCOW, Compression: c.Compression, RootSquash: c.RootSquash, UID: c.UID, GID: c.GID, Mode: c.Mode,
+	}.override(p)
 }
 
 // original is what a clone or snapshot is made from.
@@ -114,20 +135,17 @@ func quarantined(reason, path string) error {
 	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
 }
 
-// clone makes the volume with one commit: see publishSnapshot. With full quotas the kernel
-// gives a snapshot its source's limit. Another one is in the next commit, and until then in the
-// metadata, from which the next start would set it.
+// clone makes the volume with one commit: see publishSnapshot. The snapshot has its source's
+// properties, and with full quotas its source's limit. What else was asked for is in the next
+// commit. Until then it is in the metadata, with a note of the change, from which the next start
+// would set it.
 func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
 		return Volume{}, err
 	}
-	v := Volume{
-		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: source.Properties, Labels: labels.Of(spec.Labels),
-		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
-	}
-	v.UpdatedAt = v.CreatedAt
-	if v.Properties, err = t.store.sized(source, spec.SizeBytes); err != nil {
+	v, err := t.plannedVolume(source, spec)
+	if err != nil {
 		return Volume{}, err
 	}
 	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
@@ -143,13 +161,71 @@ func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	v.ID, v.UUID = info.ID, info.UUID
-	if !t.store.isLimited(v) {
-		if err := t.store.limit(v); err != nil {
-			return Volume{}, errors.Join(err, t.store.disk.discard(t.dir, v.Name))
-		}
+	if err := t.complete(&v); err != nil {
+		return Volume{}, t.store.disk.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
 	return v, nil
+}
+
+// plannedVolume is the volume that a clone becomes, with a note of what to change of the snapshot.
+func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) {
+	p, err := t.store.sized(source, spec.SizeBytes)
+	if err != nil {
+		return Volume{}, err
+	}
+	if !valueOr(spec.SizeLimit, true) {
+		p.QuotaBytes = 0
+		if err := t.validateUnlimited(); err != nil {
+			return Volume{}, err
+		}
+	}
+	p = spec.override(p)
+	if err := t.store.validateProperties(p); err != nil {
+		return Volume{}, err
+	}
+	v := Volume{
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
+		MountOptions: mountoptions.Split(spec.MountOptions...),
+		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
+	}
+	v.UpdatedAt = v.CreatedAt
+	if to := source.changedTo(p); !to.isEmpty() {
+		v.Pending = pendingChanges{{To: to}}.encode()
+	}
+	return v, validateMountOptions(spec.MountOptions)
+}
+
+// changedTo are the settings in which p differs, but for the limit.
+func (p Properties) changedTo(other Properties) settings {
+	return changed{
+		Storage: p.NoCOW != other.NoCOW || p.Compression != other.Compression,
+		UID:     p.UID != other.UID, GID: p.GID != other.GID, Mode: p.Mode != other.Mode,
+	}.of(other)
+}
+
+// complete gives a clone what its snapshot does not have from the source. The limit comes first:
+// the source may be full.
+func (t *Tenant) complete(v *Volume) error {
+	if !t.store.isLimited(*v) {
+		if err := t.store.limit(*v); err != nil {
+			return err
+		}
+	}
+	if v.Pending == "" {
+		return nil
+	}
+	dir, err := beneath.OpenDir(t.dir, v.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	data, _, err := t.store.disk.openSubvolume(dir)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	return t.resolve(dir, data, v)
 }
 
 // sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose
@@ -205,11 +281,11 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 		err = d.publish(parent, stage, name)
 	}
 	if err != nil {
-		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, stage))
+		return btrfs.SubvolumeInfo{}, d.abandon(parent, stage, err)
 	}
 	info, err := d.fillWithSnapshot(dir, from, readOnly)
 	if err != nil {
-		return btrfs.SubvolumeInfo{}, errors.Join(err, d.discard(parent, name))
+		return btrfs.SubvolumeInfo{}, d.abandon(parent, name, err)
 	}
 	return info, nil
 }
@@ -274,3 +350,5 @@ func formatLabels(labels labels.Set) string {
 	}
 	return fmt.Sprint(labels.Map())
 }
+
+func formatOptions(options []string) string { return strings.Join(options, ",") }

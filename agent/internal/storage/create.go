@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 var errNotExist = os.ErrNotExist
@@ -45,24 +45,38 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 	if err := validateSize("size_bytes", spec.SizeBytes); err != nil {
 		return Volume{}, err
 	}
-	if spec.QuotaBytes == 0 {
-		spec.QuotaBytes = spec.SizeBytes
-	}
-	if err := validateSize("quota_bytes", spec.QuotaBytes); err != nil {
+	quota, err := t.plannedQuota(spec)
+	if err != nil {
 		return Volume{}, err
 	}
 	v := Volume{
 		Name: spec.Name,
 		Properties: Properties{
-			SizeBytes: spec.SizeBytes, QuotaBytes: spec.QuotaBytes, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
+			SizeBytes: spec.SizeBytes, QuotaBytes: quota, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
-		Labels: labels.Of(spec.Labels),
+		Labels: labels.Of(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
 	}
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err
 	}
+	if err := validateMountOptions(spec.MountOptions); err != nil {
+		return Volume{}, err
+	}
 	return v, labels.Check(spec.Labels)
+}
+
+func (t *Tenant) plannedQuota(spec VolumeSpec) (int64, error) {
+	if !valueOr(spec.SizeLimit, true) {
+		if spec.QuotaBytes != 0 {
+			return 0, invalid("quota_bytes must be absent where size_limit is off, got %d", spec.QuotaBytes)
+		}
+		return 0, t.validateUnlimited()
+	}
+	if spec.QuotaBytes == 0 {
+		return spec.SizeBytes, nil
+	}
+	return spec.QuotaBytes, validateSize("quota_bytes", spec.QuotaBytes)
 }
 
 func valueOr[T any](p *T, otherwise T) T {
@@ -88,6 +102,7 @@ func sameVolume(have, want Volume) error {
 		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},
 		[3]any{"source volume", have.SourceVolume, want.SourceVolume},
 		[3]any{"source snapshot", have.SourceSnapshot, want.SourceSnapshot},
+		[3]any{"mount options", formatOptions(have.MountOptions), formatOptions(want.MountOptions)},
 		[3]any{"labels", formatLabels(have.Labels), formatLabels(want.Labels)},
 	)
 	return conflict("volume", have.Name, diff)
@@ -130,10 +145,10 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		return d.publish(t.dir, stage, v.Name)
 	})
 	if err != nil {
-		return Volume{}, errors.Join(err, d.discard(t.dir, stage))
+		return Volume{}, d.abandon(t.dir, stage, err)
 	}
 	if err := d.commit(ctx); err != nil {
-		return Volume{}, errors.Join(err, d.discard(t.dir, v.Name))
+		return Volume{}, d.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
 	return v, nil

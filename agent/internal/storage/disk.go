@@ -289,6 +289,18 @@ func (d *disk) sync() error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.base.Fd())))
 }
 
+// errLeftBehind means that something is there that the request has failed to make.
+var errLeftBehind = errors.New("what was made cannot be removed yet")
+
+// abandon removes what a creation has made that failed with the cause.
+func (d *disk) abandon(parent *os.File, name string, cause error) error {
+	err := d.discard(parent, name)
+	if err != nil {
+		return errors.Join(cause, fmt.Errorf("%w: %w", errLeftBehind, err))
+	}
+	return cause
+}
+
 // discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
 // What it did not put there it does not remove: the directory then stays, and the error says so.
 func (d *disk) discard(parent *os.File, name string) error {

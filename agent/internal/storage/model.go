@@ -112,6 +112,9 @@ type VolumeSpec struct {
 	UID, GID    *int64  // nil: 0
 	Mode        *uint32 // nil: AGENT_DEFAULT_DATA_MODE
 	Labels      map[string]string
+
+	SizeLimit    *bool // nil: true
+	MountOptions []string
 }
 
 // CloneSpec asks for a new volume with the contents of a volume or of a snapshot: exactly one of the two is set.
@@ -121,6 +124,18 @@ type CloneSpec struct {
 	Snapshot  string
 	SizeBytes int64 // 0: the source's
 	Labels    map[string]string
+
+	// The source's where nil. What equals the source's intended value is not set on the data, where
+	// the source's users may have changed it.
+
+	NoCOW       *bool
+	Compression *string
+	RootSquash  *bool
+	UID, GID    *int64
+	Mode        *uint32
+
+	SizeLimit    *bool // nil: true
+	MountOptions []string
 }
 
 // SnapshotSpec asks for a snapshot of a volume.

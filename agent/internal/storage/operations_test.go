@@ -32,9 +32,13 @@ func operations() []operation {
 			Name: "v", SizeBytes: 64 * mib, Compression: "zstd:3", UID: ptr(int64(1000)), GID: ptr(int64(2000)),
 			Mode: ptr(uint32(0o6751)), Labels: map[string]string{"a": "b", "created-by": "me"},
 		}),
+		creating("create without a limit", VolumeSpec{Name: "v", SizeBytes: 64 * mib, SizeLimit: ptr(false), MountOptions: []string{"hard"}}),
 		creating("create root-squashed", VolumeSpec{Name: "v", SizeBytes: 64 * mib, RootSquash: true, Labels: manyLabels()}),
 		cloning("clone of a volume", CloneSpec{Name: "c", Volume: "v", Labels: map[string]string{"a": "c"}}),
 		cloning("larger clone of a snapshot", CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib}),
+		cloning("clone with properties", cloneWithProperties(CloneSpec{Name: "c", Volume: "v"})),
+		cloning("clone with properties of a snapshot", cloneWithProperties(CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib})),
+		cloning("clone without a limit", CloneSpec{Name: "c", Snapshot: "s", NoCOW: ptr(true), SizeLimit: ptr(false)}),
 		{"snapshot", withVolume, func(ctx context.Context, ten *Tenant) error {
 			_, _, err := ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v", Labels: map[string]string{"a": "d"}})
 			return err
@@ -91,6 +95,13 @@ func cloning(name string, spec CloneSpec) operation {
 		_, _, err := ten.Clone(ctx, spec)
 		return err
 	}}
+}
+
+func cloneWithProperties(spec CloneSpec) CloneSpec {
+	spec.Compression, spec.RootSquash, spec.MountOptions = ptr("zstd:3"), ptr(true), []string{"hard"}
+	spec.UID, spec.GID, spec.Mode = ptr(int64(1000)), ptr(int64(2000)), ptr(uint32(0o2751))
+	spec.Labels = map[string]string{"a": "c"}
+	return spec
 }
 
 func updating(name string, update VolumeUpdate) operation {

@@ -177,8 +177,8 @@ func TestInterruptedCloneDoesNotNest(t *testing.T) {
 	r := newRig(t, smallPool)
 	ctx := t.Context()
 	withSnapshot(t, r.ten)
-	spec := CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib}
-	for _, last := range []string{"snapshot", "limit"} {
+	spec := CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib, UID: ptr(int64(7)), Compression: ptr("zstd")}
+	for _, last := range []string{"snapshot", "limit", "storage, second part", "chown", "replace"} {
 		r.killBefore(last, func() error { _, _, err := r.ten.Clone(ctx, spec); return err })
 		v, _, err := r.ten.Clone(ctx, spec)
 		assert.NilError(t, err)

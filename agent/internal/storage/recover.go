@@ -282,7 +282,7 @@ func (t *Tenant) wholeVolume(name string, f found) Volume {
 	v := f.volume
 	v.Name, v.Path, v.ID, v.UUID, v.Refs = name, t.path(name), f.info.ID, f.info.UUID, f.refs
 	t.repair(t.dir, t.volumeClaim(name), name, f, func(dir *os.File) error {
-		return errors.Join(t.tidyRefs(dir, v.Refs), t.revertChange(dir, &v))
+		return errors.Join(t.tidyRefs(dir, v.Refs), t.resolveChange(dir, &v))
 	})
 	return v
 }

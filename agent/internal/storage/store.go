@@ -382,6 +382,8 @@ func classify(err error) error {
 		return err
 	}
 	switch {
+	case errors.Is(err, errLeftBehind): // a code that means "nothing was made" would be wrong
+		return agentapi.Errorf(agentapi.Unavailable, "%w", err)
 	case isErrno(err, unix.ENOSPC):
 		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
 	case isErrno(err, unix.EDQUOT):

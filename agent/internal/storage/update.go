@@ -66,17 +66,13 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 			return v, err
 		}
 	}
-	v.NoCOW = valueOr(u.NoCOW, v.NoCOW)
-	v.Compression = valueOr(u.Compression, v.Compression)
-	v.RootSquash = valueOr(u.RootSquash, v.RootSquash)
-	v.UID, v.GID = valueOr(u.UID, v.UID), valueOr(u.GID, v.GID)
-	v.Mode = valueOr(u.Mode, v.Mode)
+	v.Properties = u.override(v.Properties)
 	if u.Labels != nil {
 		v.Labels = keepCreator(v.Labels, u.Labels)
 	}
 	if u.MountOptions != nil {
-		if err := mountoptions.Check(u.MountOptions); err != nil {
-			return v, invalid("mount_options: %w", err)
+		if err := validateMountOptions(u.MountOptions); err != nil {
+			return v, err
 		}
 		v.MountOptions = mountoptions.Split(u.MountOptions...)
 	}
@@ -87,15 +83,22 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 	return v, t.store.validateProperties(v.Properties)
 }
 
+// override sets what the update has, but for sizes.
+func (u VolumeUpdate) override(p Properties) Properties {
+	p.NoCOW = valueOr(u.NoCOW, p.NoCOW)
+	p.Compression = valueOr(u.Compression, p.Compression)
+	p.RootSquash = valueOr(u.RootSquash, p.RootSquash)
+	p.UID, p.GID = valueOr(u.UID, p.UID), valueOr(u.GID, p.GID)
+	p.Mode = valueOr(u.Mode, p.Mode)
+	return p
+}
+
 // switchLimit lifts the limit or sets it anew. A volume that has more in it than the limit would allow keeps none: its users could
 // not even append to a log any more, and who asked for the limit would learn it from them.
 func (t *Tenant) switchLimit(v *Volume, on bool) error {
 	v.QuotaBytes = 0
-	if !on && t.store.config.Limits[t.name].SizeBytes > 0 {
-		return invalid("size_limit must be on, because the volumes of tenant %q have a limit together (AGENT_TENANT_LIMITS), got off", t.name)
-	}
 	if !on {
-		return nil
+		return t.validateUnlimited()
 	}
 	v.QuotaBytes = v.SizeBytes
 	used, err := t.store.usageNow(v.ID)

@@ -8,6 +8,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 func invalid(format string, args ...any) error {
@@ -49,6 +50,21 @@ func ValidateCompression(value string) error {
 	}
 	if err := agentapi.CheckCompression(value); err != nil {
 		return invalid("compression %w", err)
+	}
+	return nil
+}
+
+func validateMountOptions(options []string) error {
+	if err := mountoptions.Check(options); err != nil {
+		return invalid("mount_options: %w", err)
+	}
+	return nil
+}
+
+// validateUnlimited refuses a volume without a limit where the tenant's volumes have one together.
+func (t *Tenant) validateUnlimited() error {
+	if t.store.config.Limits[t.name].SizeBytes > 0 {
+		return invalid("size_limit must be on, because the volumes of tenant %q have a limit together (AGENT_TENANT_LIMITS), got off", t.name)
 	}
 	return nil
 }
