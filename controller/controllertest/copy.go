@@ -6,12 +6,15 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 var copyTests = []behaviour{
 	{"a copy has the source's size, or the larger one that was asked for", copySizes},
 	{"a copy is made once, also when its source has gone since", copyAgain},
 	{"a copy gets the properties of its class", copyProperties},
+	{"a copy whose properties the agent refuses is not made", copyRefused},
 	{"another source under the same name is AlreadyExists", copyDiffering},
 	{"a source that is not there is NotFound", copyMissing},
 	{"a copy outlives its source", copyOutlives},
@@ -102,6 +105,26 @@ func copyProperties(t *testing.T, b Backend) {
 		assert.Equal(t, stored.Uid, int64(1000))
 		assert.Equal(t, stored.Gid, int64(2000))
 		assert.Equal(t, stored.Compression, "zlib:3")
+		assert.Equal(t, e.create(r).VolumeId, "fast|copy-"+kind)
+		r.Parameters["uid"] = "1001"
+		_, err := e.CreateVolume(e.ctx, r)
+		failed(t, err, codes.AlreadyExists, "uid")
+	}
+}
+
+func copyRefused(t *testing.T, b Backend) {
+	e := start(t, b)
+	made := request("compressed", gib)
+	made.Parameters["compression"] = "zstd"
+	volume := e.create(made).VolumeId
+	for kind, source := range map[string]*csi.VolumeContentSource{"volume": fromVolume(volume), "snapshot": fromSnapshot(e.snapshot(volume, "snap").SnapshotId)} {
+		r := request("copy-of-"+kind, gib)
+		r.VolumeContentSource = source
+		r.Parameters["nocow"], r.Parameters["uid"] = "true", "7"
+		_, err := e.CreateVolume(e.ctx, r)
+		failed(t, err, codes.InvalidArgument, "nocow", "compression")
+		_, err = e.agent.GetVolume(e.ctx, r.Name)
+		assert.Assert(t, agentapi.IsCode(err, agentapi.NotFound), "%v", err)
 	}
 }
 

@@ -47,8 +47,8 @@ func TestAgentsThatFail(t *testing.T) {
 		"garbage": {serving(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte("\x00\xff{{{"))
-		}), []codes.Code{codes.Internal}, harness.AgentTimeout},
-		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal}, harness.AgentTimeout},
+		}), []codes.Code{codes.Internal, codes.Unavailable}, harness.AgentTimeout},
+		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal, codes.Unavailable}, harness.AgentTimeout},
 		"foreign certificate": {func(t *testing.T) string {
 			server := httptest.NewUnstartedServer(http.NotFoundHandler())
 			server.Config.ErrorLog = log.New(io.Discard, "", 0) // of each handshake
@@ -70,6 +70,9 @@ func TestAgentsThatFail(t *testing.T) {
 			for call, do := range callsOf("bad") {
 				err := within(t, 3*harness.SilentAgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
 				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
+				if slices.Contains([]string{"create", "copy", "snapshot", "expand", "modify"}, call) {
+					assert.Assert(t, status.Code(err) != codes.Internal, "%s: a sidecar takes %v for not done", call, err)
+				}
 			}
 			health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: "bad|pvc-1"})
 			if slices.Contains(bad.codes, codes.Internal) { // it answers

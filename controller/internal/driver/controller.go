@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -56,6 +57,16 @@ func withCode(err error) error {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	return err
+}
+
+// notFinal makes an InternalError Unavailable in calls that make or change something: with such an
+// answer, the agent or a server before it may have done it. Sidecars forget what they have asked for
+// after each code but Canceled, DeadlineExceeded, Unavailable and Aborted, which are those that do not
+// mean "nothing was made".
+func notFinal(err *error) {
+	if agentapi.IsCode(*err, agentapi.InternalError) {
+		*err = agentapi.Errorf(agentapi.Unavailable, "%w", *err)
+	}
 }
 
 func invalidf(format string, args ...any) error {

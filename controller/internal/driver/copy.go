@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -19,10 +16,9 @@ type source struct {
 	id    string // as the request names it
 	class string // key of the class in that ID
 
-	size        int64
-	nocow       bool
-	compression string
-	labels      agentapi.Labels
+	size       int64
+	labels     agentapi.Labels
+	properties agentapi.VolumeDetail // of which rootSquash is not known of a snapshot
 }
 
 func (c *controller) makeFromSnapshot(ctx context.Context, w *wanted, snapshotID string) (*agentapi.VolumeDetail, error) {
@@ -30,24 +26,14 @@ func (c *controller) makeFromSnapshot(ctx context.Context, w *wanted, snapshotID
 	if err != nil {
 		return nil, err
 	}
-	from := origin{snapshot: v.Name}
-	proved, err := c.sameTenant(ctx, w, v)
-	if err != nil {
-		return nil, err
-	}
-	snapshot, err := w.GetSnapshot(ctx, v.Name)
-	if err != nil {
-		return w.madeBefore(ctx, from, err)
-	}
-	size, err := w.checkSource(source{
-		origin: from, id: snapshotID, class: v.Class, size: snapshotSize(snapshot),
-		nocow: snapshot.Nocow, compression: snapshot.Compression, labels: snapshot.Labels,
-	}, proved)
-	if err != nil {
-		return nil, err
-	}
-	volume, err := w.CloneSnapshot(ctx, agentapi.SnapshotClone{Snapshot: v.Name, Name: w.name, SizeBytes: size, Labels: w.labels})
-	return w.finishCopy(ctx, from, size, volume, err)
+	return c.makeCopy(ctx, w, v, origin{snapshot: v.Name}, func() (source, error) {
+		s, err := w.GetSnapshot(ctx, v.Name)
+		if err != nil {
+			return source{}, err
+		}
+		has := agentapi.VolumeDetail{Nocow: s.Nocow, Compression: s.Compression, Uid: s.Uid, Gid: s.Gid, Mode: s.Mode}
+		return source{size: snapshotSize(s), labels: s.Labels, properties: has}, nil
+	})
 }
 
 func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID string) (*agentapi.VolumeDetail, error) {
@@ -55,27 +41,113 @@ func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID str
 	if err != nil {
 		return nil, err
 	}
-	from := origin{volume: v.Name}
+	if v.Name == w.name {
+		return nil, invalidf("volume %s cannot be a copy of itself", volumeID)
+	}
+	return c.makeCopy(ctx, w, v, origin{volume: v.Name}, func() (source, error) {
+		s, err := w.GetVolume(ctx, v.Name)
+		if err != nil {
+			return source{}, err
+		}
+		return source{size: sourceSize(s.QuotaBytes, s.SizeBytes, s.UsedBytes), labels: s.Labels, properties: *s}, nil
+	})
+}
+
+// makeCopy makes a copy of v, which read reads, by one request to the agent.
+//
+// An earlier call may have made the copy and lost the answer. So a source that cannot be copied now
+// is an error only where there is no copy: the caller takes the error for "nothing was made". The
+// source is read first. What changes it waits at the agent for a copy that is under way.
+func (c *controller) makeCopy(ctx context.Context, w *wanted, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
 	proved, err := c.sameTenant(ctx, w, v)
 	if err != nil {
 		return nil, err
 	}
-	if v.Name == w.name {
-		return nil, invalidf("volume %s cannot be a copy of itself", volumeID)
-	}
-	original, err := w.GetVolume(ctx, v.Name)
+	s, err := read()
 	if err != nil {
 		return w.madeBefore(ctx, from, err)
 	}
-	size, err := w.checkSource(source{
-		origin: from, id: volumeID, class: v.Class, size: sourceSize(original.QuotaBytes, original.SizeBytes, original.UsedBytes),
-		nocow: original.Nocow, compression: original.Compression, labels: original.Labels,
-	}, proved)
+	s.origin, s.id, s.class = from, v.String(), v.Class
+	size, err := w.checkSource(s, proved)
+	if err != nil {
+		return w.madeBefore(ctx, from, err)
+	}
+	volume, err := w.clone(ctx, from, size, w.Properties)
+	if agentapi.IsCode(err, agentapi.Unsupported) {
+		volume, err = w.clone(ctx, from, size, s.lacks(w.Properties)) // an older agent
+	}
+	return w.made(ctx, from, volume, err)
+}
+
+// clone asks the agent for a copy with these properties.
+func (w *wanted) clone(ctx context.Context, from origin, size int64, p class.Properties) (*agentapi.VolumeDetail, error) {
+	if from.snapshot != "" {
+		return w.CloneSnapshot(ctx, agentapi.SnapshotClone{
+			Snapshot: from.snapshot, Name: w.name, SizeBytes: size, Labels: w.labels,
+			Nocow: p.NoCOW, Compression: given(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: given(p.Mode),
+			SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
+		})
+	}
+	return w.CloneVolume(ctx, agentapi.VolumeClone{
+		Source: from.volume, Name: w.name, SizeBytes: size, Labels: w.labels,
+		Nocow: p.NoCOW, Compression: given(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: given(p.Mode),
+		SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
+	})
+}
+
+// given is nil for what was not asked for.
+func given(property string) *string {
+	if property == "" {
+		return nil
+	}
+	return &property
+}
+
+// lacks are the properties that the source does not have. The others come with a copy.
+func (s source) lacks(p class.Properties) class.Properties {
+	has := func(one class.Properties) bool { return differs(&s.properties, one) == nil }
+	if has(class.Properties{NoCOW: p.NoCOW}) {
+		p.NoCOW = nil
+	}
+	if has(class.Properties{Compression: p.Compression}) {
+		p.Compression = ""
+	}
+	if s.volume != "" && has(class.Properties{RootSquash: p.RootSquash}) {
+		p.RootSquash = nil
+	}
+	if has(class.Properties{UID: p.UID}) {
+		p.UID = nil
+	}
+	if has(class.Properties{GID: p.GID}) {
+		p.GID = nil
+	}
+	if has(class.Properties{Mode: p.Mode}) {
+		p.Mode = ""
+	}
+	return p
+}
+
+// madeBefore answers where the source cannot be copied, for the reason that err gives.
+func (w *wanted) madeBefore(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
+	volume, errVolume := w.GetVolume(ctx, w.name)
+	switch {
+	case agentapi.IsCode(errVolume, agentapi.NotFound):
+		return nil, err
+	case errVolume != nil:
+		return nil, errVolume
+	}
+	return volume, w.checkExisting(volume, from)
+}
+
+// made is the answer of a request that makes a volume, checked.
+func (w *wanted) made(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
+	if agentapi.IsCode(err, agentapi.AlreadyExists) {
+		volume, err = w.existing(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	volume, err := w.CloneVolume(ctx, agentapi.VolumeClone{Source: v.Name, Name: w.name, SizeBytes: size, Labels: w.labels})
-	return w.finishCopy(ctx, from, size, volume, err)
+	return volume, w.checkExisting(volume, from)
 }
 
 // sameTenant refuses a source that is at another agent or tenant, since data is never copied between them. proved is false
@@ -107,94 +179,5 @@ func (w *wanted) checkSource(s source, proved bool) (int64, error) {
 	if !proved && s.labels[class.LabelClass] != labelValue(s.class) {
 		return 0, notReachable(s.class, w.Class)
 	}
-	nocow, compression := s.nocow, orNone(s.compression)
-	if w.Properties.NoCOW != nil {
-		nocow = *w.Properties.NoCOW
-	}
-	if w.Properties.Compression != "" {
-		compression = w.Properties.Compression
-	}
-	if nocow && compression != "none" {
-		return 0, invalidf("a copy of %s would have both nocow and compression %s, which exclude each other", s.origin, compression)
-	}
 	return w.size.forCopy(s.id, s.size)
-}
-
-// madeBefore answers where the source cannot be read. One that is gone does not matter when an earlier call has made the
-// copy already.
-func (w *wanted) madeBefore(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
-	if !agentapi.IsCode(err, agentapi.NotFound) {
-		return nil, err
-	}
-	volume, errVolume := w.GetVolume(ctx, w.name)
-	switch {
-	case agentapi.IsCode(errVolume, agentapi.NotFound):
-		return nil, err // the source
-	case errVolume != nil:
-		return nil, errVolume
-	}
-	return w.asAsked(ctx, from, 0, volume)
-}
-
-// finishCopy takes what a clone call answered to a volume as it was asked for. The agent makes a copy in its full size at
-// once; should an agent not, the copy is grown here, and until it has grown the call fails: a retry comes here again.
-func (w *wanted) finishCopy(ctx context.Context, from origin, size int64, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
-	if agentapi.IsCode(err, agentapi.AlreadyExists) {
-		if volume, err = w.existing(ctx, err); err != nil {
-			return nil, err
-		}
-		return w.asAsked(ctx, from, 0, volume)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return w.asAsked(ctx, from, size, volume)
-}
-
-// asAsked grows a copy to at least size, gives it the class's properties, and checks it.
-func (w *wanted) asAsked(ctx context.Context, from origin, size int64, volume *agentapi.VolumeDetail) (*agentapi.VolumeDetail, error) {
-	if capacity(volume) >= size {
-		if err := w.checkExisting(volume, from); err != nil {
-			return nil, err
-		}
-	}
-	update, needed := w.toUpdate(volume, size)
-	if !needed {
-		return volume, nil
-	}
-	updated, err := w.UpdateVolume(ctx, w.name, update)
-	if err != nil {
-		return nil, err
-	}
-	if capacity(updated) < size {
-		return nil, status.Errorf(codes.Internal, "volume %s has %d bytes after it was to grow to %d", w.name, capacity(updated), size)
-	}
-	return updated, w.checkExisting(updated, from)
-}
-
-// toUpdate is what a copy lacks.
-func (w *wanted) toUpdate(v *agentapi.VolumeDetail, size int64) (u agentapi.VolumeUpdate, needed bool) {
-	p := w.Properties
-	if capacity(v) < size {
-		u.SizeBytes, needed = &size, true
-	}
-	if differs(v, class.Properties{NoCOW: p.NoCOW}) != nil {
-		u.Nocow, needed = p.NoCOW, true
-	}
-	if differs(v, class.Properties{Compression: p.Compression}) != nil {
-		u.Compression, needed = &p.Compression, true
-	}
-	if differs(v, class.Properties{RootSquash: p.RootSquash}) != nil {
-		u.RootSquash, needed = p.RootSquash, true
-	}
-	if differs(v, class.Properties{UID: p.UID}) != nil {
-		u.Uid, needed = p.UID, true
-	}
-	if differs(v, class.Properties{GID: p.GID}) != nil {
-		u.Gid, needed = p.GID, true
-	}
-	if differs(v, class.Properties{Mode: p.Mode}) != nil {
-		u.Mode, needed = &p.Mode, true
-	}
-	return u, needed
 }

@@ -16,7 +16,8 @@ import (
 
 // CreateVolume makes an empty volume, or one with the contents of a snapshot or of another volume. It is idempotent by
 // name: a volume that is there and fits the request is the answer; one that does not is AlreadyExists.
-func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (_ *csi.CreateVolumeResponse, err error) {
+	defer notFinal(&err)
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
 	}
@@ -38,12 +39,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if provision.Properties, err = provision.Properties.Mutate(mutable); err != nil {
 		return nil, invalidf("%v", err)
 	}
-	wanted := c.wanted(r, provision, size)
+	wanted := c.wanted(r, provision, size, mutable)
 	volume, err := c.make(ctx, wanted, r.GetVolumeContentSource())
 	if err != nil {
-		return nil, err
-	}
-	if volume, err = wanted.mutate(ctx, volume, mutable); err != nil {
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
@@ -57,17 +55,27 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 // wanted is a volume as a request asks for it.
 type wanted struct {
 	*agents.Provision
-	name   string // on the agent
-	size   sizeRange
-	labels agentapi.Labels
+	name    string // on the agent
+	size    sizeRange
+	labels  agentapi.Labels
+	mutable class.Mutable // of which Provision.Properties has the properties
 }
 
-func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange) *wanted {
+// sizeLimit is what a request that makes a volume says of the limit. A volume has one by itself, so
+// that an older agent, which cannot be asked for it, need not be asked.
+func (w *wanted) sizeLimit() *bool {
+	if w.mutable.SizeLimit == nil || *w.mutable.SizeLimit {
+		return nil
+	}
+	return w.mutable.SizeLimit
+}
+
+func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange, mutable class.Mutable) *wanted {
 	labels := agentapi.Labels{}
 	maps.Copy(labels, p.Properties.Labels)
 	maps.Copy(labels, c.labels(p.Class))
 	addClaim(labels, r.GetParameters())
-	return &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, labels: labels}
+	return &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, labels: labels, mutable: mutable}
 }
 
 func (c *controller) make(ctx context.Context, w *wanted, source *csi.VolumeContentSource) (*agentapi.VolumeDetail, error) {
@@ -91,6 +99,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.Volume
 	request := agentapi.VolumeCreate{
 		Name: w.name, SizeBytes: size, Labels: w.labels,
 		Compression: w.Properties.Compression, Uid: w.Properties.UID, Gid: w.Properties.GID, Mode: w.Properties.Mode,
+		SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
 	}
 	if w.Properties.NoCOW != nil {
 		request.Nocow = *w.Properties.NoCOW
@@ -99,13 +108,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.Volume
 		request.RootSquash = *w.Properties.RootSquash
 	}
 	volume, err := w.CreateVolume(ctx, request)
-	if agentapi.IsCode(err, agentapi.AlreadyExists) {
-		volume, err = w.existing(ctx, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return volume, w.checkExisting(volume, origin{})
+	return w.made(ctx, origin{}, volume, err)
 }
 
 // existing reads the volume that is in the way. One that has gone in the meantime is for the caller to try again: to

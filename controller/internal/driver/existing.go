@@ -2,7 +2,9 @@ package driver
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -33,8 +35,11 @@ func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
 	if found, ok := v.Labels[class.LabelClass]; reason == nil && ok && found != w.labels[class.LabelClass] {
 		reason = fmt.Errorf("it is of storage class %s", found)
 	}
-	if reason == nil && from == (origin{}) { // a copy takes its properties from the source at first
+	if reason == nil {
 		reason = differs(v, w.Properties)
+	}
+	if reason == nil {
+		reason = differsMutable(v, w.mutable)
 	}
 	if reason != nil {
 		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: %v", w.name, reason)
@@ -69,6 +74,17 @@ func differs(v *agentapi.VolumeDetail, p class.Properties) error {
 	}
 	if p.Mode != "" && !sameMode(p.Mode, v.Mode) {
 		return fmt.Errorf("mode is %s", v.Mode)
+	}
+	return nil
+}
+
+// differsMutable is differs for what only mutable parameters ask for.
+func differsMutable(v *agentapi.VolumeDetail, m class.Mutable) error {
+	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
+		return fmt.Errorf("nfsMountOptions are %q", strings.Join(v.MountOptions, ","))
+	}
+	if limited := v.QuotaBytes > 0; m.SizeLimit != nil && *m.SizeLimit != limited {
+		return fmt.Errorf("sizeLimit is %s", map[bool]string{true: "on", false: "off"}[limited])
 	}
 	return nil
 }

@@ -10,7 +10,8 @@ import (
 
 // ControllerExpandVolume grows a volume; the nodes have nothing to do. A volume that is large enough is left as it is,
 // one that is larger than the limit is OutOfRange: volumes never shrink.
-func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (_ *csi.ControllerExpandVolumeResponse, err error) {
+	defer notFinal(&err)
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
 		return nil, err

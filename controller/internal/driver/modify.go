@@ -12,7 +12,8 @@ import (
 )
 
 // ControllerModifyVolume changes what mutable parameters name, in one step: all of it or nothing. What they do not name stays.
-func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (*csi.ControllerModifyVolumeResponse, error) {
+func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (_ *csi.ControllerModifyVolumeResponse, err error) {
+	defer notFinal(&err)
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -49,13 +50,6 @@ func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeU
 	if labels := withLabels(v.Labels, m.Labels); m.Labels != nil && !maps.Equal(labels, v.Labels) {
 		u.Labels, needed = &labels, true
 	}
-	more, alsoNeeded := attachment(v, m)
-	u.MountOptions, u.SizeLimit = more.MountOptions, more.SizeLimit
-	return u, needed || alsoNeeded
-}
-
-// attachment is the part of a modification that an agent does not take when it makes a volume.
-func attachment(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeUpdate, needed bool) {
 	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
 		u.MountOptions, needed = &m.MountOptions, true
 	}
@@ -75,13 +69,4 @@ func withLabels(have agentapi.Labels, want map[string]string) agentapi.Labels {
 		}
 	}
 	return labels
-}
-
-// mutate gives a volume that was just made what the agent did not take with it.
-func (w *wanted) mutate(ctx context.Context, v *agentapi.VolumeDetail, m class.Mutable) (*agentapi.VolumeDetail, error) {
-	update, needed := attachment(v, m)
-	if !needed {
-		return v, nil
-	}
-	return w.UpdateVolume(ctx, w.name, update)
 }

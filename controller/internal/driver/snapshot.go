@@ -16,7 +16,8 @@ import (
 
 // CreateSnapshot makes a snapshot, ready at once. It is idempotent by name; the name of another volume's snapshot is
 // AlreadyExists.
-func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (_ *csi.CreateSnapshotResponse, err error) {
+	defer notFinal(&err)
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
 	}
@@ -44,8 +45,9 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 		}
 	case agentapi.IsCode(err, agentapi.NotFound):
 		// The volume may have gone after an earlier call made the snapshot.
-		if before, errBefore := target.GetSnapshot(ctx, name); errBefore == nil {
-			snapshot, err = before, nil
+		before, errBefore := target.GetSnapshot(ctx, name)
+		if !agentapi.IsCode(errBefore, agentapi.NotFound) {
+			snapshot, err = before, errBefore
 		}
 	}
 	if err != nil {

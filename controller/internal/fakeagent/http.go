@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -89,6 +91,20 @@ func (c *call) read(into any) error {
 	}
 	if err != nil {
 		return agentapi.Errorf(agentapi.BadRequest, "body: %w", err)
+	}
+	return c.refuseNewer(into)
+}
+
+// refuseNewer refuses fields that an agent with these features does not know.
+func (c *call) refuseNewer(request any) error {
+	fields, err := agentapi.NewerFields(reflect.ValueOf(request).Elem().Interface())
+	if err != nil {
+		return err
+	}
+	for _, field := range fields {
+		if !slices.Contains(c.agent.Features, field.Feature) {
+			return agentapi.Errorf(agentapi.BadRequest, "body: unknown field %q", field.Name)
+		}
 	}
 	return nil
 }

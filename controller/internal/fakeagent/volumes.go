@@ -3,6 +3,7 @@ package fakeagent
 import (
 	"maps"
 	"net/http"
+	"reflect"
 	"regexp"
 	"slices"
 
@@ -36,6 +37,16 @@ func checkProperties(nocow bool, compress, fileMode string) error {
 		return agentapi.Errorf(agentapi.Invalid, "nocow excludes compression")
 	case !mode.MatchString(fileMode):
 		return agentapi.Errorf(agentapi.Invalid, "mode %q is not octal", fileMode)
+	}
+	return nil
+}
+
+func checkMountOptions(options *[]string) error {
+	if options == nil {
+		return nil
+	}
+	if err := mountoptions.Check(*options); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "mount_options: %w", err)
 	}
 	return nil
 }
@@ -94,6 +105,10 @@ func (c *call) createVolume() error {
 	v.RootSquash = r.RootSquash
 	v.Nocow, v.Compression, v.Mode = r.Nocow, or(r.Compression, "none"), or(r.Mode, "2770")
 	v.Uid, v.Gid = deref(r.Uid), deref(r.Gid)
+	override(v, agentapi.VolumeUpdate{SizeLimit: r.SizeLimit, MountOptions: &r.MountOptions})
+	if err := checkMountOptions(&r.MountOptions); err != nil {
+		return err
+	}
 	return c.put(v)
 }
 
@@ -106,7 +121,8 @@ func (c *call) put(v *agentapi.VolumeDetail) error {
 		return nil
 	}
 	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Nocow == v.Nocow && old.RootSquash == v.RootSquash && old.Compression == v.Compression &&
-		old.Uid == v.Uid && old.Gid == v.Gid && old.Mode == v.Mode && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume
+		old.Uid == v.Uid && old.Gid == v.Gid && old.Mode == v.Mode && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume &&
+		slices.Equal(old.MountOptions, v.MountOptions) && maps.Equal(old.Labels, v.Labels)
 	if !same {
 		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", v.Name)
 	}
@@ -174,27 +190,12 @@ func (c *call) updateVolume(name string) error {
 			changed.QuotaBytes = *r.SizeBytes
 		}
 	}
-	set(&changed.Nocow, r.Nocow)
-	set(&changed.Compression, r.Compression)
-	set(&changed.RootSquash, r.RootSquash)
-	set(&changed.Uid, r.Uid)
-	set(&changed.Gid, r.Gid)
-	set(&changed.Mode, r.Mode)
-	set(&changed.Labels, r.Labels)
-	if r.MountOptions != nil {
-		if err := mountoptions.Check(*r.MountOptions); err != nil {
-			return agentapi.Errorf(agentapi.Invalid, "mount_options: %w", err)
-		}
-		changed.MountOptions = mountoptions.Split(*r.MountOptions...)
+	override(&changed, r)
+	if err := checkMountOptions(r.MountOptions); err != nil {
+		return err
 	}
-	if r.SizeLimit != nil {
-		if *r.SizeLimit && v.UsedBytes > changed.SizeBytes {
-			return agentapi.Errorf(agentapi.Invalid, "size_limit: %d bytes are used", v.UsedBytes)
-		}
-		changed.QuotaBytes = 0
-		if *r.SizeLimit {
-			changed.QuotaBytes = changed.SizeBytes
-		}
+	if r.SizeLimit != nil && *r.SizeLimit && v.UsedBytes > changed.SizeBytes {
+		return agentapi.Errorf(agentapi.Invalid, "size_limit: %d bytes are used", v.UsedBytes)
 	}
 	if err := checkProperties(changed.Nocow, changed.Compression, changed.Mode); err != nil {
 		return err
@@ -225,9 +226,14 @@ func (c *call) cloneVolume() error {
 	if err := c.read(&r); err != nil {
 		return err
 	}
-	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceVolume == r.Source && (r.SizeBytes == 0 || r.SizeBytes == made.SizeBytes) {
-		answer(c.w, http.StatusOK, made)
-		return nil
+	properties := agentapi.VolumeUpdate{
+		Nocow: r.Nocow, Compression: r.Compression, RootSquash: r.RootSquash, Uid: r.Uid, Gid: r.Gid, Mode: r.Mode, SizeLimit: r.SizeLimit,
+	}
+	if r.MountOptions != nil {
+		properties.MountOptions = &r.MountOptions
+	}
+	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceVolume == r.Source {
+		return c.sameCopy(made, r.SizeBytes, properties)
 	}
 	source, err := c.volume(r.Source)
 	if err != nil {
@@ -235,8 +241,8 @@ func (c *call) cloneVolume() error {
 	}
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
 	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
-	v.SourceVolume, v.SourceVolumeId = r.Source, source.Id
-	return c.putCopy(v, source.SizeBytes)
+	v.SourceVolume, v.SourceVolumeId, v.RootSquash = r.Source, source.Id, source.RootSquash
+	return c.putCopy(v, source.SizeBytes, properties)
 }
 
 func (c *call) cloneSnapshot() error {
@@ -244,9 +250,14 @@ func (c *call) cloneSnapshot() error {
 	if err := c.read(&r); err != nil {
 		return err
 	}
-	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceSnapshot == r.Snapshot && (r.SizeBytes == 0 || r.SizeBytes == made.SizeBytes) {
-		answer(c.w, http.StatusOK, made)
-		return nil
+	properties := agentapi.VolumeUpdate{
+		Nocow: r.Nocow, Compression: r.Compression, RootSquash: r.RootSquash, Uid: r.Uid, Gid: r.Gid, Mode: r.Mode, SizeLimit: r.SizeLimit,
+	}
+	if r.MountOptions != nil {
+		properties.MountOptions = &r.MountOptions
+	}
+	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceSnapshot == r.Snapshot {
+		return c.sameCopy(made, r.SizeBytes, properties)
 	}
 	source, ok := c.tenant.snapshots[r.Snapshot]
 	if !ok {
@@ -255,10 +266,42 @@ func (c *call) cloneSnapshot() error {
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
 	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
 	v.SourceSnapshot, v.SourceVolumeId = r.Snapshot, source.VolumeId
-	return c.putCopy(v, source.SizeBytes)
+	return c.putCopy(v, source.SizeBytes, properties)
 }
 
-func (c *call) putCopy(v *agentapi.VolumeDetail, least int64) error {
+// sameCopy answers a request whose copy is there already.
+func (c *call) sameCopy(made *agentapi.VolumeDetail, size int64, properties agentapi.VolumeUpdate) error {
+	asked := cloned(made)
+	override(&asked, properties)
+	if size != 0 && size != made.SizeBytes || !reflect.DeepEqual(asked, cloned(made)) {
+		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", made.Name)
+	}
+	answer(c.w, http.StatusOK, made)
+	return nil
+}
+
+// override sets the properties that are given, but for sizes.
+func override(v *agentapi.VolumeDetail, r agentapi.VolumeUpdate) {
+	set(&v.Nocow, r.Nocow)
+	set(&v.Compression, r.Compression)
+	set(&v.RootSquash, r.RootSquash)
+	set(&v.Uid, r.Uid)
+	set(&v.Gid, r.Gid)
+	set(&v.Mode, r.Mode)
+	set(&v.Labels, r.Labels)
+	if r.MountOptions != nil {
+		v.MountOptions = mountoptions.Split(*r.MountOptions...)
+	}
+	if r.SizeLimit != nil && *r.SizeLimit != (v.QuotaBytes > 0) {
+		v.QuotaBytes = v.SizeBytes - v.QuotaBytes
+	}
+}
+
+func (c *call) putCopy(v *agentapi.VolumeDetail, least int64, properties agentapi.VolumeUpdate) error {
+	override(v, properties)
+	if err := checkMountOptions(properties.MountOptions); err != nil {
+		return err
+	}
 	if err := id.ValidateName(v.Name); err != nil {
 		return agentapi.Errorf(agentapi.Invalid, "name %w", err)
 	}
@@ -269,6 +312,9 @@ func (c *call) putCopy(v *agentapi.VolumeDetail, least int64) error {
 		return err
 	}
 	if err := checkLabels(v.Labels); err != nil {
+		return err
+	}
+	if err := checkProperties(v.Nocow, v.Compression, v.Mode); err != nil {
 		return err
 	}
 	return c.put(v)
