@@ -72,9 +72,12 @@ func (t *Tenant) Health(ctx context.Context) Health {
 }
 
 // Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no
-// volume. Anyone may ask for them, as often as they like, so they cost the same however many volumes there are.
+// volume. Anyone may ask for them, as often as they like, so they cost the same however many volumes there are,
+// and look at devices, space and quotas once a second at most.
 func (s *Store) Conditions() []Condition {
-	out := conditions(s.poolConditions())
+	out := conditions(s.poolConditions(func() []Condition {
+		return s.looks.filesystem.get(healthFor, s.filesystemConditions)
+	}))
 	if n := s.quarantined(); n > 0 {
 		out.add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
 	}
@@ -92,7 +95,7 @@ func (s *Store) Conditions() []Condition {
 
 // look is Health as of now, but for the exports, which are looked at every exportsFor.
 func (s *Store) look(ctx context.Context) Health {
-	pool := conditions(s.poolConditions())
+	pool := conditions(s.poolConditions(s.filesystemConditions))
 	exports := s.looks.exports.get(exportsFor, func() exportsSeen { return s.lookAtExports(ctx) })
 	if exports.unknown {
 		pool.add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
@@ -110,6 +113,7 @@ type looks struct {
 	scrubs  scrubFindings
 
 	subvolumes recent[subvolumesSeen]
+	filesystem recent[[]Condition]
 }
 
 type conditions []Condition
@@ -118,8 +122,8 @@ func (c *conditions) add(reason, format string, args ...any) {
 	*c = append(*c, Condition{Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// poolConditions are what is wrong with the pool and so with every volume on it.
-func (s *Store) poolConditions() []Condition {
+// poolConditions are what is wrong with the pool and so with every volume on it; filesystem are those of the filesystem.
+func (s *Store) poolConditions(filesystem func() []Condition) []Condition {
 	var out conditions
 	readOnly, err := s.pool.fs.ReadOnly()
 	switch {
@@ -131,6 +135,14 @@ func (s *Store) poolConditions() []Condition {
 			return out
 		}
 	}
+	out = append(out, filesystem()...)
+	s.exportRootCondition(&out)
+	return out
+}
+
+// filesystemConditions take reads of sysfs and of files, and several ioctls for each device.
+func (s *Store) filesystemConditions() []Condition {
+	var out conditions
 	s.deviceConditions(&out)
 	s.scrubConditions(&out)
 	if space, err := s.pool.fs.Space(); err != nil {
@@ -139,7 +151,6 @@ func (s *Store) poolConditions() []Condition {
 		out.add(agentapi.ReasonPoolNearlyFull, "%d of %d bytes are free", space.FreeBytes, space.TotalBytes)
 	}
 	s.quotaConditions(&out)
-	s.exportRootCondition(&out)
 	return out
 }
 

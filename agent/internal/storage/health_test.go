@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
@@ -296,6 +297,21 @@ func fsid(t *testing.T, s *Store) string {
 	info, err := s.pool.fs.Info()
 	assert.NilError(t, err)
 	return info.FSID.String()
+}
+
+// Nor does each request for health look at the devices.
+func TestConditionsLookAtTheFilesystemNowAndThen(t *testing.T) {
+	t.Parallel()
+	s := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, newMemoryExporter())).store
+	begin := time.Now()
+	s.Conditions()
+	_, first := s.looks.filesystem.seen()
+	assert.Assert(t, !first.IsZero())
+	for range 100 {
+		s.Conditions()
+	}
+	_, last := s.looks.filesystem.seen()
+	assert.Assert(t, last.Equal(first) || time.Since(begin) >= healthFor)
 }
 
 // Health and readiness are asked for by anyone, without a token: they look at no volume and no snapshot.
