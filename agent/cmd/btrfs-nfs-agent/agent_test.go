@@ -91,7 +91,6 @@ func startOn(t *testing.T, pool string, exporter storage.Exporter) *agent {
 	stored := storage.Config{BasePath: c.BasePath, Tenants: c.Tenants.Names(), Logger: logger}
 	store, err := storage.Open(t.Context(), initialised(t, stored), exporter)
 	assert.NilError(t, err)
-	t.Setenv(asProgram, "1") // for the processes of tasks
 	tasks, err := newTasks(c.BasePath, store, logger)
 	assert.NilError(t, err)
 	on, err := listen(c, logger)

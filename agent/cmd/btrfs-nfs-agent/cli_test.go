@@ -13,6 +13,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 	"sigs.k8s.io/yaml"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
@@ -283,9 +284,16 @@ func TestAdoptManifest(t *testing.T) {
 	c.fails(cli.ExitNotFound, "", "volume", "adopt-manifest", "none", "--class", "x")
 }
 
-// Tasks through the command line, each in a process of the real program.
+// Tasks through the command line.
 func TestTaskCommands(t *testing.T) {
-	a := start(t)
+	pool := testpool.New(t, testpool.Options{})
+	fs, err := btrfs.Open(pool.Dir)
+	assert.NilError(t, err)
+	defer fs.Close()
+	info, err := fs.Info()
+	assert.NilError(t, err)
+	t.Cleanup(func() { _ = os.Remove(btrfs.ScrubStatusDir + "/scrub.status." + info.FSID.String()) })
+	a := startOn(t, pool.Dir, noServer{})
 	a.ignoreNotifications()
 	c := useCommandLine(t, a.url, "token-of-a")
 

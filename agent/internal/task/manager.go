@@ -209,8 +209,12 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 // is not this agent's child, so nothing would tell how it ended.
 func (m *Manager) work(ctx context.Context, e *entry) (Result, error) {
 	kind := kinds[e.task.Type]
-	if err := e.process.End(ctx, kind.stop); err != nil {
+	err := e.process.End(ctx, kind.stop)
+	if ctx.Err() != nil {
 		return nil, btrfs.ErrCancelled
+	}
+	if err != nil {
+		return nil, fmt.Errorf("end the process of the agent before: %w", err)
 	}
 	j, err := m.prepare(e.tenant, e.task.Spec)
 	if err != nil {
