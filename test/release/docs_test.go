@@ -53,6 +53,41 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// foreign are texts of the troubleshooting guide that other programs say.
+var foreign = []string{
+	`secrets "…" is forbidden`, "updates to parameters are forbidden", "could not find the requested resource", "violates PodSecurity",
+	"Startup probe failed … 500", "request from insecure port", "access denied by server", "No such file or directory", "Operation not permitted",
+	"permission denied", "Stale file handle", "disk I/O error", "database is locked", "Disk quota exceeded", "Protocol not supported",
+}
+
+// What the troubleshooting guide quotes in its first column is said by our programs, or is known to be said by others.
+func TestQuotedErrors(t *testing.T) {
+	var code strings.Builder
+	for _, name := range strings.Fields(command(t, "git", "-C", root, "ls-files", "*.go", "*.sh", "*.service", "helm")) {
+		if !strings.HasSuffix(name, "_test.go") {
+			code.WriteString(text(t, name))
+		}
+	}
+	quoted := regexp.MustCompile("`([^`]+)`")
+	found := 0
+	for line := range strings.Lines(text(t, "docs/troubleshooting.md")) {
+		symptom, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		if symptom == line {
+			continue
+		}
+		for _, match := range quoted.FindAllStringSubmatch(symptom, -1) {
+			if slices.Contains(foreign, match[1]) {
+				continue
+			}
+			found++
+			for part := range strings.SplitSeq(match[1], "…") {
+				assert.Check(t, strings.Contains(code.String(), strings.Trim(part, " ")), "no program says %q", match[1])
+			}
+		}
+	}
+	assert.Assert(t, found > 30, "%d", found)
+}
+
 // anchors are made of headings as GitHub does.
 func anchors(document string) map[string]bool {
 	found := map[string]bool{}

@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,6 +60,29 @@ func commandOf(words []string) string {
 		end = len(words)
 	}
 	return strings.Join(words[:min(end, 2)], " ")
+}
+
+// Each command that a document gives is one.
+func TestCommandsOfAllDocuments(t *testing.T) {
+	files, err := filepath.Glob("../../../docs/*.md")
+	assert.NilError(t, err)
+	shown := regexp.MustCompile("btrfs-nfs-agent ([a-z][a-z -]*)")
+	root, found := rootCommand(), 0
+	root.InitDefaultCompletionCmd()
+	for _, file := range append(files, "../../../README.md", "../../../SECURITY.md", "../../../CONTRIBUTING.md") {
+		text, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		for _, code := range regexp.MustCompile("(?ms)^ *```.*?^ *```|`[^`\n]+`").FindAllString(string(text), -1) {
+			for _, m := range shown.FindAllStringSubmatch(code, -1) {
+				words := strings.Fields(commandOf(strings.Fields(m[1])))
+				command, rest, err := root.Find(words)
+				missing := err != nil || command.Parent() == nil || command.HasSubCommands() && len(rest) > 0
+				assert.Check(t, !missing, "%s: %q", file, m[0])
+				found++
+			}
+		}
+	}
+	assert.Assert(t, found > 50, "%d", found)
 }
 
 // Every flag in docs/cli.md is one of a command that talks to an agent, or looks after the host.
