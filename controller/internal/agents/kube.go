@@ -2,6 +2,7 @@ package agents
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -87,6 +89,7 @@ type Claim struct {
 	Namespace, Name string
 	Class           string // "" where it names none
 	Annotations     map[string]string
+	uid             string
 }
 
 // claim reads a claim, nil where it is gone.
@@ -100,7 +103,7 @@ func (k *Kube) claim(ctx context.Context, namespace, name string) (*Claim, error
 	if err != nil {
 		return nil, agentapi.Errorf(agentapi.Unavailable, "reading claim %s/%s: %w", namespace, name, err)
 	}
-	out := &Claim{Namespace: namespace, Name: name, Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
+	out := &Claim{Namespace: namespace, Name: name, uid: string(claim.UID), Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
 	if claim.Spec.StorageClassName != nil {
 		out.Class = *claim.Spec.StorageClassName
 	}
@@ -126,8 +129,8 @@ func (k *Kube) nodeKnown(ctx context.Context, node id.Node) (bool, error) {
 }
 
 func (k *Kube) classIndex(object any) ([]string, error) {
-	if class, ok := object.(*storagev1.StorageClass); ok && class.Provisioner == k.driver {
-		return []string{id.ClassKey(class.Name)}, nil
+	if c, ok := object.(*storagev1.StorageClass); ok && c.Provisioner == k.driver {
+		return []string{id.ClassKey(c.Name)}, nil
 	}
 	return nil, nil
 }
@@ -178,12 +181,30 @@ func (k *Kube) nodeIndex(object any) ([]string, error) {
 
 // named finds the StorageClass of that name.
 func (k *Kube) named(name string, parameters map[string]string) (place, bool) {
-	for _, class := range k.classesOf(id.ClassKey(name)) {
-		if class.Name == name {
-			return k.classPlace(class, varsOfRequest(parameters), nil), true
+	for _, c := range k.classesOf(id.ClassKey(name)) {
+		if c.Name == name {
+			return k.classPlace(c, varsOfRequest(parameters), nil), true
 		}
 	}
 	return place{}, false
+}
+
+// withParameters are the StorageClasses of ours with these very parameters, by name. Those that
+// speak to the sidecars do not count: the provisioner removes them, and adds others.
+func (k *Kube) withParameters(parameters map[string]string) []place {
+	var out []place
+	for _, c := range typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil) {
+		if c.Provisioner == k.driver && maps.Equal(ownParameters(c.Parameters), ownParameters(parameters)) {
+			out = append(out, k.classPlace(c, varsOfRequest(parameters), nil))
+		}
+	}
+	return byName(out)
+}
+
+func ownParameters(parameters map[string]string) map[string]string {
+	own := maps.Clone(parameters)
+	maps.DeleteFunc(own, func(key, _ string) bool { return strings.HasPrefix(key, class.ProvisionerPrefix) })
+	return own
 }
 
 func (k *Kube) classesOf(key string) []*storagev1.StorageClass {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/google/uuid"
+
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
@@ -78,11 +80,20 @@ type Provision struct {
 	*Target
 	Properties class.Properties // the class's, overridden by the claim
 	Claim      *Claim           // nil where the request names none, or it is gone
+
+	// ClaimGone: the request names a claim that is gone, and so are the properties that it asked
+	// for. The provisioner asks on for such a volume until it has a final answer, and then deletes
+	// the volume.
+	ClaimGone bool
+	// Classes are the keys of the classes that the volume of such a claim may be of. The Target is
+	// of the first.
+	Classes []string
 }
 
 // ForCreate finds the class and agent for a new volume. The class's name is the parameter storageClassName, else that of
-// the claim which the provisioner names, else that of the one static class that the parameters fit. What the caller did wrong
-// is agentapi.Invalid and names the parameter or annotation.
+// the claim which the provisioner names, else that of the one static class that the parameters fit. Where the claim is
+// gone, it is any class with the parameters. What the caller did wrong is agentapi.Invalid and names the parameter or
+// annotation.
 func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string]string) (*Provision, error) {
 	if err := r.Ready(); err != nil {
 		return nil, err
@@ -91,14 +102,15 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	if err != nil {
 		return nil, invalid(err)
 	}
-	claim, err := r.claim(ctx, parameters)
+	claim, gone, err := r.claim(ctx, parameters)
 	if err != nil {
 		return nil, err
 	}
-	p, err := r.placeFor(asked, claim, parameters)
+	places, err := r.placesFor(asked, claim, gone, parameters)
 	if err != nil {
 		return nil, err
 	}
+	p := places[0]
 	merged := maps.Clone(p.parameters)
 	maps.Copy(merged, parameters)
 	p.parameters = merged
@@ -116,7 +128,10 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	if err != nil {
 		return nil, err
 	}
-	out := &Provision{Target: &Target{Agent: agent, Class: p.key, Parameters: parsed}, Properties: parsed.Properties, Claim: claim}
+	out := &Provision{Target: &Target{Agent: agent, Class: p.key, Parameters: parsed}, Properties: parsed.Properties, Claim: claim, ClaimGone: gone}
+	for _, p := range places {
+		out.Classes = append(out.Classes, p.key)
+	}
 	if claim != nil {
 		if out.Properties, err = parsed.Override(claim.Annotations); err != nil {
 			return nil, agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
@@ -125,13 +140,58 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	return out, nil
 }
 
-// claim reads the claim that the provisioner names in the parameters, nil where it names none or there is none any more.
-func (r *Registry) claim(ctx context.Context, parameters map[string]string) (*Claim, error) {
+// claim reads the claim that the provisioner names in the parameters, nil where it names none. gone
+// tells that there is none any more, or another one of that name.
+func (r *Registry) claim(ctx context.Context, parameters map[string]string) (claim *Claim, gone bool, err error) {
 	namespace, name := parameters[class.ClaimNamespace], parameters[class.ClaimName]
 	if r.kube == nil || namespace == "" || name == "" {
-		return nil, nil
+		return nil, false, nil
 	}
-	return r.kube.claim(ctx, namespace, name)
+	claim, err = r.kube.claim(ctx, namespace, name)
+	if err != nil || claim != nil && !claim.isAnother(parameters[class.VolumeName]) {
+		return claim, false, err
+	}
+	return nil, true, nil
+}
+
+// isAnother reports whether a PersistentVolume is of a former claim of the same name. By default, the
+// provisioner ends the volume's name with the claim's UID.
+func (c *Claim) isAnother(volume string) bool {
+	if c.uid == "" || len(volume) < len(c.uid) {
+		return false
+	}
+	end := volume[len(volume)-len(c.uid):]
+	return end != c.uid && uuid.Validate(end) == nil
+}
+
+// placesFor finds the classes that a volume may be made in. There are several only where the claim is
+// gone.
+func (r *Registry) placesFor(asked class.Parameters, claim *Claim, gone bool, parameters map[string]string) ([]place, error) {
+	if !gone {
+		p, err := r.placeFor(asked, claim, parameters)
+		return []place{p}, err
+	}
+	if asked.Name != "" {
+		if p, found := r.named(asked.Name, parameters); found {
+			return []place{p}, nil
+		}
+		return []place{r.formerClass(asked.Name)}, nil
+	}
+	if places := r.kube.withParameters(parameters); len(places) > 0 {
+		return places, nil
+	}
+	if r.static != nil {
+		if p, err := r.static.match(asked); err == nil {
+			return []place{p}, nil
+		}
+	}
+	return nil, agentapi.Errorf(agentapi.Unavailable, "cannot tell whether a volume was made for claim %s/%s: the claim is gone, and there is no StorageClass with the "+
+		"parameters of the request. Make the class again", parameters[class.ClaimNamespace], parameters[class.ClaimName])
+}
+
+// formerClass is a class that is gone. Its parameters come with the request.
+func (r *Registry) formerClass(name string) place {
+	return place{name: name, key: id.ClassKey(name), parameters: map[string]string{}}
 }
 
 // placeFor finds the class to create in.
@@ -147,8 +207,7 @@ func (r *Registry) placeFor(asked class.Parameters, claim *Claim, parameters map
 		if p, found := r.named(ofClaim, parameters); found {
 			return p, nil
 		}
-		// The claim proves that there is, or was, such a class; its parameters came with the request.
-		return place{name: ofClaim, key: id.ClassKey(ofClaim), parameters: map[string]string{}}, nil
+		return r.formerClass(ofClaim), nil // the claim proves that there was one
 	case asked.Name != "":
 		if p, found := r.named(asked.Name, parameters); found {
 			return p, nil

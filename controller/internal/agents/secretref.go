@@ -39,7 +39,7 @@ func varsOf(pv *corev1.PersistentVolume) vars {
 // varsOfRequest are what the provisioner adds to a request with --extra-create-metadata.
 func varsOfRequest(parameters map[string]string) vars {
 	v := vars{}
-	for key, parameter := range map[string]string{"pv.name": class.ProvisionerPrefix + "pv/name", "pvc.name": class.ClaimName, "pvc.namespace": class.ClaimNamespace} {
+	for key, parameter := range map[string]string{"pv.name": class.VolumeName, "pvc.name": class.ClaimName, "pvc.namespace": class.ClaimNamespace} {
 		if value := parameters[parameter]; value != "" {
 			v[key] = value
 		}

@@ -25,7 +25,8 @@ const (
 
 	// ProvisionerPrefix marks parameters that speak to the sidecars, or that they add. All of them are accepted.
 	ProvisionerPrefix = "csi.storage.k8s.io/"
-	// ClaimName and ClaimNamespace are added by the provisioner with --extra-create-metadata.
+	// ClaimName, ClaimNamespace and VolumeName are added by the provisioner with --extra-create-metadata.
+	VolumeName     = ProvisionerPrefix + "pv/name"
 	ClaimName      = ProvisionerPrefix + "pvc/name"
 	ClaimNamespace = ProvisionerPrefix + "pvc/namespace"
 )

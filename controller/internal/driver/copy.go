@@ -61,7 +61,7 @@ func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID str
 func (c *controller) makeCopy(ctx context.Context, w *wanted, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
 	proved, err := c.sameTenant(ctx, w, v)
 	if err != nil {
-		return nil, err
+		return w.madeBefore(ctx, from, err)
 	}
 	s, err := read()
 	if err != nil {

@@ -44,8 +44,9 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, err
 	}
+	classKey, _ := wanted.classOf(volume)
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId:      id.NewVolume(provision.Class, wanted.name).String(),
+		VolumeId:      id.NewVolume(classKey, wanted.name).String(),
 		CapacityBytes: capacity(volume),
 		VolumeContext: provision.Parameters.VolumeContext(),
 		ContentSource: r.GetVolumeContentSource(),

@@ -28,6 +28,9 @@ func (o origin) String() string {
 
 // checkExisting tells whether a volume of the wanted name is the wanted volume. AlreadyExists says in what it differs.
 func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
+	if w.ClaimGone {
+		return w.checkOwner(v)
+	}
 	reason := w.size.check(capacity(v))
 	if found := (origin{v.SourceSnapshot, v.SourceVolume}); reason == nil && !found.comesFrom(from) {
 		reason = fmt.Errorf("it is a copy of %s, not of %s", found, from)
@@ -45,6 +48,30 @@ func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
 		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: %v", w.name, reason)
 	}
 	return nil
+}
+
+// checkOwner tells whether a volume was made for the wanted volume's claim, which is gone. Which
+// properties the claim asked for is not known any more. A volume that is not answered now stays on the
+// agent without an owner.
+func (w *wanted) checkOwner(v *agentapi.VolumeDetail) error {
+	for _, label := range []string{class.LabelClaim, class.LabelClaimNamespace} {
+		if v.Labels[label] != w.labels[label] {
+			return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: its label %s is %q", w.name, label, v.Labels[label])
+		}
+	}
+	if _, found := w.classOf(v); !found {
+		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: it is of storage class %s", w.name, v.Labels[class.LabelClass])
+	}
+	return nil
+}
+
+// classOf is the key of the class that a volume was made in, which is one of those that fit the request.
+func (w *wanted) classOf(v *agentapi.VolumeDetail) (key string, found bool) {
+	i := slices.IndexFunc(w.Classes, func(key string) bool { return labelValue(key) == v.Labels[class.LabelClass] })
+	if i < 0 {
+		return w.Class, false
+	}
+	return w.Classes[i], true
 }
 
 // comesFrom allows for an agent that notes, beside the snapshot, the volume that the snapshot was of.

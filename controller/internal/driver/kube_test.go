@@ -183,13 +183,8 @@ func TestTheClassComesFromTheClaim(t *testing.T) {
 	assert.Equal(t, stored.Mode, "0750")
 	assert.Equal(t, stored.Labels["team"]+stored.Labels["tier"], "agold")
 
-	// A claim that is deleted while its volume is made: the class's name has to come from elsewhere.
-	_, err := k.CreateVolume(t.Context(), createRequest("pvc-3", fromProvisioner(fast, "team", "gone")))
+	_, err := k.CreateVolume(t.Context(), createRequest("pvc-3", map[string]string{"agentURL": url, "compression": "zstd", "uid": "1"}))
 	failed(t, err, codes.InvalidArgument, "storageClassName", "--extra-create-metadata")
-	named := fromProvisioner(fast, "team", "gone")
-	named["storageClassName"] = "fast"
-	_, err = k.CreateVolume(t.Context(), createRequest("pvc-3", named))
-	assert.NilError(t, err)
 
 	wrong := fromProvisioner(fast, "team", "plain")
 	wrong["storageClassName"] = "slow"
