@@ -11,8 +11,8 @@ import (
 )
 
 // All gives every tenant of every agent that a class of ours names, or a volume whose class is gone. Two classes with one
-// tenant give one Target, of the class that comes first by name. Targets are in the order of the classes, and those of one class,
-// whose secret depends on the claim, in an order that stays while volumes come and go. A class that cannot be resolved is
+// tenant give one Target, of the class that comes first by name. Targets are in the order of the classes, and those of one class
+// that is gone in an order that stays while volumes come and go. A class that cannot be resolved is
 // an error: a list that lacks its volumes in silence would be worse.
 func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Target, error) {
 	if err := r.Ready(); err != nil {

@@ -180,10 +180,10 @@ func (k *Kube) nodeIndex(object any) ([]string, error) {
 }
 
 // named finds the StorageClass of that name.
-func (k *Kube) named(name string, parameters map[string]string) (place, bool) {
+func (k *Kube) named(name string) (place, bool) {
 	for _, c := range k.classesOf(id.ClassKey(name)) {
 		if c.Name == name {
-			return k.classPlace(c, varsOfRequest(parameters), nil), true
+			return k.classPlace(c), true
 		}
 	}
 	return place{}, false
@@ -195,7 +195,7 @@ func (k *Kube) withParameters(parameters map[string]string) []place {
 	var out []place
 	for _, c := range typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil) {
 		if c.Provisioner == k.driver && maps.Equal(ownParameters(c.Parameters), ownParameters(parameters)) {
-			out = append(out, k.classPlace(c, varsOfRequest(parameters), nil))
+			out = append(out, k.classPlace(c))
 		}
 	}
 	return byName(out)

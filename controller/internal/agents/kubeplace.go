@@ -2,8 +2,6 @@ package agents
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -20,7 +18,11 @@ func (k *Kube) placeOf(v id.Volume) (place, bool, error) {
 		pv = sortedByName(found)[0]
 	}
 	if classes := k.classesOf(v.Class); len(classes) > 0 {
-		return k.classPlace(sortedByName(classes)[0], varsOf(pv), pv), true, nil
+		p := k.classPlace(sortedByName(classes)[0])
+		if p.tokens == nil && pv != nil {
+			k.useSecretOf(pv, &p)
+		}
+		return p, true, nil
 	}
 	if pv != nil {
 		p, ok := k.orphanPlace(v.Class, pv)
@@ -43,7 +45,7 @@ func (k *Kube) places() []place {
 	for _, class := range typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil) {
 		if class.Provisioner == k.driver {
 			known[id.ClassKey(class.Name)] = true
-			out = append(out, k.classPlaces(class)...)
+			out = append(out, k.classPlace(class))
 		}
 	}
 	for _, key := range k.volumes.GetIndexer().ListIndexFuncValues(byClassKey) {
@@ -54,55 +56,13 @@ func (k *Kube) places() []place {
 	return out
 }
 
-// classPlace is the place of a class. Which secret it names may depend on the claim: vars and pv, which may be nil, say
-// whose.
-func (k *Kube) classPlace(c *storagev1.StorageClass, vars vars, pv *corev1.PersistentVolume) place {
-	p := place{name: c.Name, key: id.ClassKey(c.Name), parameters: c.Parameters}
-	ref, found, resolved := refOfClass(c, vars)
-	if !resolved && pv != nil {
-		ref, resolved = refOfVolume(pv)
-	}
-	if !resolved && found && pv == nil {
-		ref, resolved = k.commonRef(p.key, c)
-	}
-	switch {
-	case resolved:
+// classPlace is the place of a class.
+func (k *Kube) classPlace(c *storagev1.StorageClass) place {
+	p := place{name: c.Name, key: id.ClassKey(c.Name), parameters: c.Parameters, tokensErr: checkRefs(c)}
+	if ref, found := refOfClass(c); found && p.tokensErr == nil {
 		p.tokens = k.secrets.source(ref)
-	case found:
-		p.tokensErr = fmt.Errorf("its secret depends on the claim, and the request does not bring the token")
 	}
 	return p
-}
-
-// commonRef is the secret of a class whose secret depends on the claim, where all its volumes have the same.
-func (k *Kube) commonRef(key string, c *storagev1.StorageClass) (secretRef, bool) {
-	refs := map[secretRef]bool{}
-	for _, pv := range k.volumesOf(key) {
-		if ref, ok := refOfEither(c, pv); ok {
-			refs[ref] = true
-		}
-	}
-	if len(refs) != 1 {
-		return secretRef{}, false
-	}
-	return slices.Collect(maps.Keys(refs))[0], true
-}
-
-// classPlaces is one place for each secret that a class names through its volumes. Where it names one outright that is
-// one place; where it depends on the claim and there is no volume yet, none.
-func (k *Kube) classPlaces(c *storagev1.StorageClass) []place {
-	if _, found, resolved := refOfClass(c, nil); resolved || !found {
-		return []place{k.classPlace(c, nil, nil)}
-	}
-	var out []place
-	seen := map[secretRef]bool{}
-	for _, pv := range k.volumesOf(id.ClassKey(c.Name)) {
-		if ref, ok := refOfEither(c, pv); ok && !seen[ref] {
-			seen[ref] = true
-			out = append(out, k.classPlace(c, varsOf(pv), pv))
-		}
-	}
-	return out
 }
 
 // orphanPlace is the place of a volume whose class is gone; none where the volume does not tell an agent.
@@ -112,12 +72,19 @@ func (k *Kube) orphanPlace(key string, pv *corev1.PersistentVolume) (place, bool
 		return place{}, false
 	}
 	p := place{name: key, key: key, parameters: parsed.VolumeContext()}
-	if ref, ok := refOfVolume(pv); ok {
-		p.tokens = k.secrets.source(ref)
-	} else {
+	if !k.useSecretOf(pv, &p) {
 		p.tokensErr = fmt.Errorf("it is gone, and PersistentVolume %s names no secret", pv.Name)
 	}
 	return p, true
+}
+
+// useSecretOf takes the token from the secret that a PersistentVolume names, if it names one.
+func (k *Kube) useSecretOf(pv *corev1.PersistentVolume, p *place) bool {
+	ref, found := refOfVolume(pv)
+	if found {
+		p.tokens, p.tokensErr = k.secrets.source(ref), nil
+	}
+	return found
 }
 
 // orphanPlaces are the different places of a class that is gone.

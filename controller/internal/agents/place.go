@@ -36,9 +36,13 @@ func (p place) parse() (class.Parameters, error) {
 		err = fmt.Errorf("parameter %q is missing", class.AgentURL)
 	}
 	if err != nil {
-		return parsed, fmt.Errorf("%w: storage class %s: %w", ErrMisconfigured, p.name, err)
+		return parsed, p.misconfigured(err)
 	}
 	return parsed, nil
+}
+
+func (p place) misconfigured(reason error) error {
+	return fmt.Errorf("%w: storage class %s: %w", ErrMisconfigured, p.name, reason)
 }
 
 func byName(places []place) []place {
@@ -87,7 +91,7 @@ func (r *Registry) agentFor(ctx context.Context, p place, agentURL string, secre
 		if reason == nil {
 			reason = fmt.Errorf("neither the request nor the class names a secret with the key %q", class.TokenKey)
 		}
-		return nil, fmt.Errorf("%w: storage class %s: %w", ErrMisconfigured, p.name, reason)
+		return nil, p.misconfigured(reason)
 	}
 	token, err = p.tokens.token(ctx, false)
 	if err != nil {

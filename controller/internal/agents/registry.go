@@ -111,6 +111,9 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 		return nil, err
 	}
 	p := places[0]
+	if p.tokensErr != nil { // also where the request brings a token
+		return nil, p.misconfigured(p.tokensErr)
+	}
 	merged := maps.Clone(p.parameters)
 	maps.Copy(merged, parameters)
 	p.parameters = merged
@@ -168,11 +171,11 @@ func (c *Claim) isAnother(volume string) bool {
 // gone.
 func (r *Registry) placesFor(asked class.Parameters, claim *Claim, gone bool, parameters map[string]string) ([]place, error) {
 	if !gone {
-		p, err := r.placeFor(asked, claim, parameters)
+		p, err := r.placeFor(asked, claim)
 		return []place{p}, err
 	}
 	if asked.Name != "" {
-		if p, found := r.named(asked.Name, parameters); found {
+		if p, found := r.named(asked.Name); found {
 			return []place{p}, nil
 		}
 		return []place{r.formerClass(asked.Name)}, nil
@@ -195,7 +198,7 @@ func (r *Registry) formerClass(name string) place {
 }
 
 // placeFor finds the class to create in.
-func (r *Registry) placeFor(asked class.Parameters, claim *Claim, parameters map[string]string) (place, error) {
+func (r *Registry) placeFor(asked class.Parameters, claim *Claim) (place, error) {
 	ofClaim := ""
 	if claim != nil {
 		ofClaim = claim.Class
@@ -204,12 +207,12 @@ func (r *Registry) placeFor(asked class.Parameters, claim *Claim, parameters map
 	case asked.Name != "" && ofClaim != "" && asked.Name != ofClaim:
 		return place{}, agentapi.Errorf(agentapi.Invalid, "parameter %q is %q, but claim %s/%s is of class %q", class.Name, asked.Name, claim.Namespace, claim.Name, ofClaim)
 	case ofClaim != "":
-		if p, found := r.named(ofClaim, parameters); found {
+		if p, found := r.named(ofClaim); found {
 			return p, nil
 		}
 		return r.formerClass(ofClaim), nil // the claim proves that there was one
 	case asked.Name != "":
-		if p, found := r.named(asked.Name, parameters); found {
+		if p, found := r.named(asked.Name); found {
 			return p, nil
 		}
 		return place{}, agentapi.Errorf(agentapi.Invalid, "parameter %q: there is no class %q", class.Name, asked.Name)
@@ -221,9 +224,9 @@ func (r *Registry) placeFor(asked class.Parameters, claim *Claim, parameters map
 }
 
 // named finds a class by its whole name: a key of a long name stands for that name only.
-func (r *Registry) named(name string, parameters map[string]string) (place, bool) {
+func (r *Registry) named(name string) (place, bool) {
 	if r.kube != nil {
-		if p, found := r.kube.named(name, parameters); found {
+		if p, found := r.kube.named(name); found {
 			return p, true
 		}
 	}

@@ -338,40 +338,52 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	})
 }
 
+// A class whose secret depends on the claim is refused in words, whether the request brings the token or not, and harms no other class. The
+// volumes that it has from before go on.
 func TestSecretsThatDependOnTheClaim(t *testing.T) {
-	agent := fakeagent.New(map[string]string{token: "one", "second-token": "two"})
-	url := agent.Start()
-	t.Cleanup(agent.Close)
-	fast := storageClass("fast", url, map[string]string{inSystem + "provisioner-secret-namespace": "${pvc.namespace}"})
-	k := startKube(t, agent, url, nil, fast, secret("team-a", "agent", token), secret("team-b", "agent", "second-token"),
-		claim("team-a", "data", "fast", nil), claim("team-b", "data", "fast", nil))
-	k.waitReady(t)
-	list := func() (ids []string) {
-		answer, err := k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
-		assert.NilError(t, err)
-		for _, entry := range answer.Entries {
-			ids = append(ids, entry.Volume.VolumeId)
-		}
-		return ids
+	for parameter, value := range map[string]string{
+		"provisioner-secret-name": "${pvc.name}", "provisioner-secret-namespace": "${pvc.namespace}", "controller-publish-secret-name": "${pv.name}",
+		"controller-expand-secret-name": "x-${pvc.annotations['team']}", "node-publish-secret-namespace": "${pvc.namespace}",
+	} {
+		t.Run(parameter, func(t *testing.T) {
+			agent, url := startAgent(t, nil)
+			fast, plain := storageClass("fast", url, map[string]string{inSystem + parameter: value}), storageClass("plain", url, nil)
+			volumeAt(t, url, token, "pvc-0")
+			k := startKube(t, agent, url, nil, fast, plain, secret("kube-system", "agent", token), claim("team-a", "data", "fast", nil), claim("team-a", "other", "plain", nil),
+				csiNode("worker-1", node1),
+				persistentVolume(&csi.Volume{VolumeId: "fast|pvc-0"}, "pv-0", "team-a", &corev1.SecretReference{Namespace: "kube-system", Name: "agent"}))
+			k.waitReady(t)
+			refused := func(err error) {
+				t.Helper()
+				failed(t, err, codes.FailedPrecondition, "storage class fast", inSystem+parameter, "must not depend on the claim", value)
+			}
+			for _, secrets := range []map[string]string{nil, {"agentToken": token}} {
+				r := createRequest("pvc-1", fromProvisioner(fast, "team-a", "data"))
+				r.Secrets = secrets
+				_, err := k.CreateVolume(t.Context(), r)
+				refused(err)
+			}
+			assert.Assert(t, agent.Volume(token, "pvc-1") == nil)
+			assert.Assert(t, cmp.Contains(k.log.String(), "must not depend on the claim"))
+			_, err := k.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"storageClassName": "fast"}})
+			refused(err)
+			_, err = k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+			refused(err)
+			_, err = k.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: "fast|snap"})
+			refused(err)
+
+			k.createFor(t, "pvc-2", plain, "team-a", "other")
+			_, err = k.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"storageClassName": "plain"}})
+			assert.NilError(t, err)
+			_, err = k.ControllerPublishVolume(t.Context(), publishRequest("fast|pvc-0", node1, oneNode))
+			assert.NilError(t, err)
+			_, err = k.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: "fast|pvc-0", NodeId: node1})
+			assert.NilError(t, err)
+			_, err = k.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|pvc-0"})
+			assert.NilError(t, err)
+			assert.Assert(t, agent.Volume(token, "pvc-0") == nil)
+		})
 	}
-	assert.Equal(t, len(list()), 0, "no claim, no tenant, no volumes")
-	for i, namespace := range []string{"team-a", "team-b"} {
-		volume := k.createFor(t, fmt.Sprint("pvc-", i), fast, namespace, "data")
-		_, err := k.client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(volume, fmt.Sprint("pv-", i), namespace, nil), metav1.CreateOptions{})
-		assert.NilError(t, err)
-	}
-	assert.Assert(t, agent.Volume(token, "pvc-0") != nil && agent.Volume("second-token", "pvc-1") != nil)
-	eventually(t, func() error {
-		if got := list(); len(got) != 2 {
-			return fmt.Errorf("%v", got)
-		}
-		return nil
-	})
-	_, err := k.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: "fast|snap"})
-	failed(t, err, codes.FailedPrecondition, "depends on the claim")
-	_, err = k.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|pvc-1"})
-	assert.NilError(t, err)
-	assert.Assert(t, agent.Volume("second-token", "pvc-1") == nil, "deleted as the right tenant")
 }
 
 func TestNodesAreThoseOfTheCluster(t *testing.T) {

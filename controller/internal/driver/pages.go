@@ -21,7 +21,7 @@ const (
 )
 
 // cursor is where a list goes on: at a tenant of an agent, and there behind what the agent's own cursor says. A class would not
-// do for the tenant, since one can lead to several: by secrets that depend on the claim, or when it is gone.
+// do for the tenant, since one that is gone can lead to several.
 type cursor struct {
 	Target string `json:"t"` // agents.Agent.Key
 	After  string `json:"a,omitempty"`

@@ -68,17 +68,18 @@ func inPages(t *testing.T, read func(token string) (ids []string, next string)) 
 	return nil
 }
 
-// twoTenants is a cluster with a class whose secret depends on the claim, and the volumes that it knows of each of two tenants.
+// twoTenants is a cluster whose class "fast" is gone, and the volumes that it knows of each of two tenants.
 func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kube, volumes []string) {
 	t.Helper()
 	objects := []runtime.Object{
-		storageClass("fast", url, map[string]string{inSystem + "provisioner-secret-namespace": "${pvc.namespace}"}),
 		secret("team-a", "agent", token), secret("team-b", "agent", "second-token"),
 	}
 	for i := range 6 {
 		team := []string{"a", "b"}[i/3]
 		volumes = append(volumes, fmt.Sprintf("fast|pvc-%s-%d", team, i))
-		objects = append(objects, persistentVolume(&csi.Volume{VolumeId: volumes[i]}, fmt.Sprint("pv-", i), "team-"+team, nil))
+		objects = append(objects, persistentVolume(
+			&csi.Volume{VolumeId: volumes[i], VolumeContext: map[string]string{"agentURL": url}}, fmt.Sprint("pv-", i), "team-"+team,
+			&corev1.SecretReference{Namespace: "team-" + team, Name: "agent"}))
 	}
 	k = startKubeWithin(t, harness.SilentAgentTimeout, agent, url, nil, objects...)
 	k.waitReady(t)
