@@ -141,11 +141,12 @@ func (p pendingChanges) fields() []string {
 	return out
 }
 
-// with notes a change, unless the same is noted already or it changes nothing: a caller may try
-// again and again.
+// with notes a change, unless the same is noted already or it changes nothing of the subvolume: a
+// caller may try again and again. A change of metadata alone is noted, so that a reload writes the
+// old metadata where neither the new one could be committed nor the old one written.
 func (p pendingChanges) with(c change) pendingChanges {
 	same := func(noted change) bool { return reflect.DeepEqual(noted, c) }
-	if reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same) {
+	if !c.To.isEmpty() && reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same) {
 		return p
 	}
 	return append(p, c)
