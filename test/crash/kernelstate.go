@@ -18,7 +18,7 @@ import (
 // onDisk makes sure that directories, files and subvolumes are those of the things that are there, and no others.
 func (v *verifier) onDisk(state map[Key]*Thing) {
 	volumes, snapshots := []string{"snapshots"}, []string{}
-	subvolumes := []string{}
+	subvolumes := []string{".agent/reserve"}
 	for k, t := range state {
 		below := []string{"data", "metadata.json"}
 		if k.IsSnapshot() {
@@ -32,7 +32,7 @@ func (v *verifier) onDisk(state map[Key]*Thing) {
 		subvolumes = append(subvolumes, rel+"/data")
 	}
 	v.entries(v.machine.lab.Pool, []string{".agent", tenant})
-	v.entries(filepath.Join(v.machine.lab.Pool, ".agent"), []string{"id", "key", "lock"})
+	v.entries(filepath.Join(v.machine.lab.Pool, ".agent"), []string{"id", "key", "lock", "reserve"})
 	v.entries(filepath.Join(v.machine.lab.Pool, tenant), volumes)
 	v.entries(filepath.Join(v.machine.lab.Pool, tenant, "snapshots"), snapshots)
 

@@ -141,7 +141,9 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 	t.Helper()
 	pool, exporter := testpool.New(t, tinyPool), newMemoryExporter()
-	ten := mustTenant(t, open(t, Config{BasePath: pool.Dir}, exporter))
+	base := filepath.Join(pool.Dir, "base")
+	assert.NilError(t, os.Mkdir(base, 0o755))
+	ten := mustTenant(t, open(t, Config{BasePath: base}, exporter))
 	ctx := t.Context()
 	space, err := ten.store.pool.fs.Space()
 	assert.NilError(t, err)
@@ -155,6 +157,8 @@ func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 		_, err = ten.Export(ctx, name, ExportSpec{Client: fullClient})
 		assert.NilError(t, err)
 	}
+	// As snapper makes them of the system's root. It must not keep what the agent gives up.
+	btrfsCommand(t, "subvolume", "snapshot", "-r", pool.Dir, filepath.Join(pool.Dir, "snapshot"))
 	return ten, exporter
 }
 

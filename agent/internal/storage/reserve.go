@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
 // On a full pool a pod that is to delete files must still start, and so its node must attach. Two
@@ -20,6 +21,7 @@ import (
 //     that take up metadata, and that nothing reads. Measured on pools of 300 MiB to 4 GiB, 2 MiB
 //     are enough for the reservation that btrfs makes for a new file, and 1 MiB are not.
 //
+// The reserve is a subvolume, because a snapshot of what holds the base path would keep its room.
 // Maintenance fills the reserve again, so far as there is room.
 const (
 	reserveDir   = "reserve"
@@ -44,8 +46,8 @@ func (s *Store) fillReserve() {
 }
 
 func (d *disk) fillReserve(own *os.File) error {
-	if err := unix.Mkdirat(int(own.Fd()), reserveDir, 0o700); err != nil && err != unix.EEXIST {
-		return &os.PathError{Op: "mkdir", Path: reserveDir, Err: err}
+	if err := btrfs.CreateSubvolume(own, reserveDir); err != nil && !isErrno(err, unix.EEXIST) {
+		return err
 	}
 	dir, err := beneath.OpenDir(own, reserveDir)
 	if err != nil {

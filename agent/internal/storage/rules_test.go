@@ -166,6 +166,9 @@ func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef
 			have[sub.Path] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
 		}
 	}
+	_, found := have[ownDir+"/"+reserveDir]
+	assert.Assert(t, found, "%v", have)
+	delete(have, ownDir+"/"+reserveDir)
 	assert.DeepEqual(t, have, want)
 }
 
