@@ -88,20 +88,10 @@ type scrubArgs struct {
 	_        [109]uint64
 }
 
-// balanceFilter is struct btrfs_balance_args.
-type balanceFilter struct {
-	_     uint64
-	Usage uint64
-	_     [6]uint64
-	Flags uint64
-	_     [8]uint64
-}
-
 type balanceArgs struct {
-	Flags uint64
+	_     uint64
 	State uint64
-	Data  balanceFilter
-	_     [2]balanceFilter // of metadata and system
+	_     [3][17]uint64 // filters of data, metadata and system
 	Stat  Balance
 	_     [72]uint64
 }

@@ -70,6 +70,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C for the agent is not for the process
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Start(); err != nil {
 		return "", "", c.failed(cmd, "", err)

@@ -79,16 +79,29 @@ func TestBalanceState(t *testing.T) {
 	assert.Assert(t, !running)
 }
 
-func sleep(args ...string) btrfs.Command {
+// A process is in a group of its own.
+func TestCommandHasAGroup(t *testing.T) {
+	command := shell("-c", "exit 0")
+	command.Started = func(pid int) error {
+		group, err := unix.Getpgid(pid)
+		assert.Check(t, err)
+		assert.Check(t, group == pid)
+		return nil
+	}
+	_, _, err := command.Run(t.Context())
+	assert.NilError(t, err)
+}
+
+func shell(args ...string) btrfs.Command {
 	return btrfs.Command{Path: "/bin/sh", Args: args, Stop: unix.SIGTERM, Started: func(int) error { return nil }}
 }
 
 // A failed run says what the program has said.
 func TestCommand(t *testing.T) {
-	out, said, err := sleep("-c", "echo out; echo $LC_ALL >&2").Run(t.Context())
+	out, said, err := shell("-c", "echo out; echo $LC_ALL >&2").Run(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, out+said, "out\nC\n")
-	_, _, err = sleep("-c", "echo why >&2; exit 7").Run(t.Context())
+	_, _, err = shell("-c", "echo why >&2; exit 7").Run(t.Context())
 	assert.Error(t, err, "/bin/sh -c echo why >&2; exit 7: exit status 7: why")
 	assert.Equal(t, btrfs.ExitCode(err), 7)
 	_, _, err = btrfs.Command{Path: "/nowhere/btrfs"}.Run(t.Context())
@@ -101,7 +114,7 @@ func TestCommand(t *testing.T) {
 // The first signal may come before the program listens to it.
 func TestCommandIsStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	command := sleep("-c", "n=0; trap 'n=$((n+1))' TERM; while [ $n -lt 3 ]; do sleep 0.01; done; echo $n")
+	command := shell("-c", "n=0; trap 'n=$((n+1))' TERM; while [ $n -lt 3 ]; do sleep 0.01; done; echo $n")
 	command.Started = func(int) error {
 		cancel()
 		return nil
@@ -113,7 +126,7 @@ func TestCommandIsStopped(t *testing.T) {
 	}
 
 	refused := errors.New("refused")
-	command = sleep("-c", "exec sleep 60")
+	command = shell("-c", "exec sleep 60")
 	command.Started = func(int) error { return refused }
 	_, _, err = command.Run(t.Context())
 	assert.ErrorIs(t, err, refused)
