@@ -176,19 +176,19 @@ func TestEnvironment(t *testing.T) {
 	objects := render(t, "default")
 	assert.DeepEqual(t, objects[controllerKey].containers()["controller"].environment(), map[string]string{
 		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9810",
-		"DRIVER_AGENT_TIMEOUT": "30s", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
+		"DRIVER_AGENT_TIMEOUT": "30s", "DRIVER_DRAIN_TIMEOUT": "40s", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
 	})
 	assert.DeepEqual(t, objects[nodeKey].containers()["node"].environment(), map[string]string{
 		"DRIVER_NAME": "btrfs-nfs-csi", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9820",
-		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_NODE_IP": "status.hostIP", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
+		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_NODE_IP": "status.hostIP", "DRIVER_DRAIN_TIMEOUT": "20s", "LOG_LEVEL": "info", "LOG_FORMAT": "logfmt",
 	})
 	objects = render(t, "everything")
 	node := objects["DaemonSet/storage/storage-driver-node"].containers()["node"].environment()
 	assert.DeepEqual(t, node, map[string]string{
-		"DRIVER_NAME": "nfs.btrfs.example.org", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": ":9820",
+		"DRIVER_NAME": "nfs.btrfs.example.org", "DRIVER_ENDPOINT": "unix:///csi/csi.sock", "DRIVER_METRICS_ADDR": "10.1.0.7:9820",
 		"DRIVER_NODE_ID": "spec.nodeName", "DRIVER_STORAGE_INTERFACE": "eth1", "DRIVER_STORAGE_CIDR": "10.1.0.0/16",
 		"DRIVER_AGENT_CA": "/etc/agent-ca/ca.crt", "DRIVER_AGENT_CERT": "/etc/agent-client/tls.crt", "DRIVER_AGENT_KEY": "/etc/agent-client/tls.key",
-		"DRIVER_MOUNT_TIMEOUT": "2m", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
+		"DRIVER_MOUNT_TIMEOUT": "2m", "DRIVER_DRAIN_TIMEOUT": "20s", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
 	})
 	controller := objects["Deployment/storage/storage-driver-controller"].containers()["controller"].environment()
 	for _, key := range []string{"DRIVER_AGENT_CA", "DRIVER_AGENT_CERT", "DRIVER_AGENT_KEY", "HTTPS_PROXY"} {
@@ -215,7 +215,9 @@ func TestHardening(t *testing.T) {
 			if o["kind"] == "Deployment" {
 				pod := object(o.get("spec", "template", "spec", "securityContext").(map[string]any))
 				assert.Check(t, is.Equal(pod["runAsNonRoot"], true))
-				assert.Check(t, is.Equal(pod.get("seccompProfile", "type"), "RuntimeDefault"))
+			}
+			if o["kind"] == "Deployment" || o["kind"] == "DaemonSet" {
+				assert.Check(t, is.Equal(o.get("spec", "template", "spec", "securityContext", "seccompProfile", "type"), "RuntimeDefault"))
 			}
 		}
 	}
@@ -234,7 +236,44 @@ func TestNodeMounts(t *testing.T) {
 	assert.Assert(t, is.Contains(node.containers()["node-driver-registrar"].strings("args"),
 		"--kubelet-registration-path=/var/lib/k0s/kubelet/plugins/nfs.btrfs.example.org/csi.sock"))
 	assert.Equal(t, node.get("spec", "template", "spec", "hostNetwork"), true)
-	assert.Equal(t, render(t, "small")[nodeKey].get("spec", "template", "spec", "hostNetwork"), nil)
+}
+
+// TestTheDrainEndsBeforeTheKubeletKills leaves time for what is cut off then: mount(8) and its children are killed and waited for.
+func TestTheDrainEndsBeforeTheKubeletKills(t *testing.T) {
+	for _, grace := range []int{3, 10, 30, 45, 600} {
+		values := map[string]any{"terminationGracePeriodSeconds": grace}
+		objects := renderValues(t, releaseNamespace, map[string]any{"node": values, "controller": values})
+		for workload, driver := range map[string]string{controllerKey: "controller", nodeKey: "node"} {
+			kill := objects[workload].get("spec", "template", "spec", "terminationGracePeriodSeconds").(float64)
+			assert.Equal(t, kill, float64(grace))
+			drain, err := time.ParseDuration(objects[workload].containers()[driver].environment()["DRIVER_DRAIN_TIMEOUT"])
+			assert.NilError(t, err)
+			assert.Check(t, drain > 0 && drain.Seconds() <= kill*2/3, "%s: %v of %v s", driver, drain, kill)
+		}
+	}
+}
+
+// TestNodePortsAreLocal: health checks on the node's network are for the kubelet, which asks the pod's address if not told another.
+func TestNodePortsAreLocal(t *testing.T) {
+	for set := range valueSets(t) {
+		for key, o := range render(t, set) {
+			if o["kind"] != "DaemonSet" {
+				continue
+			}
+			for name, container := range o.containers() {
+				for _, arg := range container.strings("args") {
+					if address, ok := strings.CutPrefix(arg, "--http-endpoint="); ok {
+						assert.Check(t, strings.HasPrefix(address, "127.0.0.1:"), "%s %s %s: %s", set, key, name, arg)
+					}
+				}
+				for _, probe := range []string{"startupProbe", "livenessProbe"} {
+					if container[probe] != nil {
+						assert.Check(t, is.Equal(container.get(probe, "httpGet", "host"), "127.0.0.1"), "%s %s %s", set, key, name)
+					}
+				}
+			}
+		}
+	}
 }
 
 // TestADriverIsNotKilledBeforeItIsReady: livenessprobe answers 500 for it, which must count for the patient startup probe only. It
@@ -268,9 +307,9 @@ func TestADriverIsNotKilledBeforeItIsReady(t *testing.T) {
 // TestRegistrarIsProbed by what it serves: its mode kubelet-registration-probe does nothing since node-driver-registrar 2.9.
 func TestRegistrarIsProbed(t *testing.T) {
 	registrar := render(t, "everything")["DaemonSet/storage/storage-driver-node"].containers()["node-driver-registrar"]
-	assert.Assert(t, is.Contains(registrar.strings("args"), "--http-endpoint=:9909"))
+	assert.Assert(t, is.Contains(registrar.strings("args"), "--http-endpoint=127.0.0.1:9909"))
 	assert.DeepEqual(t, registrar["ports"], []any{map[string]any{"name": "registrar", "containerPort": 9909.0}})
-	assert.DeepEqual(t, registrar.get("livenessProbe", "httpGet"), map[string]any{"path": "/healthz", "port": "registrar"})
+	assert.DeepEqual(t, registrar.get("livenessProbe", "httpGet"), map[string]any{"host": "127.0.0.1", "path": "/healthz", "port": "registrar"})
 }
 
 // TestSidecarArguments catches a flag that the sidecars' versions do not share.

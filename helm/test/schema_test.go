@@ -143,6 +143,8 @@ func TestWrongValuesAreRejected(t *testing.T) {
 		"driver name with slash":     {map[string]any{"driverName": "a/b"}, "driverName"},
 		"duration without unit":      {map[string]any{"sidecars": map[string]any{"attacher": map[string]any{"timeout": "60"}}}, "timeout"},
 		"no worker threads":          {map[string]any{"sidecars": map[string]any{"resizer": map[string]any{"workerThreads": 0}}}, "workerThreads"},
+		"the pod's network":          {map[string]any{"node": map[string]any{"hostNetwork": false}}, "node.hostNetwork: false is no longer possible"},
+		"metrics on a host name":     {map[string]any{"metrics": map[string]any{"nodeAddress": "worker"}}, "nodeAddress"},
 		"two authorities":            {map[string]any{"agentTLS": map[string]any{"ca": "x", "existingCAConfigMap": "y"}}, "exclude each other"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -134,7 +134,8 @@ image() {
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	container=$(images from --arch "$arch" scratch)
 	images copy -q "$container" "$root" / >/dev/null
-	images config --arch "$arch" --os linux --user "$user" --entrypoint "[\"/usr/local/bin/$binary\"]" \
+	images config --arch "$arch" --os linux --user "$user" \
+		--env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --entrypoint "[\"/usr/local/bin/$binary\"]" \
 		--label org.opencontainers.image.title="btrfs-nfs-csi $name" --label org.opencontainers.image.description="$title" \
 		--label org.opencontainers.image.version="$version" --label org.opencontainers.image.revision="$commit" \
 		--label org.opencontainers.image.source=https://github.com/btrfs-nfs-csi/btrfs-nfs-csi --label org.opencontainers.image.licenses=Apache-2.0 "$container"

@@ -22,6 +22,7 @@ type image struct {
 		Config       struct {
 			User       string
 			Entrypoint []string
+			Env        []string
 			Labels     map[string]string
 		}
 	}

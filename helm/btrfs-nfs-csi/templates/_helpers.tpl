@@ -65,19 +65,23 @@ capabilities: {drop: [ALL]}
 
 {{- /* livenessprobe answers 500 not only when a driver is silent but also when it says that it is not ready ("driver responded but
      is not ready", cmd/livenessprobe/main.go). What a driver misses before it is ready for the first time, a restart does not bring:
-     until then the startup probe is asked, which waits an hour. A driver that was ready once stays so (shared/csiserver/identity.go). */}}
+     until then the startup probe is asked, which waits an hour. A driver that was ready once stays so (shared/csiserver/identity.go).
+     Takes the address to ask, or nothing for the pod's. */}}
 {{- define "bnc.driverProbes" -}}
 startupProbe:
-  httpGet: {path: /healthz, port: health}
+  httpGet: { {{- with . }}host: {{ . }}, {{ end }}path: /healthz, port: health}
   periodSeconds: 5
   timeoutSeconds: 10
   failureThreshold: 720
 livenessProbe:
-  httpGet: {path: /healthz, port: health}
+  httpGet: { {{- with . }}host: {{ . }}, {{ end }}path: /healthz, port: health}
   periodSeconds: 20
   timeoutSeconds: 10
   failureThreshold: 5
 {{- end }}
+
+{{- /* How long a driver lets calls finish, of the seconds until the kubelet kills it: the rest is for what is cut off then. */}}
+{{- define "bnc.drain" -}}{{ max 1 (div (mul 2 .) 3) }}s{{- end }}
 
 {{- define "bnc.hasAgentCA" -}}
 {{- if or .Values.agentTLS.ca .Values.agentTLS.existingCAConfigMap }}true{{ end }}

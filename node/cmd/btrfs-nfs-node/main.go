@@ -68,7 +68,7 @@ func run(ctx context.Context) error {
 	identity := &csiserver.Identity{Name: c.DriverName, Ready: node.Ready, Logger: logger}
 	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date)
 	return csiserver.Serve(ctx, csiserver.Options{
-		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr,
+		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr, DrainTimeout: c.DrainTimeout,
 		Register: func(s *grpc.Server) {
 			csi.RegisterIdentityServer(s, identity)
 			csi.RegisterNodeServer(s, driver.OneAtATime(node))

@@ -34,6 +34,8 @@ type Config struct {
 	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one question to an NFS server or an agent may take."`
 	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that one call waits for a volume's group to be set, which goes on after that; the next call waits again. A kubelet waits 2 minutes."`
 
+	DrainTimeout time.Duration `envconfig:"DRIVER_DRAIN_TIMEOUT" default:"20s" desc:"How long calls under way may take to finish after SIGTERM. What starts the driver must not kill it for ten seconds more."`
+
 	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat string `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`
 }
@@ -87,6 +89,7 @@ func (c Config) checkTimeouts() error {
 		"DRIVER_UNMOUNT_TIMEOUT": c.UnmountTimeout,
 		"DRIVER_STAT_TIMEOUT":    c.StatTimeout,
 		"DRIVER_GROUP_TIMEOUT":   c.GroupTimeout,
+		"DRIVER_DRAIN_TIMEOUT":   c.DrainTimeout,
 	} {
 		if timeout < 100*time.Millisecond || timeout > time.Hour {
 			return fmt.Errorf("%s %v must be between 100ms and 1h", name, timeout)

@@ -15,7 +15,7 @@ func TestDefaults(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, c, config.Config{
 		DriverName: "btrfs-nfs-csi", Endpoint: "unix:///csi/csi.sock", NodeID: "worker-1", StateDir: "/csi/state",
-		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 100 * time.Second,
+		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 100 * time.Second, DrainTimeout: 20 * time.Second,
 		LogLevel: "info", LogFormat: "",
 	})
 }
@@ -36,6 +36,7 @@ func TestABadEnvironmentNamesItsVariable(t *testing.T) {
 		"negative timeout":   {map[string]string{"DRIVER_MOUNT_TIMEOUT": "-1s"}, "DRIVER_MOUNT_TIMEOUT -1s"},
 		"zero timeout":       {map[string]string{"DRIVER_STAT_TIMEOUT": "0s"}, "DRIVER_STAT_TIMEOUT 0s"},
 		"endless timeout":    {map[string]string{"DRIVER_UNMOUNT_TIMEOUT": "2h"}, "DRIVER_UNMOUNT_TIMEOUT 2h"},
+		"endless drain":      {map[string]string{"DRIVER_DRAIN_TIMEOUT": "0s"}, "DRIVER_DRAIN_TIMEOUT 0s"},
 		"not a timeout":      {map[string]string{"DRIVER_GROUP_TIMEOUT": "soon"}, "DRIVER_GROUP_TIMEOUT"},
 		"timeout sans units": {map[string]string{"DRIVER_GROUP_TIMEOUT": "30"}, "DRIVER_GROUP_TIMEOUT"},
 	} {
