@@ -14,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -157,13 +158,6 @@ func agentUnreachable(err error) *csi.VolumeHealth_VolumeHealthEntry {
 	return &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: ReasonAgentUnreachable, Message: err.Error()}
 }
 
-// healthTypes are the conditions that are more than DEGRADED. A quarantined volume is not among them: nodes that have it go on.
-var healthTypes = map[string]csi.VolumeHealthErrorType{
-	agentapi.ReasonPoolUnavailable:    csi.VolumeHealthErrorType_INACCESSIBLE,
-	agentapi.ReasonExportMissing:      csi.VolumeHealthErrorType_INACCESSIBLE,
-	agentapi.ReasonScrubUncorrectable: csi.VolumeHealthErrorType_DATA_LOSS,
-}
-
 // statuses has one entry a reason, as the spec wants it: two missing devices are one.
 func statuses(health *agentapi.VolumeHealth) []*csi.VolumeHealth_VolumeHealthEntry {
 	if health == nil {
@@ -176,11 +170,7 @@ func statuses(health *agentapi.VolumeHealth) []*csi.VolumeHealth_VolumeHealthEnt
 			entry.Message += "; " + condition.Message
 			continue
 		}
-		status, found := healthTypes[condition.Reason]
-		if !found {
-			status = csi.VolumeHealthErrorType_DEGRADED
-		}
-		entry := &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: condition.Reason, Message: condition.Message}
+		entry := &csi.VolumeHealth_VolumeHealthEntry{Status: csiserver.HealthType(condition.Reason), Reason: condition.Reason, Message: condition.Message}
 		byReason[condition.Reason] = entry
 		out = append(out, entry)
 	}

@@ -12,20 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // Reasons of health conditions, of volumes and of the node's storage. Those that an agent finds keep their own.
 const (
-	reasonMountMissing  = "MountMissing"        // it was mounted and is not any more
-	reasonMountStale    = "MountStale"          // mounted before the volume was attached again
-	reasonMountForeign  = "MountForeign"        // another volume is mounted in its place
-	reasonMountBroken   = "MountBroken"         // the mount fails in another way
-	reasonMountReadOnly = "MountReadOnly"       // it was mounted writable and is not any more
-	reasonMountFailed   = "MountFailed"         // it could not be mounted
-	reasonExportMissing = "ExportMissing"       // the server does not let this node in, or no more
-	reasonServerSilent  = "ServerNotResponding" // within the deadline
-	reasonVolumeFull    = "VolumeFull"          // its limit is reached
-	reasonAgentSilent   = "AgentUnreachable"    // so that neither usage nor the agent's own conditions are known
+	reasonMountMissing  = "MountMissing"               // it was mounted and is not any more
+	reasonMountStale    = "MountStale"                 // mounted before the volume was attached again
+	reasonMountForeign  = "MountForeign"               // another volume is mounted in its place
+	reasonMountBroken   = "MountBroken"                // the mount fails in another way
+	reasonMountReadOnly = "MountReadOnly"              // it was mounted writable and is not any more
+	reasonMountFailed   = "MountFailed"                // it could not be mounted
+	reasonExportMissing = agentapi.ReasonExportMissing // the server does not let this node in, or no more
+	reasonServerSilent  = "ServerNotResponding"        // within the deadline
+	reasonVolumeFull    = agentapi.ReasonVolumeFull    // its limit is reached
+	reasonAgentSilent   = "AgentUnreachable"           // so that neither usage nor the agent's own conditions are known
 
 	reasonNoHelper       = "MountHelperMissing"    // no mount.nfs(8)
 	reasonNoKernelNFS    = "KernelWithoutNFS"      // no NFSv4 client
@@ -33,25 +34,10 @@ const (
 	reasonAddressChanged = "StorageAddressChanged" // since the orchestrator was told
 )
 
-// agentVolumeNearlyFull goes without saying where the volume is full.
-const agentVolumeNearlyFull = "VolumeNearlyFull"
-
-// Reasons that an agent gives and that weigh more than the others, which leave volumes usable.
-const (
-	agentPoolUnavailable    = "PoolUnavailable"
-	agentScrubUncorrectable = "ScrubUncorrectable" // data of which there is no good copy
-)
-
 const (
 	degraded     = csi.VolumeHealthErrorType_DEGRADED
 	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
-	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
 )
-
-var agentStatus = map[string]csi.VolumeHealthErrorType{
-	agentPoolUnavailable:    inaccessible,
-	agentScrubUncorrectable: dataLoss,
-}
 
 // conditions are what is wrong with a volume.
 type conditions []*csi.VolumeHealth_VolumeHealthEntry

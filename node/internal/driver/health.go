@@ -11,6 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -200,14 +201,10 @@ func agentConditions(found *conditions, record staged.Record, answer agentAnswer
 		found.add(degraded, reasonVolumeFull, "%d of %d bytes are used: writing fails", usage.UsedBytes, usage.QuotaBytes)
 	}
 	for _, c := range usage.Health.Conditions {
-		if c.Reason == agentVolumeNearlyFull && found.has(reasonVolumeFull) {
-			continue
+		if c.Reason == agentapi.ReasonVolumeNearlyFull && found.has(reasonVolumeFull) {
+			continue // which says it
 		}
-		status, weighs := agentStatus[c.Reason]
-		if !weighs {
-			status = degraded
-		}
-		found.add(status, c.Reason, "%s", c.Message)
+		found.add(csiserver.HealthType(c.Reason), c.Reason, "%s", c.Message)
 	}
 }
 

@@ -249,6 +249,7 @@ func TestHealthTheAgentTells(t *testing.T) {
 			reasons{"DeviceErrors": degraded, "QuotaInconsistent": degraded}},
 		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("PoolUnavailable", "ScrubUncorrectable")}},
 			reasons{"PoolUnavailable": inaccessible, "ScrubUncorrectable": csi.VolumeHealthErrorType_DATA_LOSS}},
+		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("ExportMissing")}}, reasons{"ExportMissing": inaccessible}}, // as the controller says
 	} {
 		v.w.agent.usage(c.usage)
 		v.hasHealth(t, "pod", c.want)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
 const (
@@ -97,7 +98,7 @@ func (n *Node) agentConditions(ctx context.Context, found *storageConditions, ur
 	}
 	for _, c := range health.Conditions {
 		status := storageDegraded
-		if c.Reason == agentPoolUnavailable {
+		if csiserver.HealthType(c.Reason) == inaccessible {
 			status = storageUnreachable
 		}
 		found.add(status, c.Reason, "agent %s: %s", url, c.Message)
