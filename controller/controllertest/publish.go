@@ -14,6 +14,7 @@ import (
 )
 
 var publishTests = []behaviour{
+	{"a reference that nobody takes back is taken back at the agent", publishAfterExportRemove},
 	{"the context tells the node what to mount", publishContext},
 	{"publish and unpublish are idempotent", publishAgain},
 	{"a single-node volume goes to one node at a time", publishSingleNode},
@@ -327,4 +328,18 @@ func publishMissing(t *testing.T, b Backend) {
 		e.unpublish(volume.VolumeId, node)
 	}
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
+}
+
+// publishAfterExportRemove is the way out of docs/troubleshooting.md: btrfs-nfs-agent export remove VOLUME ADDRESS.
+func publishAfterExportRemove(t *testing.T, b Backend) {
+	e := start(t, b)
+	volume := e.volume("pvc-1").VolumeId
+	e.publish(volume, node1, oneNode)
+	_, err := e.publishAs(volume, node2, oneNode, false)
+	failed(t, err, codes.FailedPrecondition, "is published at node worker-1, and access mode", "allows one node only")
+	assert.NilError(t, e.agent.Unexport(e.ctx, "pvc-1", agentapi.UnexportRequest{Client: e.clients(volume)[0]}))
+	e.publish(volume, node2, oneNode)
+	assert.DeepEqual(t, e.clients(volume), []string{"192.0.2.2"})
+	e.unpublish(volume, node1) // late
+	assert.DeepEqual(t, e.clients(volume), []string{"192.0.2.2"})
 }

@@ -15,7 +15,7 @@ import (
 var (
 	// ErrUnknownClass means that nothing tells where the class's agent is: neither a StorageClass, nor a
 	// PersistentVolume, nor the static classes file.
-	ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class tells where its agent is")
+	ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class tells where its agent is: make a class of that name again")
 	// ErrMisconfigured means that an administrator has to change a class or a secret.
 	ErrMisconfigured = errors.New("wrong configuration")
 )

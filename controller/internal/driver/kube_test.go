@@ -260,6 +260,33 @@ func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 	failed(t, err, codes.FailedPrecondition, "other")
 }
 
+// A snapshot outlives its class and the volumes of the class. docs/troubleshooting.md has the way out: a class of the same name.
+func TestSnapshotOfADeletedClass(t *testing.T) {
+	agent, url := startAgent(t, nil)
+	fast := storageClass("fast", url, nil)
+	k := startKube(t, agent, url, nil, fast, secret("kube-system", "agent", token), claim("team", "data", "fast", nil))
+	k.waitReady(t)
+	volume := k.createFor(t, "pvc-1", fast, "team", "data")
+	snapshot, err := k.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: volume.VolumeId, Name: "snap-1"})
+	assert.NilError(t, err)
+	_, err = k.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: volume.VolumeId})
+	assert.NilError(t, err)
+	k.deleteClass(t, "fast")
+	r := &csi.DeleteSnapshotRequest{SnapshotId: snapshot.Snapshot.SnapshotId, Secrets: map[string]string{"agentToken": token}}
+	_, err = k.DeleteSnapshot(t.Context(), r)
+	failed(t, err, codes.FailedPrecondition, `storage class "fast"`, "tells where its agent is")
+
+	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), storageClass("fast", url, nil), metav1.CreateOptions{})
+	assert.NilError(t, err)
+	r.Secrets = nil
+	eventually(t, func() error { // until the informer has heard
+		_, err := k.DeleteSnapshot(t.Context(), r)
+		return err
+	})
+	_, snapshots := agent.Count(token)
+	assert.Equal(t, snapshots, 0)
+}
+
 // A class cannot be renamed: it is deleted and made under another name. Its volumes keep their IDs and go on, new ones have the new
 // class's, and neither is listed twice.
 func TestARenamedClassKeepsItsVolumes(t *testing.T) {
