@@ -24,6 +24,7 @@ const former = "57e475dfd1ea88cbad4ab563509ef37893a17900"
 
 // formerPool is a pool on which an agent of the former commit was killed.
 type formerPool struct {
+	dir             string
 	Operation, Step string
 	Acknowledged    bool
 	Before, After   view
@@ -41,28 +42,43 @@ func TestUpgradeOfInterruptedPools(t *testing.T) {
 	out, err := run.CombinedOutput()
 	assert.NilError(t, err, "%s", out)
 
-	for i, op := range operations() {
+	pools := formerPools(t, pool.Dir)
+	for _, op := range operations() {
+		interrupted, known := pools[op.name]
+		if !known { // to the former agent
+			continue
+		}
+		delete(pools, op.name)
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			for k := 1; ; k++ {
-				dir := filepath.Join(pool.Dir, fmt.Sprintf("%02d-%d", i, k))
-				content, err := os.ReadFile(dir + ".json")
-				if os.IsNotExist(err) {
-					assert.Assert(t, k > 1)
-					return
-				}
-				assert.NilError(t, err)
-				var left formerPool
-				assert.NilError(t, json.Unmarshal(content, &left))
-				assert.Equal(t, left.Operation, op.name)
-				upgradeInterrupted(t, dir, op, left)
+			for _, left := range interrupted {
+				upgradeInterrupted(t, op, left)
 			}
 		})
 	}
+	assert.Equal(t, len(pools), 0, "no operation of that name: %v", pools)
 }
 
-func upgradeInterrupted(t *testing.T, dir string, op operation, left formerPool) {
+// formerPools are the pools below dir, by the operation in which the agent was killed.
+func formerPools(t *testing.T, dir string) map[string][]formerPool {
 	t.Helper()
+	pools := map[string][]formerPool{}
+	notes, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	assert.NilError(t, err)
+	assert.Assert(t, len(notes) > 0)
+	for _, note := range notes {
+		content, err := os.ReadFile(note)
+		assert.NilError(t, err)
+		left := formerPool{dir: strings.TrimSuffix(note, ".json")}
+		assert.NilError(t, json.Unmarshal(content, &left))
+		pools[left.Operation] = append(pools[left.Operation], left)
+	}
+	return pools
+}
+
+func upgradeInterrupted(t *testing.T, op operation, left formerPool) {
+	t.Helper()
+	dir := left.dir
 	what := "killed before " + left.Step
 	written := writeDuring(t, filepath.Join(dir, tenant, "bystander", dataDir, "log"))
 	exporter := newMemoryExporter()
