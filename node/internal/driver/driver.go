@@ -56,10 +56,10 @@ type Node struct {
 	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
 	// SourceTo is the address from which this node reaches a server, nil where that cannot be told.
 	SourceTo func(server string) (netip.Addr, error)
-	Mounts    Mounts
-	Agents    Agents
-	Store     Store
-	Logger    *slog.Logger
+	Mounts   Mounts
+	Agents   Agents
+	Store    Store
+	Logger   *slog.Logger
 
 	announced atomic.Pointer[netip.Addr] // in the last node ID that was given out
 	failures  failures
