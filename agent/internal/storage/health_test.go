@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
+	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
@@ -277,6 +278,12 @@ func TestScrubFindingStays(t *testing.T) {
 	speed := filepath.Join("/sys/fs/btrfs", fsid(t, s), "devinfo/1/scrub_speed_max")
 	assert.NilError(t, os.WriteFile(speed, []byte("1M"), 0))
 	assert.NilError(t, exec.Command("btrfs", "scrub", "start", pool.Dir).Run()) // in the background
+	poll.WaitOn(t, func(poll.LogT) poll.Result {
+		if _, running, err := s.pool.fs.ScrubState(1); err != nil || !running {
+			return poll.Continue("no scrub: %v", err)
+		}
+		return poll.Success()
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(10*time.Millisecond))
 	assert.Assert(t, found(), "while a scrub runs")
 	btrfsCommand(t, "scrub", "cancel", pool.Dir)
 	assert.Assert(t, found(), "after a cancelled scrub")
