@@ -141,12 +141,13 @@ func (p pendingChanges) fields() []string {
 	return out
 }
 
-// with notes a change, unless the same is noted already or it changes nothing of the subvolume: a
-// caller may try again and again. A change of metadata alone is noted, so that a reload writes the
-// old metadata where neither the new one could be committed nor the old one written.
+// with notes a change. Where others are noted already, it leaves out one that is among them or sets
+// nothing: a caller may try again and again. With no other, also a change that sets nothing is
+// noted, so that a reload writes the old metadata where neither the new one could be committed nor
+// the old one written back.
 func (p pendingChanges) with(c change) pendingChanges {
 	same := func(noted change) bool { return reflect.DeepEqual(noted, c) }
-	if !c.To.isEmpty() && reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same) {
+	if len(p) > 0 && (reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same)) {
 		return p
 	}
 	return append(p, c)

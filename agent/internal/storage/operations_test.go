@@ -49,6 +49,7 @@ func operations() []operation {
 		updating("patch owner", VolumeUpdate{UID: ptr(int64(7)), GID: ptr(int64(8))}),
 		updating("patch mode", VolumeUpdate{Mode: ptr(uint32(0o1711))}),
 		updating("patch labels", VolumeUpdate{Labels: map[string]string{"new": "label"}}),
+		updating("patch labels, and the mode that is set", VolumeUpdate{Labels: map[string]string{"new": "label"}, Mode: ptr(uint32(0o2770))}),
 		updating("patch labels to more than a page", VolumeUpdate{Labels: manyLabels()}),
 		updating("patch size limit", VolumeUpdate{SizeLimit: ptr(false)}),
 		updating("patch mount options", VolumeUpdate{MountOptions: []string{"nconnect=4", "hard"}}),
