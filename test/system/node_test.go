@@ -311,3 +311,41 @@ func TestTheServerIsAwayDuringIO(t *testing.T) {
 	awaitProgress(t, a)
 	stopWriting()
 }
+
+// A load balancer puts its addresses on the nodes, where servers never see them.
+func TestVirtualAddressesOfANode(t *testing.T) {
+	s := newSystem(t, 1)
+	n := s.Nodes[0]
+	v := system.Create(t, s, "v")
+	own := n.IP.String()
+	for i, c := range []struct{ prepare, env string }{
+		{`ip address add 10.77.0.200/32 dev lo`, "DRIVER_STORAGE_CIDR=10.77.0.0/24"},
+		{`ip address del 10.77.0.200/32 dev lo; ip address flush dev eth0 scope global; ip address add 10.77.0.200/32 dev eth0; ip address add ` + own + `/24 dev eth0`, "DRIVER_STORAGE_CIDR=10.77.0.0/24"},
+		{`true`, "DRIVER_STORAGE_INTERFACE=eth0"},
+	} {
+		out, err := n.Run("sh", "-ec", c.prepare)
+		assert.NilError(t, err, out)
+		assert.NilError(t, n.Driver.Stop())
+		n.Driver.SetEnv("DRIVER_NODE_IP=", "DRIVER_STORAGE_INTERFACE=", "DRIVER_STORAGE_CIDR=", c.env)
+		assert.NilError(t, n.Driver.Start())
+		info, err := n.CSI.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+		assert.NilError(t, err)
+		assert.Assert(t, strings.HasSuffix(info.NodeId, "|"+own), info.NodeId)
+		a, err := s.Attach(t.Context(), n, v, system.AttachOptions{Pod: fmt.Sprintf("pod%d", i)})
+		assert.NilError(t, err)
+		assert.NilError(t, a.Detach(t.Context()))
+	}
+
+	// What is said when the wrong one is taken.
+	assert.NilError(t, n.Driver.Stop())
+	n.Driver.SetEnv("DRIVER_STORAGE_INTERFACE=", "DRIVER_NODE_IP=10.77.0.200")
+	assert.NilError(t, n.Driver.Start())
+	info, err := n.CSI.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	assert.NilError(t, err)
+	right := n.ID
+	n.ID = info.NodeId
+	a, err := s.Attach(t.Context(), n, v, system.AttachOptions{Pod: "wrong"})
+	assert.ErrorContains(t, err, "registered as 10.77.0.200 and reaches the server from "+own+": set storageCIDR")
+	assert.NilError(t, a.Detach(t.Context()))
+	n.ID = right
+}
