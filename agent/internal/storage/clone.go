@@ -25,13 +25,13 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 	if err != nil {
 		return Volume{}, false, err
 	}
-	err = t.store.change(ctx, func(ctx context.Context) error {
+	err = t.store.change(ctx, func(context.Context) error {
 		if have, found := t.volumes.get(spec.Name); found {
 			v = have
 			return cmp.Or(sameClone(have, spec), t.sameSource(have, spec))
 		}
 		created = true
-		v, err = t.clone(ctx, spec)
+		v, err = t.clone(spec)
 		return err
 	}, t.volumeClaim(spec.Name), source.as(copying))
 	return v, created, err
@@ -139,7 +139,7 @@ func quarantined(reason, path string) error {
 // properties, and with full quotas its source's limit. What else was asked for is in the next
 // commit. Until then it is in the metadata, with a note of the change, from which the next start
 // would set it.
-func (t *Tenant) clone(ctx context.Context, spec CloneSpec) (Volume, error) {
+func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
 		return Volume{}, err
