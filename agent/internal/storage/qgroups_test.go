@@ -32,7 +32,7 @@ func TestReapingKeepsQuotasConsistent(t *testing.T) {
 			assert.Assert(t, !status.Inconsistent, "round %d", round)
 			groups, err := ten.store.pool.fs.Qgroups()
 			assert.NilError(t, err)
-			return when(len(groups) == 1, "%d qgroups are left", len(groups))
+			return when(len(groups) == 2, "%d qgroups are left", len(groups)) // of the pool and of the reserve
 		})
 	}
 	assertRules(t, ten.store)
