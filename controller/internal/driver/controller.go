@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -59,13 +59,14 @@ func withCode(err error) error {
 	return err
 }
 
-// notFinal makes an InternalError Unavailable in calls that make or change something: with such an
-// answer, the agent or a server before it may have done it. Sidecars forget what they have asked for
-// after each code but Canceled, DeadlineExceeded, Unavailable and Aborted, which are those that do not
-// mean "nothing was made".
+// notFinal makes Internal Unavailable in calls that make or change something: with such an answer,
+// the agent or a server before it may have done it. Sidecars forget what they have asked for after
+// each code but Canceled, DeadlineExceeded, Unavailable and Aborted, which are those that do not mean
+// "nothing was made".
 func notFinal(err *error) {
-	if agentapi.IsCode(*err, agentapi.InternalError) {
-		*err = agentapi.Errorf(agentapi.Unavailable, "%w", *err)
+	s := status.Convert(csiserver.StatusError(*err))
+	if s.Code() == codes.Internal {
+		*err = status.Error(codes.Unavailable, s.Message())
 	}
 }
 

@@ -72,7 +72,7 @@ func TestAgentErrorsHaveTheirCodesAndNameTheAgent(t *testing.T) {
 	for code, want := range map[agentapi.Code]codes.Code{
 		agentapi.Invalid: codes.InvalidArgument, agentapi.Unauthorized: codes.Unauthenticated, agentapi.Forbidden: codes.PermissionDenied,
 		agentapi.NoSpace: codes.ResourceExhausted, agentapi.InternalError: codes.Unavailable, agentapi.Unavailable: codes.Unavailable,
-		agentapi.RateLimited: codes.Unavailable,
+		agentapi.RateLimited: codes.Unavailable, agentapi.MetadataError: codes.Unavailable,
 	} {
 		t.Run(string(code), func(t *testing.T) {
 			e := start(t, on("POST", "/v1/volumes", failWith(code)))
