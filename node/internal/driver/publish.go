@@ -62,8 +62,8 @@ func (n *Node) setGroup(ctx context.Context, p publication) error {
 	}
 	if !p.access.readOnly && !mounted.ReadOnly {
 		err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group)
-		n.groups.note(p, err)
 		if !errors.Is(err, unix.EROFS) { // the export, or the volume on the storage host, is read-only
+			n.groups.note(p, err)
 			return err
 		}
 	}

@@ -50,9 +50,9 @@ func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
 	if !errors.Is(err, nfsmount.ErrDenied) || n.SourceTo == nil {
 		return err
 	}
-	registered, unknown := n.registered()
-	source, unreachable := n.SourceTo(a.source.Server)
-	if unknown != nil || unreachable != nil || source == registered {
+	registered, errRegistered := n.registered()
+	source, errSource := n.SourceTo(a.source.Server)
+	if errRegistered != nil || errSource != nil || source == registered {
 		return err
 	}
 	return fmt.Errorf("%w: this node is registered as %s and reaches the server from %s: set storageCIDR "+

@@ -30,7 +30,7 @@ const (
 // SetGroup makes the volume that is mounted at dir and all in it belong to the group and writable for it, in this order:
 //
 //  1. Where the root is so already, that is all. This takes no permission on the server.
-//  2. A walk of its own goroutine changes the content, depth first. Only what is wrong is changed. Symbolic links are changed,
+//  2. A walk in the background changes the content, depth first. Only what is wrong is changed. Symbolic links are changed,
 //     never followed. What is mounted below and subvolumes within the volume are left alone.
 //  3. The walk changes the root, so that a walk that was cut off begins again.
 //
@@ -174,7 +174,8 @@ type regroup struct {
 	skippedTotal int
 }
 
-// volume opens the root for reading only where something is to be changed: a root that is nobody to the server may not.
+// volume opens the root for reading only where something has to be changed. With root_squash, the server may not let root of
+// this node read it.
 func (r *regroup) volume(ctx context.Context, dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -30,9 +30,9 @@ type Filesystem struct {
 	Mount func(ctx context.Context, source Source, dir string, options []string) error
 }
 
-// Mounter mounts volumes and bind mounts. It keeps no state but the walks of SetGroup: what is mounted where is read from
-// mountinfo each time. It is
-// safe for concurrent use on different directories; callers serialise calls on the same one.
+// Mounter mounts volumes and bind mounts. It keeps no state but the walks of SetGroup: what is mounted
+// where is read from mountinfo each time. It is safe for concurrent use on different directories;
+// callers serialise calls on the same one.
 type Mounter struct {
 	limits     Limits
 	filesystem Filesystem

@@ -9,9 +9,10 @@ import (
 	"slices"
 )
 
-// Choice says which address to take. The first that is set counts: IP; Interface (with CIDR: an address of it inside
-// of that); CIDR. Of several, the one counts from which the node reaches the network. With none, the address of the default route counts, and where there is no route, the one that the
-// host name stands for.
+// Choice says which address to take. The first that is set counts: IP; Interface (with CIDR: an
+// address of it inside of that); CIDR. Of several addresses, the one counts from which the node
+// reaches the network. Where none is set, the address of the default route counts, and where there is
+// no route, the one that the host name stands for.
 type Choice struct {
 	IP        string
 	Interface string
@@ -112,17 +113,14 @@ type candidate struct {
 
 // compare puts IPv4 before IPv6, then virtual addresses last, and keeps the kernel's order otherwise.
 func (c candidate) compare(other candidate) int {
-	return cmp.Or(cmp.Compare(c.ip.BitLen(), other.ip.BitLen()), compareBool(c.virtual, other.virtual))
+	return cmp.Compare(c.rank(), other.rank())
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
+func (c candidate) rank() int {
+	if c.virtual {
+		return c.ip.BitLen() + 1
 	}
-	return 1
+	return c.ip.BitLen()
 }
 
 // choose takes the candidate from which a packet to the storage network would leave, as the servers see that one. The storage
