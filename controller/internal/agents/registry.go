@@ -110,13 +110,29 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	if err != nil {
 		return nil, err
 	}
-	p := places[0]
+	target, err := r.newTarget(ctx, places[0], parameters, secrets)
+	if err != nil {
+		return nil, err
+	}
+	out := &Provision{Target: target, Properties: target.Parameters.Properties, Claim: claim, ClaimGone: gone}
+	for _, p := range places {
+		out.Classes = append(out.Classes, p.key)
+	}
+	if claim != nil {
+		if out.Properties, err = target.Parameters.Override(claim.Annotations); err != nil {
+			return nil, agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
+		}
+	}
+	return out, nil
+}
+
+// newTarget is where a new volume is made: in a class, whose parameters those of the request override.
+func (r *Registry) newTarget(ctx context.Context, p place, parameters, secrets map[string]string) (*Target, error) {
 	if p.tokensErr != nil { // also where the request brings a token
 		return nil, p.misconfigured(p.tokensErr)
 	}
 	merged := maps.Clone(p.parameters)
 	maps.Copy(merged, parameters)
-	p.parameters = merged
 	parsed, err := class.Parse(merged)
 	if err == nil {
 		err = parsed.CheckMountOptions()
@@ -131,16 +147,7 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	if err != nil {
 		return nil, err
 	}
-	out := &Provision{Target: &Target{Agent: agent, Class: p.key, Parameters: parsed}, Properties: parsed.Properties, Claim: claim, ClaimGone: gone}
-	for _, p := range places {
-		out.Classes = append(out.Classes, p.key)
-	}
-	if claim != nil {
-		if out.Properties, err = parsed.Override(claim.Annotations); err != nil {
-			return nil, agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
-		}
-	}
-	return out, nil
+	return &Target{Agent: agent, Class: p.key, Parameters: parsed}, nil
 }
 
 // claim reads the claim that the provisioner names in the parameters, nil where it names none. gone
