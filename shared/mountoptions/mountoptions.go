@@ -175,7 +175,11 @@ func checkValue(name, value string) error {
 	return nil
 }
 
+// hold takes the kernel's notations (lib/kstrtox.c), which are decimal, 0x and 0 before octal digits. Go knows more.
 func (i interval) hold(value string) bool {
+	if strings.ContainsAny(value, "_oO") || strings.HasPrefix(strings.ToLower(value), "0b") {
+		return false
+	}
 	number, err := strconv.ParseUint(value, 0, 32)
 	return err == nil && i.least <= number && number <= i.most
 }

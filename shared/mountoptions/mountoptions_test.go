@@ -55,7 +55,7 @@ func TestHostileOptions(t *testing.T) {
 		"-o", "-t", "--bind", "hard,bind", "a b", "a\nb", "a\x00b", "=", "=x", "timeo=", "timeo=1,addr=10.0.0.9", "Hard", "größe", "timeo='1'", `context="a,b"`, "a;b", "$(x)", "timeo=`x`",
 		"addr=10.0.0.9", "mountaddr=10.0.0.9", "mounthost=x", "bg", "bind", "rbind", "move", "remount", "loop", "loop=/dev/loop0", "offset=1", "sizelimit=1", "helper=x", "user", "users", "user=x", "nofail",
 		"x-systemd.automount", "x-mount.mkdir", "X-mount.subdir=a", "make-shared", "shared", "vers=3", "nfsvers=3", "vers=2", "vers=", "vers=4.2.1", "v3", "udp", "proto=udp", "proto=udp6",
-		"timeo", "timeo=0", "timeo=-1", "timeo=x", "timeo=1s", "nconnect=0", "nconnect=17", "port=65536", "rsize=1M", "minorversion=3", "hard, bg", strings.Repeat("a", 129),
+		"timeo", "timeo=0", "timeo=-1", "timeo=x", "timeo=1s", "nconnect=0", "nconnect=17", "port=65536", "rsize=1M", "rsize=1_048_576", "timeo=0o600", "retrans=0b11", "minorversion=3", "hard, bg", strings.Repeat("a", 129),
 	} {
 		for what, check := range map[string]func() error{
 			"kept":    func() error { return Check([]string{option}) },
