@@ -14,7 +14,7 @@ import (
 )
 
 var publishTests = []behaviour{
-	{"a reference that nobody takes back is taken back at the agent", publishAfterExportRemove},
+	{"an export that is removed at the agent frees a single-node volume", publishAfterExportRemove},
 	{"the context tells the node what to mount", publishContext},
 	{"publish and unpublish are idempotent", publishAgain},
 	{"a single-node volume goes to one node at a time", publishSingleNode},

@@ -61,22 +61,22 @@ func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID str
 func (c *controller) makeCopy(ctx context.Context, w *wanted, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
 	proved, err := c.sameTenant(ctx, w, v)
 	if err != nil {
-		return w.madeBefore(ctx, from, err)
+		return w.existingOr(ctx, from, err)
 	}
 	s, err := read()
 	if err != nil {
-		return w.madeBefore(ctx, from, err)
+		return w.existingOr(ctx, from, err)
 	}
 	s.origin, s.id, s.class = from, v.String(), v.Class
 	size, err := w.checkSource(s, proved)
 	if err != nil {
-		return w.madeBefore(ctx, from, err)
+		return w.existingOr(ctx, from, err)
 	}
 	volume, err := w.clone(ctx, from, size, w.Properties)
 	if agentapi.IsCode(err, agentapi.Unsupported) {
 		volume, err = w.clone(ctx, from, size, s.lacks(w.Properties)) // an older agent
 	}
-	return w.made(ctx, from, volume, err)
+	return w.answer(ctx, from, volume, err)
 }
 
 // clone asks the agent for a copy with these properties.
@@ -84,19 +84,19 @@ func (w *wanted) clone(ctx context.Context, from origin, size int64, p class.Pro
 	if from.snapshot != "" {
 		return w.CloneSnapshot(ctx, agentapi.SnapshotClone{
 			Snapshot: from.snapshot, Name: w.name, SizeBytes: size, Labels: w.labels,
-			Nocow: p.NoCOW, Compression: given(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: given(p.Mode),
+			Nocow: p.NoCOW, Compression: optional(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: optional(p.Mode),
 			SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
 		})
 	}
 	return w.CloneVolume(ctx, agentapi.VolumeClone{
 		Source: from.volume, Name: w.name, SizeBytes: size, Labels: w.labels,
-		Nocow: p.NoCOW, Compression: given(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: given(p.Mode),
+		Nocow: p.NoCOW, Compression: optional(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: optional(p.Mode),
 		SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
 	})
 }
 
-// given is nil for what was not asked for.
-func given(property string) *string {
+// optional is nil for what was not asked for.
+func optional(property string) *string {
 	if property == "" {
 		return nil
 	}
@@ -127,8 +127,8 @@ func (s source) lacks(p class.Properties) class.Properties {
 	return p
 }
 
-// madeBefore answers where the source cannot be copied, for the reason that err gives.
-func (w *wanted) madeBefore(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
+// existingOr answers with the copy that an earlier call made, and with err where there is none.
+func (w *wanted) existingOr(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
 	volume, errVolume := w.GetVolume(ctx, w.name)
 	switch {
 	case agentapi.IsCode(errVolume, agentapi.NotFound):
@@ -139,8 +139,8 @@ func (w *wanted) madeBefore(ctx context.Context, from origin, err error) (*agent
 	return volume, w.checkExisting(volume, from)
 }
 
-// made is the answer of a request that makes a volume, checked.
-func (w *wanted) made(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
+// answer checks what a request that makes a volume came to.
+func (w *wanted) answer(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
 	if agentapi.IsCode(err, agentapi.AlreadyExists) {
 		volume, err = w.existing(ctx, err)
 	}

@@ -109,7 +109,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.Volume
 		request.RootSquash = *w.Properties.RootSquash
 	}
 	volume, err := w.CreateVolume(ctx, request)
-	return w.made(ctx, origin{}, volume, err)
+	return w.answer(ctx, origin{}, volume, err)
 }
 
 // existing reads the volume that is in the way. One that has gone in the meantime is for the caller to try again: to

@@ -365,8 +365,8 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	})
 }
 
-// A class whose secret depends on the claim is refused in words, whether the request brings the token or not, and harms no other class. The
-// volumes that it has from before go on.
+// A class whose secret depends on the claim is refused in words, whether the request brings the token or not. Lists fail while there is
+// one. Other classes, and the volumes that it has from before, go on.
 func TestSecretsThatDependOnTheClaim(t *testing.T) {
 	for parameter, value := range map[string]string{
 		"provisioner-secret-name": "${pvc.name}", "provisioner-secret-namespace": "${pvc.namespace}", "controller-publish-secret-name": "${pv.name}",
