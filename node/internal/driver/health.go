@@ -118,7 +118,7 @@ func staleCondition(found *conditions, stale []string, answer agentAnswer) {
 		return
 	}
 	places := strings.Join(stale, ", ")
-	if answer.err != nil {
+	if answer.usage == nil { // it does not answer, or there is none
 		found.add(inaccessible, reasonMountStale, "stale mount at %s: the NFS server no longer knows the mounted directory; restart the pod to mount the volume again", places)
 		return
 	}

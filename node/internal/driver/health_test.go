@@ -186,6 +186,20 @@ func TestHealthOfAMountThatFails(t *testing.T) {
 	}
 }
 
+// Without an agent, nothing tells that the node is let in.
+func TestStaleMountOfAVolumeWithoutAgent(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	v.more = map[string]string{"agentURL": "", "usageToken": ""}
+	assert.NilError(t, v.stage(t))
+	assert.NilError(t, v.publish(t, "pod", false))
+	w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), check: func(context.Context) error {
+		return fmt.Errorf("%w: %w", nfsmount.ErrStale, unix.ESTALE)
+	}})
+	message := v.isStale(t, "pod", "restart the pod", v.target("pod"))
+	assert.Assert(t, !strings.Contains(message, "lets this node in"), message)
+}
+
 func TestHealthWithADeadServer(t *testing.T) {
 	w := newWorld(t)
 	f := w.backend.NewFragile(t)
