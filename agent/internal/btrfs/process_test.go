@@ -1,0 +1,22 @@
+package btrfs
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+)
+
+// A task can have timed out while no agent ran. Its process is ended all the same.
+func TestEndWhenTheTimeIsOver(t *testing.T) {
+	sleep := exec.Command("sleep", "60")
+	assert.NilError(t, sleep.Start())
+	process, err := ProcessOf(sleep.Process.Pid)
+	assert.NilError(t, err)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = process.End(over, unix.SIGTERM) // which may be over before the process is
+	assert.Error(t, sleep.Wait(), "signal: terminated")
+}
