@@ -117,7 +117,7 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	m.tasks = append(m.tasks, e)
 	if err := m.save(); err != nil {
 		m.tasks = m.tasks[:len(m.tasks)-1]
-		return Task{}, fmt.Errorf("note the task: %w", err)
+		return Task{}, agentapi.Errorf(agentapi.Unavailable, "the task cannot be noted, so the next agent would not know of it: %w", err)
 	}
 	m.forgetOldest(tenant)
 	m.launch(e)

@@ -65,9 +65,6 @@ func (j job) wait(ctx context.Context, running func() (bool, error)) error {
 // "readonly" is "true". btrfs-scrub(8) notes the result in its status file, where health and "btrfs
 // scrub status" find it. A resumed task goes on where the last part of it ended.
 func scrub(ctx context.Context, j job) (Result, error) {
-	if err := canNote(j.statusDir); err != nil {
-		return nil, err
-	}
 	if err := j.wait(ctx, j.isScrubbing); err != nil {
 		return nil, err
 	}
@@ -88,18 +85,6 @@ func scrub(ctx context.Context, j job) (Result, error) {
 	_, err = j.run(ctx, stopScrub, append(args, j.dir)...)
 	runs, readErr := j.ownRuns()
 	return sum(runs), errors.Join(scrubError(err, runs), readErr)
-}
-
-// canNote checks that a scrub can note its result before it reads for hours.
-func canNote(dir string) error {
-	err := os.MkdirAll(dir, 0o755)
-	if err == nil {
-		err = unix.Access(dir, unix.W_OK)
-	}
-	if err != nil {
-		return fmt.Errorf("the result cannot be noted in %s, so health would not know of it: %w", dir, err)
-	}
-	return nil
 }
 
 // Exit codes of btrfs-scrub(8). Uncorrectable errors are in the result.

@@ -79,5 +79,6 @@ func (m *Manager) load() (records []record, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return records, json.Unmarshal(text, &records)
+	err = json.Unmarshal(text, &records)
+	return records, err
 }

@@ -196,12 +196,21 @@ func TestScrub(t *testing.T) {
 	assert.Equal(t, tasks[0].ID, task.ID, "the newest first")
 }
 
-func TestScrubWithoutAPlaceForItsResult(t *testing.T) {
+// Without a place for notes, health and the next agent would not know of a task.
+func TestWithoutAPlaceForNotes(t *testing.T) {
 	f := newFixture(t)
-	f.config.ScrubStatusDir = "/proc/nowhere"
-	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
-	assert.Equal(t, task.Status, Failed)
-	assert.ErrorContains(t, fmt.Errorf("%s", task.Error), "cannot be noted")
+	assert.NilError(t, f.close())
+	config := configOf(f.pool.Dir)
+	config.ScrubStatusDir = "/proc/nowhere"
+	var err error
+	f.Manager, err = New(config)
+	assert.NilError(t, err)
+	_, err = f.Start("a", Spec{Type: "scrub"})
+	assert.Equal(t, agentapi.CodeOf(err), agentapi.Unavailable)
+	assert.ErrorContains(t, err, "cannot be noted")
+	tasks, err := f.List("a", nil)
+	assert.NilError(t, err)
+	assert.Equal(t, len(tasks), 0)
 }
 
 func TestBalance(t *testing.T) {
