@@ -60,6 +60,18 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
+// A snapshot of the pool has an empty directory in place of the reserve, into which nothing can be
+// put. A pool that is restored from one gets a reserve again.
+func TestReserveOfARestoredPool(t *testing.T) {
+	r := newRig(t, smallPool)
+	assert.NilError(t, btrfs.Snapshot(r.store.pool.base, r.store.pool.base, "restored", false))
+	own := openPath(t, filepath.Join(r.pool.Dir, "restored", ownDir))
+	defer own.Close()
+	assert.NilError(t, r.store.disk.fillReserve(own))
+	assert.Equal(t, len(entries(t, filepath.Join(own.Name(), reserveDir))), reserveLinks)
+	assert.NilError(t, r.store.disk.fillReserve(own))
+}
+
 // A quota on the subvolume of the base path is reached: clients can be shut out all the same.
 func TestQuotaOfBasePath(t *testing.T) {
 	r := newRigWith(t, smallPool, QuotaFull)

@@ -46,6 +46,11 @@ func (s *Store) fillReserve() {
 }
 
 func (d *disk) fillReserve(own *os.File) error {
+	if isLeftOut(own, reserveDir) {
+		if err := d.rmdir(own, reserveDir); err != nil {
+			return err
+		}
+	}
 	if err := btrfs.CreateSubvolume(own, reserveDir); err != nil && !isErrno(err, unix.EEXIST) {
 		return err
 	}
@@ -62,6 +67,16 @@ func (d *disk) fillReserve(own *os.File) error {
 		}
 	}
 	return nil
+}
+
+// isLeftOut reports whether name is the directory that a snapshot has in place of a subvolume.
+// Nothing can be put into it. Its inode is BTRFS_EMPTY_SUBVOL_DIR_OBJECTID
+// (include/uapi/linux/btrfs_tree.h).
+func isLeftOut(dir *os.File, name string) bool {
+	const emptySubvolume = 2
+	var stat unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && stat.Ino == emptySubvolume
 }
 
 // withReserve calls write, and where that finds no room calls it again without the reserve.
