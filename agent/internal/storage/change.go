@@ -209,10 +209,11 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	}
 
 	noted, pending := old, decodeChanges(old.Pending)
-	if len(pending) >= maxPending {
+	notes := pending.with(change{From: &from, To: to})
+	if len(notes) > maxPending {
 		return agentapi.Errorf(agentapi.Unavailable, "%d changes of volume %q have failed and cannot be undone yet: see the agent's log", len(pending), old.Name)
 	}
-	noted.Pending = pending.with(change{From: &from, To: to}).encode()
+	noted.Pending = notes.encode()
 	v.Pending = pending.without(to).encode()
 	written, err := t.makeChange(ctx, dir, data, noted, v, to)
 	if err == nil {

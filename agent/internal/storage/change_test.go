@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -141,6 +142,27 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 		assert.Equal(t, mustGet(t, r.ten, "v").Pending, "")
 		assertRules(t, r.store)
 	}
+}
+
+// The notes of changes that cannot be undone are bounded. A change that is noted already needs none.
+func TestMostPendingChanges(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withVolume(t, r.ten)
+	r.faults.fail(unix.EDQUOT, "storage")
+	set := func(compression string) error {
+		_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: &compression})
+		return err
+	}
+	for i := range maxPending - 1 {
+		assertCode(t, set(fmt.Sprintf("zstd:%d", i+1)), agentapi.NoSpace)
+	}
+	assertCode(t, set("lzo"), agentapi.NoSpace)
+	assertCode(t, set("zlib"), agentapi.Unavailable)
+	assertCode(t, set("lzo"), agentapi.NoSpace)
+	r.faults.fail(nil)
+	assert.NilError(t, set("zlib"))
+	assert.Equal(t, mustGet(t, r.ten, "v").Pending, "")
+	assertRules(t, r.store)
 }
 
 // What a pod has done to its volume's root after the change stays.
