@@ -67,31 +67,17 @@ func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
 
 // sameClone compares what the request names. The rest was the source's when the clone was made.
 func sameClone(have Volume, spec CloneSpec) error {
-	if have.Quarantine != "" {
-		return quarantinedName(have.Name, have.Quarantine)
+	want := have
+	want.Properties = spec.override(have.Properties)
+	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, labels.Of(spec.Labels)
+	if spec.SizeBytes != 0 {
+		want.SizeBytes = spec.SizeBytes
 	}
-	size := spec.SizeBytes
-	if size == 0 {
-		size = have.SizeBytes
+	if spec.MountOptions != nil {
+		want.MountOptions = mountoptions.Split(spec.MountOptions...)
 	}
-	want, options := spec.override(have.Properties), spec.MountOptions
-	if options == nil {
-		options = have.MountOptions
-	}
-	return conflict("volume", have.Name, differences(
-		[3]any{"source volume", have.SourceVolume, spec.Volume},
-		[3]any{"source snapshot", have.SourceSnapshot, spec.Snapshot},
-		[3]any{"size_bytes", have.SizeBytes, size},
-		[3]any{"size_limit", have.QuotaBytes > 0, valueOr(spec.SizeLimit, have.QuotaBytes > 0)},
-		[3]any{"nocow", have.NoCOW, want.NoCOW},
-		[3]any{"compression", have.Compression, want.Compression},
-		[3]any{"root_squash", have.RootSquash, want.RootSquash},
-		[3]any{"uid", have.UID, want.UID},
-		[3]any{"gid", have.GID, want.GID},
-		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},
-		[3]any{"mount options", formatOptions(have.MountOptions), formatOptions(options)},
-		[3]any{"labels", formatLabels(have.Labels), formatLabels(labels.Of(spec.Labels))},
-	))
+	limited := have.QuotaBytes > 0
+	return sameVolume(have, want, [3]any{"size_limit", limited, valueOr(spec.SizeLimit, limited)})
 }
 
 func (c CloneSpec) override(p Properties) Properties {

@@ -29,7 +29,7 @@ func (t *Tenant) CreateVolume(ctx context.Context, spec VolumeSpec) (v Volume, c
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		if have, found := t.volumes.get(want.Name); found {
 			v = have
-			return sameVolume(have, want)
+			return sameVolume(have, want, [3]any{"quota_bytes", have.QuotaBytes, want.QuotaBytes})
 		}
 		created = true
 		v, err = t.create(ctx, want)
@@ -86,14 +86,15 @@ func valueOr[T any](p *T, otherwise T) T {
 	return *p
 }
 
-// sameVolume says in what the volume that there is differs from the one asked for.
-func sameVolume(have, want Volume) error {
+// sameVolume says in what the volume that there is differs from the one asked for. The limit is
+// compared as the request names it.
+func sameVolume(have, want Volume, limit [3]any) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
 	}
-	diff := differences(
+	return conflict("volume", have.Name, differences(
 		[3]any{"size_bytes", have.SizeBytes, want.SizeBytes},
-		[3]any{"quota_bytes", have.QuotaBytes, want.QuotaBytes},
+		limit,
 		[3]any{"nocow", have.NoCOW, want.NoCOW},
 		[3]any{"compression", have.Compression, want.Compression},
 		[3]any{"root_squash", have.RootSquash, want.RootSquash},
@@ -104,8 +105,7 @@ func sameVolume(have, want Volume) error {
 		[3]any{"source snapshot", have.SourceSnapshot, want.SourceSnapshot},
 		[3]any{"mount options", formatOptions(have.MountOptions), formatOptions(want.MountOptions)},
 		[3]any{"labels", formatLabels(have.Labels), formatLabels(want.Labels)},
-	)
-	return conflict("volume", have.Name, diff)
+	))
 }
 
 func conflict(kind, name, diff string) error {
