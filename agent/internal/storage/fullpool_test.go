@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -70,6 +71,21 @@ func TestReserveOfARestoredPool(t *testing.T) {
 	assert.NilError(t, r.store.disk.fillReserve(own))
 	assert.Equal(t, len(entries(t, filepath.Join(own.Name(), reserveDir))), reserveLinks)
 	assert.NilError(t, r.store.disk.fillReserve(own))
+}
+
+// A reserve that cannot be filled is logged once, and not each time maintenance tries again.
+func TestReserveThatCannotBeFilled(t *testing.T) {
+	pool := testpool.New(t, smallPool)
+	var log strings.Builder
+	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	s := open(t, config, &memoryExporter{})
+	reserve := filepath.Join(pool.Dir, ownDir, reserveDir)
+	assert.NilError(t, os.RemoveAll(reserve))
+	assert.NilError(t, os.WriteFile(reserve, nil, 0o600))
+	for range 3 {
+		s.keepReserve()
+	}
+	assert.Equal(t, strings.Count(log.String(), "failed to fill the reserve"), 1)
 }
 
 // A quota on the subvolume of the base path is reached: clients can be shut out all the same.
