@@ -88,6 +88,16 @@ func TestReserveThatCannotBeFilled(t *testing.T) {
 	assert.Equal(t, strings.Count(log.String(), "failed to fill the reserve"), 1)
 }
 
+// A pool that was full at the first start has no reserve. It is still reported as full.
+func TestFullPoolWithoutAReserve(t *testing.T) {
+	r := newRig(t, smallPool)
+	mustCreate(t, r.ten, "v")
+	assert.NilError(t, os.RemoveAll(filepath.Join(r.pool.Dir, ownDir, reserveDir)))
+	r.faults.fail(unix.ENOSPC, "write", "link")
+	_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
+	assertCode(t, err, agentapi.NoSpace)
+}
+
 // A quota on the subvolume of the base path is reached: clients can be shut out all the same.
 func TestQuotaOfBasePath(t *testing.T) {
 	r := newRigWith(t, smallPool, QuotaFull)

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -88,8 +89,8 @@ func (s *Store) withReserve(ctx context.Context, write func() error) error {
 	s.reserve.Lock()
 	defer s.reserve.Unlock()
 	defer s.fillReserve() // before clients take the room
-	if err := s.giveUpReserve(ctx); err != nil {
-		return err
+	if bad := s.giveUpReserve(ctx); bad != nil {
+		return errors.Join(err, bad)
 	}
 	return write()
 }
