@@ -144,6 +144,36 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 	}
 }
 
+// A copy has nothing of a change that has failed, once that can be undone.
+func TestCopyAfterAFailedChange(t *testing.T) {
+	for name, copied := range map[string]CloneSpec{"clone": {Name: "c", Volume: "v"}, "snapshot": {Name: "c", Snapshot: "s"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, testpool.Options{})
+			mustCreate(t, r.ten, "v")
+			r.faults.watch(func(step string) {
+				if step == "chmod" { // then the owner is changed already
+					r.faults.fail(unix.EDQUOT, "chmod", "chown")
+				}
+			})
+			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{UID: ptr(int64(7)), Mode: ptr(uint32(0o700))})
+			assertCode(t, err, agentapi.NoSpace)
+			r.faults.watch(nil)
+			r.faults.fail(nil)
+
+			if copied.Snapshot != "" {
+				_, _, err = r.ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
+				assert.NilError(t, err)
+			}
+			c, _, err := r.ten.Clone(t.Context(), copied)
+			assert.NilError(t, err)
+			var stat unix.Stat_t
+			assert.NilError(t, unix.Stat(filepath.Join(c.Path, dataDir), &stat))
+			assert.Equal(t, int64(stat.Uid), c.UID)
+		})
+	}
+}
+
 // The notes of changes that cannot be undone are bounded. A change that is noted already needs none.
 func TestMostPendingChanges(t *testing.T) {
 	r := newRig(t, testpool.Options{})

@@ -37,21 +37,19 @@ func (d *doubts) forgetTenant(name string) {
 	}
 }
 
-// about reports whether a name is in doubt that is claimed for its references.
+// about reports whether a name is in doubt that is claimed in a way that cannot settle it.
 func (d *doubts) about(claims []claim) bool {
 	return slices.ContainsFunc(claims, func(c claim) bool {
 		_, doubtful := d.claims.Load(c.key)
-		return doubtful && c.use == referring
+		return doubtful && c.use != changing
 	})
 }
 
-// settling makes of claims for references what it takes to settle doubts about them.
+// settling makes of claims what it takes to settle doubts about them.
 func settling(claims []claim) []claim {
 	out := slices.Clone(claims)
 	for i, c := range out {
-		if c.use == referring {
-			out[i] = c.as(changing)
-		}
+		out[i] = c.as(changing)
 	}
 	return out
 }

@@ -22,7 +22,7 @@ import (
 //
 // An export or unexport writes references, metadata.json and the catalogue, but not the contents. A
 // snapshot or clone only reads the contents, and waits until the kernel has written them to the
-// disk. So these two kinds do not wait for each other. Everything else on one name excludes each
+// disk. So these two kinds do not wait for each other. All other operations on one name exclude each
 // other:
 //
 //   - Only one operation at a time writes the metadata and the catalogue of a volume, because all
@@ -30,8 +30,8 @@ import (
 //   - A deletion finds no reference that an export is about to write, and an export no volume that
 //     is being deleted.
 //   - Settings do not change while a snapshot copies them.
-//   - A name in doubt is loaded from disk by a changing operation. A referring one that finds its
-//     name in doubt becomes changing.
+//   - A name in doubt is loaded from disk by a changing operation. Another one that finds its name in
+//     doubt becomes changing. So no copy has what a change has left that failed.
 //
 // Locks are taken in the order of the names, contents before references. An operation that waits
 // for contents therefore holds no references of the same name, and keeps no unexport waiting.

@@ -146,14 +146,14 @@ func TestExportSettlesDoubtsAlone(t *testing.T) {
 		_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
 		return err
 	}
-	r.faults.arm(1, math.MaxInt32, unix.EIO)
-	assert.Assert(t, export() != nil)
-	r.faults.disarm()
-
 	resume := r.held("snapshot", func() error {
 		_, _, err := r.ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
 		return err
 	})
+	r.faults.arm(1, math.MaxInt32, unix.EIO)
+	assert.Assert(t, export() != nil)
+	r.faults.disarm()
+
 	exported := make(chan error, 1)
 	go func() { exported <- export() }()
 	eventually(t, func() poll.Result { return when(r.users("v") == 2, "the export does not wait yet") })
