@@ -8,8 +8,8 @@ import (
 // writingTime is how long ago the last write of a file must be. Until then it may not be whole yet.
 const writingTime = time.Second
 
-// watched are files as they were when they were last read. There is no need to poll: whoever uses
-// what was read asks before.
+// watched are files as they were when they were last read. Nothing polls them: each use of what was
+// read asks before whether they have changed.
 type watched struct {
 	files  []string
 	stamps []os.FileInfo

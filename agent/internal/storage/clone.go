@@ -122,9 +122,9 @@ func quarantined(reason, path string) error {
 }
 
 // clone makes the volume with one commit: see publishSnapshot. The snapshot has its source's
-// properties, and with full quotas its source's limit. What else was asked for is in the next
-// commit. Until then it is in the metadata, with a note of the change, from which the next start
-// would set it.
+// properties, and with full quotas its source's limit. The next commit has the other
+// properties of the request. Until then they are in the metadata, with a note of the change, from
+// which the next start would set them.
 func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {

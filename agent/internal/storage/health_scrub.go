@@ -15,8 +15,8 @@ import (
 )
 
 // scrubFindings remembers what scrubs could not repair. The status file of btrfs-scrub(8) tells of
-// the last scrub only, and the next one replaces it when it starts. So the findings have a file of
-// their own beside it.
+// the last scrub only, and the next one replaces it when it starts. So the agent keeps the
+// findings in another file of the same directory.
 type scrubFindings struct {
 	mu       sync.Mutex
 	loaded   bool

@@ -18,8 +18,8 @@ import (
 )
 
 // Scrub and balance are runs of the btrfs program. Only the agent's own run is ever ended, by a
-// signal to its process: "btrfs scrub cancel" and "btrfs balance cancel" end what runs on the
-// filesystem, whoever has started it.
+// signal to its process: "btrfs scrub cancel" and "btrfs balance cancel" also end what an
+// administrator or another agent has started.
 
 // run runs the btrfs program. The signal ends what it does.
 func (j job) run(ctx context.Context, stop syscall.Signal, args ...string) (printed string, err error) {
