@@ -19,16 +19,16 @@ const upkeepInterval = time.Minute
 // upkeep is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
 // removed at once, qgroups of deleted subvolumes.
 type upkeep struct {
-	active   sync.Map    // temporary names in use: not leftovers
-	failed   atomic.Bool // something failed since the last look: there may be leftovers
-	reap     atomic.Bool // subvolumes were deleted since the last look
-	held     heldQgroups // those that could not be removed yet
-	reserve  atomic.Bool // the reserve is not full
-	pending  sync.Map    // paths of deleted directories whose data is still there, because it is in use
-	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
-	exports  atomic.Pointer[error]
-	cancel   context.CancelFunc
-	finished chan struct{}
+	active     sync.Map    // temporary names in use: not leftovers
+	failed     atomic.Bool // something failed since the last look: there may be leftovers
+	reap       atomic.Bool // subvolumes were deleted since the last look
+	held       heldQgroups // those that could not be removed yet
+	reserveLow atomic.Bool // the reserve for references is not full
+	pending    sync.Map    // paths of deleted directories whose data is still there, because it is in use
+	drifted    atomic.Bool // a change failed: the NFS server may have been told half of it
+	exports    atomic.Pointer[error]
+	cancel     context.CancelFunc
+	finished   chan struct{}
 }
 
 func (u *upkeep) start(s *Store) {
@@ -88,7 +88,7 @@ func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
 	if u.drifted.Swap(false) || u.exportError() != nil {
 		u.reconcile(ctx, s)
 	}
-	if u.reserve.Load() {
+	if u.reserveLow.Load() {
 		s.keepReserve()
 	}
 	s.rescanQuota()
