@@ -32,7 +32,7 @@ type Config struct {
 	MountTimeout   time.Duration `envconfig:"DRIVER_MOUNT_TIMEOUT" default:"60s" desc:"Longest that one NFS mount may take."`
 	UnmountTimeout time.Duration `envconfig:"DRIVER_UNMOUNT_TIMEOUT" default:"30s" desc:"Longest that writing back and unmounting may take before the mount is detached."`
 	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one question to an NFS server or an agent may take."`
-	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"100s" desc:"Longest that one call waits for a volume's group to be set, which goes on after that; the next call waits again. A kubelet waits 2 minutes."`
+	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"20s" desc:"Longest that one call waits for a volume's group to be set, which goes on after that; the next call waits again. Other calls for the volume on this node are refused meanwhile."`
 
 	DrainTimeout time.Duration `envconfig:"DRIVER_DRAIN_TIMEOUT" default:"20s" desc:"How long calls under way may take to finish after SIGTERM. What starts the driver must not kill it for ten seconds more."`
 

@@ -15,7 +15,7 @@ func TestDefaults(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, c, config.Config{
 		DriverName: "btrfs-nfs-csi", Endpoint: "unix:///csi/csi.sock", NodeID: "worker-1", StateDir: "/csi/state",
-		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 100 * time.Second, DrainTimeout: 20 * time.Second,
+		MountTimeout: time.Minute, UnmountTimeout: 30 * time.Second, StatTimeout: 5 * time.Second, GroupTimeout: 20 * time.Second, DrainTimeout: 20 * time.Second,
 		LogLevel: "info", LogFormat: "",
 	})
 }
