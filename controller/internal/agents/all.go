@@ -20,7 +20,7 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	}
 	var out []*Target
 	seen := map[clientKey]bool{}
-	for _, p := range r.places() {
+	for _, p := range r.listed() {
 		parsed, err := p.parse()
 		if err != nil {
 			return nil, err
@@ -38,6 +38,23 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Key(), b.Key()))
 	})
 	return out, nil
+}
+
+// listed are places, where those of its volumes stand for a class that is refused because of its
+// secrets. It has volumes from before, perhaps of several tenants, and gets no new ones.
+func (r *Registry) listed() []place {
+	var out []place
+	for _, p := range r.places() {
+		ofVolumes := []place{p}
+		if p.tokensErr != nil && r.kube != nil {
+			ofVolumes = r.kube.orphanPlaces(p.key)
+		}
+		if len(ofVolumes) == 0 { // and All says why
+			ofVolumes = []place{p}
+		}
+		out = append(out, ofVolumes...)
+	}
+	return out
 }
 
 // listing uses the request's token only where the class has none: one token cannot be that of every class.

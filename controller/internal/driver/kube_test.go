@@ -365,8 +365,8 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	})
 }
 
-// A class whose secret depends on the claim is refused in words, whether the request brings the token or not. Lists fail while there is
-// one. Other classes, and the volumes that it has from before, go on.
+// A class whose secret depends on the claim is refused in words, whether the request brings the token or not. Other classes, and the
+// volumes that it has from before, go on, also in lists.
 func TestSecretsThatDependOnTheClaim(t *testing.T) {
 	for parameter, value := range map[string]string{
 		"provisioner-secret-name": "${pvc.name}", "provisioner-secret-namespace": "${pvc.namespace}", "controller-publish-secret-name": "${pv.name}",
@@ -378,7 +378,7 @@ func TestSecretsThatDependOnTheClaim(t *testing.T) {
 			volumeAt(t, url, token, "pvc-0")
 			k := startKube(t, agent, url, nil, fast, plain, secret("kube-system", "agent", token), claim("team-a", "data", "fast", nil), claim("team-a", "other", "plain", nil),
 				csiNode("worker-1", node1),
-				persistentVolume(&csi.Volume{VolumeId: "fast|pvc-0"}, "pv-0", "team-a", &corev1.SecretReference{Namespace: "kube-system", Name: "agent"}))
+				persistentVolume(&csi.Volume{VolumeId: "fast|pvc-0", VolumeContext: map[string]string{"agentURL": url}}, "pv-0", "team-a", &corev1.SecretReference{Namespace: "kube-system", Name: "agent"}))
 			k.waitReady(t)
 			refused := func(err error) {
 				t.Helper()
@@ -394,8 +394,10 @@ func TestSecretsThatDependOnTheClaim(t *testing.T) {
 			assert.Assert(t, cmp.Contains(k.log.String(), "must not depend on the claim"))
 			_, err := k.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"storageClassName": "fast"}})
 			refused(err)
-			_, err = k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
-			refused(err)
+			listed, err := k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+			assert.NilError(t, err)
+			assert.Equal(t, len(listed.Entries), 1)
+			assert.Equal(t, listed.Entries[0].Volume.VolumeId, "fast|pvc-0")
 			_, err = k.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: "fast|snap"})
 			refused(err)
 
