@@ -80,6 +80,7 @@ type Provision struct {
 	*Target
 	Properties class.Properties // the class's, overridden by the claim
 	Claim      *Claim           // nil where the request names none, or it is gone
+	ClaimErr   error            // why what the claim's annotations ask for cannot be had; Invalid
 
 	// ClaimGone: the request names a claim that is gone, and so are the properties that it asked
 	// for. The provisioner asks on for such a volume until it has a final answer, and then deletes
@@ -119,8 +120,9 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 		out.Classes = append(out.Classes, p.key)
 	}
 	if claim != nil {
-		if out.Properties, err = target.Parameters.Override(claim.Annotations); err != nil {
-			return nil, agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
+		out.Properties, err = target.Parameters.Override(claim.Annotations)
+		if err != nil {
+			out.ClaimErr = agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
 		}
 	}
 	return out, nil

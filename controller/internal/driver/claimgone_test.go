@@ -122,6 +122,33 @@ func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	}
 }
 
+// A volume is made, its answer is lost, and then its claim changes so that the volume is not the answer any more. No error is final, so
+// that the provisioner asks on: when the claim is deleted, the volume goes.
+func TestVolumeWhoseClaimChangesBeforeTheRetry(t *testing.T) {
+	for name, annotations := range map[string]map[string]string{
+		"to another value": {"btrfs-nfs-csi/uid": "8"},
+		"to a bad value":   {"btrfs-nfs-csi/uid": "-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := createRequest(volumeOfClaim, nil)
+			k := lostAnswer(t, r, map[string]string{"btrfs-nfs-csi/uid": "7"}, storageClass("fast", "", nil))
+			claims := k.client.CoreV1().PersistentVolumeClaims("team-a")
+			data, err := claims.Get(t.Context(), "data", metav1.GetOptions{})
+			assert.NilError(t, err)
+			data.Annotations = annotations
+			_, err = claims.Update(t.Context(), data, metav1.UpdateOptions{})
+			assert.NilError(t, err)
+			_, err = k.CreateVolume(t.Context(), r)
+			failed(t, err, codes.Unavailable, volumeOfClaim, "made for this claim", "uid")
+
+			k.deleteClaim(t)
+			answer, err := k.CreateVolume(t.Context(), r)
+			assert.NilError(t, err)
+			assert.Equal(t, answer.Volume.VolumeId, "fast|"+volumeOfClaim)
+		})
+	}
+}
+
 // Two classes with the same parameters: the volume tells which one it is of.
 func TestVolumeOfADeletedClaimIsFoundInItsClass(t *testing.T) {
 	r := createRequest(volumeOfClaim, nil)

@@ -59,6 +59,16 @@ func withCode(err error) error {
 	return err
 }
 
+// isFinal reports whether sidecars take the error for "nothing was made".
+func isFinal(err error) bool {
+	switch status.Code(csiserver.StatusError(err)) {
+	case codes.OK, codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.Aborted:
+		return false
+	default:
+		return true
+	}
+}
+
 // notFinal makes Internal Unavailable in calls that make or change something: with such an answer,
 // the agent or a server before it may have done it. Sidecars forget what they have asked for after
 // each code but Canceled, DeadlineExceeded, Unavailable and Aborted, which are those that do not mean

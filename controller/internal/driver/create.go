@@ -36,13 +36,10 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, withCode(err)
 	}
-	if provision.Properties, err = provision.Properties.Mutate(mutable); err != nil {
-		return nil, invalidf("%v", err)
-	}
 	wanted := c.wanted(r, provision, size, mutable)
 	volume, err := c.make(ctx, wanted, r.GetVolumeContentSource())
 	if err != nil {
-		return nil, err
+		return nil, wanted.notFinalIfMade(ctx, err)
 	}
 	classKey, _ := wanted.classOf(volume)
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
@@ -60,6 +57,7 @@ type wanted struct {
 	size    sizeRange
 	labels  agentapi.Labels
 	mutable class.Mutable // of which Provision.Properties has the properties
+	invalid error         // why the claim's annotations or the mutable parameters cannot be fulfilled
 }
 
 // sizeLimit is what a request that makes a volume says of the limit. A volume has one by itself, so
@@ -72,14 +70,21 @@ func (w *wanted) sizeLimit() *bool {
 }
 
 func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange, mutable class.Mutable) *wanted {
-	labels := agentapi.Labels{}
-	maps.Copy(labels, p.Properties.Labels)
-	maps.Copy(labels, c.labels(p.Class))
-	addClaim(labels, r.GetParameters())
-	return &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, labels: labels, mutable: mutable}
+	w := &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, mutable: mutable, invalid: p.ClaimErr}
+	if w.invalid == nil {
+		w.Properties, w.invalid = p.Properties.Mutate(mutable)
+	}
+	w.labels = agentapi.Labels{}
+	maps.Copy(w.labels, w.Properties.Labels)
+	maps.Copy(w.labels, c.labels(p.Class))
+	addClaim(w.labels, r.GetParameters())
+	return w
 }
 
 func (c *controller) make(ctx context.Context, w *wanted, source *csi.VolumeContentSource) (*agentapi.VolumeDetail, error) {
+	if w.invalid != nil {
+		return nil, invalidf("%v", w.invalid)
+	}
 	switch from := source.GetType().(type) {
 	case nil:
 		return c.makeEmpty(ctx, w)

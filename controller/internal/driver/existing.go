@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -63,6 +64,25 @@ func (w *wanted) checkOwner(v *agentapi.VolumeDetail) error {
 		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: it is of storage class %s", w.name, v.Labels[class.LabelClass])
 	}
 	return nil
+}
+
+// notFinalIfMade is Unavailable in place of a final error where an earlier call has made the volume
+// for the same claim, which has changed since. After a final error and the end of the claim, nothing
+// would delete the volume.
+func (w *wanted) notFinalIfMade(ctx context.Context, err error) error {
+	if !isFinal(err) || w.labels[class.LabelClaim] == "" {
+		return err
+	}
+	v, errVolume := w.GetVolume(ctx, w.name)
+	switch {
+	case agentapi.IsCode(errVolume, agentapi.NotFound):
+		return err
+	case errVolume != nil:
+		return errVolume
+	case w.checkOwner(v) != nil:
+		return err
+	}
+	return status.Errorf(codes.Unavailable, "volume %s was made for this claim, which has changed since: change it back or delete it: %v", w.name, err)
 }
 
 // classOf is the key of the class that a volume was made in, which is one of those that fit the request.
