@@ -38,8 +38,8 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Birth: strings.TrimSpace(string(boot)) + " " + fields[starttime]}, nil
 }
 
-// End sends the signal until the process has ended, or ctx, and at least once. A process that is
-// there no more has ended.
+// End sends the signal until the process has ended, or ctx, and at least once. In the end it kills
+// the process. One that is there no more has ended.
 func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) || p.PID == 0 {
@@ -53,8 +53,9 @@ func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	if err != nil || now != p {
 		return nil
 	}
+	since := time.Now()
 	for {
-		_ = unix.PidfdSendSignal(fd, signal, nil, 0) // it may have ended
+		_ = unix.PidfdSendSignal(fd, nextSignal(signal, since), nil, 0) // it may have ended
 		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(signalEvery/time.Millisecond))
 		if ended > 0 {
 			return nil

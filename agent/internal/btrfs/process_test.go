@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
@@ -19,4 +20,10 @@ func TestEndWhenTheTimeIsOver(t *testing.T) {
 	cancel()
 	_ = process.End(over, unix.SIGTERM) // which may be over before the process is
 	assert.Error(t, sleep.Wait(), "signal: terminated")
+}
+
+// A process that its signal does not end is killed.
+func TestNextSignal(t *testing.T) {
+	assert.Equal(t, nextSignal(unix.SIGINT, time.Now()), unix.SIGINT)
+	assert.Equal(t, nextSignal(unix.SIGINT, time.Now().Add(-killAfter)), unix.SIGKILL)
 }

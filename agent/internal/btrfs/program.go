@@ -47,16 +47,31 @@ func FindProgram(name string) (string, error) {
 	return inSbin, nil
 }
 
-// signalEvery is how often a process gets its signal until it ends. The first one may come before
-// the process has reached the kernel, where it has no effect.
-const signalEvery = 100 * time.Millisecond
+const (
+	// signalEvery is how often a process gets its signal until it ends. The first one may come
+	// before the process has reached the kernel, where it has no effect. Once it has had its
+	// effect, another one must not come soon: the handler of btrfs-scrub(8) calls perror(3), and two
+	// of its threads in it can wait for each other for good (seen with btrfs-progs 6.2).
+	signalEvery = 2 * time.Second
+	// killAfter is how long after the first signal a process is killed instead.
+	killAfter = 20 * time.Second
+)
+
+// nextSignal is what a process gets that has been getting signals since then.
+func nextSignal(stop syscall.Signal, since time.Time) syscall.Signal {
+	if time.Since(since) >= killAfter {
+		return syscall.SIGKILL
+	}
+	return stop
+}
 
 // Command is one run of the btrfs program that works for minutes to hours.
 type Command struct {
 	Path string // of the program
 	Args []string
 
-	// Stop is the signal that ends the work of this process, and no other work on the filesystem.
+	// Stop is the signal that ends the work of this process, and no other work on the filesystem. A
+	// process that goes on all the same is killed.
 	Stop syscall.Signal
 
 	// Started is told the process, before anything waits for it. An error ends the process.
@@ -85,7 +100,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	signalled := make(chan struct{})
 	go func() {
 		defer close(signalled)
-		signalAfter(ctx, ended, func() { _ = cmd.Process.Signal(c.Stop) })
+		signalAfter(ctx, ended, func(since time.Time) { _ = cmd.Process.Signal(nextSignal(c.Stop, since)) })
 	}()
 	err = cmd.Wait()
 	close(ended)
@@ -99,17 +114,18 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	return out.String(), complaints.String(), err
 }
 
-// signalAfter calls signal again and again once ctx has ended.
-func signalAfter(ctx context.Context, ended <-chan struct{}, signal func()) {
+// signalAfter calls signal again and again once ctx has ended, with the time of the first call.
+func signalAfter(ctx context.Context, ended <-chan struct{}, signal func(since time.Time)) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
+	since := time.Now()
 	again := time.NewTicker(signalEvery)
 	defer again.Stop()
 	for {
-		signal()
+		signal(since)
 		select {
 		case <-ended:
 			return
