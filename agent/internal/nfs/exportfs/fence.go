@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -28,10 +29,7 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 	if err := e.shut(ctx, revoked, anyAccess); err != nil {
 		return err
 	}
-	table, err := e.allExports(ctx)
-	if err != nil {
-		return err
-	}
+	table := sync.OnceValues(func() ([]entry, error) { return e.allExports(ctx) })
 	return e.server.Fence(ctx, revoked, remaining{e.wanted, table, e.config.ProcRoot}, e.config.Logger)
 }
 
@@ -70,10 +68,11 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 }
 
 // remaining is what clients may reach: what the engine is to publish, and what
-// the export table has, from whatever program.
+// the export table has, from whatever program. The table is read when it is asked
+// for: a client without a mount, which the server does not know, costs no read.
 type remaining struct {
 	wanted   map[nfs.Key]nfs.Export
-	table    []entry
+	table    func() ([]entry, error)
 	procRoot string
 }
 
@@ -85,13 +84,14 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 			return true, nil
 		}
 	}
-	return slices.ContainsFunc(r.table, func(have entry) bool {
+	table, err := r.table()
+	return slices.ContainsFunc(table, func(have entry) bool {
 		if have.Spec == "" {
 			return have.Client == addr
 		}
 		network, err := parseNetwork(have.Spec)
 		return err != nil || network.Contains(addr)
-	}), nil
+	}), err
 }
 
 // AtPath implements nfsd.Exported.
@@ -101,7 +101,8 @@ func (r remaining) AtPath(path string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(r.table, func(have entry) bool { return have.Path == path })
+	table, err := r.table()
+	return err != nil || slices.ContainsFunc(table, func(have entry) bool { return have.Path == path })
 }
 
 // ShutOut implements nfsd.Exported. rpc.mountd refuses an address that no export

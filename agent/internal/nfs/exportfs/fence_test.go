@@ -1,6 +1,7 @@
 package exportfs
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -105,7 +106,7 @@ func TestRemaining(t *testing.T) {
 		"10.1.0.0/16":            {false, false},
 		"fd00::/64":              {false, true},
 	} {
-		r := remaining{table: []entry{{Export: nfs.Export{Path: "/srv/share", Spec: spec}}}}
+		r := remaining{table: tableOf(nfs.Export{Path: "/srv/share", Spec: spec})}
 		for i, addr := range []netip.Addr{four, six} {
 			reached, err := r.ToClient(addr)
 			assert.NilError(t, err)
@@ -114,8 +115,8 @@ func TestRemaining(t *testing.T) {
 	}
 	export := nfs.Export{Path: "/srv/pool/t/v/data", Client: four}
 	for name, r := range map[string]remaining{
-		"in the table": {table: []entry{{Export: export}}},
-		"wanted":       {wanted: map[nfs.Key]nfs.Export{export.Key(): export}},
+		"in the table": {table: tableOf(export)},
+		"wanted":       {wanted: map[nfs.Key]nfs.Export{export.Key(): export}, table: tableOf()},
 	} {
 		reached, err := r.ToClient(four)
 		assert.NilError(t, err)
@@ -124,6 +125,23 @@ func TestRemaining(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Assert(t, !reached && !r.AtPath("/srv/pool/t/w/data"), name)
 	}
+}
+
+// A table that cannot be read may have exports to anyone.
+func TestRemainingWithoutATable(t *testing.T) {
+	unreadable := errors.New("unreadable")
+	r := remaining{table: func() ([]entry, error) { return nil, unreadable }}
+	_, err := r.ToClient(netip.MustParseAddr("10.0.0.1"))
+	assert.ErrorIs(t, err, unreadable)
+	assert.Assert(t, r.AtPath("/srv/pool/t/v/data"))
+}
+
+func tableOf(exports ...nfs.Export) func() ([]entry, error) {
+	var table []entry
+	for _, export := range exports {
+		table = append(table, entry{Export: export})
+	}
+	return func() ([]entry, error) { return table, nil }
 }
 
 // Only names that have to be resolved keep many exports from being taken back in one run.
