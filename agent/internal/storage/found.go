@@ -51,7 +51,11 @@ func (t *Tenant) inspect(parent *os.File, name string) found {
 	var f found
 	d := inspect.Directory{Place: place}
 	var reasons []string
-	note := func(err error) { reasons = append(reasons, err.Error()) }
+	otherName := false
+	note := func(err error) {
+		reasons = append(reasons, err.Error())
+		otherName = otherName || errors.Is(err, errOtherName)
+	}
 	if place == inspect.Unnamed {
 		note(fmt.Errorf("the directory's name %w", id.ValidateName(name)))
 	}
@@ -59,6 +63,9 @@ func (t *Tenant) inspect(parent *os.File, name string) found {
 	f.info, d.Data = t.lookAtData(dir, f.metadata, note)
 	if parent == t.dir {
 		f.refs, d.References = lookAtReferences(dir, note)
+		if otherName { // they let clients in to that volume, which an unpublish must be able to end
+			f.refs = allEnded(f.refs)
+		}
 	}
 	if d.Metadata == inspect.GoodMetadata && place == inspect.Named {
 		if f.volume, f.snapshot, err = t.decode(parent, f.metadata); err != nil {
@@ -141,6 +148,14 @@ func lookAtReferences(dir *os.File, note func(error)) ([]Ref, inspect.References
 	default:
 		return nil, inspect.NoReferences
 	}
+}
+
+func allEnded(refs []Ref) []Ref {
+	refs = slices.Clone(refs)
+	for i := range refs {
+		refs[i].Ended = true
+	}
+	return refs
 }
 
 // others is the name of something in a volume's directory that the agent does not put there, or "".

@@ -223,10 +223,12 @@ func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
 // isOf makes sure that the metadata is of the volume or snapshot whose directory it is in.
 func (m metadata) isOf(name string) error {
 	if m.Name != name {
-		return fmt.Errorf("%s is that of %q", metadataFile, m.Name)
+		return fmt.Errorf("%s %w %q", metadataFile, errOtherName, m.Name)
 	}
 	return nil
 }
+
+var errOtherName = errors.New("is that of")
 
 // namesOther reports whether the metadata names another subvolume as the data.
 func (m metadata) namesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -144,6 +145,27 @@ func TestUnexportWithoutVolume(t *testing.T) {
 	_, err = r.ten.GetVolume(t.Context(), "v")
 	assertCode(t, err, agentapi.NotFound)
 	assertExports(t, r.store)
+}
+
+// A volume's directory under another name lets nobody in, whether it was renamed or copied: an
+// unpublish of the volume shuts its clients out of the volume's own directory only. When it has its
+// name again, so have its clients.
+func TestVolumeUnderAnotherName(t *testing.T) {
+	r := newRig(t, testpool.Options{})
+	withExport(t, r.ten)
+	before := r.exporter.list()
+	assert.NilError(t, os.Rename(r.ten.path("v"), r.ten.path("w")))
+	assert.NilError(t, r.store.Close(t.Context()))
+	r.open()
+	assert.Assert(t, mustGet(t, r.ten, "w").Quarantine != "")
+	for _, e := range r.exporter.list() {
+		assert.Assert(t, e.Path != filepath.Join(r.ten.path("w"), dataDir), "%v", e)
+	}
+	assert.NilError(t, os.Rename(r.ten.path("w"), r.ten.path("v")))
+	assert.NilError(t, r.store.Close(t.Context()))
+	r.open()
+	assert.Assert(t, slices.Equal(r.exporter.list(), before))
+	assertRules(t, r.store)
 }
 
 // The data is put back just before any step with which the agent removes an interrupted clone.
