@@ -38,8 +38,8 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Birth: strings.TrimSpace(string(boot)) + " " + fields[starttime]}, nil
 }
 
-// End sends the signal until the process has ended, or ctx, and at least once. In the end it kills
-// the process. One that is there no more has ended.
+// End sends the signal to the process and its children until the process has ended, or ctx, and at
+// least once. In the end it kills them. A process that is there no more has ended.
 func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) || p.PID == 0 {
@@ -55,7 +55,7 @@ func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	}
 	since := time.Now()
 	for {
-		_ = unix.PidfdSendSignal(fd, nextSignal(signal, since), nil, 0) // it may have ended
+		_ = unix.Kill(-p.PID, nextSignal(signal, since)) // the group of Command. It may have ended
 		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(signalEvery/time.Millisecond))
 		if ended > 0 {
 			return nil

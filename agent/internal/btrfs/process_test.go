@@ -2,24 +2,54 @@ package btrfs
 
 import (
 	"context"
+	"io"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
 )
 
-// A task can have timed out while no agent ran. Its process is ended all the same.
+// A task can have timed out while no agent ran. Its process is ended all the same, and so are the
+// children of a script.
 func TestEndWhenTheTimeIsOver(t *testing.T) {
-	sleep := exec.Command("sleep", "60")
-	assert.NilError(t, sleep.Start())
-	process, err := ProcessOf(sleep.Process.Pid)
+	script := exec.Command("sh", "-c", "sleep 60 & echo; wait")
+	script.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	output, err := script.StdoutPipe()
+	assert.NilError(t, err)
+	assert.NilError(t, script.Start())
+	_, err = output.Read(make([]byte, 1)) // it has its child
+	assert.NilError(t, err)
+	process, err := ProcessOf(script.Process.Pid)
 	assert.NilError(t, err)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	_ = process.End(over, unix.SIGTERM) // which may be over before the process is
-	assert.Error(t, sleep.Wait(), "signal: terminated")
+	begin := time.Now()
+	_, err = io.ReadAll(output) // while one has it open
+	assert.NilError(t, err)
+	assert.Assert(t, time.Since(begin) < 30*time.Second, "the child went on")
+	assert.Error(t, script.Wait(), "signal: terminated")
+}
+
+// The same for a command that runs: its program may be a script.
+func TestRunEndsChildren(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ready := filepath.Join(t.TempDir(), "ready")
+	begin := time.Now()
+	_, _, err := Command{
+		Path: "/bin/sh", Args: []string{"-c", "sleep 60 & mkdir " + ready + "; wait"}, Stop: unix.SIGTERM,
+		Started: func(int) error {
+			poll.WaitOn(t, poll.FileExists(ready))
+			cancel()
+			return nil
+		},
+	}.Run(ctx)
+	assert.ErrorContains(t, err, "signal: terminated")
+	assert.Assert(t, time.Since(begin) < 30*time.Second, "the child went on")
 }
 
 // A process that its signal does not end is killed.

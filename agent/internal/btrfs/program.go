@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Program is the program of btrfs-progs.
@@ -71,7 +73,8 @@ type Command struct {
 	Args []string
 
 	// Stop is the signal that ends the work of this process, and no other work on the filesystem. A
-	// process that goes on all the same is killed.
+	// process that goes on all the same is killed. Its children get the same signals: the program
+	// may be a script that runs the one of btrfs-progs.
 	Stop syscall.Signal
 
 	// Started is told the process, before anything waits for it. An error ends the process.
@@ -87,6 +90,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C for the agent is not for the process
 	cmd.Stdout, cmd.Stderr = &out, &complaints
+	cmd.WaitDelay = 2 * killAfter // for a child that has left the group and keeps the output open
 	if err := cmd.Start(); err != nil {
 		return "", "", c.failed(cmd, "", err)
 	}
@@ -100,7 +104,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	signalled := make(chan struct{})
 	go func() {
 		defer close(signalled)
-		signalAfter(ctx, ended, func(since time.Time) { _ = cmd.Process.Signal(nextSignal(c.Stop, since)) })
+		signalAfter(ctx, ended, func(since time.Time) { _ = unix.Kill(-cmd.Process.Pid, nextSignal(c.Stop, since)) })
 	}()
 	err = cmd.Wait()
 	close(ended)
