@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
@@ -65,7 +66,9 @@ func TestNoCertificateToBeginWith(t *testing.T) {
 	good, other := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	writePair(t, good+".crt", good+".key", 1)
 	writePair(t, other+".crt", other+".key", 2)
-	for _, pair := range [][2]string{{"/none", good + ".key"}, {good + ".crt", "/none"}, {good + ".crt", other + ".key"}, {good + ".key", good + ".crt"}} {
+	fifo := filepath.Join(dir, "fifo")
+	assert.NilError(t, unix.Mkfifo(fifo, 0o600))
+	for _, pair := range [][2]string{{"/none", good + ".key"}, {fifo, good + ".key"}, {good + ".crt", fifo}, {good + ".crt", "/none"}, {good + ".crt", other + ".key"}, {good + ".key", good + ".crt"}} {
 		_, err := TLSConfig(TLSFiles{Cert: pair[0], Key: pair[1]}, slog.New(slog.DiscardHandler))
 		assert.ErrorContains(t, err, "TLS: ")
 	}

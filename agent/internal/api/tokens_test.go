@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
@@ -92,6 +93,30 @@ func TestTokensFollowTheirFile(t *testing.T) {
 	assert.NilError(t, os.WriteFile(f.path, []byte("two\n"), 0o600))
 	f.valid("one")
 	assert.NilError(t, f.tokens.Problem())
+}
+
+// No request waits for the writer of a FIFO.
+func TestTokensOfNoRegularFile(t *testing.T) {
+	for name, replace := range map[string]func(path string) error{
+		"fifo":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		f := newTokenFile(t, "one\n")
+		f.valid("one")
+		assert.NilError(t, os.Remove(f.path))
+		assert.NilError(t, replace(f.path))
+		before := time.Now().Add(-time.Minute)
+		assert.NilError(t, os.Chtimes(f.path, before, before))
+		looked := make(chan error)
+		go func() { looked <- f.tokens.Problem() }()
+		select {
+		case err := <-looked:
+			assert.ErrorContains(t, err, "must be a regular file", name)
+		case <-time.After(patience):
+			t.Fatalf("waits for a %s", name)
+		}
+		f.valid("one")
+	}
 }
 
 // A tenant's token is replaced under load, and no request is refused.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"os"
 	"time"
 )
@@ -15,12 +16,17 @@ type watched struct {
 	stamps []os.FileInfo
 }
 
+// watch fails where one is not a regular file: to read a FIFO waits for a writer, and each request
+// would wait for that.
 func watch(files ...string) (watched, error) {
 	w := watched{files: files}
 	for _, file := range files {
 		stamp, err := os.Stat(file)
 		if err != nil {
 			return w, err
+		}
+		if !stamp.Mode().IsRegular() {
+			return w, fmt.Errorf("%s must be a regular file, got %s", file, stamp.Mode())
 		}
 		w.stamps = append(w.stamps, stamp)
 	}
