@@ -57,6 +57,36 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	assert.NilError(t, err)
 }
 
+// Each refusal names the directory as the commands for the administrator need it.
+func TestQuarantineNamesItsDirectory(t *testing.T) {
+	r := newRig(t, smallPool)
+	v := mustCreate(t, r.ten, "v")
+	r.export(client1, "1")
+	assert.NilError(t, os.WriteFile(filepath.Join(v.Path, clientsDir, "damaged"), nil, 0o600))
+	r.store.doubts.add(r.ten.volumeClaim("v"))
+	r.settle()
+	for name, do := range map[string]func() error{
+		"export": func() error {
+			_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client2})
+			return err
+		},
+		"unexport": func() error { return r.ten.Unexport(t.Context(), "v", client2, nil) },
+		"patch": func() error {
+			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{UID: ptr(int64(1))})
+			return err
+		},
+		"clone": func() error {
+			_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
+			return err
+		},
+		"delete": func() error { return r.ten.DeleteVolume(t.Context(), "v") },
+	} {
+		err := do()
+		assertCode(t, err, agentapi.Quarantined)
+		assert.ErrorContains(t, err, "btrfs subvolume delete "+v.Path+"/data; rm -r "+v.Path, name)
+	}
+}
+
 // A quarantined volume squashes root as its metadata says. Where that cannot be read, what the agent
 // knew or the server has counts, and after a restart of both root is squashed: nobody gets more
 // rights than before.

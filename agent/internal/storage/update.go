@@ -39,7 +39,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 // usableVolume is NotFound where there is none and Quarantined where it is that.
 func (t *Tenant) usableVolume(name string) (Volume, error) {
 	v, err := t.GetVolume(context.Background(), name)
-	return v, usable(err, v.Quarantine, name)
+	return v, usable(err, v.Quarantine, v.Path)
 }
 
 func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
