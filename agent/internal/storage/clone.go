@@ -148,7 +148,7 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	}
 	v.ID, v.UUID = info.ID, info.UUID
 	if err := t.complete(&v); err != nil {
-		return Volume{}, t.store.disk.abandon(t.dir, v.Name, err)
+		return Volume{}, t.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
 	return v, nil
@@ -271,7 +271,7 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 	}
 	info, err := d.fillWithSnapshot(dir, from, readOnly)
 	if err != nil {
-		return btrfs.SubvolumeInfo{}, d.abandon(parent, name, err)
+		return btrfs.SubvolumeInfo{}, t.abandon(parent, name, err)
 	}
 	return info, nil
 }

@@ -148,7 +148,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		return Volume{}, d.abandon(t.dir, stage, err)
 	}
 	if err := d.commit(ctx); err != nil {
-		return Volume{}, d.abandon(t.dir, v.Name, err)
+		return Volume{}, t.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
 	return v, nil

@@ -59,10 +59,14 @@ func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uu
 
 // remove is all of a deletion but the commit.
 func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
-	d := t.store.disk
 	if err := t.checkSubvolume(parent, name, id); err != nil {
 		return err
 	}
+	return t.removeNamed(parent, name)
+}
+
+func (t *Tenant) removeNamed(parent *os.File, name string) error {
+	d := t.store.disk
 	trash := t.store.upkeep.temporary(inspect.TrashPrefix)
 	defer t.store.upkeep.done(trash)
 	err := d.rename(parent, name, trash)
@@ -88,6 +92,17 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 	default:
 		return err
 	}
+}
+
+// abandon removes what a creation has made under its name that failed with the cause. As with a
+// deletion, the name goes first: a kill must not leave it to a directory without data. The mark
+// tells that the data in a temporary directory is the agent's.
+func (t *Tenant) abandon(parent *os.File, name string, cause error) error {
+	err := t.markDeleting(parent, name)
+	if err == nil {
+		err = t.removeNamed(parent, name)
+	}
+	return leftBehind(cause, err)
 }
 
 // isInUse recognises a subvolume that the kernel does not destroy now: "btrfs send" reads it, a swap

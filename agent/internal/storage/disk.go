@@ -292,13 +292,18 @@ func (d *disk) sync() error {
 // errLeftBehind means that something is there that the request has failed to make.
 var errLeftBehind = errors.New("what was made cannot be removed yet")
 
-// abandon removes what a creation has made that failed with the cause.
-func (d *disk) abandon(parent *os.File, name string, cause error) error {
-	err := d.discard(parent, name)
+// leftBehind is the error of a creation that failed with the cause, and of which the removal failed
+// with err, if it did.
+func leftBehind(cause, err error) error {
 	if err != nil {
 		return errors.Join(cause, fmt.Errorf("%w: %w", errLeftBehind, err))
 	}
 	return cause
+}
+
+// abandon removes what a creation has made under a temporary name that failed with the cause.
+func (d *disk) abandon(parent *os.File, stage string, cause error) error {
+	return leftBehind(cause, d.discard(parent, stage))
 }
 
 // discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.

@@ -108,6 +108,59 @@ func TestKilledWhileItRecovers(t *testing.T) {
 	}
 }
 
+// A step of a change fails, and the agent is killed at one of the steps that undo the change. Two
+// changes of each kind are enough.
+func TestKilledWhileItUndoes(t *testing.T) {
+	kinds := map[string]int{}
+	for i, op := range operations() {
+		kind, _, _ := strings.Cut(op.name, " ")
+		kinds[kind]++
+		if kinds[kind] > 2 {
+			continue
+		}
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRigWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
+			before, after, steps := r.learn(op)
+			for k := range steps {
+				const most = 20 // steps that undo
+				for n := k + 1; n <= k+most; n++ {
+					r.again(op, before)
+					undoing := r.failAndKill(op, k, n)
+					r.reopen(op, before, after, false, fmt.Sprintf("%s failed, killed %d steps later", steps[k], n-k))
+					if !undoing {
+						break
+					}
+				}
+			}
+		})
+	}
+}
+
+// failAndKill makes step k of the operation fail, and kills the agent at step n. It reports whether
+// the operation got as far.
+func (r *rig) failAndKill(op operation, k, n int) (killed bool) {
+	r.t.Helper()
+	step := 0
+	r.faults.watch(func(name string) {
+		switch {
+		case step == k:
+			r.faults.fail(unix.EIO, name)
+		case step >= n:
+			r.faults.fail(errKilled, name)
+			killed = true
+		default:
+			r.faults.fail(nil)
+		}
+		step++
+	})
+	_ = op.do(r.t.Context(), r.ten)
+	r.store.abandon()
+	r.faults.watch(nil)
+	r.faults.fail(nil)
+	return killed
+}
+
 func (r *rig) killAt(op operation, k int) (acknowledged bool) {
 	r.t.Helper()
 	r.faults.kill(k)
