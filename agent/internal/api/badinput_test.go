@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -289,4 +290,21 @@ func TestHeadersOverTheLimit(t *testing.T) {
 	got := h.do("GET", "/v1/stats", "", "X-Long", strings.Repeat("x", 2*headerBytes))
 	assert.Equal(t, got.status, 431)
 	assert.Equal(t, got.code(t), agentapi.BadRequest)
+}
+
+// Neither the answer to a header that cannot be read nor the log quotes its token.
+func TestBadHeadersAreNotQuoted(t *testing.T) {
+	h := start(t)
+	for _, header := range []string{
+		"Content-Length : 5\r\n\r\n", "Content-Length: -1\r\n\r\n", "Content-Length: 99999999999999999999\r\n\r\n",
+		"X: " + strings.Repeat("a", headerBytes) + "\r\n\r\n",
+	} {
+		conn := h.dial()
+		_, err := io.WriteString(conn, "POST /v1/volumes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+tokenA+"\r\n"+header)
+		assert.NilError(t, err)
+		got := readAnswer(t, conn)
+		assert.Assert(t, got.status >= 400 && got.status < 500, "%d", got.status)
+		assert.Assert(t, !strings.Contains(string(got.body), tokenA), "%s", got.body)
+	}
+	assert.Assert(t, !strings.Contains(h.log.String(), tokenA), "%s", h.log)
 }

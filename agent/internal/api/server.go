@@ -91,6 +91,7 @@ func New(config Config) *Server {
 	s.app.Server().Handler = refuseUnknownMethods(s.app.Server().Handler)
 	s.app.Server().HeaderReceived = s.dropBodyOfStranger
 	s.app.Server().Logger = quietLogger{config.Logger}
+	s.app.Server().SecureErrorLogMessage = true // errors quote no headers, which hold tokens
 
 	s.app.Use(s.observe, s.recoverPanic, s.refuseWhileDraining, s.authenticate, checkQuery)
 	RegisterHandlersWithOptions(s.app, &handlers{Server: s}, FiberServerOptions{
