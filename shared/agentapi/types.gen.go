@@ -265,7 +265,7 @@ type Snapshot struct {
 	VolumeId string `json:"volume_id,omitempty"`
 }
 
-// SnapshotClone A property that is absent is that of the snapshot's volume, but for size_limit and mount_options.
+// SnapshotClone A property that is absent is that of the snapshot's volume, but for labels, size_limit and mount_options.
 type SnapshotClone struct {
 	Compression *string `json:"compression,omitempty"`
 	Gid         *int64  `json:"gid,omitempty"`
@@ -469,7 +469,7 @@ type Volume struct {
 	UsedBytes int64 `json:"used_bytes"`
 }
 
-// VolumeClone A property that is absent is the source's, but for size_limit and mount_options.
+// VolumeClone A property that is absent is the source's, but for labels, size_limit and mount_options.
 type VolumeClone struct {
 	Compression *string `json:"compression,omitempty"`
 	Gid         *int64  `json:"gid,omitempty"`
