@@ -59,6 +59,20 @@ func TestFieldsOfWrongType(t *testing.T) {
 	}
 }
 
+func TestWrongTypeNamesTheRightOne(t *testing.T) {
+	h := start(t)
+	for body, says := range map[string]string{
+		`{"name":1}`:               "must be a text, not number",
+		`{"size_bytes":"1"}`:       "must be an integer of 64 bits, not string",
+		`{"size_limit":"true"}`:    "must be true or false, not string",
+		`{"labels":"a=b"}`:         "must be an object of texts, not string",
+		`{"mount_options":"hard"}`: "must be a list of texts, not string",
+	} {
+		message := h.do("POST", "/v1/volumes", body).message(t)
+		assert.Check(t, strings.Contains(message, says), message)
+	}
+}
+
 func TestBodiesOfWrongForm(t *testing.T) {
 	h := start(t)
 	for _, route := range bodyRoutes {

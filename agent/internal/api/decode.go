@@ -84,6 +84,8 @@ func jsonType(t reflect.Type) string {
 		return "true or false"
 	case reflect.Map:
 		return "an object of texts"
+	case reflect.Slice:
+		return "a list of texts"
 	}
 	return "a text"
 }
