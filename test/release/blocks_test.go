@@ -112,7 +112,7 @@ var notRun = map[string]string{
 	"btrfs-nfs-agent check":             "named; it is in a block, without an agent",
 	"btrfs-nfs-agent check --repair":    "named; it is in a block, without an agent",
 
-	"btrfs property set -ts DATA ro false":             "undoes what TestReadOnlySubvolume does",
+	"btrfs property set -ts {volume}/data ro false":    "undoes what TestReadOnlySubvolume does",
 	"btrfs-nfs-agent task start defragment --volume V": "the volume has a snapshot; TestTaskCommands does",
 
 	"btrfs-nfs-agent export remove VOLUME ADDRESS": "asks first; upgradeUnderIO does, with --yes",
