@@ -91,7 +91,7 @@ tidy-check: # every module builds by itself and has a tidy go.mod
 .PHONY: unit
 unit: root ## Unit and real-btrfs tests with the race detector (root)
 	@# The tests of the lab are run by lab-test.
-	@CGO_ENABLED=1 go test -race -timeout 20m $(UNIT_FLAGS) $$(go list $(UNIT_PACKAGES) | grep -v /shared/lab)
+	@CGO_ENABLED=1 go test -race -timeout 40m $(UNIT_FLAGS) $$(go list $(UNIT_PACKAGES) | grep -v /shared/lab)
 
 .PHONY: lab-test
 lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity included (root)
