@@ -135,6 +135,7 @@ func TestCommandIsStopped(t *testing.T) {
 // A process is ended, and one that has got its PID later is not.
 func TestProcess(t *testing.T) {
 	child := exec.Command("sleep", "60")
+	child.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // as Command does
 	assert.NilError(t, child.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- child.Wait() }()
