@@ -4,7 +4,6 @@ package system_test
 
 import (
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -18,9 +17,6 @@ import (
 // What docs/operations.md says of SQLite: with a write-ahead log on one node, with another journal
 // on several.
 func TestSQLite(t *testing.T) {
-	if _, err := exec.LookPath("sqlite3"); err != nil {
-		t.Skip("sqlite3 is not installed")
-	}
 	const each = 300
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}})
 	v := system.Create(t, s, "v")

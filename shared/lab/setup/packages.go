@@ -26,6 +26,7 @@ var tools = map[string]string{
 	"patchelf":             "patchelf",
 	"rpc.mountd":           "nfs-kernel-server",
 	"rpc.nfsd":             "nfs-kernel-server",
+	"sqlite3":              "sqlite3",
 	"tmux":                 "tmux",
 	"/usr/include/stdio.h": "libc6-dev",
 }
