@@ -54,7 +54,7 @@ func readAnswer(t *testing.T, conn net.Conn) answer {
 	return answer{response.StatusCode, response.Header, body}
 }
 
-// Whoever has no token is answered when the header is there, whatever it says of a body.
+// A client without a token gets its answer when the header is there, whatever it says of a body.
 func TestBodiesOfStrangersAreNotRead(t *testing.T) {
 	h := start(t, func(c *Config) { c.ReadTimeout = 2 * patience })
 	const post = "POST /v1/volumes HTTP/1.1\r\nHost: x\r\n"

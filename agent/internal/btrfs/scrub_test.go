@@ -79,7 +79,7 @@ func TestBalanceState(t *testing.T) {
 	assert.Assert(t, !running)
 }
 
-// A process is in a group of its own.
+// Each process is in its own group.
 func TestCommandHasAGroup(t *testing.T) {
 	command := shell("-c", "exit 0")
 	command.Started = func(pid int) error {

@@ -131,7 +131,7 @@ func (e *Engine) answerHandle(domain string, key fsid, now time.Time) message {
 	return handleMessage(domain, key, "", now.Add(near).Unix())
 }
 
-// follow is moveTo for an answer, which lets nobody in where that fails.
+// follow is moveTo for an answer, which lets no client in where that fails.
 func (e *Engine) follow(known *client, path string, dir place) bool {
 	err := e.moveTo(known, path, dir)
 	if err != nil {

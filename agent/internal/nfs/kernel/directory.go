@@ -10,7 +10,7 @@ import (
 )
 
 // place tells one directory from another. Inode and mountRoot are what the kernel makes file handles
-// of; each subvolume has a device number of its own.
+// of; each subvolume has its own device number.
 type place struct {
 	inode     uint64
 	mountRoot bool

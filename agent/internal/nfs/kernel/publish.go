@@ -189,7 +189,7 @@ func (e *Engine) leave(known *client, path string, dir place, expiry time.Durati
 }
 
 // refuse replaces the kernel's export of a path. No such directory: nothing to shut. No such domain:
-// nobody to shut out. The kernel says ENOENT for both.
+// no client to shut out. The kernel says ENOENT for both.
 func (e *Engine) refuse(domain, path string) error {
 	err := e.replace(noExportMessage(domain, path, e.now().Add(near).Unix()))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
