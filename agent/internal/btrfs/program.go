@@ -77,6 +77,11 @@ type Command struct {
 	// may be a script that runs the one of btrfs-progs.
 	Stop syscall.Signal
 
+	// Begun reports whether the kernel works for the process. The first signal waits for it, at most
+	// killAfter: one that reaches btrfs-scrub(8) earlier makes it note a finished scrub that has read
+	// nothing (seen with btrfs-progs 6.2). Where it is nil, the signal does not wait.
+	Begun func() bool
+
 	// Started is told the process, before anything waits for it. An error ends the process.
 	Started func(pid int) error
 }
@@ -104,7 +109,12 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	signalled := make(chan struct{})
 	go func() {
 		defer close(signalled)
-		signalAfter(ctx, ended, func(since time.Time) { _ = unix.Kill(-cmd.Process.Pid, nextSignal(c.Stop, since)) })
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			c.waitUntilBegun(ended)
+			signalUntil(ended, func(since time.Time) { _ = unix.Kill(-cmd.Process.Pid, nextSignal(c.Stop, since)) })
+		}
 	}()
 	err = cmd.Wait()
 	close(ended)
@@ -118,17 +128,37 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	return out.String(), complaints.String(), err
 }
 
-// signalAfter calls signal again and again once ctx has ended, with the time of the first call.
-func signalAfter(ctx context.Context, ended <-chan struct{}, signal func(since time.Time)) {
-	select {
-	case <-ended:
+func (c Command) waitUntilBegun(ended <-chan struct{}) {
+	if c.Begun == nil {
 		return
-	case <-ctx.Done():
 	}
+	const lookEvery = 10 * time.Millisecond
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	last := time.After(killAfter)
+	for !c.Begun() {
+		select {
+		case <-ended:
+			return
+		case <-last:
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// signalUntil calls signal again and again until the process has ended, with the time of the first
+// call.
+func signalUntil(ended <-chan struct{}, signal func(since time.Time)) {
 	since := time.Now()
 	again := time.NewTicker(signalEvery)
 	defer again.Stop()
 	for {
+		select {
+		case <-ended:
+			return
+		default:
+		}
 		signal(since)
 		select {
 		case <-ended:

@@ -21,9 +21,10 @@ import (
 // signal to its process: "btrfs scrub cancel" and "btrfs balance cancel" also end what an
 // administrator or another agent has started.
 
-// run runs the btrfs program. The signal ends what it does.
-func (j job) run(ctx context.Context, stop syscall.Signal, args ...string) (printed string, err error) {
-	command := btrfs.Command{Path: j.program, Args: args, Stop: stop, Started: j.started}
+// run runs the btrfs program. The signal ends what it does, once begun reports that the kernel has
+// begun with it.
+func (j job) run(ctx context.Context, stop syscall.Signal, begun func() bool, args ...string) (printed string, err error) {
+	command := btrfs.Command{Path: j.program, Args: args, Stop: stop, Begun: begun, Started: j.started}
 	stdout, stderr, err := command.Run(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = btrfs.ErrCancelled
@@ -82,7 +83,11 @@ func scrub(ctx context.Context, j job) (Result, error) {
 	if j.options["readonly"] == "true" {
 		args = append(args, "-r")
 	}
-	_, err = j.run(ctx, stopScrub, append(args, j.dir)...)
+	begun := func() bool {
+		running, err := j.isScrubbing()
+		return err == nil && running
+	}
+	_, err = j.run(ctx, stopScrub, begun, append(args, j.dir)...)
 	runs, readErr := j.ownRuns()
 	return sum(runs), errors.Join(scrubError(err, runs), readErr)
 }
@@ -186,7 +191,7 @@ func balance(ctx context.Context, j job) (Result, error) {
 	if !given {
 		usage = defaultUsage
 	}
-	printed, err := j.run(ctx, stopBalance, "balance", "start", "-dusage="+usage, j.dir)
+	printed, err := j.run(ctx, stopBalance, nil, "balance", "start", "-dusage="+usage, j.dir)
 	if err != nil {
 		return nil, err
 	}
