@@ -10,6 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -100,6 +101,7 @@ func storageConfig(c config.Config) storage.Config {
 		BasePath: c.BasePath, PoolID: uuid.UUID(c.PoolID), Tenants: c.Tenants.Names(), Quota: storage.Quota(c.QuotaMode),
 		DirMode: uint32(c.DefaultDirMode), DataMode: uint32(c.DefaultDataMode), MaxID: c.MaxOwnerID,
 		ReconcileInterval: c.NFS.ReconcileInterval, Exports: c.NFS.ExportOptions.All, NFSVersion: c.NFS.MaxVersion,
+		CommitInterval: c.NFS.CommitInterval, ClientOperations: nfsd.NewServer("/proc").ChangingOperations,
 	}
 }
 

@@ -49,6 +49,7 @@ type NFS struct {
 	Exporter          string        `envconfig:"AGENT_NFS_EXPORTER" default:"auto" desc:"Engine: exportfs (drives nfs-utils), kernel (answers the kernel itself) or auto."`
 	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, root_squash, sec=flavour:…, xprtsec=mode:…; or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
 	ReconcileInterval time.Duration `envconfig:"AGENT_NFS_RECONCILE_INTERVAL" default:"10m" desc:"How often the server's exports are compared with the intended ones where nothing tells of a change; at least 1s."`
+	CommitInterval    time.Duration `envconfig:"AGENT_NFS_COMMIT_INTERVAL" default:"1s" desc:"How often the agent commits what clients have created, renamed, removed and truncated, 100ms to 30s. The NFS server answers these before they are durable, and a power cut loses those that no commit covers (operations.md, What fsync means). Where clients change nothing there is no commit. 0: none by the agent; the kernel makes one within 30s."`
 	ExportsFile       string        `envconfig:"AGENT_NFS_EXPORTS_FILE" default:"/etc/exports.d/btrfs-nfs-csi.exports" desc:"exportfs engine: file that brings the exports back when the NFS server restarts without the agent."`
 	MaxVersion        string        `envconfig:"AGENT_NFS_MAX_VERSION" default:"4.2" desc:"Newest NFS version that volumes are served with: 4.2 or 4.1. With 4.1 clients cannot have the server copy files, which passes the limits of full quotas (operations.md, Copies on the server). exportfs engine: run install.sh again after a change."`
 	ServerUnmanaged   bool          `envconfig:"AGENT_NFS_SERVER_UNMANAGED" desc:"kernel engine: leave starting the NFS server to somebody else, who has to do so after the agent (operations.md, NFS server)."`
@@ -174,6 +175,9 @@ func (n NFS) validateServer() error {
 		if setting.value != 0 {
 			errs = append(errs, between(setting.name, setting.value, 10*time.Second, time.Hour))
 		}
+	}
+	if n.CommitInterval != 0 {
+		errs = append(errs, between("AGENT_NFS_COMMIT_INTERVAL", n.CommitInterval, 100*time.Millisecond, 30*time.Second))
 	}
 	lease, grace := n.ServerLease, n.ServerGrace
 	if lease == 0 {

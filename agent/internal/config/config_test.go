@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 		BasePath: "/pool", Tenants: Tenants{{"a", "secret"}}, ListenAddr: ":8080", MetricsAddr: "127.0.0.1:9090",
 		QuotaMode: "auto", DefaultDirMode: 0o700, DefaultDataMode: 0o2770, MaxOwnerID: 65534,
 		NFS: NFS{
-			Exporter: "auto", MaxVersion: "4.2", ReconcileInterval: 10 * time.Minute, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
+			Exporter: "auto", MaxVersion: "4.2", ReconcileInterval: 10 * time.Minute, CommitInterval: time.Second, ExportsFile: "/etc/exports.d/btrfs-nfs-csi.exports",
 		},
 		ShutdownTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "",
 	})
@@ -50,7 +50,7 @@ func TestEverySetting(t *testing.T) {
 		"AGENT_BASE_PATH", "/srv/x", "AGENT_POOL_ID", "6F1C8B52-2a0e-4c1b-9a57-0d6f3f1f8a11", "AGENT_TENANTS", "a:x:y, b:z", "AGENT_LISTEN_ADDR", "[::1]:1", "AGENT_METRICS_ADDR", "",
 		"AGENT_TLS_CERT", "/c", "AGENT_TLS_KEY", "/k", "AGENT_TLS_CLIENT_CA", "/ca", "AGENT_QUOTA_MODE", "simple", "AGENT_DEFAULT_DIR_MODE", "755",
 		"AGENT_DEFAULT_DATA_MODE", "07777", "AGENT_MAX_OWNER_ID", "4294967294", "AGENT_NFS_EXPORTER", "kernel", "AGENT_NFS_MAX_VERSION", "4.1",
-		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m",
+		"AGENT_KERNEL_EXPORT_OPTIONS", "rw,insecure,root_squash,sec=krb5p:sys,xprtsec=tls:mtls", "AGENT_NFS_RECONCILE_INTERVAL", "1m", "AGENT_NFS_COMMIT_INTERVAL", "5s",
 		"AGENT_NFS_EXPORTS_FILE", "/x/y.exports", "AGENT_NFS_SERVER_UNMANAGED", "true", "AGENT_NFS_SERVER_THREADS", "8",
 		"AGENT_NFS_SERVER_LISTEN", "10.0.0.1:2049, [fd00::1]:20490", "AGENT_NFS_SERVER_LEASE_TIME", "20s", "AGENT_NFS_SERVER_GRACE_TIME", "30s", "AGENT_NFS_REQUIRE_NFSDCLD", "true",
 		"AGENT_SHUTDOWN_TIMEOUT", "5s", "LOG_LEVEL", "debug", "LOG_FORMAT", "json",
@@ -63,7 +63,7 @@ func TestEverySetting(t *testing.T) {
 		BasePath: "/srv/x", PoolID: PoolID(uuid.MustParse("6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")), Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
 		NFS: NFS{
-			Exporter: "kernel", MaxVersion: "4.1", ReconcileInterval: time.Minute, ExportsFile: "/x/y.exports",
+			Exporter: "kernel", MaxVersion: "4.1", ReconcileInterval: time.Minute, CommitInterval: 5 * time.Second, ExportsFile: "/x/y.exports",
 			ExportOptions:   ExportOptions{Insecure: true, All: nfs.Options{RootSquash: true, Security: "krb5p:sys", XprtSec: "tls:mtls"}},
 			ServerUnmanaged: true, ServerThreads: 8, ServerLease: 20 * time.Second, ServerGrace: 30 * time.Second, RequireNfsdcld: true,
 		},
@@ -85,6 +85,7 @@ func TestBadSettings(t *testing.T) {
 		{"AGENT_KERNEL_EXPORT_OPTIONS", "all_squash"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec="}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=none"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "sec=sys:sys"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec=ssl"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "xprtsec="},
 		{"AGENT_KERNEL_EXPORT_OPTIONS", "rw,fsid=1"}, {"AGENT_KERNEL_EXPORT_OPTIONS", "rw async"},
 		{"AGENT_NFS_RECONCILE_INTERVAL", "0"}, {"AGENT_NFS_RECONCILE_INTERVAL", "-1s"}, {"AGENT_NFS_RECONCILE_INTERVAL", "5"},
+		{"AGENT_NFS_COMMIT_INTERVAL", "99ms"}, {"AGENT_NFS_COMMIT_INTERVAL", "31s"}, {"AGENT_NFS_COMMIT_INTERVAL", "-1s"},
 		{"AGENT_NFS_EXPORTS_FILE", "x.exports"}, {"AGENT_NFS_EXPORTS_FILE", "/etc/exports"},
 		{"AGENT_NFS_SERVER_THREADS", "-1"}, {"AGENT_NFS_SERVER_UNMANAGED", "perhaps"},
 		{"AGENT_NFS_SERVER_LISTEN", "2049"}, {"AGENT_NFS_SERVER_LISTEN", "storage:2049"}, {"AGENT_NFS_SERVER_LEASE_TIME", "9s"}, {"AGENT_NFS_SERVER_LEASE_TIME", "61m"},

@@ -46,6 +46,11 @@ type Config struct {
 	NFSVersion        string                  // that clients are told to mount with, "": 4.2
 	Logger            *slog.Logger            // nil: none
 
+	// CommitInterval is how often changes of NFS clients are made durable, 0: only by the kernel.
+	// ClientOperations counts those changes: see nfsd.Server.
+	CommitInterval   time.Duration
+	ClientOperations func() (uint64, error)
+
 	fault func(step string) error // tests only: see disk
 	fstab string                  // tests only, "": /etc/fstab
 }
@@ -97,9 +102,10 @@ type Store struct {
 	upkeep   upkeep
 	reserve  sync.Mutex // of the reserve for references: see reserve.go
 	looks    looks
-	index    *dataIndex // at start only
-	survey   *survey    // nil in an agent: see Inspect
-	failures sync.Map   // error texts of repairs that have failed, by Finding.key
+	index    *dataIndex     // at start only
+	survey   *survey        // nil in an agent: see Inspect
+	failures sync.Map       // error texts of repairs that have failed, by Finding.key
+	commits  *clientCommits // nil where they are turned off
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
@@ -152,6 +158,7 @@ func (c *Claim) Open(ctx context.Context, exporter Exporter) (*Store, error) {
 		return nil, err
 	}
 	s.upkeep.start(s)
+	s.commits.start()
 	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
 	return s, nil
 }
@@ -174,6 +181,7 @@ func newStore(config Config, p *pool) *Store {
 		locks:   nameLocks{locks: map[string]*nameLock{}},
 		tenants: map[string]*Tenant{},
 		broken:  map[string]error{},
+		commits: newClientCommits(config, p.fs.Commit),
 	}
 }
 
@@ -232,6 +240,7 @@ func (s *Store) Close(ctx context.Context) error {
 		return fmt.Errorf("changes are still under way: %w", err)
 	}
 	s.upkeep.stop()
+	s.commits.stop()
 	s.release()
 	return nil
 }

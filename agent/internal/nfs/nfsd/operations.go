@@ -1,0 +1,67 @@
+package nfsd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// changingOperations are the NFSv4 operations that change metadata and that the server may answer
+// before the change is durable. Their numbers are those of enum nfs_opnum4 (RFC 7862, RFC 8276).
+//
+// WRITE is not one of them: a client knows that its data may be lost until COMMIT has succeeded.
+var changingOperations = []int{
+	6,      // CREATE: directories, symbolic links, devices
+	11,     // LINK
+	18,     // OPEN: creates and truncates
+	28,     // REMOVE
+	29,     // RENAME
+	34,     // SETATTR: truncates as well
+	59, 62, // ALLOCATE, DEALLOCATE
+	60, 71, // COPY, CLONE
+	73, 75, // SETXATTR, REMOVEXATTR
+}
+
+// ChangingOperations is how many NFSv4 operations the server has executed that may have changed
+// metadata, since it was loaded. The server counts an operation after it has executed it and before
+// it answers (nfsd4_proc_compound in fs/nfsd/nfs4proc.c): what was answered before a call is in the
+// call's number. It is 0 while the kernel has no NFS server.
+//
+// The numbers are of the network namespace of this process, before Linux 6.9 of all of them.
+func (s *Server) ChangingOperations() (uint64, error) {
+	content, err := os.ReadFile(filepath.Join(s.procRoot, "net/rpc/nfsd"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the NFS server's counters: %w", err)
+	}
+	return parseOperations(string(content))
+}
+
+// parseOperations reads the line "proc4ops COUNT" followed by as many numbers, by operation.
+func parseOperations(content string) (sum uint64, err error) {
+	for line := range strings.Lines(content) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "proc4ops" {
+			continue
+		}
+		counts := fields[2:]
+		for _, operation := range changingOperations {
+			if operation >= len(counts) {
+				continue // newer than the kernel
+			}
+			count, err := strconv.ParseUint(counts[operation], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read the NFS server's counters: %w", err)
+			}
+			sum += count
+		}
+		return sum, nil
+	}
+	return 0, errors.New("read the NFS server's counters: there is no line proc4ops")
+}

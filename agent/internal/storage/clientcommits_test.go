@@ -1,0 +1,183 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/poll"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+)
+
+// clientOperations stands for the NFS server's counters.
+type clientOperations struct {
+	count atomic.Uint64
+	looks atomic.Int64 // how often the counters were read
+}
+
+func (o *clientOperations) read() (uint64, error) {
+	o.looks.Add(1)
+	return o.count.Load(), nil
+}
+
+// awaitLooks returns when the counters were read n more times, and so what was there before was acted upon.
+func (o *clientOperations) awaitLooks(t *testing.T, n int64) {
+	t.Helper()
+	until := o.looks.Load() + n
+	eventually(t, func() poll.Result { return when(o.looks.Load() >= until, "%d looks of %d", o.looks.Load(), until) })
+}
+
+// lockedBuffer is a log that is written and read at the same time.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *lockedBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.all.String(), text)
+}
+
+const (
+	commitFailed = "failed to commit changes of NFS clients"
+	commitsAgain = "committed changes of NFS clients again"
+)
+
+// What clients have changed is durable without any other change, and where they change nothing there is no commit.
+func TestChangesOfClientsBecomeDurable(t *testing.T) {
+	t.Parallel()
+	pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
+	var clients clientOperations
+	config := Config{BasePath: pool.Dir, CommitInterval: 10 * time.Millisecond, ClientOperations: clients.read}
+	ten := mustTenant(t, open(t, config, newMemoryExporter()))
+	v := mustCreate(t, ten, "v")
+	info, err := ten.store.pool.fs.Info()
+	assert.NilError(t, err)
+	data := filepath.Join(v.Path, dataDir)
+
+	for _, change := range []struct {
+		name string
+		make func() error
+	}{
+		{"mkdir", func() error { return os.Mkdir(filepath.Join(data, "dir"), 0o700) }},
+		{"rename", func() error { return os.Rename(filepath.Join(data, "dir"), filepath.Join(data, "renamed")) }},
+		{"link", func() error { return os.Symlink("somewhere", filepath.Join(data, "link")) }},
+		{"unlink", func() error { return os.Remove(filepath.Join(data, "link")) }},
+	} {
+		before := commits(t, info.FSID)
+		assert.NilError(t, change.make())
+		clients.count.Add(1)
+		eventually(t, func() poll.Result { return when(commits(t, info.FSID) > before, "no commit after %s", change.name) })
+	}
+	// A busy machine makes the wait for a commit ask for another: see startCommit in package btrfs.
+	const rounds = 10
+	for round := 1; ; round++ {
+		clients.awaitLooks(t, 2) // the last commit has ended
+		before := commits(t, info.FSID)
+		assert.NilError(t, os.Mkdir(filepath.Join(data, fmt.Sprint("of the host ", round)), 0o700))
+		clients.awaitLooks(t, 20)
+		after := commits(t, info.FSID)
+		if before == after {
+			break
+		}
+		assert.Assert(t, round < rounds, "there are commits without a change by clients")
+	}
+
+	cut := pool.Copy()
+	left := entries(t, filepath.Join(cut.Dir, tenant, "v", dataDir))
+	assert.Assert(t, slices.Contains(left, "renamed") && !slices.Contains(left, "dir") && !slices.Contains(left, "link"), "%v", left)
+}
+
+// Commits that fail are tried again at each look, and the log says so once; and once when they succeed again.
+func TestFailingCommitsAreLoggedOnce(t *testing.T) {
+	pool := newPool(t)
+	var clients clientOperations
+	var log lockedBuffer
+	config := Config{
+		BasePath: pool.Dir, CommitInterval: time.Millisecond, ClientOperations: clients.read, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	s := open(t, config, newMemoryExporter())
+	remount := func(option string) {
+		out, err := exec.Command("mount", "-o", "remount,"+option, pool.Dir).CombinedOutput()
+		assert.NilError(t, err, "%s", out)
+	}
+	for round := 1; round <= 2; round++ {
+		remount("ro")
+		clients.count.Add(1)
+		eventually(t, func() poll.Result { return when(log.count(commitFailed) >= round, "nothing is in the log") })
+		clients.awaitLooks(t, 50)
+		assert.Equal(t, log.count(commitFailed), round)
+		assert.Equal(t, log.count(commitsAgain), round-1)
+
+		remount("rw")
+		eventually(t, func() poll.Result { return when(log.count(commitsAgain) >= round, "nothing is in the log") })
+		clients.awaitLooks(t, 50)
+		assert.Equal(t, log.count(commitsAgain), round)
+	}
+	assert.NilError(t, s.Ready())
+}
+
+// A disk that hangs has one commit waiting for it, and one line in the log. The agent ends all the same.
+func TestHungCommit(t *testing.T) {
+	var clients clientOperations
+	var log lockedBuffer
+	var waiting, most, calls atomic.Int32
+	c := &clientCommits{
+		interval: time.Millisecond, patience: time.Millisecond, operations: clients.read, log: slog.New(slog.NewTextHandler(&log, nil)),
+		commit: func(ctx context.Context) error {
+			most.Store(max(most.Load(), waiting.Add(1)))
+			defer waiting.Add(-1)
+			calls.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		},
+	}
+	clients.count.Add(1)
+	c.start()
+	eventually(t, func() poll.Result { return when(calls.Load() > 20, "%d commits were tried", calls.Load()) })
+	c.stop()
+	assert.Equal(t, most.Load(), int32(1))
+	assert.Equal(t, log.count(commitFailed), 1)
+
+	c.patience = time.Hour
+	before := calls.Load()
+	c.start()
+	eventually(t, func() poll.Result { return when(calls.Load() > before, "no commit has begun") })
+	c.stop() // while it hangs
+}
+
+// Counters that cannot be read do not keep changes from being committed.
+func TestCommitsWithoutCounters(t *testing.T) {
+	var log lockedBuffer
+	commits := 0
+	c := &clientCommits{
+		patience: time.Minute, log: slog.New(slog.NewTextHandler(&log, nil)),
+		operations: func() (uint64, error) { return 0, errors.New("no counters") },
+		commit:     func(context.Context) error { commits++; return nil },
+	}
+	for range 3 {
+		c.look(t.Context())
+	}
+	assert.Equal(t, commits, 3)
+	assert.Equal(t, log.count("no counters"), 1)
+}
