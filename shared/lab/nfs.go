@@ -93,6 +93,9 @@ func (l *Lab) SetNFSMode(mode NFSMode) error {
 	return nil
 }
 
+// SetNFSScope changes the server's scope (Options.NFSScope) from its next start on.
+func (l *Lab) SetNFSScope(scope string) { l.nfs.options.NFSScope = scope }
+
 func (s *nfsServer) start() error {
 	if s.running {
 		return nil
@@ -123,8 +126,12 @@ func (s *nfsServer) start() error {
 	if s.options.NFSMaxVersion == "4.1" {
 		newest = "-N"
 	}
-	_, err := s.host.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", newest, "4.2", "-U",
-		strconv.Itoa(s.options.NFSThreads))
+	start := []string{"rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", newest, "4.2", "-U", strconv.Itoa(s.options.NFSThreads)}
+	if s.options.NFSScope != "" {
+		// The kernel takes the host name of whoever starts the threads.
+		start = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, s.options.NFSScope}, start...)
+	}
+	_, err := s.host.Run(start[0], start[1:]...)
 	return err
 }
 

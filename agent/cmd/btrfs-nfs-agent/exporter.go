@@ -9,16 +9,23 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/engine"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath, which this process has taken.
 func newExporter(ctx context.Context, c config.Config, basePath string, logger *slog.Logger) (nfs.Exporter, error) {
 	name, forExportfs, forKernel := engineSettings(c, basePath, logger)
+	scope, err := serverScope(basePath)
+	if err != nil {
+		return nil, err
+	}
+	forKernel.Server.Scope = scope
 	exporter, err := engine.New(ctx, name, forExportfs, forKernel)
 	if err != nil || c.NFS.SignHandles {
 		return exporter, err
@@ -34,6 +41,19 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 			"file", handleKeyFile(basePath))
 	}
 	return exporter, nil
+}
+
+// serverScope is the NFS server's scope for the pool: the same on each host that the pool moves to, whatever its name.
+func serverScope(basePath string) (string, error) {
+	fs, err := btrfs.Open(basePath)
+	if err != nil {
+		return "", fmt.Errorf("scope of the NFS server: %w", err)
+	}
+	info, err := fs.Info()
+	if err = errors.Join(err, fs.Close()); err != nil {
+		return "", fmt.Errorf("scope of the NFS server: %w", err)
+	}
+	return nfsd.Scope(info.FSID), nil
 }
 
 // handleKeyFile is where the key for file handles is. It goes with the pool, so that handles stay

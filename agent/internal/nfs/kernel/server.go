@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
@@ -77,6 +78,9 @@ func (e *Engine) startServer(ctx context.Context) error {
 		}
 		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
+		if server.Scope != "" {
+			e.server.WarnOfScope(e.config.Logger, Name, "its next start gives it another, and loses the locks once (docs/upgrade.md)")
+		}
 		return nil
 	}
 	if err := e.checkNfsdcld(); err != nil {
@@ -107,6 +111,18 @@ func (e *Engine) startServer(ctx context.Context) error {
 	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
 		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
 	return nil
+}
+
+// startThreads is the last step: from now on clients are served.
+func (e *Engine) startThreads() error {
+	server := e.config.Server
+	err := e.server.Start(server.Threads, server.Scope, e.handleKey)
+	if errors.Is(err, nfsd.ErrNoScope) {
+		e.config.Logger.Warn("the NFS server gets the host name for its scope: clients lose their locks when the pool moves to another host, or the host is renamed",
+			"engine", Name, "error", err)
+		return e.server.Start(server.Threads, "", nil)
+	}
+	return err
 }
 
 // dropSockets takes away what an interrupted start left: sockets, and perhaps not all, with which times cannot be set. Where it was one with

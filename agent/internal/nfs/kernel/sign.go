@@ -112,11 +112,3 @@ func (e *Engine) checkRunningServer() error {
 	}
 	return nil
 }
-
-// startThreads is the last step: from now on clients are served.
-func (e *Engine) startThreads() error {
-	if e.handleKey != nil {
-		return e.server.StartSigning(e.config.Server.Threads, *e.handleKey)
-	}
-	return e.config.set("threads", fmt.Sprint(e.config.Server.Threads))
-}

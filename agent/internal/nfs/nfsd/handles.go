@@ -2,12 +2,8 @@ package nfsd
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
 // HandleKey is what the server signs file handles with: a key of SipHash-2-4 (fs/nfsd/nfsfh.c).
@@ -40,14 +36,4 @@ func (s *Server) CanSignHandles() bool {
 		}
 	})
 	return err == nil && known
-}
-
-// StartSigning starts the server's threads and gives them the key, which the kernel takes only while there are none.
-func (s *Server) StartSigning(threads int, key HandleKey) error {
-	payload := append(attribute(attrThreads, binary.NativeEndian.AppendUint32(nil, uint32(threads))), attribute(attrHandleKey, key[:])...)
-	err := s.call(commandThreadsSet, unix.NLM_F_ACK, payload, nil)
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%w: starting the server with a key for file handles: %w", nfs.ErrUnsupported, err)
-	}
-	return err
 }

@@ -21,6 +21,7 @@ const (
 
 	commandRequests     = 1  // NFSD_CMD_RPC_STATUS_GET, since 6.7
 	commandThreadsSet   = 2  // NFSD_CMD_THREADS_SET, since 6.10
+	commandThreadsGet   = 3  // NFSD_CMD_THREADS_GET, since 6.10
 	commandUnlockExport = 18 // NFSD_CMD_UNLOCK_EXPORT, since 7.2
 
 	attrBegan      = 6  // NFSD_A_RPC_STATUS_SERVICE_TIME: microseconds
@@ -28,6 +29,7 @@ const (
 	attrSourceIPv6 = 10 // NFSD_A_RPC_STATUS_SADDR6
 	attrUnlockPath = 1  // NFSD_A_UNLOCK_EXPORT_PATH
 	attrThreads    = 1  // NFSD_A_SERVER_THREADS
+	attrScope      = 4  // NFSD_A_SERVER_SCOPE, since 6.10
 	attrHandleKey  = 6  // NFSD_A_SERVER_FH_KEY, since 7.1
 )
 

@@ -1,0 +1,124 @@
+package nfsd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
+)
+
+// ErrNoScope is part of the error when the server could not be started with a scope. It does not run then.
+var ErrNoScope = errors.New("the NFS server cannot be given a scope")
+
+// Scope is the server scope (RFC 8881 section 2.10.4) of a server for the btrfs filesystem of that UUID. After a restart or
+// a failover a client reclaims its opens and locks only from a server of the same scope (section 8.4.2.1), and the kernel's
+// default is the host name. The kernel takes 64 bytes at most (nfsd_name in fs/nfsd/netns.h), this has 46.
+func Scope(filesystem uuid.UUID) string { return "btrfs-nfs-" + filesystem.String() }
+
+// Start starts the threads of a server that does not run. Clients are served from then on.
+//
+// scope is the server scope, "" for the host name. The kernel takes it by netlink since Linux 6.10. Older kernels take the
+// host name of the thread that starts the server, so that thread gets a UTS namespace (unshare(2), needs CAP_SYS_ADMIN). The
+// error wraps ErrNoScope where that fails.
+//
+// key signs file handles, nil for none. nfs.ErrUnsupported before Linux 7.1.
+func (s *Server) Start(threads int, scope string, key *HandleKey) error {
+	if scope == "" && key == nil {
+		return s.writeThreads(threads)
+	}
+	err := s.call(commandThreadsSet, unix.NLM_F_ACK, startPayload(threads, scope, key), nil)
+	switch {
+	case key != nil && errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w: starting the server with a key for file handles: %w", nfs.ErrUnsupported, err)
+	case key == nil && (errors.Is(err, nfs.ErrUnsupported) || errors.Is(err, unix.EINVAL)):
+		return s.startAsHost(threads, scope)
+	}
+	return err
+}
+
+// startPayload are the attributes of NFSD_CMD_THREADS_SET.
+func startPayload(threads int, scope string, key *HandleKey) []byte {
+	payload := attribute(attrThreads, binary.NativeEndian.AppendUint32(nil, uint32(threads)))
+	if scope != "" {
+		payload = append(payload, attribute(attrScope, append([]byte(scope), 0))...)
+	}
+	if key != nil {
+		payload = append(payload, attribute(attrHandleKey, key[:])...)
+	}
+	return payload
+}
+
+// startAsHost starts the server from a UTS namespace whose host name is the scope (nfsd_svc in fs/nfsd/nfssvc.c).
+func (s *Server) startAsHost(threads int, scope string) (err error) {
+	osthread.Spend(func() {
+		if err = unix.Unshare(unix.CLONE_NEWUTS); err != nil {
+			err = fmt.Errorf("%w: UTS namespace: %w", ErrNoScope, err)
+			return
+		}
+		if err = s.setHostName(scope); err != nil {
+			err = fmt.Errorf("%w: host name: %w", ErrNoScope, err)
+			return
+		}
+		err = s.writeThreads(threads)
+	})
+	return err
+}
+
+// setHostName sets that of the calling thread's UTS namespace. ProtectHostname= in the agent's unit forbids sethostname(2), and
+// leaves the sysctl (get_uts in kernel/utsname_sysctl.c). In a container the sysctl may be read-only.
+func (s *Server) setHostName(name string) error {
+	forbidden := unix.Sethostname([]byte(name))
+	if forbidden == nil {
+		return nil
+	}
+	err := os.WriteFile(filepath.Join(s.procRoot, "sys/kernel/hostname"), []byte(name), 0)
+	if err != nil {
+		return errors.Join(forbidden, err)
+	}
+	return nil
+}
+
+func (s *Server) writeThreads(threads int) error {
+	err := os.WriteFile(filepath.Join(s.procRoot, "fs/nfsd/threads"), []byte(strconv.Itoa(threads)+"\n"), 0)
+	if err != nil {
+		return fmt.Errorf("%w: setting the NFS server's threads to %d: %w", nfs.ErrUnavailable, threads, err)
+	}
+	return nil
+}
+
+// CurrentScope is the scope of the server that runs, "" of one that does not. nfs.ErrUnsupported before Linux 6.10.
+func (s *Server) CurrentScope() (scope string, err error) {
+	err = s.call(commandThreadsGet, unix.NLM_F_ACK, nil, func(attrs attributes) {
+		scope = unix.ByteSliceToString(attrs[attrScope])
+	})
+	return scope, err
+}
+
+// ScopeIsHostName reports whether the running server has the kernel's default scope, this host's name. Before Linux 6.10 the
+// kernel does not tell, and the answer is no.
+func (s *Server) ScopeIsHostName() (scope string, is bool) {
+	scope, err := s.CurrentScope()
+	if err != nil {
+		return "", false
+	}
+	name, err := os.Hostname()
+	return scope, err == nil && scope == name
+}
+
+// WarnOfScope logs that the running server has this host's name for its scope.
+func (s *Server) WarnOfScope(logger *slog.Logger, engine, advice string) {
+	scope, isHostName := s.ScopeIsHostName()
+	if isHostName {
+		logger.Warn("the NFS server's scope is the name of this host: clients lose their locks when the pool moves to another host, or this one is renamed: "+advice,
+			"engine", engine, "scope", scope)
+	}
+}

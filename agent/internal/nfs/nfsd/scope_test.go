@@ -1,0 +1,73 @@
+package nfsd
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
+)
+
+// The kernel cuts a scope off after 64 bytes.
+func TestScope(t *testing.T) {
+	scope := Scope(uuid.MustParse("0995f14e-81b1-4fb6-ac04-9ac56df10e0d"))
+	assert.Equal(t, scope, "btrfs-nfs-0995f14e-81b1-4fb6-ac04-9ac56df10e0d")
+	assert.Assert(t, len(scope) <= 64)
+}
+
+func TestStartMessage(t *testing.T) {
+	key := HandleKey{1, 2, 3}
+	for _, test := range []struct {
+		scope string
+		key   *HandleKey
+		want  attributes
+	}{
+		{"s", nil, attributes{attrScope: []byte("s\x00")}},
+		{"", &key, attributes{attrHandleKey: key[:]}},
+		{"s", &key, attributes{attrScope: []byte("s\x00"), attrHandleKey: key[:]}},
+	} {
+		test.want[attrThreads] = binary.NativeEndian.AppendUint32(nil, 8)
+		got, err := parseAttributes(startPayload(8, test.scope, test.key))
+		assert.NilError(t, err)
+		assert.DeepEqual(t, got, test.want)
+	}
+}
+
+// A thread of another host name starts the server, and the process keeps its own.
+func TestStartAsHost(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root for a UTS namespace")
+	}
+	before, err := os.Hostname()
+	assert.NilError(t, err)
+	proc := t.TempDir()
+	assert.NilError(t, os.MkdirAll(filepath.Join(proc, "fs/nfsd"), 0o755))
+	threads := filepath.Join(proc, "fs/nfsd/threads")
+	assert.NilError(t, os.WriteFile(threads, nil, 0o600))
+
+	assert.NilError(t, NewServer(proc).startAsHost(8, "btrfs-nfs-test"))
+	written, err := os.ReadFile(threads)
+	assert.NilError(t, err)
+	assert.Equal(t, string(written), "8\n")
+	after, err := os.Hostname()
+	assert.NilError(t, err)
+	assert.Equal(t, after, before)
+
+	// Where sethostname(2) is forbidden, the sysctl does the same.
+	osthread.Spend(func() {
+		assert.Check(t, unix.Unshare(unix.CLONE_NEWUTS))
+		assert.Check(t, os.WriteFile("/proc/sys/kernel/hostname", []byte("btrfs-nfs-test"), 0))
+		name, err := os.Hostname()
+		assert.Check(t, err)
+		assert.Check(t, is.Equal(name, "btrfs-nfs-test"))
+	})
+	after, err = os.Hostname()
+	assert.NilError(t, err)
+	assert.Equal(t, after, before)
+}
