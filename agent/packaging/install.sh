@@ -54,6 +54,7 @@ env=$etc/agent.env
 unit=$root/etc/systemd/system/btrfs-nfs-agent.service
 dropins=$unit.d
 nfsconf=$root/etc/nfs.conf.d/btrfs-nfs-csi.conf
+scopeconf=$root/etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf
 man=$root/usr/local/share/man/man1
 bash_completion=$root/usr/local/share/bash-completion/completions/btrfs-nfs-agent
 zsh_completion=$root/usr/local/share/zsh/site-functions/_btrfs-nfs-agent
@@ -257,9 +258,39 @@ mountd_is_stale() {
 	[ "$since" -le "$(stat -c %Y "$nfsconf")" ]
 }
 
+# server_command is what nfs-server.service starts, but for write_scope's drop-in.
+server_command() {
+	systemctl cat nfs-server 2>/dev/null | awk '/^# \// { ours = index($0, "btrfs-nfs-csi-scope.conf") } !ours && /^ExecStart=/ { command = substr($0, 11) } END { print command }'
+}
+
+# write_scope has the NFS server start with the scope of the pool: "Server scope" in docs/architecture.md. The kernel takes the host name of
+# the process that starts the server. hostname is not installed everywhere, and in a container the file may be read-only.
+write_scope() {
+	on_btrfs "$base" || return 0 # a dry run
+	scope=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$here/btrfs-nfs-agent" nfs scope --env-file /dev/null) || fail "the NFS server gets no scope"
+	command=$(server_command)
+	case $command in
+	/*) ;;
+	*)
+		say "nfs-server.service is not known here: give the NFS server the scope $scope (docs/installation.md), or clients lose their locks when the pool moves to another host"
+		return
+		;;
+	esac
+	old=$(cksum "$scopeconf" 2>/dev/null || true)
+	{
+		echo "# Written by btrfs-nfs-agent's install.sh: clients keep their locks where the server has the same scope as before."
+		printf '[Service]\nExecStart=\nExecStart=/usr/bin/unshare --uts /bin/sh -c '
+		printf "'hostname \"\$\$0\" 2>/dev/null || echo \"\$\$0\" >/proc/sys/kernel/hostname; exec \"\$\$@\"' %s %s\n" "$scope" "$command"
+	} | write "$scopeconf" 644
+	[ "$old" != "$(cksum "$scopeconf" 2>/dev/null || true)" ] || return 0
+	run systemctl daemon-reload
+	say "the NFS server gets the scope $scope when it starts the next time, and clients lose their locks once at that start (docs/upgrade.md)"
+}
+
 set_up_server() {
 	[ -z "$root" ] || return 0
 	if [ "$engine" = kernel ]; then
+		run rm -f "$scopeconf"
 		[ -z "$older" ] || fail "--older-nfs is for --engine exportfs: the server that the kernel engine starts offers NFSv4.1 and 4.2 only"
 		# The agent starts the server and answers for it. rpc.mountd would answer against it.
 		if systemctl is-active -q nfs-mountd 2>/dev/null || systemctl is-enabled -q nfs-server 2>/dev/null; then
@@ -270,6 +301,7 @@ set_up_server() {
 		fi
 		return
 	fi
+	write_scope
 	before=$(cksum "$nfsconf" 2>/dev/null || true)
 	choose_versions
 	{
@@ -419,8 +451,8 @@ do_uninstall() {
 		# The kernel engine's server and exports go on without the agent, so that they are taken down before the program goes.
 		if [ -n "$purge" ]; then stop_server; fi
 	fi
-	run rm -f "$bin" "$unit" "$dropins/10-host.conf" "$dropins/20-exportfs.conf" "$man"/btrfs-nfs-agent*.1 "$bash_completion" "$zsh_completion" "$fish_completion" "$etc/agent.env.example"
-	run rmdir "$dropins" 2>/dev/null || true
+	run rm -f "$bin" "$unit" "$dropins/10-host.conf" "$dropins/20-exportfs.conf" "$scopeconf" "$man"/btrfs-nfs-agent*.1 "$bash_completion" "$zsh_completion" "$fish_completion" "$etc/agent.env.example"
+	run rmdir "$dropins" "$(dirname "$scopeconf")" 2>/dev/null || true
 	[ -n "$root" ] || run systemctl daemon-reload
 	if [ -n "$purge" ]; then
 		run rm -f "$env" "$nfsconf" "$root/etc/exports.d/btrfs-nfs-csi.exports"

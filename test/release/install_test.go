@@ -37,6 +37,7 @@ func TestInstall(t *testing.T) {
 	assert.Equal(t, len(token), 64)
 
 	h.isPinned()
+	h.setsScope()
 
 	// The agent works in its sandbox: subvolume, quota, snapshot, clone, owner, set-group-ID, usage.
 	agent := "AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + " btrfs-nfs-agent "
@@ -102,6 +103,34 @@ func (h *host) refusesToStartUnmounted() {
 	assert.Check(h.t, is.Contains(out, "not mounted: /srv/btrfs has no pool ID, AGENT_POOL_ID is "))
 	assert.Equal(h.t, h.run("ls -A /srv/btrfs"), "")
 	h.run("umount /srv/btrfs && rmdir /srv/btrfs/.below && systemctl start btrfs-nfs-agent")
+}
+
+// setsScope: the NFS server starts with the pool's scope for its host name, and the host keeps its own. An upgrade does not restart the server. The
+// sandbox of the unit lets the kernel engine do the same.
+func (h *host) setsScope() {
+	h.t.Helper()
+	const dropIn, installer = "/etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf", "/media/install.sh"
+	want, name := "btrfs-nfs-"+h.run("findmnt -n -o UUID --target /srv/btrfs"), h.run("hostname")
+	scope := func() string { return h.run("cat /run/name-of-nfs-server") }
+	assert.Equal(h.t, scope(), want)
+	assert.Equal(h.t, h.run("btrfs-nfs-agent nfs scope"), want)
+	assert.Assert(h.t, name != want)
+	assert.Assert(h.t, !strings.Contains(h.run(installer), "gets the scope"))
+
+	h.run("rm " + dropIn + " && systemctl daemon-reload && systemctl restart nfs-server")
+	assert.Equal(h.t, scope(), name, "without the drop-in")
+	assert.Assert(h.t, is.Contains(h.run(installer), "gets the scope "+strings.TrimSpace(want)+" when it starts the next time"))
+	assert.Equal(h.t, scope(), name)
+	h.run("systemctl restart nfs-server")
+	assert.Equal(h.t, scope(), want)
+	assert.Equal(h.t, h.run("hostname"), name)
+
+	// /proc/sys is read-only in this container, but not on a host.
+	h.run("mount -o remount,bind,rw /proc/sys")
+	h.run(`sed -e 's/^Type=.*/Type=oneshot/' -e 's/^\(Restart\|Watchdog\|Environment\|Notify\).*//' -e 's|^ExecStart=.*|ExecStart=/usr/bin/unshare --uts /bin/sh -c "! hostname other \&\& echo other >/proc/sys/kernel/hostname \&\& hostname >/run/name-in-sandbox"|' ` +
+		"/media/btrfs-nfs-agent.service >/etc/systemd/system/sandbox.service && systemctl daemon-reload && systemctl start sandbox")
+	assert.Equal(h.t, h.run("cat /run/name-in-sandbox; hostname"), "other\n"+name)
+	h.run("rm /etc/systemd/system/sandbox.service; systemctl daemon-reload; mount -o remount,bind,ro /proc/sys")
 }
 
 // publishesInOneRun has the agent publish twenty volumes at its start that nfs-utils do not know: in the unit's sandbox, with one run of

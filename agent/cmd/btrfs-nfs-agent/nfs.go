@@ -27,7 +27,7 @@ server runs again. A server that somebody else started is left alone. Refused wh
 		Args: cobra.NoArgs,
 		RunE: runNFSStop,
 	})
-	command.AddCommand(rotateKeyCommand())
+	command.AddCommand(rotateKeyCommand(), scopeCommand())
 	return command
 }
 
@@ -108,4 +108,34 @@ func rotateKey(ctx context.Context, basePath string, server kernel.Config) (remo
 		return false, fmt.Errorf("AGENT_BASE_PATH: %w", err)
 	}
 	return removeHandleKey(basePath)
+}
+
+func scopeCommand() *cobra.Command {
+	var envFile string
+	command := &cobra.Command{
+		Use:   "scope",
+		Short: "Print the scope that the NFS server has to have for the pool",
+		Long: `Prints the scope that the NFS server has to have, so that clients keep their locks when the pool moves to another host, or this one is
+renamed: btrfs-nfs- and the UUID of the filesystem at AGENT_BASE_PATH. With the kernel engine the agent sets it. With the exportfs engine
+install.sh sets it, and this is for hosts that were set up without. Settings come from the environment, and what is not set there from the
+environment file of the agent's unit.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := config.UseFile(envFile); err != nil {
+				return err
+			}
+			c, err := config.Load()
+			if err != nil {
+				return fmt.Errorf("the environment is not good:\n%w", err)
+			}
+			scope, err := serverScope(c.BasePath)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(command.OutOrStdout(), scope)
+			return nil
+		},
+	}
+	command.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
+	return command
 }

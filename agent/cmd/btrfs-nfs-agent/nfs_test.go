@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -38,4 +40,22 @@ func TestRotateKeyCommand(t *testing.T) {
 		_, err = os.Stat(key)
 		assert.ErrorIs(t, err, os.ErrNotExist)
 	}
+}
+
+// The scope is that of the filesystem, whatever directory of it holds the volumes.
+func TestScopeCommand(t *testing.T) {
+	pool := testpool.New(t, testpool.Options{})
+	uuid, err := exec.Command("findmnt", "-n", "-o", "UUID", "--target", pool.Dir).Output()
+	assert.NilError(t, err)
+	assert.NilError(t, os.Mkdir(pool.Dir+"/volumes", 0o755))
+	t.Setenv("AGENT_TENANTS", "a:token-of-a")
+	for _, dir := range []string{pool.Dir, pool.Dir + "/volumes"} {
+		t.Setenv("AGENT_BASE_PATH", dir)
+		out, _, err := runCommand(t, "nfs", "scope", "--env-file", "/none")
+		assert.NilError(t, err)
+		assert.Equal(t, out, "btrfs-nfs-"+strings.TrimSpace(string(uuid))+"\n")
+	}
+	t.Setenv("AGENT_BASE_PATH", "/proc")
+	_, _, err = runCommand(t, "nfs", "scope", "--env-file", "/none")
+	assert.ErrorContains(t, err, "scope of the NFS server")
 }

@@ -56,6 +56,7 @@ var checks = []check{
 	{"nfs server", lookAtServer},
 	{"nfs upcalls", lookAtUpcalls},
 	{"nfs groups", lookAtGroups},
+	{"nfs scope", lookAtScope},
 	{"nfs file handles", lookAtHandles},
 	{"nfs localio", lookAtLocalIO},
 	{"other exports", lookAtOtherExports},

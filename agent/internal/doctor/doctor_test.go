@@ -16,6 +16,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
 )
@@ -36,6 +37,7 @@ func imagine(t *testing.T) *imagined {
 		ClockSynchronised: func() (bool, error) { return true, nil },
 		CanSignHandles:    func() bool { return false },
 		SignsHandles:      func() bool { return false },
+		NFSScope:          func() (string, error) { return "", nfs.ErrUnsupported },
 	}}
 	h.write("proc/filesystems", "nodev\tproc\n\tbtrfs\nnodev\tnfsd\n")
 	h.write("proc/fs/nfsd/threads", "16\n")
@@ -179,6 +181,23 @@ func TestHandles(t *testing.T) {
 		c.NFS.SignHandles = at.wanted
 		assert.Assert(t, is.Contains(say(lookAtHandles(t.Context(), h.Host, c)), at.says))
 	}
+}
+
+func TestScope(t *testing.T) {
+	h := imagine(t)
+	c := settings(testpool.New(t, testpool.Options{}).Dir)
+	assert.Assert(t, is.Contains(say(lookAtScope(t.Context(), h.Host, c)), "unknown: the kernel does not tell"))
+	h.NFSScope = func() (string, error) { return "", nil }
+	assert.Assert(t, is.Contains(say(lookAtScope(t.Context(), h.Host, c)), "unknown: the NFS server does not run"))
+
+	for scope, says := range map[string]string{
+		"btrfs-nfs-1": "ok: btrfs-nfs-1\n",
+		"alpha":       "warning: alpha, the name of this host",
+		"btrfs-nfs-2": "ok: btrfs-nfs-2, of another pool on this host or of an administrator: btrfs-nfs-1 is that of this pool",
+	} {
+		assert.Assert(t, is.Contains(say([]Finding{judgeScope(scope, "btrfs-nfs-1", "alpha", "exportfs")}), says))
+	}
+	assert.Assert(t, is.Contains(judgeScope("alpha", "btrfs-nfs-1", "alpha", "kernel").Do, "btrfs-nfs-agent nfs stop"))
 }
 
 func TestOtherExports(t *testing.T) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
@@ -109,6 +111,41 @@ func (h Host) manageGids() (value string) {
 		}
 	}
 	return value
+}
+
+// lookAtScope: see "Server scope" in docs/architecture.md.
+func lookAtScope(_ context.Context, h Host, c config.Config) []Finding {
+	scope, err := h.NFSScope()
+	if err != nil {
+		return []Finding{unknown("the kernel does not tell the NFS server's scope (Linux 6.10 and newer do)")}
+	}
+	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+		info, err := fs.Info()
+		if err != nil {
+			return nil, err
+		}
+		name, err := os.Hostname()
+		if err != nil {
+			return nil, err
+		}
+		return []Finding{judgeScope(scope, nfsd.Scope(info.FSID), name, c.NFS.Exporter)}, nil
+	})
+}
+
+func judgeScope(scope, want, hostName, exporter string) Finding {
+	do := "When locks may be lost once (docs/upgrade.md): install.sh, then systemctl restart nfs-server"
+	if exporter == kernel.Name {
+		do = "When locks may be lost once (docs/upgrade.md): systemctl stop btrfs-nfs-agent; btrfs-nfs-agent nfs stop; systemctl start btrfs-nfs-agent"
+	}
+	switch scope {
+	case "":
+		return unknown("the NFS server does not run")
+	case want:
+		return good(scope)
+	case hostName:
+		return doubtful(scope+", the name of this host: clients lose their locks when the pool moves to another host, or this one is renamed", do)
+	}
+	return good(scope + ", of another pool on this host or of an administrator: " + want + " is that of this pool")
 }
 
 // lookAtHandles: see "Forged file handles" in docs/security.md.

@@ -85,6 +85,7 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	}
 	e.warnOfGroups()
 	e.server.WarnOfOlderVersions(e.config.Logger, Name)
+	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when locks may be lost once (docs/upgrade.md)")
 	e.warnOfNetlink()
 	e.removeLeftovers()
 	changes, invalid := e.additions(initial)
