@@ -1,0 +1,212 @@
+// Package logwrites reads the log of the device-mapper target log-writes, and makes from it what a
+// power cut may leave on the disk. The format is that of struct log_write_super and struct
+// log_write_entry in the kernel's drivers/md/dm-log-writes.c, its meaning that of
+// Documentation/admin-guide/device-mapper/log-writes.rst.
+//
+// The target logs an ordinary write when the next flush comes, before that flush: until then the
+// disk may lose it. It logs a flush, a write with FUA and a mark in the order in which they complete.
+// So a power cut after any of these leaves all entries up to it, and of the ordinary writes that
+// follow, up to the next flush, any part.
+package logwrites
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags of an entry.
+const (
+	Flush    = 1 << iota // all entries before it are on the disk
+	FUA                  // the entry itself is
+	Discard              // has no data, and reads as zeros afterwards
+	Mark                 // has a text in place of data
+	Metadata             // the file system said so
+)
+
+const (
+	magic   = 0x6a736677736872
+	version = 1
+
+	superBytes = 8 + 8 + 8 + 4 // magic, version, number of entries, sector size
+	entryBytes = 4 * 8         // sector, sectors, flags, bytes of text
+)
+
+// Entry is one write, discard, flush or mark. A flush may have data as well.
+type Entry struct {
+	Sector, Sectors uint64 // of Log.SectorSize
+	Flags           uint64
+	Text            string // of a mark
+
+	data int64 // offset in the log
+}
+
+// Durable tells whether a power cut that comes later keeps the entry, whatever came in between.
+func (e Entry) Durable() bool { return e.Flags&(Flush|FUA|Mark) != 0 }
+
+// Log has the entries in memory, and their data in the file.
+type Log struct {
+	SectorSize int64 // bytes
+	Entries    []Entry
+
+	file *os.File
+}
+
+// Open reads the entries of a log: a block device, or a copy of one. The target must have been
+// removed, or have got a mark since: only then the log says how many entries it has.
+func Open(path string) (*Log, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{file: file}
+	if err := l.read(); err != nil {
+		return nil, errors.Join(fmt.Errorf("log of writes %s: %w", path, err), file.Close())
+	}
+	return l, nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error { return l.file.Close() }
+
+func (l *Log) read() error {
+	super := make([]byte, superBytes)
+	if _, err := l.file.ReadAt(super, 0); err != nil {
+		return err
+	}
+	number := binary.LittleEndian.Uint64
+	if number(super) != magic || number(super[8:]) != version {
+		return fmt.Errorf("it has magic number %#x and version %d, want %#x and %d", number(super), number(super[8:]), magic, version)
+	}
+	l.SectorSize = int64(binary.LittleEndian.Uint32(super[24:]))
+	if l.SectorSize < 512 {
+		return fmt.Errorf("its sectors have %d bytes", l.SectorSize)
+	}
+
+	at := l.SectorSize
+	for range number(super[16:]) {
+		e, err := l.readEntry(at)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", len(l.Entries), err)
+		}
+		l.Entries = append(l.Entries, e)
+		at = e.data
+		if e.Flags&Discard == 0 {
+			at += int64(e.Sectors) * l.SectorSize
+		}
+	}
+	return nil
+}
+
+// readEntry reads the sector before the data. A mark's text is in it.
+func (l *Log) readEntry(at int64) (Entry, error) {
+	sector := make([]byte, l.SectorSize)
+	if _, err := l.file.ReadAt(sector, at); err != nil {
+		return Entry{}, err
+	}
+	number := binary.LittleEndian.Uint64
+	e := Entry{Sector: number(sector), Sectors: number(sector[8:]), Flags: number(sector[16:]), data: at + l.SectorSize}
+	if e.Flags&Mark == 0 {
+		return e, nil
+	}
+	text := sector[entryBytes:]
+	length := number(sector[24:])
+	if length > uint64(len(text)) {
+		return Entry{}, fmt.Errorf("a mark of %d bytes does not fit into a sector", length)
+	}
+	e.Text = string(bytes.TrimRight(text[:length], "\x00"))
+	return e, nil
+}
+
+// Points are the numbers of entries after which a power cut leaves exactly these: n stands for the first n.
+func (l *Log) Points() []int {
+	var points []int
+	for i, e := range l.Entries {
+		if e.Durable() {
+			points = append(points, i+1)
+		}
+	}
+	return points
+}
+
+// LastMark is the text of the last mark among the first n entries; "" if there is none.
+func (l *Log) LastMark(n int) string {
+	for i := n - 1; i >= 0; i-- {
+		if l.Entries[i].Flags&Mark != 0 {
+			return l.Entries[i].Text
+		}
+	}
+	return ""
+}
+
+// Apply does to target, which is as large as the logged device, what the entries from..to do.
+func (l *Log) Apply(target *os.File, from, to int) error {
+	for _, e := range l.Entries[from:to] {
+		if err := l.apply(target, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) apply(target *os.File, e Entry) error {
+	if e.Sectors == 0 || e.Flags&Mark != 0 {
+		return nil
+	}
+	at, size := int64(e.Sector)*l.SectorSize, int64(e.Sectors)*l.SectorSize
+	if e.Flags&Discard != 0 {
+		return unix.Fallocate(int(target.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, size)
+	}
+	_, err := io.Copy(io.NewOffsetWriter(target, at), io.NewSectionReader(l.file, e.data, size))
+	return err
+}
+
+// Tear does to target, which has the first n entries, what a power cut before the next flush may leave beside: the FUA writes
+// up to a random moment, and of the ordinary writes one third whole, one third in some of their sectors. It returns the
+// moment, as a number of entries: marks up to it have been made.
+func (l *Log) Tear(target *os.File, n int, random *rand.Rand) (moment int, err error) {
+	next := n
+	for next < len(l.Entries) && l.Entries[next].Flags&Flush == 0 {
+		next++
+	}
+	moment = n + random.IntN(next-n+1)
+	for i, e := range l.Entries[n:next] {
+		switch fate := random.IntN(3); {
+		case e.Durable():
+			if n+i < moment {
+				err = l.apply(target, e)
+			}
+		case fate == 0:
+			err = l.apply(target, e)
+		case fate == 1:
+			err = l.applyPart(target, e, random)
+		}
+		if err != nil {
+			return moment, err
+		}
+	}
+	return moment, nil
+}
+
+// applyPart does what the entry does to each sector, or not. A discard has been done, or not, as a whole.
+func (l *Log) applyPart(target *os.File, e Entry, random *rand.Rand) error {
+	if e.Flags&Discard != 0 {
+		return l.apply(target, e)
+	}
+	for i := range e.Sectors {
+		if random.IntN(2) == 0 {
+			continue
+		}
+		part := Entry{Sector: e.Sector + i, Sectors: 1, data: e.data + int64(i)*l.SectorSize}
+		if err := l.apply(target, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
