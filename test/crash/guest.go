@@ -27,6 +27,9 @@ type Config struct {
 	Last        bool // verify only
 	ClearOut    bool // verify, and delete everything
 	Kills       int  // instead of waiting for a power cut, kill the agent that often
+
+	Record *Recording // instead of waiting for a power cut
+	Replay *Replay    // not in a guest: see Replay
 }
 
 func (c Config) path(name string) string { return filepath.Join(c.Dir, name) }
@@ -52,9 +55,18 @@ func Main() int {
 }
 
 func run(c Config) error {
+	if c.Replay != nil {
+		return c.replay()
+	}
 	journal, entries, err := OpenJournal(c.path("journal"))
 	if err != nil {
 		return err
+	}
+	if c.Record != nil {
+		journal.mark = c.Record.mark
+		if err := c.Record.begin(); err != nil {
+			return err
+		}
 	}
 	m, err := newMachine(c)
 	if err != nil {
@@ -76,6 +88,8 @@ func run(c Config) error {
 		return m.clearOut(w)
 	case c.Last:
 		return m.scrub()
+	case c.Record != nil:
+		return m.record(journal, w)
 	}
 	fmt.Println(Loading)
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)

@@ -82,24 +82,19 @@ type Entry struct {
 
 // Journal appends entries to a file that survives the machine that writes it.
 type Journal struct {
-	mu   sync.Mutex
-	file *os.File
-	next int
+	mu    sync.Mutex
+	file  *os.File
+	next  int
+	lines int                   // that it has
+	mark  func(lines int) error // if set, is called after each line
 }
 
 // OpenJournal reads what there is, and opens the file to append. A line that the crash cut short is passed over: its
 // request was not sent, or its answer came to nobody.
 func OpenJournal(path string) (*Journal, []Entry, error) {
-	content, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	entries, err := ReadJournal(path)
+	if err != nil {
 		return nil, nil, err
-	}
-	var entries []Entry
-	for line := range bytes.Lines(content) {
-		var e Entry
-		if json.Unmarshal(line, &e) == nil {
-			entries = append(entries, e)
-		}
 	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -108,7 +103,23 @@ func OpenJournal(path string) (*Journal, []Entry, error) {
 	if _, err := file.WriteString("\n"); err != nil { // ends a line that was cut short
 		return nil, nil, err
 	}
-	return &Journal{file: file, next: len(entries) + 1}, entries, nil
+	return &Journal{file: file, next: len(entries) + 1, lines: len(entries)}, entries, nil
+}
+
+// ReadJournal reads what OpenJournal does; a file that is not there has nothing.
+func ReadJournal(path string) ([]Entry, error) {
+	content, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var entries []Entry
+	for line := range bytes.Lines(content) {
+		var e Entry
+		if json.Unmarshal(line, &e) == nil {
+			entries = append(entries, e)
+		}
+	}
+	return entries, nil
 }
 
 // Request notes what is about to be asked and returns the number to answer with.
@@ -135,5 +146,22 @@ func (j *Journal) write(e Entry) error {
 	if _, err := j.file.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	return nil
+	j.lines++
+	if j.mark == nil {
+		return nil
+	}
+	return j.mark(j.lines)
+}
+
+// reach has done called when the journal has so many lines more.
+func (j *Journal) reach(lines int, done func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	mark, end := j.mark, j.lines+lines
+	j.mark = func(lines int) error {
+		if lines >= end {
+			done()
+		}
+		return mark(lines)
+	}
 }

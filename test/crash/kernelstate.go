@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,7 +85,7 @@ func (v *verifier) same(what string, have, want []string) {
 
 // subvolumes are all of the filesystem, by ID: "ID 256 gen 9 top level 5 path team/v/data" (btrfs-subvolume(8)).
 func (v *verifier) subvolumes() map[string]string {
-	out, err := v.machine.lab.Storage.Run("btrfs", "subvolume", "list", v.machine.lab.Pool)
+	out, err := v.machine.run("btrfs", "subvolume", "list", v.machine.lab.Pool)
 	if err != nil {
 		v.add("%v", err)
 	}
@@ -113,14 +115,18 @@ const (
 // the kernel copied from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c), and limits nothing.
 func (v *verifier) limits(state map[Key]*Thing) {
 	var wrong, left []string
-	emptied := v.machine.config.Engine != "exportfs"
+	emptied := v.machine.config.Engine != "exportfs" || v.machine.isHere()
+	patience := reapTime
+	if v.machine.isHere() {
+		patience = 0 // thousands of points could not wait that long
+	}
 	begin := time.Now()
 	for reaped := begin; time.Since(begin) < cleanTime; time.Sleep(50 * time.Millisecond) {
 		if wrong, left = v.wrongLimits(state); len(wrong)+len(left) == 0 {
 			break
 		}
 		// Wakes the kernel thread that drops subvolumes, which else looks every 30 s (transaction_kthread in fs/btrfs/disk-io.c).
-		if _, err := v.machine.lab.Storage.Run("btrfs", "filesystem", "sync", v.machine.lab.Pool); err != nil {
+		if _, err := v.machine.run("btrfs", "filesystem", "sync", v.machine.lab.Pool); err != nil {
 			v.add("%v", err)
 		}
 		if !emptied && time.Since(begin) > cacheTime {
@@ -129,7 +135,7 @@ func (v *verifier) limits(state map[Key]*Thing) {
 				v.add("the NFS server cannot be restarted: %v", err)
 			}
 		}
-		if v.simple() && len(wrong) == 0 && time.Since(reaped) > reapTime {
+		if v.simple() && len(wrong) == 0 && time.Since(reaped) > patience {
 			reaped = time.Now()
 			if err := errors.Join(v.machine.endAgent(syscall.SIGTERM), v.machine.startAgent()); err != nil {
 				v.add("the agent cannot be restarted: %v", err)
@@ -181,7 +187,7 @@ type qgroup struct{ used, limit int64 }
 
 // qgroups are those of subvolumes, by ID: columns qgroupid, rfer, excl, max_rfer and max_excl, below two lines of heading.
 func (v *verifier) qgroups() map[string]qgroup {
-	out, err := v.machine.lab.Storage.Run("btrfs", "qgroup", "show", "-re", "--raw", v.machine.lab.Pool)
+	out, err := v.machine.run("btrfs", "qgroup", "show", "-re", "--raw", v.machine.lab.Pool)
 	if err != nil {
 		v.add("%v", err)
 	}
@@ -201,16 +207,38 @@ func (v *verifier) qgroups() map[string]qgroup {
 // quotaState makes sure that quotas are on in the mode that was asked for, and consistent.
 func (v *verifier) quotaState() {
 	mode := map[string]string{"full": "qgroup", "simple": "squota"}[v.machine.config.Quota] // qgroup_mode_show in fs/btrfs/sysfs.c
+	id, err := filesystemID(v.machine.lab.Pool)
+	if err != nil {
+		v.add("%v", err)
+		return
+	}
 	for name, want := range map[string]string{"mode": mode, "inconsistent": "0"} {
-		files, _ := filepath.Glob(v.machine.lab.Storage.Path("/sys/fs/btrfs/*/qgroups/" + name))
-		if len(files) != 1 {
-			v.add("the state of quotas is not to be found: %v", files)
-			continue
-		}
-		if content, err := os.ReadFile(files[0]); err != nil || strings.TrimSpace(string(content)) != want {
+		content, err := os.ReadFile(v.machine.path(filepath.Join("/sys/fs/btrfs", id, "qgroups", name)))
+		if err != nil || strings.TrimSpace(string(content)) != want {
 			v.add("quotas: %s is %s, not %s: %v", name, strings.TrimSpace(string(content)), want, err)
 		}
 	}
+}
+
+// filesystemID is that of the mounted filesystem, as sysfs has it: ioctl BTRFS_IOC_FS_INFO (linux/btrfs.h).
+func filesystemID(dir string) (string, error) {
+	const fsInfo = 0x8400941f // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
+	var info struct {
+		maxID, devices uint64
+		fsid           [16]byte
+		rest           [992]byte
+	}
+	file, err := os.Open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), fsInfo, uintptr(unsafe.Pointer(&info)))
+	if errno != 0 {
+		return "", fmt.Errorf("filesystem of %s: %w", dir, errno)
+	}
+	id := hex.EncodeToString(info.fsid[:])
+	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-"), nil
 }
 
 // roomy is how far from its limit a volume takes a megabyte for sure: what clients have not fsynced is not counted yet.
@@ -295,7 +323,7 @@ func (v *verifier) exported() (have []string) {
 	if v.machine.config.Engine == "kernel" {
 		table = "/proc/net/rpc/nfsd.export/content"
 	}
-	content, err := v.machine.lab.Storage.Run("cat", table)
+	content, err := v.machine.run("cat", table)
 	if err != nil {
 		v.add("%v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,7 +19,6 @@ import (
 const (
 	tenant = "team"
 	token  = "the-token-of-the-team"
-	device = "/dev/ubda"
 
 	startTime = 60 * time.Second
 	stopTime  = 60 * time.Second
@@ -38,7 +38,7 @@ type machine struct {
 
 func newMachine(c Config) (m *machine, err error) {
 	m = &machine{config: c}
-	options := lab.Options{Nodes: 1, PoolDevice: device, KeepPool: true, NFSStopped: true}
+	options := lab.Options{Nodes: 1, PoolDevice: c.device(), KeepPool: true, NFSStopped: true}
 	if c.Engine == "kernel" {
 		options.NFS = lab.Unanswered
 	}
@@ -83,7 +83,7 @@ func (m *machine) program() string { return filepath.Join(m.config.Bin, "btrfs-n
 
 // startAgent returns when the agent takes changes.
 func (m *machine) startAgent() error {
-	cmd := m.lab.Storage.Command(context.Background(), m.program())
+	cmd := m.command(context.Background(), m.program())
 	cmd.Env = m.environment()
 	cmd.Stdout, cmd.Stderr = m.log, m.log
 	if err := cmd.Start(); err != nil {
@@ -141,6 +141,18 @@ func (m *machine) endAgent(signal syscall.Signal) error {
 	return nil
 }
 
+// checkInterrupted runs the offline check on what a crash left: it finds what it may, and can be made.
+func (m *machine) checkInterrupted() error {
+	out, err := m.runCheck()
+	if exit, found := errors.AsType[*exec.ExitError](err); found && exit.ExitCode() == 1 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("check before the start: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // check runs the offline check, and fails unless it finds nothing. With repair it first repairs.
 func (m *machine) check(repair bool) error {
 	if repair {
@@ -172,10 +184,41 @@ func (m *machine) runCheck(args ...string) (string, error) {
 func (m *machine) runCommand(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	cmd := m.lab.Storage.Command(ctx, m.program(), args...)
+	cmd := m.command(ctx, m.program(), args...)
 	cmd.Env = m.environment()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	return out.String(), err
+}
+
+// isHere tells that the storage host is this process's own namespaces, as in a replay. It has no NFS server and no node then.
+func (m *machine) isHere() bool { return m.lab.Storage == nil }
+
+// command prepares a program to run on the storage host.
+func (m *machine) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	if m.isHere() {
+		return exec.CommandContext(ctx, name, args...)
+	}
+	return m.lab.Storage.Command(ctx, name, args...)
+}
+
+// run runs a program on the storage host and returns its standard output.
+func (m *machine) run(name string, args ...string) (string, error) {
+	if !m.isHere() {
+		return m.lab.Storage.Run(name, args...)
+	}
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+	}
+	return string(out), err
+}
+
+// path is where this process finds what the storage host has at path.
+func (m *machine) path(path string) string {
+	if m.isHere() {
+		return path
+	}
+	return m.lab.Storage.Path(path)
 }

@@ -33,7 +33,6 @@ var (
 )
 
 const (
-	diskBytes = 4 << 30
 	// The power fails when the journal has grown by up to so many bytes: some hundred requests. Or, in one case of
 	// five, so early after the start that the agent is still recovering.
 	loadMost  = 100 << 10
@@ -60,22 +59,34 @@ func newRig(t *testing.T) *rig {
 		r.seed = rand.Uint64()
 	}
 	t.Logf("replay with: -run '^%s$' -seed %d", t.Name(), r.seed)
-	var err error
-	r.dir, err = os.MkdirTemp("", "crash-")
-	assert.NilError(t, err)
-	assert.NilError(t, os.WriteFile(r.disk(), nil, 0o600))
-	assert.NilError(t, os.Truncate(r.disk(), diskBytes))
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("disk, journal and the agent's log are kept in %s", r.dir)
-			return
-		}
-		assert.Check(t, os.RemoveAll(r.dir))
-	})
+	r.makeDir()
 	return r
 }
 
-func (r *rig) disk() string { return filepath.Join(r.dir, "disk.img") }
+// another has the same seed, and files of its own until t ends.
+func (r *rig) another(t *testing.T) *rig {
+	t.Helper()
+	next := &rig{t: t, seed: r.seed}
+	next.makeDir()
+	return next
+}
+
+func (r *rig) makeDir() {
+	r.t.Helper()
+	var err error
+	r.dir, err = os.MkdirTemp("", "crash-")
+	assert.NilError(r.t, err)
+	assert.NilError(r.t, crash.SparseFile(r.disk(), crash.DiskBytes))
+	r.t.Cleanup(func() {
+		if r.t.Failed() {
+			r.t.Logf("disk, journal and the agent's log are kept in %s", r.dir)
+			return
+		}
+		assert.Check(r.t, os.RemoveAll(r.dir))
+	})
+}
+
+func (r *rig) disk() string { return filepath.Join(r.dir, crash.DiskFile) }
 
 func (r *rig) journalBytes() int64 {
 	info, err := os.Stat(filepath.Join(r.dir, "journal"))
@@ -100,7 +111,13 @@ func (r *rig) boot(c crash.Config) *round {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), roundTime)
 	defer cancel()
-	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: []string{r.disk()}, Visible: []string{r.dir}})
+	disks := []string{r.disk()}
+	if c.Record != nil {
+		log := filepath.Join(r.dir, crash.LogFile)
+		assert.NilError(r.t, crash.SparseFile(log, crash.LogBytes))
+		disks = append(disks, log)
+	}
+	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: disks, Visible: []string{r.dir}})
 	assert.NilError(r.t, err)
 	out := &round{rig: r, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
 	r.t.Cleanup(func() { assert.Check(r.t, g.PowerCut()) })
@@ -185,10 +202,16 @@ func (o *round) powerCut() {
 	}
 }
 
-// last boots once more and waits until the program has ended well.
+// last boots once more, and looks more closely.
 func (r *rig) last(c crash.Config) {
 	r.t.Helper()
 	c.CheckAfter = true
+	r.finish(c)
+}
+
+// finish boots a guest and waits until the program has ended well.
+func (r *rig) finish(c crash.Config) {
+	r.t.Helper()
 	last := r.boot(c)
 	select {
 	case err := <-last.ended:

@@ -118,7 +118,7 @@ func (w *World) restart(state map[Key]*Thing) {
 	clear(w.open)
 	clear(w.unexported)
 	for k, t := range state {
-		w.Possible[k] = []*Thing{t}
+		w.Possible[k] = []*Thing{t.clone()} // the journal may be read again
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 // tools are the programs that the lab uses, and the Debian packages that hold them.
 var tools = map[string]string{
+	"dmsetup":              "dmsetup",
 	"exportfs":             "nfs-kernel-server",
 	"gcc":                  "gcc",
 	"ip":                   "iproute2",
