@@ -97,6 +97,9 @@ func (s *Server) writeThreads(threads int) error {
 
 // CurrentScope is the scope of the server that runs, "" of one that does not. nfs.ErrUnsupported before Linux 6.10.
 func (s *Server) CurrentScope() (scope string, err error) {
+	if !s.Runs() { // the kernel tells what the next start replaces
+		return "", nil
+	}
 	err = s.call(commandThreadsGet, unix.NLM_F_ACK, nil, func(attrs attributes) {
 		scope = unix.ByteSliceToString(attrs[attrScope])
 	})
