@@ -201,6 +201,11 @@ check_base() {
 			mkdir -m 0755 "$base"
 			return
 		fi
+		# The passive one of two hosts. Its settings name the pool, without which the agent does not start.
+		if [ -z "$start" ] && [ -n "$(setting AGENT_POOL_ID)" ]; then
+			say "$base is not mounted: the agent starts when it is"
+			return
+		fi
 		fail "$base is not on btrfs. Mount the filesystem there, or give an empty block device: --device /dev/DISK"
 	fi
 }
@@ -348,7 +353,7 @@ install_files() {
 		if [ "$engine" = kernel ]; then
 			echo "Wants=proc-fs-nfsd.mount nfsdcld.service"
 		else
-			echo "Wants=nfs-server.service"
+			# Pacemaker starts the agent before the server, so the agent must not start it.
 			echo "[Service]"
 			printf 'ReadWritePaths=%s\n' "$(unit_path "$base")"
 		fi

@@ -84,23 +84,40 @@ func TestPacemakerConfiguration(t *testing.T) {
 	for _, node := range []string{"alpha", "beta"} {
 		c.run("crm_attribute", "-N", node, "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
 	}
-	order := []string{"drbd-btrfs promote", "pool start", "nfsdcld start", "nfs-server start", "agent start", "address start"}
+	order := []string{"drbd-btrfs promote", "pool start", "nfsdcld start", "agent start", "nfs-server start", "address start"}
 	steps, state := c.simulate()
 	assert.DeepEqual(t, steps, on("alpha", order))
 	assert.Assert(t, is.Contains(state, "Promoted: [ alpha ]"))
+
+	// The pool has turned read-only, which its monitor finds by writing: everything moves at once.
+	assert.Assert(t, is.Contains(fenced(t, "docs/operations.md", "crm"), "OCF_CHECK_LEVEL=20"))
+	running, err := os.ReadFile(c.cib)
+	assert.NilError(t, err)
+	steps, _ = c.simulate("--op-inject", "pool_monitor_20000@alpha=1")
+	assert.DeepEqual(t, starts(steps), on("beta", order))
+	// A failed address is set again, and the server goes on.
+	assert.NilError(t, os.WriteFile(c.cib, running, 0o600))
+	steps, _ = c.simulate("--op-inject", "address_monitor_10000@alpha=7")
+	assert.DeepEqual(t, steps, []string{"address stop on alpha", "address start on alpha"})
+	assert.NilError(t, os.WriteFile(c.cib, running, 0o600))
 
 	steps, state = c.simulate("--node-fail", "alpha")
 	assert.Equal(t, steps[0], "Fencing alpha")
 	assert.DeepEqual(t, steps[1:], on("beta", order))
 	assert.Assert(t, is.Contains(state, "OFFLINE: [ alpha ]"))
 
-	// An administrator moves it: stopped in reverse, so that nothing is served that is not exported.
+	// An administrator moves it: the server stops while it has its address, so that clients get the answers to what it has done.
 	c.simulate("--node-up", "alpha")
 	c.run("crm_attribute", "-N", "alpha", "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
 	c.run("crm_attribute", "-N", "beta", "-n", "standby", "-v", "on")
 	steps, _ = c.simulate()
 	stops := slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return !strings.Contains(s, " stop ") || strings.HasPrefix(s, "fence-") })
-	assert.DeepEqual(t, stops, []string{"address stop on beta", "agent stop on beta", "nfs-server stop on beta", "nfsdcld stop on beta", "pool stop on beta", "drbd-btrfs stop on beta"})
+	assert.DeepEqual(t, stops, []string{"nfs-server stop on beta", "address stop on beta", "agent stop on beta", "nfsdcld stop on beta", "pool stop on beta", "drbd-btrfs stop on beta"})
+}
+
+// starts are the steps that start something, or make DRBD writable.
+func starts(steps []string) []string {
+	return slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return strings.Contains(s, " stop ") })
 }
 
 func on(node string, steps []string) []string {

@@ -77,6 +77,18 @@ func TestInstall(t *testing.T) {
 	}
 	h.run("bash -c '. /usr/local/share/bash-completion/completions/btrfs-nfs-agent && complete -p btrfs-nfs-agent'")
 
+	// The passive one of two hosts is upgraded without the pool, and keeps the scope. A start needs the pool.
+	scope := h.run("umount /srv/btrfs && cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
+	assert.Assert(t, is.Contains(h.run("/media/install.sh --no-start"), "/srv/btrfs is not mounted: the agent starts when it is"))
+	assert.Equal(t, h.run("cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf"), scope)
+	out, err = h.try("/media/install.sh")
+	assert.ErrorContains(t, err, "exit status 1", out)
+	assert.Assert(t, is.Contains(out, "/srv/btrfs is not on btrfs"))
+	h.run("mount /srv/btrfs")
+	// Pacemaker starts the agent before the NFS server.
+	assert.Equal(t, h.run("systemctl stop nfs-server && systemctl start btrfs-nfs-agent && systemctl show -P ActiveState btrfs-nfs-agent nfs-server"), "active\n\ninactive\n")
+	h.run("systemctl start nfs-server && systemctl stop btrfs-nfs-agent")
+
 	// A device that holds something is refused, whatever is confirmed.
 	out, err = h.try("umount /srv/btrfs && " + install + "--confirm-device " + h.device)
 	assert.ErrorContains(t, err, "exit status 1", out)
