@@ -78,7 +78,7 @@ func settle(possible []*Thing, have *Thing) (t *Thing, problem string) {
 		diff := difference(have, want)
 		if diff == "" {
 			if have != nil {
-				have.Files, have.Attachments, have.Ended = want.Files, want.Attachments, want.Ended
+				have.Files, have.States, have.Attachments, have.Ended = want.Files, want.States, want.Attachments, want.Ended
 			}
 			return have, ""
 		}

@@ -26,6 +26,7 @@ type Config struct {
 	CheckAfter  bool // and check again after it has ended well
 	Last        bool // verify only
 	ClearOut    bool // verify, and delete everything
+	Clients     bool // clients alone make changes, and the agent alone commits them
 	Kills       int  // instead of waiting for a power cut, kill the agent that often
 
 	Record *Recording // instead of waiting for a power cut
@@ -110,7 +111,7 @@ func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 		}
 	}
 	ready := time.Since(began)
-	state, err := m.verify(w)
+	state, lost, err := m.verify(w)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 			return nil, err
 		}
 	}
-	fmt.Printf("verified %d things, %d of %d names were open; agent ready after %v, all in %v\n",
-		len(state), w.undecided(), len(w.Possible), ready.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	fmt.Printf("verified %d things, %d of %d names were open, %d changes by clients are lost; agent ready after %v, all in %v\n",
+		len(state), w.undecided(), len(w.Possible), lost, ready.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	return NewWorld([]Entry{{State: state}}), nil
 }

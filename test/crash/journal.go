@@ -70,12 +70,21 @@ type File struct {
 	Sum  string `json:"sum"`
 }
 
+// Change is that a client changes something in a volume, or has done so: a directory, a file or a
+// database. A power cut may leave it in any of the states; the last is what clients see.
+type Change struct {
+	Key    Key      `json:"key"`
+	Name   string   `json:"name"`
+	States []string `json:"states"`
+}
+
 // Entry is a line of the journal: exactly one of the pointers is set, but for Answer, which has a Number only.
 type Entry struct {
 	Number  int            `json:"n,omitempty"` // relates an answer to its request
 	Request *Request       `json:"request,omitempty"`
 	Answer  *Answer        `json:"answer,omitempty"`
 	Synced  *File          `json:"synced,omitempty"`
+	Change  *Change        `json:"change,omitempty"`
 	State   map[Key]*Thing `json:"state,omitempty"` // everything, as verified after a crash
 	At      time.Time      `json:"at"`
 }

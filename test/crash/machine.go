@@ -39,6 +39,9 @@ type machine struct {
 func newMachine(c Config) (m *machine, err error) {
 	m = &machine{config: c}
 	options := lab.Options{Nodes: 1, PoolDevice: c.device(), KeepPool: true, NFSStopped: true}
+	if c.Clients {
+		options.PoolMountOptions = "commit=120" // seconds: longer than the wait for a commit by the agent
+	}
 	if c.Engine == "kernel" {
 		options.NFS = lab.Unanswered
 	}
@@ -76,7 +79,7 @@ func (m *machine) keepExportsFile() error {
 func (m *machine) environment() []string {
 	return append(os.Environ(),
 		"AGENT_BASE_PATH="+m.lab.Pool, "AGENT_TENANTS="+tenant+":"+token, "AGENT_NFS_EXPORTER="+m.config.Engine,
-		"AGENT_QUOTA_MODE="+m.config.Quota, "AGENT_NFS_SERVER_UNMANAGED=true", "LOG_LEVEL=debug")
+		"AGENT_QUOTA_MODE="+m.config.Quota, "AGENT_NFS_SERVER_UNMANAGED=true", "AGENT_NFS_COMMIT_INTERVAL=300ms", "LOG_LEVEL=debug")
 }
 
 func (m *machine) program() string { return filepath.Join(m.config.Bin, "btrfs-nfs-agent") }

@@ -27,16 +27,19 @@ import (
 )
 
 var (
-	cuts  = flag.Int("cuts", 3, "how many times TestPowerCuts cuts the power")
-	kills = flag.Int("kills", 20, "how many times TestAgentKills ends the agent")
-	seed  = flag.Uint64("seed", 0, "what the requests and the moments of crashes are made from; 0 for one by chance")
+	cuts       = flag.Int("cuts", 3, "how many times TestPowerCuts cuts the power")
+	clientCuts = flag.Int("client-cuts", 2, "how many times TestPowerCutsOfClients cuts the power")
+	kills      = flag.Int("kills", 20, "how many times TestAgentKills ends the agent")
+	seed       = flag.Uint64("seed", 0, "what the requests and the moments of crashes are made from; 0 for one by chance")
 )
 
 const (
 	// The power fails when the journal has grown by up to so many bytes: some hundred requests. Or, in one case of
 	// five, so early after the start that the agent is still recovering.
-	loadMost  = 100 << 10
-	startMost = 3 * time.Second
+	loadMost = 100 << 10
+	// Of clients alone: some hundred changes, in some seconds.
+	clientsMost = 60 << 10
+	startMost   = 3 * time.Second
 
 	roundTime = 5 * time.Minute  // for a boot and a recovery on a busy machine
 	killTime  = 30 * time.Second // for one kill and the recovery from it
@@ -238,20 +241,37 @@ func TestPowerCuts(t *testing.T) {
 			if times == 0 {
 				t.Skip("one cut is for full quotas alone")
 			}
-			cutPower(t, quota, times, i)
+			cutPower(t, crash.Config{Quota: quota}, times, i)
 		})
 	}
 }
 
-func cutPower(t *testing.T, quota string, times, number int) {
+// The power fails while clients alone make changes, and the agent alone commits them. Each time all that was acknowledged
+// before a commit is there, and of what came later each name has a state that it has had.
+func TestPowerCutsOfClients(t *testing.T) {
+	for i, quota := range quotas {
+		t.Run(quota, func(t *testing.T) {
+			times := share(*clientCuts, len(quotas), i)
+			if times == 0 {
+				t.Skip("one cut is for full quotas alone")
+			}
+			cutPower(t, crash.Config{Quota: quota, Clients: true}, times, i)
+		})
+	}
+}
+
+func cutPower(t *testing.T, base crash.Config, times, number int) {
 	r := newRig(t)
 	random := rand.New(rand.NewPCG(r.seed, uint64(number)))
+	most := int64(loadMost)
+	if base.Clients {
+		most = clientsMost
+	}
 	for i := range times {
-		c := crash.Config{
-			Engine: engines[(number+i)%2], Quota: quota, Seed: random.Uint64(), LoseExports: random.IntN(2) == 0,
-			CheckFirst: i > 0 && random.IntN(3) == 0, CheckAfter: random.IntN(3) > 0,
-		}
-		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(loadMost)
+		c := base
+		c.Engine, c.Seed, c.LoseExports = engines[(number+i)%2], random.Uint64(), random.IntN(2) == 0
+		c.CheckFirst, c.CheckAfter = i > 0 && random.IntN(3) == 0, random.IntN(3) > 0
+		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(most)
 		moment := time.Duration(random.Int64N(int64(startMost)))
 		fmt.Printf("  cut %d: %+v\n", i+1, c)
 		round := r.boot(c)
@@ -269,12 +289,14 @@ func cutPower(t *testing.T, quota string, times, number int) {
 		}
 		round.powerCut()
 	}
-	r.last(crash.Config{Engine: engines[(number+times)%2], Quota: quota, Last: true})
-	if quota == "full" { // btrfs-progs before 6.7 do not know simple quotas
+	r.last(crash.Config{Engine: engines[(number+times)%2], Quota: base.Quota, Last: true})
+	if base.Quota == "full" { // btrfs-progs before 6.7 do not know simple quotas
 		out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
 		assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 	}
-	r.last(crash.Config{Engine: engines[(number+times+1)%2], Quota: quota, ClearOut: true})
+	if !base.Clients {
+		r.last(crash.Config{Engine: engines[(number+times+1)%2], Quota: base.Quota, ClearOut: true})
+	}
 }
 
 // The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back

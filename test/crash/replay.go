@@ -291,7 +291,7 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	if err := m.startAgent(); err != nil {
 		return err
 	}
-	_, err = m.verify(w)
+	_, _, err = m.verify(w)
 	if err = errors.Join(err, m.endAgent(syscall.SIGTERM)); err != nil {
 		return err
 	}

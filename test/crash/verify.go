@@ -22,16 +22,18 @@ type verifier struct {
 	machine  *machine
 	world    *World
 	problems []string
+	lost     int // names in volumes that are not in the state that clients saw last
 }
 
 func (v *verifier) add(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Sprintf(format, args...))
 }
 
-// verify returns everything that is there, all of it as it should be; or an error that says what is not.
-func (m *machine) verify(w *World) (map[Key]*Thing, error) {
+// verify returns everything that is there, all of it as it should be; or an error that says what is not. lost is how many
+// names in volumes have an older state than a client saw.
+func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
-	state := v.throughAPI()
+	state = v.throughAPI()
 	v.onDisk(state)
 	v.attachments(state)
 	v.files(state)
@@ -42,9 +44,9 @@ func (m *machine) verify(w *World) (map[Key]*Thing, error) {
 		v.enforced(state)
 	}
 	if len(v.problems) > 0 {
-		return nil, fmt.Errorf("%d things are not as they should be:\n  %s", len(v.problems), strings.Join(v.problems, "\n  "))
+		return nil, 0, fmt.Errorf("%d things are not as they should be:\n  %s", len(v.problems), strings.Join(v.problems, "\n  "))
 	}
-	return state, nil
+	return state, v.lost, nil
 }
 
 // clearOut deletes everything: then nothing is left, and nothing is charged to what is gone.
@@ -67,7 +69,7 @@ func (m *machine) clearOut(w *World) error {
 	if err := calls.Wait(); err != nil {
 		return err
 	}
-	_, err := m.verify(NewWorld(nil))
+	_, _, err := m.verify(NewWorld(nil))
 	return err
 }
 
@@ -157,7 +159,8 @@ func (v *verifier) filesIn(dir string, k Key, t *Thing) {
 	}
 }
 
-// mounts reads the files again as the node sees them: an export that was acknowledged before the crash lets it in.
+// mounts reads the files again as the node sees them, and what clients have changed: an export that was acknowledged before
+// the crash lets it in.
 func (v *verifier) mounts(state map[Key]*Thing) {
 	if v.machine.isHere() {
 		return // there is no NFS server
@@ -174,6 +177,7 @@ func (v *verifier) mounts(state map[Key]*Thing) {
 			continue
 		}
 		v.filesIn(dir, k, t)
+		v.statesIn(dir, k, t)
 		if err := unmount(); err != nil {
 			v.add("unmount %s: %v", k, err)
 		}

@@ -37,11 +37,21 @@ type workload struct {
 // run returns when ctx has ended, or the agent has: with an error if a client found its data service broken.
 func (w *workload) run(ctx context.Context) error {
 	var all sync.WaitGroup
-	for i := range workers {
-		all.Go(func() { w.newWorker(fmt.Sprintf("w%d", i), uint64(i)).run(ctx) })
+	number := uint64(0)
+	start := func(count int, kind string, run func(*worker) error) {
+		for i := range count {
+			one := w.newWorker(fmt.Sprint(kind, i), number)
+			number++
+			all.Go(func() { w.fail(run(one)) })
+		}
 	}
-	for i := range writers {
-		all.Go(func() { w.fail((&writer{w.newWorker(fmt.Sprintf("d%d", i), uint64(workers+i))}).run(ctx)) })
+	byClients := func(one *worker) error { return newClientWriter(one).run(ctx) }
+	if w.machine.config.Clients {
+		start(onlyClientWriters, "c", byClients)
+	} else {
+		start(workers, "w", func(one *worker) error { one.run(ctx); return nil })
+		start(writers, "d", func(one *worker) error { return (&writer{one}).run(ctx) })
+		start(clientWriters, "c", byClients)
 	}
 	all.Wait()
 	w.mu.Lock()

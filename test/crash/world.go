@@ -27,6 +27,9 @@ type Thing struct {
 	Refs           map[string]bool   `json:"refs,omitempty"`     // client and labels -> read-only
 	Files          map[string]string `json:"files,omitempty"`    // what was fsynced: name -> SHA-256
 
+	// States are those in which a power cut may leave what clients change, by name: see clientWriter.
+	States map[string][]string `json:"states,omitempty"`
+
 	// Attachments are the clients' file system IDs as they were last verified, and Ended those of
 	// clients that an acknowledged unexport has fenced since.
 	Attachments map[string]string `json:"attachments,omitempty"`
@@ -40,6 +43,7 @@ func (t *Thing) clone() *Thing {
 	c := *t
 	c.Labels, c.Refs, c.Files = maps.Clone(t.Labels), maps.Clone(t.Refs), maps.Clone(t.Files)
 	c.Attachments, c.Ended = maps.Clone(t.Attachments), slices.Clone(t.Ended)
+	c.States = maps.Clone(t.States)
 	return &c
 }
 
@@ -86,6 +90,8 @@ func NewWorld(entries []Entry) *World {
 			w.answered(e.Number, *e.Answer)
 		case e.Synced != nil:
 			w.synced(*e.Synced)
+		case e.Change != nil:
+			w.changed(*e.Change)
 		case e.State != nil:
 			w.restart(e.State)
 		}
@@ -151,6 +157,17 @@ func (w *World) synced(f File) {
 	}
 }
 
+func (w *World) changed(c Change) {
+	for _, t := range w.Of(c.Key) {
+		if t != nil {
+			if t.States == nil {
+				t.States = map[string][]string{}
+			}
+			t.States[c.Name] = c.States
+		}
+	}
+}
+
 func (w *World) answered(number int, a Answer) {
 	p, found := w.open[number]
 	if !found {
@@ -212,6 +229,7 @@ func acknowledged(p pending, a Answer, before *Thing) *Thing {
 	if before != nil {
 		t.Refs, t.Files = maps.Clone(before.Refs), maps.Clone(before.Files)
 		t.Attachments, t.Ended = maps.Clone(before.Attachments), slices.Clone(before.Ended)
+		t.States = maps.Clone(before.States)
 	} else {
 		t.Files = maps.Clone(p.files)
 	}

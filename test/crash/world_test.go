@@ -1,6 +1,8 @@
 package crash
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -82,6 +84,49 @@ func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
 	})
 	assert.DeepEqual(t, w.Certain(s).Files, map[string]string{"early": "x"})
 	assert.DeepEqual(t, w.Certain(v).Files, map[string]string{"early": "x", "late": "x"})
+}
+
+// What clients have changed may be in each state that was noted last, also after a change of the volume, and what was found
+// after a crash stays.
+func TestStatesOfClients(t *testing.T) {
+	v := Volume("c-1")
+	made := &Thing{Size: 10, Quota: 10}
+	changed := func(states ...string) Entry {
+		return Entry{Change: &Change{Key: v, Name: "tree", States: states}}
+	}
+	w := NewWorld([]Entry{
+		asked(1, Request{Verb: Create, Key: v, Size: 10}), answered(1, "", made), changed(absent, "[]"), changed(absent, "[]", "[a:]"),
+		asked(2, Request{Verb: Update, Key: v, Size: 20}), answered(2, "", &Thing{Size: 20, Quota: 20}),
+	})
+	found, problem := settle(w.Of(v), &Thing{Size: 20, Quota: 20})
+	assert.Equal(t, problem, "")
+	assert.DeepEqual(t, found.States, map[string][]string{"tree": {absent, "[]", "[a:]"}})
+	w = NewWorld([]Entry{{State: map[Key]*Thing{v: {Size: 20, States: map[string][]string{"tree": {"[]"}}}}}, changed("[]", "[b:]")})
+	assert.DeepEqual(t, w.Certain(v).States, map[string][]string{"tree": {"[]", "[b:]"}})
+}
+
+// The state of a directory tells names and contents apart.
+func TestTree(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	seen := map[string]string{}
+	look := func(what string) tree {
+		found, err := readTree(dir)
+		assert.NilError(t, err)
+		assert.Assert(t, seen[found.String()] == "", "%s looks like %s", what, seen[found.String()])
+		seen[found.String()] = what
+		return found
+	}
+	assert.Assert(t, look("nothing") == nil)
+	assert.NilError(t, os.Mkdir(dir, 0o700))
+	empty := look("an empty directory")
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "a"), []byte("content"), 0o600))
+	assert.DeepEqual(t, look("a file"), empty.with("a", "content"))
+	assert.NilError(t, os.Truncate(filepath.Join(dir, "a"), 3))
+	assert.DeepEqual(t, look("a truncated file"), empty.with("a", "con"))
+	assert.NilError(t, os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
+	assert.DeepEqual(t, look("a renamed file"), empty.with("b", "con"))
+	assert.NilError(t, os.Symlink("b", filepath.Join(dir, "c")))
+	assert.DeepEqual(t, look("a symbolic link").without("c"), empty.with("b", "con"))
 }
 
 // An attachment lasts until an unexport of it is acknowledged, and then never comes back.

@@ -123,10 +123,13 @@ func writeSynced(path string, content []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// mountPoint is where the node mounts a volume.
+func mountPoint(volume Key) string { return "/run/" + volume.Name() }
+
 // mount mounts a volume on the node; dir is where this process reaches it.
 func (m *machine) mount(volume Key) (dir string, unmount func() error, err error) {
 	node := m.lab.Nodes[0]
-	target := "/run/" + volume.Name()
+	target := mountPoint(volume)
 	source := fmt.Sprintf("%s:%s/%s/%s/data", m.lab.Storage.IP, m.lab.Pool, tenant, volume.Name())
 	if _, err := node.Run("sh", "-ec", `mkdir -p "$1" && mount -t nfs4 -o vers=4.2 "$0" "$1"`, source, target); err != nil {
 		return "", nil, fmt.Errorf("a client that is let in cannot mount %s: %w", volume, err)

@@ -1,0 +1,66 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// commitTime bounds how long the agent may take to commit what clients have changed. It is far more
+// than its interval, for busy machines.
+const commitTime = time.Minute
+
+// generation is the number of the transaction that runs, or of the last one.
+func (m *machine) generation() (uint64, error) {
+	found, err := filepath.Glob("/sys/fs/btrfs/*/generation")
+	if err != nil || len(found) != 1 {
+		return 0, fmt.Errorf("there must be one btrfs, got %q: %w", found, err)
+	}
+	content, err := os.ReadFile(found[0])
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
+}
+
+// awaitCommit returns when a transaction is durable. It does not commit it: see WAIT_SYNC in
+// fs/btrfs/ioctl.c.
+func (m *machine) awaitCommit(ctx context.Context, generation uint64) error {
+	pool, err := os.Open(m.lab.Pool)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(waitSync(pool, generation), pool.Close())
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(commitTime):
+		return fmt.Errorf("the agent has not committed for %v what clients have changed", commitTime)
+	}
+}
+
+func waitSync(pool *os.File, generation uint64) error {
+	const waitSync = 1<<30 | 8<<16 | 0x94<<8 | 22 // BTRFS_IOC_WAIT_SYNC in linux/btrfs.h
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, pool.Fd(), waitSync, uintptr(unsafe.Pointer(&generation)))
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return fmt.Errorf("wait for a commit: %w", errno)
+		}
+	}
+}
