@@ -6,4 +6,8 @@
 // outlives it. In the guest the same program (Main) brings up the storage host, the real agent, the NFS server and a node,
 // verifies what the crash before left, and makes changes until it is killed. It writes each request to a journal on the
 // host before it sends it, and each answer after it has come.
+//
+// Two tests have a disk of device-mapper in the guest (make crash-replay). One records all writes, of which the host makes
+// what a power cut may leave: Recording, Replay and package logwrites. The other lets the disk fail: Errors and the other
+// faults.
 package crash

@@ -104,6 +104,9 @@ func TestReplay(t *testing.T) {
 		}
 		t.Run(m.engine+" "+m.quota, func(t *testing.T) {
 			t.Parallel()
+			if _, err := os.Stat("/sys/fs/btrfs/features/simple_quota"); err != nil && m.quota == "simple" {
+				t.Skip("this machine's kernel has no simple quotas (it is older than 6.7)")
+			}
 			replayMode(t, m, i, results)
 		})
 	}
