@@ -9,15 +9,15 @@ CRASH_POINTS      ?= 10000
 
 .PHONY: crash
 crash: root lab build ## Cut the power 200 times and kill the agent 500 times in the middle of changes (root; CRASH_SEED replays)
-	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -tags crash -v ./test/crash -skip '^TestReplay$$' $(CRASH_FLAGS) \
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -tags crash -v ./test/crash -skip '^(TestReplay|TestFaultyDisk)$$' $(CRASH_FLAGS) \
 		-args -cuts $(CRASH_CUTS) -client-cuts $(CRASH_CLIENT_CUTS) -kills $(CRASH_KILLS) -seed $(or $(CRASH_SEED),0)
 
 .PHONY: crash-replay
-crash-replay: root lab build ## Cut the power at 10,000 points of recorded writes, exact and torn (root; CRASH_SEED, CRASH_POINTS)
-	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -parallel 2 -tags crash -v ./test/crash -run '^TestReplay$$' $(CRASH_FLAGS) \
-		-args -points $(CRASH_POINTS) -cells 12 -seed $(or $(CRASH_SEED),0)
+crash-replay: root lab build ## Cut the power at 10,000 points of recorded writes, and let disks fail (root; CRASH_SEED, CRASH_POINTS)
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -parallel 2 -tags crash -v ./test/crash -run '^(TestReplay|TestFaultyDisk)$$' $(CRASH_FLAGS) \
+		-args -points $(CRASH_POINTS) -cells 12 -faults 8 -seed $(or $(CRASH_SEED),0)
 
 .PHONY: crash-smoke
-crash-smoke: root lab build # 5 power cuts, 20 kills, 24 points of a replay
+crash-smoke: root lab build # 5 power cuts, 20 kills, 24 points of a replay, a disk that fails
 	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 30m -tags crash ./test/crash $(CRASH_FLAGS) \
 		-args -cuts 3 -client-cuts 2 -kills 20 -seed $(or $(CRASH_SEED),0)

@@ -31,6 +31,7 @@ type Config struct {
 
 	Record *Recording // instead of waiting for a power cut
 	Replay *Replay    // not in a guest: see Replay
+	Fault  string     // that the disk gets in the middle of changes
 }
 
 func (c Config) path(name string) string { return filepath.Join(c.Dir, name) }
@@ -63,11 +64,8 @@ func run(c Config) error {
 	if err != nil {
 		return err
 	}
-	if c.Record != nil {
-		journal.mark = c.Record.mark
-		if err := c.Record.begin(); err != nil {
-			return err
-		}
+	if err := c.makeDevice(journal); err != nil {
+		return err
 	}
 	m, err := newMachine(c)
 	if err != nil {
@@ -81,7 +79,7 @@ func run(c Config) error {
 	if c.Kills > 0 {
 		return m.kills(journal)
 	}
-	w, err := m.recover(journal, NewWorld(entries))
+	w, err := m.recover(journal, NewWorld(survived(entries)))
 	switch {
 	case err != nil:
 		return err
@@ -91,6 +89,8 @@ func run(c Config) error {
 		return m.scrub()
 	case c.Record != nil:
 		return m.record(journal, w)
+	case c.Fault != "":
+		return m.meetFault(journal, w)
 	}
 	fmt.Println(Loading)
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
@@ -100,6 +100,18 @@ func run(c Config) error {
 		return err
 	}
 	return fmt.Errorf("nobody cut the power for %v, or the agent has ended", loadTime)
+}
+
+// makeDevice makes the device of the pool where that is not the disk.
+func (c Config) makeDevice(journal *Journal) error {
+	switch {
+	case c.Record != nil:
+		journal.mark = c.Record.mark
+		return c.Record.begin()
+	case c.Fault != "":
+		return createDevice(faultyDevice, disk, soundTable)
+	}
+	return nil
 }
 
 // recover starts the agent after a crash, where that is not done, and verifies everything. Then there is nothing left for a check to find.

@@ -86,6 +86,7 @@ type Entry struct {
 	Synced  *File          `json:"synced,omitempty"`
 	Change  *Change        `json:"change,omitempty"`
 	State   map[Key]*Thing `json:"state,omitempty"` // everything, as verified after a crash
+	Fault   string         `json:"fault,omitempty"` // the disk has it from here on
 	At      time.Time      `json:"at"`
 }
 
@@ -170,6 +171,9 @@ func (j *Journal) reach(lines int, done func()) {
 	j.mark = func(lines int) error {
 		if lines >= end {
 			done()
+		}
+		if mark == nil {
+			return nil
 		}
 		return mark(lines)
 	}

@@ -28,8 +28,11 @@ const (
 
 // device is what the pool is on.
 func (c Config) device() string {
-	if c.Record != nil {
+	switch {
+	case c.Record != nil:
 		return "/dev/mapper/" + loggedDevice
+	case c.Fault != "":
+		return "/dev/mapper/" + faultyDevice
 	}
 	return disk
 }

@@ -1,0 +1,35 @@
+//go:build crash
+
+package crash_test
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash"
+)
+
+var faults = flag.Int("faults", 1, "how many faults of the disk TestFaultyDisk has, of eight")
+
+// The disk fails in the middle of changes, and the power after that. What fails is answered with an error. On the repaired disk
+// the agent comes back with all that was acknowledged; where the disk has lost what it said it had, with all from before.
+func TestFaultyDisk(t *testing.T) {
+	requireModule(t, "dm-flakey")
+	all := []string{crash.WriteErrors, crash.LostWrites, crash.Errors, crash.ShortErrors}
+	for i := range min(*faults, 2*len(all)) {
+		fault := all[i%len(all)]
+		c := crash.Config{Engine: engines[(i+i/len(all))%2], Quota: quotas[i/len(all)]}
+		t.Run(fault+" "+c.Engine+" "+c.Quota, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			c.Seed = r.seed + uint64(i)
+			faulty := c
+			faulty.Fault = fault
+			round := r.boot(faulty)
+			round.awaitLoading()
+			round.powerCut()
+			c.Last = true
+			r.last(c)
+		})
+	}
+}
