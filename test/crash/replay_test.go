@@ -67,6 +67,7 @@ func (t *table) add(m mode, kind string, r crash.Result) {
 	defer t.mu.Unlock()
 	name := m.engine + "\t" + m.quota + "\t" + kind
 	t.rows[name] = r
+	fmt.Printf("  %s %s, %s: %d points, %d with problems, in %v\n", m.engine, m.quota, kind, r.Exact+r.Torn, r.Problems, r.Took.Round(time.Second))
 }
 
 func (t *table) print() {
