@@ -18,6 +18,7 @@ const (
 	ReasonDeletionPending    = "DeletionPending"    // deleted volumes or snapshots that are in use on the storage host still take space
 	ReasonTenantUnavailable  = "TenantUnavailable"  // the directory of a tenant cannot be loaded; the others are served
 	ReasonTokensOutdated     = "TokensOutdated"     // the file of the tenants' tokens has changed and cannot be read
+	ReasonGraceMissed        = "GraceMissed"        // the NFS server's grace period ended before volumes were exported: locks are lost
 	ReasonExportsDiffer      = "ExportsDiffer"      // the NFS server's exports cannot be brought in line
 	ReasonExportRootForeign  = "ExportRootForeign"  // another export has fsid=0: clients of it cannot mount volumes
 

@@ -133,7 +133,7 @@ type Condition struct {
 
 	// Reason CamelCase, for programs. Of the pool: PoolUnavailable, PoolReadOnly, PoolNearlyFull, DeviceMissing, DeviceErrors,
 	// DeviceErrorsRising, CorruptionFound, ScrubUncorrectable, QuotaInconsistent, QuotaDisabled, TenantUnavailable,
-	// DeletionPending, ExportsUnknown, ExportsDiffer, ExportRootForeign, TokensOutdated.
+	// DeletionPending, ExportsUnknown, ExportsDiffer, ExportRootForeign, TokensOutdated, GraceMissed.
 	// Of a volume: Quarantined, VolumeNearlyFull, VolumeFull, VolumeOverLimit, VolumeReadOnly,
 	// NestedSubvolumes, ExportMissing. There may be more.
 	Reason string `json:"reason"`

@@ -29,6 +29,7 @@ var healthTypes = map[string]csi.VolumeHealthErrorType{
 	agentapi.ReasonDeletionPending:    degraded,
 	agentapi.ReasonTenantUnavailable:  degraded,
 	agentapi.ReasonTokensOutdated:     degraded,
+	agentapi.ReasonGraceMissed:        degraded,
 	agentapi.ReasonExportsDiffer:      degraded,
 	agentapi.ReasonExportRootForeign:  degraded,
 

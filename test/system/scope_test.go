@@ -12,6 +12,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
@@ -58,7 +59,34 @@ func TestLocksSurviveAnotherHostName(t *testing.T) {
 		name, err := s.Lab.Storage.Run("hostname")
 		assert.NilError(t, err)
 		assert.Equal(t, name, "beta", "the host keeps its name")
+
+		// The grace period has ended long ago, and the server has the exports.
+		assert.NilError(t, s.Agent.Stop())
+		assert.NilError(t, s.Agent.Start())
+		hasConditions(t, s)
 	})
+}
+
+// The NFS server of another host, which has no exports yet, is started before the agent, and its grace period ends. The agent says so, and says
+// nothing when it is only restarted.
+func TestGraceEndsBeforeTheAgentIsReady(t *testing.T) {
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, AgentEnv: []string{"AGENT_NFS_EXPORTER=exportfs"}})
+	holdLock(t, s)
+	hasConditions(t, s)
+
+	assert.NilError(t, s.Lab.StopNFSServer())
+	assert.NilError(t, s.Agent.Stop())
+	_, err := s.Lab.Storage.Run("sh", "-c", "rm /etc/exports.d/*")
+	assert.NilError(t, err)
+	assert.NilError(t, s.Lab.StartNFSServer())
+	assert.NilError(t, os.WriteFile(s.Lab.Storage.Path("/proc/fs/nfsd/v4_end_grace"), []byte("Y"), 0))
+	assert.NilError(t, s.Agent.Start())
+	hasConditions(t, s, agentapi.ReasonGraceMissed)
+	assert.Assert(t, is.Contains(s.Agent.Log(), "the grace period of the NFS server has ended before the agent exported volumes"))
+
+	assert.NilError(t, s.Agent.Stop())
+	assert.NilError(t, s.Agent.Start())
+	hasConditions(t, s)
 }
 
 func rename(t *testing.T, s *system.System, host string) {

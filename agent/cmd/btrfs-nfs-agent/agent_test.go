@@ -100,7 +100,7 @@ func startOn(t *testing.T, pool string, exporter storage.Exporter) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
 	go func() {
-		a.ended <- run(ctx, c, logger, store, tasks, on)
+		a.ended <- run(ctx, c, logger, store, &graceExporter{}, tasks, on)
 		close(a.ended)
 	}()
 	t.Cleanup(func() {

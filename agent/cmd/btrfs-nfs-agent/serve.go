@@ -15,6 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/task"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
@@ -47,7 +48,8 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	}
 	defer func() { err = errors.Join(err, exporter.Close()) }()
 
-	store, err := claim.Open(ctx, exporter)
+	grace := &graceExporter{Exporter: exporter, server: nfsd.NewServer("/proc"), logger: logger}
+	store, err := claim.Open(ctx, grace)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
@@ -68,13 +70,13 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 		return err
 	}
 	logger.Info("serving", "api", c.ListenAddr, "tls", c.TLSCert != "", "metrics", c.MetricsAddr, "nfs", exporter.Name())
-	return run(ctx, c, logger, store, tasks, listeners)
+	return run(ctx, c, logger, store, grace, tasks, listeners)
 }
 
-func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, tasks *task.Manager, on listeners) error {
+func run(ctx context.Context, c config.Config, logger *slog.Logger, store *storage.Store, grace *graceExporter, tasks *task.Manager, on listeners) error {
 	registry := metrics.NewRegistry(version.Version, version.Commit, version.Date)
 	tokens := newTokens(c, logger)
-	observed := observedStore{store, tokens}
+	observed := observedStore{store, tokens, grace}
 	metrics.CollectStore(registry, metricsStore{observed}, logger)
 	server := api.New(api.Config{
 		Store: apiStore{observed}, Tasks: tasks, Tokens: tokens, Logger: logger, Version: version.Version, Commit: version.Commit, Date: version.Date,

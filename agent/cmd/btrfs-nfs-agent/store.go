@@ -11,6 +11,7 @@ import (
 type observedStore struct {
 	*storage.Store
 	tokens *api.Tokens
+	grace  *graceExporter
 }
 
 // Conditions may be seen by anyone: what is wrong with the file is in the log.
@@ -19,6 +20,11 @@ func (s observedStore) Conditions() []storage.Condition {
 	if s.tokens.Problem() != nil {
 		conditions = append(conditions, storage.Condition{
 			Reason: agentapi.ReasonTokensOutdated, Message: "AGENT_TENANTS_FILE cannot be read again, and the tokens that it had before stay valid: see the agent's log",
+		})
+	}
+	if s.grace.graceMissed() {
+		conditions = append(conditions, storage.Condition{
+			Reason: agentapi.ReasonGraceMissed, Message: "the NFS server's grace period ended before volumes were exported: clients that had locks have lost them",
 		})
 	}
 	return conditions

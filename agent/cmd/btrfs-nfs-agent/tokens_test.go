@@ -35,7 +35,7 @@ func TestTenantsFileIsFollowed(t *testing.T) {
 	assert.NilError(t, err)
 	defer func() { assert.NilError(t, opened.Close(t.Context())) }()
 	tokens := newTokens(c, slog.New(slog.DiscardHandler))
-	store := apiStore{observedStore{opened, tokens}}
+	store := apiStore{observedStore{opened, tokens, &graceExporter{}}}
 	is := func(token, tenant string) {
 		t.Helper()
 		name, _ := tokens.Tenant(token)
