@@ -53,6 +53,7 @@ var checks = []check{
 	{"quota", lookAtQuota},
 	{"space", lookAtSpace},
 	{"devices", lookAtDevices},
+	{"copies", lookAtCopies},
 	{"nfs server", lookAtServer},
 	{"nfs upcalls", lookAtUpcalls},
 	{"nfs groups", lookAtGroups},

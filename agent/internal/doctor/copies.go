@@ -1,0 +1,77 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
+)
+
+const giveUUID = `Before a server serves the copy: unmount it, btrfstune -m DEVICE, and give it another pool ID ("Pool ID" in docs/operations.md).`
+
+// lookAtCopies looks for copies of the pool on this host. An NFS server of a copy would have the same scope, by which clients
+// know a server.
+func lookAtCopies(ctx context.Context, h Host, c config.Config) []Finding {
+	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+		info, err := fs.Info()
+		if err != nil {
+			return nil, err
+		}
+		uuid := info.FSID.String()
+		if strings.TrimSpace(read(h.Sys, "fs/btrfs", uuid, "temp_fsid")) == "1" {
+			return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid), and "+
+				"with that the NFS server another scope, so that clients lose their locks", giveUUID)}, nil
+		}
+		devices, err := fs.Devices()
+		if err != nil {
+			return nil, err
+		}
+		same, err := h.Run(ctx, "blkid", "-o", "device", "-t", "UUID="+uuid)
+		if err != nil && same == "" {
+			return []Finding{unknown("blkid does not find the pool")}, nil
+		}
+		return h.judgeCopies(devices, strings.Fields(same)), nil
+	})
+}
+
+func (h Host) judgeCopies(devices []btrfs.Device, same []string) []Finding {
+	own := map[uint64]bool{}
+	for _, device := range devices {
+		own[deviceNumber(device.Path)] = true
+	}
+	var findings []Finding
+	for _, path := range same {
+		if !own[deviceNumber(path)] && !h.isBelowAnother(path) {
+			findings = append(findings, doubtful(path+" holds a copy of the pool, of the same UUID: were it served, clients would take its server and this one for the same", giveUUID))
+		}
+	}
+	if len(findings) == 0 {
+		findings = append(findings, good("none on this host"))
+	}
+	return findings
+}
+
+// deviceNumber is 0 where there is no such device.
+func deviceNumber(path string) uint64 {
+	var stat unix.Stat_t
+	if unix.Stat(path, &stat) != nil {
+		return 0
+	}
+	return stat.Rdev
+}
+
+// isBelowAnother reports whether another device is made of this one, as one of DRBD, LVM, LUKS or multipath is. The kernel
+// then refuses to open it exclusively, as it does where the device itself is mounted (open(2), O_EXCL).
+func (h Host) isBelowAnother(path string) bool {
+	device, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
+	if err == nil {
+		_ = device.Close() // only opened
+		return false
+	}
+	return errors.Is(err, unix.EBUSY) && !strings.Contains(read(h.Proc, "self/mountinfo"), " "+path+" ")
+}
