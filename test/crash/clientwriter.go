@@ -112,8 +112,8 @@ func (w *clientWriter) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A transaction that no client's change has begun may run now, such as that of a written file. So that
-	// the agent sees a reason to commit it there is one more change.
+	// A transaction that no client's change has begun may run now, such as that of a written file.
+	// So that the agent sees a reason to commit it there is one more change.
 	pulse := filepath.Join(w.dir, "pulse")
 	if err := os.Mkdir(pulse, 0o700); errors.Is(err, os.ErrExist) {
 		err = os.Remove(pulse)

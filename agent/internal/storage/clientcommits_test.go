@@ -33,7 +33,8 @@ func (o *clientOperations) read() (uint64, error) {
 	return o.count.Load(), nil
 }
 
-// awaitLooks returns when the counters were read n more times, and so what was there before was acted upon.
+// awaitLooks returns when the counters were read n more times, and so what was there before was
+// acted upon.
 func (o *clientOperations) awaitLooks(t *testing.T, n int64) {
 	t.Helper()
 	until := o.looks.Load() + n
@@ -63,7 +64,8 @@ const (
 	commitsAgain = "committed changes of NFS clients again"
 )
 
-// What clients have changed is durable without any other change, and where they change nothing there is no commit.
+// What clients have changed is durable without any other change, and where they change nothing
+// there is no commit.
 func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
@@ -108,7 +110,8 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	assert.Assert(t, slices.Contains(left, "renamed") && !slices.Contains(left, "dir") && !slices.Contains(left, "link"), "%v", left)
 }
 
-// Commits that fail are tried again at each look, and the log says so once; and once when they succeed again.
+// Commits that fail are tried again at each look, and the log says so once; and once when they
+// succeed again.
 func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	pool := newPool(t)
 	var clients clientOperations
@@ -137,7 +140,8 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	assert.NilError(t, s.Ready())
 }
 
-// A disk that hangs has one commit waiting for it, and one line in the log. The agent ends all the same.
+// A disk that hangs has one commit waiting for it, and one line in the log. The agent ends all the
+// same.
 func TestHungCommit(t *testing.T) {
 	var clients clientOperations
 	var log lockedBuffer

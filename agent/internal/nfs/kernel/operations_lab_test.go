@@ -15,7 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
 )
 
-// Each change that the server answers before it is durable is counted when the client has its answer.
+// Each change that the server answers before it is durable is counted when the client has its
+// answer.
 func TestChangesOfClientsAreCounted(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
