@@ -31,6 +31,7 @@ type machine struct {
 	lab    *lab.Lab
 	api    *agentclient.Client
 	log    *os.File
+	quick  bool // limits are read, and not tried
 
 	agent *exec.Cmd
 	ended chan struct{} // closed when the agent has ended
