@@ -274,7 +274,9 @@ func (r *replayer) verify(state string, w *World) (err error) {
 }
 
 func (r *replayer) verifyPool(pool string, w *World) (err error) {
-	m := &machine{config: r.config, lab: &lab.Lab{Pool: pool}, quick: (r.result.Exact+r.result.Torn)%triedEach != 0}
+	number := r.result.Exact + r.result.Torn
+	m := &machine{config: r.config, lab: &lab.Lab{Pool: pool}, quick: number%triedEach != 0}
+	m.config.CheckFirst = number%repairedEach == 0
 	if m.log, err = os.OpenFile(r.config.path("agent-replay.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return err
 	}
@@ -288,7 +290,7 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	if err := m.checkInterrupted(); err != nil {
 		return err
 	}
-	if err := m.startAgent(); err != nil {
+	if err := m.bringBack(); err != nil {
 		return err
 	}
 	_, _, err = m.verify(w)
@@ -359,6 +361,9 @@ func copyJournal(from, to string, lines int) error {
 // triedEach is how many points have their limits read for one that has them tried: each EDQUOT has the kernel write all data and commit
 // (try_flush_qgroup in fs/btrfs/qgroup.c), which took a quarter of the time.
 const triedEach = 5
+
+// repairedEach is how many points the agent repairs for one that check --repair does.
+const repairedEach = 4
 
 // unmountTime bounds the wait for the agent's last command.
 const unmountTime = 10 * time.Second
