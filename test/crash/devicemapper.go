@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dmsetup runs dmsetup(8), which makes and removes the nodes below /dev/mapper itself: a guest has no udev.
+// dmsetup runs dmsetup(8), which makes and removes the nodes below /dev/mapper itself: a guest has
+// no udev.
 func dmsetup(args ...string) error {
 	cmd := exec.Command("dmsetup", args...)
 	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1")
@@ -25,8 +26,8 @@ func dmsetup(args ...string) error {
 	return nil
 }
 
-// createDevice makes the device-mapper device of that name, as large as below, with one target. The kernel loads the
-// target's module.
+// createDevice makes the device-mapper device of that name, as large as below, with one target. The
+// kernel loads the target's module.
 func createDevice(name, below, target string) error {
 	table, err := tableOf(below, target)
 	if err != nil {
@@ -47,8 +48,8 @@ func tableOf(below, target string) (string, error) {
 // dmControl takes the ioctls of device-mapper. Its module is loaded when it is first opened.
 const dmControl = "/dev/mapper/control"
 
-// sendMessage is `dmsetup message NAME 0 TEXT` without a process: ioctl DM_TARGET_MSG with struct dm_ioctl, struct
-// dm_target_msg and the text, which ends with a zero (linux/dm-ioctl.h).
+// sendMessage is `dmsetup message NAME 0 TEXT` without a process: ioctl DM_TARGET_MSG with struct
+// dm_ioctl, struct dm_target_msg and the text, which ends with a zero (linux/dm-ioctl.h).
 func sendMessage(name, text string) error {
 	const version, most = 4, 1024
 	var request struct {

@@ -14,7 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Faults of the disk: features of dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst).
+// Faults of the disk: features of dm-flakey
+// (Documentation/admin-guide/device-mapper/dm-flakey.rst).
 const (
 	Errors      = "errors"       // in all reads and writes, for good
 	WriteErrors = "write errors" // for good
@@ -31,13 +32,15 @@ const (
 
 	// noticeTime bounds how long the agent takes to see that the pool takes no changes.
 	noticeTime = time.Minute
-	// quietTime is how long the agent is left alone with the fault, and linesMost how many lines it may log for a second of that,
-	// or for a request. Nearly all requests had one line at level debug.
+	// quietTime is how long the agent is left alone with the fault, and linesMost how many lines it
+	// may log for a second of that, or for a request. Nearly all requests had one line at level
+	// debug.
 	quietTime = 5 * time.Second
 	linesMost = 10
 )
 
-// faultTable is what dm-flakey does during a fault: 0 s of good work, and an hour of the other. Without features all fails.
+// faultTable makes dm-flakey fail for an hour, after 0 s in which it works. Without a feature, all
+// reads and writes fail.
 func faultTable(fault string) string {
 	table := "flakey " + disk + " 0 0 3600"
 	switch fault {
@@ -51,7 +54,8 @@ func faultTable(fault string) string {
 
 const soundTable = "linear " + disk + " 0"
 
-// replaceTable changes what a device does, while it is in use, without waiting for what it has under way.
+// replaceTable changes what a device does, while it is in use, without waiting for what it has
+// under way.
 func replaceTable(name, target string) error {
 	table, err := tableOf(disk, target)
 	if err != nil {
@@ -60,8 +64,8 @@ func replaceTable(name, target string) error {
 	return errors.Join(dmsetup("suspend", "--nolockfs", "--noflush", name), dmsetup("load", name, "--table", table), dmsetup("resume", name))
 }
 
-// survived are the lines of the journal that count after the fault. A disk that loses writes makes no answer good: what was asked
-// for since may have happened or not.
+// survived returns the lines of the journal that count after the fault. While a disk loses writes,
+// answers count for nothing: what was asked for may have happened or not.
 func survived(entries []Entry) []Entry {
 	i := slices.IndexFunc(entries, func(e Entry) bool { return e.Fault == LostWrites })
 	if i < 0 {
@@ -71,8 +75,8 @@ func survived(entries []Entry) []Entry {
 	return slices.Concat(entries[:i], requests)
 }
 
-// meetFault makes changes, lets the disk fail, makes further changes, and waits for the power cut. What fails is answered with
-// an error, without a storm in the log.
+// meetFault makes changes, lets the disk fail, makes further changes, and waits for the power cut.
+// Changes that fail must be answered with an error, and must not flood the log.
 func (m *machine) meetFault(journal *Journal, w *World) error {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
 	defer cancel()
@@ -126,8 +130,8 @@ func (m *machine) beginFault(journal *Journal) error {
 	return replaceTable(faultyDevice, soundTable)
 }
 
-// runInto makes some changes of each worker, without clients that use the volumes, and begins the fault among the first. Each
-// change gets an answer.
+// runInto makes some changes of each worker, without clients that use the volumes, and begins the
+// fault among the first. Each change gets an answer.
 func (w *workload) runInto(begin func() error) (made, failed int, err error) {
 	var all sync.WaitGroup
 	var answers, failures atomic.Int64

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Recording has the guest log all writes to its disk on a second disk, with a mark after each line of the journal: its
-// number. Package logwrites reads the log.
+// Recording has the guest log all writes to its disk on a second disk, with a mark after each line
+// of the journal: its number. Package logwrites reads the log.
 type Recording struct {
 	// Lines is by how much the journal grows. With 0 the recording ends with the recovery.
 	Lines int
@@ -22,7 +22,8 @@ const (
 	logDisk = "/dev/ubdb"
 
 	loggedDevice, delayedDevice = "logged", "delayed"
-	// delays are those of reads, writes and flushes, in milliseconds (Documentation/admin-guide/device-mapper/delay.rst).
+	// delays are those of reads, writes and flushes, in milliseconds
+	// (Documentation/admin-guide/device-mapper/delay.rst).
 	delays = "%[1]s 0 0 %[1]s 0 3 %[1]s 0 6"
 )
 

@@ -8,8 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash/logwrites"
 )
 
-// Half of the points are exact, and no two are the same. Before the first line of the journal, the disk is not a pool yet; one that
-// a recording began with is.
+// Half of the points are exact, and no two are the same. Before the first line of the journal, the
+// disk is not a pool yet; one that a recording began with is.
 func TestPointsOfARecording(t *testing.T) {
 	log := &logwrites.Log{Entries: []logwrites.Entry{
 		{Sectors: 1}, {Flags: logwrites.Flush}, {Flags: logwrites.Mark, Text: "1"}, {Flags: logwrites.FUA, Sectors: 1},

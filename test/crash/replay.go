@@ -23,9 +23,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash/logwrites"
 )
 
-// Replay goes through a recording, and verifies what a power cut at some of its points leaves. It needs neither a guest nor
-// device-mapper nor an NFS server: the agent's engine is exportfs, whose table is verified as well. The process must have
-// mount, network and PID namespaces of its own (Namespaces), and takes all that it has mounted with it.
+// Replay goes through a recording and verifies what a power cut at some of its points leaves. It
+// needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, whose table is
+// verified as well. The process must have mount, network and PID namespaces of its own, see
+// Namespaces. What it has mounted goes with it.
 type Replay struct {
 	// Lines are those of the journal that come before the recording.
 	Lines int
@@ -76,7 +77,8 @@ const (
 	LogBytes  = 16 << 30
 )
 
-// Namespaces is the command that starts a program in namespaces of its own, and ends it when it is killed.
+// Namespaces is the command that starts a program in namespaces of its own, and ends it when it is
+// killed.
 func Namespaces(ctx context.Context, program string) *exec.Cmd {
 	return exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", program)
 }
@@ -87,7 +89,8 @@ type point struct {
 	torn    uint64
 }
 
-// points are n, distributed evenly over those of the log where the journal and the disk say what must be there.
+// points chooses evenly from those of the log where the disk holds a pool. It also returns how many
+// these are.
 func (c Config) points(l *logwrites.Log) (chosen []point, all int) {
 	possible := c.possible(l)
 	exact := min((c.Replay.Points+1)/2, len(possible))
@@ -180,8 +183,8 @@ func runHere(command ...string) error {
 	return nil
 }
 
-// makeTarget makes a filesystem with reflinks, so that a copy of a state takes no time. It is gone with the process, and so
-// need not be safe against a power cut.
+// makeTarget makes a filesystem with reflinks, so that a copy of a state takes no time. It is gone
+// with the process, and so need not be safe against a power cut.
 func (r *replayer) makeTarget() error {
 	c := r.config
 	work := c.path(workFile)
@@ -211,7 +214,7 @@ func SparseFile(path string, size int64) error {
 	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size))
 }
 
-// point verifies one. Its error is that it cannot be verified.
+// point verifies one point. It returns an error if that is not possible.
 func (r *replayer) point(p point) error {
 	if err := r.log.Apply(r.target, r.done, p.entries); err != nil {
 		return err
@@ -300,8 +303,8 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	return m.check(false)
 }
 
-// Format makes in dir an empty filesystem to record the changes of: here, because mkfs.btrfs discards the whole disk, which
-// would be most of the log.
+// Format makes an empty filesystem in dir, whose changes a recording logs. A guest does not make it,
+// because mkfs.btrfs discards the whole disk, which would be most of the log.
 func Format(dir string) error {
 	base := filepath.Join(dir, BaseFile)
 	if err := SparseFile(base, DiskBytes); err != nil {
@@ -310,8 +313,9 @@ func Format(dir string) error {
 	return errors.Join(runHere("mkfs.btrfs", "-q", base), copySparse(base, filepath.Join(dir, DiskFile)))
 }
 
-// Interrupt makes in directory to, for another recording, what a power cut at a random moment of the recording in directory
-// from leaves: disk and journal. It returns how many lines that journal has.
+// Interrupt cuts the power at a random moment of the recording in directory from. It makes what is
+// left, disk and journal, in directory to, for another recording, and returns how many lines the
+// journal has.
 func Interrupt(from, to string, random *rand.Rand) (lines int, err error) {
 	c := Config{Dir: from, Replay: &Replay{}}
 	l, err := logwrites.Open(c.path(LogFile))
@@ -358,12 +362,10 @@ func copyJournal(from, to string, lines int) error {
 	return os.WriteFile(to, out.Bytes(), 0o600)
 }
 
-// triedEach is how many points have their limits read for one that has them tried: each EDQUOT has the kernel write all data and commit
-// (try_flush_qgroup in fs/btrfs/qgroup.c), which took a quarter of the time.
-const triedEach = 5
-
-// repairedEach is how many points the agent repairs for one that check --repair does.
-const repairedEach = 4
+// Limits are read at each point and tried at one of triedEach: before the kernel answers EDQUOT, it
+// writes all data and commits (try_flush_qgroup in fs/btrfs/qgroup.c), which took a quarter of the
+// time. One point of repairedEach is repaired by check --repair, before the agent starts.
+const triedEach, repairedEach = 5, 4
 
 // unmountTime bounds the wait for the agent's last command.
 const unmountTime = 10 * time.Second

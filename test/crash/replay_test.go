@@ -31,8 +31,8 @@ var (
 )
 
 const (
-	// A recording has a line of the journal (a request, an answer, a fsynced file) for each point that is verified, but not
-	// fewer or more.
+	// A recording has one line of the journal (a request, an answer, a fsynced file) for each point
+	// that is verified, within these limits.
 	leastLines, mostLines = 100, 1000
 	// aheadLines and aheadPoints are those of the counter-check.
 	aheadLines, aheadPoints = 60, 6
@@ -92,9 +92,10 @@ func (t *table) print() {
 	_ = out.Flush() // to standard output
 }
 
-// A guest records all writes to its disk. The host makes of them what a power cut may leave: the exact state at a flush, a
-// FUA write or a mark, or a torn one, with a part of the writes that no flush had followed. From each, the agent comes back
-// with all that was acknowledged, whole, and with nothing else.
+// A guest records all writes to its disk. The host makes from them what a power cut may leave: the
+// exact state at a flush, a FUA write or a mark, or a torn one, with a part of the writes that came
+// after it. From each, the agent comes back with all that was acknowledged, whole, and with nothing
+// else.
 func TestReplay(t *testing.T) {
 	requireModule(t, "dm-log-writes")
 	results := &table{rows: map[string]crash.Result{}}
@@ -159,14 +160,16 @@ func (r *rig) changes(c crash.Config, slow bool, points int) crash.Result {
 	return r.replay(c, crash.Replay{Points: points})
 }
 
-// acknowledgeAhead is the counter-check: an agent that acknowledged ahead of the disk would be found.
+// acknowledgeAhead is the counter-check: the replay must find an agent that acknowledges changes
+// ahead of the disk.
 func (r *rig) acknowledgeAhead(c crash.Config) {
 	r.t.Helper()
 	result := r.replay(c, crash.Replay{Points: aheadPoints, Ahead: aheadLines})
 	assert.Assert(r.t, result.Problems > 0, "%d lines of the journal too many, and the replay misses nothing", aheadLines)
 }
 
-// recoveries records the recovery from some power cuts of this recording, and cuts the power in these.
+// recoveries records the recovery from some power cuts of this recording, and cuts the power in
+// these.
 func (r *rig) recoveries(c crash.Config, points int) (sum crash.Result) {
 	r.t.Helper()
 	random := rand.New(rand.NewPCG(c.Seed, 0))

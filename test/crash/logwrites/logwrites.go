@@ -4,9 +4,9 @@
 // Documentation/admin-guide/device-mapper/log-writes.rst.
 //
 // The target logs an ordinary write when the next flush comes, before that flush: until then the
-// disk may lose it. It logs a flush, a write with FUA and a mark in the order in which they complete.
-// So a power cut after any of these leaves all entries up to it, and of the ordinary writes that
-// follow, up to the next flush, any part.
+// disk may lose it. It logs a flush, a write with FUA and a mark in the order in which they
+// complete. So a power cut after any of these leaves all entries up to it, and any part of the
+// ordinary writes that follow up to the next flush.
 package logwrites
 
 import (
@@ -47,7 +47,7 @@ type Entry struct {
 	data int64 // offset in the log
 }
 
-// Durable tells whether a power cut that comes later keeps the entry, whatever came in between.
+// Durable tells whether a power cut after the entry keeps it, without a later flush.
 func (e Entry) Durable() bool { return e.Flags&(Flush|FUA|Mark) != 0 }
 
 // Log has the entries in memory, and their data in the file.
@@ -124,7 +124,8 @@ func (l *Log) readEntry(at int64) (Entry, error) {
 	return e, nil
 }
 
-// Points are the numbers of entries after which a power cut leaves exactly these: n stands for the first n.
+// Points are the numbers of entries after which a power cut leaves exactly these: n stands for the
+// first n.
 func (l *Log) Points() []int {
 	var points []int
 	for i, e := range l.Entries {
@@ -167,9 +168,10 @@ func (l *Log) apply(target *os.File, e Entry) error {
 	return err
 }
 
-// Tear does to target, which has the first n entries, what a power cut before the next flush may leave beside: the FUA writes
-// up to a random moment, and of the ordinary writes one third whole, one third in some of their sectors. It returns the
-// moment, as a number of entries: marks up to it have been made.
+// Tear does to target, which has the first n entries, what a power cut before the next flush may
+// do. It applies the FUA writes up to a random moment, and of the ordinary writes one third whole,
+// one third in some of their sectors, and one third not at all. It returns the moment as a number
+// of entries: the marks among them have been made.
 func (l *Log) Tear(target *os.File, n int, random *rand.Rand) (moment int, err error) {
 	next := n
 	for next < len(l.Entries) && l.Entries[next].Flags&Flush == 0 {
@@ -194,7 +196,7 @@ func (l *Log) Tear(target *os.File, n int, random *rand.Rand) (moment int, err e
 	return moment, nil
 }
 
-// applyPart does what the entry does to each sector, or not. A discard has been done, or not, as a whole.
+// applyPart applies the entry to some of its sectors. A discard is applied as a whole.
 func (l *Log) applyPart(target *os.File, e Entry, random *rand.Rand) error {
 	if e.Flags&Discard != 0 {
 		return l.apply(target, e)
