@@ -435,7 +435,10 @@ func (m *machine) clientState(k Key, dir, name string) (string, error) {
 		t, err := readTree(path)
 		return t.String(), err
 	case strings.HasPrefix(name, "db-"):
-		return m.databaseState(filepath.Join(mountPoint(k), name))
+		if m.isHere() {
+			return databaseState(m.run, path)
+		}
+		return databaseState(m.lab.Nodes[0].Run, filepath.Join(mountPoint(k), name))
 	}
 	content, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -445,8 +448,8 @@ func (m *machine) clientState(k Key, dir, name string) (string, error) {
 }
 
 // databaseState is how many rows a database has, of which none before the last is missing.
-func (m *machine) databaseState(path string) (string, error) {
-	out, err := m.lab.Nodes[0].Run("sqlite3", "-batch", path,
+func databaseState(run func(string, ...string) (string, error), path string) (string, error) {
+	out, err := run("sqlite3", "-batch", path,
 		"CREATE TABLE IF NOT EXISTS t(k INTEGER PRIMARY KEY, filler BLOB); PRAGMA integrity_check; SELECT count(*), coalesce(max(k), 0) FROM t;")
 	if err != nil {
 		return "", err

@@ -207,7 +207,7 @@ func (m *machine) command(ctx context.Context, name string, args ...string) *exe
 	return m.lab.Storage.Command(ctx, name, args...)
 }
 
-// run runs a program on the storage host and returns its standard output.
+// run runs a program on the storage host and returns its trimmed standard output.
 func (m *machine) run(name string, args ...string) (string, error) {
 	if !m.isHere() {
 		return m.lab.Storage.Run(name, args...)
@@ -216,7 +216,7 @@ func (m *machine) run(name string, args ...string) (string, error) {
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 	}
-	return string(out), err
+	return strings.TrimSpace(string(out)), err
 }
 
 // path is where this process finds what the storage host has at path.

@@ -43,6 +43,7 @@ type Result struct {
 	Exact      int // points verified
 	Torn       int // points verified, with a part of what came after them
 	Unanswered int // changes that had no answer at those points
+	Lost       int // names that clients changed, and whose last change was not durable
 	Problems   int // points with a problem
 	Took       time.Duration
 }
@@ -54,6 +55,7 @@ func (r *Result) Add(other Result) {
 	r.Exact += other.Exact
 	r.Torn += other.Torn
 	r.Unanswered += other.Unanswered
+	r.Lost += other.Lost
 	r.Problems += other.Problems
 	r.Took += other.Took
 }
@@ -296,7 +298,8 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	if err := m.bringBack(); err != nil {
 		return err
 	}
-	_, _, err = m.verify(w)
+	_, lost, err := m.verify(w)
+	r.result.Lost += lost
 	if err = errors.Join(err, m.endAgent(syscall.SIGTERM)); err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func (t *table) print() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "engine\tquotas\trecording\twrites, flushes and marks\tof them points\texact\ttorn\tunanswered changes\tproblems\tms a point")
+	fmt.Fprintln(out, "engine\tquotas\trecording\twrites, flushes and marks\tof them points\texact\ttorn\tunanswered changes\tchanges of clients lost\tproblems\tms a point")
 	var all crash.Result
 	for _, kind := range kinds {
 		for _, m := range modes {
@@ -84,11 +84,11 @@ func (t *table) print() {
 				continue
 			}
 			each := r.Took.Milliseconds() / int64(max(1, r.Exact+r.Torn))
-			fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", name, r.Entries, r.All, r.Exact, r.Torn, r.Unanswered, r.Problems, each)
+			fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", name, r.Entries, r.All, r.Exact, r.Torn, r.Unanswered, r.Lost, r.Problems, each)
 			all.Add(r)
 		}
 	}
-	fmt.Fprintf(out, "all\t\t\t\t\t%d\t%d\t\t%d\n", all.Exact, all.Torn, all.Problems)
+	fmt.Fprintf(out, "all\t\t\t\t\t%d\t%d\t\t\t%d\n", all.Exact, all.Torn, all.Problems)
 	_ = out.Flush() // to standard output
 }
 

@@ -37,6 +37,7 @@ func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v.onDisk(state)
 	v.attachments(state)
 	v.files(state)
+	v.states(state)
 	if len(v.problems) == 0 { // else what follows waits in vain
 		v.exports(state)
 		v.mounts(state)
@@ -158,6 +159,16 @@ func (v *verifier) filesIn(dir string, k Key, t *Thing) {
 		if err != nil || hex.EncodeToString(sum[:]) != t.Files[name] {
 			v.add("%s: file %s, which was fsynced, is not intact: %d bytes, %v", k, name, len(content), err)
 		}
+	}
+}
+
+// states reads what clients have changed, where no client can.
+func (v *verifier) states(state map[Key]*Thing) {
+	if !v.machine.isHere() {
+		return // mounts does
+	}
+	for k, t := range state {
+		v.statesIn(filepath.Join(v.path(k), "data"), k, t)
 	}
 }
 
