@@ -66,6 +66,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	}
 	if server.Unmanaged {
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
+		e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
 		return nil
 	}
 	running, err := e.threads()
