@@ -289,6 +289,7 @@ write_scope() {
 	} | write "$scopeconf" 644
 	[ "$old" != "$(cksum "$scopeconf" 2>/dev/null || true)" ] || return 0
 	run systemctl daemon-reload
+	systemctl is-active -q nfs-server 2>/dev/null || return 0
 	say "the NFS server gets the scope $scope when it starts the next time, and clients lose their locks once at that start (docs/upgrade.md)"
 }
 
@@ -408,12 +409,12 @@ pin_pool() {
 }
 
 start_service() {
+	[ -n "$root" ] || run systemctl daemon-reload
 	[ -n "$start" ] || return 0
 	if [ -z "$dry" ] && [ "$(date +%s)" -lt "$forget_at" ]; then
 		say "waiting half a minute, until the kernel has forgotten that rpc.mountd managed groups"
 		while [ "$(date +%s)" -lt "$forget_at" ]; do sleep 1; done
 	fi
-	run systemctl daemon-reload
 	run systemctl enable -q btrfs-nfs-agent
 	run systemctl restart btrfs-nfs-agent || failed=yes
 }
