@@ -75,6 +75,7 @@ func badParameters(t *testing.T, b Backend) {
 		"agentURL":          {"", "host:1", "ftp://host", "http://", "http://user:pw@host", "http://host?x=1"},
 		"nfsServer":         {"", "a b", "host/path", "-o", "[192.0.2.1]", "fe80::1%eth0", "host:2049", "ü", strings.Repeat("a", 254)},
 		"nfsMountOptions":   {",", "hard,,soft", "a b", "a\nb", "a\x00", strings.Repeat("x", 1025), "nfsvers=3", "hard, bg", "vers=4.3", "proto=udp", "timeo=x"},
+		"caching":           {"", "none", "Shared", "shared,fast"},
 		"nocow":             {"", "yes", "2"},
 		"rootSquash":        {"", "yes", "2"},
 		"compression":       {"", "gzip", "zstd:0", "zstd:16", "zlib:10", "lzo:1", "zstd:", " zstd"},

@@ -24,12 +24,12 @@ var createTests = []behaviour{
 func createPlain(t *testing.T, b Backend) {
 	url := b.Agent(t, map[string]string{token: "one"})
 	e := startWith(t, b, url, []Class{{Name: className, Token: token, Parameters: map[string]string{
-		"agentURL": url, "nfsServer": "nfs.example.com", "nfsMountOptions": "hard,nconnect=4", "compression": "zstd", "uid": "1000", "gid": "2000", "mode": "0770",
+		"agentURL": url, "nfsServer": "nfs.example.com", "nfsMountOptions": "hard,nconnect=4", "caching": "shared", "compression": "zstd", "uid": "1000", "gid": "2000", "mode": "0770",
 	}}})
 	volume := e.create(request("pvc-1", gib))
 	assert.Equal(t, volume.VolumeId, "fast|pvc-1")
 	assert.Equal(t, volume.CapacityBytes, int64(gib))
-	assert.DeepEqual(t, volume.VolumeContext, map[string]string{"agentURL": url, "nfsServer": "nfs.example.com", "nfsMountOptions": "hard,nconnect=4"})
+	assert.DeepEqual(t, volume.VolumeContext, map[string]string{"agentURL": url, "nfsServer": "nfs.example.com", "nfsMountOptions": "hard,nconnect=4", "caching": "shared"})
 
 	stored := e.stored(volume.VolumeId)
 	assert.Equal(t, stored.QuotaBytes, int64(gib))

@@ -88,8 +88,9 @@ func modifyBad(t *testing.T, b Backend) {
 		"uid":                       {"", "-1", "root", "4294967295"},
 		"gid":                       {"", "x"},
 		"mode":                      {"", "8", "10000"},
-		"labels":                    {"a", "A=b", "a=b c", "a=1,a=2", "created-by=me", "storage-class=x", "pvc-name=x"},
+		"labels":                    {"a", "A=b", "a=b c", "a=1,a=2", "created-by=me", "caching=fast", "storage-class=x", "pvc-name=x"},
 		"nfsMountOptions":           {",", "a b", "hard,,soft", strings.Repeat("x", 1025), "bg", "hard,nfsvers=3", "addr=192.0.2.9"},
+		"caching":                   {"", "none", "Shared", "shared,fast"},
 		"sizeLimit":                 {"", "true", "0", "10Gi"},
 		"btrfs-nfs-csi/compression": {"zstd"},
 	} {
@@ -124,11 +125,11 @@ func modifyMountOptions(t *testing.T, b Backend) {
 	e := startWith(t, b, url, []Class{{Name: className, Token: token, Parameters: map[string]string{"agentURL": url, "nfsMountOptions": "hard,timeo=600"}}})
 	volume := e.volume("pvc-1").VolumeId
 	options := func() string { return e.publish(volume, node1, manyWriters)["nfsMountOptions"] }
-	assert.Equal(t, options(), "vers=4.2,hard,timeo=600")
+	assert.Equal(t, options(), "vers=4.2,lookupcache=none,hard,timeo=600")
 	assert.NilError(t, e.modify(volume, map[string]string{"nfsMountOptions": "timeo=50,nconnect=2,nfsvers=4.1"}))
-	assert.Equal(t, options(), "hard,timeo=50,nconnect=2,nfsvers=4.1")
+	assert.Equal(t, options(), "lookupcache=none,hard,timeo=50,nconnect=2,nfsvers=4.1")
 	assert.NilError(t, e.modify(volume, map[string]string{"nfsMountOptions": ""}))
-	assert.Equal(t, options(), "vers=4.2,hard,timeo=600")
+	assert.Equal(t, options(), "vers=4.2,lookupcache=none,hard,timeo=600")
 }
 
 func modifyLimit(t *testing.T, b Backend) {

@@ -42,7 +42,7 @@ func Run(t *testing.T, b Backend) {
 		tests []behaviour
 	}{
 		{"create", createTests}, {"copy", copyTests}, {"publish", publishTests}, {"snapshot", snapshotTests},
-		{"list", listTests}, {"modify", modifyTests}, {"health", healthTests}, {"classes", classTests}, {"expand", expandTests}, {"bad input", badInputTests},
+		{"list", listTests}, {"modify", modifyTests}, {"caching", cachingTests}, {"health", healthTests}, {"classes", classTests}, {"expand", expandTests}, {"bad input", badInputTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests {

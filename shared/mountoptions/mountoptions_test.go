@@ -122,3 +122,30 @@ func FuzzMerge(f *testing.F) {
 		}
 	})
 }
+
+func TestCachingPoliciesExcludeOptions(t *testing.T) {
+	for _, policy := range CachingPolicies() {
+		options := Caching(policy)
+		assert.NilError(t, Check(options))
+		assert.NilError(t, CheckCaching(policy, options))
+		for _, harmless := range []string{"hard,ro", "cto", "actimeo=1", "nconnect=4", "noatime", "nolock"} {
+			assert.NilError(t, CheckCaching(policy, []string{harmless}), policy)
+		}
+	}
+	assert.Equal(t, len(Caching("")), 0)
+	for option, policies := range map[string][]string{
+		"lookupcache=none": {CachingFast}, "lookupcache=all": {CachingShared},
+		"lookupcache=positive": {CachingShared, CachingFast}, "lookupcache=pos": {CachingShared, CachingFast},
+		"nocto": {CachingShared}, "noac": {CachingFast},
+	} {
+		assert.NilError(t, CheckCaching("", []string{option}))
+		for _, policy := range CachingPolicies() {
+			err := CheckCaching(policy, []string{"hard", "ro," + option})
+			if slices.Contains(policies, policy) {
+				assert.Error(t, err, fmt.Sprintf("mount option %q contradicts caching %q", option, policy))
+			} else {
+				assert.NilError(t, err)
+			}
+		}
+	}
+}

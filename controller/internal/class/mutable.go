@@ -19,12 +19,13 @@ type Mutable struct {
 	// MountOptions replace those that were set for the volume before. Those of the class stay, where these do not contradict.
 	// They count from the next time on that a node mounts the volume. nil unset.
 	MountOptions []string
+	Caching      string // one of mountoptions.CachingPolicies; "" unset. It counts from then on, too.
 	SizeLimit    *bool
 }
 
 // mutableKeys are what can be given.
 func mutableKeys() []string {
-	return []string{keyCompression, keyUID, keyGID, keyMode, keyLabels, MountOptions, SizeLimit}
+	return []string{keyCompression, keyUID, keyGID, keyMode, keyLabels, MountOptions, Caching, SizeLimit}
 }
 
 // ParseMutable checks mutable parameters. The error names the one that is wrong.
@@ -37,6 +38,9 @@ func ParseMutable(parameters map[string]string) (Mutable, error) {
 		if err := m.set(key, parameters[key]); err != nil {
 			return Mutable{}, fmt.Errorf("mutable parameter %q %w", key, err)
 		}
+	}
+	if err := mountoptions.CheckCaching(m.Caching, m.MountOptions); err != nil {
+		return Mutable{}, fmt.Errorf("mutable parameter %q: %w", MountOptions, err)
 	}
 	return m, nil
 }
@@ -56,6 +60,11 @@ func (m *Mutable) set(key, value string) (err error) {
 			return fmt.Errorf("is wrong: %w", err)
 		}
 		m.MountOptions = append([]string{}, options...) // none is not unset
+	case Caching:
+		if err := checkCaching(value); err != nil {
+			return err
+		}
+		m.Caching = value
 	case SizeLimit:
 		if value != "on" && value != "off" {
 			return fmt.Errorf("is %q, it must be on or off", value)

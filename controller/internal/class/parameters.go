@@ -13,11 +13,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// Keys of StorageClass parameters. The first three are also those of a volume's volume_context.
+// Keys of StorageClass parameters. The first four are also those of a volume's volume_context.
 const (
 	AgentURL     = "agentURL"
 	NFSServer    = "nfsServer"
 	MountOptions = "nfsMountOptions"
+	Caching      = "caching"
 	Name         = "storageClassName"
 
 	// TokenKey is the key in a secret that holds the tenant's token.
@@ -36,6 +37,7 @@ type Parameters struct {
 	AgentURL     string   // http(s)://host[:port]; may be empty
 	NFSServer    string   // what nodes mount from, an IPv6 address without brackets; empty for the host of AgentURL
 	MountOptions []string // NFS mount options
+	Caching      string   // one of mountoptions.CachingPolicies; empty for that of the access mode
 	Name         string   // the class's own name; may be empty
 	Properties
 }
@@ -73,6 +75,11 @@ func (p *Parameters) set(key, value string) error {
 			return err
 		}
 		p.MountOptions = options
+	case Caching:
+		if err := checkCaching(value); err != nil {
+			return err
+		}
+		p.Caching = value
 	case Name:
 		if value == "" {
 			return fmt.Errorf("must not be empty")
@@ -92,7 +99,7 @@ func (p *Parameters) set(key, value string) error {
 }
 
 func knownParameters() []string {
-	return append([]string{AgentURL, NFSServer, MountOptions, Name, keyRootSquash}, propertyKeys()...)
+	return append([]string{AgentURL, NFSServer, MountOptions, Caching, Name, keyRootSquash}, propertyKeys()...)
 }
 
 // Server is what nodes mount from: a host name or an address, IPv6 without brackets.
@@ -116,13 +123,16 @@ func (p Parameters) VolumeContext() map[string]string {
 	if len(p.MountOptions) > 0 {
 		out[MountOptions] = strings.Join(p.MountOptions, ",")
 	}
+	if p.Caching != "" {
+		out[Caching] = p.Caching
+	}
 	return out
 }
 
 // FromVolumeContext reads VolumeContext back and ignores what others added.
 func FromVolumeContext(attributes map[string]string) (Parameters, error) {
 	own := map[string]string{}
-	for _, key := range []string{AgentURL, NFSServer, MountOptions} {
+	for _, key := range []string{AgentURL, NFSServer, MountOptions, Caching} {
 		if value, ok := attributes[key]; ok {
 			own[key] = value
 		}
@@ -158,6 +168,16 @@ func parseHost(s string) (string, error) {
 func (p Parameters) CheckMountOptions() error {
 	if err := mountoptions.Check(p.MountOptions); err != nil {
 		return fmt.Errorf("parameter %q: %w", MountOptions, err)
+	}
+	if err := mountoptions.CheckCaching(p.Caching, p.MountOptions); err != nil {
+		return fmt.Errorf("parameter %q: %w", MountOptions, err)
+	}
+	return nil
+}
+
+func checkCaching(value string) error {
+	if policies := mountoptions.CachingPolicies(); !slices.Contains(policies, value) {
+		return fmt.Errorf("is %q, it must be %s", value, strings.Join(policies, " or "))
 	}
 	return nil
 }

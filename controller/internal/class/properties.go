@@ -126,7 +126,10 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 }
 
 // ReservedLabels are set by the driver.
-func ReservedLabels() []string {
+func ReservedLabels() []string { return append(labelsOfAll(), LabelCaching) }
+
+// labelsOfAll are those that the driver sets on every volume of a claim.
+func labelsOfAll() []string {
 	return []string{agentapi.CreatedByLabel, LabelClass, LabelClaim, LabelClaimNamespace}
 }
 
@@ -135,6 +138,9 @@ const (
 	LabelClass          = "storage-class"
 	LabelClaim          = "pvc-name"
 	LabelClaimNamespace = "pvc-namespace"
+	// LabelCaching has the caching that a VolumeAttributesClass names for a volume. It is a label
+	// because every agent keeps labels.
+	LabelCaching = "caching"
 )
 
 func parseLabels(s string) (map[string]string, error) {
@@ -158,7 +164,7 @@ func parseLabels(s string) (map[string]string, error) {
 		}
 		out[key] = value
 	}
-	if limit := agentapi.MaxLabels - len(ReservedLabels()); len(out) > limit {
+	if limit := agentapi.MaxLabels - len(labelsOfAll()); len(out) > limit {
 		return nil, fmt.Errorf("has %d labels, the limit is %d", len(out), limit)
 	}
 	return out, nil

@@ -49,7 +49,7 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	if len(r.GetVolumeCapabilities()) == 0 {
 		return nil, invalidf("volume_capabilities must not be empty")
 	}
-	_, volume, err := c.volume(ctx, v, r.GetSecrets())
+	target, volume, err := c.volume(ctx, v, r.GetSecrets())
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,11 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	if err := checkParameters(volume, v.Class, r.GetParameters()); err != nil {
 		return unconfirmed(fmt.Errorf("parameters: %w", err)), nil
 	}
-	if _, err := class.ParseMutable(r.GetMutableParameters()); err != nil {
+	mutable, err := class.ParseMutable(r.GetMutableParameters())
+	if err != nil {
+		return unconfirmed(err), nil
+	}
+	if err := mountingOf(target.Parameters, volume).with(mutable).check(r.GetVolumeCapabilities()...); err != nil {
 		return unconfirmed(err), nil
 	}
 	if _, err := class.FromVolumeContext(r.GetVolumeContext()); err != nil {

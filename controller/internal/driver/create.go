@@ -57,7 +57,7 @@ type wanted struct {
 	size    sizeRange
 	labels  agentapi.Labels
 	mutable class.Mutable // of which Provision.Properties has the properties
-	invalid error         // why the claim's annotations or the mutable parameters cannot be fulfilled
+	invalid error         // why the claim's annotations, the mutable parameters or the mount flags cannot be fulfilled
 }
 
 // sizeLimit is what a request that makes a volume says of the limit. A volume has one by itself, so
@@ -74,9 +74,15 @@ func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, siz
 	if w.invalid == nil {
 		w.Properties, w.invalid = p.Properties.Mutate(mutable)
 	}
+	if w.invalid == nil {
+		w.invalid = mounting{class: p.Parameters}.with(mutable).check(r.GetVolumeCapabilities()...)
+	}
 	w.labels = agentapi.Labels{}
 	maps.Copy(w.labels, w.Properties.Labels)
 	maps.Copy(w.labels, c.labels(p.Class))
+	if mutable.Caching != "" {
+		w.labels[class.LabelCaching] = mutable.Caching
+	}
 	addClaim(w.labels, r.GetParameters())
 	return w
 }

@@ -130,6 +130,9 @@ func differsMutable(v *agentapi.VolumeDetail, m class.Mutable) error {
 	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
 		return fmt.Errorf("nfsMountOptions are %q", strings.Join(v.MountOptions, ","))
 	}
+	if caching := v.Labels[class.LabelCaching]; m.Caching != "" && m.Caching != caching {
+		return fmt.Errorf("caching is %q", caching)
+	}
 	if limited := v.QuotaBytes > 0; m.SizeLimit != nil && *m.SizeLimit != limited {
 		return fmt.Errorf("sizeLimit is %s", map[bool]string{true: "on", false: "off"}[limited])
 	}

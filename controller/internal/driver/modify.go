@@ -26,6 +26,11 @@ func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.Controll
 	if err != nil {
 		return nil, err
 	}
+	if mutable.MountOptions != nil || mutable.Caching != "" {
+		if err := mountingOf(target.Parameters, volume).with(mutable).check(); err != nil {
+			return nil, invalidf("%v", err)
+		}
+	}
 	update, needed := modification(volume, mutable)
 	if !needed {
 		return &csi.ControllerModifyVolumeResponse{}, nil
@@ -47,7 +52,7 @@ func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeU
 	if m.Compression != "" && m.Compression != orNone(v.Compression) {
 		u.Compression, needed = &m.Compression, true
 	}
-	if labels := withLabels(v.Labels, m.Labels); m.Labels != nil && !maps.Equal(labels, v.Labels) {
+	if labels := withLabels(v.Labels, m); !maps.Equal(labels, v.Labels) {
 		u.Labels, needed = &labels, true
 	}
 	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
@@ -59,14 +64,18 @@ func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeU
 	return u, needed
 }
 
-// withLabels replaces the labels that are not the driver's own.
-func withLabels(have agentapi.Labels, want map[string]string) agentapi.Labels {
+// withLabels replaces the labels that are not the driver's own, where the parameters name labels,
+// and sets the caching that they name.
+func withLabels(have agentapi.Labels, m class.Mutable) agentapi.Labels {
 	labels := agentapi.Labels{}
-	maps.Copy(labels, want)
-	for _, key := range class.ReservedLabels() {
-		if value, found := have[key]; found {
-			labels[key] = value
-		}
+	maps.Copy(labels, have)
+	if m.Labels != nil {
+		reserved := class.ReservedLabels()
+		maps.DeleteFunc(labels, func(key, _ string) bool { return !slices.Contains(reserved, key) })
+		maps.Copy(labels, m.Labels)
+	}
+	if m.Caching != "" {
+		labels[class.LabelCaching] = m.Caching
 	}
 	return labels
 }

@@ -45,6 +45,9 @@ func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.Control
 		return nil, err
 	}
 	wanted := publication{node: node, mode: r.GetVolumeCapability().GetAccessMode().GetMode(), readOnly: r.GetReadonly()}
+	if err := mountingOf(target.Parameters, volume).check(r.GetVolumeCapability()); err != nil {
+		return nil, invalidf("%v", err)
+	}
 	if err := wanted.conflict(volume); err != nil {
 		return nil, err
 	}
@@ -116,7 +119,7 @@ func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export
 	return map[string]string{
 		ContextServer:           target.Parameters.Server(),
 		ContextPath:             export.MountPath,
-		ContextMountOptions:     strings.Join(mountOptions(export.MountOptions, target.Parameters.MountOptions, volume.MountOptions), ","),
+		ContextMountOptions:     strings.Join(mountingOf(target.Parameters, volume).forMode(export.MountOptions, p.mode), ","),
 		ContextAgentURL:         target.URL(),
 		ContextAccessMode:       p.mode.String(),
 		ContextReadOnly:         strconv.FormatBool(p.onlyReads()),
@@ -124,7 +127,7 @@ func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export
 	}
 }
 
-// mountOptions joins lists of which each overrides those before it: the server's, the class's, the volume's own. Where two set
+// mountOptions joins lists of which each overrides those before it. Where two set
 // the same option the later stands alone, since mount.nfs does not say which of two counts (nfs(5)).
 func mountOptions(lists ...[]string) []string {
 	var out []string
