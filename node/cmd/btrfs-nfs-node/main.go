@@ -60,10 +60,13 @@ func run(ctx context.Context) error {
 		Address:   func() (netip.Addr, error) { return nodeip.Find(choice, nodeip.Machine{}) },
 		Supported: nfsmount.Supported,
 		SourceTo:  func(server string) (netip.Addr, error) { return nodeip.SourceTo(server, nodeip.Machine{}) },
-		Mounts:    driver.Measured(nfsmount.New(limits, logger), registry),
-		Agents:    agents,
-		Store:     store,
-		Logger:    logger,
+
+		EndDirectoryDelegations: nfsmount.EndDirectoryDelegations,
+
+		Mounts: driver.Measured(nfsmount.New(limits, logger), registry),
+		Agents: agents,
+		Store:  store,
+		Logger: logger,
 	}
 	identity := &csiserver.Identity{Name: c.DriverName, Ready: node.Ready, Logger: logger}
 	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date)

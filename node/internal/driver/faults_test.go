@@ -187,6 +187,27 @@ func TestOptionsOfTheCapabilityGoBeforeThoseOfTheClass(t *testing.T) {
 	assert.DeepEqual(t, got, []string{"vers=4.1", "soft", "retry=0", "nconnect=8", "noatime"})
 }
 
+// What ends the delegations is in the kernel's module, which the first mount loads.
+func TestDirectoryDelegationsEndWithASharedVolume(t *testing.T) {
+	w := newWorld(t)
+	v := w.volume(t, rwx)
+	var calls []string
+	n := w.node(t, &fake{mount: func(context.Context, []string) error { calls = append(calls, "mount"); return nil }})
+	var failure error
+	n.EndDirectoryDelegations = func() error { calls = append(calls, "end"); return failure }
+	w.NodeServer = n
+	for options, want := range map[string][]string{
+		"lookupcache=none": {"mount", "end"}, "hard,lookupcache=none": {"mount", "end"},
+		"lookupcache=all": {"mount"}, "lookupcache=positive": {"mount"}, "": {"mount"},
+	} {
+		for _, failure = range []error{nil, unix.EROFS} {
+			calls, v.more = nil, map[string]string{"nfsMountOptions": options}
+			assert.NilError(t, v.stage(t))
+			assert.DeepEqual(t, calls, want)
+		}
+	}
+}
+
 func TestErrorsGetTheirCodes(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)

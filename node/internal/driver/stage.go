@@ -11,6 +11,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // NodeStageVolume mounts the volume at {staging_target_path}/data and keeps whom to ask for its usage.
@@ -47,6 +48,10 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 // are exported to.
 func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
 	err := n.Mounts.Mount(ctx, a.source, dir, a.options)
+	if err == nil {
+		n.endDelegations(ctx, a)
+		return nil
+	}
 	if !errors.Is(err, nfsmount.ErrDenied) || n.SourceTo == nil {
 		return err
 	}
@@ -57,6 +62,21 @@ func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
 	}
 	return fmt.Errorf("%w: this node is registered as %s and reaches the server from %s: set storageCIDR "+
 		"(DRIVER_STORAGE_CIDR) to the network of %s, or DRIVER_NODE_IP", err, registered, source, source)
+}
+
+// endDelegations keeps the kernel from trusting names of directories in a volume that is mounted with
+// the caching shared. It follows the mount, which loads the kernel's module. The volume is of use
+// without it, so an error only goes to the log.
+func (n *Node) endDelegations(ctx context.Context, a attachment) {
+	shared := mountoptions.Caching(mountoptions.CachingShared)
+	isShared := slices.ContainsFunc(shared, func(option string) bool { return slices.Contains(a.options, option) })
+	if !isShared || n.EndDirectoryDelegations == nil {
+		return
+	}
+	if err := n.EndDirectoryDelegations(); err != nil {
+		n.Logger.WarnContext(ctx, "failed to end directory delegations: directories that other nodes rename may keep their old names here",
+			"source", a.source.String(), "error", err)
+	}
 }
 
 // registered is the address that the orchestrator knows this node by.

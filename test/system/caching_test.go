@@ -1,0 +1,126 @@
+//go:build lab
+
+package system_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
+)
+
+// change is one that a node makes after another has looked. Each has a directory of its own, with
+// what cachedFiles makes there.
+type change struct {
+	name string
+	make string
+	seen string // succeeds where the change is seen
+
+	// trusted is true where the kernel's default always shows what the node has looked up before.
+	trusted bool
+}
+
+const cachedFiles = `mkdir -p f/s g/s; for d in f g; do echo $d > $d/a; echo $d > $d/s/t; done; ln -s f l; echo x > x; echo y > y`
+
+// looks are ways to look at all of it, and at names that are not there. A node that has a delegation
+// for a directory got it by one of them. Nothing but the shell itself runs, which is what takes time in
+// the lab.
+var looks = []string{
+	`for i in 1 2 3 4 5; do for n in * f/* f/s/* n f/n f/s/n; do test -e $n; done; for n in x y */a */s/t; do read v < $n; done; done`,
+	`cd f/s; echo *; read v < t; test -e n; cd ../..; for n in x y f/a f/s/t g/a g/s/t l/a; do read v < $n; done; test -e n; test -e f/n; test -e f/s/n`,
+}
+
+var changes = []change{
+	{"create", "echo n > n", "read v < n", true},
+	{"create below", "echo n > f/s/n", "test -e f/s/n", true},
+	{"create by rename", "echo n > .n; mv .n n", "read v < n", true},
+	{"mkdir", "mkdir -p f/n/m", "test -d f/n/m", true},
+	{"symlink", "ln -s x n", "read v < n", true},
+	{"hard link", "ln x n", "read v < n", true},
+	{"rewrite", "echo new > x", "is new x", false},
+	{"replace", "echo new > z; mv z x", "is new x", false},
+	{"replace a link", "ln -s g k; mv -T k l", "is g l/a", false},
+	{"rename", "mv x n", "! test -e x && is x n", true},
+	{"swap files", "mv x z; mv y x", "is y x", true},
+	{"swap files below", "mv f/s/t f/s/u; mv g/s/t f/s/t", "is g f/s/t", true},
+	{"swap directories", "mv f h; mv g f", "is g f/a && is g f/s/t", true},
+	{"swap directories below", "mv f/s f/r; mv g/s f/s", "is g f/s/t", true},
+	{"rename a directory", "mv f h", "! test -e f && ! test -e f/a && test -e h/s/t", true},
+	{"remove", "rm x", "! read v < x && ! test -e x", false},
+	{"remove a directory", "rm -r f", "! test -e f && ! test -e f/s/t", false},
+	{"file to directory", "rm x; mkdir x", "test -d x", false},
+	{"directory to file", "rm -r f; echo f > f", "test -f f && read v < f", false},
+}
+
+// What docs/architecture.md says of caching on several nodes: with shared, a node sees each change
+// of another at once. With fast it does not, which shows that the looks fill its caches. The time for
+// which names of a directory are trusted is one that no busy machine exceeds.
+func TestCachingOnSeveralNodes(t *testing.T) {
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, NFSMountOptions: "acdirmin=3600,acdirmax=3600"})
+	kernel, err := s.Nodes[0].Run("uname", "-r")
+	assert.NilError(t, err)
+	t.Log("Linux", kernel)
+	for _, caching := range []string{"fast", "shared"} {
+		v := system.Create(t, s, caching)
+		if caching == "fast" {
+			_, err := s.CSI.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+				VolumeId: v.GetVolumeId(), MutableParameters: map[string]string{"caching": caching},
+			})
+			assert.NilError(t, err)
+		}
+		one, two := system.Attach(t, s, 0, v, system.AttachOptions{}), system.Attach(t, s, 1, v, system.AttachOptions{})
+		missed := changesMissed(t, one, two)
+		t.Logf("caching %s: %d changes of %d are not seen at once: %s", caching, len(missed), len(looks)*len(changes), strings.Join(missed, ", "))
+		for i := range looks {
+			for _, c := range changes {
+				isMissed := slices.Contains(missed, directory(c, i))
+				assert.Assert(t, !isMissed || caching == "fast", directory(c, i))
+				assert.Assert(t, isMissed || caching != "fast" || !c.trusted, directory(c, i))
+			}
+		}
+	}
+}
+
+func directory(c change, look int) string { return fmt.Sprintf("%s after look %d", c.name, look+1) }
+
+// changesMissed makes all changes on one node, and returns the directories of those that the other
+// node does not see, which it has looked at before.
+func changesMissed(t *testing.T, one, two *system.Attachment) (missed []string) {
+	shell := func(a *system.Attachment, script string) string {
+		out, err := a.ShellWithin(5*time.Minute, script)
+		assert.NilError(t, err)
+		return out
+	}
+	// Failures are of no account: that a look or a change was of use shows at the end.
+	everywhere := func(script func(c change, look int) string) string {
+		var all strings.Builder
+		all.WriteString("set +e\nis() { read v < $2 && test \"$v\" = $1; }\n")
+		for look := range looks {
+			for _, c := range changes {
+				fmt.Fprintf(&all, "(cd \"$V/%s\"; %s)\n", directory(c, look), script(c, look))
+			}
+		}
+		return all.String() + "true"
+	}
+	for look := range looks {
+		for _, c := range changes {
+			assert.NilError(t, os.Mkdir(one.Node.Path(filepath.Join(one.Target, directory(c, look))), 0o755))
+		}
+	}
+	shell(one, everywhere(func(change, int) string { return cachedFiles }))
+	shell(two, everywhere(func(_ change, look int) string { return "(" + looks[look] + ") >/dev/null 2>&1" }))
+	shell(one, everywhere(func(c change, _ int) string { return c.make }))
+	out := shell(two, everywhere(func(c change, look int) string {
+		return fmt.Sprintf("(%s) >/dev/null 2>&1 || echo '%s'", c.seen, directory(c, look))
+	}))
+	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
+}
