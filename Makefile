@@ -69,7 +69,7 @@ check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet
 .PHONY: vet
 vet: # files without a build tag, then those with one; the linter's tags are the same
 	@go vet work
-	@go vet -tags agentdocs,crash,lab,release work
+	@go vet -tags agentdocs,crash,ha,lab,release work
 
 .PHONY: lint
 lint: ## Run golangci-lint (pinned in tools/go.mod)
@@ -126,4 +126,4 @@ clean: ## Remove what was built here (caches stay)
 	@rm -rf $(BIN)
 
 # These add to TEST_TARGETS.
--include agent/packaging/packaging.mk helm/helm.mk test/e2e/e2e.mk test/crash/crash.mk test/release/release.mk
+-include agent/packaging/packaging.mk helm/helm.mk test/e2e/e2e.mk test/crash/crash.mk test/ha/ha.mk test/release/release.mk

@@ -31,7 +31,7 @@ type block struct {
 
 // handbook are the documents whose blocks are run, in this order: all that have commands.
 var handbook = []string{
-	"docs/installation.md", "docs/cli.md", "docs/api.md", "docs/operations.md", "docs/troubleshooting.md", "docs/upgrade.md",
+	"docs/installation.md", "docs/cli.md", "docs/api.md", "docs/operations.md", "docs/two-hosts.md", "docs/troubleshooting.md", "docs/upgrade.md",
 	"docs/architecture.md", "docs/configuration.md", "docs/metrics.md", "docs/security.md", "docs/release.md", "docs/roadmap.md", "README.md",
 	"CONTRIBUTING.md", "SECURITY.md", "docs/benchmarks.md", "docs/conformance.md", "helm/btrfs-nfs-csi/README.md", "shared/lab/README.md", "test/e2e/README.md",
 }

@@ -23,16 +23,16 @@ func fenced(t *testing.T, document, language string) string {
 	return found[0][1]
 }
 
-// The DRBD resource of docs/operations.md is what the programs of the kernel's DRBD understand, on both hosts.
+// The DRBD resource of docs/two-hosts.md is what the programs of the kernel's DRBD understand, on both hosts.
 func TestDRBDResource(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "btrfs.res")
-	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/operations.md", "drbd")), 0o600))
+	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/two-hosts.md", "drbd")), 0o600))
 	for _, host := range []string{"alpha", "beta"} {
 		out := command(t, "unshare", "--uts", "sh", "-c", "hostname "+host+" && /usr/lib/drbd/drbdadm-84 -c "+file+" dump btrfs && /usr/lib/drbd/drbdadm-84 -c "+file+" -d up btrfs")
 		assert.Assert(t, is.Contains(out, "--fencing=resource-and-stonith"))
 		assert.Assert(t, is.Contains(out, "--protocol=C"))
 	}
-	for _, handler := range regexp.MustCompile(`"(/usr/lib/drbd/.*)"`).FindAllStringSubmatch(fenced(t, "docs/operations.md", "drbd"), -1) {
+	for _, handler := range regexp.MustCompile(`"(/usr/lib/drbd/.*)"`).FindAllStringSubmatch(fenced(t, "docs/two-hosts.md", "drbd"), -1) {
 		_, err := os.Stat(handler[1])
 		assert.NilError(t, err)
 	}
@@ -66,7 +66,7 @@ func (c *cluster) simulate(event ...string) (steps []string, state string) {
 	return steps, state
 }
 
-// The Pacemaker configuration of docs/operations.md is valid, and Pacemaker's scheduler does with it what the document says: it starts in order, and after the
+// The Pacemaker configuration of docs/two-hosts.md is valid, and Pacemaker's scheduler does with it what the document says: it starts in order, and after the
 // loss of a host it fences that host first and then starts everything on the other.
 func TestPacemakerConfiguration(t *testing.T) {
 	dir := t.TempDir()
@@ -75,7 +75,7 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(c.cib, empty, 0o600))
 	file := filepath.Join(dir, "cluster.crm")
-	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/operations.md", "crm")), 0o600))
+	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/two-hosts.md", "crm")), 0o600))
 	// -F, for the agents of systemd units and fences are not on this machine.
 	c.run("crm", "-F", "configure", "load", "update", file)
 	c.simulate("--node-up", "alpha", "--node-up", "beta", "--quorum", "1")
@@ -90,7 +90,7 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.Assert(t, is.Contains(state, "Promoted: [ alpha ]"))
 
 	// The pool has turned read-only, which its monitor finds by writing: everything moves at once.
-	assert.Assert(t, is.Contains(fenced(t, "docs/operations.md", "crm"), "OCF_CHECK_LEVEL=20"))
+	assert.Assert(t, is.Contains(fenced(t, "docs/two-hosts.md", "crm"), "OCF_CHECK_LEVEL=20"))
 	running, err := os.ReadFile(c.cib)
 	assert.NilError(t, err)
 	steps, _ = c.simulate("--op-inject", "pool_monitor_20000@alpha=1")

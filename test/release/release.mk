@@ -18,7 +18,7 @@ release-rehearsal: ## Make a release in a clone, twice, and compare: about four 
 	@go test -count=1 -timeout 60m -tags release -v -run Rehearsal ./test/release
 
 # What leaves out a part of make test, whose success then says nothing of the whole.
-PART := $(strip $(UNIT_FLAGS) $(LAB_FLAGS) $(CRASH_FLAGS) $(RELEASE_FLAGS) $(foreach v,TEST_TARGETS UNIT_PACKAGES LAB_PACKAGES MODULES,$(filter-out file,$(origin $v))))
+PART := $(strip $(UNIT_FLAGS) $(LAB_FLAGS) $(CRASH_FLAGS) $(HA_FLAGS) $(RELEASE_FLAGS) $(foreach v,TEST_TARGETS UNIT_PACKAGES LAB_PACKAGES MODULES,$(filter-out file,$(origin $v))))
 
 # The tree of a clean checkout.
 CLEAN_TREE = [ -n "$$(git status --porcelain 2>&1)" ] || git rev-parse 'HEAD^{tree}'

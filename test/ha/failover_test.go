@@ -1,0 +1,85 @@
+//go:build ha
+
+package ha_test
+
+import (
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/ha"
+)
+
+var engines = []string{"exportfs", "kernel"}
+
+// An administrator moves the service: clients go on with their open files and locks, and nothing
+// that was done is done again.
+func TestPlannedMove(t *testing.T) {
+	for _, engine := range engines {
+		t.Run(engine, func(t *testing.T) {
+			p := newPair(t, options{engine: engine})
+			p.work()
+			p.demote(alpha)
+			p.promote(beta)
+			p.progress()
+			p.verify()
+			assert.DeepEqual(t, p.events(ha.Name), []string(nil))
+		})
+	}
+}
+
+// The power of the host at work fails: the other one goes on with all that was fsynced. When the
+// first is back, it gets what it missed, and can be moved to.
+func TestPowerCut(t *testing.T) {
+	for _, engine := range engines {
+		t.Run(engine, func(t *testing.T) {
+			p := newPair(t, options{engine: engine, database: ha.PostgreSQL() != ""})
+			p.work()
+			p.cut(alpha)
+			p.promote(beta)
+			p.progress()
+
+			p.boot(alpha)
+			p.run(alpha, "drbdadm up btrfs")
+			p.awaitMirror()
+			p.progress()
+			p.demote(beta)
+			p.promote(alpha)
+			p.progress()
+			p.verify()
+		})
+	}
+}
+
+// Without the link between the hosts nothing is answered until the passive host has been fenced.
+// Then the active one goes on alone.
+func TestCutReplicationLink(t *testing.T) {
+	for _, engine := range engines {
+		t.Run(engine, func(t *testing.T) {
+			p := newPair(t, options{engine: engine, database: ha.PostgreSQL() != ""})
+			p.work()
+			p.ports[alpha][1].Cut()
+			p.await("the fence", func() bool { return p.fenced(beta) })
+			p.progress()
+
+			p.ports[alpha][1].Restore()
+			p.boot(beta)
+			p.run(beta, "drbdadm up btrfs")
+			p.awaitMirror()
+			p.demote(alpha)
+			p.promote(beta)
+			p.progress()
+			p.verify()
+		})
+	}
+}
+
+// The counter-check: a server whose scope is the name of its host is another server to clients, so
+// that they reclaim nothing.
+func TestHostNameAsScope(t *testing.T) {
+	p := newPair(t, options{engine: "exportfs", hostScope: true})
+	p.work()
+	p.demote(alpha)
+	p.promote(beta)
+	p.await("the loss of the lock", func() bool { return p.lost() })
+}

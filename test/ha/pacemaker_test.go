@@ -1,0 +1,93 @@
+//go:build ha
+
+package ha_test
+
+import (
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/ha"
+)
+
+// configureCluster starts the cluster with the configuration of docs/two-hosts.md. What it has systemd do is done by
+// resource agents of the test, because there is no systemd in a guest.
+func (p *pair) configureCluster() {
+	p.t.Helper()
+	p.write("corosync.conf", fenced(p.t, "corosync"))
+	p.write("cluster.crm", strings.NewReplacer("systemd:", "ocf:lab:").Replace(fenced(p.t, "crm")))
+	for _, host := range []string{alpha, beta} {
+		p.run(host, "drbdadm down btrfs")
+		p.joinCluster(host)
+	}
+	p.await("both hosts", func() bool {
+		return strings.Contains(p.run(alpha, "crm_mon -1 2>&1 || true"), "Online: [ alpha beta ]")
+	})
+	p.run(alpha, "crm -F configure load update "+p.dir+"/cluster.crm")
+	p.awaitActive(alpha, beta)
+}
+
+func (p *pair) joinCluster(host string) {
+	p.t.Helper()
+	p.run(host, "bash "+p.dir+"/storage.sh cluster")
+}
+
+// awaitActive returns the host at work, when it is one of these and everything runs there.
+func (p *pair) awaitActive(hosts ...string) string {
+	p.t.Helper()
+	active := ""
+	p.await("the service", func() bool {
+		for _, host := range hosts {
+			out, _ := p.guest(host).Command("crm_mon", "-1").CombinedOutput()
+			if strings.Contains(string(out), "(ocf:heartbeat:IPaddr2):\t Started "+host) {
+				active = host
+				return true
+			}
+		}
+		return false
+	})
+	return active
+}
+
+// standby is a command of the document, for the host that Pacemaker has chosen.
+func standby(t *testing.T, verb, host string) string {
+	t.Helper()
+	command := "crm node " + verb + " "
+	assert.Equal(t, fenced(t, "\n"+command), alpha+"\n")
+	return command + host
+}
+
+func other(host string) string {
+	if host == alpha {
+		return beta
+	}
+	return alpha
+}
+
+// Pacemaker with the documented configuration moves the service when it is told, and when the power of a host fails.
+func TestPacemaker(t *testing.T) {
+	p := newPair(t, options{engine: "exportfs", pacemaker: true})
+	first := p.awaitActive(alpha, beta)
+	p.work()
+	p.run(first, standby(t, "standby", first))
+	second := p.awaitActive(other(first))
+	p.progress()
+	assert.DeepEqual(t, p.events(ha.Name), []string(nil))
+	p.run(second, standby(t, "online", first))
+	p.awaitMirror()
+
+	p.cut(second)
+	p.awaitActive(first)
+	assert.Assert(t, p.fenced(second))
+	p.progress()
+	p.boot(second)
+	p.joinCluster(second)
+	p.awaitMirror()
+
+	// The filesystem turns read-only, as it does when its metadata cannot be written.
+	p.run(first, "mount -o remount,ro /srv/btrfs")
+	p.awaitActive(second)
+	p.progress()
+	p.verify()
+}

@@ -1,0 +1,227 @@
+package ha
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files in Config.Dir, on the host.
+const (
+	acknowledgedName = "acknowledged" // a byte for each record that was fsynced
+	eventsName       = "events"       // a line for each Event
+)
+
+// Files in the volume.
+const (
+	recordsName = "records"
+	lockName    = "lock"
+)
+
+// The kinds of an Event.
+const (
+	Pause    = "pause"    // a record took long: how long
+	Failed   = "failed"   // an operation that must not fail did
+	Name     = "name"     // an operation on names failed, as one does that is sent again after it was done
+	Released = "released" // the writer gave its lock back
+	Taken    = "taken"    // the contender got the lock
+)
+
+// Event is what a program of the nodes noted.
+type Event struct{ Kind, Detail string }
+
+// Events returns what the programs have noted in dir, in order.
+func Events(dir string) ([]Event, error) {
+	content, err := os.ReadFile(filepath.Join(dir, eventsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var events []Event
+	for line := range strings.Lines(string(content)) {
+		kind, detail, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		events = append(events, Event{kind, detail})
+	}
+	return events, nil
+}
+
+// Acknowledged returns how many records were fsynced.
+func Acknowledged(dir string) (int, error) { return size(filepath.Join(dir, acknowledgedName)) }
+
+// Rows returns how many rows PostgreSQL has committed.
+func Rows(dir string) (int, error) { return size(filepath.Join(dir, rowsName)) }
+
+func size(path string) (int, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Size()), nil
+}
+
+// notes are files on the host, which has at once what is written to them.
+type notes struct{ events, acknowledged *os.File }
+
+func openNotes(dir string) (*notes, error) {
+	const flags = os.O_CREATE | os.O_APPEND | os.O_WRONLY
+	events, err := os.OpenFile(filepath.Join(dir, eventsName), flags, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	acknowledged, err := os.OpenFile(filepath.Join(dir, acknowledgedName), flags, 0o644)
+	return &notes{events, acknowledged}, err
+}
+
+func (n *notes) event(kind, format string, args ...any) {
+	if _, err := n.events.WriteString(kind + " " + fmt.Sprintf(format, args...) + "\n"); err != nil {
+		panic(err)
+	}
+}
+
+// record is the content of record i.
+func record(i int) []byte {
+	return append(bytes.Repeat([]byte{byte('a' + i%26)}, 50), fmt.Sprintf(" %012d\n", i)...)
+}
+
+const (
+	recordDelay = 5 * time.Millisecond   // between two records
+	otherDelay  = 50 * time.Millisecond  // between two other operations
+	pauseLeast  = 500 * time.Millisecond // what is noted
+	releaseTime = 2 * time.Minute        // for the contender, after the writer's end
+)
+
+// write does what a database does, until SIGTERM: it appends records and fsyncs each, holds a lock
+// and writes under it, and makes, renames and removes directories.
+func write(c Config) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	n, err := openNotes(c.Dir)
+	if err != nil {
+		return err
+	}
+	locked, err := lock(c.Volume)
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	records, err := os.OpenFile(filepath.Join(c.Volume, recordsName), os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	all.Go(func() { writeRecords(ctx, n, records) })
+	all.Go(func() { writeLocked(ctx, n, locked) })
+	all.Go(func() { changeNames(ctx, n, c.Volume) })
+	all.Wait()
+	n.event(Released, "")
+	return errors.Join(locked.Close(), records.Close())
+}
+
+func writeRecords(ctx context.Context, n *notes, f *os.File) {
+	for i := 0; ctx.Err() == nil; i++ {
+		begun := time.Now()
+		content := record(i)
+		_, err := f.WriteAt(content, int64(i*len(content)))
+		if err = errors.Join(err, f.Sync()); err != nil {
+			n.event(Failed, "record %d: %v", i, err)
+			return
+		}
+		if took := time.Since(begun); took > pauseLeast {
+			n.event(Pause, "%v", took.Round(time.Millisecond))
+		}
+		if _, err := n.acknowledged.Write([]byte{'.'}); err != nil {
+			panic(err)
+		}
+		wait(ctx, recordDelay)
+	}
+}
+
+// writeLocked uses the lock: the kernel fails what is written to a file whose lock is lost with EIO
+// (nfs4_proc_lock and nfs_ctx_key_to_expire in fs/nfs of Linux).
+func writeLocked(ctx context.Context, n *notes, f *os.File) {
+	for i := 0; ctx.Err() == nil; i++ {
+		_, err := f.WriteAt(record(i), 0)
+		if err = errors.Join(err, f.Sync()); err != nil {
+			n.event(Failed, "write under the lock: %v", err)
+			return
+		}
+		wait(ctx, otherDelay)
+	}
+}
+
+func changeNames(ctx context.Context, n *notes, dir string) {
+	for i := 0; ctx.Err() == nil; i++ {
+		from, to := filepath.Join(dir, fmt.Sprintf("from-%d", i)), filepath.Join(dir, fmt.Sprintf("to-%d", i))
+		for _, err := range []error{os.Mkdir(from, 0o755), os.Rename(from, to), os.Remove(to)} {
+			if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.EIO) {
+				n.event(Failed, "%v", err)
+			} else if err != nil {
+				n.event(Name, "%v", err)
+			}
+		}
+		wait(ctx, recordDelay)
+	}
+}
+
+// contend tries to get the writer's lock, until SIGTERM. By then it was released, and has to be had.
+func contend(c Config) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	n, err := openNotes(c.Dir)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		f, err := lock(c.Volume)
+		switch {
+		case err == nil:
+			n.event(Taken, "")
+			_ = f.Close()
+		case !errors.Is(err, unix.EAGAIN):
+			n.event(Failed, "contend for the lock: %v", err)
+			return nil
+		}
+		wait(ctx, otherDelay)
+	}
+	for deadline := time.Now().Add(releaseTime); ; time.Sleep(otherDelay) {
+		f, err := lock(c.Volume)
+		if err == nil {
+			return f.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the lock is released, and cannot be had: %w", err)
+		}
+	}
+}
+
+// lock opens the file that is locked, and locks it if it is free.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
