@@ -5,6 +5,7 @@ HA_TEST := BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 90m -tags
 
 .PHONY: ha
 ha: root lab build ## Move and cut off a storage host under load, with DRBD, both engines, Corosync and Pacemaker (root)
+	@$(LAB) setup postgresql
 	@$(HA_TEST) -v ./test/ha $(HA_FLAGS)
 
 .PHONY: ha-smoke

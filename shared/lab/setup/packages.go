@@ -35,6 +35,25 @@ var tools = map[string]string{
 // Packages installs the Debian packages that are missing, without starting their services.
 func Packages(ctx context.Context, o Options) error {
 	missing := missingPackages()
+	if err := installMissing(ctx, o, missing); err != nil {
+		return err
+	}
+	if missing = missingPackages(); len(missing) > 0 {
+		return fmt.Errorf("still missing after installation: %s", strings.Join(missing, " "))
+	}
+	return nil
+}
+
+// MorePackages does so for packages that only some tests need, because they are large.
+func MorePackages(ctx context.Context, o Options, names ...string) error {
+	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		status, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", name).Output()
+		return err == nil && string(status) == "installed"
+	})
+	return installMissing(ctx, o, missing)
+}
+
+func installMissing(ctx context.Context, o Options, missing []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
@@ -52,12 +71,7 @@ func Packages(ctx context.Context, o Options) error {
 		if err := aptGet(ctx, "update", "-q"); err != nil {
 			return err
 		}
-		if err := install(ctx, missing); err != nil {
-			return err
-		}
-	}
-	if missing = missingPackages(); len(missing) > 0 {
-		return fmt.Errorf("still missing after installation: %s", strings.Join(missing, " "))
+		return install(ctx, missing)
 	}
 	return nil
 }

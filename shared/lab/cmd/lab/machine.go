@@ -124,8 +124,8 @@ func explain(err error, m machine) error {
 	return fmt.Errorf("%w; its console:\n%s", err, g.ConsoleTail(40))
 }
 
-// prepare is `lab setup`.
-func prepare() error {
+// prepare is `lab setup`. Its arguments are more Debian packages.
+func prepare(packages []string) error {
 	ctx := context.Background()
 	begin := time.Now()
 	options, err := setup.FromEnv()
@@ -134,6 +134,9 @@ func prepare() error {
 	}
 	options.Retry = true
 	if err := setup.Packages(ctx, options); err != nil {
+		return err
+	}
+	if err := setup.MorePackages(ctx, options, packages...); err != nil {
 		return err
 	}
 	useNative, err := choose()

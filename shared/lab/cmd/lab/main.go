@@ -37,7 +37,7 @@ func run(verb string, args []string) error {
 	case "on-host":
 		return onHost(args)
 	case "setup":
-		return prepare()
+		return prepare(args)
 	case "keep": // the parent of a guest's kernel
 		return uml.Keep(args)
 	case "init-uml": // process 1 of a guest
