@@ -58,6 +58,7 @@ func reboots(t *testing.T, h *host, engine string) {
 	assert.Equal(t, h.run("systemctl is-active btrfs-nfs-agent && systemctl show -P NRestarts btrfs-nfs-agent"), "active\n0\n")
 	assert.Equal(t, h.run(list), before)
 	assert.Assert(t, is.Contains(h.run(agent+"health"), "ok"))
+	assert.Equal(t, h.run("btrfs-nfs-agent doctor -o json | grep -o 'btrfs-nfs-[0-9a-f-]*\"' | tr -d '\"'"), h.run("btrfs-nfs-agent nfs scope"), "the scope of the server that runs")
 	for _, check := range h.failures() {
 		assert.Check(t, slices.Contains(failed, check), "only after the reboot: %s", check)
 	}
