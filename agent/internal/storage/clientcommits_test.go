@@ -170,6 +170,16 @@ func TestHungCommit(t *testing.T) {
 	c.stop() // while it hangs
 }
 
+// Where commits are slow they do not take up the time of clients.
+func TestPauseBetweenCommits(t *testing.T) {
+	c := &clientCommits{interval: time.Second}
+	for took, want := range map[time.Duration]time.Duration{
+		0: time.Second, 100 * time.Millisecond: time.Second, 300 * time.Millisecond: 3 * time.Second, time.Minute: 30 * time.Second,
+	} {
+		assert.Equal(t, c.pause(took), want)
+	}
+}
+
 // Counters that cannot be read do not keep changes from being committed.
 func TestCommitsWithoutCounters(t *testing.T) {
 	var log lockedBuffer
