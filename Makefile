@@ -107,7 +107,7 @@ sanity: root lab build ## csi-sanity on the whole: both export engines, both quo
 .PHONY: bench
 bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
 	@$(BIN)/bench
-	@$(MAKE) --no-print-directory bench-slow-disk bench-nfs
+	@$(MAKE) --no-print-directory bench-slow-disk bench-nfs bench-commits
 
 .PHONY: bench-slow-disk
 bench-slow-disk: root build ## The changes again, on a disk whose flush takes 10 ms (root)
@@ -116,6 +116,11 @@ bench-slow-disk: root build ## The changes again, on a disk whose flush takes 10
 .PHONY: bench-nfs
 bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000 exports, in the lab (root)
 	@$(LAB) exec -memory 4096 $(BIN)/bench-nfs $(BENCH_NFS_FLAGS)
+
+.PHONY: bench-commits
+bench-commits: root lab build ## What the agent's commits of clients' changes cost, also on a disk whose flush takes 10 ms, in the lab (root)
+	@$(LAB) exec -memory 2048 $(BIN)/bench-nfs -commits $(BENCH_COMMITS_FLAGS)
+	@$(LAB) exec -memory 2048 sh -c 'PATH=/lab/bin:$$PATH modprobe fuse; exec $(BIN)/slowdisk -flush 10ms $(BIN)/bench-nfs -commits -section bench-nfs-commits-slow $(BENCH_COMMITS_FLAGS)'
 
 .PHONY: fuzz
 fuzz: root ## Run every fuzz target for FUZZTIME (5m; root)

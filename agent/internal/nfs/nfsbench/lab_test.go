@@ -24,6 +24,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// As below, of the commits for clients.
+func TestQuickRunOfCommits(t *testing.T) {
+	rows, err := RunCommits(t.Context(), Options{Quick: true, Log: slog.New(slog.DiscardHandler), Writer: []string{os.Args[0], writeArgument}})
+	assert.NilError(t, err)
+	assert.Equal(t, len(rows), 1)
+	assert.Equal(t, len(rows[0].Files), len(commitModes))
+	for i, files := range rows[0].Files {
+		assert.Assert(t, len(files) == 1 && files[0] > 0, "%s: %v", commitModes[i].name, files)
+	}
+}
+
 // A small run does all that a large one does. What it measures is nobody's business here: the machine may be busy.
 func TestQuickRun(t *testing.T) {
 	var rows []Row

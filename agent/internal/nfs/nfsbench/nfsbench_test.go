@@ -46,6 +46,18 @@ func TestTargets(t *testing.T) {
 	assert.Assert(t, is.Contains(Report([]Row{{Engine: "exportfs", Quick: true}}), "quick run"))
 }
 
+func TestCommitReport(t *testing.T) {
+	without := []float64{100, 200, 400, 100}
+	text := CommitReport([]CommitRow{{Pool: "full quotas", Files: [][]float64{
+		without, {90, 180, 360, 10}, {100, 200, 400, 400}, {110, 100, 440, 110},
+	}, Commits: []float64{0, 0.02, 0.01, 0.03}}})
+	assert.Assert(t, is.Contains(text, "| full quotas | +10.0 %, 2.0 % | +0.0 %, 1.0 % | -10.0 %, 3.0 % |"))
+	for i, mode := range commitModes {
+		assert.Equal(t, strings.Contains(text, " "+mode.name+" |"), i > 0, mode.name)
+	}
+	assert.Equal(t, commitTurn{begin: 10, end: 20}.rate([]int64{9, 10, 19, 20}), 2/(10*time.Nanosecond).Seconds())
+}
+
 func TestPlotIsWellFormedAndHasEveryPoint(t *testing.T) {
 	plot := Plot(someRows())
 	decoder, circles := xml.NewDecoder(strings.NewReader(plot)), 0

@@ -133,17 +133,22 @@ func (r *run) changeExports(ctx context.Context) func() (int, error) {
 	}
 }
 
-// Write creates a file, writes 4 KiB and syncs it, again and again, for a time. It writes how many nanoseconds each took, a
+// Write is the program that writes to the mount: see writeSmallFiles, and below.
+//
+// With a time it creates a file, writes 4 KiB and syncs it, again and again, for that time. It writes how many nanoseconds each took, a
 // line each. It leaves the files: a removal would wait for stalls that then nobody measures.
 func Write(args []string, out io.Writer) error {
 	if len(args) != 2 {
-		return errors.New("usage: write DIRECTORY TIME")
+		return errors.New("usage: write DIRECTORY TIME, or write DIRECTORY " + smallFiles)
 	}
-	length, err := time.ParseDuration(args[1])
+	dir, err := os.MkdirTemp(args[0], "turn-")
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(args[0], "turn-")
+	if args[1] == smallFiles {
+		return writeSmallFiles(dir, os.Stdin, out)
+	}
+	length, err := time.ParseDuration(args[1])
 	if err != nil {
 		return err
 	}

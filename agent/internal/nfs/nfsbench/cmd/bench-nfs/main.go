@@ -49,13 +49,18 @@ func run(ctx context.Context, args []string) error {
 	counts := flags.String("exports", "10,100,1000,5000,10000,30000", "with how many exports")
 	data := flags.String("data", "", "`file` to keep what was measured in, with what earlier runs measured; for runs in parts")
 	into := flags.String("write", "", "`file` to write the report into, between its markers, beside printing it")
+	section := flags.String("section", "bench-nfs-commits", "`name` of the section that -commits writes")
 	plot := flags.String("plot", "", "`file` for the plot, an SVG")
+	commits := flags.Bool("commits", false, "measure what the agent's commits for clients cost, and nothing else")
 	only := flags.Bool("render", false, "measure nothing; report what -data holds")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
 	case err != nil:
 		return err
+	}
+	if *commits {
+		return reportCommits(ctx, options, *into, *section)
 	}
 	options.Engines = strings.Split(*engines, ",")
 	for count := range strings.SplitSeq(*counts, ",") {
@@ -82,6 +87,19 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	return report(*data, *into, *plot)
+}
+
+func reportCommits(ctx context.Context, options nfsbench.Options, into, section string) error {
+	rows, err := nfsbench.RunCommits(ctx, options)
+	if err != nil {
+		return err
+	}
+	text := nfsbench.CommitReport(rows)
+	fmt.Print(text)
+	if into == "" {
+		return nil
+	}
+	return document.WriteInto(into, section, text)
 }
 
 func report(data, into, plot string) error {
