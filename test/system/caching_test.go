@@ -13,6 +13,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
@@ -123,4 +124,28 @@ func changesMissed(t *testing.T, one, two *system.Attachment) (missed []string) 
 		return fmt.Sprintf("(%s) >/dev/null 2>&1 || echo '%s'", c.seen, directory(c, look))
 	}))
 	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
+}
+
+// A node that has a file open for writing may miss what another has written and closed. Under a lock
+// it reads it.
+func TestCachingOfAFileOpenForWriting(t *testing.T) {
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}})
+	v := system.Create(t, s, "v")
+	one, two := system.Attach(t, s, 0, v, system.AttachOptions{}), system.Attach(t, s, 1, v, system.AttachOptions{})
+	for name, write := range map[string]string{"only-open": "", "written": "mine\n"} {
+		system.Shell(t, one, `echo old > "$V/`+name+`"`)
+		system.Shell(t, two, `cat "$V/`+name+`"`)
+		held, err := os.OpenFile(two.Node.Path(filepath.Join(two.Target, name)), os.O_RDWR|os.O_APPEND, 0)
+		assert.NilError(t, err)
+		defer held.Close()
+		_, err = held.WriteString(write)
+		assert.NilError(t, err)
+		assert.NilError(t, held.Sync())
+		for i := range 3 {
+			line := fmt.Sprintf("theirs-%d", i)
+			system.Shell(t, one, `flock "$V/`+name+`" sh -c 'echo `+line+` >> "$V/`+name+`"'`)
+			t.Logf("%s: without a lock, %s is seen: %t", name, line, strings.Contains(system.Shell(t, two, `cat "$V/`+name+`"`), line))
+			assert.Assert(t, cmp.Contains(system.Shell(t, two, `flock "$V/`+name+`" cat "$V/`+name+`"`), line))
+		}
+	}
 }
