@@ -15,7 +15,7 @@ crash: root lab build ## Cut the power 200 times and kill the agent 500 times in
 .PHONY: crash-replay
 crash-replay: root lab build ## Cut the power at 10,000 points of recorded writes, and let disks fail (root; CRASH_SEED, CRASH_POINTS)
 	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 4h -parallel 4 -tags crash -v ./test/crash -run '^(TestReplay|TestFaultyDisk)$$' $(CRASH_FLAGS) \
-		-args -points $(CRASH_POINTS) -cells 12 -faults 8 -seed $(or $(CRASH_SEED),0)
+		-args -points $(CRASH_POINTS) -cells 16 -faults 8 -seed $(or $(CRASH_SEED),0)
 
 .PHONY: crash-smoke
 crash-smoke: root lab build # 5 power cuts, 20 kills, 24 points of a replay, a disk that fails

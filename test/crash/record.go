@@ -69,5 +69,5 @@ func (m *machine) record(journal *Journal, w *World) error {
 			return fmt.Errorf("the journal has not grown by %d lines within %v, or the agent has ended", lines, loadTime)
 		}
 	}
-	return errors.Join(m.endAgent(syscall.SIGTERM), m.lab.Close(), dmsetup("remove", loggedDevice))
+	return errors.Join(m.endAgent(syscall.SIGTERM), m.lab.Close(), dmsetup("remove", "--retry", loggedDevice))
 }

@@ -27,7 +27,7 @@ import (
 
 var (
 	points = flag.Int("points", 24, "at how many points TestReplay cuts the power, in all cells together")
-	cells  = flag.Int("cells", 2, "how many of its twelve cells TestReplay has")
+	cells  = flag.Int("cells", 2, "how many of its sixteen cells TestReplay has")
 )
 
 const (
@@ -45,6 +45,7 @@ const (
 	plainDisk       = "plain"
 	slowDisk        = "slow disk" // dm-delay
 	crashInRecovery = "crash in recovery"
+	clientsAlone    = "clients alone" // whose changes the agent alone commits
 )
 
 // mode is what the cells of one recording of changes have in common.
@@ -53,7 +54,7 @@ type mode struct{ engine, quota string }
 // -cells takes the cells in this order: all modes of the first kind, and so on.
 var (
 	modes = []mode{{"exportfs", "full"}, {"kernel", "simple"}, {"kernel", "full"}, {"exportfs", "simple"}}
-	kinds = []string{plainDisk, slowDisk, crashInRecovery}
+	kinds = []string{plainDisk, slowDisk, crashInRecovery, clientsAlone}
 )
 
 // table collects the results of the cells.
@@ -126,7 +127,7 @@ func requireModule(t *testing.T, name string) {
 	}
 }
 
-// replayMode has the cells i, i+4 and i+8.
+// replayMode has the cells i, i+4, i+8 and i+12.
 func replayMode(t *testing.T, m mode, i int, results *table) {
 	plain := newRig(t)
 	random := rand.New(rand.NewPCG(plain.seed, uint64(i)))
@@ -141,9 +142,10 @@ func replayMode(t *testing.T, m mode, i int, results *table) {
 		case plainDisk:
 			results.add(m, kind, plain.changes(c, false, points))
 			plain.acknowledgeAhead(c)
-		case slowDisk:
+		case slowDisk, clientsAlone:
 			t.Run(kind, func(t *testing.T) {
-				results.add(m, kind, plain.another(t).changes(c, true, points))
+				c.Clients = kind == clientsAlone
+				results.add(m, kind, plain.another(t).changes(c, kind == slowDisk, points))
 			})
 		case crashInRecovery:
 			results.add(m, kind, plain.recoveries(c, points))
