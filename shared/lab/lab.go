@@ -56,6 +56,9 @@ type Options struct {
 	NFSScope string
 	// NFSThreads is the number of server threads; default 8.
 	NFSThreads int
+	// Uplink is an interface of this machine that joins the hosts' network, which other machines
+	// then belong to as well.
+	Uplink string
 	// Lease and Grace are the NFSv4 server's, in whole seconds of at least 10 s for the lease;
 	// default 10 s each.
 	Lease, Grace time.Duration
@@ -187,7 +190,7 @@ func newLab(o Options) (l *Lab, err error) {
 	if l.shell, err = startShell(); err != nil {
 		return l, err
 	}
-	if err := l.shell.makeBridge(!o.StorageInTest); err != nil {
+	if err := l.shell.makeBridge(!o.StorageInTest, o.Uplink); err != nil {
 		return l, err
 	}
 	// The nodes come before the pool is mounted, so that they have no copy of that mount.

@@ -13,7 +13,7 @@ const bridge = "lab0"
 
 // makeBridge makes the bridge. With an address, the test can talk to all hosts; the storage host
 // has one already.
-func (s *shell) makeBridge(withAddress bool) error {
+func (s *shell) makeBridge(withAddress bool, uplink string) error {
 	lines := []string{
 		fmt.Sprintf("link add %s address %s type bridge", bridge, mac(testNumber)),
 		fmt.Sprintf("link set %s up", bridge),
@@ -24,6 +24,9 @@ func (s *shell) makeBridge(withAddress bool) error {
 			fmt.Sprintf("address add %s/24 dev %s", v4, bridge),
 			fmt.Sprintf("address add %s/64 dev %s nodad", v6, bridge),
 		)
+	}
+	if uplink != "" {
+		lines = append(lines, fmt.Sprintf("link set %s master %s up", uplink, bridge))
 	}
 	return s.ipBatch(lines...)
 }

@@ -38,6 +38,8 @@ type Options struct {
 	NodeIPv6 bool // nodes mount from their IPv6 addresses
 	// NodeRoot is a directory with the files of the node's image: the drivers run in it, as in their container. Empty: beside the host's files.
 	NodeRoot string
+	// AgentURL is that of an agent beyond the lab. Empty: one is started on the lab's storage host.
+	AgentURL string
 	// NFSMountOptions is the class's parameter of that name.
 	NFSMountOptions string
 }
@@ -123,6 +125,9 @@ func (s *System) start() (err error) {
 
 // AgentURL is the agent's, as nodes and controller reach it.
 func (s *System) AgentURL() string {
+	if s.options.AgentURL != "" {
+		return s.options.AgentURL
+	}
 	if s.options.NodeIPv6 {
 		return fmt.Sprintf("http://[%s]:%s", s.Lab.Storage.IP6, AgentPort)
 	}
@@ -135,6 +140,9 @@ const patience = 5 * time.Minute
 func (s *System) startAgent() (err error) {
 	if s.API, err = agentclient.New(s.AgentURL(), agentclient.Options{Token: Token, Timeout: patience}); err != nil {
 		return err
+	}
+	if s.options.AgentURL != "" {
+		return nil
 	}
 	s.Agent, err = s.NewAgent("agent", s.Lab.Pool, AgentPort, append([]string{"AGENT_TENANTS=" + Tenant + ":" + Token}, s.options.AgentEnv...))
 	if err != nil {

@@ -15,7 +15,10 @@ import (
 
 // tools are the programs that the lab uses, and the Debian packages that hold them.
 var tools = map[string]string{
+	"corosync":             "corosync",
+	"crm":                  "crmsh",
 	"dmsetup":              "dmsetup",
+	"drbdadm":              "drbd-utils",
 	"exportfs":             "nfs-kernel-server",
 	"gcc":                  "gcc",
 	"ip":                   "iproute2",
@@ -24,12 +27,14 @@ var tools = map[string]string{
 	"mount.nfs":            "nfs-common",
 	"nfsdcld":              "nfs-kernel-server",
 	"nsenter":              "util-linux",
+	"pacemakerd":           "pacemaker",
 	"patchelf":             "patchelf",
 	"rpc.mountd":           "nfs-kernel-server",
 	"rpc.nfsd":             "nfs-kernel-server",
 	"sqlite3":              "sqlite3",
 	"tmux":                 "tmux",
 	"/usr/include/stdio.h": "libc6-dev",
+	"/usr/lib/ocf/resource.d/heartbeat/IPaddr2": "resource-agents",
 }
 
 // Packages installs the Debian packages that are missing, without starting their services.
