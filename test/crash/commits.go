@@ -38,18 +38,19 @@ func (m *machine) awaitCommit(ctx context.Context, generation uint64) error {
 	if err != nil {
 		return err
 	}
+	defer pool.Close()
 	done := make(chan error, 1)
-	go func() {
-		done <- errors.Join(waitSync(pool, generation), pool.Close())
-	}()
+	go func() { done <- waitSync(pool, generation) }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	case <-time.After(commitTime):
-		return fmt.Errorf("the agent has not committed for %v what clients have changed", commitTime)
+		err = fmt.Errorf("the agent has not committed for %v what clients have changed", commitTime)
 	}
+	// The pool cannot be unmounted, nor can this process end, while a thread waits for a commit.
+	return errors.Join(err, unix.Syncfs(int(pool.Fd())), <-done)
 }
 
 func waitSync(pool *os.File, generation uint64) error {
