@@ -77,7 +77,7 @@ func (w *clientWriter) step(ctx context.Context) error {
 	case n < 7:
 		return w.replace(fmt.Sprintf("file-%d", w.random.IntN(filesReplaced)))
 	case n < 9:
-		return w.insert(journalModes[w.random.IntN(len(journalModes))])
+		return w.insert(ctx, journalModes[w.random.IntN(len(journalModes))])
 	}
 	return w.settle(ctx)
 }
@@ -337,7 +337,7 @@ type database struct {
 }
 
 // insert commits one row.
-func (w *clientWriter) insert(mode journalMode) error {
+func (w *clientWriter) insert(ctx context.Context, mode journalMode) error {
 	db := w.databases[mode.name]
 	if db == nil {
 		var err error
@@ -345,6 +345,11 @@ func (w *clientWriter) insert(mode journalMode) error {
 			return err
 		}
 		w.databases[mode.name] = db
+		// The switch to a mode deletes the journal of the mode before. If a power cut brings that back, SQLite
+		// undoes the switch, and with it all transactions since.
+		if err := w.settle(ctx); err != nil {
+			return err
+		}
 	}
 	row := strconv.Itoa(db.rows + 1)
 	before := w.possible[mode.name]
