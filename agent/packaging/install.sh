@@ -270,6 +270,8 @@ server_command() {
 
 # write_scope has the NFS server start with the scope of the pool: "Server scope" in docs/architecture.md. The kernel takes the host name of
 # the process that starts the server. hostname is not installed everywhere, and in a container the file may be read-only.
+# The server does without nfsdcld where that takes longer than a second to answer, as on a busy host (nfsd4_cld_tracking_init in
+# fs/nfsd/nfs4recover.c), and clients lose their locks. The kernel removes nfsd/cld then, and the drop-in starts the server again.
 write_scope() {
 	on_btrfs "$base" || return 0 # a dry run
 	scope=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$here/btrfs-nfs-agent" nfs scope --env-file /dev/null) || fail "the NFS server gets no scope"
@@ -285,7 +287,10 @@ write_scope() {
 	{
 		echo "# Written by btrfs-nfs-agent's install.sh: clients keep their locks where the server has the same scope as before."
 		printf '[Service]\nExecStart=\nExecStart=/usr/bin/unshare --uts /bin/sh -c '
-		printf "'hostname \"\$\$0\" 2>/dev/null || echo \"\$\$0\" >/proc/sys/kernel/hostname; exec \"\$\$@\"' %s %s\n" "$scope" "$command"
+		printf "'hostname \"\$\$0\" 2>/dev/null || echo \"\$\$0\" >/proc/sys/kernel/hostname; "
+		printf 'for start in 1 2 3 4 5 6 7 8 9 10; do "$$@" || exit; [ $$start != 10 ] && systemctl -q is-active nfsdcld || exit 0; '
+		printf 'ls /run/rpc_pipefs/nfsd /var/lib/nfs/rpc_pipefs/nfsd 2>/dev/null | grep -qx cld && exit 0; '
+		printf "echo 0 >/proc/fs/nfsd/threads; done' %s %s\n" "$scope" "$command"
 	} | write "$scopeconf" 644
 	[ "$old" != "$(cksum "$scopeconf" 2>/dev/null || true)" ] || return 0
 	run systemctl daemon-reload

@@ -131,8 +131,20 @@ func (s *nfsServer) start() error {
 		// The kernel takes the host name of whoever starts the threads.
 		start = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, s.options.NFSScope}, start...)
 	}
-	_, err := s.host.Run(start[0], start[1:]...)
-	return err
+	// The kernel waits a second for nfsdcld, and does without its records where it is too late.
+	const starts = 20
+	for range starts {
+		if _, err := s.host.Run(start[0], start[1:]...); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(s.host.Path("/var/lib/nfs/rpc_pipefs/nfsd/cld")); err == nil {
+			return nil
+		}
+		if _, err := s.host.Run("rpc.nfsd", "0"); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("nfsdcld was too late for %d starts of the NFS server", starts)
 }
 
 // setTimes must come before the threads start. The grace period may not be shorter than the

@@ -110,14 +110,21 @@ settings() { (
 	"$@"
 ); }
 
-# nfsd starts the NFS server as the drop-in of install.sh does. Without HA_SCOPE its scope is the name of the host.
+# nfsd starts the NFS server as the drop-in of install.sh does. Without HA_SCOPE its scope is the name of the host. On a busy
+# machine nfsdcld may be too late for it: see recorded.
 nfsd() {
-	if [ -z "$HA_SCOPE" ]; then
-		rpc.nfsd
-		return
-	fi
-	unshare --uts sh -c 'hostname "$0" && exec "$@"' "$(settings "$agent" nfs scope --env-file /dev/null)" rpc.nfsd
+	scope=$host
+	[ -z "$HA_SCOPE" ] || scope=$(settings "$agent" nfs scope --env-file /dev/null)
+	for _ in $(seq 20); do
+		unshare --uts sh -c 'hostname "$0" && exec "$@"' "$scope" rpc.nfsd || return
+		if recorded; then return; fi
+		rpc.nfsd 0
+	done
+	return 1
 }
+
+# The kernel waits a second for nfsdcld, and removes its pipe where it does without.
+recorded() { [ -e /run/rpc_pipefs/nfsd/cld ]; }
 
 # until_done polls for a minute.
 until_done() {

@@ -86,6 +86,7 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	e.warnOfGroups()
 	e.server.WarnOfOlderVersions(e.config.Logger, Name)
 	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when locks may be lost once (docs/upgrade.md)")
+	e.server.WarnOfRecords(e.config.Logger, Name, "systemctl restart nfsdcld nfs-server")
 	e.warnOfNetlink()
 	e.removeLeftovers()
 	changes, invalid := e.additions(initial)

@@ -4,6 +4,7 @@ package kernel_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
@@ -501,4 +504,70 @@ func TestWithoutNfsdcld(t *testing.T) {
 	assert.ErrorContains(t, err, "nfsdcld does not run")
 	assert.Equal(t, w.Threads(), "0")
 	assert.NilError(t, engine.Close())
+}
+
+// The kernel waits a second for nfsdcld, which may take longer on a busy machine. A server without records of its clients
+// is started again.
+func TestNfsdcldIsLate(t *testing.T) {
+	w := nfstest.NewWorld(t)
+	signal := func(s unix.Signal) {
+		t.Helper()
+		assert.NilError(t, unix.Kill(w.Lab.Storage.DaemonPID("nfsdcld"), s))
+	}
+	start := func(ctx context.Context, log *lockedBuffer) error {
+		t.Helper()
+		config := serverConfig(w)
+		config.Logger = slog.New(slog.NewTextHandler(log, nil))
+		engine, err := kernel.New(ctx, config)
+		assert.NilError(t, err)
+		defer func() { assert.NilError(t, engine.Close()) }()
+		return engine.Start(ctx, nil)
+	}
+	const again = "starting the NFS server again"
+
+	signal(unix.SIGSTOP)
+	defer signal(unix.SIGCONT)
+	ctx, cancel := context.WithCancel(t.Context())
+	var log lockedBuffer
+	go func() {
+		for !strings.Contains(log.String(), again) && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
+	err := start(ctx, &log)
+	cancel()
+	assert.ErrorIs(t, err, nfs.ErrUnavailable)
+	assert.ErrorContains(t, err, "nfsdcld does not record")
+	assert.Equal(t, w.Threads(), "0")
+
+	var later lockedBuffer
+	go func() {
+		for !strings.Contains(later.String(), again) && t.Context().Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		_ = unix.Kill(w.Lab.Storage.DaemonPID("nfsdcld"), unix.SIGCONT)
+	}()
+	assert.NilError(t, start(t.Context(), &later))
+	records, known := nfsd.NewServer("/proc").RecordsClients()
+	assert.Assert(t, records && known)
+	assert.Assert(t, strings.Contains(later.String(), again))
+}
+
+// lockedBuffer is a log that is written and read at the same time.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
 }

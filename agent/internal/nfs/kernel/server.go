@@ -66,6 +66,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	}
 	if server.Unmanaged {
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
+		e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server")
 		e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
 		return nil
 	}
@@ -79,6 +80,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 		}
 		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
+		e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server (btrfs-nfs-agent nfs stop, with the agent stopped)")
 		if server.Scope != "" {
 			e.server.WarnOfScope(e.config.Logger, Name, "its next start gives it another, and loses the locks once (docs/upgrade.md)")
 		}
@@ -88,6 +90,46 @@ func (e *Engine) startServer(ctx context.Context) error {
 		return err
 	}
 	started := time.Now()
+	if err := e.serveRecorded(ctx); err != nil {
+		return err
+	}
+	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
+		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
+	return nil
+}
+
+// startsForRecords is how often the server is started until nfsdcld records its clients. The kernel
+// waits about a second for nfsdcld at each start.
+const startsForRecords = 20
+
+// serveRecorded starts the server, and starts it again where nfsdcld, which runs, has come too late
+// for it, as on a busy machine. Without records clients lose their locks.
+func (e *Engine) serveRecorded(ctx context.Context) error {
+	for start := 1; ; start++ {
+		if err := e.serve(ctx); err != nil {
+			return err
+		}
+		records, known := e.server.RecordsClients()
+		switch {
+		case records || !known || !e.nfsdcldRuns():
+			return nil
+		case start < startsForRecords && ctx.Err() == nil:
+			e.config.Logger.Info("starting the NFS server again: nfsdcld was too late to record its clients", "engine", Name, "start", start)
+		case e.config.Server.RequireNfsdcld:
+			return errors.Join(fmt.Errorf("%w: nfsdcld does not record the clients of the NFS server", nfs.ErrUnavailable), e.config.set("threads", "0"))
+		default:
+			e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server")
+			return nil
+		}
+		if err := e.config.set("threads", "0"); err != nil {
+			return err
+		}
+	}
+}
+
+// serve makes the settings, the sockets and the threads of a server that does not run.
+func (e *Engine) serve(ctx context.Context) error {
+	server := e.config.Server
 	if err := e.config.dropSockets(); err != nil {
 		return err
 	}
@@ -106,12 +148,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	if err := e.rememberStart(); err != nil {
 		return err
 	}
-	if err := e.startThreads(); err != nil {
-		return err
-	}
-	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
-		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
-	return nil
+	return e.startThreads()
 }
 
 // startThreads is the last step: from now on clients are served.
@@ -228,14 +265,8 @@ func (c Config) rememberedStart() bool {
 
 // checkNfsdcld looks for the daemon that keeps clients' records for the kernel.
 func (e *Engine) checkNfsdcld() error {
-	processes, err := filepath.Glob(filepath.Join(e.config.ProcRoot, "[0-9]*/comm"))
-	if err != nil {
-		return err
-	}
-	for _, path := range processes {
-		if comm, err := os.ReadFile(path); err == nil && string(comm) == "nfsdcld\n" {
-			return nil
-		}
+	if e.nfsdcldRuns() {
+		return nil
 	}
 	const consequence = "nfsdcld does not run: clients cannot reclaim locks after a restart of the NFS server"
 	if e.config.Server.RequireNfsdcld {
@@ -243,6 +274,14 @@ func (e *Engine) checkNfsdcld() error {
 	}
 	e.config.Logger.Warn(consequence, "engine", Name)
 	return nil
+}
+
+func (e *Engine) nfsdcldRuns() bool {
+	processes, _ := filepath.Glob(filepath.Join(e.config.ProcRoot, "[0-9]*/comm")) // the pattern is not a bad one
+	return slices.ContainsFunc(processes, func(path string) bool {
+		comm, err := os.ReadFile(path)
+		return err == nil && string(comm) == "nfsdcld\n"
+	})
 }
 
 // kernelAtLeast compares the running kernel's version.
