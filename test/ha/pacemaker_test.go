@@ -22,7 +22,7 @@ func (p *pair) configureCluster() {
 		p.joinCluster(host)
 	}
 	p.await("both hosts", func() bool {
-		return strings.Contains(p.run(alpha, "crm_mon -1 2>&1 || true"), "Online: [ alpha beta ]")
+		return strings.Contains(p.run(alpha, "timeout 30 crm_mon -1 2>&1 || true"), "Online: [ alpha beta ]")
 	})
 	p.run(alpha, "crm -F configure load update "+p.dir+"/cluster.crm")
 	p.awaitActive(alpha, beta)
@@ -39,7 +39,7 @@ func (p *pair) awaitActive(hosts ...string) string {
 	active := ""
 	p.await("the service", func() bool {
 		for _, host := range hosts {
-			out, _ := p.guest(host).Command("crm_mon", "-1").CombinedOutput()
+			out, _ := p.guest(host).Command("timeout", "30", "crm_mon", "-1").CombinedOutput()
 			if strings.Contains(string(out), "(ocf:heartbeat:IPaddr2):\t Started "+host) {
 				active = host
 				return true

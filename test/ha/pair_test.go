@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
-	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
@@ -57,6 +56,7 @@ type pair struct {
 
 	mu     sync.Mutex
 	guests map[string]*uml.Guest
+	fences sync.WaitGroup // the fence device, while it runs
 
 	program *guest.Cmd
 	finish  io.Closer
@@ -103,7 +103,7 @@ func newPair(t *testing.T, o options) *pair {
 		p.ports[host] = [2]*uml.Port{p.clients.Port(), p.replication.Port()}
 		p.boot(host)
 	}
-	go p.fenceDevice()
+	p.fences.Go(p.fenceDevice)
 	p.makePool()
 	if o.pacemaker {
 		p.configureCluster()
@@ -119,6 +119,7 @@ func (p *pair) write(name, content string) {
 }
 
 func (p *pair) close() {
+	p.fences.Wait() // the test's context has ended
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name, g := range p.guests {
@@ -332,14 +333,15 @@ func (p *pair) progress() {
 	}
 }
 
+// await polls in the test's own goroutine, so that done may fail the test at once. poll.WaitOn would
+// wait for its answer until the end of stepTime.
 func (p *pair) await(what string, done func() bool) {
 	p.t.Helper()
-	poll.WaitOn(p.t, func(poll.LogT) poll.Result {
-		if done() {
-			return poll.Success()
+	for deadline := time.Now().Add(stepTime); !done(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("waited %v for %s", stepTime, what)
 		}
-		return poll.Continue("waiting for %s", what)
-	}, poll.WithDelay(100*time.Millisecond), poll.WithTimeout(stepTime))
+	}
 }
 
 // events are those of a kind, until the writer gave its lock back.
