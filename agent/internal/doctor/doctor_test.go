@@ -193,7 +193,8 @@ func TestScope(t *testing.T) {
 	for scope, says := range map[string]string{
 		"btrfs-nfs-1": "ok: btrfs-nfs-1\n",
 		"alpha":       "warning: alpha, the name of this host",
-		"btrfs-nfs-2": "ok: btrfs-nfs-2, of another pool on this host or of an administrator: btrfs-nfs-1 is that of this pool",
+		"btrfs-nfs-2": "ok: btrfs-nfs-2, of another pool on this host: btrfs-nfs-1 is that of this pool",
+		"beta":        "unknown: beta, of an administrator, or a name that this host had before",
 	} {
 		assert.Assert(t, is.Contains(say([]Finding{judgeScope(scope, "btrfs-nfs-1", "alpha", "exportfs")}), says))
 	}

@@ -137,15 +137,18 @@ func judgeScope(scope, want, hostName, exporter string) Finding {
 	if exporter == kernel.Name {
 		do = "When locks may be lost once (docs/upgrade.md): systemctl stop btrfs-nfs-agent; btrfs-nfs-agent nfs stop; systemctl start btrfs-nfs-agent"
 	}
-	switch scope {
-	case "":
+	switch {
+	case scope == "":
 		return unknown("the NFS server does not run")
-	case want:
+	case scope == want:
 		return good(scope)
-	case hostName:
+	case scope == hostName:
 		return doubtful(scope+", the name of this host: clients lose their locks when the pool moves to another host, or this one is renamed", do)
+	case strings.HasPrefix(scope, nfsd.ScopePrefix):
+		return good(scope + ", of another pool on this host: " + want + " is that of this pool")
 	}
-	return good(scope + ", of another pool on this host or of an administrator: " + want + " is that of this pool")
+	return unknown(scope + ", of an administrator, or a name that this host had before. If it is a name, clients lose their locks at the server's next start: " +
+		want + " is the scope of this pool")
 }
 
 // lookAtHandles: see "Forged file handles" in docs/security.md.

@@ -22,7 +22,10 @@ var ErrNoScope = errors.New("the NFS server cannot be given a scope")
 // Scope is the server scope (RFC 8881 section 2.10.4) of a server for the btrfs filesystem of that UUID. After a restart or
 // a failover a client reclaims its opens and locks only from a server of the same scope (section 8.4.2.1), and the kernel's
 // default is the host name. The kernel takes 64 bytes at most (nfsd_name in fs/nfsd/netns.h), this has 46.
-func Scope(filesystem uuid.UUID) string { return "btrfs-nfs-" + filesystem.String() }
+func Scope(filesystem uuid.UUID) string { return ScopePrefix + filesystem.String() }
+
+// ScopePrefix is the beginning of the scope of every pool.
+const ScopePrefix = "btrfs-nfs-"
 
 // Start starts the threads of a server that does not run. Clients are served from then on.
 //
