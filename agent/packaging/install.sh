@@ -193,17 +193,25 @@ prepare_device() {
 	mount "$base"
 }
 
+# scope_of_pool prints it. It fails where the settings name a pool, and another filesystem is there: that below the mount point may be btrfs too.
+scope_of_pool() {
+	env -i AGENT_BASE_PATH="$base" AGENT_POOL_ID="$(setting AGENT_POOL_ID)" AGENT_TENANTS=none:none "$here/btrfs-nfs-agent" nfs scope --env-file /dev/null
+}
+
+# is_unmounted: the settings name a pool, and it is not there.
+is_unmounted() { [ -n "$(setting AGENT_POOL_ID)" ] && ! scope_of_pool >/dev/null 2>&1; }
+
 check_base() {
+	# The passive one of two hosts. Its settings name the pool, without which the agent does not start.
+	if [ -z "$start$root" ] && is_unmounted; then
+		say "$base is not mounted: the agent starts when it is"
+		return
+	fi
 	if ! on_btrfs "$base"; then
 		[ -n "$dry$root" ] && return 0
 		# A directory that is to be made on a btrfs that is mounted.
 		if [ ! -e "$base" ] && on_btrfs "$(dirname "$base")"; then
 			mkdir -m 0755 "$base"
-			return
-		fi
-		# The passive one of two hosts. Its settings name the pool, without which the agent does not start.
-		if [ -z "$start" ] && [ -n "$(setting AGENT_POOL_ID)" ]; then
-			say "$base is not mounted: the agent starts when it is"
 			return
 		fi
 		fail "$base is not on btrfs. Mount the filesystem there, or give an empty block device: --device /dev/DISK"
@@ -273,8 +281,9 @@ server_command() {
 # The server does without nfsdcld where that takes longer than a second to answer, as on a busy host (nfsd4_cld_tracking_init in
 # fs/nfsd/nfs4recover.c), and clients lose their locks. The kernel removes nfsd/cld then, and the drop-in starts the server again.
 write_scope() {
-	on_btrfs "$base" || return 0 # a dry run
-	scope=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$here/btrfs-nfs-agent" nfs scope --env-file /dev/null) || fail "the NFS server gets no scope"
+	# A dry run, and the passive one of two hosts. The agent says what is wrong with another pool.
+	if ! on_btrfs "$base" || is_unmounted; then return 0; fi
+	scope=$(scope_of_pool) || fail "the NFS server gets no scope"
 	command=$(server_command)
 	case $command in
 	/*) ;;

@@ -113,6 +113,8 @@ func (h *host) refusesToStartUnmounted() {
 	assert.Check(h.t, is.Contains(out, "base path /srv/btrfs has no pool ID: is the filesystem mounted?"))
 	out, _ = h.try("btrfs-nfs-agent doctor")
 	assert.Check(h.t, is.Contains(out, "not mounted: /srv/btrfs has no pool ID, AGENT_POOL_ID is "))
+	// Below the mount point there is btrfs, too. Nothing is made there, and the NFS server does not get its scope.
+	assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "/srv/btrfs is not mounted: the agent starts when it is"))
 	assert.Equal(h.t, h.run("ls -A /srv/btrfs"), "")
 	h.run("umount /srv/btrfs && rmdir /srv/btrfs/.below && systemctl start btrfs-nfs-agent")
 }

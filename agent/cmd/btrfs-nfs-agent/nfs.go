@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
@@ -127,6 +128,14 @@ environment file of the agent's unit.`,
 			c, err := config.Load()
 			if err != nil {
 				return fmt.Errorf("the environment is not good:\n%w", err)
+			}
+			// Below the mount point there may be another filesystem, of another scope.
+			identity, err := storage.Identify(c.BasePath, "/etc/fstab")
+			if err != nil {
+				return err
+			}
+			if err := identity.Verify(c.BasePath, uuid.UUID(c.PoolID)); err != nil {
+				return err
 			}
 			scope, err := serverScope(c.BasePath)
 			if err != nil {

@@ -55,6 +55,12 @@ func TestScopeCommand(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, out, "btrfs-nfs-"+strings.TrimSpace(string(uuid))+"\n")
 	}
+	// With AGENT_POOL_ID, it is not that of what lies below the mount point.
+	t.Setenv("AGENT_BASE_PATH", pool.Dir)
+	t.Setenv("AGENT_POOL_ID", "6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")
+	_, _, err = runCommand(t, "nfs", "scope", "--env-file", "/none")
+	assert.ErrorContains(t, err, "has no pool ID: is the filesystem mounted?")
+	t.Setenv("AGENT_POOL_ID", "")
 	t.Setenv("AGENT_BASE_PATH", "/proc")
 	_, _, err = runCommand(t, "nfs", "scope", "--env-file", "/none")
 	assert.ErrorContains(t, err, "scope of the NFS server")

@@ -100,6 +100,9 @@ func readPoolID(own *os.File) (uuid.UUID, error) {
 	return poolID, nil
 }
 
+// Verify refuses a base path that is not the wanted pool. uuid.Nil is any.
+func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, toLook) }
+
 // verify refuses a base path that is not the wanted pool. Without a wanted one, looking is allowed
 // everywhere.
 func (i Identity) verify(path string, want uuid.UUID, why purpose) error {
