@@ -120,13 +120,14 @@ func (r *rig) boot(c crash.Config) *round {
 		assert.NilError(r.t, crash.SparseFile(log, crash.LogBytes))
 		disks = append(disks, log)
 	}
-	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: disks, Visible: []string{r.dir}})
+	self, err := os.Executable()
+	assert.NilError(r.t, err)
+	visible := []string{r.dir, os.Getenv("BNC_BIN"), self} // wherever they are
+	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: disks, Visible: visible})
 	assert.NilError(r.t, err)
 	out := &round{rig: r, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
 	r.t.Cleanup(func() { assert.Check(r.t, g.PowerCut()) })
 
-	self, err := os.Executable()
-	assert.NilError(r.t, err)
 	c.Dir, c.Bin = r.dir, os.Getenv("BNC_BIN")
 	config, err := json.Marshal(c)
 	assert.NilError(r.t, err)

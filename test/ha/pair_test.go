@@ -50,6 +50,7 @@ type pair struct {
 	options options
 	dir     string // of notes and logs, which the guests see
 	images  string // of disks, on a tmpfs
+	self    string // this program, which the guest of the nodes runs as well
 
 	clients, replication *uml.Switch
 	ports                map[string][2]*uml.Port
@@ -84,6 +85,8 @@ func newPair(t *testing.T, o options) *pair {
 		ports: map[string][2]*uml.Port{}, guests: map[string]*uml.Guest{},
 	}
 	var err error
+	p.self, err = os.Executable()
+	assert.NilError(t, err)
 	p.dir, err = os.MkdirTemp("", "ha-")
 	assert.NilError(t, err)
 	p.images, err = os.MkdirTemp("/dev/shm", "ha-")
@@ -112,6 +115,9 @@ func newPair(t *testing.T, o options) *pair {
 	}
 	return p
 }
+
+// visible are the paths of this machine that the guests use, wherever they are.
+func (p *pair) visible() []string { return []string{p.dir, os.Getenv("BNC_BIN"), p.self} }
 
 func (p *pair) write(name, content string) {
 	p.t.Helper()
@@ -147,7 +153,7 @@ func (p *pair) boot(host string) {
 	p.t.Helper()
 	_ = os.Remove(filepath.Join(p.dir, "fence-"+host+".done")) // there may be none
 	p.start(uml.Config{
-		Name: host, Memory: hostBytes, Disks: []string{filepath.Join(p.images, host)}, Visible: []string{p.dir},
+		Name: host, Memory: hostBytes, Disks: []string{filepath.Join(p.images, host)}, Visible: p.visible(),
 		Console: filepath.Join(p.dir, host+".console"),
 		Networks: []uml.Network{
 			p.network(host, 0, fmt.Sprintf("10.77.0.%d/24", number[host])),
@@ -276,15 +282,13 @@ func (p *pair) work() {
 	p.t.Helper()
 	p.ports[nodes] = [2]*uml.Port{p.clients.Port()}
 	p.start(uml.Config{
-		Name: nodes, Visible: []string{p.dir}, Console: filepath.Join(p.dir, "nodes.console"), Networks: []uml.Network{p.network(nodes, 0)},
+		Name: nodes, Visible: p.visible(), Console: filepath.Join(p.dir, "nodes.console"), Networks: []uml.Network{p.network(nodes, 0)},
 	})
-	self, err := os.Executable()
-	assert.NilError(p.t, err)
 	config, err := json.Marshal(ha.Config{
 		Dir: p.dir, AgentURL: "http://" + address + ":" + system.AgentPort, Database: p.options.database,
 	})
 	assert.NilError(p.t, err)
-	p.program = p.guest(nodes).Command(self)
+	p.program = p.guest(nodes).Command(p.self)
 	p.program.Env = append(uml.DefaultEnv(), ha.ConfigVariable+"="+string(config))
 	input, finish := io.Pipe()
 	output, write := io.Pipe()
