@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
@@ -247,11 +248,16 @@ func (r *run) turn(ctx context.Context, turn *commitTurn, length time.Duration) 
 
 // commitTime is how long the pool's commits have taken together (commit_stats in fs/btrfs/sysfs.c).
 func (r *run) commitTime() (time.Duration, error) {
-	files, err := filepath.Glob("/sys/fs/btrfs/*/commit_stats")
-	if err != nil || len(files) != 1 {
-		return 0, fmt.Errorf("there must be one btrfs, got %q: %w", files, err)
+	pool, err := btrfs.Open(r.base)
+	if err != nil {
+		return 0, err
 	}
-	content, err := os.ReadFile(files[0])
+	defer pool.Close()
+	info, err := pool.Info()
+	if err != nil {
+		return 0, err
+	}
+	content, err := os.ReadFile(filepath.Join("/sys/fs/btrfs", info.FSID.String(), "commit_stats"))
 	if err != nil {
 		return 0, err
 	}
