@@ -14,17 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commitTime bounds how long the agent may take to commit what clients have changed. It is far more
-// than its interval, for busy machines.
-const commitTime = time.Minute
+// commitTime bounds how long the agent may take to commit what clients have changed. After a slow
+// commit, as on a busy machine, the agent itself waits for up to 30 s.
+const commitTime = 2 * time.Minute
+
+// commitByKernel keeps the kernel from making the commit that the agent owes.
+const commitByKernel = "commit=300" // seconds
 
 // generation is the number of the transaction that runs, or of the last one.
 func (m *machine) generation() (uint64, error) {
-	found, err := filepath.Glob("/sys/fs/btrfs/*/generation")
-	if err != nil || len(found) != 1 {
-		return 0, fmt.Errorf("there must be one btrfs, got %q: %w", found, err)
+	id, err := filesystemID(m.lab.Pool)
+	if err != nil {
+		return 0, err
 	}
-	content, err := os.ReadFile(found[0])
+	content, err := os.ReadFile(filepath.Join("/sys/fs/btrfs", id, "generation"))
 	if err != nil {
 		return 0, err
 	}

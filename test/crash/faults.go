@@ -33,7 +33,7 @@ const (
 	// noticeTime bounds how long the agent takes to see that the pool takes no changes.
 	noticeTime = time.Minute
 	// quietTime is how long the agent is left alone with the fault, and linesMost how many lines it
-	// may log for a second of that, or for a request. Nearly all requests had one line at level
+	// may log for a second of the fault, or for a request. Nearly all requests had one line at level
 	// debug.
 	quietTime = 5 * time.Second
 	linesMost = 10
@@ -92,6 +92,7 @@ func (m *machine) meetFault(journal *Journal, w *World) error {
 	load.world = NewWorld(entries)
 
 	fault := m.config.Fault
+	began := time.Now()
 	before, err := m.logLines()
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func (m *machine) meetFault(journal *Journal, w *World) error {
 		return err
 	}
 	fmt.Printf("%s: %d of %d changes failed, %d lines in the log\n", fault, failed, made, after-before)
-	if most := linesMost * (made + int(quietTime/time.Second)); after-before > most {
+	if most := linesMost * (made + int(time.Since(began).Seconds())); after-before > most {
 		return fmt.Errorf("the agent has logged %d lines, more than %d", after-before, most)
 	}
 	if !m.runs() {

@@ -41,7 +41,7 @@ func newMachine(c Config) (m *machine, err error) {
 	m = &machine{config: c}
 	options := lab.Options{Nodes: 1, PoolDevice: c.device(), KeepPool: true, NFSStopped: true}
 	if c.Clients {
-		options.PoolMountOptions = "commit=120" // seconds: longer than the wait for a commit by the agent
+		options.PoolMountOptions = commitByKernel
 	}
 	if c.Engine == "kernel" {
 		options.NFS = lab.Unanswered

@@ -41,7 +41,7 @@ const (
 	clientsMost = 60 << 10
 	startMost   = 3 * time.Second
 
-	roundTime = 5 * time.Minute  // for a boot and a recovery on a busy machine
+	roundTime = 10 * time.Minute // for a boot, a recovery and a recording on a busy machine
 	killTime  = 30 * time.Second // for one kill and the recovery from it
 )
 

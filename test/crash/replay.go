@@ -371,7 +371,7 @@ func copyJournal(from, to string, lines int) error {
 const triedEach, repairedEach = 5, 4
 
 // unmountTime bounds the wait for the agent's last command.
-const unmountTime = 10 * time.Second
+const unmountTime = time.Minute
 
 func unmount(dir string) error {
 	for deadline := time.Now().Add(unmountTime); ; time.Sleep(20 * time.Millisecond) {
