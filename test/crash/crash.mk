@@ -19,5 +19,5 @@ crash-replay: root lab build ## Cut the power at 10,000 points of recorded write
 
 .PHONY: crash-smoke
 crash-smoke: root lab build # 5 power cuts, 20 kills, 24 points of a replay, a disk that fails
-	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 30m -tags crash ./test/crash $(CRASH_FLAGS) \
-		-args -cuts 3 -client-cuts 2 -kills 20 -seed $(or $(CRASH_SEED),0)
+	@BNC_BIN=$(BIN) BNC_LAB_BIN=$(LAB) go test -count=1 -timeout 60m -tags crash -v ./test/crash $(CRASH_FLAGS) \
+		-args -cuts 3 -client-cuts 2 -kills 20 -seed $(or $(CRASH_SEED),0) | awk -f test/results/results.awk

@@ -10,4 +10,4 @@ ha: root lab build ## Move and cut off a storage host under load, with DRBD, bot
 
 .PHONY: ha-smoke
 ha-smoke: root lab build # a planned move with one engine
-	@$(HA_TEST) -run '^TestPlannedMove$$/^exportfs$$' ./test/ha $(HA_FLAGS)
+	@$(HA_TEST) -v -run '^TestPlannedMove$$/^exportfs$$' ./test/ha $(HA_FLAGS) | awk -f test/results/results.awk
