@@ -100,7 +100,7 @@ func holdLock(t *testing.T, s *system.System) (one, two *system.Attachment) {
 	t.Helper()
 	v := system.Create(t, s, "v")
 	one, two = system.Attach(t, s, 0, v, system.AttachOptions{}), system.Attach(t, s, 1, v, system.AttachOptions{})
-	assert.NilError(t, s.Nodes[0].StartDaemon("sh", "-c", `exec 9<>"$0/lock" && flock -n 9 && touch "$0/locked" && sleep 600`, one.Target))
+	assert.NilError(t, s.Nodes[0].StartDaemon("sh", "-c", `exec 9<>"$0/lock" && flock -n 9 && touch "$0/locked" && exec sleep infinity`, one.Target))
 	t.Cleanup(func() { s.Nodes[0].StopDaemon("sh") })
 	await(t, "the lock is taken", func() bool {
 		_, err := one.Shell(`test -e "$V/locked"`)
