@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -107,6 +108,7 @@ func TestReplay(t *testing.T) {
 		}
 		t.Run(m.engine+" "+m.quota, func(t *testing.T) {
 			t.Parallel()
+			_ = exec.Command("modprobe", "btrfs").Run() // it may be built in, or loaded
 			if _, err := os.Stat("/sys/fs/btrfs/features/simple_quota"); err != nil && m.quota == "simple" {
 				t.Skip("this machine's kernel has no simple quotas (it is older than 6.7)")
 			}
