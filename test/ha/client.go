@@ -86,6 +86,7 @@ func client(c Config) (err error) {
 	defer func() {
 		if err != nil {
 			fmt.Println(s.Logs())
+			fmt.Println(err) // the hosts may be gone, and Close then waits for them
 		}
 		err = errors.Join(err, s.Close())
 	}()

@@ -302,6 +302,7 @@ func (p *pair) work() {
 	working := make(chan struct{})
 	go func() {
 		lines := bufio.NewScanner(output)
+		lines.Buffer(nil, 16<<20) // after a longer line, the program could not write any more
 		for lines.Scan() {
 			if lines.Text() == ha.Working {
 				close(working)
