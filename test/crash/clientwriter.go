@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	clientWriters     = 1 // beside the workers
+	clientWriters     = 1 // in addition to the workers
 	onlyClientWriters = 2 // where there are no others
 	treesEach         = 4 // directories of a writer
 	filesReplaced     = 2

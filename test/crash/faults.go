@@ -115,7 +115,7 @@ func (m *machine) meetFault(journal *Journal, w *World) error {
 	}
 	fmt.Println(Loading)
 	time.Sleep(loadTime)
-	return fmt.Errorf("nobody cut the power for %v", loadTime)
+	return fmt.Errorf("the power was not cut within %v", loadTime)
 }
 
 // beginFault gives the disk its fault, and takes it back where it is to be short.

@@ -99,7 +99,7 @@ func run(c Config) error {
 	if err := load.run(ctx); err != nil {
 		return err
 	}
-	return fmt.Errorf("nobody cut the power for %v, or the agent has ended", loadTime)
+	return fmt.Errorf("the power was not cut within %v, or the agent has ended", loadTime)
 }
 
 // makeDevice makes the device of the pool where that is not the disk.

@@ -66,7 +66,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// another has the same seed, and files of its own until t ends.
+// another has the same seed, and its own files until t ends.
 func (r *rig) another(t *testing.T) *rig {
 	t.Helper()
 	next := &rig{t: t, seed: r.seed}

@@ -25,7 +25,7 @@ import (
 
 // Replay goes through a recording and verifies what a power cut at some of its points leaves. It
 // needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, whose table is
-// verified as well. The process must have mount, network and PID namespaces of its own, see
+// verified as well. The process must have its own mount, network and PID namespaces, see
 // Namespaces. What it has mounted goes with it.
 type Replay struct {
 	// Lines are those of the journal that come before the recording.
@@ -60,7 +60,7 @@ func (r *Result) Add(other Result) {
 	r.Took += other.Took
 }
 
-// Files of a recording, beside the journal.
+// Files of a recording, in addition to the journal.
 const (
 	DiskFile   = "disk.img"   // the guest's disk
 	LogFile    = "log.img"    // the log of its writes
@@ -79,7 +79,7 @@ const (
 	LogBytes  = 16 << 30
 )
 
-// Namespaces is the command that starts a program in namespaces of its own, and ends it when it is
+// Namespaces is the command that starts a program in its own namespaces, and ends it when it is
 // killed.
 func Namespaces(ctx context.Context, program string) *exec.Cmd {
 	return exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", program)

@@ -38,7 +38,7 @@ func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v.attachments(state)
 	v.files(state)
 	v.states(state)
-	if len(v.problems) == 0 { // else what follows waits in vain
+	if len(v.problems) == 0 { // with problems, what follows would wait for what does not come
 		v.exports(state)
 		v.mounts(state)
 		v.limits(state)

@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// change is one that a node makes after another has looked. Each has a directory of its own, with
+// change is one that a node makes after another has looked. Each has its own directory, with
 // what cachedFiles makes there.
 type change struct {
 	name string
