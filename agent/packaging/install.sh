@@ -281,9 +281,12 @@ server_command() {
 # The server does without nfsdcld where that takes longer than a second to answer, as on a busy host (nfsd4_cld_tracking_init in
 # fs/nfsd/nfs4recover.c), and clients lose their locks. The kernel removes nfsd/cld then, and the drop-in starts the server again.
 write_scope() {
-	# A dry run, and the passive one of two hosts. The agent says what is wrong with another pool.
-	if ! on_btrfs "$base" || is_unmounted; then return 0; fi
-	scope=$(scope_of_pool) || fail "the NFS server gets no scope"
+	had=$(grep -o 'btrfs-nfs-[0-9a-f]\{8\}-[0-9a-f-]\{27\}' "$scopeconf" 2>/dev/null || true)
+	# The passive one of two hosts keeps its scope. The agent says what is wrong with another pool.
+	if is_unmounted; then scope=$had
+	elif on_btrfs "$base"; then scope=$(scope_of_pool) || fail "the NFS server gets no scope"
+	else scope=; fi # a dry run
+	[ -n "$scope" ] || return 0
 	command=$(server_command)
 	case $command in
 	/*) ;;
@@ -303,7 +306,7 @@ write_scope() {
 	} | write "$scopeconf" 644
 	[ "$old" != "$(cksum "$scopeconf" 2>/dev/null || true)" ] || return 0
 	run systemctl daemon-reload
-	systemctl is-active -q nfs-server 2>/dev/null || return 0
+	[ "$scope" != "$had" ] && systemctl is-active -q nfs-server 2>/dev/null || return 0
 	say "the NFS server gets the scope $scope when it starts the next time, and clients lose their locks once at that start (docs/upgrade.md)"
 }
 

@@ -79,7 +79,10 @@ func TestInstall(t *testing.T) {
 
 	// The passive one of two hosts is upgraded without the pool, and keeps the scope. A start needs the pool.
 	scope := h.run("umount /srv/btrfs && cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
-	assert.Assert(t, is.Contains(h.run("/media/install.sh --no-start"), "/srv/btrfs is not mounted: the agent starts when it is"))
+	h.run("echo '# of an older version' >> /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
+	out = h.run("/media/install.sh --no-start")
+	assert.Assert(t, is.Contains(out, "/srv/btrfs is not mounted: the agent starts when it is"))
+	assert.Assert(t, !strings.Contains(out, "gets the scope"), "the scope is the same")
 	assert.Equal(t, h.run("cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf"), scope)
 	out, err = h.try("/media/install.sh")
 	assert.ErrorContains(t, err, "exit status 1", out)
