@@ -17,7 +17,7 @@ const SizeLimit = "sizeLimit"
 type Mutable struct {
 	Properties // but for NoCOW, which would take the checksums of data away that was written with them
 	// MountOptions replace those that were set for the volume before. Those of the class stay, where these do not contradict.
-	// They count from the next time on that a node mounts the volume. nil unset.
+	// They count from the volume's next attachment to a node on. nil unset.
 	MountOptions []string
 	Caching      string // one of mountoptions.CachingPolicies; "" unset. It counts from then on, too.
 	SizeLimit    *bool
