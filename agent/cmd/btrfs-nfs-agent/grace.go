@@ -10,8 +10,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// graceExporter notices when the NFS server's grace period has ended before clients had their exports, as after a failover
-// that starts the server before the agent. Clients could not reclaim their locks then (RFC 8881 section 8.4.2).
+// graceExporter notices when the NFS server's grace period has ended before clients had their
+// exports, as after a failover that starts the server before the agent. Clients could not reclaim
+// their locks then (RFC 8881 section 8.4.2).
 type graceExporter struct {
 	nfs.Exporter
 	server *nfsd.Server
@@ -19,11 +20,12 @@ type graceExporter struct {
 	missed atomic.Pointer[time.Time] // when that was noticed
 }
 
-// graceShown is how long health tells of a missed grace period: clients meet their lost locks within that time, or never.
+// graceShown is how long health tells of a missed grace period: clients find out that they have lost
+// their locks within that time, or never.
 const graceShown = time.Hour
 
-// Start implements nfs.Exporter. Where the server keeps exports while the agent is away, as it does during a restart of the
-// agent, clients could reclaim.
+// Start implements nfs.Exporter. Where the server keeps exports while the agent is away, as it does
+// during a restart of the agent, clients could reclaim.
 func (g *graceExporter) Start(ctx context.Context, initial []nfs.Export) error {
 	late := g.server.Runs() && g.lacksAll(ctx, initial)
 	err := g.Exporter.Start(ctx, initial)
@@ -36,8 +38,8 @@ func (g *graceExporter) Start(ctx context.Context, initial []nfs.Export) error {
 	return err
 }
 
-// lacksAll reports whether the server has none of the exports. One alone may be missing because the agent was killed before it
-// told the server.
+// lacksAll reports whether the server has none of the exports. One alone may be missing because the
+// agent was killed before it told the server.
 func (g *graceExporter) lacksAll(ctx context.Context, wanted []nfs.Export) bool {
 	exported, err := g.List(ctx)
 	if err != nil {

@@ -11,10 +11,9 @@ const (
 	// commitPatience is how long a commit may take before the log says so.
 	commitPatience = 30 * time.Second
 
-	// commitRest is how many times as long as a commit has taken there is none afterwards, so that
-	// clients do not wait for commits most of the time where these are slow. While a commit is
-	// under way for 17 % of the time, clients write about 10 % fewer small files
-	// (docs/benchmarks.md).
+	// commitRest is the pause after a commit, as a multiple of the time that the commit took. It
+	// keeps slow commits from holding up clients most of the time: with commits under way for 17 %
+	// of the time, clients wrote about 10 % fewer small files (docs/benchmarks.md).
 	commitRest = 10
 	// commitLatest bounds that: it is the kernel's own interval (BTRFS_DEFAULT_COMMIT_INTERVAL).
 	commitLatest = 30 * time.Second

@@ -16,12 +16,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-// ErrNoScope is part of the error when the server could not be started with a scope. It does not run then.
+// ErrNoScope is part of the error when the server could not be started with a scope. It does not
+// run then.
 var ErrNoScope = errors.New("the NFS server cannot be given a scope")
 
-// Scope is the server scope (RFC 8881 section 2.10.4) of a server for the btrfs filesystem of that UUID. After a restart or
-// a failover a client reclaims its opens and locks only from a server of the same scope (section 8.4.2.1), and the kernel's
-// default is the host name. The kernel takes 64 bytes at most (nfsd_name in fs/nfsd/netns.h), this has 46.
+// Scope is the server scope (RFC 8881 section 2.10.4) of a server for the btrfs filesystem of that
+// UUID. After a restart or a failover a client reclaims its opens and locks only from a server of
+// the same scope (section 8.4.2.1), and the kernel's default is the host name. The kernel takes 64
+// bytes at most (nfsd_name in fs/nfsd/netns.h), this has 46.
 func Scope(filesystem uuid.UUID) string { return ScopePrefix + filesystem.String() }
 
 // ScopePrefix is the beginning of the scope of every pool.
@@ -29,9 +31,9 @@ const ScopePrefix = "btrfs-nfs-"
 
 // Start starts the threads of a server that does not run. Clients are served from then on.
 //
-// scope is the server scope, "" for the host name. The kernel takes it by netlink since Linux 6.10. Older kernels take the
-// host name of the thread that starts the server, so that thread gets a UTS namespace (unshare(2), needs CAP_SYS_ADMIN). The
-// error wraps ErrNoScope where that fails.
+// scope is the server scope, "" for the host name. The kernel takes it by netlink since Linux 6.10.
+// Older kernels take the host name of the thread that starts the server, so that thread gets a UTS
+// namespace (unshare(2), needs CAP_SYS_ADMIN). The error wraps ErrNoScope where that fails.
 //
 // key signs file handles, nil for none. nfs.ErrUnsupported before Linux 7.1.
 func (s *Server) Start(threads int, scope string, key *HandleKey) error {
@@ -60,7 +62,8 @@ func startPayload(threads int, scope string, key *HandleKey) []byte {
 	return payload
 }
 
-// startAsHost starts the server from a UTS namespace whose host name is the scope (nfsd_svc in fs/nfsd/nfssvc.c).
+// startAsHost starts the server from a UTS namespace whose host name is the scope (nfsd_svc in
+// fs/nfsd/nfssvc.c).
 func (s *Server) startAsHost(threads int, scope string) (err error) {
 	osthread.Spend(func() {
 		if err = unix.Unshare(unix.CLONE_NEWUTS); err != nil {
@@ -76,8 +79,9 @@ func (s *Server) startAsHost(threads int, scope string) (err error) {
 	return err
 }
 
-// setHostName sets that of the calling thread's UTS namespace. ProtectHostname= in the agent's unit forbids sethostname(2), and
-// leaves the sysctl (get_uts in kernel/utsname_sysctl.c). In a container the sysctl may be read-only.
+// setHostName sets that of the calling thread's UTS namespace. ProtectHostname= in the agent's unit
+// forbids sethostname(2), and leaves the sysctl (get_uts in kernel/utsname_sysctl.c). In a
+// container the sysctl may be read-only.
 func (s *Server) setHostName(name string) error {
 	forbidden := unix.Sethostname([]byte(name))
 	if forbidden == nil {
@@ -98,7 +102,8 @@ func (s *Server) writeThreads(threads int) error {
 	return nil
 }
 
-// CurrentScope is the scope of the server that runs, "" of one that does not. nfs.ErrUnsupported before Linux 6.10.
+// CurrentScope is the scope of the server that runs, "" of one that does not. nfs.ErrUnsupported
+// before Linux 6.10.
 func (s *Server) CurrentScope() (scope string, err error) {
 	if !s.Runs() { // the kernel tells what the next start replaces
 		return "", nil
@@ -109,8 +114,8 @@ func (s *Server) CurrentScope() (scope string, err error) {
 	return scope, err
 }
 
-// ScopeIsHostName reports whether the running server has the kernel's default scope, this host's name. Before Linux 6.10 the
-// kernel does not tell, and the answer is no.
+// ScopeIsHostName reports whether the running server has the kernel's default scope, this host's
+// name. Before Linux 6.10 the kernel does not tell, and the answer is no.
 func (s *Server) ScopeIsHostName() (scope string, is bool) {
 	scope, err := s.CurrentScope()
 	if err != nil {
