@@ -36,7 +36,7 @@ func runHandbook(t *testing.T, h *host) {
 			for line := range strings.Lines(script) {
 				line = strings.TrimRight(line, "\n")
 				if strings.Contains(line, "--watch") {
-					line = "timeout --preserve-status -s INT 4 " + line // it ends when it is interrupted, and that is no failure
+					line = "timeout --foreground --preserve-status -s INT 4 " + line // it ends when it is interrupted, and that is no failure. By default timeout(1) sends two signals, and the second kills
 				}
 				lines = append(lines, line)
 			}

@@ -31,7 +31,7 @@ func lookAtCopies(ctx context.Context, h Host, c config.Config) []Finding {
 		if err != nil {
 			return nil, err
 		}
-		same, err := h.Run(ctx, "blkid", "-o", "device", "-t", "UUID="+uuid)
+		same, err := h.Run(ctx, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid) // without its cache, which may be older
 		if err != nil && same == "" {
 			return []Finding{unknown("blkid does not find the pool")}, nil
 		}
