@@ -217,7 +217,7 @@ func assertExports(t testing.TB, s *Store) {
 
 func eventually(t testing.TB, check func() poll.Result) {
 	t.Helper()
-	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(50*time.Millisecond), poll.WithTimeout(time.Minute))
+	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(50*time.Millisecond), poll.WithTimeout(5*time.Minute))
 }
 
 func entries(t testing.TB, dir string) []string {
