@@ -18,8 +18,8 @@ import (
 // commit, as on a busy machine, the agent itself waits for up to 30 s.
 const commitTime = 2 * time.Minute
 
-// commitByKernel keeps the kernel from making the commit that the agent owes.
-const commitByKernel = "commit=300" // seconds
+// lateKernelCommit keeps the kernel from making the commit that the agent owes.
+const lateKernelCommit = "commit=300" // seconds
 
 // generation is the number of the transaction that runs, or of the last one.
 func (m *machine) generation() (uint64, error) {

@@ -41,7 +41,7 @@ func newMachine(c Config) (m *machine, err error) {
 	m = &machine{config: c}
 	options := lab.Options{Nodes: 1, PoolDevice: c.device(), KeepPool: true, NFSStopped: true}
 	if c.Clients {
-		options.PoolMountOptions = commitByKernel
+		options.PoolMountOptions = lateKernelCommit
 	}
 	if c.Engine == "kernel" {
 		options.NFS = lab.Unanswered
