@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
@@ -49,11 +50,12 @@ type pair struct {
 	t       *testing.T
 	options options
 	dir     string // of notes and logs, which the guests see
-	images  string // of disks, on a tmpfs
 	self    string // this program, which the guest of the nodes runs as well
 
 	clients, replication *uml.Switch
 	ports                map[string][2]*uml.Port
+
+	images map[string]*os.File // of the hosts' disks
 
 	mu     sync.Mutex
 	guests map[string]*uml.Guest
@@ -82,14 +84,12 @@ func newPair(t *testing.T, o options) *pair {
 	}
 	p := &pair{
 		t: t, options: o, clients: uml.NewSwitch(), replication: uml.NewSwitch(),
-		ports: map[string][2]*uml.Port{}, guests: map[string]*uml.Guest{},
+		images: map[string]*os.File{}, ports: map[string][2]*uml.Port{}, guests: map[string]*uml.Guest{},
 	}
 	var err error
 	p.self, err = os.Executable()
 	assert.NilError(t, err)
 	p.dir, err = os.MkdirTemp("", "ha-")
-	assert.NilError(t, err)
-	p.images, err = os.MkdirTemp("/dev/shm", "ha-")
 	assert.NilError(t, err)
 	t.Cleanup(p.close)
 	p.write("storage.sh", string(storageScript))
@@ -100,9 +100,7 @@ func newPair(t *testing.T, o options) *pair {
 	}
 	p.write("btrfs.res", resource)
 	for _, host := range []string{alpha, beta} {
-		image := filepath.Join(p.images, host)
-		assert.NilError(t, os.WriteFile(image, nil, 0o600))
-		assert.NilError(t, os.Truncate(image, diskBytes))
+		p.images[host] = memoryDisk(t, host)
 		p.ports[host] = [2]*uml.Port{p.clients.Port(), p.replication.Port()}
 		p.boot(host)
 	}
@@ -114,6 +112,16 @@ func newPair(t *testing.T, o options) *pair {
 		p.promote(alpha)
 	}
 	return p
+}
+
+// memoryDisk is a file without a name, in memory: it is gone with this process, however that ends.
+func memoryDisk(t *testing.T, name string) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	assert.NilError(t, err)
+	image := os.NewFile(uintptr(fd), name)
+	assert.NilError(t, image.Truncate(diskBytes))
+	return image
 }
 
 // visible are the paths of this machine that the guests use, wherever they are.
@@ -140,7 +148,9 @@ func (p *pair) close() {
 	}
 	assert.Check(p.t, p.clients.Close())
 	assert.Check(p.t, p.replication.Close())
-	assert.Check(p.t, os.RemoveAll(p.images))
+	for _, image := range p.images {
+		assert.Check(p.t, image.Close())
+	}
 	if p.t.Failed() {
 		p.t.Logf("notes and logs are kept in %s", p.dir)
 		return
@@ -153,7 +163,8 @@ func (p *pair) boot(host string) {
 	p.t.Helper()
 	_ = os.Remove(filepath.Join(p.dir, "fence-"+host+".done")) // there may be none
 	p.start(uml.Config{
-		Name: host, Memory: hostBytes, Disks: []string{filepath.Join(p.images, host)}, Visible: p.visible(),
+		Name: host, Memory: hostBytes, Visible: p.visible(),
+		Disks:   []string{fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.images[host].Fd())},
 		Console: filepath.Join(p.dir, host+".console"),
 		Networks: []uml.Network{
 			p.network(host, 0, fmt.Sprintf("10.77.0.%d/24", number[host])),
