@@ -98,7 +98,7 @@ lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity 
 	@go test -timeout 20m ./test/results ./shared/lab/uml ./test/cmd/... ./shared/lab/cmd/... ./shared/lab/setup/... ./shared/lab/internal/...
 	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 	@# How nodes cache differs between kernels: once more with that of the Debian release, which is 6.1 on bookworm.
-	@BNC_LAB_KERNEL=release $(LAB_TEST) -tags lab -run '^TestCaching' ./test/system
+	@$(if $(LAB_FLAGS),,BNC_LAB_KERNEL=release $(LAB_TEST) -tags lab -v -run '^TestCaching' ./test/system | awk -f test/results/results.awk)
 
 .PHONY: sanity
 sanity: root lab build ## csi-sanity on the whole: both export engines, both quota modes (root)
