@@ -512,7 +512,9 @@ func TestNfsdcldIsLate(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	signal := func(s unix.Signal) {
 		t.Helper()
-		assert.NilError(t, unix.Kill(w.Lab.Storage.DaemonPID("nfsdcld"), s))
+		pid := w.Lab.Storage.DaemonPID("nfsdcld")
+		assert.Assert(t, pid > 0) // 0 would be this test and all that it runs
+		assert.NilError(t, unix.Kill(pid, s))
 	}
 	start := func(ctx context.Context, log *lockedBuffer) error {
 		t.Helper()
