@@ -248,7 +248,7 @@ func (h *Host) Reboot() error {
 }
 
 // haltTime bounds the death of a host's processes, once they are killed.
-const haltTime = 10 * time.Second
+const haltTime = time.Minute
 
 // halt ends all processes of the host; the namespaces, mounts and interfaces go with the last.
 // From the test's own namespaces it removes what boot has put there.

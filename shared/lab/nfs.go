@@ -210,7 +210,7 @@ func (h *Host) StartMountd() error {
 }
 
 // daemonTime bounds a daemon's start.
-const daemonTime = 10 * time.Second
+const daemonTime = time.Minute
 
 func hasOpen(pid int, suffix string) bool {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
