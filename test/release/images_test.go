@@ -57,7 +57,7 @@ func (i image) probe(t *testing.T, socket string) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(20*time.Second))
+	}, poll.WithTimeout(time.Minute))
 	info, err := identity.GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{})
 	assert.NilError(t, err)
 	assert.Equal(t, info.Name, "btrfs-nfs-csi")

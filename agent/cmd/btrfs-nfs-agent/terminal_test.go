@@ -73,7 +73,7 @@ func (x *terminal) waitFor(what string, there func(screen string) bool) {
 			return poll.Continue("%s is not there:\n%s", what, screen)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(20*time.Second), poll.WithDelay(50*time.Millisecond))
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(50*time.Millisecond))
 }
 
 func (x *terminal) waitForText(text string) {

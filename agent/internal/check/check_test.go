@@ -90,7 +90,7 @@ func unlocked[T any](t *testing.T, take func() (T, error)) (taken T) {
 			return poll.Error(err)
 		}
 		return poll.Continue("%v", err)
-	}, poll.WithDelay(10*time.Millisecond), poll.WithTimeout(20*time.Second))
+	}, poll.WithDelay(10*time.Millisecond), poll.WithTimeout(time.Minute))
 	return taken
 }
 

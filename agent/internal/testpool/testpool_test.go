@@ -113,7 +113,7 @@ func TestGuardUnmountsWhenTheProcessIsKilled(t *testing.T) {
 			return poll.Continue("%s is still mounted", dir)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(20*time.Second), poll.WithDelay(20*time.Millisecond))
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(20*time.Millisecond))
 }
 
 // awaitMount reads what the child says until it has mounted its pool.

@@ -110,7 +110,7 @@ func eventually(t *testing.T, check func() error) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(10*time.Second), poll.WithDelay(5*time.Millisecond))
+	}, poll.WithTimeout(time.Minute), poll.WithDelay(5*time.Millisecond))
 }
 
 // within fails when a call takes longer than it may, however it ends.

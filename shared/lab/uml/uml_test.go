@@ -159,7 +159,7 @@ func TestPowerCutKeepsWhatWasSynced(t *testing.T) {
 			return poll.Continue("%d acknowledged", n)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(30*time.Second))
+	}, poll.WithTimeout(2*time.Minute))
 
 	begin := time.Now()
 	assert.NilError(t, g.PowerCut())
@@ -184,7 +184,7 @@ func TestShutdownWritesEverything(t *testing.T) {
 	image := disk(t)
 	g := boot(t, uml.Config{Disks: []string{image}})
 	output(t, g, "mkfs.btrfs -q /dev/ubda && mount /dev/ubda /srv && echo unsynced > /srv/file")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	begin := time.Now()
 	assert.NilError(t, g.Shutdown(ctx))

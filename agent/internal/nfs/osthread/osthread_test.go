@@ -41,5 +41,5 @@ func TestSpendsAnotherThreadThanTheFirst(t *testing.T) {
 			return poll.Continue("%d threads are there", len(threads))
 		}
 		return poll.Success()
-	}, poll.WithTimeout(10*time.Second))
+	}, poll.WithTimeout(time.Minute))
 }

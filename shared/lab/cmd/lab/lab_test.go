@@ -140,7 +140,7 @@ func areGone(t *testing.T, pids []int) {
 				return poll.Continue("process %d is still there: %v", pid, err)
 			}
 			return poll.Success()
-		}, poll.WithTimeout(5*time.Second))
+		}, poll.WithTimeout(time.Minute))
 	}
 }
 
