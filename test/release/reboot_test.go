@@ -67,17 +67,6 @@ func reboots(t *testing.T, h *host, engine string) {
 	assert.NilError(t, client.Wait())
 	h.waitFor("what the client goes on to write", contains("before\nafter\n"))
 	h.run("rm -r /etc/systemd/system/held.service /etc/systemd/system/" + held[engine] + ".d && systemctl daemon-reload")
-	if engine == "exportfs" {
-		h.startsAgainForNfsdcld()
-	}
-}
-
-// startsAgainForNfsdcld keeps nfsdcld from answering the server's start for longer than the kernel waits: install.sh's drop-in
-// starts the server again. The kernel removes the file where it does without nfsdcld.
-func (h *host) startsAgainForNfsdcld() {
-	h.t.Helper()
-	h.run(`set -e; systemctl -q is-active nfsdcld; systemctl stop nfs-server; systemctl kill -s STOP nfsdcld
-		(sleep 3; systemctl kill -s CONT nfsdcld) & systemctl start nfs-server; wait; test -e /run/rpc_pipefs/nfsd/cld`)
 }
 
 // installs puts the agent on an empty device, as on a new host.
