@@ -44,10 +44,15 @@ func (s *Server) Start(threads int, scope string, key *HandleKey) error {
 	switch {
 	case key != nil && errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: starting the server with a key for file handles: %w", nfs.ErrUnsupported, err)
-	case key == nil && (errors.Is(err, nfs.ErrUnsupported) || errors.Is(err, unix.EINVAL)):
+	case key == nil && takesNoScope(err):
 		return s.startAsHost(threads, scope)
 	}
 	return err
+}
+
+// takesNoScope is the kernel's answer before Linux 6.10, and to a process without CAP_NET_ADMIN, as in a container.
+func takesNoScope(err error) bool {
+	return errors.Is(err, nfs.ErrUnsupported) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM)
 }
 
 // startPayload are the attributes of NFSD_CMD_THREADS_SET.

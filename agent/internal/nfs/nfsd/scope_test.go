@@ -2,6 +2,7 @@ package nfsd
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
@@ -70,4 +72,13 @@ func TestStartAsHost(t *testing.T) {
 	after, err = os.Hostname()
 	assert.NilError(t, err)
 	assert.Equal(t, after, before)
+}
+
+func TestKernelTakesNoScope(t *testing.T) {
+	for _, err := range []error{nfs.ErrUnsupported, unix.EINVAL, unix.EPERM} {
+		assert.Assert(t, takesNoScope(fmt.Errorf("netlink: %w", err)), "%v", err)
+	}
+	for _, err := range []error{nil, unix.EADDRINUSE} {
+		assert.Assert(t, !takesNoScope(err), "%v", err)
+	}
 }
