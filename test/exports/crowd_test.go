@@ -94,6 +94,7 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 	c := &crowd{System: system.New(t, system.Options{
 		Lab: lab.Options{Nodes: 2, PoolSize: 64 << 30, NFS: modeOf(engine), Lease: lease, Grace: lease}, AgentEnv: engineEnv(engine),
 	})}
+	c.keepScope(t, engine)
 	var all errgroup.Group
 	all.SetLimit(16)
 	for i := range exports {
@@ -113,6 +114,18 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 	c.goOn(t)
 	c.stillLocked(t)
 	return c
+}
+
+// keepScope gives the server that nfs-utils start the scope of the pool, as install.sh does: a change of engine keeps locks only
+// where the scope stays the same.
+func (c *crowd) keepScope(t *testing.T, engine string) {
+	t.Helper()
+	id, err := c.Lab.Storage.Run("findmnt", "-n", "-o", "UUID", "--target", c.Lab.Pool)
+	assert.NilError(t, err)
+	c.Lab.SetNFSScope("btrfs-nfs-" + id)
+	if engine != "kernel" {
+		assert.NilError(t, c.Lab.RestartNFSServer())
+	}
 }
 
 const podScript = `exec 9> "$V/held"
