@@ -169,10 +169,13 @@ func detachedFromARunningPod(t *testing.T, s *system.System) {
 
 func isStale(t *testing.T, a *system.Attachment) {
 	t.Helper()
-	for range 2 {
-		_, err := a.Shell(`cat "$V/file"`)
-		assert.ErrorContains(t, err, "Stale")
-	}
+	const read = `cat "$V/file"`
+	await(t, "the node knows that its delegation of the file is gone", func() bool {
+		_, err := a.Shell(read)
+		return err != nil
+	})
+	_, err := a.Shell(read)
+	assert.ErrorContains(t, err, "Stale")
 	for _, target := range []string{"", a.Target} {
 		answer, err := a.Node.CSI.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: a.Volume.GetVolumeId(), VolumePublishPath: target})
 		assert.NilError(t, err)
