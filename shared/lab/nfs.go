@@ -128,7 +128,7 @@ func (s *nfsServer) start() error {
 	}
 	start := []string{"rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", newest, "4.2", "-U", strconv.Itoa(s.options.NFSThreads)}
 	if s.options.NFSScope != "" {
-		// The kernel takes the host name of whoever starts the threads.
+		// The kernel takes the host name of the process that starts the threads.
 		start = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, s.options.NFSScope}, start...)
 	}
 	// The kernel waits a second for nfsdcld, and does without its records where it is too late.

@@ -452,7 +452,7 @@ func (m *machine) clientState(k Key, dir, name string) (string, error) {
 	return contentState(string(content)), err
 }
 
-// databaseState is how many rows a database has, of which none before the last is missing.
+// databaseState counts the rows of a database. No row before the last may be missing.
 func databaseState(run func(string, ...string) (string, error), path string) (string, error) {
 	out, err := run("sqlite3", "-batch", path,
 		"CREATE TABLE IF NOT EXISTS t(k INTEGER PRIMARY KEY, filler BLOB); PRAGMA integrity_check; SELECT count(*), coalesce(max(k), 0) FROM t;")

@@ -70,9 +70,9 @@ func runCheck(command *cobra.Command, flags checkFlags) error {
 	if flags.output != "text" && flags.output != "json" {
 		return &exitError{exitTrouble, fmt.Errorf("--output is %q, it must be text or json", flags.output)}
 	}
-	c, err := config.Load()
+	c, err := loadConfig()
 	if err != nil {
-		return &exitError{exitTrouble, fmt.Errorf("the environment is not good:\n%w", err)}
+		return &exitError{exitTrouble, err}
 	}
 	report, err := check.Run(command.Context(), storageConfig(c), flags.repair)
 	if err == nil && flags.output == "json" {

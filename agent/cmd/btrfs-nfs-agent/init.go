@@ -31,9 +31,9 @@ the ID, also while an agent runs. Settings come from the environment, and what i
 }
 
 func runInit(command *cobra.Command) error {
-	c, err := config.Load()
+	c, err := loadConfig()
 	if err != nil {
-		return fmt.Errorf("the environment is not good:\n%w", err)
+		return err
 	}
 	poolID, created, err := storage.Init(storageConfig(c))
 	if err != nil {

@@ -57,10 +57,19 @@ environment (docs/configuration.md). The other commands look after the host, or 
 	return root
 }
 
-func runServe(command *cobra.Command, _ []string) error {
+// loadConfig reads the settings from the environment.
+func loadConfig() (config.Config, error) {
 	c, err := config.Load()
 	if err != nil {
-		return &exitError{exitConfig, fmt.Errorf("the environment is not good:\n%w", err)}
+		return c, fmt.Errorf("the environment is not good:\n%w", err)
+	}
+	return c, nil
+}
+
+func runServe(command *cobra.Command, _ []string) error {
+	c, err := loadConfig()
+	if err != nil {
+		return &exitError{exitConfig, err}
 	}
 	logger, err := log.New(command.ErrOrStderr(), c.LogLevel, c.LogFormat)
 	if err != nil {

@@ -53,9 +53,9 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 	if err := config.UseFile(flags.envFile); err != nil {
 		return err
 	}
-	c, err := config.Load()
+	c, err := loadConfig()
 	if err != nil {
-		return fmt.Errorf("the environment is not good:\n%w", err)
+		return err
 	}
 	// Both fail where an agent of ours has the pool. The second keeps one from starting meanwhile.
 	if _, err := storage.Inspect(command.Context(), storageConfig(c), false); err != nil {

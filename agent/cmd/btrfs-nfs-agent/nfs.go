@@ -69,9 +69,9 @@ agent runs. Settings come from the environment, and what is not set there from t
 }
 
 func runRotateKey(command *cobra.Command, yes bool) error {
-	c, err := config.Load()
+	c, err := loadConfig()
 	if err != nil {
-		return fmt.Errorf("the environment is not good:\n%w", err)
+		return err
 	}
 	claim, err := storage.Take(storageConfig(c)) // fails while an agent runs
 	if err != nil {
@@ -125,26 +125,32 @@ environment file of the agent's unit.`,
 			if err := config.UseFile(envFile); err != nil {
 				return err
 			}
-			c, err := config.Load()
-			if err != nil {
-				return fmt.Errorf("the environment is not good:\n%w", err)
-			}
-			// Below the mount point there may be another filesystem, of another scope.
-			identity, err := storage.Identify(c.BasePath, "/etc/fstab")
-			if err != nil {
-				return err
-			}
-			if err := identity.Verify(c.BasePath, uuid.UUID(c.PoolID)); err != nil {
-				return err
-			}
-			scope, err := serverScope(c.BasePath)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(command.OutOrStdout(), scope)
-			return nil
+			return runScope(command)
 		},
 	}
 	command.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
 	return command
+}
+
+func runScope(command *cobra.Command) error {
+	c, err := loadConfig()
+	if err != nil {
+		return err
+	}
+
+	// Below the mount point there may be another filesystem, of another scope.
+	identity, err := storage.Identify(c.BasePath, "/etc/fstab")
+	if err != nil {
+		return err
+	}
+	if err := identity.Verify(c.BasePath, uuid.UUID(c.PoolID)); err != nil {
+		return err
+	}
+
+	scope, err := serverScope(c.BasePath)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(command.OutOrStdout(), scope)
+	return nil
 }
