@@ -52,7 +52,8 @@ type Options struct {
 	NFSMaxVersion string
 	// NFSStopped leaves starting the server to the test.
 	NFSStopped bool
-	// NFSScope is the server scope that clients know the server by, unless the agent starts it; default: the host name.
+	// NFSScope is the server scope that clients know the server by, unless the agent starts it;
+	// default: the host name.
 	NFSScope string
 	// NFSThreads is the number of server threads; default 8.
 	NFSThreads int

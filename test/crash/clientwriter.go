@@ -345,8 +345,8 @@ func (w *clientWriter) insert(ctx context.Context, mode journalMode) error {
 			return err
 		}
 		w.databases[mode.name] = db
-		// The switch to a mode deletes the journal of the mode before. If a power cut brings that back, SQLite
-		// undoes the switch, and with it all transactions since.
+		// The switch to a mode deletes the journal of the mode before. If a power cut brings that back,
+		// SQLite undoes the switch, and with it all transactions since.
 		if err := w.settle(ctx); err != nil {
 			return err
 		}

@@ -223,7 +223,8 @@ func (v *verifier) quotaState() {
 	}
 }
 
-// filesystemID is that of the mounted filesystem, as sysfs has it: ioctl BTRFS_IOC_FS_INFO (linux/btrfs.h).
+// filesystemID is that of the mounted filesystem, as sysfs has it: ioctl BTRFS_IOC_FS_INFO
+// (linux/btrfs.h).
 func filesystemID(dir string) (string, error) {
 	const fsInfo = 0x8400941f // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
 	var info struct {

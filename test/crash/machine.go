@@ -145,7 +145,8 @@ func (m *machine) endAgent(signal syscall.Signal) error {
 	return nil
 }
 
-// checkInterrupted runs the offline check on what a crash left: it finds what it may, and can be made.
+// checkInterrupted runs the offline check on what a crash left: it finds what it may, and can be
+// made.
 func (m *machine) checkInterrupted() error {
 	out, err := m.runCheck()
 	if exit, found := errors.AsType[*exec.ExitError](err); found && exit.ExitCode() == 1 {
@@ -196,7 +197,8 @@ func (m *machine) runCommand(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// isHere tells that the storage host is this process's own namespaces, as in a replay. It has no NFS server and no node then.
+// isHere tells that the storage host is this process's own namespaces, as in a replay. It has no
+// NFS server and no node then.
 func (m *machine) isHere() bool { return m.lab.Storage == nil }
 
 // command prepares a program to run on the storage host.

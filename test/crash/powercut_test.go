@@ -247,8 +247,9 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// The power fails while clients alone make changes, and the agent alone commits them. Each time all that was acknowledged
-// before a commit is there, and of what came later each name has a state that it has had.
+// The power fails while clients alone make changes, and the agent alone commits them. Each time all
+// that was acknowledged before a commit is there, and of what came later each name has a state that
+// it has had.
 func TestPowerCutsOfClients(t *testing.T) {
 	for i, quota := range quotas {
 		t.Run(quota, func(t *testing.T) {

@@ -24,8 +24,8 @@ import (
 )
 
 // Replay goes through a recording and verifies what a power cut at some of its points leaves. It
-// needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, whose table is
-// verified as well. The process must have its own mount, network and PID namespaces, see
+// needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, whose table
+// is verified as well. The process must have its own mount, network and PID namespaces, see
 // Namespaces. What it has mounted goes with it.
 type Replay struct {
 	// Lines are those of the journal that come before the recording.
@@ -306,8 +306,8 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	return m.check(false)
 }
 
-// Format makes an empty filesystem in dir, whose changes a recording logs. A guest does not make it,
-// because mkfs.btrfs discards the whole disk, which would be most of the log.
+// Format makes an empty filesystem in dir, whose changes a recording logs. A guest does not make
+// it, because mkfs.btrfs discards the whole disk, which would be most of the log.
 func Format(dir string) error {
 	base := filepath.Join(dir, BaseFile)
 	if err := SparseFile(base, DiskBytes); err != nil {

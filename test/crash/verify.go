@@ -29,8 +29,8 @@ func (v *verifier) add(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Sprintf(format, args...))
 }
 
-// verify returns everything that is there, all of it as it should be; or an error that says what is not. lost is how many
-// names in volumes have an older state than a client saw.
+// verify returns everything that is there, all of it as it should be; or an error that says what is
+// not. lost is how many names in volumes have an older state than a client saw.
 func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
 	state = v.throughAPI()
@@ -102,7 +102,8 @@ func (v *verifier) throughAPI() map[Key]*Thing {
 	return state
 }
 
-// health has no condition. The NFS server is started before the agent here, and has no clients that could reclaim locks.
+// health has no condition. The NFS server is started before the agent here, and has no clients that
+// could reclaim locks.
 func (v *verifier) health() {
 	health, err := v.machine.api.Health(context.Background())
 	if err != nil {
@@ -183,8 +184,8 @@ func (v *verifier) states(state map[Key]*Thing) {
 	}
 }
 
-// mounts reads the files again as the node sees them, and what clients have changed: an export that was acknowledged before
-// the crash lets it in.
+// mounts reads the files again as the node sees them, and what clients have changed: an export that
+// was acknowledged before the crash lets it in.
 func (v *verifier) mounts(state map[Key]*Thing) {
 	if v.machine.isHere() {
 		return // there is no NFS server

@@ -86,8 +86,8 @@ func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
 	assert.DeepEqual(t, w.Certain(v).Files, map[string]string{"early": "x", "late": "x"})
 }
 
-// What clients have changed may be in each state that was noted last, also after a change of the volume, and what was found
-// after a crash stays.
+// What clients have changed may be in each state that was noted last, also after a change of the
+// volume, and what was found after a crash stays.
 func TestStatesOfClients(t *testing.T) {
 	v := Volume("c-1")
 	made := &Thing{Size: 10, Quota: 10}

@@ -116,8 +116,8 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 	return c
 }
 
-// keepScope gives the server that nfs-utils start the scope of the pool, as install.sh does: a change of engine keeps locks only
-// where the scope stays the same.
+// keepScope gives the server that nfs-utils start the scope of the pool, as install.sh does: a
+// change of engine keeps locks only where the scope stays the same.
 func (c *crowd) keepScope(t *testing.T, engine string) {
 	t.Helper()
 	id, err := c.Lab.Storage.Run("findmnt", "-n", "-o", "UUID", "--target", c.Lab.Pool)

@@ -73,8 +73,8 @@ const uplink = "vec0"
 // callTime bounds what is asked of the drivers. It is longer than a grace period on a busy machine.
 const callTime = 5 * time.Minute
 
-// client attaches a volume to two nodes, has one write to it and the other contend for the lock, and
-// verifies at the end what was acknowledged.
+// client attaches a volume to two nodes, has one write to it and the other contend for the lock,
+// and verifies at the end what was acknowledged.
 func client(c Config) (err error) {
 	s, err := system.Start(system.Options{
 		Lab:      lab.Options{Nodes: 2, NFSStopped: true, Uplink: uplink},
@@ -172,7 +172,8 @@ func start(pod *system.Attachment, c Config) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// awaitFirst returns when the program of a role works. The writer has the lock then, and the contender may try.
+// awaitFirst returns when the program of a role works. The writer has the lock then, and the
+// contender may try.
 func awaitFirst(dir, role string) error {
 	file := map[string]string{roleWrite: acknowledgedName, roleServe: rowsName}[role]
 	if file == "" {

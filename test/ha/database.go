@@ -20,8 +20,8 @@ import (
 // rowsName is a file in Config.Dir, on the host: a byte for each row that was committed.
 const rowsName = "rows"
 
-// database is PostgreSQL, in a pod's volume, as the user that Debian's package makes. It takes requests
-// on a socket in run only.
+// database is PostgreSQL, in a pod's volume, as the user that Debian's package makes. It takes
+// requests on a socket in run only.
 type database struct{ bin, data, run string }
 
 // PostgreSQL finds the programs of Debian's package, and is empty without it.
@@ -80,7 +80,8 @@ func (d *database) query(sql string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// serve inserts rows, one in each transaction, until SIGTERM. Then all that were committed are there.
+// serve inserts rows, one in each transaction, until SIGTERM. Then all that were committed are
+// there.
 func serve(c Config) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -11,8 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/ha"
 )
 
-// configureCluster starts the cluster with the configuration of docs/two-hosts.md. What it has systemd do is done by
-// resource agents of the test, because there is no systemd in a guest.
+// configureCluster starts the cluster with the configuration of docs/two-hosts.md. What it has
+// systemd do is done by resource agents of the test, because there is no systemd in a guest.
 func (p *pair) configureCluster() {
 	p.t.Helper()
 	p.write("corosync.conf", fenced(p.t, "corosync"))
@@ -65,7 +65,8 @@ func other(host string) string {
 	return alpha
 }
 
-// Pacemaker with the documented configuration moves the service when it is told, and when the power of a host fails.
+// Pacemaker with the documented configuration moves the service when it is told, and when the power
+// of a host fails.
 func TestPacemaker(t *testing.T) {
 	p := newPair(t, options{engine: "exportfs", pacemaker: true})
 	first := p.awaitActive(alpha, beta)

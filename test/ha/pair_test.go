@@ -32,8 +32,8 @@ const (
 
 	// address is the one that moves, as docs/two-hosts.md has it.
 	address = "10.77.0.100"
-	// lease is the kernel's default, and as long as the grace period. The shortest, 10 s, is shorter than what Pacemaker takes from
-	// the start of the server to that of the address on a busy machine.
+	// lease is the kernel's default, and as long as the grace period. The shortest, 10 s, is shorter
+	// than what Pacemaker takes from the start of the server to that of the address on a busy machine.
 	lease = 90 * time.Second
 
 	diskBytes = 1 << 30
@@ -268,8 +268,9 @@ func (p *pair) documented(host, begin string) {
 	p.run(host, begin+fenced(p.t, "\n"+begin))
 }
 
-// The order of the group, and the order in which a planned move ends it: the server stops while its address is still there, so that no client
-// sends again what was done. With the kernel engine the agent starts the server.
+// The order of the group, and the order in which a planned move ends it: the server stops while its
+// address is still there, so that no client sends again what was done. With the kernel engine the
+// agent starts the server.
 var (
 	starts = []string{"drbd", "pool", "nfsdcld", "btrfs-nfs-agent", "nfs-server", "address"}
 	stops  = map[string][]string{
@@ -349,8 +350,8 @@ func (p *pair) progress() {
 	}
 }
 
-// await polls in the test's own goroutine, so that done may fail the test at once. poll.WaitOn would
-// wait for its answer until the end of stepTime.
+// await polls in the test's own goroutine, so that done may fail the test at once. poll.WaitOn
+// would wait for its answer until the end of stepTime.
 func (p *pair) await(what string, done func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(stepTime); !done(); time.Sleep(100 * time.Millisecond) {
@@ -377,7 +378,8 @@ func (p *pair) events(kind string) []string {
 	return found
 }
 
-// lost tells whether a promise was broken, such as that of a lock: the contender has it, or the writer gets errors.
+// lost tells whether a promise was broken, such as that of a lock: the contender has it, or the
+// writer gets errors.
 func (p *pair) lost() bool { return len(p.events(ha.Failed))+len(p.events(ha.Taken)) > 0 }
 
 // verify ends the nodes' work: all that was promised to them was kept.
@@ -399,7 +401,8 @@ func (p *pair) verify() {
 	}
 }
 
-// fenced is what follows the beginning of a block in docs/two-hosts.md, such as the file of a language.
+// fenced is what follows the beginning of a block in docs/two-hosts.md, such as the file of a
+// language.
 func fenced(t *testing.T, begin string) string {
 	t.Helper()
 	content, err := os.ReadFile("../../docs/two-hosts.md")

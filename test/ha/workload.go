@@ -175,7 +175,8 @@ func changeNames(ctx context.Context, n *notes, dir string) {
 	}
 }
 
-// contend tries to get the writer's lock, until SIGTERM. By then it was released, and has to be had.
+// contend tries to get the writer's lock, until SIGTERM. By then it was released, and has to be
+// had.
 func contend(c Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -27,8 +27,8 @@ func debian(t *testing.T) string {
 	return root
 }
 
-// standIn takes the place of the NFS server, for which this machine's kernel may have no part. It notes the host name, which is the scope of a real one.
-// The lab tests real NFS.
+// standIn takes the place of the NFS server, for which this machine's kernel may have no part. It
+// notes the host name, which is the scope of a real one. The lab tests real NFS.
 const standIn = "[Unit]\nDescription=stand-in for the NFS server\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'hostname >/run/name-of-nfs-server'\n[Install]\nWantedBy=multi-user.target\n"
 
 // bootHere boots Debian on this machine's kernel, with directories bound into it. What it writes is gone after.

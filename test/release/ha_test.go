@@ -23,7 +23,8 @@ func fenced(t *testing.T, document, language string) string {
 	return found[0][1]
 }
 
-// The DRBD resource of docs/two-hosts.md is what the programs of the kernel's DRBD understand, on both hosts.
+// The DRBD resource of docs/two-hosts.md is what the programs of the kernel's DRBD understand, on
+// both hosts.
 func TestDRBDResource(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "btrfs.res")
 	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/two-hosts.md", "drbd")), 0o600))
@@ -66,8 +67,9 @@ func (c *cluster) simulate(event ...string) (steps []string, state string) {
 	return steps, state
 }
 
-// The Pacemaker configuration of docs/two-hosts.md is valid, and Pacemaker's scheduler does with it what the document says: it starts in order, and after the
-// loss of a host it fences that host first and then starts everything on the other.
+// The Pacemaker configuration of docs/two-hosts.md is valid, and Pacemaker's scheduler does with it
+// what the document says: it starts in order, and after the loss of a host it fences that host
+// first and then starts everything on the other.
 func TestPacemakerConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	c := &cluster{t: t, cib: filepath.Join(dir, "cib.xml")}
@@ -106,7 +108,8 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.DeepEqual(t, steps[1:], on("beta", order))
 	assert.Assert(t, is.Contains(state, "OFFLINE: [ alpha ]"))
 
-	// An administrator moves it: the server stops while it has its address, so that clients get the answers to what it has done.
+	// An administrator moves it: the server stops while it has its address, so that clients get the
+	// answers to what it has done.
 	c.simulate("--node-up", "alpha")
 	c.run("crm_attribute", "-N", "alpha", "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
 	c.run("crm_attribute", "-N", "beta", "-n", "standby", "-v", "on")

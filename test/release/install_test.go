@@ -77,7 +77,8 @@ func TestInstall(t *testing.T) {
 	}
 	h.run("bash -c '. /usr/local/share/bash-completion/completions/btrfs-nfs-agent && complete -p btrfs-nfs-agent'")
 
-	// The passive one of two hosts is upgraded without the pool, and keeps the scope. A start needs the pool.
+	// The passive one of two hosts is upgraded without the pool, and keeps the scope. A start needs
+	// the pool.
 	scope := h.run("umount /srv/btrfs && cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
 	h.run("echo '# of an older version' >> /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
 	out = h.run("/media/install.sh --no-start")
@@ -116,14 +117,16 @@ func (h *host) refusesToStartUnmounted() {
 	assert.Check(h.t, is.Contains(out, "base path /srv/btrfs has no pool ID: is the filesystem mounted?"))
 	out, _ = h.try("btrfs-nfs-agent doctor")
 	assert.Check(h.t, is.Contains(out, "not mounted: /srv/btrfs has no pool ID, AGENT_POOL_ID is "))
-	// Below the mount point there is btrfs, too. Nothing is made there, and the NFS server does not get its scope.
+	// Below the mount point there is btrfs, too. Nothing is made there, and the NFS server does not
+	// get its scope.
 	assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "/srv/btrfs is not mounted: the agent starts when it is"))
 	assert.Equal(h.t, h.run("ls -A /srv/btrfs"), "")
 	h.run("umount /srv/btrfs && rmdir /srv/btrfs/.below && systemctl start btrfs-nfs-agent")
 }
 
-// setsScope: the NFS server starts with the pool's scope for its host name, and the host keeps its own. An upgrade does not restart the server. The
-// sandbox of the unit lets the kernel engine do the same.
+// setsScope: the NFS server starts with the pool's scope for its host name, and the host keeps its
+// own. An upgrade does not restart the server. The sandbox of the unit lets the kernel engine do
+// the same.
 func (h *host) setsScope() {
 	h.t.Helper()
 	const dropIn, installer = "/etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf", "/media/install.sh"

@@ -28,8 +28,8 @@ var cachingLoads = []struct{ name, script string }{
 	{"remove it all", `rm -rf *`},
 }
 
-// BenchmarkCaching makes the table of docs/benchmarks.md: requests to the server, which are the same
-// on any machine. One turn tells (-benchtime 1x).
+// BenchmarkCaching makes the table of docs/benchmarks.md: requests to the server, which are the
+// same on any machine. One turn tells (-benchtime 1x).
 func BenchmarkCaching(b *testing.B) {
 	s := system.New(b, system.Options{Lab: lab.Options{Nodes: 1}})
 	table := map[string]string{}

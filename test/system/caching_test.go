@@ -32,9 +32,9 @@ type change struct {
 
 const cachedFiles = `mkdir -p f/s g/s; for d in f g; do echo $d > $d/a; echo $d > $d/s/t; done; ln -s f l; echo x > x; echo y > y`
 
-// looks are ways to look at all of it, and at names that are not there. A node that has a delegation
-// for a directory got it by one of them. Nothing but the shell itself runs, which is what takes time in
-// the lab.
+// looks are ways to look at all of it, and at names that are not there. A node that has a
+// delegation for a directory got it by one of them. Nothing but the shell itself runs, which is
+// what takes time in the lab.
 var looks = []string{
 	`for i in 1 2 3 4 5; do for n in * f/* f/s/* n f/n f/s/n; do test -e $n; done; for n in x y */a */s/t; do read v < $n; done; done`,
 	`cd f/s; echo *; read v < t; test -e n; cd ../..; for n in x y f/a f/s/t g/a g/s/t l/a; do read v < $n; done; test -e n; test -e f/n; test -e f/s/n`,
@@ -63,8 +63,8 @@ var changes = []change{
 }
 
 // What docs/architecture.md says of caching on several nodes: with shared, a node sees each change
-// of another at once. With fast it does not, which shows that the looks fill its caches. The time for
-// which names of a directory are trusted is one that no busy machine exceeds.
+// of another at once. With fast it does not, which shows that the looks fill its caches. The time
+// for which names of a directory are trusted is one that no busy machine exceeds.
 func TestCachingOnSeveralNodes(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, NFSMountOptions: "acdirmin=3600,acdirmax=3600"})
 	kernel, err := s.Nodes[0].Run("uname", "-r")
@@ -126,8 +126,8 @@ func changesMissed(t *testing.T, one, two *system.Attachment) (missed []string) 
 	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
 }
 
-// A node that has a file open for writing may miss what another has written and closed. Under a lock
-// it reads it.
+// A node that has a file open for writing may miss what another has written and closed. Under a
+// lock it reads it.
 func TestCachingOfAFileOpenForWriting(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}})
 	v := system.Create(t, s, "v")

@@ -17,10 +17,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// longGrace bounds the time in which clients must have reclaimed their locks. It ends when all clients have.
+// longGrace bounds the time in which clients must have reclaimed their locks. It ends when all
+// clients have.
 const longGrace = time.Minute
 
-// A node keeps its lock when the NFS server and the agent start on a host of another name, as after a failover.
+// A node keeps its lock when the NFS server and the agent start on a host of another name, as after
+// a failover.
 func TestLocksSurviveAnotherHostName(t *testing.T) {
 	t.Run("exportfs", func(t *testing.T) {
 		s := system.New(t, system.Options{
@@ -67,8 +69,8 @@ func TestLocksSurviveAnotherHostName(t *testing.T) {
 	})
 }
 
-// The NFS server of another host, which has no exports yet, is started before the agent, and its grace period ends. The agent says so, and says
-// nothing when it is only restarted.
+// The NFS server of another host, which has no exports yet, is started before the agent, and its
+// grace period ends. The agent says so, and says nothing when it is only restarted.
 func TestGraceEndsBeforeTheAgentIsReady(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, AgentEnv: []string{"AGENT_NFS_EXPORTER=exportfs"}})
 	holdLock(t, s)
@@ -95,7 +97,8 @@ func rename(t *testing.T, s *system.System, host string) {
 	assert.NilError(t, err)
 }
 
-// holdLock has a pod on the first node hold a lock until the test ends. The other pod is on the second node.
+// holdLock has a pod on the first node hold a lock until the test ends. The other pod is on the
+// second node.
 func holdLock(t *testing.T, s *system.System) (one, two *system.Attachment) {
 	t.Helper()
 	v := system.Create(t, s, "v")
@@ -111,7 +114,8 @@ func holdLock(t *testing.T, s *system.System) (one, two *system.Attachment) {
 	return one, two
 }
 
-// isFree asks the server for the lock from the second node, when both nodes have reclaimed what they had.
+// isFree asks the server for the lock from the second node, when both nodes have reclaimed what
+// they had.
 func isFree(t *testing.T, s *system.System, one, two *system.Attachment) bool {
 	t.Helper()
 	for _, pod := range []*system.Attachment{one, two} {

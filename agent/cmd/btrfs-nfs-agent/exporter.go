@@ -43,7 +43,8 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 	return exporter, nil
 }
 
-// serverScope is the NFS server's scope for the pool: the same on each host that the pool moves to, whatever its name.
+// serverScope is the NFS server's scope for the pool: the same on each host that the pool moves to,
+// whatever its name.
 func serverScope(basePath string) (string, error) {
 	fs, err := btrfs.Open(basePath)
 	if err != nil {

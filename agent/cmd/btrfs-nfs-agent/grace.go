@@ -20,8 +20,8 @@ type graceExporter struct {
 	missed atomic.Pointer[time.Time] // when that was noticed
 }
 
-// graceShown is how long health tells of a missed grace period: clients find out that they have lost
-// their locks within that time, or never.
+// graceShown is how long health tells of a missed grace period: clients find out that they have
+// lost their locks within that time, or never.
 const graceShown = time.Hour
 
 // Start implements nfs.Exporter. Where the server keeps exports while the agent is away, as it does

@@ -24,7 +24,8 @@ type tokenEntry struct {
 	hash   [sha256.Size]byte
 }
 
-// Add lets a token in as a tenant. A tenant may have several. An empty token is ignored: it lets no client in.
+// Add lets a token in as a tenant. A tenant may have several. An empty token is ignored: it lets no
+// client in.
 func (t *Tokens) Add(tenant, token string) {
 	if token != "" {
 		t.entries = append(t.entries, tokenEntry{tenant, sha256.Sum256([]byte(token))})

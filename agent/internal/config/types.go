@@ -90,7 +90,8 @@ func readTenants(path string) (Tenants, error) {
 	return parseTenants(path, content)
 }
 
-// readTenantsFile refuses a file that others than its owner and group may use: a user who can read it has the tokens.
+// readTenantsFile refuses a file that others than its owner and group may use: a user who can read
+// it has the tokens.
 func readTenantsFile(path string) ([]byte, os.FileInfo, error) {
 	file, err := os.Open(path)
 	if err != nil {

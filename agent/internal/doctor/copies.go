@@ -14,8 +14,8 @@ import (
 
 const giveUUID = `Before a server serves the copy: unmount it, btrfstune -m DEVICE, and give it another pool ID ("Pool ID" in docs/operations.md).`
 
-// lookAtCopies looks for copies of the pool on this host. An NFS server of a copy would have the same scope, by which clients
-// know a server.
+// lookAtCopies looks for copies of the pool on this host. An NFS server of a copy would have the
+// same scope, by which clients know a server.
 func lookAtCopies(ctx context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
 		info, err := fs.Info()
@@ -65,8 +65,9 @@ func deviceNumber(path string) uint64 {
 	return stat.Rdev
 }
 
-// isBelowAnother reports whether another device is made of this one, as one of DRBD, LVM, LUKS or multipath is. The kernel
-// then refuses to open it exclusively, as it does where the device itself is mounted (open(2), O_EXCL).
+// isBelowAnother reports whether another device is made of this one, as one of DRBD, LVM, LUKS or
+// multipath is. The kernel then refuses to open it exclusively, as it does where the device itself
+// is mounted (open(2), O_EXCL).
 func (h Host) isBelowAnother(path string) bool {
 	device, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
 	if err == nil {

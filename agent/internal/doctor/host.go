@@ -26,7 +26,8 @@ type Host struct {
 	// CanSignHandles says whether the kernel's NFS server, which is loaded, can sign file handles; SignsHandles, whether the agent
 	// has started it with a key for that.
 	CanSignHandles, SignsHandles func() bool
-	// NFSScope is the scope of the NFS server that runs, "" where none does. Kernels before Linux 6.10 do not tell.
+	// NFSScope is the scope of the NFS server that runs, "" where none does. Kernels before Linux 6.10
+	// do not tell.
 	NFSScope func() (string, error)
 	// ClockSynchronised is what the kernel says of its clock.
 	ClockSynchronised func() (bool, error)

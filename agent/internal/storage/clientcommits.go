@@ -25,8 +25,8 @@ const (
 // client cannot ask for it either, as an fsync of a directory sends no request.
 //
 // Invariant: what was answered a pause and a commit ago is durable, as long as commits succeed. A
-// pause is the interval, or commitRest commits if these take longer. A filesystem without changes by
-// clients is not committed, so that its disks can sleep.
+// pause is the interval, or commitRest commits if these take longer. A filesystem without changes
+// by clients is not committed, so that its disks can sleep.
 type clientCommits struct {
 	interval   time.Duration // between the end of a commit and the next look
 	patience   time.Duration

@@ -56,8 +56,8 @@ type Node struct {
 	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
 	// SourceTo is the address from which this node reaches a server, nil where that cannot be told.
 	SourceTo func(server string) (netip.Addr, error)
-	// EndDirectoryDelegations is called when a volume has been mounted with the caching shared: nfsmount.EndDirectoryDelegations. It
-	// may be nil.
+	// EndDirectoryDelegations is called when a volume has been mounted with the caching shared:
+	// nfsmount.EndDirectoryDelegations. It may be nil.
 	EndDirectoryDelegations func() error
 
 	Mounts Mounts

@@ -64,9 +64,9 @@ func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
 		"(DRIVER_STORAGE_CIDR) to the network of %s, or DRIVER_NODE_IP", err, registered, source, source)
 }
 
-// endDelegations keeps the kernel from trusting names of directories in a volume that is mounted with
-// the caching shared. It follows the mount, which loads the kernel's module. The volume is of use
-// without it, so an error only goes to the log.
+// endDelegations keeps the kernel from trusting names of directories in a volume that is mounted
+// with the caching shared. It follows the mount, which loads the kernel's module. The volume is of
+// use without it, so an error only goes to the log.
 func (n *Node) endDelegations(ctx context.Context, a attachment) {
 	shared := mountoptions.Caching(mountoptions.CachingShared)
 	isShared := slices.ContainsFunc(shared, func(option string) bool { return slices.Contains(a.options, option) })

@@ -57,8 +57,8 @@ type ServerConfig struct {
 	// MaxVersion is the newest NFS version that the server offers: 4.2, or 4.1. Default 4.2.
 	MaxVersion string
 
-	// Scope is what clients know the server by: after a restart they reclaim opens and locks only from a
-	// server of the same scope. At most 64 bytes. Default: the host name.
+	// Scope is what clients know the server by: after a restart they reclaim opens and locks only from
+	// a server of the same scope. At most 64 bytes. Default: the host name.
 	Scope string
 
 	// Listen are the TCP addresses to serve. Default: port 2049 of all IPv4

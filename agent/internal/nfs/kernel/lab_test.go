@@ -506,8 +506,8 @@ func TestWithoutNfsdcld(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// The kernel waits a second for nfsdcld, which may take longer on a busy machine. A server without records of its clients
-// is started again.
+// The kernel waits a second for nfsdcld, which may take longer on a busy machine. A server without
+// records of its clients is started again.
 func TestNfsdcldIsLate(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	signal := func(s unix.Signal) {

@@ -135,8 +135,9 @@ func (r *run) changeExports(ctx context.Context) func() (int, error) {
 
 // Write is the program that writes to the mount: see writeSmallFiles, and below.
 //
-// With a time it creates a file, writes 4 KiB and syncs it, again and again, for that time. It writes how many nanoseconds each took, a
-// line each. It leaves the files: a removal would wait for stalls that then nobody measures.
+// With a time it creates a file, writes 4 KiB and syncs it, again and again, for that time. It
+// writes how many nanoseconds each took, a line each. It leaves the files: a removal would wait for
+// stalls that then nobody measures.
 func Write(args []string, out io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("usage: write DIRECTORY TIME, or write DIRECTORY " + smallFiles)

@@ -40,8 +40,8 @@ func (s *Server) Runs() bool {
 	return err == nil && strings.TrimSpace(string(threads)) != "0"
 }
 
-// GraceEnded reports whether the server runs and clients can no longer reclaim opens and locks (write_v4_end_grace in
-// fs/nfsd/nfsctl.c).
+// GraceEnded reports whether the server runs and clients can no longer reclaim opens and locks
+// (write_v4_end_grace in fs/nfsd/nfsctl.c).
 func (s *Server) GraceEnded() bool {
 	ended, err := os.ReadFile(filepath.Join(s.procRoot, "fs/nfsd/v4_end_grace"))
 	return err == nil && strings.TrimSpace(string(ended)) == "Y" && s.Runs()

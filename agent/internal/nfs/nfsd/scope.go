@@ -50,7 +50,8 @@ func (s *Server) Start(threads int, scope string, key *HandleKey) error {
 	return err
 }
 
-// takesNoScope is the kernel's answer before Linux 6.10, and to a process without CAP_NET_ADMIN, as in a container.
+// takesNoScope is the kernel's answer before Linux 6.10, and to a process without CAP_NET_ADMIN, as
+// in a container.
 func takesNoScope(err error) bool {
 	return errors.Is(err, nfs.ErrUnsupported) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM)
 }
