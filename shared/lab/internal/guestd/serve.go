@@ -23,6 +23,9 @@ func RunUML() error {
 	if err := unix.Mount("devtmpfs", "/dev", "devtmpfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("mount devtmpfs: %w", err)
 	}
+	if err := readDisks(); err != nil {
+		return err
+	}
 	line, err := openRaw(serialLine)
 	if err != nil {
 		return err
