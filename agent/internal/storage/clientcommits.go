@@ -98,7 +98,7 @@ func (c *clientCommits) pause(took time.Duration) time.Duration {
 // commits: that costs nothing if nothing has changed.
 func (c *clientCommits) look(ctx context.Context) {
 	operations, err := c.operations()
-	if err == nil && operations == c.covered {
+	if err == nil && operations == c.covered && !c.failing {
 		return
 	}
 	within, cancel := context.WithTimeout(ctx, c.patience)

@@ -195,3 +195,25 @@ func TestCommitsWithoutCounters(t *testing.T) {
 	assert.Equal(t, commits, 3)
 	assert.Equal(t, log.count("no counters"), 1)
 }
+
+// A failure whose cause has gone is over, also where clients change nothing: the log tells of the
+// next one.
+func TestFailureEndsWithoutChanges(t *testing.T) {
+	var log lockedBuffer
+	var unreadable, failure error
+	var operations uint64
+	c := &clientCommits{
+		patience: time.Minute, log: slog.New(slog.NewTextHandler(&log, nil)),
+		operations: func() (uint64, error) { return operations, unreadable },
+		commit:     func(context.Context) error { return failure },
+	}
+	unreadable = errors.New("no counters")
+	c.look(t.Context())
+	unreadable = nil
+	c.look(t.Context())
+	assert.Equal(t, log.count(commitsAgain), 1)
+
+	operations, failure = 1, errors.New("no disk")
+	c.look(t.Context())
+	assert.Equal(t, log.count("no disk"), 1)
+}
