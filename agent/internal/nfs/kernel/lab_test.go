@@ -516,9 +516,10 @@ func TestNfsdcldIsLate(t *testing.T) {
 		assert.Assert(t, pid > 0) // 0 would be this test and all that it runs
 		assert.NilError(t, unix.Kill(pid, s))
 	}
-	start := func(ctx context.Context, log *lockedBuffer) error {
+	start := func(ctx context.Context, log *lockedBuffer, required bool) error {
 		t.Helper()
 		config := serverConfig(w)
+		config.Server.RequireNfsdcld = required
 		config.Logger = slog.New(slog.NewTextHandler(log, nil))
 		engine, err := kernel.New(ctx, config)
 		assert.NilError(t, err)
@@ -529,19 +530,20 @@ func TestNfsdcldIsLate(t *testing.T) {
 
 	signal(unix.SIGSTOP)
 	defer signal(unix.SIGCONT)
-	ctx, cancel := context.WithCancel(t.Context())
-	var log lockedBuffer
-	go func() {
-		for !strings.Contains(log.String(), again) && ctx.Err() == nil {
-			time.Sleep(10 * time.Millisecond)
-		}
+	for _, required := range []bool{true, false} { // an agent that is to end leaves no server without records
+		ctx, cancel := context.WithCancel(t.Context())
+		var log lockedBuffer
+		go func() {
+			for !strings.Contains(log.String(), again) && ctx.Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+			cancel()
+		}()
+		err := start(ctx, &log, required)
 		cancel()
-	}()
-	err := start(ctx, &log)
-	cancel()
-	assert.ErrorIs(t, err, nfs.ErrUnavailable)
-	assert.ErrorContains(t, err, "nfsdcld does not record")
-	assert.Equal(t, w.Threads(), "0")
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, w.Threads(), "0")
+	}
 
 	var later lockedBuffer
 	go func() {
@@ -550,10 +552,22 @@ func TestNfsdcldIsLate(t *testing.T) {
 		}
 		_ = unix.Kill(w.Lab.Storage.DaemonPID("nfsdcld"), unix.SIGCONT)
 	}()
-	assert.NilError(t, start(t.Context(), &later))
+	assert.NilError(t, start(t.Context(), &later, true))
 	records, known := nfsd.NewServer("/proc").RecordsClients()
 	assert.Assert(t, records && known)
 	assert.Assert(t, strings.Contains(later.String(), again))
+
+	// An agent that is killed in the middle leaves a server without records.
+	signal(unix.SIGSTOP)
+	for _, setting := range [][2]string{{"threads", "0"}, {"portlist", "tcp 2049"}, {"threads", "8"}} {
+		assert.NilError(t, os.WriteFile("/proc/fs/nfsd/"+setting[0], []byte(setting[1]+"\n"), 0))
+	}
+	records, known = nfsd.NewServer("/proc").RecordsClients()
+	assert.Assert(t, known && !records)
+	signal(unix.SIGCONT)
+	assert.NilError(t, start(t.Context(), &later, false))
+	records, known = nfsd.NewServer("/proc").RecordsClients()
+	assert.Assert(t, records && known)
 }
 
 // lockedBuffer is a log that is written and read at the same time.

@@ -70,6 +70,9 @@ func (e *Engine) startServer(ctx context.Context) error {
 		e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
 		return nil
 	}
+	if err := e.stopUnfinished(); err != nil {
+		return err
+	}
 	running, err := e.threads()
 	if err != nil {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
@@ -109,11 +112,13 @@ func (e *Engine) serveRecorded(ctx context.Context) error {
 		if err := e.serve(ctx); err != nil {
 			return err
 		}
-		records, known := e.server.RecordsClients()
 		switch {
-		case records || !known || !e.nfsdcldRuns():
+		case !e.lacksRecords():
 			return nil
-		case start < startsForRecords && ctx.Err() == nil:
+		case ctx.Err() != nil:
+			// The next agent would find the server running, and leave it without records.
+			return errors.Join(fmt.Errorf("start of the NFS server: %w", ctx.Err()), e.config.set("threads", "0"))
+		case start < startsForRecords:
 			e.config.Logger.Info("starting the NFS server again: nfsdcld was too late to record its clients", "engine", Name, "start", start)
 		case e.config.Server.RequireNfsdcld:
 			return errors.Join(fmt.Errorf("%w: nfsdcld does not record the clients of the NFS server", nfs.ErrUnavailable), e.config.set("threads", "0"))
@@ -125,6 +130,22 @@ func (e *Engine) serveRecorded(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// lacksRecords reports whether the running server does without nfsdcld, although that runs.
+func (e *Engine) lacksRecords() bool {
+	records, known := e.server.RecordsClients()
+	return known && !records && e.nfsdcldRuns()
+}
+
+// stopUnfinished stops a server whose start an agent that was killed has not finished: it lacks
+// records. One that has clients already goes on.
+func (e *Engine) stopUnfinished() error {
+	if !e.config.rememberedStart() || !e.lacksRecords() || e.server.HasClients() {
+		return nil
+	}
+	e.config.Logger.Info("stopping the NFS server, which has no clients yet: nfsdcld was too late to record them", "engine", Name)
+	return e.config.set("threads", "0")
 }
 
 // serve makes the settings, the sockets and the threads of a server that does not run.

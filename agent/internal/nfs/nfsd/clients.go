@@ -85,6 +85,12 @@ func (c client) expire() error {
 // or read (get_nfsdfs_clp in fs/nfsd/nfs4state.c).
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }
 
+// HasClients reports whether the server keeps NFSv4 state for a client, or cannot tell.
+func (s *Server) HasClients() bool {
+	clients, err := s.clients()
+	return err != nil || len(clients) > 0
+}
+
 // clients lists those that the server keeps state for. With an error it lists
 // those that can be read.
 func (s *Server) clients() (records []client, err error) {
