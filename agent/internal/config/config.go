@@ -37,7 +37,7 @@ type Config struct {
 	DefaultDataMode Mode   `envconfig:"AGENT_DEFAULT_DATA_MODE" default:"2770" desc:"Octal mode of a volume's root where the request names none."`
 	MaxOwnerID      int64  `envconfig:"AGENT_MAX_OWNER_ID" default:"65534" desc:"Largest uid and gid that a volume may be given, at most 4294967294."`
 
-	NFS NFS `envconfig:""`
+	NFS // embedded: envconfig looks for the variables of a named field, and names them, with NFS_ before
 
 	ShutdownTimeout time.Duration `envconfig:"AGENT_SHUTDOWN_TIMEOUT" default:"30s" desc:"How long the agent waits at SIGTERM for requests under way."`
 	LogLevel        string        `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`

@@ -95,6 +95,7 @@ func TestBadSettings(t *testing.T) {
 		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", "a:secret", c.name, c.value)
 		_, err := Load()
 		assert.ErrorContains(t, err, c.name, "%s=%q", c.name, c.value)
+		assert.Assert(t, !strings.Contains(err.Error(), "_"+c.name), "another name: %v", err)
 		assert.Assert(t, !strings.Contains(err.Error(), "secret"))
 	}
 }
