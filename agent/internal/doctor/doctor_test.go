@@ -190,15 +190,17 @@ func TestScope(t *testing.T) {
 	h.NFSScope = func() (string, error) { return "", nil }
 	assert.Assert(t, is.Contains(say(lookAtScope(t.Context(), h.Host, c)), "unknown: the NFS server does not run"))
 
+	h.write("sys/fs/btrfs/2/label", "\n")
 	for scope, says := range map[string]string{
 		"btrfs-nfs-1": "ok: btrfs-nfs-1\n",
 		"alpha":       "warning: alpha, the name of this host",
 		"btrfs-nfs-2": "ok: btrfs-nfs-2, of another pool on this host: btrfs-nfs-1 is that of this pool",
+		"btrfs-nfs-3": "warning: btrfs-nfs-3, of a filesystem that is not mounted on this host: clients lose their locks when the pool moves to another host",
 		"beta":        "unknown: beta, of an administrator, or a name that this host had before",
 	} {
-		assert.Assert(t, is.Contains(say([]Finding{judgeScope(scope, "btrfs-nfs-1", "alpha", "exportfs")}), says))
+		assert.Assert(t, is.Contains(say([]Finding{h.judgeScope(scope, "btrfs-nfs-1", "alpha", "exportfs")}), says))
 	}
-	assert.Assert(t, is.Contains(judgeScope("alpha", "btrfs-nfs-1", "alpha", "kernel").Do, "btrfs-nfs-agent nfs stop"))
+	assert.Assert(t, is.Contains(h.judgeScope("alpha", "btrfs-nfs-1", "alpha", "kernel").Do, "btrfs-nfs-agent nfs stop"))
 }
 
 func TestOtherExports(t *testing.T) {

@@ -128,15 +128,16 @@ func lookAtScope(_ context.Context, h Host, c config.Config) []Finding {
 		if err != nil {
 			return nil, err
 		}
-		return []Finding{judgeScope(scope, nfsd.Scope(info.FSID), name, c.NFS.Exporter)}, nil
+		return []Finding{h.judgeScope(scope, nfsd.Scope(info.FSID), name, c.NFS.Exporter)}, nil
 	})
 }
 
-func judgeScope(scope, want, hostName, exporter string) Finding {
+func (h Host) judgeScope(scope, want, hostName, exporter string) Finding {
 	do := "When locks may be lost once (docs/upgrade.md): install.sh, then systemctl restart nfs-server"
 	if exporter == kernel.Name {
 		do = "When locks may be lost once (docs/upgrade.md): systemctl stop btrfs-nfs-agent; btrfs-nfs-agent nfs stop; systemctl start btrfs-nfs-agent"
 	}
+	other, ours := strings.CutPrefix(scope, nfsd.ScopePrefix)
 	switch {
 	case scope == "":
 		return unknown("the NFS server does not run")
@@ -144,11 +145,19 @@ func judgeScope(scope, want, hostName, exporter string) Finding {
 		return good(scope)
 	case scope == hostName:
 		return doubtful(scope+", the name of this host: clients lose their locks when the pool moves to another host, or this one is renamed", do)
-	case strings.HasPrefix(scope, nfsd.ScopePrefix):
+	case ours && !h.isMounted(other):
+		return doubtful(scope+", of a filesystem that is not mounted on this host: clients lose their locks when the pool moves to another host", do)
+	case ours:
 		return good(scope + ", of another pool on this host: " + want + " is that of this pool")
 	}
 	return unknown(scope + ", of an administrator, or a name that this host had before. If it is a name, clients lose their locks at the server's next start: " +
 		want + " is the scope of this pool")
+}
+
+// isMounted reports whether this host has a btrfs filesystem of that UUID mounted.
+func (h Host) isMounted(uuid string) bool {
+	_, err := os.Stat(filepath.Join(h.Sys, "fs/btrfs", uuid))
+	return err == nil
 }
 
 // lookAtHandles: see "Forged file handles" in docs/security.md.
