@@ -126,6 +126,10 @@ bench-commits: root lab build ## What the agent's commits of clients' changes co
 fuzz: root ## Run every fuzz target for FUZZTIME (5m; root)
 	@test/fuzz.sh $(or $(FUZZTIME),5m)
 
+.PHONY: figures
+figures: ## Print how much source there is and how it reads (OF=… for a commit)
+	@test/figures.sh $(OF)
+
 .PHONY: clean
 clean: ## Remove what was built here (caches stay)
 	@rm -rf $(BIN)
