@@ -657,7 +657,7 @@ type ListExportsParams struct {
 	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque and bound to the tenant.
+	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
@@ -672,7 +672,7 @@ type ListSnapshotsParams struct {
 	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque and bound to the tenant.
+	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
@@ -693,7 +693,7 @@ type ListVolumesParams struct {
 	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque and bound to the tenant.
+	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
@@ -716,7 +716,7 @@ type ListVolumeSnapshotsParams struct {
 	// Limit Items a page, 1 to 1000. Without it 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque and bound to the tenant.
+	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.

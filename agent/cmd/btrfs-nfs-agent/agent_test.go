@@ -242,8 +242,9 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	page, err := one.ListVolumes(ctx, agentclient.Page{Limit: 1})
 	assert.NilError(t, err)
 	assert.Assert(t, page.Total == 2 && page.Next != "")
-	_, err = other.ListVolumes(ctx, agentclient.Page{After: page.Next})
-	assert.Assert(t, agentapi.IsCode(err, agentapi.Invalid), "a cursor of another tenant: %v", err)
+	page, err = other.ListVolumes(ctx, agentclient.Page{After: page.Next}) // a place in the other's list
+	assert.NilError(t, err)
+	assert.Equal(t, page.Total, 0)
 	list, err := other.ListVolumes(ctx, agentclient.Page{})
 	assert.NilError(t, err)
 	assert.Equal(t, list.Total, 0)

@@ -14,7 +14,6 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -28,8 +27,8 @@ var (
 )
 
 func fullVolume() storage.Volume {
-	set := labels.Of(map[string]string{"created-by": "csi", "app": "db"})
-	ref := storage.Ref{Client: aClient, Labels: labels.Of(map[string]string{"pv": "x"}), CreatedAt: noon}
+	set := map[string]string{"created-by": "csi", "app": "db"}
+	ref := storage.Ref{Client: aClient, Labels: map[string]string{"pv": "x"}, CreatedAt: noon}
 	return storage.Volume{
 		Name: "v1", ID: 257, Path: "/pool/a/v1", Properties: properties, Labels: set, Refs: []storage.Ref{ref},
 		CreatedAt: noon, UpdatedAt: noon.Add(time.Minute), LastAttachAt: noon.Add(time.Hour),
@@ -39,7 +38,7 @@ func fullVolume() storage.Volume {
 func fullSnapshot() storage.Snapshot {
 	return storage.Snapshot{
 		Name: "s1", ID: 258, Path: "/pool/a/snapshots/s1", Volume: "v1", Properties: properties,
-		Labels: labels.Of(map[string]string{"created-by": "csi"}), CreatedAt: noon, UpdatedAt: noon,
+		Labels: map[string]string{"created-by": "csi"}, CreatedAt: noon, UpdatedAt: noon,
 	}
 }
 

@@ -46,9 +46,9 @@ func ParseSelector(terms []string) (Selector, error) {
 }
 
 // Matches tells whether every term is met.
-func (s Selector) Matches(labels Set) bool {
+func (s Selector) Matches(labels map[string]string) bool {
 	for _, term := range s {
-		value, found := labels.Get(term.key)
+		value, found := labels[term.key]
 		if !found || term.hasValue && value != term.value {
 			return false
 		}

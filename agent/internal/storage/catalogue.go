@@ -2,26 +2,28 @@ package storage
 
 import (
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/google/btree"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/packed"
 )
 
 // catalogue holds one kind of a tenant's things in the order of their names, so that no lookup touches the disk and a page
-// costs the page. They are kept as records and handed out as copies.
+// costs the page. An item is never changed, only replaced. Copies share its labels and lists.
 type catalogue[T any] struct {
-	mu     sync.RWMutex
-	items  *btree.BTreeG[string] // records, which begin with the name
-	fields func(*T, *record)
-	tally  func(*T) totals
-	total  totals
+	mu    sync.RWMutex
+	items *btree.BTreeG[entry[T]]
+	name  func(*T) string
+	tally func(*T) totals
+	total totals
 
 	// groups are the names of the items of each group, in order. An item can be in several.
 	groups   map[string][]string
 	groupsOf func(*T) []string // nil: in none
+}
+
+type entry[T any] struct {
+	name string
+	item *T
 }
 
 // totals are added up whenever an item changes, so that to ask for them costs no walk.
@@ -45,23 +47,23 @@ func (t *totals) subtract(other totals) {
 
 const btreeDegree = 32
 
-func newCatalogue[T any](fields func(*T, *record), tally func(*T) totals) *catalogue[T] {
+func newCatalogue[T any](name func(*T) string, tally func(*T) totals) *catalogue[T] {
 	return &catalogue[T]{
-		items:  btree.NewG(btreeDegree, func(a, b string) bool { return nameOf(a) < nameOf(b) }),
-		fields: fields,
+		items:  btree.NewG(btreeDegree, func(a, b entry[T]) bool { return a.name < b.name }),
+		name:   name,
 		tally:  tally,
 		groups: map[string][]string{},
 	}
 }
 
 func newVolumes() *catalogue[Volume] {
-	return newCatalogue((*Volume).fields, func(v *Volume) totals {
+	return newCatalogue(func(v *Volume) string { return v.Name }, func(v *Volume) totals {
 		return totals{items: 1, size: v.countedSize(), quarantined: oneIf(v.Quarantine != "")}
 	})
 }
 
 func newSnapshots() *catalogue[Snapshot] {
-	c := newCatalogue((*Snapshot).fields, func(s *Snapshot) totals {
+	c := newCatalogue(func(s *Snapshot) string { return s.Name }, func(s *Snapshot) totals {
 		return totals{items: 1, quarantined: oneIf(s.Quarantine != "")}
 	})
 	c.groupsOf = (*Snapshot).groups
@@ -75,38 +77,28 @@ func oneIf(condition bool) int {
 	return 0
 }
 
-// nameOf is the name in a record, or in the key of one.
-func nameOf(item string) string {
-	name, _ := packed.CutText(item)
-	return name
-}
-
-// keyOf is as much of a record as it takes to find one of that name.
-func keyOf(name string) string { return string(packed.AppendText(nil, name)) }
-
 func (c *catalogue[T]) get(name string) (item T, found bool) {
 	c.mu.RLock()
-	record, found := c.items.Get(keyOf(name))
-	c.mu.RUnlock()
+	defer c.mu.RUnlock()
+	e, found := c.items.Get(entry[T]{name: name})
 	if found {
-		item = *unpacker(c.fields)(record)
+		item = *e.item
 	}
 	return item, found
 }
 
 func (c *catalogue[T]) put(item T) {
-	record := pack(&item, c.fields)
+	name := c.name(&item)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old, replaced := c.items.ReplaceOrInsert(record)
+	old, replaced := c.items.ReplaceOrInsert(entry[T]{name, &item})
 	if replaced {
-		c.forget(unpacker(c.fields)(old), nameOf(old))
+		c.forget(old)
 	}
 	c.total.add(c.tally(&item))
 	if c.groupsOf == nil {
 		return
 	}
-	name := strings.Clone(nameOf(record)) // alone, it does not keep the record
 	for _, group := range c.groupsOf(&item) {
 		at, _ := slices.BinarySearch(c.groups[group], name)
 		c.groups[group] = slices.Insert(c.groups[group], at, name)
@@ -116,21 +108,21 @@ func (c *catalogue[T]) put(item T) {
 func (c *catalogue[T]) remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old, found := c.items.Delete(keyOf(name))
+	old, found := c.items.Delete(entry[T]{name: name})
 	if found {
-		c.forget(unpacker(c.fields)(old), name)
+		c.forget(old)
 	}
 }
 
 // forget takes an item out of the totals and the groups.
-func (c *catalogue[T]) forget(item *T, name string) {
-	c.total.subtract(c.tally(item))
+func (c *catalogue[T]) forget(e entry[T]) {
+	c.total.subtract(c.tally(e.item))
 	if c.groupsOf == nil {
 		return
 	}
-	for _, group := range c.groupsOf(item) {
+	for _, group := range c.groupsOf(e.item) {
 		names := c.groups[group]
-		at, found := slices.BinarySearch(names, name)
+		at, found := slices.BinarySearch(names, e.name)
 		if found {
 			c.groups[group] = slices.Delete(names, at, at+1)
 		}
@@ -159,7 +151,7 @@ func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T
 	}
 	page := newPage(c, limit)
 	page.Total = c.items.Len()
-	c.items.AscendGreaterOrEqual(keyOf(after), func(record string) bool { return nameOf(record) == after || page.collect(record) })
+	c.items.AscendGreaterOrEqual(entry[T]{name: after}, func(e entry[T]) bool { return e.name == after || page.collect(e) })
 	return page.Page
 }
 
@@ -172,53 +164,52 @@ func (c *catalogue[T]) pageOf(groups []string, after string, limit int, match fu
 		names = append(names, c.groups[group]...)
 	}
 	slices.Sort(names)
-	walk := func(visit btree.ItemIteratorG[string]) {
+	walk := func(visit btree.ItemIteratorG[entry[T]]) {
 		for _, name := range slices.Compact(names) {
-			record, _ := c.items.Get(keyOf(name))
-			visit(record)
+			e, _ := c.items.Get(entry[T]{name: name})
+			visit(e)
 		}
 	}
 	return c.matching(walk, after, limit, match)
 }
 
-// matching is the page of the records that walk visits and that match.
-func (c *catalogue[T]) matching(walk func(btree.ItemIteratorG[string]), after string, limit int, match func(*T) bool) Page[T] {
+// matching is the page of the items that walk visits and that match.
+func (c *catalogue[T]) matching(walk func(btree.ItemIteratorG[entry[T]]), after string, limit int, match func(*T) bool) Page[T] {
 	page := newPage(c, limit)
-	walk(func(record string) bool {
-		if match(page.unpack(record)) {
-			page.Total++
-			_ = nameOf(record) <= after || page.collect(record)
+	walk(func(e entry[T]) bool {
+		if !match(e.item) {
+			return true
+		}
+		page.Total++
+		if e.name > after {
+			page.collect(e)
 		}
 		return true
 	})
 	return page.Page
 }
 
-// pageOfRecords is a page that is being collected.
-type pageOfRecords[T any] struct {
+// openPage is a page that is being collected.
+type openPage[T any] struct {
 	Page[T]
-	limit  int
-	unpack func(record string) *T
-	last   string // name of the last item
+	limit int
+	last  string // name of the last item
 }
 
-func newPage[T any](c *catalogue[T], limit int) *pageOfRecords[T] {
+func newPage[T any](c *catalogue[T], limit int) *openPage[T] {
 	if limit == 0 {
 		limit = c.items.Len()
 	}
-	return &pageOfRecords[T]{
-		Page:  Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))},
-		limit: limit, unpack: unpacker(c.fields),
-	}
+	return &openPage[T]{Page: Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))}, limit: limit}
 }
 
 // collect adds an item, or notes that there are more than the page holds: false.
-func (p *pageOfRecords[T]) collect(record string) bool {
+func (p *openPage[T]) collect(e entry[T]) bool {
 	if len(p.Items) == p.limit {
 		p.Next = p.last
 		return false
 	}
-	p.Items, p.last = append(p.Items, *p.unpack(record)), nameOf(record)
+	p.Items, p.last = append(p.Items, *e.item), e.name
 	return true
 }
 
@@ -226,9 +217,9 @@ func (p *pageOfRecords[T]) collect(record string) bool {
 func (c *catalogue[T]) count(match func(*T) bool) int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	unpack, n := unpacker(c.fields), 0
-	c.items.Ascend(func(record string) bool {
-		if match(unpack(record)) {
+	n := 0
+	c.items.Ascend(func(e entry[T]) bool {
+		if match(e.item) {
 			n++
 		}
 		return true

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"reflect"
@@ -150,7 +149,7 @@ func (p pendingChanges) with(c change) pendingChanges {
 	if len(p) > 0 && (reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same)) {
 		return p
 	}
-	return append(p, c)
+	return append(slices.Clip(p), c)
 }
 
 // without leaves out what is set in s: a later change has set it, and nothing is to be undone.
@@ -168,22 +167,6 @@ func (p pendingChanges) without(s settings) pendingChanges {
 		out = append(out, c)
 	}
 	return out
-}
-
-// encode packs them for the catalogue, where most volumes have none.
-func (p pendingChanges) encode() string {
-	if len(p) == 0 {
-		return ""
-	}
-	text, _ := json.Marshal(p) // never fails: numbers, flags and texts
-	return string(text)
-}
-
-func decodeChanges(text string) (p pendingChanges) {
-	if text != "" {
-		_ = json.Unmarshal([]byte(text), &p) // what encode has made
-	}
-	return p
 }
 
 // update changes a volume from old to v, or leaves it as it is.
@@ -208,13 +191,12 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 		return err
 	}
 
-	noted, pending := old, decodeChanges(old.Pending)
-	notes := pending.with(change{From: &from, To: to})
-	if len(notes) > maxPending {
-		return agentapi.Errorf(agentapi.Unavailable, "%d changes of volume %q have failed and cannot be undone yet: see the agent's log", len(pending), old.Name)
+	noted := old
+	noted.Pending = old.Pending.with(change{From: &from, To: to})
+	if len(noted.Pending) > maxPending {
+		return agentapi.Errorf(agentapi.Unavailable, "%d changes of volume %q have failed and cannot be undone yet: see the agent's log", len(old.Pending), old.Name)
 	}
-	noted.Pending = notes.encode()
-	v.Pending = pending.without(to).encode()
+	v.Pending = old.Pending.without(to)
 	written, err := t.makeChange(ctx, dir, data, noted, v, to)
 	if err == nil {
 		t.keep(v)
@@ -276,10 +258,10 @@ func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
 
 // resolveChange ends what an interruption has left of changes of the volume in dir.
 func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
-	if v.Pending == "" {
+	if len(v.Pending) == 0 {
 		return nil
 	}
-	detail := strings.Join(decodeChanges(v.Pending).fields(), ", ")
+	detail := strings.Join(v.Pending.fields(), ", ")
 	return t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: detail}, func() error {
 		data, _, err := t.store.disk.openSubvolume(dir)
 		if err != nil {
@@ -293,7 +275,7 @@ func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 // resolve undoes the changes that v notes, the last one first, and finishes those without a value
 // from before. Then it takes the notes off the metadata.
 func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
-	for _, c := range slices.Backward(decodeChanges(v.Pending)) {
+	for _, c := range slices.Backward(v.Pending) {
 		back := c.To
 		if c.From != nil {
 			now, err := currentSettings(data, *v, c.To)
@@ -307,7 +289,7 @@ func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 		}
 	}
 	resolved := *v
-	resolved.Pending = ""
+	resolved.Pending = nil
 	if err := t.store.disk.writeMetadata(dir, resolved.metadata()); err != nil {
 		return err
 	}

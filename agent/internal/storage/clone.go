@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -69,7 +70,7 @@ func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
 func sameClone(have Volume, spec CloneSpec) error {
 	want := have
 	want.Properties = spec.override(have.Properties)
-	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, labels.Of(spec.Labels)
+	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, maps.Clone(spec.Labels)
 	if spec.SizeBytes != 0 {
 		want.SizeBytes = spec.SizeBytes
 	}
@@ -171,13 +172,13 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: maps.Clone(spec.Labels),
 		MountOptions: mountoptions.Split(spec.MountOptions...),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
 	if to := source.changedTo(p); !to.isEmpty() {
-		v.Pending = pendingChanges{{To: to}}.encode()
+		v.Pending = pendingChanges{{To: to}}
 	}
 	return v, validateMountOptions(spec.MountOptions)
 }
@@ -198,7 +199,7 @@ func (t *Tenant) complete(v *Volume) error {
 			return err
 		}
 	}
-	if v.Pending == "" {
+	if len(v.Pending) == 0 {
 		return nil
 	}
 	dir, err := beneath.OpenDir(t.dir, v.Name)
@@ -330,11 +331,11 @@ func replacedOnDisk(path string, want, have uuid.UUID) error {
 	return agentapi.Errorf(agentapi.MetadataError, "the data of %s is subvolume %s, not %s which the agent knows: somebody replaced it; restart the agent to take it as it is", path, have, want)
 }
 
-func formatLabels(labels labels.Set) string {
-	if labels == "" {
+func formatLabels(labels map[string]string) string {
+	if len(labels) == 0 {
 		return ""
 	}
-	return fmt.Sprint(labels.Map())
+	return fmt.Sprint(labels)
 }
 
 func formatOptions(options []string) string { return strings.Join(options, ",") }

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -55,7 +56,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 			SizeBytes: spec.SizeBytes, QuotaBytes: quota, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
-		Labels: labels.Of(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
+		Labels: maps.Clone(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
 	}
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err

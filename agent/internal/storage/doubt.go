@@ -124,7 +124,7 @@ func (t *Tenant) reloadVolume(name string) error {
 // that followed it.
 func (t *Tenant) noteAgain(name string) error {
 	v, _ := t.volumes.get(name)
-	if v.Pending == "" || v.Quarantine != "" {
+	if len(v.Pending) == 0 || v.Quarantine != "" {
 		return nil
 	}
 	dir, err := t.store.disk.open(t.name + "/" + name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -42,7 +43,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if err != nil {
 		return ExportGrant{}, err
 	}
-	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: labels.Of(spec.Labels), CreatedAt: now()}
+	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		v, err := t.usableVolume(volume)
 		if err != nil {
@@ -342,9 +343,4 @@ func (v Volume) clients() []netip.Addr {
 // ListExports lists references in the order of volume names.
 func (t *Tenant) ListExports(_ context.Context, q Query) (Page[ExportEntry], error) {
 	return listExports(t, q)
-}
-
-func creator(labels labels.Set) string {
-	creator, _ := labels.Get(agentapi.CreatedByLabel)
-	return creator
 }

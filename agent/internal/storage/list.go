@@ -2,13 +2,12 @@ package storage
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
 // GetVolume fails with NotFound where there is none.
@@ -25,7 +24,7 @@ func (t *Tenant) GetVolume(_ context.Context, name string) (Volume, error) {
 
 // ListVolumes lists volumes in the order of their names.
 func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error) {
-	selector, after, err := t.query("volumes", q)
+	selector, after, err := parseQuery(q)
 	if err != nil {
 		return Page[Volume]{}, err
 	}
@@ -41,13 +40,13 @@ func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error)
 		match = func(v *Volume) bool { return selector.Matches(v.Labels) && degraded(v) }
 	}
 	page := t.volumes.page(after, q.Limit, match)
-	page.Next = t.cursor("volumes", page.Next)
+	page.Next = cursor(page.Next)
 	return page, nil
 }
 
 // ListSnapshots lists snapshots in the order of their names; those of one volume where the query names it.
 func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], error) {
-	selector, after, err := t.query("snapshots", q)
+	selector, after, err := parseQuery(q)
 	if err != nil {
 		return Page[Snapshot]{}, err
 	}
@@ -60,7 +59,7 @@ func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], erro
 	for i := range page.Items {
 		page.Items[i] = t.withVolumeID(page.Items[i])
 	}
-	page.Next = t.cursor("snapshots", page.Next)
+	page.Next = cursor(page.Next)
 	return page, nil
 }
 
@@ -79,7 +78,7 @@ func (t *Tenant) snapshotPage(q Query, selector labels.Selector, after string) P
 // listExports walks the volumes from the one that the cursor names. The position is a volume and a reference's key, so that
 // it stays good while both come and go.
 func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
-	selector, after, err := t.query("exports", q)
+	selector, after, err := parseQuery(q)
 	if err != nil {
 		return Page[ExportEntry]{}, err
 	}
@@ -99,16 +98,16 @@ func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 			case q.Limit > 0 && len(page.Items) == q.Limit:
 				page.Next = last
 			default:
-				page.Items = append(page.Items, ExportEntry{Volume: v.Name, CreatedBy: creator(ref.Labels), Ref: ref})
+				page.Items = append(page.Items, ExportEntry{Volume: v.Name, CreatedBy: ref.Labels[agentapi.CreatedByLabel], Ref: ref})
 				last = v.Name + "\x00" + key
 			}
 		}
 	}
-	page.Next = t.cursor("exports", page.Next)
+	page.Next = cursor(page.Next)
 	return page, nil
 }
 
-func (t *Tenant) query(kind string, q Query) (labels.Selector, string, error) {
+func parseQuery(q Query) (labels.Selector, string, error) {
 	if q.Limit < 0 || q.Limit > agentapi.MaxPage {
 		return nil, "", invalid("limit is %d, it must be from 1 to %d", q.Limit, agentapi.MaxPage)
 	}
@@ -116,41 +115,33 @@ func (t *Tenant) query(kind string, q Query) (labels.Selector, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	after, err := t.position(kind, q.After)
+	after, err := position(q.After)
 	return s, after, err
 }
 
-const cursorMAC = 12 // bytes: a cursor reveals nothing that its tenant does not know, it only must not be made up
+// cursorPrefix is not in the alphabet of base64url. So no cursor of an older agent, which is a
+// signature and a position, can pass for one of this agent.
+const cursorPrefix = "."
 
-// cursor makes an opaque text of a position in a list of one kind of this tenant. The server keeps nothing of it.
-func (t *Tenant) cursor(kind, position string) string {
+// cursor makes an opaque text of a position in a list. The agent keeps nothing of it. A client that
+// makes one up gets a place in a list of its own tenant, or Invalid.
+func cursor(position string) string {
 	if position == "" {
 		return ""
 	}
-	return base64.RawURLEncoding.EncodeToString(append(t.cursorMAC(kind, position), position...))
+	return cursorPrefix + base64.RawURLEncoding.EncodeToString([]byte(position))
 }
 
-func (t *Tenant) position(kind, cursor string) (string, error) {
+// position is the inverse of cursor. It begins with the name of a volume or snapshot.
+func position(cursor string) (string, error) {
 	if cursor == "" {
 		return "", nil
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil || len(raw) <= cursorMAC || !hmac.Equal(raw[:cursorMAC], t.cursorMAC(kind, string(raw[cursorMAC:]))) {
-		return "", invalid("after is not the next of a page of this list")
+	encoded, current := strings.CutPrefix(cursor, cursorPrefix)
+	position, err := base64.RawURLEncoding.DecodeString(encoded)
+	name, _, _ := strings.Cut(string(position), "\x00")
+	if !current || err != nil || id.ValidateName(name) != nil {
+		return "", invalid("after must be the next of a page of this list, got %.40q: read the list again from its beginning", cursor)
 	}
-	return string(raw[cursorMAC:]), nil
-}
-
-func (t *Tenant) cursorMAC(kind, position string) []byte {
-	return sign(t.store.key, "cursor", t.name, kind, position)[:cursorMAC]
-}
-
-// sign is an HMAC over the parts; none of them can pass for a piece of another.
-func sign(key []byte, parts ...string) []byte {
-	mac := hmac.New(sha256.New, key)
-	for _, part := range parts {
-		sum := sha256.Sum256([]byte(part))
-		mac.Write(sum[:])
-	}
-	return mac.Sum(nil)
+	return string(position), nil
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -26,7 +25,7 @@ type Properties struct {
 	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
 }
 
-// Volume is one volume as the agent intends it. Values handed out are copies.
+// Volume is one volume as the agent intends it. Copies share lists and labels, which are replaced and never changed.
 type Volume struct {
 	Name     string
 	VolumeID uuid.UUID // for good, whatever becomes of the name; zero where the metadata cannot be read
@@ -34,7 +33,7 @@ type Volume struct {
 	ID       uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
 	Path     string    // directory that holds data
 	Properties
-	Labels         labels.Set
+	Labels         map[string]string
 	MountOptions   []string  // NFS mount options for the next mount
 	SourceVolume   string    // a clone of this volume,
 	SourceSnapshot string    // or of this snapshot
@@ -46,15 +45,15 @@ type Volume struct {
 	UpdatedAt      time.Time
 	LastAttachAt   time.Time // zero: never
 
-	Pending string // pendingChanges, encoded
+	Pending pendingChanges // see change.go
 }
 
 // Ref is one reason for a client to be let in: a client and the labels of who asked. Several may
 // name one client; together they are its attachment to the volume.
 type Ref struct {
-	Client   netip.Addr `json:"client"`
-	ReadOnly bool       `json:"read_only,omitempty"`
-	Labels   labels.Set `json:"labels,omitempty"`
+	Client   netip.Addr        `json:"client"`
+	ReadOnly bool              `json:"read_only,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
 
 	Attachment
 
@@ -88,7 +87,7 @@ type Snapshot struct {
 	Volume     string    // name of the volume when the snapshot was taken
 	VolumeID   uuid.UUID // of that volume; zero where that is unknown
 	Properties
-	Labels     labels.Set
+	Labels     map[string]string
 	Nested     []string // subvolumes within the volume, which are empty directories here; not all where there are many
 	Quarantine string
 	CreatedAt  time.Time

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,8 +53,8 @@ type refFile struct {
 func (r Ref) key() string {
 	var b strings.Builder
 	b.WriteString(r.Client.String())
-	for key, value := range r.Labels.All() {
-		b.WriteString("\x00" + key + "=" + value)
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		b.WriteString("\x00" + key + "=" + r.Labels[key])
 	}
 	return b.String()
 }
@@ -87,7 +88,7 @@ func isRefFile(name string) bool {
 // hasLabels reports whether the reference carries all of the labels.
 func (r Ref) hasLabels(labels map[string]string) bool {
 	for k, v := range labels {
-		if have, found := r.Labels.Get(k); !found || have != v {
+		if have, found := r.Labels[k]; !found || have != v {
 			return false
 		}
 	}

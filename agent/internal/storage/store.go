@@ -95,7 +95,7 @@ type Store struct {
 	disk     *disk
 	exporter Exporter
 	quota    btrfs.QuotaMode // off: no limits are set
-	key      []byte          // signs usage tokens and cursors
+	key      []byte          // signs usage tokens
 	gate     gate
 	locks    nameLocks
 	doubts   doubts

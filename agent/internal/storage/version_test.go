@@ -75,7 +75,7 @@ func TestLowestVersion(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, m.Version, 1)
 	}
-	changed := Volume{Name: "v", Pending: pendingChanges{{To: settings{Mode: new(uint32)}}}.encode()}
+	changed := Volume{Name: "v", Pending: pendingChanges{{To: settings{Mode: new(uint32)}}}}
 	assert.Equal(t, changed.metadata().version(), 2)
 	for want, ref := range map[string]Ref{
 		`{"client":"10.0.0.1","read_only":true,`:    {Client: client1, ReadOnly: true},
