@@ -331,9 +331,9 @@ func TestThePoolComesFirst(t *testing.T) {
 	assert.NilError(t, os.WriteFile(exports, []byte("of another agent"), 0o644))
 
 	other := testpool.New(t, testpool.Options{}).Dir
-	claim, err := storage.Take(initialised(t, storage.Config{BasePath: other}))
+	opened, err := storage.OpenPool(initialised(t, storage.Config{BasePath: other}))
 	assert.NilError(t, err)
-	defer claim.Release()
+	defer opened.Close()
 
 	for base, says := range map[string]string{notMounted: "not on btrfs", other: "another agent has"} {
 		c := config.Config{BasePath: base, Tenants: config.Tenants{{Name: "a", Token: "token-of-a"}}, ShutdownTimeout: time.Second}

@@ -62,11 +62,11 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 		return err
 	}
 	if !flags.dryRun {
-		claim, err := storage.Take(storageConfig(c))
+		opened, err := storage.OpenPool(storageConfig(c))
 		if err != nil {
 			return err
 		}
-		defer claim.Release()
+		defer opened.Close()
 	}
 	if flags.undo {
 		return undoMigration(command, c, flags)

@@ -73,11 +73,11 @@ func runRotateKey(command *cobra.Command, yes bool) error {
 	if err != nil {
 		return err
 	}
-	claim, err := storage.Take(storageConfig(c)) // fails while an agent runs
+	opened, err := storage.OpenPool(storageConfig(c)) // fails while an agent runs
 	if err != nil {
 		return err
 	}
-	defer claim.Release()
+	defer opened.Close()
 	question := fmt.Sprintf("Stop the NFS server and remove %s? Files that clients have open get errors: pods that write must be restarted.",
 		handleKeyFile(c.BasePath))
 	if err := cli.Confirm(command, yes, question); err != nil {

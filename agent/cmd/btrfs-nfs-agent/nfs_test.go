@@ -20,13 +20,13 @@ func TestRotateKeyCommand(t *testing.T) {
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)
 	t.Setenv("AGENT_TENANTS", "a:token-of-a")
 	rotate := []string{"nfs", "rotate-key", "--env-file", "/none"}
-	claim, err := storage.Take(initialised(t, storage.Config{BasePath: pool.Dir}))
+	opened, err := storage.OpenPool(initialised(t, storage.Config{BasePath: pool.Dir}))
 	assert.NilError(t, err)
 	key := handleKeyFile(pool.Dir)
 	assert.NilError(t, os.WriteFile(key, make([]byte, 16), 0o600))
 	_, _, err = runCommand(t, append(rotate, "--yes")...)
 	assert.ErrorContains(t, err, "another agent has "+pool.Dir)
-	claim.Release()
+	opened.Close()
 
 	_, code, err := runCommand(t, rotate...)
 	assert.ErrorContains(t, err, "not confirmed")

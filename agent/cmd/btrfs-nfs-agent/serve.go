@@ -34,11 +34,11 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	}
 	pool := storageConfig(c)
 	pool.BasePath, pool.Logger = basePath, logger
-	claim, err := storage.Take(pool) // before anything is changed, in the pool or beside it
+	opened, err := storage.OpenPool(pool) // before anything is changed, in the pool or beside it
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
-	defer claim.Release()
+	defer opened.Close()
 	exporter, err := newExporter(ctx, c, basePath, logger)
 	if errors.Is(err, nfs.ErrInvalid) {
 		return &exitError{exitConfig, fmt.Errorf("export engine: %w", err)}
@@ -49,7 +49,7 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	defer func() { err = errors.Join(err, exporter.Close()) }()
 
 	grace := &graceExporter{Exporter: exporter, server: nfsd.NewServer("/proc"), logger: logger}
-	store, err := claim.Open(ctx, grace)
+	store, err := opened.Open(ctx, grace)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}

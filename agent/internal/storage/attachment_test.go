@@ -25,7 +25,7 @@ import (
 // An attachment has one file system ID from its first reference to its last, over restarts, and no
 // other attachment has it.
 func TestAttachmentID(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
 	used := map[uuid.UUID]bool{r.fsid(client1): true} // uuid.Nil: not exported
 	fresh := func(client netip.Addr, what string) uuid.UUID {
@@ -69,7 +69,7 @@ func TestAttachmentID(t *testing.T) {
 // The server is told of an attachment when its ID is on disk for good, in the file of each
 // reference.
 func TestAttachmentIDIsDurableFirst(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	for _, label := range []string{"1", "2"} {
 		r.faults.watch(func(step string) {
@@ -106,23 +106,23 @@ func TestAttachmentIDIsDurableFirst(t *testing.T) {
 func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		half func(t *testing.T, r *rig)
+		half func(t *testing.T, r *testEnv)
 	}{
-		{"server fails", func(t *testing.T, r *rig) {
+		{"server fails", func(t *testing.T, r *testEnv) {
 			r.exporter.setFail(fmt.Errorf("%w: a request is still under way", nfs.ErrUnavailable))
 			assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.Unavailable)
 			r.exporter.setFail(nil)
 		}},
-		{"server fails, and restart", func(t *testing.T, r *rig) {
+		{"server fails, and restart", func(t *testing.T, r *testEnv) {
 			r.exporter.setFail(nfs.ErrUnavailable)
 			assertCode(t, r.ten.Unexport(t.Context(), "v", client1, nil), agentapi.Unavailable)
 			r.exporter.setFail(nil)
 			r.store.abandon()
 			r.open()
 		}},
-		{"killed before the server is told", func(t *testing.T, r *rig) { r.killedAt(t, "unexport") }},
-		{"killed before the reference is removed", func(t *testing.T, r *rig) { r.killedAt(t, "unlink") }},
-		{"killed between two marks", func(t *testing.T, r *rig) {
+		{"killed before the server is told", func(t *testing.T, r *testEnv) { r.killedAt(t, "unexport") }},
+		{"killed before the reference is removed", func(t *testing.T, r *testEnv) { r.killedAt(t, "unlink") }},
+		{"killed between two marks", func(t *testing.T, r *testEnv) {
 			marks := 0
 			r.faults.watch(func(step string) {
 				if step != "rename" {
@@ -138,7 +138,7 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 			r.faults.disarm()
 			r.open()
 		}},
-		{"pool fails after the server was told", func(t *testing.T, r *rig) {
+		{"pool fails after the server was told", func(t *testing.T, r *testEnv) {
 			r.faults.watch(func(step string) {
 				if step == "unlink" {
 					r.faults.arm(1, 2, unix.EIO)
@@ -150,7 +150,7 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRig(t, smallPool)
+			r := newTestEnv(t, smallPool)
 			mustCreate(t, r.ten, "v")
 			r.export(client1, "1")
 			r.export(client1, "2")
@@ -158,7 +158,7 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 			grant := r.export(client1, "1")
 			test.half(t, r)
 
-			r.settle()
+			r.recoverFromFailure()
 			assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 2)
 			assert.Equal(t, r.fsid(client1), uuid.Nil, "the client is let in again")
 			_, err := r.store.ReportByToken(t.Context(), "v", grant.UsageToken)
@@ -187,7 +187,7 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 // A new attachment begins only when the fence of the client's former one has succeeded: the server
 // may have a write of the client under way until then.
 func TestExportFinishesTheFence(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	for _, label := range []string{"1", "2"} {
@@ -225,7 +225,7 @@ func TestExportFinishesTheFence(t *testing.T) {
 // A filesystem that has no room, or no quota, to mark a reference as ended does not keep a client in.
 func TestUnexportWithoutRoomForTheMark(t *testing.T) {
 	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
-		r := newRig(t, smallPool)
+		r := newTestEnv(t, smallPool)
 		mustCreate(t, r.ten, "v")
 		r.export(client1, "1")
 		r.faults.fail(full, "rename")
@@ -239,7 +239,7 @@ func TestUnexportWithoutRoomForTheMark(t *testing.T) {
 
 // Handles do not outlive a replacement of the data, which can leave the former subvolume in place.
 func TestReplacedDataEndsHandles(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	first := r.fsid(client1)
@@ -268,7 +268,7 @@ func TestReplacedDataEndsHandles(t *testing.T) {
 // References that 57e475d has written keep the subvolume's UUID, also in what joins them, until the
 // last has gone.
 func TestOlderReferences(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	const older = `{
   "client": "10.0.0.1",
@@ -348,7 +348,7 @@ func TestReferencesThatDisagree(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRig(t, smallPool)
+			r := newTestEnv(t, smallPool)
 			v := mustCreate(t, r.ten, "v")
 			r.export(client1, "1")
 			r.export(client1, "2")
@@ -376,7 +376,7 @@ func addReference(client netip.Addr) func(t *testing.T, clients string, refs []R
 
 func pod(name string) map[string]string { return map[string]string{"pod": name} }
 
-func (r *rig) export(client netip.Addr, name string) ExportGrant {
+func (r *testEnv) export(client netip.Addr, name string) ExportGrant {
 	r.t.Helper()
 	grant, err := r.ten.Export(r.t.Context(), "v", ExportSpec{Client: client, Labels: pod(name)})
 	assert.NilError(r.t, err)
@@ -385,7 +385,7 @@ func (r *rig) export(client netip.Addr, name string) ExportGrant {
 
 // fsid is under which file system ID the NFS server has the volume v for a client; uuid.Nil where
 // it has not.
-func (r *rig) fsid(client netip.Addr) uuid.UUID {
+func (r *testEnv) fsid(client netip.Addr) uuid.UUID {
 	r.t.Helper()
 	v := mustGet(r.t, r.ten, "v")
 	for _, e := range r.exporter.list() {
@@ -397,7 +397,7 @@ func (r *rig) fsid(client netip.Addr) uuid.UUID {
 }
 
 // killedAt ends the agent before a step of an unexport, and starts it again.
-func (r *rig) killedAt(t *testing.T, step string) {
+func (r *testEnv) killedAt(t *testing.T, step string) {
 	t.Helper()
 	r.faults.killBefore(step)
 	assert.ErrorIs(t, r.ten.Unexport(t.Context(), "v", client1, nil), errKilled)
@@ -406,10 +406,10 @@ func (r *rig) killedAt(t *testing.T, step string) {
 	r.open()
 }
 
-// settle does what the agent does by itself after a failure.
-func (r *rig) settle() {
-	r.store.lookAfter(context.Background())
-	r.store.upkeep.reconcile(context.Background(), r.store)
+// recoverFromFailure does what the agent does by itself after a failure.
+func (r *testEnv) recoverFromFailure() {
+	r.store.maintain(context.Background())
+	r.store.maintenance.reconcile(context.Background(), r.store)
 }
 
 func mustGet(t *testing.T, ten *Tenant, name string) Volume {

@@ -219,7 +219,7 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 		if err := d.writeMetadata(dir, noted.metadata()); err != nil {
 			return false, err
 		}
-		if err := t.apply(data, v.ID, to); err != nil {
+		if err := t.applyProperties(data, v.ID, to); err != nil {
 			return false, err
 		}
 	}
@@ -262,7 +262,7 @@ func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 		return nil
 	}
 	detail := strings.Join(v.Pending.fields(), ", ")
-	return t.store.mend(Finding{Kind: Unfinished, Path: dir.Name(), Detail: detail}, func() error {
+	return t.store.repair(Finding{Kind: Unfinished, Path: dir.Name(), Detail: detail}, func() error {
 		data, _, err := t.store.disk.openSubvolume(dir)
 		if err != nil {
 			return err
@@ -284,7 +284,7 @@ func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 			}
 			back = c.From.where(now, c.To)
 		}
-		if err := t.apply(data, v.ID, back); err != nil {
+		if err := t.applyProperties(data, v.ID, back); err != nil {
 			return err
 		}
 	}
@@ -346,9 +346,9 @@ func currentSettings(data *os.File, v Volume, others settings) (settings, error)
 	return s, nil
 }
 
-// apply gives the subvolume the settings. The others are the clients': a pod may have changed
+// applyProperties gives the subvolume the settings. The others are the clients': a pod may have changed
 // owner and mode of its volume's root, and growing the volume must not change them back.
-func (t *Tenant) apply(data *os.File, id uint64, s settings) error {
+func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
 	d := t.store.disk
 	if s.QuotaBytes != nil {
 		if err := t.store.limit(Volume{ID: id, Properties: Properties{QuotaBytes: *s.QuotaBytes}}); err != nil {

@@ -30,7 +30,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 		for _, restart := range []bool{false, true} {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
-				r := newRig(t, testpool.Options{})
+				r := newTestEnv(t, testpool.Options{})
 				withVolume(t, r.ten)
 				before := mustGet(t, r.ten, "v")
 				r.faults.fail(unix.EIO, test.step)
@@ -67,7 +67,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 
 				r.faults.watch(nil)
 				r.faults.fail(nil)
-				r.store.lookAfter(t.Context())
+				r.store.maintain(t.Context())
 				after := mustGet(t, r.ten, "v")
 				assert.DeepEqual(t, after.Properties, before.Properties)
 				assertRules(t, r.store)
@@ -82,7 +82,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 // A volume is full when its compression is changed half-way. Growing it works meanwhile, and
 // lets the agent undo the change.
 func TestGrowWhileAChangeIsPending(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.faults.fail(unix.EDQUOT, "storage")
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
@@ -90,7 +90,7 @@ func TestGrowWhileAChangeIsPending(t *testing.T) {
 	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(256 * mib)})
 	assert.NilError(t, err)
 	r.faults.fail(nil)
-	r.store.lookAfter(t.Context())
+	r.store.maintain(t.Context())
 	v := mustGet(t, r.ten, "v")
 	assert.Equal(t, v.SizeBytes, 256*mib)
 	assert.Equal(t, v.Compression, "")
@@ -102,7 +102,7 @@ func TestGrowWhileAChangeIsPending(t *testing.T) {
 // the change that failed is undone. What the caller does not name is undone as before.
 func TestChangeOfWhatIsPending(t *testing.T) {
 	for _, restart := range []bool{false, true} {
-		r := newRig(t, testpool.Options{})
+		r := newTestEnv(t, testpool.Options{})
 		withVolume(t, r.ten)
 		before := mustGet(t, r.ten, "v")
 		r.faults.watch(func(step string) {
@@ -138,7 +138,7 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 		assert.Equal(t, v.Compression, "lzo")
 		assert.Equal(t, v.Mode, uint32(0o711))
 		assert.Equal(t, v.UID, before.UID)
-		r.store.lookAfter(t.Context())
+		r.store.maintain(t.Context())
 		assert.Equal(t, len(mustGet(t, r.ten, "v").Pending), 0)
 		assertRules(t, r.store)
 	}
@@ -149,7 +149,7 @@ func TestCopyAfterAFailedChange(t *testing.T) {
 	for name, copied := range map[string]CloneSpec{"clone": {Name: "c", Volume: "v"}, "snapshot": {Name: "c", Snapshot: "s"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, testpool.Options{})
+			r := newTestEnv(t, testpool.Options{})
 			mustCreate(t, r.ten, "v")
 			r.faults.watch(func(step string) {
 				if step == "chmod" { // then the owner is changed already
@@ -176,7 +176,7 @@ func TestCopyAfterAFailedChange(t *testing.T) {
 
 // The notes of changes that cannot be undone are bounded. A change that is noted already needs none.
 func TestMostPendingChanges(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.faults.fail(unix.EDQUOT, "storage")
 	set := func(compression string) error {
@@ -197,7 +197,7 @@ func TestMostPendingChanges(t *testing.T) {
 
 // What a pod has done to its volume's root after the change stays.
 func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o711))})
 	assert.NilError(t, err)
@@ -230,7 +230,7 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 // 57e475d had the new values in its metadata before the subvolume had them, and finished what
 // was interrupted. Its note survives what else happens to the volume, too.
 func TestUnfinishedChangeOfVersion1(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.store.abandon()
 	file := filepath.Join(r.ten.path("v"), metadataFile)
@@ -242,7 +242,7 @@ func TestUnfinishedChangeOfVersion1(t *testing.T) {
 	r.store.abandon()
 	r.open()
 	r.faults.fail(nil)
-	r.store.lookAfter(t.Context())
+	r.store.maintain(t.Context())
 	assert.Equal(t, mustGet(t, r.ten, "v").Compression, "zstd")
 	data := openPath(t, filepath.Join(r.ten.path("v"), dataDir))
 	defer data.Close()

@@ -34,33 +34,33 @@ func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created b
 		created = true
 		v, err = t.clone(spec)
 		return err
-	}, t.volumeClaim(spec.Name), source.as(copying))
+	}, t.volumeLock(spec.Name), source.as(copying))
 	return v, created, err
 }
 
-func (t *Tenant) planClone(spec CloneSpec) (source claim, err error) {
+func (t *Tenant) planClone(spec CloneSpec) (source nameLock, err error) {
 	if (spec.Volume == "") == (spec.Snapshot == "") {
-		return claim{}, invalid("exactly one source is needed: a volume or a snapshot")
+		return nameLock{}, invalid("exactly one source is needed: a volume or a snapshot")
 	}
-	source = t.volumeClaim(spec.Volume)
+	source = t.volumeLock(spec.Volume)
 	if spec.Snapshot != "" {
 		err = validateName("snapshot", spec.Snapshot)
-		source = t.snapshotClaim(spec.Snapshot)
+		source = t.snapshotLock(spec.Snapshot)
 	} else {
 		err = validateName("source", spec.Volume)
 	}
 	if err != nil {
-		return claim{}, err
+		return nameLock{}, err
 	}
 	if err := validateName("name", spec.Name); err != nil {
-		return claim{}, err
+		return nameLock{}, err
 	}
 	if spec.Name == spec.Volume {
-		return claim{}, invalid("name %q is also the source", spec.Name)
+		return nameLock{}, invalid("name %q is also the source", spec.Name)
 	}
 	if spec.SizeBytes != 0 {
 		if err := validateSize("size_bytes", spec.SizeBytes); err != nil {
-			return claim{}, err
+			return nameLock{}, err
 		}
 	}
 	return source, labels.Check(spec.Labels)
@@ -259,8 +259,8 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 		return btrfs.SubvolumeInfo{}, err
 	}
 	defer from.Close()
-	stage := t.store.upkeep.temporary(inspect.StagingPrefix)
-	defer t.store.upkeep.done(stage)
+	stage := t.store.maintenance.newTemporaryName(inspect.StagingPrefix)
+	defer t.store.maintenance.done(stage)
 
 	dir, err := d.stageSnapshot(parent, stage, m, t.store.config.DirMode)
 	if err == nil {

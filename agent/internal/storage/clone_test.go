@@ -63,7 +63,7 @@ func TestCloneWithProperties(t *testing.T) {
 // A clone whose properties are refused leaves nothing behind.
 func TestCloneWithRefusedProperties(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	withSnapshot(t, r.ten)
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
 	assert.NilError(t, err)

@@ -35,7 +35,7 @@ func (t *Tenant) CreateVolume(ctx context.Context, spec VolumeSpec) (v Volume, c
 		created = true
 		v, err = t.create(ctx, want)
 		return err
-	}, t.volumeClaim(spec.Name))
+	}, t.volumeLock(spec.Name))
 	return v, created, err
 }
 
@@ -132,14 +132,14 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	}
 	defer end()
 	d := t.store.disk
-	stage := t.store.upkeep.temporary(inspect.StagingPrefix)
-	defer t.store.upkeep.done(stage)
+	stage := t.store.maintenance.newTemporaryName(inspect.StagingPrefix)
+	defer t.store.maintenance.done(stage)
 
 	v.Path = t.path(v.Name)
 	v.VolumeID = uuid.New()
 	v.CreatedAt = now()
 	v.UpdatedAt = v.CreatedAt
-	err = d.turns.take(func() error {
+	err = t.store.creates.hold(func() error {
 		if err := t.build(stage, &v); err != nil {
 			return err
 		}

@@ -32,24 +32,24 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 			return agentapi.Errorf(agentapi.Busy, "volume %q is exported to %d client(s), %s among them: unexport it first", name, len(v.Refs), v.Refs[0].Client)
 		}
 		return t.delete(ctx, t.dir, name, v.UUID, func() { t.volumes.remove(name) })
-	}, t.volumeClaim(name))
+	}, t.volumeLock(name))
 }
 
 // delete takes the name away with one rename, then destroys what it held, then commits both together. What a crash or a
-// failure leaves in the trash, upkeep and the next start remove. forget is called last: until the commit a power cut brings the
+// failure leaves in the trash, maintenance and the next start remove. forget is called last: until the commit a power cut brings the
 // thing back, and a reader that was told it is gone would see it again.
 //
-// What is in use on the storage host is deleted as well: its name is free, and upkeep removes the
+// What is in use on the storage host is deleted as well: its name is free, and maintenance removes the
 // data when the use has ended.
 //
 // A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks
 // files (measured: btrfs lets these use its global reserve). Then the mark Deleting takes the
 // place of the temporary name.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
-	if err := t.store.disk.turns.take(func() error { return t.remove(parent, name, id) }); err != nil {
+	if err := t.store.creates.hold(func() error { return t.remove(parent, name, id) }); err != nil {
 		return err
 	}
-	t.store.upkeep.deleted()
+	t.store.maintenance.deleted()
 	if err := t.store.disk.commit(ctx); err != nil {
 		return err
 	}
@@ -67,8 +67,8 @@ func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 
 func (t *Tenant) removeNamed(parent *os.File, name string) error {
 	d := t.store.disk
-	trash := t.store.upkeep.temporary(inspect.TrashPrefix)
-	defer t.store.upkeep.done(trash)
+	trash := t.store.maintenance.newTemporaryName(inspect.TrashPrefix)
+	defer t.store.maintenance.done(trash)
 	err := d.rename(parent, name, trash)
 	if isErrno(err, unix.ENOSPC) {
 		trash, err = name, t.markDeleting(parent, name)
@@ -76,7 +76,7 @@ func (t *Tenant) removeNamed(parent *os.File, name string) error {
 	if err != nil {
 		return err
 	}
-	err = d.discard(parent, trash)
+	err = d.removeDirectory(parent, trash)
 	switch path := parent.Name() + "/" + trash; {
 	case err == nil:
 		return nil
@@ -84,7 +84,7 @@ func (t *Tenant) removeNamed(parent *os.File, name string) error {
 		return err
 	case isInUse(err):
 		t.store.log.Warn("deleted what is in use on the storage host: its data is removed later", "path", path, "error", err)
-		t.store.upkeep.notRemoved(path)
+		t.store.maintenance.removeLater(path)
 		return nil
 	case isForeign(err):
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", path, "error", err)

@@ -23,7 +23,6 @@ import (
 type disk struct {
 	fs    *btrfs.FS
 	base  *os.File
-	turns turns
 	fault func(step string) error // asked before each step; nil in production
 }
 
@@ -303,12 +302,12 @@ func leftBehind(cause, err error) error {
 
 // abandon removes what a creation has made under a temporary name that failed with the cause.
 func (d *disk) abandon(parent *os.File, stage string, cause error) error {
-	return leftBehind(cause, d.discard(parent, stage))
+	return leftBehind(cause, d.removeDirectory(parent, stage))
 }
 
-// discard removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
+// removeDirectory removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
 // What it did not put there it does not remove: the directory then stays, and the error says so.
-func (d *disk) discard(parent *os.File, name string) error {
+func (d *disk) removeDirectory(parent *os.File, name string) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return ignoreNotExist(err)
@@ -317,28 +316,28 @@ func (d *disk) discard(parent *os.File, name string) error {
 	if err := d.destroySubvolume(dir); err != nil {
 		return err
 	}
-	return d.discardFiles(parent, dir, name)
+	return d.removeFiles(parent, dir, name)
 }
 
-// discardEmpty removes a directory in which no data was found, with the metadata in it. Data
+// removeEmpty removes a directory in which no data was found, with the metadata in it. Data
 // that has come since is kept, and the metadata with it.
-func (d *disk) discardEmpty(parent *os.File, name string, m metadata) error {
+func (d *disk) removeEmpty(parent *os.File, name string, m metadata) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
 		return ignoreNotExist(err)
 	}
 	defer dir.Close()
-	err = d.discardFiles(parent, dir, name)
+	err = d.removeFiles(parent, dir, name)
 	if isForeign(err) {
 		err = errors.Join(err, d.writeMetadata(dir, m))
 	}
 	return err
 }
 
-// discardFiles removes parent/name, which is dir, with the agent's files in it. The metadata
+// removeFiles removes parent/name, which is dir, with the agent's files in it. The metadata
 // goes last: it can carry a mark.
-func (d *disk) discardFiles(parent, dir *os.File, name string) error {
-	if err := d.discardClients(dir); err != nil {
+func (d *disk) removeFiles(parent, dir *os.File, name string) error {
+	if err := d.removeClients(dir); err != nil {
 		return err
 	}
 	for _, file := range []string{metadataFile + temporarySuffix, metadataFile} {
@@ -349,7 +348,7 @@ func (d *disk) discardFiles(parent, dir *os.File, name string) error {
 	return d.rmdir(parent, name)
 }
 
-func (d *disk) discardClients(dir *os.File) error {
+func (d *disk) removeClients(dir *os.File) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)

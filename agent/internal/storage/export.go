@@ -59,7 +59,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 		data.Close()
 		grant = t.grant(v, ref.Client)
 		return t.export(ctx, v, ref)
-	}, t.volumeClaim(volume).as(referring))
+	}, t.volumeLock(volume).as(referring))
 	return grant, err
 }
 
@@ -163,7 +163,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 			return err
 		}
 		return agentapi.Errorf(agentapi.MetadataError, "the client is shut out of volume %q, but a reference that cannot be read may let it in again: %s", volume, v.Quarantine)
-	}, t.volumeClaim(volume).as(referring))
+	}, t.volumeLock(volume).as(referring))
 }
 
 // unexport shuts the client out first and forgets the reference after: as long as the client may be in, a reference says so.

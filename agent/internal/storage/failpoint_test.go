@@ -15,8 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// rig is a store whose steps can be made to fail, and what its changes should look like.
-type rig struct {
+// testEnv is a store whose steps can be made to fail, and what its changes should look like.
+type testEnv struct {
 	t        *testing.T
 	pool     *testpool.Pool
 	quota    Quota
@@ -26,14 +26,14 @@ type rig struct {
 	ten      *Tenant
 }
 
-func newRig(t *testing.T, options testpool.Options) *rig {
+func newTestEnv(t *testing.T, options testpool.Options) *testEnv {
 	t.Helper()
-	return newRigWith(t, options, QuotaAuto)
+	return newTestEnvWith(t, options, QuotaAuto)
 }
 
-func newRigWith(t *testing.T, options testpool.Options, quota Quota) *rig {
+func newTestEnvWith(t *testing.T, options testpool.Options, quota Quota) *testEnv {
 	t.Helper()
-	r := &rig{t: t, pool: testpool.New(t, options), quota: quota, faults: &faults{}}
+	r := &testEnv{t: t, pool: testpool.New(t, options), quota: quota, faults: &faults{}}
 	r.exporter = faultyExporter{newMemoryExporter(), r.faults}
 	r.open()
 	t.Cleanup(func() {
@@ -45,7 +45,7 @@ func newRigWith(t *testing.T, options testpool.Options, quota Quota) *rig {
 	return r
 }
 
-func (r *rig) open() {
+func (r *testEnv) open() {
 	r.t.Helper()
 	r.store = reopened(r.t, r.config(), r.exporter)
 	r.ten = mustTenant(r.t, r.store)
@@ -68,17 +68,17 @@ func initialised(t *testing.T, config Config) Config {
 }
 
 // config has a directory mode other than the default, which takes a step more.
-func (r *rig) config() Config {
+func (r *testEnv) config() Config {
 	return Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, Quota: r.quota, DirMode: 0o750, fault: r.faults.step}
 }
 
-func (r *rig) view() view {
+func (r *testEnv) view() view {
 	r.t.Helper()
 	return viewOf(r.t, r.ten)
 }
 
 // learn runs the operation without faults and returns what it turned what into, and its steps.
-func (r *rig) learn(op operation) (before, after view, steps []string) {
+func (r *testEnv) learn(op operation) (before, after view, steps []string) {
 	r.t.Helper()
 	op.prepare(r.t, r.ten)
 	before = r.view()
@@ -93,7 +93,7 @@ func (r *rig) learn(op operation) (before, after view, steps []string) {
 }
 
 // again brings the state that the operation starts from back.
-func (r *rig) again(op operation, before view) {
+func (r *testEnv) again(op operation, before view) {
 	r.t.Helper()
 	wipe(r.t, r.ten)
 	op.prepare(r.t, r.ten)
@@ -115,7 +115,7 @@ func TestEveryStepFails(t *testing.T) {
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, testpool.Options{})
+			r := newTestEnv(t, testpool.Options{})
 			before, after, steps := r.learn(op)
 			for _, kind := range kinds {
 				for k := range steps {
@@ -131,7 +131,7 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
-func (r *rig) failStep(op operation, before, after view, k, width int, failure error, code agentapi.Code) {
+func (r *testEnv) failStep(op operation, before, after view, k, width int, failure error, code agentapi.Code) {
 	t := r.t
 	r.again(op, before)
 	r.faults.arm(k, k+width, failure)
@@ -154,8 +154,8 @@ func (r *rig) failStep(op operation, before, after view, k, width int, failure e
 	case width > 1 && !strings.HasPrefix(op.name, "patch") && op.name != "resize": // where the undoing failed too, either is right
 		want = []view{before, after}
 	}
-	r.store.lookAfter(context.Background())
-	r.store.upkeep.reconcile(context.Background(), r.store)
+	r.store.maintain(context.Background())
+	r.store.maintenance.reconcile(context.Background(), r.store)
 	have := r.view()
 	if want != nil && !slices.ContainsFunc(want, func(v view) bool { return slices.Equal(v, have) }) {
 		fail("afterwards there is\n%q, want one of\n%q", have, want)

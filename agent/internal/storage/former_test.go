@@ -93,7 +93,7 @@ func upgradeInterrupted(t *testing.T, op operation, left formerPool) {
 		assert.Assert(t, copies, "%s: %q", what, have)
 		assertCode(t, op.do(t.Context(), ten), agentapi.AlreadyExists)
 		assert.NilError(t, os.RemoveAll(path)) // no data is in it
-		s.lookAfter(t.Context())
+		s.maintain(t.Context())
 		have = viewOf(t, ten)
 	}
 	switch {

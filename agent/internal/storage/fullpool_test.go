@@ -64,7 +64,7 @@ func TestFullPool(t *testing.T) {
 // A snapshot of the pool has an empty directory in place of the reserve, into which nothing can be
 // put. A pool that is restored from one gets a reserve again.
 func TestReserveOfARestoredPool(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	assert.NilError(t, btrfs.Snapshot(r.store.pool.base, r.store.pool.base, "restored", false))
 	own := openPath(t, filepath.Join(r.pool.Dir, "restored", ownDir))
 	defer own.Close()
@@ -90,7 +90,7 @@ func TestReserveThatCannotBeFilled(t *testing.T) {
 
 // A pool that was full at the first start has no reserve. It is still reported as full.
 func TestFullPoolWithoutAReserve(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
 	assert.NilError(t, os.RemoveAll(filepath.Join(r.pool.Dir, ownDir, reserveDir)))
 	r.faults.fail(unix.ENOSPC, "write", "link")
@@ -100,7 +100,7 @@ func TestFullPoolWithoutAReserve(t *testing.T) {
 
 // A quota on the subvolume of the base path is reached: clients can be shut out all the same.
 func TestQuotaOfBasePath(t *testing.T) {
-	r := newRigWith(t, smallPool, QuotaFull)
+	r := newTestEnvWith(t, smallPool, QuotaFull)
 	mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	r.export(client2, "1")
@@ -340,7 +340,7 @@ func TestPoolFillsUpUnderChanges(t *testing.T) {
 			}
 		}
 	})
-	ten.store.settleAll(ctx)
+	ten.store.reloadAll(ctx)
 	assertRules(t, ten.store)
 	want := viewOf(t, ten)
 	assert.NilError(t, ten.store.Close(ctx))

@@ -23,7 +23,7 @@ type Health struct {
 	pool    []Condition    // and so with every volume
 	exports map[string]int // of a volume's data path: how many clients are to be let in and are not
 
-	subvolumes subvolumesSeen
+	subvolumes subvolumeState
 }
 
 // Of says what is wrong with a volume, its pool included.
@@ -68,7 +68,7 @@ const healthFor = time.Second
 
 // Health looks at the pool and at the NFS server's exports, or returns what a look less than a second ago saw.
 func (t *Tenant) Health(ctx context.Context) Health {
-	return t.store.looks.health.get(healthFor, func() Health { return t.store.look(ctx) })
+	return t.store.healthCache.health.get(healthFor, func() Health { return t.store.readHealth(ctx) })
 }
 
 // Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no
@@ -76,7 +76,7 @@ func (t *Tenant) Health(ctx context.Context) Health {
 // and look at devices, space and quotas once a second at most.
 func (s *Store) Conditions() []Condition {
 	out := conditions(s.poolConditions(func() []Condition {
-		return s.looks.filesystem.get(healthFor, s.filesystemConditions)
+		return s.healthCache.filesystem.get(healthFor, s.filesystemConditions)
 	}))
 	if n := s.quarantined(); n > 0 {
 		out.add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
@@ -84,36 +84,36 @@ func (s *Store) Conditions() []Condition {
 	if n := len(s.brokenTenants()); n > 0 { // whose names no other tenant learns
 		out.add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
 	}
-	if n := s.upkeep.pendingDeletions(); n > 0 {
+	if n := s.maintenance.pendingDeletions(); n > 0 {
 		out.add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
 	}
-	if s.upkeep.exportError() != nil { // which may name volumes: it is in the log
+	if s.maintenance.exportError() != nil { // which may name volumes: it is in the log
 		out.add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
 	}
 	return out
 }
 
-// look is Health as of now, but for the exports, which are looked at every exportsFor.
-func (s *Store) look(ctx context.Context) Health {
+// readHealth is Health as of now, but for the exports, which are looked at every exportsFor.
+func (s *Store) readHealth(ctx context.Context) Health {
 	pool := conditions(s.poolConditions(s.filesystemConditions))
-	exports := s.looks.exports.get(exportsFor, func() exportsSeen { return s.lookAtExports(ctx) })
+	exports := s.healthCache.exports.get(exportsFor, func() exportState { return s.readExports(ctx) })
 	if exports.unknown {
 		pool.add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
 	}
-	subvolumes := s.looks.subvolumes.get(subvolumesFor, s.lookAtSubvolumes)
+	subvolumes := s.healthCache.subvolumes.get(subvolumesFor, s.readSubvolumes)
 	return Health{pool: pool, exports: exports.missing, subvolumes: subvolumes}
 }
 
-// looks are what was seen lately.
-type looks struct {
-	health  recent[Health]
-	exports recent[exportsSeen]
-	roots   recent[int]
-	devices devicesLook
+// healthCache is what was read lately.
+type healthCache struct {
+	health  cached[Health]
+	exports cached[exportState]
+	roots   cached[int]
+	devices deviceErrors
 	scrubs  scrubFindings
 
-	subvolumes recent[subvolumesSeen]
-	filesystem recent[[]Condition]
+	subvolumes cached[subvolumeState]
+	filesystem cached[[]Condition]
 }
 
 type conditions []Condition

@@ -11,15 +11,15 @@ import (
 // risingFor is how long after its last error a device's errors count as rising.
 const risingFor = time.Hour
 
-// devicesLook remembers the devices' error counts, to tell errors that happen from errors that have happened.
-type devicesLook struct {
+// deviceErrors remembers the devices' error counts, to tell errors that happen from errors that have happened.
+type deviceErrors struct {
 	mu   sync.Mutex
 	last map[uint64]btrfs.DeviceErrors // by device
 	rose map[uint64]time.Time
 }
 
 // rising notes the counts of a device and tells whether they have risen lately. What was counted before the first look is old.
-func (l *devicesLook) rising(id uint64, now btrfs.DeviceErrors) bool {
+func (l *deviceErrors) rising(id uint64, now btrfs.DeviceErrors) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.last == nil {
@@ -65,7 +65,7 @@ func (s *Store) deviceConditions(out *conditions) {
 		if e.Corruption+e.Generation > 0 {
 			out.add(agentapi.ReasonCorruptionFound, "device %d (%s) counts %d corruption and %d generation errors; %s", d.ID, d.Path, e.Corruption, e.Generation, reset)
 		}
-		if s.looks.devices.rising(d.ID, e) {
+		if s.healthCache.devices.rising(d.ID, e) {
 			out.add(agentapi.ReasonDeviceErrorsRising, "device %d (%s) had errors within the last hour", d.ID, d.Path)
 		}
 	}

@@ -11,29 +11,29 @@ import (
 // exportsFor is how long a look at the NFS server's exports counts. It reads all of them.
 const exportsFor = 10 * time.Second
 
-// exportsLookTimeout bounds one look: it must not hold up an answer.
-const exportsLookTimeout = 2 * time.Second
+// exportsTimeout bounds one look: it must not hold up an answer.
+const exportsTimeout = 2 * time.Second
 
-// exportsSeen is how the NFS server's exports compare with the intended ones.
-type exportsSeen struct {
+// exportState is how the NFS server's exports compare with the intended ones.
+type exportState struct {
 	missing map[string]int // clients that are to be let in and are not, by data path
 	unknown bool           // the server does not tell
 }
 
-func (s *Store) lookAtExports(ctx context.Context) exportsSeen {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportsLookTimeout)
+func (s *Store) readExports(ctx context.Context) exportState {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportsTimeout)
 	defer cancel()
 	missing, err := s.missingExports(ctx)
 	if err != nil {
 		s.log.Error("the NFS server does not tell what it exports", "error", err)
 	}
-	return exportsSeen{missing: missing, unknown: err != nil}
+	return exportState{missing: missing, unknown: err != nil}
 }
 
 // exportRootCondition tells of exports that keep clients from mounting volumes. The message
 // does not name them, because anyone may read it.
 func (s *Store) exportRootCondition(out *conditions) {
-	n := s.looks.roots.get(exportsFor, s.foreignRoots)
+	n := s.healthCache.roots.get(exportsFor, s.foreignRoots)
 	if n > 0 {
 		out.add(agentapi.ReasonExportRootForeign,
 			"another program exports %d directories with fsid=0: their clients cannot mount volumes; btrfs-nfs-agent doctor names them", n)
@@ -42,7 +42,7 @@ func (s *Store) exportRootCondition(out *conditions) {
 
 // foreignRoots counts the exports of others that are the root of NFSv4.
 func (s *Store) foreignRoots() int {
-	ctx, cancel := context.WithTimeout(context.Background(), exportsLookTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), exportsTimeout)
 	defer cancel()
 	roots, err := s.exporter.Roots(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func (s *Store) missingExports(ctx context.Context) (map[string]int, error) {
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	s.upkeep.drifted.Store(true) // to be mended, should that not be under way
+	s.maintenance.drifted.Store(true) // maintenance reconciles them
 	busy := map[string]bool{}
 	for _, e := range missing {
 		if _, seen := busy[e.Path]; !seen {
@@ -104,7 +104,7 @@ func (s *Store) waitForChange(ctx context.Context, path string) bool {
 	if t == nil {
 		return true
 	}
-	release, err := s.locks.acquire(ctx, t.volumeClaim(name).as(referring))
+	release, err := s.locks.acquire(ctx, t.volumeLock(name).as(referring))
 	if err != nil {
 		return false
 	}

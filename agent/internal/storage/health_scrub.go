@@ -74,7 +74,7 @@ func (s *Store) scrubFindings() map[uint64]uint64 {
 	if err != nil {
 		return nil
 	}
-	f := &s.looks.scrubs
+	f := &s.healthCache.scrubs
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	file := filepath.Join(s.config.ScrubDir, "btrfs-nfs-agent.findings."+info.FSID.String())

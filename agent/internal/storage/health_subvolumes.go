@@ -20,15 +20,15 @@ const (
 	nestedBytes = 16 << 10
 )
 
-// subvolumesSeen are the volumes, by the IDs of their subvolumes, that were changed on the
+// subvolumeState are the volumes, by the IDs of their subvolumes, that were changed on the
 // storage host in ways that the agent never changes them.
-type subvolumesSeen struct {
+type subvolumeState struct {
 	readOnly map[uint64]bool
 	nested   map[uint64]string // which there are
 }
 
-func (s *Store) lookAtSubvolumes() subvolumesSeen {
-	seen := subvolumesSeen{readOnly: map[uint64]bool{}, nested: map[uint64]string{}}
+func (s *Store) readSubvolumes() subvolumeState {
+	seen := subvolumeState{readOnly: map[uint64]bool{}, nested: map[uint64]string{}}
 	states, err := s.pool.fs.SubvolumeStates()
 	if err != nil {
 		s.log.Warn("failed to look at the subvolumes", "error", err)
@@ -66,7 +66,7 @@ func listNested(paths []string, total int) string {
 	return text
 }
 
-func (seen subvolumesSeen) of(v Volume, out *conditions) {
+func (seen subvolumeState) of(v Volume, out *conditions) {
 	if seen.readOnly[v.ID] {
 		out.add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.dataPath())
 	}

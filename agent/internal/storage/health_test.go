@@ -26,10 +26,10 @@ import (
 func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	t.Helper()
 	_ = ten.store.pool.fs.Commit(t.Context()) // for the counts; a read-only filesystem makes none
-	ten.store.looks.health.forget()
-	ten.store.looks.exports.forget()
-	ten.store.looks.roots.forget()
-	ten.store.looks.subvolumes.forget()
+	ten.store.healthCache.health.forget()
+	ten.store.healthCache.exports.forget()
+	ten.store.healthCache.roots.forget()
+	ten.store.healthCache.subvolumes.forget()
 	v, err := ten.GetVolume(t.Context(), volume)
 	assert.NilError(t, err)
 	report, err := ten.Report(t.Context(), volume)
@@ -113,7 +113,7 @@ func TestHealthOfExports(t *testing.T) {
 	exporter.drop(nfs.Export{Path: v.dataPath(), FSID: v.UUID, Client: client1})
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonExportMissing})
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
-	ten.store.lookAfter(t.Context())
+	ten.store.maintain(t.Context())
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{})
 }
@@ -138,7 +138,7 @@ func TestHealthBesideAnotherRoot(t *testing.T) {
 // A look that falls into the middle of an export does not take it for one that is missing.
 func TestHealthWhileAnExportIsUnderWay(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "w")
 	looked := false
 	var found map[string]int
@@ -147,7 +147,7 @@ func TestHealthWhileAnExportIsUnderWay(t *testing.T) {
 			return
 		}
 		looked = true
-		ctx, cancel := context.WithTimeout(t.Context(), exportsLookTimeout/10)
+		ctx, cancel := context.WithTimeout(t.Context(), exportsTimeout/10)
 		defer cancel()
 		var err error
 		found, err = r.store.missingExports(ctx)
@@ -269,7 +269,7 @@ func TestScrubFindingStays(t *testing.T) {
 	}
 	assert.Assert(t, !found())
 	_ = exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).Run() // fails where it finds errors
-	s.upkeep.lookAfterPool(t.Context(), s)
+	s.maintenance.maintainPool(t.Context(), s)
 	assert.Assert(t, found())
 
 	// Without the damaged file, later scrubs find nothing.
@@ -312,12 +312,12 @@ func TestConditionsLookAtTheFilesystemNowAndThen(t *testing.T) {
 	s := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, newMemoryExporter())).store
 	begin := time.Now()
 	s.Conditions()
-	_, first := s.looks.filesystem.seen()
+	_, first := s.healthCache.filesystem.last()
 	assert.Assert(t, !first.IsZero())
 	for range 100 {
 		s.Conditions()
 	}
-	_, last := s.looks.filesystem.seen()
+	_, last := s.healthCache.filesystem.last()
 	assert.Assert(t, last.Equal(first) || time.Since(begin) >= healthFor)
 }
 

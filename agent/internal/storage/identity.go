@@ -101,7 +101,7 @@ func readPoolID(own *os.File) (uuid.UUID, error) {
 }
 
 // Verify refuses a base path that is not the wanted pool. uuid.Nil is any.
-func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, toLook) }
+func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, forReading) }
 
 // verify refuses a base path that is not the wanted pool. Without a wanted one, looking is allowed
 // everywhere.
@@ -110,7 +110,7 @@ func (i Identity) verify(path string, want uuid.UUID, why purpose) error {
 		return i.verifyPinned(path, want, why)
 	}
 	switch {
-	case i.ID != uuid.Nil, why == toLook:
+	case i.ID != uuid.Nil, why == forReading:
 		return nil
 	case i.Unmounted != "":
 		return fmt.Errorf("base path %s has no pool ID, and nothing is mounted at %s, which is in /etc/fstab: mount %s first",

@@ -59,7 +59,7 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 // quarantines. That is no fault.
 func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
-	purpose := toLook
+	purpose := forReading
 	if repair {
 		purpose = forChanges
 	}
@@ -69,9 +69,9 @@ func InspectVersions(ctx context.Context, config Config, repair bool) (findings,
 	}
 	s := newStore(config, p)
 	defer s.release()
-	s.survey = &survey{repair: repair}
+	s.inspection = &inspection{repair: repair}
 	if !repair {
-		s.disk.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errOnlyLooking) }
+		s.disk.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errReadOnly) }
 	}
 	if err := p.identity.verify(p.path, config.PoolID, forChanges); err != nil {
 		s.report(Finding{Kind: NoPoolID, Path: p.path, Detail: err.Error()})
@@ -79,50 +79,50 @@ func InspectVersions(ctx context.Context, config Config, repair bool) (findings,
 	if err := s.inspectQuota(ctx); err != nil {
 		return nil, nil, err
 	}
-	if s.survey.stale, err = s.lookForQgroups(ctx); err != nil {
+	if s.inspection.stale, err = s.inspectQgroups(ctx); err != nil {
 		return nil, nil, err
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, nil, err
 	}
 	newer = s.newerFiles()
-	for _, list := range [][]Finding{s.survey.findings, newer} {
+	for _, list := range [][]Finding{s.inspection.findings, newer} {
 		slices.SortFunc(list, func(a, b Finding) int {
 			return strings.Compare(a.Path+" "+a.Detail, b.Path+" "+b.Detail)
 		})
 	}
-	return s.survey.findings, newer, nil
+	return s.inspection.findings, newer, nil
 }
 
-// errOnlyLooking is what a change meets that a look would make, which none does.
-var errOnlyLooking = errors.New("this only looks")
+// errReadOnly is what a change meets that a look would make, which none does.
+var errReadOnly = errors.New("this only looks")
 
-// survey collects findings. An agent has none: it mends and logs.
-type survey struct {
+// inspection collects findings. An agent has none: it repairs and logs.
+type inspection struct {
 	repair   bool
 	stale    []uint64 // qgroups, before a repair adds what the kernel is then busy with
 	mu       sync.Mutex
 	findings []Finding
 }
 
-func (v *survey) onlyLooks() bool { return v != nil && !v.repair }
+func (v *inspection) readOnly() bool { return v != nil && !v.repair }
 
-func (v *survey) note(f Finding) {
+func (v *inspection) note(f Finding) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.findings = append(v.findings, f)
 }
 
-// mend puts something right with do, or only notes it.
-func (s *Store) mend(f Finding, do func() error) error {
-	if s.survey.onlyLooks() {
-		s.survey.note(f)
+// repair puts something right with do, or only notes it.
+func (s *Store) repair(f Finding, do func() error) error {
+	if s.inspection.readOnly() {
+		s.inspection.note(f)
 		return nil
 	}
 	f.Err = do()
 	f.Repaired = f.Err == nil
-	if s.survey != nil {
-		s.survey.note(f)
+	if s.inspection != nil {
+		s.inspection.note(f)
 	}
 	if f.Err != nil {
 		s.log.Log(context.Background(), s.levelOf(f), "what an interruption left cannot be put right now",
@@ -134,7 +134,7 @@ func (s *Store) mend(f Finding, do func() error) error {
 	return f.Err
 }
 
-// levelOf is lower where the same repair has failed before in the same way: upkeep tries it every
+// levelOf is lower where the same repair has failed before in the same way: maintenance tries it every
 // minute, for as long as "btrfs send" reads a deleted snapshot, say.
 func (s *Store) levelOf(f Finding) slog.Level {
 	if before, _ := s.failures.Swap(f.key(), f.Err.Error()); before == f.Err.Error() {
@@ -147,8 +147,8 @@ func (f Finding) key() string { return string(f.Kind) + " " + f.Path }
 
 // report notes what nobody but an administrator can put right.
 func (s *Store) report(f Finding) {
-	if s.survey != nil {
-		s.survey.note(f)
+	if s.inspection != nil {
+		s.inspection.note(f)
 	}
 	s.log.Error("something on the pool needs an administrator", "what", f.Kind, "path", f.Path, "reason", f.Detail)
 }
@@ -165,7 +165,7 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 	}
 	if status.Enabled {
 		s.quota = status.Mode
-	} else if err := s.mend(Finding{Kind: QuotasOff, Path: s.pool.path}, func() (err error) {
+	} else if err := s.repair(Finding{Kind: QuotasOff, Path: s.pool.path}, func() (err error) {
 		if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
 			return err
 		}
@@ -174,7 +174,7 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 		return err
 	}
 	if status.Inconsistent {
-		return s.mend(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, func() error {
+		return s.repair(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, func() error {
 			if err := s.pool.fs.StartRescan(); err != nil {
 				return err
 			}
@@ -184,8 +184,8 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 	return nil
 }
 
-// openSurveyed opens a tenant's directories where they are there; nil for a tenant that has none.
-func (s *Store) openSurveyed(name string) (*Tenant, error) {
+// openInspected opens a tenant's directories where they are there; nil for a tenant that has none.
+func (s *Store) openInspected(name string) (*Tenant, error) {
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error
 	if t.dir, err = beneath.OpenDir(s.pool.base, name); err != nil {
@@ -193,7 +193,7 @@ func (s *Store) openSurveyed(name string) (*Tenant, error) {
 	}
 	t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir)
 	if isErrno(err, unix.ENOENT) {
-		err = s.mend(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + snapshotsDir}, func() (err error) {
+		err = s.repair(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + snapshotsDir}, func() (err error) {
 			t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir)
 			return err
 		})

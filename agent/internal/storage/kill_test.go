@@ -25,7 +25,7 @@ var (
 var smallPool = testpool.Options{SizeBytes: 512 << 20}
 
 // reopen is a new start of the agent after the old one is gone, whose last change was the operation.
-func (r *rig) reopen(op operation, before, after view, acknowledged bool, what string) {
+func (r *testEnv) reopen(op operation, before, after view, acknowledged bool, what string) {
 	t := r.t
 	t.Helper()
 	r.open()
@@ -51,7 +51,7 @@ func (r *rig) reopen(op operation, before, after view, acknowledged bool, what s
 // else as it was.
 func TestKilledAtEveryStep(t *testing.T) {
 	forEachOperation(t, func(t *testing.T, _ int, op operation, quota Quota) {
-		r := newRigWith(t, smallPool, quota)
+		r := newTestEnvWith(t, smallPool, quota)
 		before, after, steps := r.learn(op)
 		for k := 1; k <= len(steps)+1; k++ {
 			r.again(op, before)
@@ -84,7 +84,7 @@ func TestKilledWhileItRecovers(t *testing.T) {
 	for i, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRigWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
+			r := newTestEnvWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
 			before, after, steps := r.learn(op)
 			random := rand.New(rand.NewPCG(*cutSeed, uint64(i)))
 			for range changesEach {
@@ -120,7 +120,7 @@ func TestKilledWhileItUndoes(t *testing.T) {
 		}
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRigWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
+			r := newTestEnvWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
 			before, after, steps := r.learn(op)
 			for k := range steps {
 				const most = 20 // steps that undo
@@ -139,7 +139,7 @@ func TestKilledWhileItUndoes(t *testing.T) {
 
 // failAndKill makes step k of the operation fail, and kills the agent at step n. It reports whether
 // the operation got as far.
-func (r *rig) failAndKill(op operation, k, n int) (killed bool) {
+func (r *testEnv) failAndKill(op operation, k, n int) (killed bool) {
 	r.t.Helper()
 	step := 0
 	r.faults.watch(func(name string) {
@@ -161,7 +161,7 @@ func (r *rig) failAndKill(op operation, k, n int) (killed bool) {
 	return killed
 }
 
-func (r *rig) killAt(op operation, k int) (acknowledged bool) {
+func (r *testEnv) killAt(op operation, k int) (acknowledged bool) {
 	r.t.Helper()
 	r.faults.kill(k)
 	err := op.do(r.t.Context(), r.ten)
@@ -184,7 +184,7 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("seed: -cut.seed=%d", *cutSeed)
 	const cutsEach = 2
 	forEachOperation(t, func(t *testing.T, number int, op operation, quota Quota) {
-		r := newRigWith(t, smallPool, quota)
+		r := newTestEnvWith(t, smallPool, quota)
 		before, after, steps := r.learn(op)
 		cuts := allCuts(len(steps))
 		if !*cutAll {
@@ -213,7 +213,7 @@ func allCuts(steps int) []cut {
 	return out
 }
 
-func (r *rig) cut(op operation, before, after view, steps []string, c cut) {
+func (r *testEnv) cut(op operation, before, after view, steps []string, c cut) {
 	r.t.Helper()
 	r.again(op, before)
 	assert.NilError(r.t, r.store.pool.fs.Commit(r.t.Context()))

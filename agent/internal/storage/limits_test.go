@@ -159,7 +159,7 @@ func TestLoweredLimit(t *testing.T) {
 // A change that fails gives back what it was admitted for.
 func TestFailedChangesCountForNothing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "limited")
 	before := r.ten.stats()
 	r.store.config.Limits = map[string]TenantLimits{tenant: {Volumes: before.Volumes + 1, SizeBytes: before.SizeBytes + 64*mib}}
@@ -180,7 +180,7 @@ func TestFailedChangesCountForNothing(t *testing.T) {
 		r.faults.arm(1, 2, unix.EIO)
 		assert.ErrorIs(t, change(), unix.EIO)
 		r.faults.disarm()
-		r.store.settleAll(t.Context())
+		r.store.reloadAll(t.Context())
 		have := r.ten.stats()
 		assert.Equal(t, have.Volumes, before.Volumes)
 		assert.Equal(t, have.SizeBytes, before.SizeBytes)

@@ -36,7 +36,7 @@ func pages(t *testing.T, ten *Tenant, kind string, q Query) (names []string) {
 
 // offDisk is a tenant of a store without a pool, for what never touches the disk.
 func offDisk(name string) *Tenant {
-	s := &Store{key: []byte("0123456789abcdef0123456789abcdef"), locks: nameLocks{locks: map[string]*nameLock{}}}
+	s := &Store{key: []byte("0123456789abcdef0123456789abcdef"), locks: nameLocks{pairs: map[string]*lockPair{}}}
 	return &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 }
 

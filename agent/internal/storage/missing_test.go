@@ -53,7 +53,7 @@ func TestDataMovedAway(t *testing.T) {
 	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, testpool.Options{})
+			r := newTestEnv(t, testpool.Options{})
 			withExport(t, r.ten)
 			_, _, err := r.ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})
 			assert.NilError(t, err)
@@ -70,7 +70,7 @@ func TestDataMovedAway(t *testing.T) {
 			for range 3 { // the first failure has the agent look at the directory
 				assert.Assert(t, request(t.Context(), r.ten, "v") != nil)
 				assert.Assert(t, request(t.Context(), r.ten, "c") != nil)
-				r.store.lookAfter(t.Context())
+				r.store.maintain(t.Context())
 				assert.NilError(t, r.store.reconcileExports(t.Context()))
 			}
 			for thing, dir := range dirs {
@@ -105,7 +105,7 @@ func TestDataMovedAway(t *testing.T) {
 
 // A client of a volume whose data is gone can be shut out, and then the reference is gone for good.
 func TestUnexportWithoutData(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
 	r.moveAway(r.ten.path("v"))
 	r.store.abandon()
@@ -123,7 +123,7 @@ func TestUnexportWithoutData(t *testing.T) {
 // A client of a volume whose whole directory is gone is shut out of its path by the server, and the
 // answer is the server's.
 func TestUnexportWithoutVolume(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
 	before := len(r.exporter.list())
 	aside := filepath.Join(r.pool.Dir, "aside")
@@ -151,7 +151,7 @@ func TestUnexportWithoutVolume(t *testing.T) {
 // unpublish of the volume shuts its clients out of the volume's own directory only. When it has its
 // name again, so have its clients.
 func TestVolumeUnderAnotherName(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
 	before := r.exporter.list()
 	assert.NilError(t, os.Rename(r.ten.path("v"), r.ten.path("w")))
@@ -171,7 +171,7 @@ func TestVolumeUnderAnotherName(t *testing.T) {
 // The data is put back just before any step with which the agent removes an interrupted clone.
 // It is never removed.
 func TestDataPutBackAtTheWrongMoment(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	clone := func() error {
 		_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
@@ -230,7 +230,7 @@ func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 // finished by the next start.
 func TestDeletionInPlaceIsFinished(t *testing.T) {
 	for _, prepare := range []func(testing.TB, *Tenant){withVolume, wasExported} {
-		r := newRig(t, testpool.Options{})
+		r := newTestEnv(t, testpool.Options{})
 		full := func() {
 			r.faults.fail(unix.ENOSPC, "rename")
 		}
@@ -267,7 +267,7 @@ func TestDeletionInPlaceIsFinished(t *testing.T) {
 // Metadata that an interrupted clone left, but of an agent that set no mark, may be that of a
 // volume whose data was moved.
 func TestUnmarkedLeftovers(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
 	assert.NilError(t, err)
@@ -286,7 +286,7 @@ func TestUnmarkedLeftovers(t *testing.T) {
 
 // A mark of a creation that was interrupted after the snapshot says nothing, and goes.
 func TestMarkOfWholeClone(t *testing.T) {
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.faults.killBefore("clear mark")
 	_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
@@ -302,17 +302,19 @@ func TestMarkOfWholeClone(t *testing.T) {
 }
 
 // moveAway moves the data of the thing in dir out of the pool's tenants.
-func (r *rig) moveAway(dir string) {
+func (r *testEnv) moveAway(dir string) {
 	r.t.Helper()
 	moveSubvolume(r.t, filepath.Join(dir, dataDir), r.aside(dir))
 }
 
-func (r *rig) putBack(dir string) {
+func (r *testEnv) putBack(dir string) {
 	r.t.Helper()
 	moveSubvolume(r.t, r.aside(dir), filepath.Join(dir, dataDir))
 }
 
-func (r *rig) aside(dir string) string { return filepath.Join(r.pool.Dir, "aside-"+filepath.Base(dir)) }
+func (r *testEnv) aside(dir string) string {
+	return filepath.Join(r.pool.Dir, "aside-"+filepath.Base(dir))
+}
 
 // moveSubvolume makes it writable meanwhile: the kernel moves no other.
 func moveSubvolume(t *testing.T, from, to string) {

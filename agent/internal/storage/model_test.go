@@ -479,7 +479,7 @@ func together(n int, do func(i int)) {
 // The caller hangs up in the middle: the change goes on to its end.
 func TestChangeOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	for _, op := range operations() {
 		before, after, steps := r.learn(op)
 		for k := range steps {
@@ -500,7 +500,7 @@ func TestChangeOutlivesItsCaller(t *testing.T) {
 		wipe(t, r.ten)
 		// Who has hung up before it starts changes nothing, and waits for nobody.
 		r.again(op, before)
-		release, err := r.store.locks.acquire(t.Context(), r.ten.volumeClaim("v"), r.ten.volumeClaim("c"), r.ten.snapshotClaim("s"))
+		release, err := r.store.locks.acquire(t.Context(), r.ten.volumeLock("v"), r.ten.volumeLock("c"), r.ten.snapshotLock("s"))
 		assert.NilError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -566,7 +566,7 @@ func TestCloseDuringLoad(t *testing.T) {
 // Close waits no longer than its context: the change under way goes on, and the next Close is the one that gives the pool back.
 func TestCloseGivesUpWaiting(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	inside, goOn := make(chan struct{}), make(chan struct{})
 	r.faults.watch(func(step string) {
 		if step == "commit" {

@@ -106,7 +106,7 @@ func TestMountOptionsAreKept(t *testing.T) {
 // Until the commit of a deletion a power cut brings the volume back: until then nobody is told that it is gone.
 func TestDeletionIsSeenOnceItLasts(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
 	commits := 0
 	r.faults.watch(func(step string) {

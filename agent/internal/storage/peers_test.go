@@ -174,7 +174,7 @@ func reasons(conditions []Condition) []string {
 
 func TestInterruptedCloneDoesNotNest(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	ctx := t.Context()
 	withSnapshot(t, r.ten)
 	spec := CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib, UID: ptr(int64(7)), Compression: ptr("zstd")}
@@ -190,7 +190,7 @@ func TestInterruptedCloneDoesNotNest(t *testing.T) {
 }
 
 // killBefore kills the agent before the first step of that name, and starts it again.
-func (r *rig) killBefore(step string, do func() error) {
+func (r *testEnv) killBefore(step string, do func() error) {
 	r.t.Helper()
 	r.faults.killBefore(step)
 	assert.Assert(r.t, errors.Is(do(), errKilled))
@@ -201,7 +201,7 @@ func (r *rig) killBefore(step string, do func() error) {
 
 func TestInterruptedCreateIsFinishedByTheSameRequest(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	for _, step := range []string{"create subvolume", "limit", "flush", "rename", "commit"} {
 		create := func() error {
 			_, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib})
@@ -219,7 +219,7 @@ func TestInterruptedCreateIsFinishedByTheSameRequest(t *testing.T) {
 
 func TestInterruptedDeleteLeavesNoPhantom(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	for _, step := range []string{"rename", "destroy subvolume", "unlink", "rmdir", "commit"} {
 		withVolume(t, r.ten)
 		r.killBefore(step, func() error { return r.ten.DeleteVolume(t.Context(), "v") })
@@ -293,7 +293,7 @@ func writeBytes(dir, name string, size int64) error {
 
 func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	withExport(t, r.ten)
 	want := r.view()
 	v, err := r.ten.GetVolume(t.Context(), "v")
@@ -327,7 +327,7 @@ func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 
 func TestFailedUnexportKeepsTheReference(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	withExport(t, r.ten)
 	want := r.view()
 	r.exporter.setFail(fmt.Errorf("%w: gone", nfs.ErrUnavailable))
@@ -339,7 +339,7 @@ func TestFailedUnexportKeepsTheReference(t *testing.T) {
 	// What needs no NFS server goes on.
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 	assert.NilError(t, err)
-	r.store.upkeep.reconcile(t.Context(), r.store)
+	r.store.maintenance.reconcile(t.Context(), r.store)
 
 	r.exporter.setFail(nil)
 	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
@@ -400,8 +400,8 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	theirs, err := other.Export(t.Context(), "v", ExportSpec{Client: client1})
 	assert.NilError(t, err)
 	_, signature, _ := strings.Cut(theirs.UsageToken, ".")
-	claims, _, _ := strings.Cut(mine.UsageToken, ".")
-	for _, token := range []string{"", ".", "x", "x.y", claims, claims + ".", claims + "." + signature, mine.UsageToken + "x", "." + signature} {
+	subject, _, _ := strings.Cut(mine.UsageToken, ".")
+	for _, token := range []string{"", ".", "x", "x.y", subject, subject + ".", subject + "." + signature, mine.UsageToken + "x", "." + signature} {
 		_, err = s.ReportByToken(t.Context(), "v", token)
 		assertCode(t, err, agentapi.Forbidden)
 	}

@@ -67,10 +67,10 @@ func TestDeleteWhileSent(t *testing.T) {
 	assert.DeepEqual(t, pending(), []string{agentapi.ReasonDeletionPending})
 
 	// Maintenance tries again, and logs no more of it.
-	ten.store.upkeep.lookAfterPool(t.Context(), ten.store)
+	ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	said := log.Len()
 	for range 3 {
-		ten.store.upkeep.lookAfterPool(t.Context(), ten.store)
+		ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	}
 	assert.Equal(t, log.String()[said:], "")
 	assert.DeepEqual(t, pending(), []string{agentapi.ReasonDeletionPending})
@@ -89,7 +89,7 @@ func TestDeleteWhileSent(t *testing.T) {
 	for _, end := range ends {
 		end()
 	}
-	ten.store.upkeep.lookAfterPool(t.Context(), ten.store)
+	ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	assert.Equal(t, len(pending()), 0, "%v", pending())
 	for _, dir := range []*os.File{ten.dir, ten.snapsDir} {
 		names, err := readDir(dir)

@@ -35,7 +35,7 @@ type purpose int
 
 const (
 	forChanges purpose = iota
-	toLook             // changes nothing, and may be read-only
+	forReading         // changes nothing, and may be read-only
 	toInit             // makes it a pool
 )
 
@@ -88,7 +88,7 @@ func (p *pool) open(config Config, why purpose) (err error) {
 		return err // nothing is written to what may be the wrong filesystem
 	}
 	switch why {
-	case toLook:
+	case forReading:
 		return ignoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
 	case toInit:
 		if p.identity.ID != uuid.Nil {

@@ -42,7 +42,7 @@ func assertRefuses(t *testing.T, s *Store, base string) {
 	for _, op := range operations() {
 		assertCode(t, op.do(t.Context(), ten), agentapi.Unavailable)
 	}
-	s.lookAfter(t.Context())
+	s.maintain(t.Context())
 	assert.DeepEqual(t, tree(t, base), before)
 	// Lookups need no disk.
 	_, err := ten.GetVolume(t.Context(), "v")
@@ -289,7 +289,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	for name, trick := range tricks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, smallPool)
+			r := newTestEnv(t, smallPool)
 			withSnapshot(t, r.ten)
 			for _, request := range trick.refused {
 				r.trickAndRestore(t, trick.path, request, trick.with)
@@ -320,7 +320,7 @@ func requestFor(t *testing.T, name string) func(ctx context.Context, ten *Tenant
 	return nil
 }
 
-func (r *rig) trickAndRestore(t *testing.T, path, name string, with func(t *testing.T, path, outside string)) {
+func (r *testEnv) trickAndRestore(t *testing.T, path, name string, with func(t *testing.T, path, outside string)) {
 	t.Helper()
 	request := requestFor(t, name)
 	_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
@@ -338,16 +338,16 @@ func (r *rig) trickAndRestore(t *testing.T, path, name string, with func(t *test
 	away := filepath.Join(r.pool.Dir, ".away")
 	move(t, path, away)
 	with(t, path, outside)
-	for range 2 { // and again, when the name is in doubt
+	for range 2 { // and again, when the name is reloaded
 		assert.Assert(t, request(t.Context(), r.ten) != nil, name)
-		r.store.lookAfter(t.Context())
+		r.store.maintain(t.Context())
 		assert.DeepEqual(t, tree(t, outside), left)
 	}
 
 	_ = unix.Unmount(path, unix.MNT_DETACH)
 	assert.NilError(t, os.RemoveAll(path))
 	move(t, away, path)
-	r.store.lookAfter(t.Context())
+	r.store.maintain(t.Context())
 	assert.DeepEqual(t, r.view(), want)
 	r.store.abandon()
 	r.open()

@@ -25,7 +25,7 @@ func (s *Store) reapQgroups(ctx context.Context) error {
 	}
 	for _, id := range stale {
 		f := Finding{Kind: StaleQgroup, Path: s.pool.path, Detail: fmt.Sprintf("qgroup 0/%d", id)}
-		if err := s.mend(f, func() error { return s.removeQgroup(id) }); err != nil {
+		if err := s.repair(f, func() error { return s.removeQgroup(id) }); err != nil {
 			return err
 		}
 	}
@@ -36,19 +36,19 @@ func (s *Store) reapQgroups(ctx context.Context) error {
 // that is running now, which will count it out, and to remove it before makes the kernel declare the quotas inconsistent
 // (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
 func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
-	if s.survey != nil {
-		return s.survey.stale, nil
+	if s.inspection != nil {
+		return s.inspection.stale, nil
 	}
-	return s.settledQgroups(ctx)
+	return s.removableQgroups(ctx)
 }
 
-func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
+func (s *Store) removableQgroups(ctx context.Context) ([]uint64, error) {
 	stale, dropping, err := s.pool.fs.StaleQgroups(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if dropping {
-		s.upkeep.held.wait()
+		s.maintenance.held.wait()
 	}
 	if len(stale) == 0 {
 		return nil, nil
@@ -57,11 +57,11 @@ func (s *Store) settledQgroups(ctx context.Context) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	settled := countedOut(stale, groups)
-	if len(settled) < len(stale) {
-		s.upkeep.held.wait()
+	removable := countedOut(stale, groups)
+	if len(removable) < len(stale) {
+		s.maintenance.held.wait()
 	}
-	return settled, nil
+	return removable, nil
 }
 
 // countedOut are those whose numbers are all zero.
@@ -77,14 +77,14 @@ func countedOut(stale []uint64, groups map[uint64]btrfs.Qgroup) (out []uint64) {
 // kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.
 const kernelCleans = time.Second
 
-// lookForQgroups finds the stale ones, without what the kernel is still busy with. It takes a commit, which a read-only
+// inspectQgroups finds the stale ones, without what the kernel is still busy with. It takes a commit, which a read-only
 // filesystem does not make: then there are none.
-func (s *Store) lookForQgroups(ctx context.Context) ([]uint64, error) {
+func (s *Store) inspectQgroups(ctx context.Context) ([]uint64, error) {
 	readOnly, err := s.pool.fs.ReadOnly()
 	if err != nil || readOnly || s.quota == btrfs.QuotaOff {
 		return nil, err
 	}
-	first, err := s.settledQgroups(ctx)
+	first, err := s.removableQgroups(ctx)
 	if err != nil || len(first) == 0 {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (s *Store) lookForQgroups(ctx context.Context) ([]uint64, error) {
 		return nil, ctx.Err()
 	case <-time.After(kernelCleans):
 	}
-	second, err := s.settledQgroups(ctx)
+	second, err := s.removableQgroups(ctx)
 	return slices.DeleteFunc(second, func(id uint64) bool { return !slices.Contains(first, id) }), err
 }
 
@@ -102,7 +102,7 @@ func (s *Store) removeQgroup(id uint64) error {
 	err := s.disk.fs.RemoveQgroup(id)
 	switch {
 	case isErrno(err, unix.EBUSY):
-		s.upkeep.held.wait()
+		s.maintenance.held.wait()
 		return nil
 	case errors.Is(err, btrfs.ErrNoQgroup):
 		return nil

@@ -59,12 +59,12 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 
 // Each refusal names the directory as the commands for the administrator need it.
 func TestQuarantineNamesItsDirectory(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	assert.NilError(t, os.WriteFile(filepath.Join(v.Path, clientsDir, "damaged"), nil, 0o600))
-	r.store.doubts.add(r.ten.volumeClaim("v"))
-	r.settle()
+	r.store.reloads.mark(r.ten.volumeLock("v"))
+	r.recoverFromFailure()
 	for name, do := range map[string]func() error{
 		"export": func() error {
 			_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client2})
@@ -101,27 +101,27 @@ func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
 			},
 		} {
 			t.Run(fmt.Sprintf("%s, squash %t", name, squash), func(t *testing.T) {
-				r := newRig(t, smallPool)
+				r := newTestEnv(t, smallPool)
 				v, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib, RootSquash: squash})
 				assert.NilError(t, err)
 				r.export(client1, "1")
 				before := r.exporter.list()
 				spoil(t, v)
 
-				r.store.doubts.add(r.ten.volumeClaim("v"))
-				r.settle()
+				r.store.reloads.mark(r.ten.volumeLock("v"))
+				r.recoverFromFailure()
 				assert.Assert(t, mustGet(t, r.ten, "v").Quarantine != "")
 				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
 				r.store.abandon()
 				r.open()
 				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
-				r.settle()
+				r.recoverFromFailure()
 				assert.DeepEqual(t, r.exporter.list(), before, compareAddr)
 
 				r.store.abandon()
 				clear(r.exporter.exports)
 				r.open()
-				r.settle()
+				r.recoverFromFailure()
 				want := name == "metadata" || squash
 				for _, e := range r.exporter.list() {
 					assert.Equal(t, e.Options.RootSquash, e.Path == v.dataPath() && want)
@@ -177,14 +177,14 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 // A client whose unexport failed half-way is shut out by the agent itself also where not all
 // references can be read, or where the data is missing. The other clients stay.
 func TestReconcileShutsEndedClientsOut(t *testing.T) {
-	for name, spoil := range map[string]func(t *testing.T, r *rig, v Volume){
-		"unreadable reference": func(t *testing.T, _ *rig, v Volume) {
+	for name, spoil := range map[string]func(t *testing.T, r *testEnv, v Volume){
+		"unreadable reference": func(t *testing.T, _ *testEnv, v Volume) {
 			assert.NilError(t, os.WriteFile(filepath.Join(v.Path, clientsDir, "damaged"), nil, 0o600))
 		},
-		"data is missing": func(_ *testing.T, r *rig, v Volume) { r.moveAway(v.Path) },
+		"data is missing": func(_ *testing.T, r *testEnv, v Volume) { r.moveAway(v.Path) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, smallPool)
+			r := newTestEnv(t, smallPool)
 			v := mustCreate(t, r.ten, "v")
 			r.export(client1, "1")
 			r.export(client2, "1")
@@ -201,7 +201,7 @@ func TestReconcileShutsEndedClientsOut(t *testing.T) {
 			everyone := before[2]
 			everyone.Client, everyone.Spec = netip.Addr{}, "*"
 			r.exporter.put(everyone)
-			r.settle()
+			r.recoverFromFailure()
 			assert.Equal(t, before[2].Client, client2)
 			assert.DeepEqual(t, r.exporter.list(), before[:2], compareAddr)
 		})
@@ -227,7 +227,7 @@ func TestExportThatCannotBeRestored(t *testing.T) {
 	s = reopened(t, config, exporter)
 	assert.Equal(t, len(exporter.list()), 0)
 	assert.DeepEqual(t, reasons(s.Conditions()), []string{agentapi.ReasonExportsDiffer})
-	s.lookAfter(t.Context())
+	s.maintain(t.Context())
 	assert.Equal(t, len(exporter.list()), 1)
 	assert.Equal(t, len(s.Conditions()), 0)
 	assert.NilError(t, s.Close(t.Context()))
@@ -260,8 +260,8 @@ func TestStrangersFilesAreKept(t *testing.T) {
 		assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, file), []byte("precious"), 0o600))
 	}
 	s = reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter())
-	s.upkeep.failed.Store(true)
-	s.lookAfter(t.Context())
+	s.maintenance.failed.Store(true)
+	s.maintain(t.Context())
 	assert.NilError(t, s.Close(t.Context()))
 	for _, file := range append(files, "home/.new-work", "home/empty") {
 		_, err := os.Stat(filepath.Join(pool.Dir, file))

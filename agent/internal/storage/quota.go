@@ -76,7 +76,7 @@ func (s *Store) reconcileLimits() error {
 				continue
 			}
 			if s.reconcileLimit(v.Path, v.ID, s.intendedLimit(v), groups) != nil {
-				s.doubts.add(t.volumeClaim(v.Name)) // one volume keeps no other from being served
+				s.reloads.mark(t.volumeLock(v.Name)) // one volume keeps no other from being served
 			}
 		}
 		if s.quota == btrfs.QuotaOff {
@@ -90,7 +90,7 @@ func (s *Store) reconcileLimits() error {
 func (s *Store) liftSnapshotLimits(t *Tenant, groups map[uint64]btrfs.Qgroup) {
 	for _, snapshot := range t.snapshots.all() {
 		if snapshot.Quarantine == "" && s.reconcileLimit(snapshot.Path, snapshot.ID, 0, groups) != nil {
-			s.doubts.add(t.snapshotClaim(snapshot.Name))
+			s.reloads.mark(t.snapshotLock(snapshot.Name))
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (s *Store) reconcileLimit(path string, id uint64, want int64, groups map[ui
 		return nil
 	}
 	detail := fmt.Sprintf("the limit is %s, intended is %s", limitText(have), limitText(uint64(want)))
-	return s.mend(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.disk.setLimit(id, want) })
+	return s.repair(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.disk.setLimit(id, want) })
 }
 
 // intendedLimit of a volume; 0 is none.

@@ -139,7 +139,7 @@ func openFS(t *testing.T, dir string) *btrfs.FS {
 }
 
 // Somebody takes a snapshot with qgroup inheritance, which makes the quotas inconsistent: limits are not enforced, the
-// store says so, and upkeep cures it.
+// store says so, and maintenance cures it.
 func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
 	t.Parallel()
 	ten, pool := openTenant(t)
@@ -155,7 +155,7 @@ func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, cmp.Contains(reasons(report.Conditions), "QuotaInconsistent"))
 
-	s.lookAfter(t.Context())
+	s.maintain(t.Context())
 	eventually(t, func() poll.Result { return when(len(s.Conditions()) == 0, "conditions are %v", s.Conditions()) })
 	assertEnforced(t, v.Path, mib, 32*mib)
 	btrfsCommand(t, "subvolume", "delete", filepath.Join(pool.Dir, "foreign"))
@@ -220,7 +220,7 @@ func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, cmp.Contains(reasons(report.Conditions), "QuotaDisabled"))
 	assert.NilError(t, ten.DeleteVolume(ctx, "gone"))
-	s.lookAfter(ctx)
+	s.maintain(ctx)
 	assert.NilError(t, s.Close(ctx))
 
 	s = reopened(t, config, newMemoryExporter())
@@ -241,10 +241,10 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 	_, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Volume: "v"})
 	assert.NilError(t, err)
 	assert.NilError(t, ten.DeleteVolume(ctx, "v"))
-	s.lookAfter(ctx)
+	s.maintain(ctx)
 	assert.NilError(t, ten.DeleteVolume(ctx, "c"))
 	eventually(t, func() poll.Result {
-		s.lookAfter(ctx)
+		s.maintain(ctx)
 		groups, err := s.pool.fs.Qgroups()
 		if err != nil {
 			return poll.Error(err)
@@ -287,7 +287,7 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	awaitStale(v.ID)
 	assert.NilError(t, clone.Close())
 	eventually(t, func() poll.Result {
-		s.lookAfter(ctx)
+		s.maintain(ctx)
 		stale, _, err := s.pool.fs.StaleQgroups(ctx)
 		assert.NilError(t, err)
 		return when(len(stale) == 0, "stale are %v", stale)
@@ -317,7 +317,7 @@ func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "well"))
 		if errors.Is(failure, unix.EIO) {
 			broken.Store(false)
-			s.lookAfter(t.Context())
+			s.maintain(t.Context())
 			assertLimits(t, s)
 		}
 		assert.NilError(t, mustTenant(t, s).DeleteVolume(t.Context(), "v"))
@@ -390,7 +390,7 @@ func TestChangesOfAFullVolume(t *testing.T) {
 	assert.Assert(t, !strings.Contains(err.Error(), "the pool is full"), "%v", err)
 	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 	assert.NilError(t, err)
-	ten.store.lookAfter(t.Context())
+	ten.store.maintain(t.Context())
 	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
 	assert.NilError(t, err)
 }

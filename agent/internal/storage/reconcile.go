@@ -146,7 +146,7 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 			return err
 		}
 		return s.exporter.Export(ctx, want)
-	}, t.volumeClaim(name).as(referring))
+	}, t.volumeLock(name).as(referring))
 }
 
 // revoke takes back the exports of a path that are there and not wanted.

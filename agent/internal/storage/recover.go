@@ -43,7 +43,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.reapQgroups(ctx); err != nil {
 		s.log.Warn("stale qgroups are left", "error", err)
 	}
-	if !s.survey.onlyLooks() {
+	if !s.inspection.readOnly() {
 		if err := s.disk.commit(ctx); err != nil {
 			return err
 		}
@@ -108,7 +108,7 @@ func (t *Tenant) hasMetadata(parent *os.File) bool {
 }
 
 // loadTenant loads one tenant. Where that fails, the others are served, the tenant's exports
-// stay as they are, and upkeep tries it again.
+// stay as they are, and maintenance tries it again.
 func (s *Store) loadTenant(name string) {
 	t, err := s.openTenant(name)
 	if err == nil && t != nil { // without repair, a tenant that is not there is not made
@@ -128,7 +128,7 @@ func (s *Store) loadTenant(name string) {
 		return
 	}
 	s.broken[name] = err
-	s.doubts.forgetTenant(name)
+	s.reloads.forgetTenant(name)
 	if !before {
 		s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
 	}
@@ -143,7 +143,7 @@ func (s *Store) retryTenants() {
 		s.loadTenant(name)
 		if t := s.tenantOnDisk(name); t != nil {
 			s.log.Info("loaded a tenant", "tenant", name, "volumes", t.volumes.totals().items, "snapshots", t.snapshots.totals().items)
-			s.upkeep.drifted.Store(true)
+			s.maintenance.drifted.Store(true)
 		}
 	}
 }
@@ -204,26 +204,26 @@ func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 // alone what the agent did not make.
 func (t *Tenant) removeTemporary(parent *os.File, name string) {
 	if f := t.inspect(parent, name); f.state != inspect.NotOurs {
-		_ = t.removeLeftover(parent, name, f) // logged, and tried again by upkeep
+		_ = t.removeLeftover(parent, name, f) // logged, and tried again by maintenance
 	}
 }
 
 // removeLeftover removes a directory that is half made or half deleted. What cannot be removed
-// is tried again by upkeep.
-func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
+// is tried again by maintenance.
+func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error {
 	kind := InterruptedCreation
 	if f.state == inspect.InterruptedDeletion {
 		kind = InterruptedDeletion
 	}
 	path := parent.Name() + "/" + name
-	return t.store.mend(Finding{Kind: kind, Path: path}, func() error {
-		t.store.upkeep.deleted()
+	return t.store.repair(Finding{Kind: kind, Path: path}, func() error {
+		t.store.maintenance.deleted()
 		err := t.finishRemoval(parent, name, f)
 		switch {
 		case isInUse(err) && f.place == inspect.Trash:
-			t.store.upkeep.notRemoved(path)
+			t.store.maintenance.removeLater(path)
 		case err != nil:
-			t.store.upkeep.failed.Store(true)
+			t.store.maintenance.failed.Store(true)
 		}
 		return err
 	})
@@ -233,16 +233,16 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f found) error {
 // that has a volume's name gets a temporary name first. Data that is put back just before goes
 // there with it, and then comes back with it: package inspect leaves data beside the mark
 // Creating alone.
-func (t *Tenant) finishRemoval(parent *os.File, name string, f found) error {
+func (t *Tenant) finishRemoval(parent *os.File, name string, f inspected) error {
 	d := t.store.disk
 	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {
-		return d.discard(parent, name)
+		return d.removeDirectory(parent, name)
 	}
-	trash := t.store.upkeep.temporary(inspect.TrashPrefix)
-	defer t.store.upkeep.done(trash)
+	trash := t.store.maintenance.newTemporaryName(inspect.TrashPrefix)
+	defer t.store.maintenance.done(trash)
 	err := d.rename(parent, name, trash)
 	if isErrno(err, unix.ENOSPC) {
-		return d.discardEmpty(parent, name, f.metadata)
+		return d.removeEmpty(parent, name, f.metadata)
 	}
 	if err != nil {
 		return err
@@ -250,12 +250,12 @@ func (t *Tenant) finishRemoval(parent *os.File, name string, f found) error {
 	if again := t.inspect(parent, trash); again.data != inspect.NoData {
 		return d.rename(parent, trash, name)
 	}
-	return d.discardEmpty(parent, trash, f.metadata)
+	return d.removeEmpty(parent, trash, f.metadata)
 }
 
 // loadVolume makes the catalogue say what is on disk under name.
 func (t *Tenant) loadVolume(name string) {
-	f := t.settled(t.dir, name)
+	f := t.inspectAndRemove(t.dir, name)
 	switch f.state {
 	case inspect.Whole:
 		t.volumes.put(t.wholeVolume(name, f))
@@ -266,9 +266,9 @@ func (t *Tenant) loadVolume(name string) {
 	}
 }
 
-// settled inspects a directory and removes it where it is half made or half deleted. Where it
+// inspectAndRemove inspects a directory and removes it where it is half made or half deleted. Where it
 // cannot be removed, it is quarantined for now: its name is still taken.
-func (t *Tenant) settled(parent *os.File, name string) found {
+func (t *Tenant) inspectAndRemove(parent *os.File, name string) inspected {
 	f := t.inspect(parent, name)
 	if f.state == inspect.InterruptedCreation || f.state == inspect.InterruptedDeletion {
 		if err := t.removeLeftover(parent, name, f); err != nil {
@@ -278,38 +278,38 @@ func (t *Tenant) settled(parent *os.File, name string) found {
 	return f
 }
 
-func (t *Tenant) wholeVolume(name string, f found) Volume {
+func (t *Tenant) wholeVolume(name string, f inspected) Volume {
 	v := f.volume
 	v.Name, v.Path, v.ID, v.UUID, v.Refs = name, t.path(name), f.info.ID, f.info.UUID, f.refs
-	t.repair(t.dir, t.volumeClaim(name), name, f, func(dir *os.File) error {
-		return errors.Join(t.tidyRefs(dir, v.Refs), t.resolveChange(dir, &v))
+	t.repairWhole(t.dir, t.volumeLock(name), name, f, func(dir *os.File) error {
+		return errors.Join(t.repairRefs(dir, v.Refs), t.resolveChange(dir, &v))
 	})
 	return v
 }
 
-// repair puts right what an interruption has left in the directory of a whole volume or
-// snapshot; more is what only one of the two has. A failure is logged, and upkeep tries again.
-func (t *Tenant) repair(parent *os.File, c claim, name string, f found, more func(dir *os.File) error) {
+// repairWhole repairs what an interruption has left in the directory of a whole volume or
+// snapshot; more is what only one of the two has. A failure is logged, and maintenance tries again.
+func (t *Tenant) repairWhole(parent *os.File, lock nameLock, name string, f inspected, more func(dir *os.File) error) {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
-		t.store.doubts.add(c)
+		t.store.reloads.mark(lock)
 		return
 	}
 	defer dir.Close()
 	err = errors.Join(
 		t.adopt(dir, f.metadata, f.info),
 		t.clearMark(dir, f.mark),
-		t.tidyFile(dir, metadataFile+temporarySuffix),
+		t.removeLeftoverFile(dir, metadataFile+temporarySuffix),
 		more(dir),
 	)
 	if err != nil {
-		t.store.doubts.add(c)
+		t.store.reloads.mark(lock)
 	}
 }
 
 // clearMark ends the mark of a creation that was interrupted after the data had come.
 func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
-	if mark == inspect.NoMark || t.store.survey.onlyLooks() {
+	if mark == inspect.NoMark || t.store.inspection.readOnly() {
 		return nil
 	}
 	return t.store.disk.clearMark(dir)
@@ -317,7 +317,7 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 
 // quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it
 // can: they can be shut out.
-func (t *Tenant) quarantineVolume(name string, f found) {
+func (t *Tenant) quarantineVolume(name string, f inspected) {
 	before, known := t.volumes.get(name)
 	v := Volume{
 		Name: name, VolumeID: f.metadata.ownVolumeID(), Path: t.path(name), Quarantine: f.reason,
@@ -335,7 +335,7 @@ func (t *Tenant) quarantineVolume(name string, f found) {
 		v.RootSquash = true
 	}
 	t.volumes.put(v)
-	t.store.doubts.add(t.volumeClaim(name)) // perhaps it can be read the next time
+	t.store.reloads.mark(t.volumeLock(name)) // perhaps it can be read the next time
 	if v.Quarantine != before.Quarantine {
 		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
 	}
@@ -347,25 +347,25 @@ func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error
 		return nil
 	}
 	detail := fmt.Sprintf("the subvolume was %s and is %s", m.UUID, info.UUID)
-	return t.store.mend(Finding{Kind: ReplacedData, Path: dir.Name(), Detail: detail}, func() error {
+	return t.store.repair(Finding{Kind: ReplacedData, Path: dir.Name(), Detail: detail}, func() error {
 		m.UUID = info.UUID
 		return t.store.disk.writeMetadata(dir, m)
 	})
 }
 
-// tidyFile removes a file that an interrupted write left.
-func (t *Tenant) tidyFile(dir *os.File, name string) error {
+// removeLeftoverFile removes a file that an interrupted write left.
+func (t *Tenant) removeLeftoverFile(dir *os.File, name string) error {
 	var stat unix.Stat_t
 	if unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
 		return nil
 	}
-	return t.store.mend(Finding{Kind: Temporary, Path: dir.Name() + "/" + name}, func() error {
+	return t.store.repair(Finding{Kind: Temporary, Path: dir.Name() + "/" + name}, func() error {
 		return t.store.disk.unlink(dir, name)
 	})
 }
 
 func (t *Tenant) loadSnapshot(name string) {
-	f := t.settled(t.snapsDir, name)
+	f := t.inspectAndRemove(t.snapsDir, name)
 	switch f.state {
 	case inspect.Whole:
 		t.snapshots.put(t.wholeSnapshot(name, f))
@@ -374,7 +374,7 @@ func (t *Tenant) loadSnapshot(name string) {
 		s := Snapshot{Name: name, Path: t.snapshotPath(name), Quarantine: f.reason}
 		s.Volume, s.VolumeID = f.metadata.Volume, f.metadata.VolumeID
 		t.snapshots.put(s)
-		t.store.doubts.add(t.snapshotClaim(name))
+		t.store.reloads.mark(t.snapshotLock(name))
 		if s.Quarantine != before.Quarantine {
 			t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
 		}
@@ -383,10 +383,56 @@ func (t *Tenant) loadSnapshot(name string) {
 	}
 }
 
-func (t *Tenant) wholeSnapshot(name string, f found) Snapshot {
+func (t *Tenant) wholeSnapshot(name string, f inspected) Snapshot {
 	s := f.snapshot
 	s.Name, s.Path = name, t.snapshotPath(name)
 	s.ID, s.UUID, s.ParentUUID = f.info.ID, f.info.UUID, f.info.ParentUUID
-	t.repair(t.snapsDir, t.snapshotClaim(name), name, f, func(*os.File) error { return nil })
+	t.repairWhole(t.snapsDir, t.snapshotLock(name), name, f, func(*os.File) error { return nil })
 	return s
+}
+
+// reloadVolume makes the catalogue, and the volume's limit, what is on disk.
+func (t *Tenant) reloadVolume(name string) error {
+	if err := t.noteAgain(name); err != nil {
+		return err
+	}
+	t.loadVolume(name)
+	v, found := t.volumes.get(name)
+	if !found || v.Quarantine != "" {
+		return nil
+	}
+	switch err := t.store.limit(v); {
+	case errors.Is(err, btrfs.ErrQuotaDisabled):
+		return nil // Conditions say so; the next start sets the limits
+	case errors.Is(err, btrfs.ErrNoQgroup): // kernels before 6.8 let it be taken from a living subvolume; a new one comes with the quotas' next start
+		t.store.log.Error("the kernel does not count a volume, and its limit is not enforced: turn quotas off, and restart the agent", "path", v.Path)
+		return nil
+	default:
+		return err
+	}
+}
+
+// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the
+// disk has their new values without a note of them: a commit has failed, and so has the write
+// that followed it.
+func (t *Tenant) noteAgain(name string) error {
+	v, _ := t.volumes.get(name)
+	if len(v.Pending) == 0 || v.Quarantine != "" {
+		return nil
+	}
+	dir, err := t.store.disk.open(t.name + "/" + name)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer dir.Close()
+	_, unreadable := presentMetadata(dir, name)
+	if unreadable != nil { // the load that follows quarantines the volume, and says why
+		return nil
+	}
+	return t.store.disk.writeMetadata(dir, v.metadata())
+}
+
+func (t *Tenant) reloadSnapshot(name string) error {
+	t.loadSnapshot(name)
+	return nil
 }

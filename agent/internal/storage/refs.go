@@ -204,9 +204,9 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	return d.unlinkRef(clients, ref, "")
 }
 
-// tidyRefs removes what interrupted writes left: temporary files, and the ended file of a reference
+// repairRefs removes what interrupted writes left: temporary files, and the ended file of a reference
 // that is live again. It marks the files of references that are ended.
-func (t *Tenant) tidyRefs(dir *os.File, refs []Ref) error {
+func (t *Tenant) repairRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
 		return ignoreNotExist(err)
@@ -215,7 +215,7 @@ func (t *Tenant) tidyRefs(dir *os.File, refs []Ref) error {
 	names, err := clients.Readdirnames(-1)
 	for _, name := range names {
 		if strings.HasSuffix(name, temporarySuffix) || isReplaced(name, names) {
-			err = errors.Join(err, t.tidyFile(clients, name))
+			err = errors.Join(err, t.removeLeftoverFile(clients, name))
 		}
 	}
 	for _, ref := range refs {
@@ -229,7 +229,7 @@ func (t *Tenant) tidyRefs(dir *os.File, refs []Ref) error {
 }
 
 func (t *Tenant) markFile(clients *os.File, ref Ref, suffix string) error {
-	return t.store.mend(Finding{Kind: Temporary, Path: clients.Name() + "/" + ref.stem() + suffix}, func() error {
+	return t.store.repair(Finding{Kind: Temporary, Path: clients.Name() + "/" + ref.stem() + suffix}, func() error {
 		return t.store.disk.rename(clients, ref.stem()+suffix, ref.stem()+endedSuffix)
 	})
 }

@@ -40,7 +40,7 @@ func (s *Store) keepReserve() {
 // fillReserve makes the links that are missing. A pool that is full keeps the ones that it has.
 func (s *Store) fillReserve() {
 	err := s.disk.fillReserve(s.pool.own)
-	before := s.upkeep.reserveLow.Swap(err != nil)
+	before := s.maintenance.reserveLow.Swap(err != nil)
 	if err != nil && !before && !isErrno(err, unix.ENOSPC) {
 		s.log.Warn("failed to fill the reserve for references", "error", err)
 	}

@@ -23,7 +23,7 @@ import (
 // the same, and nothing else is there.
 func assertRules(t testing.TB, s *Store) {
 	t.Helper()
-	assertNobodyInside(t, s)
+	assertNothingHeld(t, s)
 	subvolumes := map[string]btrfs.SubvolumeRef{}
 	for _, ten := range s.Tenants() {
 		assertDirectories(t, ten)
@@ -41,16 +41,16 @@ func assertRules(t testing.TB, s *Store) {
 	assertExports(t, s)
 }
 
-// assertNobodyInside makes sure that no lock, name or place in the gate was left taken.
-func assertNobodyInside(t testing.TB, s *Store) {
+// assertNothingHeld makes sure that no lock or name is held, and no change in flight.
+func assertNothingHeld(t testing.TB, s *Store) {
 	t.Helper()
-	s.gate.mu.Lock()
-	assert.Equal(t, s.gate.inner, 0)
-	s.gate.mu.Unlock()
+	s.inFlight.mu.Lock()
+	assert.Equal(t, s.inFlight.count, 0)
+	s.inFlight.mu.Unlock()
 	s.locks.mu.Lock()
-	assert.Equal(t, len(s.locks.locks), 0)
+	assert.Equal(t, len(s.locks.pairs), 0)
 	s.locks.mu.Unlock()
-	s.upkeep.active.Range(func(name, _ any) bool {
+	s.maintenance.active.Range(func(name, _ any) bool {
 		t.Errorf("the temporary name %s is still in use", name)
 		return true
 	})

@@ -28,7 +28,7 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 		created = true
 		s, err = t.snapshot(spec)
 		return err
-	}, t.snapshotClaim(spec.Name), t.volumeClaim(spec.Volume).as(copying))
+	}, t.snapshotLock(spec.Name), t.volumeLock(spec.Volume).as(copying))
 	return s, created, err
 }
 
@@ -100,5 +100,5 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 			return err
 		}
 		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(name) })
-	}, t.snapshotClaim(name))
+	}, t.snapshotLock(name))
 }

@@ -89,23 +89,24 @@ func (c Config) withDefaults() Config {
 
 // Store is the pool with everything in it. It is safe for concurrent use.
 type Store struct {
-	config   Config
-	log      *slog.Logger
-	pool     *pool
-	disk     *disk
-	exporter Exporter
-	quota    btrfs.QuotaMode // off: no limits are set
-	key      []byte          // signs usage tokens
-	gate     gate
-	locks    nameLocks
-	doubts   doubts
-	upkeep   upkeep
-	reserve  sync.Mutex // of the reserve for references: see reserve.go
-	looks    looks
-	index    *dataIndex     // at start only
-	survey   *survey        // nil in an agent: see Inspect
-	failures sync.Map       // error texts of repairs that have failed, by Finding.key
-	commits  *clientCommits // nil where they are turned off
+	config      Config
+	log         *slog.Logger
+	pool        *pool
+	disk        *disk
+	exporter    Exporter
+	quota       btrfs.QuotaMode // off: no limits are set
+	key         []byte          // signs usage tokens
+	inFlight    inFlight
+	creates     createSemaphore
+	locks       nameLocks
+	reloads     reloads
+	maintenance maintenance
+	reserve     sync.Mutex // of the reserve for references: see reserve.go
+	healthCache healthCache
+	index       *dataIndex     // at start only
+	inspection  *inspection    // nil in an agent: see Inspect
+	failures    sync.Map       // error texts of repairs that have failed, by Finding.key
+	commits     *clientCommits // nil where they are turned off
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
@@ -123,53 +124,53 @@ type Tenant struct {
 	admission admission
 }
 
-// Claim is a pool that this process has, and nobody has begun to use.
-type Claim struct {
+// Pool is a pool that this process has locked, and that no Store uses yet.
+type Pool struct {
 	config Config
 	pool   *pool
 }
 
-// Take takes the pool. It fails if it is not a writable btrfs filesystem, is not the wanted pool
-// (see identity.go), or is another agent's.
-func Take(config Config) (*Claim, error) {
+// OpenPool opens and locks the pool. It fails if it is not a writable btrfs filesystem, is not the
+// configured pool (see identity.go), or is another agent's.
+func OpenPool(config Config) (*Pool, error) {
 	config = config.withDefaults()
 	p, err := openPool(config, forChanges)
 	if err != nil {
 		return nil, err
 	}
-	return &Claim{config, p}, nil
+	return &Pool{config, p}, nil
 }
 
-// Release gives the pool back, unless Open has it.
-func (c *Claim) Release() {
-	if c.pool != nil {
-		c.pool.close()
+// Close unlocks the pool, unless Open has it.
+func (p *Pool) Close() {
+	if p.pool != nil {
+		p.pool.close()
 	}
 }
 
-// Open finishes or undoes what a crash left, brings limits and exports in line with what is intended, and then keeps them so
-// until Close, which gives the pool back. It can be called once.
-func (c *Claim) Open(ctx context.Context, exporter Exporter) (*Store, error) {
-	s := newStore(c.config, c.pool)
-	c.pool = nil
+// Open finishes or undoes what a crash left, makes limits and exports as intended, and then keeps
+// them so until Close of the Store, which unlocks the pool. It can be called once.
+func (p *Pool) Open(ctx context.Context, exporter Exporter) (*Store, error) {
+	s := newStore(p.config, p.pool)
+	p.pool = nil
 	s.exporter = exporter
 	if err := s.start(ctx); err != nil {
 		s.release()
 		return nil, err
 	}
-	s.upkeep.start(s)
+	s.maintenance.start(s)
 	s.commits.start()
 	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
 	return s, nil
 }
 
-// Open takes the pool and opens it.
+// Open opens the pool and what is in it.
 func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
-	claim, err := Take(config)
+	pool, err := OpenPool(config)
 	if err != nil {
 		return nil, err
 	}
-	return claim.Open(ctx, exporter)
+	return pool.Open(ctx, exporter)
 }
 
 func newStore(config Config, p *pool) *Store {
@@ -177,8 +178,9 @@ func newStore(config Config, p *pool) *Store {
 		config:  config,
 		log:     config.Logger,
 		pool:    p,
-		disk:    &disk{fs: p.fs, base: p.base, turns: newTurns(), fault: config.fault},
-		locks:   nameLocks{locks: map[string]*nameLock{}},
+		disk:    &disk{fs: p.fs, base: p.base, fault: config.fault},
+		creates: newCreateSemaphore(),
+		locks:   nameLocks{pairs: map[string]*lockPair{}},
 		tenants: map[string]*Tenant{},
 		broken:  map[string]error{},
 		commits: newClientCommits(config, p.fs.Commit),
@@ -203,7 +205,7 @@ func (s *Store) start(ctx context.Context) (err error) {
 }
 
 // startExports brings the NFS server in line. An export that cannot be restored, as of data on a bad sector, keeps nobody
-// else's from being served: it is tried again by upkeep, and Conditions say so until it works.
+// else's from being served: it is tried again by maintenance, and Conditions say so until it works.
 func (s *Store) startExports(ctx context.Context) error {
 	kept, err := s.keptExports(ctx)
 	if err != nil {
@@ -219,8 +221,8 @@ func (s *Store) startExports(ctx context.Context) error {
 		return err
 	}
 	s.log.Error("exports could not be restored: their clients stay shut out until they can be", "error", err)
-	s.upkeep.drifted.Store(true)
-	s.upkeep.exports.Store(&err)
+	s.maintenance.drifted.Store(true)
+	s.maintenance.exports.Store(&err)
 	return nil
 }
 
@@ -236,17 +238,17 @@ func concernsExports(err error) bool {
 // Close lets started changes finish, refuses new ones, and gives the pool back. Exports stay as they are. When ctx ends
 // first, Close returns its error with the changes still under way; the process may end then, as after a crash.
 func (s *Store) Close(ctx context.Context) error {
-	if err := s.gate.close(ctx); err != nil {
+	if err := s.inFlight.wait(ctx); err != nil {
 		return fmt.Errorf("changes are still under way: %w", err)
 	}
-	s.upkeep.stop()
+	s.maintenance.stop()
 	s.commits.stop()
 	s.release()
 	return nil
 }
 
 // Drain makes Ready fail and refuses new changes; those that have started go on.
-func (s *Store) Drain() { s.gate.shut() }
+func (s *Store) Drain() { s.inFlight.drain() }
 
 func (s *Store) release() {
 	for _, t := range s.tenants {
@@ -257,7 +259,7 @@ func (s *Store) release() {
 
 // Ready says why the store takes no changes: *agentapi.Error with Unavailable, or nil.
 func (s *Store) Ready() error {
-	if s.gate.isShut() {
+	if s.inFlight.isDraining() {
 		return errDraining
 	}
 	return s.pool.check()
@@ -313,8 +315,8 @@ func (t *Tenant) close() {
 
 // openTenant opens, and where it is missing makes, a tenant's directories.
 func (s *Store) openTenant(name string) (*Tenant, error) {
-	if s.survey != nil {
-		return s.openSurveyed(name)
+	if s.inspection != nil {
+		return s.openInspected(name)
 	}
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error
@@ -337,42 +339,6 @@ func (s *Store) openOrMake(parent *os.File, name string) (*os.File, error) {
 		return nil, err
 	}
 	return beneath.OpenDir(parent, name)
-}
-
-// change runs do with the claimed names to itself, once the pool is known to be the pool. Waiting ends with ctx; a started
-// change goes on when the caller hangs up.
-func (s *Store) change(ctx context.Context, do func(context.Context) error, claims ...claim) error {
-	leave, err := s.gate.enter()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	release, err := s.locks.acquire(ctx, claims...)
-	if err == nil && s.doubts.about(claims) {
-		release()
-		claims = settling(claims)
-		release, err = s.locks.acquire(ctx, claims...)
-	}
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.pool.check(); err != nil {
-		return err
-	}
-	ctx = context.WithoutCancel(ctx)
-	if err := s.settle(ctx, claims); err != nil {
-		return classify(err)
-	}
-	err = do(ctx)
-	if err != nil {
-		s.upkeep.failed.Store(true)
-	}
-	if err != nil && !isCoded(err) {
-		s.doubts.add(claims...)
-		s.upkeep.drifted.Store(true)
-	}
-	return classify(err)
 }
 
 // isCoded tells a refusal from the failure of a system call or of the NFS server.
@@ -412,31 +378,4 @@ func classify(err error) error {
 		return invalid("the NFS server cannot export this: %w", err)
 	}
 	return agentapi.Errorf(agentapi.InternalError, "%w", err)
-}
-
-func (t *Tenant) volumeClaim(name string) claim {
-	return claim{
-		key:    t.name + "/" + name,
-		reload: func() error { return t.reloadVolume(name) },
-		quarantined: func() bool {
-			v, _ := t.volumes.get(name)
-			return v.Quarantine != ""
-		},
-	}
-}
-
-func (t *Tenant) snapshotClaim(name string) claim {
-	return claim{
-		key:    t.name + "/snapshots/" + name,
-		reload: func() error { return t.reloadSnapshot(name) },
-		quarantined: func() bool {
-			s, _ := t.snapshots.get(name)
-			return s.Quarantine != ""
-		},
-	}
-}
-
-func (c claim) as(u use) claim {
-	c.use = u
-	return c
 }

@@ -70,17 +70,17 @@ func TestBrokenTenant(t *testing.T) {
 			_, err = s.Tenant("broken")
 			assertCode(t, err, agentapi.Unavailable)
 			assert.DeepEqual(t, reasons(s.Conditions()), []string{agentapi.ReasonTenantUnavailable})
-			s.doubts.add(broken.volumeClaim("v")) // as a load that fails half-way
+			s.reloads.mark(broken.volumeLock("v")) // as a load that fails half-way
 			s.retryTenants()
-			assert.Equal(t, len(s.doubts.all()), 0)
+			assert.Equal(t, len(s.reloads.all()), 0)
 			mustCreate(t, mustTenant(t, s), "w")
 			assert.NilError(t, mustTenant(t, s).Unexport(t.Context(), "v", client1, nil))
-			s.lookAfter(t.Context())
+			s.maintain(t.Context())
 			assert.NilError(t, s.reconcileExports(t.Context()))
 			assert.Equal(t, len(exporter.list()), len(before)-1, "%v", exporter.list())
 
 			damage.undo(t, filepath.Join(pool.Dir, "broken"))
-			s.lookAfter(t.Context())
+			s.maintain(t.Context())
 			broken, err = s.Tenant("broken")
 			assert.NilError(t, err)
 			assert.Equal(t, len(mustGet(t, broken, "v").Refs), 1)

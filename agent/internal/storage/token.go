@@ -68,8 +68,8 @@ func writeOwn(own *os.File, name string, content []byte) error {
 // usageToken lets its holder read the usage of one volume while the client is let in to it: tenant and client in
 // the clear, and an HMAC over them, the volume's name and its UUID. A new volume of the same name has another UUID.
 func (s *Store) usageToken(tenant string, v Volume, client netip.Addr) string {
-	claims := tenant + "|" + client.String()
-	return encode([]byte(claims)) + "." + encode(sign(s.key, "usage", claims, v.Name, v.UUID.String()))
+	subject := tenant + "|" + client.String()
+	return encode([]byte(subject)) + "." + encode(sign(s.key, "usage", subject, v.Name, v.UUID.String()))
 }
 
 // sign is an HMAC over the parts; none of them can pass for a piece of another.
@@ -90,11 +90,11 @@ var errToken = agentapi.Errorf(agentapi.Forbidden, "the usage token is not for t
 // not tell whether the volume exists.
 func (s *Store) ReportByToken(ctx context.Context, volume, token string) (Report, error) {
 	encoded, signature, _ := strings.Cut(token, ".")
-	claims, err := base64.RawURLEncoding.DecodeString(encoded)
+	subject, err := base64.RawURLEncoding.DecodeString(encoded)
 	if err != nil {
 		return Report{}, errToken
 	}
-	tenant, address, _ := strings.Cut(string(claims), "|")
+	tenant, address, _ := strings.Cut(string(subject), "|")
 	client, err := netip.ParseAddr(address)
 	if err != nil {
 		return Report{}, errToken

@@ -32,7 +32,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 		}
 		defer end()
 		return t.update(ctx, old, v, update)
-	}, t.volumeClaim(name))
+	}, t.volumeLock(name))
 	return v, err
 }
 

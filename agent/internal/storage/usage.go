@@ -69,7 +69,7 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Conditions: t.store.look(ctx).Of(v, used)}
+	report := Report{Conditions: t.store.readHealth(ctx).Of(v, used)}
 	if counted {
 		report.QuotaBytes, report.UsedBytes = v.QuotaBytes, used.UsedBytes
 	}

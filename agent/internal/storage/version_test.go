@@ -90,7 +90,7 @@ func TestLowestVersion(t *testing.T) {
 
 // What an agent of another release has put into a file is there after this one has rewritten it.
 func TestUnknownFieldsSurvive(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	file := filepath.Join(v.Path, metadataFile)
 	r.export(client1, "1")
@@ -201,7 +201,7 @@ func TestUnreadableFilesAreNotReplaced(t *testing.T) {
 		"empty":           ``,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, smallPool)
+			r := newTestEnv(t, smallPool)
 			v := mustCreate(t, r.ten, "v")
 			file := filepath.Join(v.Path, metadataFile)
 			assert.NilError(t, os.WriteFile(file, []byte(content), 0o600))
@@ -219,7 +219,7 @@ func TestUnreadableFilesAreNotReplaced(t *testing.T) {
 
 // A file of a reference that cannot be read is not replaced either.
 func TestUnreadableReferenceIsNotReplaced(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	file := filepath.Join(v.Path, clientsDir, mustGet(t, r.ten, "v").Refs[0].file())

@@ -68,7 +68,7 @@ func snapshotNames(t *testing.T, ten *Tenant, volume string) []string {
 
 // A volume that is made again under the name of a deleted one has none of its snapshots.
 func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	first := mustCreate(t, r.ten, "v")
 	fill(t, first.Path, "of the first")
 	old := mustSnapshot(t, r.ten, "old", "v")
@@ -127,7 +127,7 @@ func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 // Volumes and snapshots of 57e475d, which have no IDs on disk, get them at each start without a
 // write.
 func TestVolumesOfOlderAgents(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
 	for _, name := range []string{"before", "after", "clock-set-back"} {
 		mustSnapshot(t, r.ten, name, "v")
@@ -216,7 +216,7 @@ func TestSnapshotIsOf(t *testing.T) {
 }
 
 // madeAgain makes a volume that has a snapshot, and of whose name there is an older one.
-func (r *rig) madeAgain() (v Volume, own Snapshot) {
+func (r *testEnv) madeAgain() (v Volume, own Snapshot) {
 	t := r.t
 	t.Helper()
 	mustCreate(t, r.ten, "v")
@@ -228,7 +228,7 @@ func (r *rig) madeAgain() (v Volume, own Snapshot) {
 // The ID of a volume whose metadata cannot be read is unknown: its name tells which snapshots
 // may be its own. When the metadata is repaired, the ID does again.
 func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v, own := r.madeAgain()
 	file := filepath.Join(v.Path, metadataFile)
 	content, err := os.ReadFile(file)
@@ -249,7 +249,7 @@ func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 
 // A volume and a snapshot whose data is missing keep their IDs.
 func TestVolumeIDWithoutData(t *testing.T) {
-	r := newRig(t, smallPool)
+	r := newTestEnv(t, smallPool)
 	v, own := r.madeAgain()
 	r.store.abandon()
 	for _, dir := range []string{v.Path, own.Path} {

@@ -16,8 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// found is what a directory is, and what was read from it.
-type found struct {
+// inspected is what a directory is, and what was read from it.
+type inspected struct {
 	state  inspect.State
 	reason string
 
@@ -34,21 +34,21 @@ type found struct {
 }
 
 // inspect finds out what lies under name in a directory of volumes, or of snapshots.
-func (t *Tenant) inspect(parent *os.File, name string) found {
+func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	place := inspect.PlaceOf(name, id.ValidateName)
 	dir, err := beneath.OpenDir(parent, name)
 	switch {
 	case isErrno(err, unix.ENOENT), isErrno(err, unix.ENOTDIR) && !isLink(parent, name):
-		return found{state: inspect.NotOurs}
+		return inspected{state: inspect.NotOurs}
 	case err != nil && place != inspect.Named:
 		t.store.log.Warn("failed to inspect a directory", "path", parent.Name()+"/"+name, "error", err)
-		return found{state: inspect.NotOurs}
+		return inspected{state: inspect.NotOurs}
 	case err != nil:
-		return found{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
+		return inspected{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
 	}
 	defer dir.Close()
 
-	var f found
+	var f inspected
 	d := inspect.Directory{Place: place}
 	var reasons []string
 	otherName := false
@@ -75,7 +75,7 @@ func (t *Tenant) inspect(parent *os.File, name string) found {
 	}
 	if d.Data == inspect.NoData || place != inspect.Named {
 		if d.Others, err = others(dir); err != nil {
-			return found{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
+			return inspected{state: inspect.Quarantined, reason: err.Error(), references: inspect.BadReferences}
 		}
 	}
 	d.Reason = strings.Join(reasons, ", ")

@@ -16,7 +16,7 @@ import (
 
 // held runs do in the background and stops it before its first step of that name. resume lets it
 // end, and returns its error.
-func (r *rig) held(step string, do func() error) (resume func() error) {
+func (r *testEnv) held(step string, do func() error) (resume func() error) {
 	r.t.Helper()
 	reached, leave, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	var stopped atomic.Bool
@@ -40,10 +40,10 @@ func (r *rig) held(step string, do func() error) (resume func() error) {
 }
 
 // users is how many hold the name of a volume or wait for it.
-func (r *rig) users(volume string) int {
+func (r *testEnv) users(volume string) int {
 	r.store.locks.mu.Lock()
 	defer r.store.locks.mu.Unlock()
-	lock := r.store.locks.locks[r.ten.volumeClaim(volume).key]
+	lock := r.store.locks.pairs[r.ten.volumeLock(volume).key]
 	if lock == nil {
 		return 0
 	}
@@ -66,7 +66,7 @@ func TestExportsDoNotWaitForCopies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, testpool.Options{})
+			r := newTestEnv(t, testpool.Options{})
 			withExport(t, r.ten)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -106,7 +106,7 @@ func TestExportsDoNotWaitForCopies(t *testing.T) {
 // A change of references and one of the volume write the same files: they wait for each other.
 func TestExportsAndChangesExcludeEachOther(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
 	others := map[string]func() error{
 		"patch": func() error {
@@ -140,7 +140,7 @@ func TestExportsAndChangesExcludeEachOther(t *testing.T) {
 // for a snapshot under way.
 func TestExportSettlesDoubtsAlone(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, testpool.Options{})
+	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	export := func() error {
 		_, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
@@ -157,9 +157,9 @@ func TestExportSettlesDoubtsAlone(t *testing.T) {
 	exported := make(chan error, 1)
 	go func() { exported <- export() }()
 	eventually(t, func() poll.Result { return when(r.users("v") == 2, "the export does not wait yet") })
-	assert.Equal(t, len(r.store.doubts.all()), 1)
+	assert.Equal(t, len(r.store.reloads.all()), 1)
 	assert.NilError(t, resume())
 	assert.NilError(t, <-exported)
-	assert.Equal(t, len(r.store.doubts.all()), 0)
+	assert.Equal(t, len(r.store.reloads.all()), 0)
 	assertRules(t, r.store)
 }

@@ -13,12 +13,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// upkeepInterval is how often the pool is looked after. What it looks at costs microseconds.
-const upkeepInterval = time.Minute
+// maintenanceInterval is how often the pool is looked after. What it looks at costs microseconds.
+const maintenanceInterval = time.Minute
 
-// upkeep is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
+// maintenance is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
 // removed at once, qgroups of deleted subvolumes.
-type upkeep struct {
+type maintenance struct {
 	active     sync.Map    // temporary names in use: not leftovers
 	failed     atomic.Bool // something failed since the last look: there may be leftovers
 	reap       atomic.Bool // subvolumes were deleted since the last look
@@ -31,22 +31,22 @@ type upkeep struct {
 	finished   chan struct{}
 }
 
-func (u *upkeep) start(s *Store) {
+func (m *maintenance) start(s *Store) {
 	ctx, cancel := context.WithCancel(context.Background())
-	u.cancel, u.finished = cancel, make(chan struct{})
+	m.cancel, m.finished = cancel, make(chan struct{})
 	go func() {
-		defer close(u.finished)
-		u.run(ctx, s)
+		defer close(m.finished)
+		m.run(ctx, s)
 	}()
 }
 
-func (u *upkeep) stop() {
-	u.cancel()
-	<-u.finished
+func (m *maintenance) stop() {
+	m.cancel()
+	<-m.finished
 }
 
-func (u *upkeep) run(ctx context.Context, s *Store) {
-	pool := time.NewTicker(upkeepInterval)
+func (m *maintenance) run(ctx context.Context, s *Store) {
+	pool := time.NewTicker(maintenanceInterval)
 	defer pool.Stop()
 	exports := time.NewTicker(s.config.ReconcileInterval)
 	defer exports.Stop()
@@ -55,54 +55,54 @@ func (u *upkeep) run(ctx context.Context, s *Store) {
 		case <-ctx.Done():
 			return
 		case <-pool.C:
-			u.lookAfterPool(ctx, s)
+			m.maintainPool(ctx, s)
 		case <-exports.C:
-			u.reconcile(ctx, s)
+			m.reconcile(ctx, s)
 		case <-s.exporter.Changed():
-			u.reconcile(ctx, s)
+			m.reconcile(ctx, s)
 		}
 	}
 }
 
-func (u *upkeep) reconcile(ctx context.Context, s *Store) {
+func (m *maintenance) reconcile(ctx context.Context, s *Store) {
 	err := s.reconcileExports(ctx)
 	if err != nil && ctx.Err() == nil {
 		s.log.Error("exports cannot be brought in line", "error", err)
 	}
-	u.exports.Store(&err)
+	m.exports.Store(&err)
 }
 
-func (u *upkeep) exportError() error {
-	if err := u.exports.Load(); err != nil {
+func (m *maintenance) exportError() error {
+	if err := m.exports.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-func (u *upkeep) lookAfterPool(ctx context.Context, s *Store) {
+func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 	if s.pool.check() != nil {
 		return // Conditions say so
 	}
-	s.settleAll(ctx)
+	s.reloadAll(ctx)
 	s.retryTenants()
-	if u.drifted.Swap(false) || u.exportError() != nil {
-		u.reconcile(ctx, s)
+	if m.drifted.Swap(false) || m.exportError() != nil {
+		m.reconcile(ctx, s)
 	}
-	if u.reserveLow.Load() {
+	if m.reserveLow.Load() {
 		s.keepReserve()
 	}
 	s.rescanQuota()
 	s.watchDevices()
 	s.NoteScrubFindings()
-	if u.failed.Swap(false) {
+	if m.failed.Swap(false) {
 		for _, t := range s.Tenants() {
-			t.sweepLeftovers(t.dir)
-			t.sweepLeftovers(t.snapsDir)
+			t.removeLeftovers(t.dir)
+			t.removeLeftovers(t.snapsDir)
 		}
 	}
-	if u.held.due(u.reap.Swap(false)) {
+	if m.held.due(m.reap.Swap(false)) {
 		if err := s.reapQgroups(ctx); err != nil {
-			u.reap.Store(true)
+			m.reap.Store(true)
 			s.log.Warn("stale qgroups are left", "error", err)
 		}
 	}
@@ -123,40 +123,40 @@ func (s *Store) rescanQuota() {
 	}
 }
 
-// sweepLeftovers tries again what a failed change could not remove. It reads all of the directory, which is why it does so
+// removeLeftovers tries again what a failed change could not remove. It reads all of the directory, which is why it does so
 // only when there may be some.
-func (t *Tenant) sweepLeftovers(parent *os.File) {
+func (t *Tenant) removeLeftovers(parent *os.File) {
 	names, err := readDir(parent)
 	if err != nil {
 		return
 	}
 	for _, name := range names {
 		place := inspect.PlaceOf(name, id.ValidateName)
-		_, active := t.store.upkeep.active.Load(name)
+		_, active := t.store.maintenance.active.Load(name)
 		if (place == inspect.Staging || place == inspect.Trash) && !active {
 			t.removeTemporary(parent, name)
 		}
 	}
 }
 
-// temporary makes a name that is not taken for a leftover until done.
-func (u *upkeep) temporary(prefix string) string {
+// newTemporaryName makes a name that is not taken for a leftover until done.
+func (m *maintenance) newTemporaryName(prefix string) string {
 	name := temporaryName(prefix)
-	u.active.Store(name, true)
+	m.active.Store(name, true)
 	return name
 }
 
-// notRemoved remembers a deleted directory whose data is in use.
-func (u *upkeep) notRemoved(path string) {
-	u.failed.Store(true)
-	u.pending.Store(path, true)
+// removeLater remembers a deleted directory whose data is in use.
+func (m *maintenance) removeLater(path string) {
+	m.failed.Store(true)
+	m.pending.Store(path, true)
 }
 
 // pendingDeletions is how many deleted directories still take space.
-func (u *upkeep) pendingDeletions() (n int) {
-	u.pending.Range(func(path, _ any) bool {
+func (m *maintenance) pendingDeletions() (n int) {
+	m.pending.Range(func(path, _ any) bool {
 		if _, err := os.Lstat(path.(string)); errors.Is(err, os.ErrNotExist) {
-			u.pending.Delete(path)
+			m.pending.Delete(path)
 		} else {
 			n++
 		}
@@ -165,7 +165,7 @@ func (u *upkeep) pendingDeletions() (n int) {
 	return n
 }
 
-func (u *upkeep) done(name string) { u.active.Delete(name) }
+func (m *maintenance) done(name string) { m.active.Delete(name) }
 
 // deleted remembers that there may be qgroups to remove.
-func (u *upkeep) deleted() { u.reap.Store(true) }
+func (m *maintenance) deleted() { m.reap.Store(true) }

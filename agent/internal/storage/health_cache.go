@@ -1,0 +1,51 @@
+package storage
+
+import (
+	"sync"
+	"time"
+)
+
+// cached keeps a value that is expensive to read for a while. While one caller reads it again, the others get the value from
+// before: only the first read is waited for.
+type cached[T any] struct {
+	reading sync.Mutex // held during a read
+
+	mu    sync.Mutex
+	at    time.Time
+	value T
+}
+
+// get returns a value that is younger than age, or reads it.
+func (c *cached[T]) get(age time.Duration, read func() T) T {
+	value, at := c.last()
+	switch {
+	case !at.IsZero() && time.Since(at) < age:
+		return value
+	case at.IsZero():
+		c.reading.Lock()
+	case !c.reading.TryLock():
+		return value
+	}
+	defer c.reading.Unlock()
+	if value, at := c.last(); !at.IsZero() && time.Since(at) < age {
+		return value // read by the caller that this one waited for
+	}
+	value = read()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.value, c.at = value, time.Now()
+	return value
+}
+
+func (c *cached[T]) last() (T, time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.value, c.at
+}
+
+// forget makes the next get read.
+func (c *cached[T]) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = time.Time{}
+}
