@@ -13,7 +13,7 @@ BIN         := $(CURDIR)/bin
 LAB         := $(BIN)/lab
 TOOL        := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 # The longest first, so that the guests, two at a time, end together.
-LAB_PACKAGES := ./test/exports ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./test/sanity ./agent/internal/nfs/nfsbench ./shared/lab
+LAB_PACKAGES := ./test/exports ./test/system ./agent/internal/nfs/exportfs ./agent/internal/nfs/kernel ./test/story ./node/internal/nfsmount ./node/internal/driver ./test/sanity ./agent/test/nfsbench ./shared/lab
 # The longest first here, too.
 UNIT_PACKAGES := ./agent/internal/storage ./controller/internal/driver ./shared/... ./agent/... ./controller/... ./node/...
 TEST_TARGETS := check unit lab-test
@@ -35,7 +35,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build the three daemons and the lab into bin/
 	@mkdir -p $(BIN)
-	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/internal/bench/cmd/... ./agent/internal/nfs/nfsbench/cmd/... ./agent/internal/nfs/nfstest/cmd/... ./shared/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
+	@go build -v -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/... ./agent/test/bench/cmd/... ./agent/test/nfsbench/cmd/... ./agent/test/nfstest/cmd/... ./shared/lab/cmd/... ./test/cmd/... 2>&1 | $(COUNT_PACKAGES)
 
 .PHONY: root
 root:

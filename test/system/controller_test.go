@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
 // A change that is alone waits for one commit, a snapshot for its own. In full quota mode the kernel makes more by itself after a

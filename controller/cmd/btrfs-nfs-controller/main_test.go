@@ -18,7 +18,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 

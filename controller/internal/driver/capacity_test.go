@@ -6,10 +6,10 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 

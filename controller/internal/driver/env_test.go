@@ -13,10 +13,10 @@ import (
 	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
 const (

@@ -19,10 +19,10 @@ import (
 	"gotest.tools/v3/assert"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )

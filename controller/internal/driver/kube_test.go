@@ -20,8 +20,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
 // kube is a driver in a cluster that exists in memory.

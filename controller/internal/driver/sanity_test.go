@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
 // notOurs are the specs that may be skipped: those of services and capabilities that this server does not advertise.

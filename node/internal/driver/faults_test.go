@@ -15,9 +15,9 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
 // soon fails when a call against a server that does not answer takes longer than its deadlines.

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
 func TestEveryCallRepeatedAndTheDriverRestartedBetween(t *testing.T) {

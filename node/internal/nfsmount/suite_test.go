@@ -3,7 +3,7 @@ package nfsmount_test
 import (
 	"testing"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/mounttest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
 func TestMain(m *testing.M) { mounttest.Main(m) }

@@ -22,7 +22,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
 )
 
 // sidUtils is the folder of programs of nfs-utils that can use generic netlink (3.1 and newer).

@@ -12,7 +12,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfstest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
 )
 
 // Each change that the server answers before it is durable is counted when the client has its

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
 // target is something that the agent is to keep, and whether it did.

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsbench"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfsbench"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
 

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
 // Report is what was measured, in Markdown.

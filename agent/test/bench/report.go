@@ -7,7 +7,7 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
 // Sizes of the plot, in pixels.

@@ -11,8 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/bench/document"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
 
