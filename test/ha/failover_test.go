@@ -74,6 +74,23 @@ func TestCutReplicationLink(t *testing.T) {
 	}
 }
 
+// The disk of the host at work fails: DRBD goes on with that of the other one. The disk is replaced
+// after the service has moved.
+func TestFailedDisk(t *testing.T) {
+	p := newPair(t, options{engine: "exportfs", database: ha.PostgreSQL() != ""})
+	p.work()
+	p.disk(alpha, "error")
+	p.awaitState(alpha, "drbdadm dstate btrfs", "Diskless/UpToDate")
+	p.progress()
+	p.demote(alpha)
+	p.promote(beta)
+	p.disk(alpha, "linear /dev/ubda 0")
+	p.run(alpha, "drbdadm create-md --force btrfs && drbdadm attach btrfs")
+	p.awaitMirror()
+	p.progress()
+	p.verify()
+}
+
 // The counter-check: a server whose scope is the name of its host is another server to clients, so
 // that they reclaim nothing.
 func TestHostNameAsScope(t *testing.T) {

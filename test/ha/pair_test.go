@@ -235,7 +235,19 @@ func (p *pair) fenced(host string) bool {
 // split brain.
 func (p *pair) awaitMirror() {
 	p.t.Helper()
-	p.await("the resync", func() bool { return p.run(alpha, "drbdadm dstate btrfs") == "UpToDate/UpToDate" })
+	p.awaitState(alpha, "drbdadm dstate btrfs", "UpToDate/UpToDate")
+}
+
+// awaitState returns when a command that shows DRBD's state says so.
+func (p *pair) awaitState(host, command, state string) {
+	p.t.Helper()
+	p.await(state, func() bool { return p.run(host, command) == state })
+}
+
+// disk replaces a host's disk by a target of device-mapper.
+func (p *pair) disk(host, target string) {
+	p.t.Helper()
+	p.run(host, "bash "+p.dir+"/storage.sh disk '"+target+"'")
 }
 
 // run runs a script in a guest, and returns what it says.
@@ -252,7 +264,7 @@ func (p *pair) makePool() {
 	for _, host := range []string{alpha, beta} {
 		p.documented(host, "drbdadm create-md")
 	}
-	p.await("the connection of the disks", func() bool { return p.run(alpha, "drbdadm cstate btrfs") == "Connected" })
+	p.awaitState(alpha, "drbdadm cstate btrfs", "Connected")
 	p.documented(alpha, "drbdadm new-current-uuid")
 	env := "AGENT_BASE_PATH=/srv/btrfs/volumes\nAGENT_TENANTS=" + system.Tenant + ":" + system.Token + "\nAGENT_NFS_EXPORTER=" + p.options.engine +
 		"\nAGENT_NFS_REQUIRE_NFSDCLD=true\nLOG_LEVEL=debug\n"

@@ -5,6 +5,7 @@
 #	storage.sh boot                    what the host is when it has booted
 #	storage.sh start|stop NAME         starts or stops one resource of the group
 #	storage.sh cluster                 starts Corosync and Pacemaker
+#	storage.sh disk TARGET             makes /dev/sdb: "linear /dev/ubda 0", or "error", which fails
 #	storage.sh fence-peer              is the handler of DRBD, which has the other host fenced
 #
 # Installed as /usr/lib/ocf/resource.d/lab/NAME it is the resource agent ocf:lab:NAME, which stands
@@ -36,8 +37,18 @@ boot() {
 	mount -t tmpfs -o mode=755 drbd.d /etc/drbd.d
 	printf 'global { usage-count no; }\n' >/etc/drbd.d/global_common.conf
 	cp "$HA_DIR/btrfs.res" /etc/drbd.d/btrfs.res
-	ln -s ubda /dev/sdb
-	/lab/bin/modprobe drbd
+	/lab/bin/modprobe -a drbd dm-mod
+	disk "linear /dev/ubda 0"
+	ln -s mapper/sdb /dev/sdb
+}
+
+disk() {
+	export DM_DISABLE_UDEV=1 # there is none
+	table="0 $(cat /sys/class/block/ubda/size) $1"
+	dmsetup create sdb --table "$table" 2>/dev/null && return
+	dmsetup load sdb --table "$table"
+	dmsetup suspend --nolockfs --noflush sdb
+	dmsetup resume sdb
 }
 
 # Programs are put into layers over the machine's own directories.
@@ -52,7 +63,7 @@ cluster() {
 	layer /usr/lib/ocf/resource.d
 	layer /usr/sbin
 	mkdir /usr/lib/ocf/resource.d/lab
-	for unit in nfsdcld nfs-server btrfs-nfs-agent; do
+	for unit in nfsdcld nfs-server btrfs-nfs-server btrfs-nfs-agent; do
 		cp "$HA_DIR/storage.sh" "/usr/lib/ocf/resource.d/lab/$unit"
 	done
 	cp "$HA_DIR/storage.sh" /usr/sbin/fence_ipmilan
@@ -61,6 +72,8 @@ cluster() {
 	chown -R hacluster:haclient /var/lib/pacemaker /var/log/pacemaker /run/crm
 	mount -t tmpfs -o mode=755 corosync /etc/corosync
 	cp "$HA_DIR/corosync.conf" /etc/corosync/
+	cat "$HA_DIR/hosts" /etc/hosts >/run/hosts
+	mount --bind /run/hosts /etc/hosts
 	corosync
 	until_done corosync-cfgtool -s >/dev/null
 	setsid pacemakerd -f </dev/null >>"$logs/pacemakerd.log" 2>&1 &
@@ -167,14 +180,17 @@ agent_start() {
 agent_stop() { end btrfs-nfs-agent; }
 agent_runs() { runs btrfs-nfs-agent; }
 
-# With the kernel engine the agent starts the server.
+# With the kernel engine the agent starts the server. The unit of docs/two-hosts.md only stops it.
 server_start() {
-	[ "$HA_ENGINE" = exportfs ] || return 0
+	if [ "$HA_ENGINE" = kernel ]; then
+		touch /run/server
+		return
+	fi
 	rpc.mountd && { exportfs -r || true; } && nfsd
 }
 server_stop() {
 	if [ "$HA_ENGINE" = kernel ]; then
-		"$agent" nfs stop
+		"$agent" nfs stop && rm /run/server
 		return
 	fi
 	rpc.nfsd 0
@@ -182,7 +198,13 @@ server_stop() {
 	exportfs -f
 	end rpc.mountd
 }
-server_runs() { [ "$(cat /proc/fs/nfsd/threads)" -gt 0 ]; }
+server_runs() {
+	if [ "$HA_ENGINE" = kernel ]; then
+		[ -e /run/server ]
+	else
+		[ "$(cat /proc/fs/nfsd/threads)" -gt 0 ]
+	fi
+}
 
 address() {
 	OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=address OCF_RESKEY_ip=$HA_ADDRESS OCF_RESKEY_cidr_netmask=24 \
@@ -200,10 +222,11 @@ action=$1
 name=${2:-$(basename "$0")}
 case $name in
 btrfs-nfs-agent) name=agent ;;
-nfs-server) name=server ;;
+nfs-server | btrfs-nfs-server) name=server ;;
 esac
 case $action in
 boot | cluster) "$action" ;;
+disk) disk "$2" ;;
 fence-peer) fence_peer ;;
 meta-data)
 	cat <<-END
