@@ -3,7 +3,6 @@ package mountoptions
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Caching policies of a volume: whether a node trusts the names that it has looked up before.
@@ -16,7 +15,7 @@ const (
 	CachingFast = "fast"
 )
 
-const lookupCache = "lookupcache=" // nfs(5), "lookupcache"
+const lookupCache = "lookupcache" // nfs(5)
 
 var lookupCacheOf = map[string]string{CachingShared: "none", CachingFast: "all"}
 
@@ -29,7 +28,7 @@ func Caching(policy string) []string {
 	if !known {
 		return nil
 	}
-	return []string{lookupCache + value}
+	return []string{lookupCache + "=" + value}
 }
 
 // CheckCaching returns an error if one of the options contradicts the policy. The error names the
@@ -50,7 +49,7 @@ func contradicts(policy, option string) bool {
 	if policy == "" {
 		return false
 	}
-	if strings.HasPrefix(option, lookupCache) {
+	if Key(option) == lookupCache {
 		return !slices.Contains(Caching(policy), option)
 	}
 	return policy == CachingShared && option == "nocto" || policy == CachingFast && option == "noac"

@@ -136,6 +136,8 @@ func TestCachingPoliciesExcludeOptions(t *testing.T) {
 	for option, policies := range map[string][]string{
 		"lookupcache=none": {CachingFast}, "lookupcache=all": {CachingShared},
 		"lookupcache=positive": {CachingShared, CachingFast}, "lookupcache=pos": {CachingShared, CachingFast},
+		// They replace the policy's option in Merge, and no node can mount with them.
+		"lookupcache": {CachingShared, CachingFast}, "nolookupcache": {CachingShared, CachingFast},
 		"nocto": {CachingShared}, "noac": {CachingFast},
 	} {
 		assert.NilError(t, CheckCaching("", []string{option}))
