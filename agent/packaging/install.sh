@@ -286,7 +286,10 @@ write_scope() {
 	if is_unmounted; then scope=$had
 	elif on_btrfs "$base"; then scope=$(scope_of_pool) || fail "the NFS server gets no scope"
 	else scope=; fi # a dry run
-	[ -n "$scope" ] || return 0
+	if [ -z "$scope" ]; then
+		[ -n "$dry" ] || say "the NFS server gets no scope, because $base is not mounted: copy $scopeconf from the other host, or run this again when it is mounted. Else clients lose their locks"
+		return 0
+	fi
 	command=$(server_command)
 	case $command in
 	/*) ;;

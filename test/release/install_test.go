@@ -85,6 +85,8 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, is.Contains(out, "/srv/btrfs is not mounted: the agent starts when it is"))
 	assert.Assert(t, !strings.Contains(out, "gets the scope"), "the scope is the same")
 	assert.Equal(t, h.run("cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf"), scope)
+	out = h.run("cd /etc/systemd/system/nfs-server.service.d && mv btrfs-nfs-csi-scope.conf /run && /media/install.sh --no-start && mv /run/btrfs-nfs-csi-scope.conf . && systemctl daemon-reload")
+	assert.Assert(t, is.Contains(out, "the NFS server gets no scope"))
 	out, err = h.try("/media/install.sh")
 	assert.ErrorContains(t, err, "exit status 1", out)
 	assert.Assert(t, is.Contains(out, "/srv/btrfs is not on btrfs"))
