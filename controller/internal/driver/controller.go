@@ -38,10 +38,7 @@ type controller struct {
 
 // New makes the controller service of a driver.
 func New(name string, agents Agents, logger *slog.Logger) csi.ControllerServer {
-	return &exclusive{
-		ControllerServer: &controller{name: name, agents: agents, logger: logger},
-		locks:            newLocks(),
-	}
+	return &exclusive{ControllerServer: &controller{name: name, agents: agents, logger: logger}}
 }
 
 // target finds the agent of a volume or snapshot that a request names.
