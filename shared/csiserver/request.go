@@ -9,10 +9,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// UsageTokenKey is the publish_context entry with the capability to read a volume's usage. The field is not a secret in
-// the sense of the specification, so it has to be kept out of logs by name.
-const UsageTokenKey = "usageToken"
-
 func methodName(fullMethod string) string { return path.Base(fullMethod) }
 
 // subjects are the volume, snapshot and node that a request is about, as keys and values for the log.
@@ -65,11 +61,11 @@ func withoutUsageToken(request any) any {
 		proto.Message
 		GetPublishContext() map[string]string
 	})
-	if !ok || r.GetPublishContext()[UsageTokenKey] == "" {
+	if !ok || r.GetPublishContext()[ContextUsageToken] == "" {
 		return request
 	}
 	context := maps.Clone(r.GetPublishContext())
-	context[UsageTokenKey] = "***stripped***"
+	context[ContextUsageToken] = "***stripped***"
 	switch copied := proto.Clone(r).(type) {
 	case *csi.NodeStageVolumeRequest:
 		copied.PublishContext = context

@@ -131,7 +131,7 @@ func TestSecretsNeverReachTheLog(t *testing.T) {
 	r := start(t, &node{}, nil)
 	_, err := r.client.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{
 		VolumeId: "class|vol", Secrets: map[string]string{"agentToken": "s3cret"},
-		PublishContext: map[string]string{csiserver.UsageTokenKey: "us4ge", "nfsServer": "10.0.0.1"},
+		PublishContext: map[string]string{csiserver.ContextUsageToken: "us4ge", "nfsServer": "10.0.0.1"},
 	})
 	assert.NilError(t, err)
 	log := r.log.String()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -26,7 +27,7 @@ func (p publication) singleNode() bool { return isSingleNode(modeLabel(p.mode)) 
 
 // onlyReads tells whether the node gets a read-only export.
 func (p publication) onlyReads() bool {
-	return p.readOnly || p.mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || p.mode == csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	return p.readOnly || csiserver.OnlyReads(p.mode)
 }
 
 // Values of the label access-mode.

@@ -11,23 +11,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
-)
-
-// Keys of publish_context beside csiserver.UsageTokenKey; the node driver reads them.
-const (
-	ContextServer       = class.NFSServer    // host name or address, IPv6 without brackets
-	ContextPath         = "nfsPath"          // what to mount from it
-	ContextMountOptions = class.MountOptions // comma separated
-	ContextAgentURL     = class.AgentURL
-	// How the volume was published: kubelet gives the node the first access mode of a PersistentVolume, and
-	// external-attacher the controller the widest. Contexts from before have neither.
-	ContextAccessMode = "accessMode" // the name of a csi.VolumeCapability_AccessMode_Mode
-	ContextReadOnly   = "readOnly"   // true or false
 )
 
 // ControllerPublishVolume lets a node's address mount the volume.
@@ -117,13 +104,13 @@ func (p publication) confirm(ctx context.Context, target *agents.Target, before 
 
 func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export, p publication) map[string]string {
 	return map[string]string{
-		ContextServer:           target.Parameters.Server(),
-		ContextPath:             export.MountPath,
-		ContextMountOptions:     strings.Join(mountingOf(target.Parameters, volume).forMode(export.MountOptions, p.mode), ","),
-		ContextAgentURL:         target.URL(),
-		ContextAccessMode:       p.mode.String(),
-		ContextReadOnly:         strconv.FormatBool(p.onlyReads()),
-		csiserver.UsageTokenKey: export.UsageToken,
+		csiserver.ContextServer:       target.Parameters.Server(),
+		csiserver.ContextPath:         export.MountPath,
+		csiserver.ContextMountOptions: strings.Join(mountingOf(target.Parameters, volume).forMode(export.MountOptions, p.mode), ","),
+		csiserver.ContextAgentURL:     target.URL(),
+		csiserver.ContextAccessMode:   p.mode.String(),
+		csiserver.ContextReadOnly:     strconv.FormatBool(p.onlyReads()),
+		csiserver.ContextUsageToken:   export.UsageToken,
 	}
 }
 

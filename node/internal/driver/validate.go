@@ -17,17 +17,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// Keys of the publish context, as the controller fills them.
-const (
-	KeyServer       = "nfsServer"       // host name or address, IPv6 without brackets
-	KeyPath         = "nfsPath"         // absolute path on the server
-	KeyMountOptions = "nfsMountOptions" // comma-separated; optional
-	KeyAgentURL     = "agentURL"        // whom to ask for usage; optional
-	KeyUsageToken   = csiserver.UsageTokenKey
-	KeyAccessMode   = "accessMode" // as the volume was published; older controllers do not send it
-	KeyReadOnly     = "readOnly"   // true or false, with accessMode
-)
-
 const (
 	maxContextBytes = 4 << 10 // CSI spec, "Size Limits", of a map
 	maxTokenBytes   = 1 << 10
@@ -85,15 +74,15 @@ func parseContext(context map[string]string, capability *csi.VolumeCapability) (
 	if size > maxContextBytes {
 		return attachment{}, invalid("publish_context", "is %d bytes long, the limit is %d", size, maxContextBytes)
 	}
-	source, err := nfsmount.NewSource(context[KeyServer], context[KeyPath])
+	source, err := nfsmount.NewSource(context[csiserver.ContextServer], context[csiserver.ContextPath])
 	if err != nil {
-		return attachment{}, invalid("publish_context", "(%s, %s): %v", KeyServer, KeyPath, err)
+		return attachment{}, invalid("publish_context", "(%s, %s): %v", csiserver.ContextServer, csiserver.ContextPath, err)
 	}
-	options, err := mountoptions.Merge(mountoptions.Defaults(), []string{context[KeyMountOptions]}, capability.GetMount().GetMountFlags())
+	options, err := mountoptions.Merge(mountoptions.Defaults(), []string{context[csiserver.ContextMountOptions]}, capability.GetMount().GetMountFlags())
 	if err != nil {
 		return attachment{}, invalid("publish_context or mount_flags", "%v", err)
 	}
-	a := attachment{source: source, options: options, agentURL: context[KeyAgentURL], usageToken: context[KeyUsageToken]}
+	a := attachment{source: source, options: options, agentURL: context[csiserver.ContextAgentURL], usageToken: context[csiserver.ContextUsageToken]}
 	if a.published, err = parsePublished(context); err != nil {
 		return attachment{}, err
 	}
@@ -101,17 +90,17 @@ func parseContext(context map[string]string, capability *csi.VolumeCapability) (
 }
 
 func parsePublished(context map[string]string) (*access, error) {
-	name, given := context[KeyAccessMode]
+	name, given := context[csiserver.ContextAccessMode]
 	if !given {
 		return nil, nil
 	}
 	mode, known := csi.VolumeCapability_AccessMode_Mode_value[name]
 	if !known || mode == int32(csi.VolumeCapability_AccessMode_UNKNOWN) {
-		return nil, invalid("publish_context", "(%s): %q is not an access mode", KeyAccessMode, name)
+		return nil, invalid("publish_context", "(%s): %q is not an access mode", csiserver.ContextAccessMode, name)
 	}
-	readOnly, err := strconv.ParseBool(context[KeyReadOnly])
+	readOnly, err := strconv.ParseBool(context[csiserver.ContextReadOnly])
 	if err != nil {
-		return nil, invalid("publish_context", "(%s): must be true or false, got %q", KeyReadOnly, context[KeyReadOnly])
+		return nil, invalid("publish_context", "(%s): must be true or false, got %q", csiserver.ContextReadOnly, context[csiserver.ContextReadOnly])
 	}
 	return &access{mode: csi.VolumeCapability_AccessMode_Mode(mode), readOnly: readOnly}, nil
 }
@@ -119,15 +108,15 @@ func parsePublished(context map[string]string) (*access, error) {
 func (a attachment) checkAgent() error {
 	if a.agentURL != "" {
 		if _, err := agentclient.ParseURL(a.agentURL); err != nil {
-			return invalid("publish_context", "(%s): %v", KeyAgentURL, err)
+			return invalid("publish_context", "(%s): %v", csiserver.ContextAgentURL, err)
 		}
 	}
 	// The token itself is never repeated.
 	switch {
 	case len(a.usageToken) > maxTokenBytes:
-		return invalid("publish_context", "(%s): is %d bytes long, the limit is %d", KeyUsageToken, len(a.usageToken), maxTokenBytes)
+		return invalid("publish_context", "(%s): is %d bytes long, the limit is %d", csiserver.ContextUsageToken, len(a.usageToken), maxTokenBytes)
 	case strings.ContainsFunc(a.usageToken, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }):
-		return invalid("publish_context", "(%s): holds something else than printable ASCII", KeyUsageToken)
+		return invalid("publish_context", "(%s): holds something else than printable ASCII", csiserver.ContextUsageToken)
 	}
 	return nil
 }
@@ -159,8 +148,7 @@ func parseCapability(capability *csi.VolumeCapability) (access, error) {
 	if err != nil {
 		return access{}, invalid("volume_capability.mount.volume_mount_group", "%v", err)
 	}
-	readOnly := mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || mode == csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
-	return access{mode: mode, readOnly: readOnly, group: group}, nil
+	return access{mode: mode, readOnly: csiserver.OnlyReads(mode), group: group}, nil
 }
 
 func parseGroup(s string) (*uint32, error) {

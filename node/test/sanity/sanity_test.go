@@ -126,7 +126,7 @@ func (c *controller) ControllerPublishVolume(_ context.Context, r *csi.Controlle
 		return nil, status.Error(codes.NotFound, r.VolumeId)
 	}
 	return &csi.ControllerPublishVolumeResponse{PublishContext: map[string]string{
-		driver.KeyServer: "storage.test", driver.KeyPath: "/pool/tenant/" + name + "/data",
+		csiserver.ContextServer: "storage.test", csiserver.ContextPath: "/pool/tenant/" + name + "/data",
 	}}, nil
 }
 
