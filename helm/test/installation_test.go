@@ -25,17 +25,17 @@ func yamlBlocks(t *testing.T, document, with string) []string {
 	return found
 }
 
-// TestInstallationDocument: what docs/installation.md says to type gives a class whose secret is there, and a controller that may read it.
+// TestInstallationDocument: what docs/quickstart.md says to type gives a class whose secret is there, and a controller that may read it.
 func TestInstallationDocument(t *testing.T) {
-	text, err := os.ReadFile("../../docs/installation.md")
+	text, err := os.ReadFile("../../docs/quickstart.md")
 	assert.NilError(t, err)
 	secret := regexp.MustCompile(`kubectl -n (\S+) create secret generic (\S+) --from-literal=agentToken=TOKEN\n`).FindStringSubmatch(string(text))
 	assert.Assert(t, is.Len(secret, 3))
 	namespace, name := secret[1], secret[2]
 	assert.Assert(t, is.Contains(string(text), "helm install -n "+namespace+" "+releaseName+" ./helm/btrfs-nfs-csi -f values.yaml\n"))
-	documented := yamlBlocks(t, "docs/installation.md", "storageClasses:")
+	documented := yamlBlocks(t, "docs/quickstart.md", "storageClasses:")
 	assert.Assert(t, is.Len(documented, 1))
-	claims := yamlBlocks(t, "docs/installation.md", "kind: PersistentVolumeClaim")
+	claims := yamlBlocks(t, "docs/quickstart.md", "kind: PersistentVolumeClaim")
 	assert.Assert(t, is.Len(claims, 1))
 	for _, values := range append(yamlBlocks(t, "README.md", "storageClasses:"), documented...) {
 		checkInstallation(t, values, namespace, name, claims[0])

@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The table in docs/operations.md has each reason that an agent gives, that of the controller's own, and no others.
+// The table in docs/health.md has each reason that an agent gives, that of the controller's own, and no others.
 func TestReasonsOfDocument(t *testing.T) {
 	source, err := os.ReadFile("health.go")
 	assert.NilError(t, err)
@@ -19,9 +19,9 @@ func TestReasonsOfDocument(t *testing.T) {
 		inCode = append(inCode, m[1])
 	}
 	assert.Assert(t, len(inCode) > 10, "%v", inCode)
-	document, err := os.ReadFile("../../docs/operations.md")
+	document, err := os.ReadFile("../../docs/health.md")
 	assert.NilError(t, err)
-	_, table, _ := strings.Cut(string(document), "\n## Health\n")
+	_, table, _ := strings.Cut(string(document), "\n## Of the agent\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	var documented []string
 	for _, row := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z, ]+) \|`).FindAllStringSubmatch(table, -1) {

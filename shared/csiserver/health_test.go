@@ -23,11 +23,11 @@ func TestEveryConditionHasAHealthType(t *testing.T) {
 	assert.Equal(t, HealthType("OfANewerAgent"), degraded)
 }
 
-// docs/operations.md has the same statuses.
+// docs/health.md has the same statuses.
 func TestHealthTypesOfDocument(t *testing.T) {
-	document, err := os.ReadFile("../../docs/operations.md")
+	document, err := os.ReadFile("../../docs/health.md")
 	assert.NilError(t, err)
-	_, table, _ := strings.Cut(string(document), "\n## Health\n")
+	_, table, _ := strings.Cut(string(document), "\n## Of the agent\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	seen := 0
 	for _, row := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z, ]+) \| ([A-Z_]+) \|`).FindAllStringSubmatch(table, -1) {

@@ -14,38 +14,46 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// TestDocumentedInstallation: the first volume of docs/installation.md comes up by what is typed there, and the controller reads its secret
-// and no other. With -documented, as in make e2e-smoke, the chart has been installed as it says there, too.
+// TestDocumentedInstallation runs the commands of docs/quickstart.md for the first claim and its pod. The
+// controller reads the secret of the claim's class and no other. With -documented, as in
+// make e2e-smoke, the chart is installed by the commands of that document too.
 func TestDocumentedInstallation(t *testing.T) {
 	s := newScenario(t)
 	for secret, may := range map[string]bool{"btrfs-agent": true, "another": false, "": false} {
 		assert.Equal(t, s.controllerMayRead(secret), may, "secret %q", secret)
 	}
-	objects, err := s.cluster.Documented(cluster.InstallationDocument, "The first volume", "yaml")
-	assert.NilError(t, err)
-	commands, err := s.cluster.Documented(cluster.InstallationDocument, "The first volume", "")
-	assert.NilError(t, err)
-	file := filepath.Join(t.TempDir(), "first.yaml")
-	assert.NilError(t, os.WriteFile(file, []byte(objects), 0o600))
-	for _, command := range cluster.Commands(commands) {
-		assert.Equal(t, command[0], "kubectl")
-		args := command[1:]
-		for i := range args {
-			args[i] = strings.ReplaceAll(args[i], "first.yaml", file)
-		}
-		if args[0] != "logs" {
-			s.kubectl(args...)
-			continue
-		}
-		s.eventually("the pod has written to its volume and read that", func() error {
-			if said := s.kubectl(args...); !strings.Contains(said, ":") {
-				return fmt.Errorf("it says %q", said)
-			}
-			return nil
-		})
+	s.documented("The first claim", "claim.yaml", "Bound")
+	s.documented("A pod that uses it", "pod.yaml", ":")
+	s.kubectl("delete", "pod", "first", "--grace-period=1", "--wait=false") // its shell ignores SIGTERM
+}
+
+// documented runs the commands in a section of docs/quickstart.md, which names the section's YAML
+// file. The last one is repeated until its output has the text.
+func (s *scenario) documented(section, name, text string) {
+	s.Helper()
+	objects, err := s.cluster.Documented(cluster.InstallationDocument, section, "yaml")
+	assert.NilError(s, err)
+	block, err := s.cluster.Documented(cluster.InstallationDocument, section, "")
+	assert.NilError(s, err)
+	file := filepath.Join(s.TempDir(), name)
+	assert.NilError(s, os.WriteFile(file, []byte(objects), 0o600))
+
+	commands := cluster.Commands(strings.ReplaceAll(block, name, file))
+	for _, command := range commands {
+		assert.Equal(s, command[0], "kubectl")
 	}
-	s.bound("data")
-	s.kubectl("delete", "pod", "first", "--grace-period=1", "--wait=false") // its shell does not heed SIGTERM
+	last := len(commands) - 1
+	for _, command := range commands[:last] {
+		s.kubectl(command[1:]...)
+	}
+	s.eventually(section, func() error {
+		out := s.kubectl(commands[last][1:]...)
+		if !strings.Contains(out, text) {
+			return fmt.Errorf("%q has no %q", out, text)
+		}
+		s.Log(out)
+		return nil
+	})
 }
 
 // controllerMayRead asks for a secret beside the chart, or for all with no name.

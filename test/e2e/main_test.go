@@ -22,7 +22,7 @@ import (
 var (
 	newestSidecars = flag.Bool("newest-sidecars", false, "run the newest sidecars in place of those nearest to the chart's")
 	helmVersion    = flag.Int("helm", 3, "major version of Helm that installs the chart")
-	documented     = flag.Bool("documented", false, "install the chart as docs/installation.md says; for the tests that need no other values")
+	documented     = flag.Bool("documented", false, "install the chart as docs/quickstart.md says; for the tests that need no other values")
 	hold           = flag.Bool("hold", false, "bring the cluster up and keep it until a signal")
 	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
 )

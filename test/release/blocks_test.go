@@ -31,9 +31,22 @@ type block struct {
 
 // handbook are the documents whose blocks are run, in this order: all that have commands.
 var handbook = []string{
-	"docs/installation.md", "docs/cli.md", "docs/api.md", "docs/operations.md", "docs/two-hosts.md", "docs/troubleshooting.md", "docs/upgrade.md",
-	"docs/architecture.md", "docs/configuration.md", "docs/metrics.md", "docs/security.md", "docs/release.md", "docs/roadmap.md", "README.md",
-	"CONTRIBUTING.md", "SECURITY.md", "docs/benchmarks.md", "docs/conformance.md", "helm/btrfs-nfs-csi/README.md", "shared/lab/README.md", "test/e2e/README.md",
+	"docs/quickstart.md", "docs/installation.md", "docs/cli.md", "docs/api.md", "docs/health.md",
+	"docs/operations.md", "docs/operations/volumes.md", "docs/operations/snapshots.md",
+	"docs/operations/databases.md", "docs/operations/fsync.md", "docs/operations/defragment.md",
+	"docs/operations/quotas.md", "docs/operations/limit-tenants.md",
+	"docs/operations/rotate-token.md", "docs/operations/copies-on-the-server.md",
+	"docs/operations/full-pool.md", "docs/operations/quarantine.md",
+	"docs/operations/check-pool.md", "docs/operations/backup.md",
+	"docs/operations/other-programs.md", "docs/operations/scrub-and-balance.md",
+	"docs/operations/replace-disk.md", "docs/operations/encrypted-disks.md",
+	"docs/operations/two-pools.md", "docs/operations/pool-id.md", "docs/operations/move-pool.md",
+	"docs/operations/disaster-recovery.md", "docs/operations/nfs-server.md",
+	"docs/operations/sign-handles.md", "docs/operations/change-engine.md", "docs/two-hosts.md",
+	"docs/troubleshooting.md", "docs/upgrade.md", "docs/architecture.md", "docs/configuration.md",
+	"docs/metrics.md", "docs/security.md", "docs/release.md", "docs/roadmap.md", "README.md",
+	"CONTRIBUTING.md", "SECURITY.md", "docs/benchmarks.md", "docs/conformance.md",
+	"helm/btrfs-nfs-csi/README.md", "shared/lab/README.md", "test/e2e/README.md",
 }
 
 // mark follows a block, with or without an empty line between.
@@ -108,6 +121,7 @@ var notRun = map[string]string{
 	"btrfs-nfs-agent migrate":           "TestMigrateCommand does",
 	"systemctl stop nfs-server":         "a change of the engine, with settings between",
 	"systemctl enable --now nfs-server": "a change of the engine, with settings between",
+	"systemctl stop btrfs-nfs-agent":    "a change of the engine, with settings between",
 	"btrfs device stats -z":             "named; it is in a block, too",
 	"btrfs-nfs-agent check":             "named; it is in a block, without an agent",
 	"btrfs-nfs-agent check --repair":    "named; it is in a block, without an agent",

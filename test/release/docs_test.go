@@ -122,8 +122,12 @@ func TestCommandsInDocuments(t *testing.T) {
 	assert.Assert(t, seen > 20, "only %d commands were found", seen)
 }
 
-// shell is what stands in code: blocks, and between backquotes.
+// output is a block of text, which programs print.
+var output = regexp.MustCompile("(?ms)^ *```text$.*?^ *```$")
+
+// shell is what stands in code: blocks of commands, and between backquotes.
 func shell(document string) string {
+	document = output.ReplaceAllString(document, "")
 	code := strings.Join(fences.FindAllString(document, -1), "\n")
 	for _, match := range regexp.MustCompile("`[^`\n]+`").FindAllString(fences.ReplaceAllString(document, ""), -1) {
 		code += "\n" + strings.Trim(match, "`")
@@ -173,6 +177,20 @@ func TestHandbookIsComplete(t *testing.T) {
 		for _, m := range regexp.MustCompile(`(?m)(?:\A|\n\n) {4,}\S.*$`).FindAllString(prose, -1) {
 			t.Errorf("%s: not in a fence: %s", name, strings.TrimSpace(m))
 		}
+	}
+}
+
+// The install commands and values of README.md are those of the quick start, which tests run.
+func TestInstallCommandsOfReadme(t *testing.T) {
+	_, part, _ := strings.Cut(text(t, "README.md"), "\n## Install\n")
+	part, _, _ = strings.Cut(part, "\n## ")
+	fenced := regexp.MustCompile("(?ms)^```\\w*\n(.*?)^```$").FindAllStringSubmatch(part, -1)
+	assert.Assert(t, is.Len(fenced, 2))
+	shown := strings.Split(strings.TrimSpace(fenced[0][1]), "\n")
+	assert.Assert(t, is.Len(shown, 5))
+	document := text(t, "docs/quickstart.md")
+	for _, block := range append(shown, fenced[1][1]) {
+		assert.Check(t, is.Contains(document, block))
 	}
 }
 

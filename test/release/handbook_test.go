@@ -49,7 +49,7 @@ func runHandbook(t *testing.T, h *host) {
 			}
 			t.Logf("%v in %v", b, time.Since(begin).Round(time.Millisecond))
 			ran++
-			if document == "docs/installation.md" && token == "" {
+			if token == "" && strings.Contains(b.script, "install.sh") {
 				token = strings.TrimSpace(h.run("sed -n 's/^AGENT_TENANTS=default://p' /etc/btrfs-nfs-agent/agent.env"))
 				assert.Equal(t, len(token), 64)
 				mountsAtOnce(t, h)

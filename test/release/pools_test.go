@@ -12,7 +12,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// A host has two pools, each with an agent, as docs/operations.md says. Neither touches what
+// A host has two pools, each with an agent, as docs/operations/two-pools.md says. Neither touches what
 // the other exports, also after a restart.
 func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of the machine
 	image := filepath.Join(t.TempDir(), "second")
@@ -24,7 +24,7 @@ func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs --device " + h.device + " --confirm-device " + h.device)
 	h.run("mkfs.btrfs -q " + device + " && mkdir /srv/second && mount -o noatime " + device + " /srv/second")
 	h.run("printf '#!/bin/sh\\nhead -c $3 /dev/urandom | od -An -tx1 | tr -d \" \\\\n\"\\n' > /usr/local/bin/openssl && chmod +x /usr/local/bin/openssl") // which minbase lacks
-	for _, b := range blocks(t, "docs/operations.md") {
+	for _, b := range blocks(t, "docs/operations/two-pools.md") {
 		if b.runBy == "TestTwoPools" {
 			// doctor fails, for there is no NFS server here.
 			out, _ := h.try("set -e\n" + b.script)

@@ -26,7 +26,7 @@ type Options struct {
 	Memory int64
 	// Values of the chart, beside those that the cluster needs.
 	Values map[string]any
-	// Documented installs the chart by the commands and values of docs/installation.md, without Values.
+	// Documented installs the chart by the commands and values of docs/quickstart.md, without Values.
 	Documented bool
 	// NewestSidecars takes the newest sidecars in place of those nearest to the chart's.
 	NewestSidecars bool

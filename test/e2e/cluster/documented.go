@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// InstallationDocument is what an administrator reads who installs the chart.
-const InstallationDocument = "docs/installation.md"
+// InstallationDocument has the commands that install the chart.
+const InstallationDocument = "docs/quickstart.md"
 
 // installAsDocumented does what the document says for a cluster, word by word. Its placeholders are replaced, as a reader does, and the
 // pods are kept off the nodes.
 func (c *Cluster) installAsDocumented(ctx context.Context) error {
-	values, err := c.Documented(InstallationDocument, "Chart", "yaml")
+	values, err := c.Documented(InstallationDocument, "The chart", "yaml")
 	if err != nil {
 		return err
 	}
-	commands, err := c.Documented(InstallationDocument, "Chart", "")
+	commands, err := c.Documented(InstallationDocument, "The chart", "")
 	if err != nil {
 		return err
 	}
