@@ -43,7 +43,7 @@ var handbook = []string{
 	"docs/operations/two-pools.md", "docs/operations/pool-id.md", "docs/operations/move-pool.md",
 	"docs/operations/disaster-recovery.md", "docs/operations/nfs-server.md",
 	"docs/operations/sign-handles.md", "docs/operations/change-engine.md", "docs/two-hosts.md",
-	"docs/troubleshooting.md", "docs/upgrade.md", "docs/architecture.md", "docs/configuration.md",
+	"docs/troubleshooting.md", "docs/upgrade.md", "docs/architecture.md", "docs/crash-tests.md", "docs/configuration.md",
 	"docs/metrics.md", "docs/security.md", "docs/release.md", "docs/roadmap.md", "README.md",
 	"CONTRIBUTING.md", "SECURITY.md", "docs/benchmarks.md", "docs/benchmarks-method.md", "docs/conformance.md",
 	"helm/btrfs-nfs-csi/README.md", "shared/lab/README.md", "test/e2e/README.md",
