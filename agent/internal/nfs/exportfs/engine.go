@@ -84,13 +84,18 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	e.warnOfGroups()
-	e.server.WarnOfOlderVersions(e.config.Logger, Name)
-	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when locks may be lost once (docs/upgrade.md)")
-	e.server.WarnOfRecords(e.config.Logger, Name, "systemctl restart nfsdcld nfs-server")
+	e.warnOfServer()
 	e.warnOfNetlink()
 	e.removeLeftovers()
 	changes, invalid := e.additions(initial)
 	return errors.Join(invalid, e.submit(ctx, changes, true))
+}
+
+// warnOfServer logs what is wrong with the server that runs.
+func (e *Engine) warnOfServer() {
+	e.server.WarnOfOlderVersions(e.config.Logger, Name)
+	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when locks may be lost once (docs/upgrade.md)")
+	e.server.WarnOfRecords(e.config.Logger, Name, "systemctl restart nfsdcld nfs-server")
 }
 
 // Export implements nfs.Exporter.

@@ -5,6 +5,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // tableState tells one version of the export table from another: nfs-utils
@@ -37,8 +39,10 @@ func (e *Engine) unwatched(change func()) {
 }
 
 // watch notices other people's changes: exportfs by hand, or a restart of the
-// NFS server, which runs `exportfs -au` and `exportfs -r`.
+// NFS server, which runs `exportfs -au` and `exportfs -r`. Such a server, and one that starts after
+// the agent, may lack what Start looks for.
 func (e *Engine) watch(ctx context.Context) {
+	started := nfsd.WatchStarts(e.server.HasThreads()) // Start looks at one that runs
 	ticker := time.NewTicker(e.config.WatchInterval)
 	defer ticker.Stop()
 	for {
@@ -49,6 +53,10 @@ func (e *Engine) watch(ctx context.Context) {
 		}
 		if e.tableMoved() {
 			e.notify()
+			started = nfsd.StartWatch{}
+		}
+		if started.Settled(e.server.HasThreads(), time.Now()) {
+			e.warnOfServer()
 		}
 	}
 }

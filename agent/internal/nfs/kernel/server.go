@@ -65,9 +65,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	if server.Unmanaged {
-		e.server.WarnOfOlderVersions(e.config.Logger, Name)
-		e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server")
-		e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
+		e.warnOfUnmanaged()
 		return nil
 	}
 	if err := e.stopUnfinished(); err != nil {
@@ -99,6 +97,13 @@ func (e *Engine) startServer(ctx context.Context) error {
 	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
 		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
 	return nil
+}
+
+// warnOfUnmanaged logs what is wrong with a server that another program has started.
+func (e *Engine) warnOfUnmanaged() {
+	e.server.WarnOfOlderVersions(e.config.Logger, Name)
+	e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server")
+	e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
 }
 
 // startsForRecords is how often the server is started until nfsdcld records its clients. The kernel

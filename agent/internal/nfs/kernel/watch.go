@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // watcher notices when somebody flushes the caches or stops the server, and
@@ -19,13 +21,16 @@ type watcher struct {
 	flushed [cacheCount]string
 	missing int  // exports that the kernel does not take, such as of lost directories
 	down    bool // the server was, the last time
+	starts  nfsd.StartWatch
 	tidied  time.Time
 	page    []byte // for reading
 }
 
 func (e *Engine) newWatcher() (*watcher, error) {
 	flushed, err := e.channels.flushTimes()
-	return &watcher{Engine: e, flushed: flushed, page: make([]byte, 64<<10)}, err
+	return &watcher{
+		Engine: e, flushed: flushed, page: make([]byte, 64<<10), starts: nfsd.WatchStarts(e.server.HasThreads()), // Start looks at one that runs
+	}, err
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -39,8 +44,10 @@ func (w *watcher) run(ctx context.Context) {
 		}
 		if w.wasFlushed() {
 			w.restore(ctx)
+			w.starts = nfsd.StartWatch{} // the server may have been restarted
 		}
 		w.checkServer(ctx)
+		w.checkUnmanaged(time.Now())
 		w.tidy()
 	}
 }
@@ -144,6 +151,13 @@ func (w *watcher) checkServer(ctx context.Context) {
 	}
 	w.down = false
 	w.notify()
+}
+
+// checkUnmanaged looks at a server that another program has started after the agent.
+func (w *watcher) checkUnmanaged(now time.Time) {
+	if w.config.Server.Unmanaged && w.starts.Settled(w.server.HasThreads(), now) {
+		w.warnOfUnmanaged()
+	}
 }
 
 const (
