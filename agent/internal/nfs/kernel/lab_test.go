@@ -568,6 +568,9 @@ func TestNfsdcldIsLate(t *testing.T) {
 	assert.NilError(t, start(t.Context(), &later, false))
 	records, known = nfsd.NewServer("/proc").RecordsClients()
 	assert.Assert(t, records && known)
+	assert.Assert(t, nfsd.NewServer("/proc").HasThreads())
+	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0))
+	assert.Assert(t, !nfsd.NewServer("/proc").HasThreads())
 }
 
 // lockedBuffer is a log that is written and read at the same time.
