@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -32,6 +33,7 @@ const (
 // Options say how to reach an agent. The zero value is usable for plain HTTP without a token.
 type Options struct {
 	Token     string        // tenant token; empty for calls that need none
+	Source    TokenSource   // where to read the token again after the agent has refused it; nil for none
 	Timeout   time.Duration // of one call, DefaultTimeout when 0
 	TLS       TLSFiles
 	UserAgent string
@@ -39,11 +41,17 @@ type Options struct {
 	RequestID func(context.Context) string
 	// Observe is told of each call: operation, duration and result. nil for none.
 	Observe func(operation string, took time.Duration, err error)
+	// NameAgent begins each error with the URL of the agent.
+	NameAgent bool
 }
 
 // Client calls one agent with one token. It is safe for concurrent use and keeps connections open; Close ends them.
 type Client struct {
 	wire      *wire.Client
+	url       string
+	named     bool // errors name the agent
+	source    TokenSource
+	token     atomic.Pointer[string]
 	transport *http.Transport
 	timeout   time.Duration
 	observe   func(string, time.Duration, error)
@@ -67,7 +75,8 @@ func New(agentURL string, o Options) (*Client, error) {
 	transport.MaxIdleConnsPerHost = 16
 	transport.Proxy = nil // an agent is a neighbour; a proxy from the environment would be handed the token
 
-	c := &Client{transport: transport, timeout: o.Timeout, observe: o.Observe}
+	c := &Client{url: agentURL, named: o.NameAgent, source: o.Source, transport: transport, timeout: o.Timeout, observe: o.Observe}
+	c.token.Store(&o.Token)
 	if c.timeout <= 0 {
 		c.timeout = DefaultTimeout
 	}
@@ -76,7 +85,7 @@ func New(agentURL string, o Options) (*Client, error) {
 	}
 	c.wire, err = wire.NewClient(base.String(),
 		wire.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: refuseRedirect}),
-		wire.WithRequestEditorFn(o.editRequest))
+		wire.WithRequestEditorFn(c.sendToken), wire.WithRequestEditorFn(o.editRequest))
 	return c, err
 }
 
@@ -102,10 +111,14 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // A redirect would carry the token to a place that nobody configured.
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func (o Options) editRequest(ctx context.Context, r *http.Request) error {
-	if o.Token != "" {
-		r.Header.Set("Authorization", "Bearer "+o.Token)
+func (c *Client) sendToken(_ context.Context, r *http.Request) error {
+	if token := *c.token.Load(); token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
+	return nil
+}
+
+func (o Options) editRequest(ctx context.Context, r *http.Request) error {
 	if o.UserAgent != "" {
 		r.Header.Set("User-Agent", o.UserAgent)
 	}
@@ -118,14 +131,23 @@ func (o Options) editRequest(ctx context.Context, r *http.Request) error {
 }
 
 // do makes one call within the client's timeout and the caller's deadline, whichever is earlier, and reads the answer
-// into out (nil for none). Every error is an *agentapi.Error; a deadline is there with errors.Is.
+// into out (nil for none). It repeats a call that the agent has refused because of a token that was rotated. Every error
+// has a code of agentapi; a deadline is there with errors.Is.
 func (c *Client) do(ctx context.Context, operation string, out any, call func(context.Context) (*http.Response, error)) (err error) {
 	begin := time.Now()
-	defer func() { c.observe(operation, time.Since(begin), err) }()
+	defer func() {
+		c.observe(operation, time.Since(begin), err)
+		err = c.name(err)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 
+	token := *c.token.Load()
 	answer, err := call(ctx)
+	if err == nil && answer.StatusCode == http.StatusUnauthorized && c.renew(ctx, token) {
+		answer.Body.Close()
+		answer, err = call(ctx)
+	}
 	if err != nil {
 		return unreachable(operation, err)
 	}
@@ -146,6 +168,13 @@ func (c *Client) do(ctx context.Context, operation string, out any, call func(co
 		return nil
 	}
 	return decode(operation, answer, body, out)
+}
+
+func (c *Client) name(err error) error {
+	if err == nil || !c.named {
+		return err
+	}
+	return fmt.Errorf("agent %s: %w", c.url, err)
 }
 
 func unreachable(operation string, err error) error {

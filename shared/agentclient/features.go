@@ -49,8 +49,8 @@ func (c *Client) Require(ctx context.Context, fields ...agentapi.NewerField) err
 		}
 		c.features.set(health.Features)
 		if !c.features.has(field.Feature) {
-			return agentapi.Errorf(agentapi.Unsupported, "upgrade the agent: version %q does not know the field %s (feature %s)",
-				health.Version, field.Name, field.Feature)
+			return c.name(agentapi.Errorf(agentapi.Unsupported, "upgrade the agent: version %q does not know the field %s (feature %s)",
+				health.Version, field.Name, field.Feature))
 		}
 	}
 	return nil

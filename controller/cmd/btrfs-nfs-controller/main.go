@@ -36,9 +36,9 @@ func run(ctx context.Context) error {
 	}
 	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date, "driver", settings.DriverName)
 	metrics := csiserver.NewRegistry(component)
-	clients := agents.NewClients(agentclient.Options{
+	clients := agentclient.NewPool(agentclient.Options{
 		Timeout: settings.AgentTimeout, TLS: settings.TLS(), UserAgent: version.UserAgent(component),
-		RequestID: csiserver.RequestID, Observe: csiserver.AgentObserver(metrics),
+		RequestID: csiserver.RequestID, Observe: csiserver.AgentObserver(metrics), NameAgent: true,
 	})
 	defer clients.Close()
 	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: settings.TLS()}); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
 // All gives every tenant of every agent that a class of ours names, or a volume whose class is gone. Two classes with one
@@ -19,23 +20,23 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 		return nil, err
 	}
 	var out []*Target
-	seen := map[clientKey]bool{}
+	seen := map[string]bool{}
 	for _, p := range r.listed() {
-		parsed, err := p.parse()
+		ofRequest := secrets
+		if p.tokens != nil { // one token cannot be that of every class
+			ofRequest = nil
+		}
+		target, err := r.target(ctx, p, ofRequest)
 		if err != nil {
 			return nil, err
 		}
-		agent, err := r.listing(ctx, p, parsed.AgentURL, secrets)
-		if err != nil {
-			return nil, err
-		}
-		if key := agent.identity(); !seen[key] {
-			seen[key] = true
-			out = append(out, &Target{Agent: agent, Class: p.key, Parameters: parsed})
+		if tenant := target.Tenant(); !seen[tenant] {
+			seen[tenant] = true
+			out = append(out, target)
 		}
 	}
 	slices.SortFunc(out, func(a, b *Target) int {
-		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Key(), b.Key()))
+		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Tenant(), b.Tenant()))
 	})
 	return out, nil
 }
@@ -55,14 +56,6 @@ func (r *Registry) listed() []place {
 		out = append(out, ofVolumes...)
 	}
 	return out
-}
-
-// listing uses the request's token only where the class has none: one token cannot be that of every class.
-func (r *Registry) listing(ctx context.Context, p place, agentURL string, secrets map[string]string) (*Agent, error) {
-	if p.tokens != nil {
-		secrets = nil
-	}
-	return r.agentFor(ctx, p, agentURL, secrets)
 }
 
 // places are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
@@ -96,7 +89,7 @@ func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([][
 	var out [][]*Target
 	seen := map[string]int{} // where in out
 	for _, t := range targets {
-		url := normalise(t.URL())
+		url := agentclient.NormalURL(t.URL())
 		at, found := seen[url]
 		if !found {
 			at = len(out)
@@ -117,20 +110,20 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	}
 	var out []*Target
 	var unresolved error
-	seen := map[clientKey]bool{}
+	seen := map[string]bool{}
 	for _, p := range r.places() {
 		parsed, err := p.parse()
 		if err != nil || !fits(p, parsed, asked) {
 			continue
 		}
-		agent, err := r.agentFor(ctx, p, parsed.AgentURL, nil)
+		target, err := r.target(ctx, p, nil)
 		if err != nil {
 			unresolved = err
 			continue
 		}
-		if key := agent.identity(); !seen[key] {
-			seen[key] = true
-			out = append(out, &Target{Agent: agent, Class: p.key, Parameters: parsed})
+		if tenant := target.Tenant(); !seen[tenant] {
+			seen[tenant] = true
+			out = append(out, target)
 		}
 	}
 	switch {
@@ -145,7 +138,7 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 // fits compares what tells classes apart.
 func fits(p place, parsed, asked class.Parameters) bool {
 	return (asked.Name == "" || asked.Name == p.name) &&
-		(asked.AgentURL == "" || normalise(asked.AgentURL) == normalise(parsed.AgentURL)) &&
+		(asked.AgentURL == "" || agentclient.NormalURL(asked.AgentURL) == agentclient.NormalURL(parsed.AgentURL)) &&
 		(asked.NFSServer == "" || asked.NFSServer == parsed.Server())
 }
 

@@ -5,54 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"gotest.tools/v3/assert"
-	"gotest.tools/v3/assert/cmp"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
-
-// Fault 14: the peer had one client for an agent, whatever the tenant.
-func TestFault14ClientsAreNeverSharedBetweenTokens(t *testing.T) {
-	clients := NewClients(agentclient.Options{})
-	defer clients.Close()
-	get := func(url, token string) *agentclient.Client {
-		client, err := clients.get(url, token)
-		assert.NilError(t, err)
-		return client
-	}
-	first := get("http://host:8080", "one")
-	assert.Assert(t, get("http://host:8080", "one") == first)
-	assert.Assert(t, get("http://HOST:8080/", "one") == first, "another spelling of the same agent")
-	assert.Assert(t, get("http://host:8080", "two") != first)
-	assert.Assert(t, get("http://host:8081", "one") != first)
-	assert.Assert(t, get("https://host:8080", "one") != first)
-	assert.Assert(t, get("http://host", "one") == get("http://host:80", "one"))
-	for key := range clients.clients {
-		assert.Assert(t, key.token != "one" && key.token != "two", "the token itself is not kept as a key")
-	}
-}
-
-func TestUnusedClientsAreClosed(t *testing.T) {
-	now := time.Now()
-	clients := NewClients(agentclient.Options{})
-	clients.now = func() time.Time { return now }
-	defer clients.Close()
-	for _, token := range []string{"old", "current"} {
-		_, err := clients.get("http://host:8080", token)
-		assert.NilError(t, err)
-	}
-	now = now.Add(clientIdle)
-	_, err := clients.get("http://host:8080", "current")
-	assert.NilError(t, err)
-	now = now.Add(time.Second)
-	_, err = clients.get("http://host:8080", "current")
-	assert.NilError(t, err)
-	assert.Equal(t, len(clients.clients), 1)
-	assert.Assert(t, cmp.Contains(clients.clients, keyOf("http://host:8080", "current")))
-}
 
 func TestTheClassesFileIsReadAnewWhenItChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "classes.yaml")
@@ -81,12 +38,12 @@ func TestATokenFileCountsAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	for _, token := range []string{"first", "second"} {
 		assert.NilError(t, os.WriteFile(path, []byte(token+"\n"), 0o600))
-		got, err := tokenFile(path).token(t.Context(), false)
+		got, err := tokenFile(path).Token(t.Context(), false)
 		assert.NilError(t, err)
 		assert.Equal(t, got, token)
 	}
 	assert.NilError(t, os.WriteFile(path, nil, 0o600))
-	_, err := tokenFile(path).token(t.Context(), false)
+	_, err := tokenFile(path).Token(t.Context(), false)
 	assert.ErrorIs(t, err, ErrMisconfigured)
 	assert.ErrorContains(t, err, "is empty")
 }

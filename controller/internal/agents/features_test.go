@@ -18,13 +18,13 @@ func TestOlderAgentIsNotAskedForWhatItDoesNotKnow(t *testing.T) {
 	fake.Features = nil // 57e475d
 	url := fake.Start()
 	t.Cleanup(fake.Close)
-	clients := NewClients(agentclient.Options{})
+	clients := agentclient.NewPool(agentclient.Options{NameAgent: true})
 	t.Cleanup(clients.Close)
-	agent := &Agent{url: url, clients: clients, token: "token"}
+	token := "token"
 	require := func() error {
-		return agent.do(t.Context(), func(c *agentclient.Client) error {
-			return c.Require(t.Context(), agentapi.NewerField{Name: "compression", Feature: agentapi.FeatureCloneProperties})
-		})
+		client, err := clients.Get(url, token, nil)
+		assert.NilError(t, err)
+		return client.Require(t.Context(), agentapi.NewerField{Name: "compression", Feature: agentapi.FeatureCloneProperties})
 	}
 	for range 2 {
 		err := require()
@@ -45,6 +45,6 @@ func TestOlderAgentIsNotAskedForWhatItDoesNotKnow(t *testing.T) {
 	}
 
 	fake.Close()
-	agent = &Agent{url: url, clients: clients, token: "another token"}
+	token = "another token"
 	assert.Equal(t, agentapi.GRPCCode(require()), codes.Unavailable)
 }

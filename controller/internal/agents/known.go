@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -60,9 +61,9 @@ func (r *Registry) isAt(ctx context.Context, handle string, t *Target) (host, te
 		return false, false
 	}
 	parsed, err := p.parse()
-	if err != nil || normalise(parsed.AgentURL) != normalise(t.URL()) {
+	if err != nil || agentclient.NormalURL(parsed.AgentURL) != agentclient.NormalURL(t.URL()) {
 		return false, false
 	}
-	agent, err := r.agentFor(ctx, p, parsed.AgentURL, nil)
-	return true, err != nil || agent.Same(t.Agent)
+	client, err := r.clientFor(ctx, p, parsed.AgentURL, nil)
+	return true, err != nil || client.Tenant() == t.Tenant()
 }

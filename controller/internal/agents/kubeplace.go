@@ -7,6 +7,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -60,7 +61,7 @@ func (k *Kube) places() []place {
 func (k *Kube) classPlace(c *storagev1.StorageClass) place {
 	p := place{name: c.Name, key: id.ClassKey(c.Name), parameters: c.Parameters, tokensErr: checkRefs(c)}
 	if ref, found := refOfClass(c); found && p.tokensErr == nil {
-		p.tokens = k.secrets.source(ref)
+		p.tokens = secretToken{k.secrets, ref}
 	}
 	return p
 }
@@ -82,7 +83,7 @@ func (k *Kube) orphanPlace(key string, pv *corev1.PersistentVolume) (place, bool
 func (k *Kube) useSecretOf(pv *corev1.PersistentVolume, p *place) bool {
 	ref, found := refOfVolume(pv)
 	if found {
-		p.tokens, p.tokensErr = k.secrets.source(ref), nil
+		p.tokens, p.tokensErr = secretToken{k.secrets, ref}, nil
 	}
 	return found
 }
@@ -101,7 +102,7 @@ func (k *Kube) orphanPlaces(key string) []place {
 			continue
 		}
 		ref, _ := refOfVolume(pv)
-		if i := (identity{normalise(p.parameters[class.AgentURL]), ref}); !seen[i] {
+		if i := (identity{agentclient.NormalURL(p.parameters[class.AgentURL]), ref}); !seen[i] {
 			seen[i] = true
 			out = append(out, p)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
 var (
@@ -22,11 +23,11 @@ var (
 
 // place is where a class's volumes are, as one of the sources tells it.
 type place struct {
-	name       string            // of the class; its key where the class is gone
-	key        string            // id.ClassKey(name)
-	parameters map[string]string // as written
-	tokens     tokenSource       // nil where there is none
-	tokensErr  error             // why there is none
+	name       string                  // of the class; its key where the class is gone
+	key        string                  // id.ClassKey(name)
+	parameters map[string]string       // as written
+	tokens     agentclient.TokenSource // nil where there is none
+	tokensErr  error                   // why there is none
 }
 
 // parse reads the parameters of a place that exists already, so a mistake in them is not the caller's.
@@ -77,14 +78,14 @@ func checkToken(token string) error {
 	return nil
 }
 
-// agentFor makes the Agent of a place, with the request's token if it brings one.
-func (r *Registry) agentFor(ctx context.Context, p place, agentURL string, secrets map[string]string) (*Agent, error) {
+// clientFor is the client of a place's tenant, with the request's token if it brings one.
+func (r *Registry) clientFor(ctx context.Context, p place, agentURL string, secrets map[string]string) (*agentclient.Client, error) {
 	token, given, err := tokenFrom(secrets)
 	if err != nil {
 		return nil, agentapi.Errorf(agentapi.Invalid, "secrets: %w", err)
 	}
 	if given {
-		return &Agent{url: agentURL, clients: r.clients, token: token}, nil
+		return r.clients.Get(agentURL, token, nil)
 	}
 	if p.tokens == nil {
 		reason := p.tokensErr
@@ -93,9 +94,9 @@ func (r *Registry) agentFor(ctx context.Context, p place, agentURL string, secre
 		}
 		return nil, p.misconfigured(reason)
 	}
-	token, err = p.tokens.token(ctx, false)
+	token, err = p.tokens.Token(ctx, false)
 	if err != nil {
 		return nil, fmt.Errorf("storage class %s: %w", p.name, err)
 	}
-	return &Agent{url: agentURL, clients: r.clients, source: p.tokens, token: token}, nil
+	return r.clients.Get(agentURL, token, p.tokens)
 }

@@ -1,3 +1,5 @@
+// Package agents finds the agent and the tenant behind a StorageClass, a volume or a snapshot, at the time of each call,
+// so that URLs and tokens may change under existing volumes.
 package agents
 
 import (
@@ -9,6 +11,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -16,11 +19,11 @@ import (
 type Registry struct {
 	kube    *Kube   // nil without Kubernetes
 	static  *Static // nil without a classes file
-	clients *Clients
+	clients *agentclient.Pool
 }
 
 // NewRegistry resolves by Kubernetes, by a classes file, or by both; one of them may be nil.
-func NewRegistry(kube *Kube, static *Static, clients *Clients) *Registry {
+func NewRegistry(kube *Kube, static *Static, clients *agentclient.Pool) *Registry {
 	return &Registry{kube: kube, static: static, clients: clients}
 }
 
@@ -34,7 +37,7 @@ func (r *Registry) Ready() error {
 
 // Target is an agent's tenant together with what the class asks for.
 type Target struct {
-	*Agent
+	*agentclient.Client
 	Class      string // key of the class, as volume IDs carry it
 	Parameters class.Parameters
 }
@@ -47,15 +50,20 @@ func (r *Registry) ForVolume(ctx context.Context, v id.Volume, secrets map[strin
 	if err != nil {
 		return nil, err
 	}
+	return r.target(ctx, p, secrets)
+}
+
+// target is the tenant of a place that exists already.
+func (r *Registry) target(ctx context.Context, p place, secrets map[string]string) (*Target, error) {
 	parsed, err := p.parse()
 	if err != nil {
 		return nil, err
 	}
-	agent, err := r.agentFor(ctx, p, parsed.AgentURL, secrets)
+	client, err := r.clientFor(ctx, p, parsed.AgentURL, secrets)
 	if err != nil {
 		return nil, err
 	}
-	return &Target{Agent: agent, Class: v.Class, Parameters: parsed}, nil
+	return &Target{Client: client, Class: p.key, Parameters: parsed}, nil
 }
 
 func (r *Registry) placeOf(v id.Volume) (place, error) {
@@ -145,11 +153,11 @@ func (r *Registry) newTarget(ctx context.Context, p place, parameters, secrets m
 	if parsed.AgentURL == "" {
 		return nil, agentapi.Errorf(agentapi.Invalid, "parameter %q is missing", class.AgentURL)
 	}
-	agent, err := r.agentFor(ctx, p, parsed.AgentURL, secrets)
+	client, err := r.clientFor(ctx, p, parsed.AgentURL, secrets)
 	if err != nil {
 		return nil, err
 	}
-	return &Target{Agent: agent, Class: p.key, Parameters: parsed}, nil
+	return &Target{Client: client, Class: p.key, Parameters: parsed}, nil
 }
 
 // claim reads the claim that the provisioner names in the parameters, nil where it names none. gone

@@ -34,15 +34,13 @@ func newSecrets(client kubernetes.Interface, timeout, ttl time.Duration) *secret
 	return &secrets{client: client, timeout: timeout, ttl: ttl, now: time.Now, cached: map[secretRef]cachedToken{}}
 }
 
-// source is the token in one secret.
-func (s *secrets) source(ref secretRef) tokenSource { return secretToken{s, ref} }
-
+// secretToken is the token in one secret.
 type secretToken struct {
 	secrets *secrets
 	ref     secretRef
 }
 
-func (t secretToken) token(ctx context.Context, fresh bool) (string, error) {
+func (t secretToken) Token(ctx context.Context, fresh bool) (string, error) {
 	if token, ok := t.secrets.lookup(t.ref); ok && !fresh {
 		return token, nil
 	}

@@ -156,12 +156,12 @@ func (c StaticClass) place() (place, error) {
 
 type fixedToken string
 
-func (t fixedToken) token(context.Context, bool) (string, error) { return string(t), nil }
+func (t fixedToken) Token(context.Context, bool) (string, error) { return string(t), nil }
 
 // tokenFile is read at each call, so that a rotated token counts at once.
 type tokenFile string
 
-func (f tokenFile) token(context.Context, bool) (string, error) {
+func (f tokenFile) Token(context.Context, bool) (string, error) {
 	text, err := os.ReadFile(string(f))
 	if err != nil {
 		return "", fmt.Errorf("%w: tokenFile: %w", ErrMisconfigured, err)

@@ -163,7 +163,7 @@ func (c *controller) sameTenant(ctx context.Context, w *wanted, v id.Volume) (pr
 		return false, nil
 	case err != nil:
 		return false, err
-	case !other.Same(w.Agent):
+	case other.Tenant() != w.Tenant():
 		return false, notReachable(v.Class, w.Class)
 	}
 	return true, nil

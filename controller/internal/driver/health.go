@@ -87,13 +87,13 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 type unreachables []unreachableAgent
 
 type unreachableAgent struct {
-	*agents.Agent
+	url string
 	why error
 }
 
 func (u *unreachables) listDegraded(ctx context.Context, target *agents.Target, page agentclient.Page) (*agentapi.VolumeDetailList, error) {
 	for _, agent := range *u {
-		if agent.SameHost(target.Agent) {
+		if agent.url == agentclient.NormalURL(target.URL()) {
 			return nil, agent.why
 		}
 	}
@@ -101,7 +101,7 @@ func (u *unreachables) listDegraded(ctx context.Context, target *agents.Target, 
 	defer cancel()
 	list, err := target.ListDegraded(limited, page)
 	if unreachable(ctx, err) {
-		*u = append(*u, unreachableAgent{target.Agent, err})
+		*u = append(*u, unreachableAgent{agentclient.NormalURL(target.URL()), err})
 	}
 	return list, err
 }

@@ -210,7 +210,7 @@ func TestVolumesOfAnAgentThatCannotBeReachedAreListed(t *testing.T) {
 func TestASilentAgentIsAConditionForAHurriedCaller(t *testing.T) {
 	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
 	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
-	clients := agents.NewClients(agentclient.Options{})
+	clients := agentclient.NewPool(agentclient.Options{NameAgent: true})
 	t.Cleanup(clients.Close)
 	d := serve(t, agents.NewRegistry(nil, static, clients), agent, url)
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)

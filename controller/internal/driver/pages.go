@@ -23,9 +23,12 @@ const (
 // cursor is where a list goes on: at a tenant of an agent, and there behind what the agent's own cursor says. A class would not
 // do for the tenant, since one that is gone can lead to several.
 type cursor struct {
-	Target string `json:"t"` // agents.Agent.Key
+	Target string `json:"t"` // tenantKey
 	After  string `json:"a,omitempty"`
 }
+
+// tenantKey is short: a token has at most 128 bytes (CSI spec, "Size Limits").
+func tenantKey(t *agents.Target) string { return t.Tenant()[:16] }
 
 func (c cursor) String() string {
 	text, err := json.Marshal(c)
@@ -80,7 +83,7 @@ func walk(ctx context.Context, targets []*agents.Target, token string, limit int
 				page.Limit = min(pageItems, limit-count())
 			}
 			if page.Limit <= 0 || proto.Size(answer) > maxAnswer {
-				return cursor{target.Key(), after}.String(), nil
+				return cursor{tenantKey(target), after}.String(), nil
 			}
 			next, err := fetch(ctx, target, page)
 			if agentapi.IsCode(err, agentapi.Invalid) && after != "" && after == at.After {
@@ -103,7 +106,7 @@ func from(targets []*agents.Target, at cursor, token string) ([]*agents.Target, 
 		return targets, nil
 	}
 	for i, target := range targets {
-		if target.Key() == at.Target {
+		if tenantKey(target) == at.Target {
 			return targets[i:], nil
 		}
 	}

@@ -41,8 +41,8 @@ const (
 )
 
 // Clients are agent clients as the binary makes them. They are closed with the test.
-func Clients(t *testing.T, timeout time.Duration) *agents.Clients {
-	clients := agents.NewClients(agentclient.Options{Timeout: timeout, RequestID: csiserver.RequestID})
+func Clients(t *testing.T, timeout time.Duration) *agentclient.Pool {
+	clients := agentclient.NewPool(agentclient.Options{Timeout: timeout, RequestID: csiserver.RequestID, NameAgent: true})
 	t.Cleanup(clients.Close)
 	return clients
 }
