@@ -4,6 +4,7 @@
 # Shipped Go is what the daemons are built from: no tests, generated code or test support. Columns are characters, and a
 # tab is one, as for golangci-lint's lll.
 set -euo pipefail
+shopt -s nullglob # older commits have no docs/operations
 cd "$(dirname "$0")/.."
 if [ $# -gt 0 ]; then
 	tree=$(mktemp -d)
@@ -63,7 +64,7 @@ echo "all Go"
 go_files agent controller node shared test | source_figures "with tests"
 echo
 echo "median words a sentence"
-for document in README.md docs/*.md; do
-	printf '%-28s %3s\n' "$document" "$(median_sentence "$document")"
+for document in README.md docs/*.md docs/operations/*.md; do
+	printf '%-40s %3s\n' "$document" "$(median_sentence "$document")"
 done
-printf '%-28s %3s\n' "all" "$(median_sentence README.md docs/*.md)"
+printf '%-40s %3s\n' "all" "$(median_sentence README.md docs/*.md docs/operations/*.md)"
