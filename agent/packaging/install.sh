@@ -121,7 +121,7 @@ agree() {
 
 keep_settings() {
 	agree --base-path "$base" AGENT_BASE_PATH "To move the volumes: stop the agent, change that line, and run this again"
-	agree --engine "$engine" AGENT_NFS_EXPORTER "To change the engine: systemctl stop btrfs-nfs-agent, change that line, and run this again (docs/operations.md says what clients see)"
+	agree --engine "$engine" AGENT_NFS_EXPORTER "To change the engine: systemctl stop btrfs-nfs-agent, change that line, and run this again (docs/operations/change-engine.md says what clients see)"
 	[ -n "$tenant" ] && [ -r "$env" ] || return 0
 	tenants=$(setting AGENT_TENANTS | tr -d ' ')
 	file=$(setting AGENT_TENANTS_FILE)
@@ -333,7 +333,7 @@ set_up_server() {
 	{
 		echo "# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have."
 		printf '[mountd]\nmanage-gids=n\n'
-		# Only where it is known (nfs-utils 3.1): a changed file restarts the server. See "NFS server" in docs/operations.md.
+		# Only where it is known (nfs-utils 3.1): a changed file restarts the server. See docs/operations/nfs-server.md.
 		if PATH=$PATH:/usr/sbin:/sbin rpc.mountd --help 2>&1 | grep -q no-netlink; then echo no-netlink=y; fi
 		[ "$older" = on ] || printf '[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n'
 		[ "$(setting AGENT_NFS_MAX_VERSION)" != 4.1 ] || printf '[nfsd]\nvers4.2=n\n'

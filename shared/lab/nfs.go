@@ -30,7 +30,7 @@ mount --bind ` + storageState + `/"$1"/exports.d /etc/exports.d
 mkdir -p /etc/nfs.conf.d
 mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 # Debian's default makes the server look up a user's groups itself and ignore those that the client sends, and
-# with them a pod's fsGroup. As to no-netlink, see "NFS server" in docs/operations.md.
+# with them a pod's fsGroup. As to no-netlink, see docs/operations/nfs-server.md.
 printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
 `
 

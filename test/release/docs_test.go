@@ -178,6 +178,20 @@ func TestHandbookIsComplete(t *testing.T) {
 	}
 }
 
+// Every document that a hint, a description or a comment names is there.
+func TestDocumentsNamedInCode(t *testing.T) {
+	files := command(t, "git", "-C", root, "ls-files", "*.go", "*.sh", "*.env", "*.yaml", "*.mk", "Makefile")
+	seen := 0
+	for _, name := range strings.Fields(files) {
+		for _, document := range regexp.MustCompile(`\bdocs/[a-z/-]+\.md\b`).FindAllString(text(t, name), -1) {
+			seen++
+			_, err := os.Stat(filepath.Join(root, document))
+			assert.Check(t, err, name)
+		}
+	}
+	assert.Assert(t, seen > 50, "%d", seen)
+}
+
 // The install commands and values of README.md are those of the quick start, which tests run.
 func TestInstallCommandsOfReadme(t *testing.T) {
 	_, part, _ := strings.Cut(text(t, "README.md"), "\n## Install\n")

@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// What docs/operations.md says of SQLite: with a write-ahead log on one node, with another journal
+// What docs/operations/databases.md says of SQLite: with a write-ahead log on one node, with another journal
 // on several.
 func TestSQLite(t *testing.T) {
 	const each = 300

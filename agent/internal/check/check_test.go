@@ -458,7 +458,7 @@ func TestOutput(t *testing.T) {
 	var text, encoded bytes.Buffer
 	assert.NilError(t, report.WriteText(&text))
 	assert.Assert(t, is.Contains(text.String(), "interrupted-creation: "+pool.Dir+"/team/.new-0123456789abcdef"))
-	assert.Assert(t, is.Contains(text.String(), "docs/operations.md"))
+	assert.Assert(t, is.Contains(text.String(), "docs/operations/quarantine.md"))
 	assert.Assert(t, is.Contains(text.String(), "2 found; nothing was changed. The agent's next start repairs 1 of them"))
 	assert.NilError(t, report.WriteJSON(&encoded))
 	var back check.Report

@@ -59,6 +59,6 @@ var explanations = map[storage.FindingKind]explanation{
 	},
 	storage.Quarantined: {
 		"The directory may hold data, and is not what a working agent leaves. Neither the agent nor --repair touches it.",
-		"Needs you: see \"Quarantine\" in docs/operations.md.",
+		"Needs you: see docs/operations/quarantine.md.",
 	},
 }

@@ -83,7 +83,7 @@ func newTenantCommand() *cobra.Command {
 		Use: "new NAME", Short: "Make a token for a new tenant, as AGENT_TENANTS takes it", Args: arguments(cobra.ExactArgs(1)),
 		Long: `Prints NAME:TOKEN with a token of 256 random bits. Add it to AGENT_TENANTS on the storage host, separated by a comma, and restart the
 agent; put the token into the Kubernetes secret of that tenant's StorageClass. For a tenant that is there it is a second token, to replace
-the first (docs/operations.md, Rotate a token). Talks to no agent.`,
+the first (docs/operations/rotate-token.md). Talks to no agent.`,
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := id.ValidateName(args[0]); err != nil {
 				return usageErrorf("tenant name %w", err)

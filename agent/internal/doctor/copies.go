@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 )
 
-const giveUUID = `Before a server serves the copy: unmount it, btrfstune -m DEVICE, and give it another pool ID ("Pool ID" in docs/operations.md).`
+const giveUUID = `Before a server serves the copy: unmount it, btrfstune -m DEVICE, and give it another pool ID (docs/operations/pool-id.md).`
 
 // lookAtCopies looks for copies of the pool on this host. An NFS server of a copy would have the
 // same scope, by which clients know a server.

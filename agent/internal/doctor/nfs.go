@@ -77,11 +77,11 @@ func lookAtUpcalls(ctx context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good(fmt.Sprintf("%s, process %d: the agent uses exportfs", holder.Comm, holder.PID))}
 }
 
-// mountdSettings are those of docs/operations.md. The file is not that of install.sh, which has
+// mountdSettings are those of docs/operations/nfs-server.md. The file is not that of install.sh, which has
 // other settings as well.
 const mountdSettings = `printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi-mountd.conf; systemctl restart nfs-server`
 
-// lookAtGroups: see "Groups" in docs/operations.md.
+// lookAtGroups: see docs/operations/nfs-server.md.
 func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
 	if c.NFS.Exporter == "kernel" {
 		return []Finding{good("the kernel engine takes the groups that clients send")}

@@ -47,7 +47,7 @@ func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(*btrfs.FS) ([]Finding, error) {
 		identity, err := storage.Identify(c.BasePath, h.Etc+"/fstab")
 		if err != nil {
-			do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see \"Pool ID\" in docs/operations.md."
+			do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see docs/operations/pool-id.md."
 			return []Finding{bad(err.Error(), do)}, nil
 		}
 		return []Finding{judgePool(identity, uuid.UUID(c.PoolID), c.BasePath, h.EnvironmentFile)}, nil
@@ -170,7 +170,7 @@ func judgeQuota(quota btrfs.QuotaStatus, wanted string) Finding {
 
 const (
 	fullPercent   = 90
-	keptFreeBytes = 16 << 20 // the agent refuses new volumes below: docs/operations.md
+	keptFreeBytes = 16 << 20 // the agent refuses new volumes below: docs/operations/full-pool.md
 )
 
 func lookAtSpace(_ context.Context, _ Host, c config.Config) []Finding {

@@ -119,7 +119,7 @@ func usable(err error, quarantine, path string) error {
 // quarantined is the error of what cannot be done with a quarantined volume or snapshot. The
 // commands are for the administrator.
 func quarantined(reason, path string) error {
-	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
+	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations/quarantine.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
 }
 
 // clone makes the volume with one commit: see publishSnapshot. The snapshot has its source's

@@ -11,7 +11,7 @@ import (
 )
 
 // Backup programs take read-only snapshots of volumes to a directory that is not below the base
-// path (docs/operations.md, "Other programs on the pool"). Limits hold as before, and volumes
+// path (docs/operations/other-programs.md). Limits hold as before, and volumes
 // start, are deleted and give their names back.
 func TestSnapshotsOfOtherPrograms(t *testing.T) {
 	t.Parallel()

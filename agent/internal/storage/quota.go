@@ -7,7 +7,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// Quota says how sizes are enforced: docs/operations.md, "Quotas".
+// Quota says how sizes are enforced: docs/architecture.md, "Quotas".
 type Quota string
 
 // Quota modes of AGENT_QUOTA_MODE.
