@@ -14,7 +14,7 @@ tarball: agent-docs ## Build the agent's tarball into bin/ (GOARCH=arm64 for the
 	@rm -rf $(DIST) && mkdir -p $(DIST)
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/ ./agent/cmd/btrfs-nfs-agent
 	@cp -r $(BIN)/agent-docs/man $(BIN)/agent-docs/completions $(DIST)/
-	@cp LICENSE CHANGELOG.md docs/installation.md $(addprefix $(PACKAGING)/,agent.env btrfs-nfs-agent.service exportfs.conf install.sh) $(DIST)/
+	@cp LICENSE CHANGELOG.md docs/installation.md docs/quickstart.md $(addprefix $(PACKAGING)/,agent.env btrfs-nfs-agent.service exportfs.conf install.sh) $(DIST)/
 	@tar --sort=name --owner=0 --group=0 --numeric-owner --mtime='$(DATE)' -C $(BIN) -c $(notdir $(DIST)) | gzip -9n > $(DIST).tar.gz
 	@rm -rf $(DIST)
 	@echo $(DIST).tar.gz

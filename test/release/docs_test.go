@@ -178,6 +178,48 @@ func TestHandbookIsComplete(t *testing.T) {
 	}
 }
 
+// The package map in docs/architecture.md has every package that ships, and imports go down in it.
+func TestPackageMap(t *testing.T) {
+	_, maps, _ := strings.Cut(text(t, "docs/architecture.md"), "<!-- package map: begin -->\n")
+	maps, _, _ = strings.Cut(maps, "\n<!-- package map: end -->")
+	title := regexp.MustCompile("^\\| .*\\(`([a-z]+)/`\\) \\|")
+	row := regexp.MustCompile(`(?m)^\| (\d+)\. (.*?) \|`)
+	quoted := regexp.MustCompile("`([a-z/-]+)`")
+	seen := 0
+	for table := range strings.SplitSeq(maps, "\n\n") {
+		named := title.FindStringSubmatch(table)
+		if named == nil {
+			continue
+		}
+		seen++
+		module := named[1]
+		rows := map[string]string{}
+		for _, match := range row.FindAllStringSubmatch(table, -1) {
+			for _, name := range quoted.FindAllStringSubmatch(match[2], -1) {
+				rows[name[1]] = match[1]
+			}
+		}
+		list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./cmd/...", "./internal/...")
+		list.Dir = filepath.Join(root, module)
+		list.Env = append(os.Environ(), "GOWORK=off")
+		out, err := list.Output()
+		assert.NilError(t, err)
+		prefix := "github.com/btrfs-nfs-csi/btrfs-nfs-csi/" + module + "/"
+		for line := range strings.Lines(string(out)) {
+			names := strings.Fields(line)
+			importer := strings.TrimPrefix(strings.TrimPrefix(names[0], prefix), "internal/")
+			assert.Check(t, rows[importer] != "", "%s: the package map lacks %s", module, importer)
+			for _, name := range names[1:] {
+				imported, ours := strings.CutPrefix(name, prefix)
+				imported = strings.TrimPrefix(imported, "internal/")
+				below := rows[importer] < rows[imported] // one digit each
+				assert.Check(t, !ours || below, "%s: %s imports %s, which is not below it", module, importer, imported)
+			}
+		}
+	}
+	assert.Equal(t, seen, 3)
+}
+
 // Every document that a hint, a description or a comment names is there.
 func TestDocumentsNamedInCode(t *testing.T) {
 	files := command(t, "git", "-C", root, "ls-files", "*.go", "*.sh", "*.env", "*.yaml", "*.mk", "Makefile")
