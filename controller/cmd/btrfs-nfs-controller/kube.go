@@ -10,8 +10,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
@@ -24,7 +24,7 @@ const (
 )
 
 // connect prepares the Kubernetes API: that of KUBECONFIG, else that of the cluster this pod is in, else nil.
-func connect(settings *config.Config, logger *slog.Logger) (*agents.Kube, error) {
+func connect(settings *config.Config, logger *slog.Logger) (*kube.API, error) {
 	klog.SetSlogLogger(logger) // client-go's own messages, in our format
 	access, err := restConfig(settings.Kubeconfig)
 	if err != nil || access == nil {
@@ -36,7 +36,7 @@ func connect(settings *config.Config, logger *slog.Logger) (*agents.Kube, error)
 	if err != nil {
 		return nil, err
 	}
-	return agents.NewKube(client, settings.DriverName, settings.KubeTimeout, settings.SecretTTL)
+	return kube.New(client, settings.DriverName, settings.KubeTimeout, settings.SecretTTL)
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/driver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
@@ -44,18 +45,18 @@ func run(ctx context.Context) error {
 	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: settings.TLS()}); err != nil {
 		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
 	}
-	kube, static, err := sources(settings, logger)
+	api, static, err := sources(settings, logger)
 	if err != nil {
 		return err
 	}
-	registry := agents.NewRegistry(kube, static, clients)
+	registry := agents.NewRegistry(api, static, clients)
 
 	// The informers outlive the server, so that calls that are drained can still resolve.
 	informers, stopInformers := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(ctx)
-	if kube != nil {
+	if api != nil {
 		group.Go(func() error {
-			kube.Run(informers)
+			api.Run(informers)
 			return nil
 		})
 	}
@@ -71,7 +72,7 @@ func run(ctx context.Context) error {
 }
 
 // sources opens what tells about classes: the Kubernetes API where there is one, the classes file where one is named.
-func sources(settings *config.Config, logger *slog.Logger) (*agents.Kube, *agents.Static, error) {
+func sources(settings *config.Config, logger *slog.Logger) (*kube.API, *agents.Static, error) {
 	var static *agents.Static
 	if settings.ClassesFile != "" {
 		var err error
@@ -79,14 +80,14 @@ func sources(settings *config.Config, logger *slog.Logger) (*agents.Kube, *agent
 			return nil, nil, err
 		}
 	}
-	kube, err := connect(settings, logger)
+	api, err := connect(settings, logger)
 	if err != nil {
 		return nil, nil, err
 	}
-	if kube == nil && static == nil {
+	if api == nil && static == nil {
 		return nil, nil, errors.New("there is neither Kubernetes (KUBECONFIG is not set and this is no pod) nor DRIVER_CLASSES_FILE")
 	}
-	return kube, static, nil
+	return api, static, nil
 }
 
 func register(name string, registry *agents.Registry, logger *slog.Logger) func(*grpc.Server) {

@@ -21,12 +21,12 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	}
 	var out []*Target
 	seen := map[string]bool{}
-	for _, p := range r.listed() {
+	for _, l := range r.listed() {
 		ofRequest := secrets
-		if p.tokens != nil { // one token cannot be that of every class
+		if l.tokens != nil { // one token cannot be that of every class
 			ofRequest = nil
 		}
-		target, err := r.target(ctx, p, ofRequest)
+		target, err := r.target(ctx, l, ofRequest)
 		if err != nil {
 			return nil, err
 		}
@@ -41,33 +41,33 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	return out, nil
 }
 
-// listed are places, where those of its volumes stand for a class that is refused because of its
+// listed are locations, where those of its volumes stand for a class that is refused because of its
 // secrets. It has volumes from before, perhaps of several tenants, and gets no new ones.
-func (r *Registry) listed() []place {
-	var out []place
-	for _, p := range r.places() {
-		ofVolumes := []place{p}
-		if p.tokensErr != nil && r.kube != nil {
-			ofVolumes = r.kube.orphanPlaces(p.key)
+func (r *Registry) listed() []location {
+	var out []location
+	for _, l := range r.locations() {
+		ofVolumes := []location{l}
+		if l.tokensErr != nil && r.kube != nil {
+			ofVolumes = r.kube.ofVolumes(l.key)
 		}
 		if len(ofVolumes) == 0 { // and All says why
-			ofVolumes = []place{p}
+			ofVolumes = []location{l}
 		}
 		out = append(out, ofVolumes...)
 	}
 	return out
 }
 
-// places are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
-func (r *Registry) places() []place {
-	var out []place
+// locations are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
+func (r *Registry) locations() []location {
+	var out []location
 	if r.kube != nil {
-		out = r.kube.places()
+		out = r.kube.locations()
 	}
 	if r.static != nil {
-		for _, p := range r.static.all() {
-			if !slices.ContainsFunc(out, func(other place) bool { return other.key == p.key }) {
-				out = append(out, p)
+		for _, l := range r.static.all() {
+			if !slices.ContainsFunc(out, func(other location) bool { return other.key == l.key }) {
+				out = append(out, l)
 			}
 		}
 	}
@@ -111,12 +111,12 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	var out []*Target
 	var unresolved error
 	seen := map[string]bool{}
-	for _, p := range r.places() {
-		parsed, err := p.parse()
-		if err != nil || !fits(p, parsed, asked) {
+	for _, l := range r.locations() {
+		parsed, err := l.parse()
+		if err != nil || !fits(l, parsed, asked) {
 			continue
 		}
-		target, err := r.target(ctx, p, nil)
+		target, err := r.target(ctx, l, nil)
 		if err != nil {
 			unresolved = err
 			continue
@@ -136,8 +136,8 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 }
 
 // fits compares what tells classes apart.
-func fits(p place, parsed, asked class.Parameters) bool {
-	return (asked.Name == "" || asked.Name == p.name) &&
+func fits(l location, parsed, asked class.Parameters) bool {
+	return (asked.Name == "" || asked.Name == l.name) &&
 		(asked.AgentURL == "" || agentclient.NormalURL(asked.AgentURL) == agentclient.NormalURL(parsed.AgentURL)) &&
 		(asked.NFSServer == "" || asked.NFSServer == parsed.Server())
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -16,8 +14,8 @@ func (r *Registry) KnownVolumes(ctx context.Context, t *Target) (ids []string, k
 	if r.kube == nil {
 		return nil, false
 	}
-	for _, key := range r.kube.volumes.GetIndexer().ListIndexFuncValues(byClassKey) {
-		for _, pv := range r.kube.volumesOf(key) {
+	for _, key := range r.kube.ClassKeys() {
+		for _, pv := range r.kube.VolumesOf(key) {
 			handle := pv.Spec.CSI.VolumeHandle
 			host, tenant := r.isAt(ctx, handle, t)
 			known = known || host
@@ -36,7 +34,7 @@ func (r *Registry) KnownAs(ctx context.Context, t *Target, name, classKey string
 	if r.kube == nil {
 		return id.Volume{}, false
 	}
-	for _, pv := range sortedByHandle(typed[*corev1.PersistentVolume](r.kube.volumes.GetIndexer().ByIndex(byVolumeName, name))) {
+	for _, pv := range r.kube.VolumesCalled(name) {
 		handle := pv.Spec.CSI.VolumeHandle
 		other, err := id.ParseVolume(handle)
 		if err != nil || found && other.Class != classKey {
@@ -56,14 +54,14 @@ func (r *Registry) isAt(ctx context.Context, handle string, t *Target) (host, te
 	if err != nil {
 		return false, false
 	}
-	p, found, err := r.kube.placeOf(v)
+	l, found, err := r.kube.locationOf(v)
 	if err != nil || !found {
 		return false, false
 	}
-	parsed, err := p.parse()
+	parsed, err := l.parse()
 	if err != nil || agentclient.NormalURL(parsed.AgentURL) != agentclient.NormalURL(t.URL()) {
 		return false, false
 	}
-	client, err := r.clientFor(ctx, p, parsed.AgentURL, nil)
+	client, err := r.clientFor(ctx, l, parsed.AgentURL, nil)
 	return true, err != nil || client.Tenant() == t.Tenant()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
@@ -17,14 +18,18 @@ import (
 
 // Registry resolves classes and volumes to agents.
 type Registry struct {
-	kube    *Kube   // nil without Kubernetes
-	static  *Static // nil without a classes file
+	kube    *cluster // nil without Kubernetes
+	static  *Static  // nil without a classes file
 	clients *agentclient.Pool
 }
 
 // NewRegistry resolves by Kubernetes, by a classes file, or by both; one of them may be nil.
-func NewRegistry(kube *Kube, static *Static, clients *agentclient.Pool) *Registry {
-	return &Registry{kube: kube, static: static, clients: clients}
+func NewRegistry(api *kube.API, static *Static, clients *agentclient.Pool) *Registry {
+	r := &Registry{static: static, clients: clients}
+	if api != nil {
+		r.kube = &cluster{api}
+	}
+	return r
 }
 
 // Ready tells why resolving does not work yet, nil when it does.
@@ -32,7 +37,7 @@ func (r *Registry) Ready() error {
 	if r.kube == nil {
 		return nil
 	}
-	return r.kube.ready()
+	return r.kube.Ready()
 }
 
 // Target is an agent's tenant together with what the class asks for.
@@ -44,50 +49,49 @@ type Target struct {
 
 // ForVolume finds the agent of an existing volume or snapshot. Order: the StorageClass, the PersistentVolume (or, for a
 // snapshot, the volumes of the class), the static classes. A token in secrets goes before the class's own.
-// Errors: ErrUnknownClass, ErrMisconfigured, or those of agentapi.
+// Errors: ErrUnknownClass, class.ErrMisconfigured, or those of agentapi.
 func (r *Registry) ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*Target, error) {
-	p, err := r.placeOf(v)
+	l, err := r.locationOf(v)
 	if err != nil {
 		return nil, err
 	}
-	return r.target(ctx, p, secrets)
+	return r.target(ctx, l, secrets)
 }
 
-// target is the tenant of a place that exists already.
-func (r *Registry) target(ctx context.Context, p place, secrets map[string]string) (*Target, error) {
-	parsed, err := p.parse()
+// target is the tenant of a location that exists already.
+func (r *Registry) target(ctx context.Context, l location, secrets map[string]string) (*Target, error) {
+	parsed, err := l.parse()
 	if err != nil {
 		return nil, err
 	}
-	client, err := r.clientFor(ctx, p, parsed.AgentURL, secrets)
+	client, err := r.clientFor(ctx, l, parsed.AgentURL, secrets)
 	if err != nil {
 		return nil, err
 	}
-	return &Target{Client: client, Class: p.key, Parameters: parsed}, nil
+	return &Target{Client: client, Class: l.key, Parameters: parsed}, nil
 }
 
-func (r *Registry) placeOf(v id.Volume) (place, error) {
+func (r *Registry) locationOf(v id.Volume) (location, error) {
 	if err := r.Ready(); err != nil {
-		return place{}, err
+		return location{}, err
 	}
 	if r.kube != nil {
-		if p, found, err := r.kube.placeOf(v); found || err != nil {
-			return p, err
+		if l, found, err := r.kube.locationOf(v); found || err != nil {
+			return l, err
 		}
 	}
 	if r.static != nil {
-		if p, found := r.static.byKey(v.Class); found {
-			return p, nil
+		if l, found := r.static.byKey(v.Class); found {
+			return l, nil
 		}
 	}
-	return place{}, fmt.Errorf("storage class %q: %w", v.Class, ErrUnknownClass)
+	return location{}, fmt.Errorf("storage class %q: %w", v.Class, ErrUnknownClass)
 }
 
 // Provision is what a new volume is made by.
 type Provision struct {
 	*Target
 	Properties class.Properties // the class's, overridden by the claim
-	Claim      *Claim           // nil where the request names none, or it is gone
 	ClaimErr   error            // why what the claim's annotations ask for cannot be had; Invalid
 
 	// ClaimGone: the request names a claim that is gone, and so are the properties that it asked
@@ -115,17 +119,17 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	if err != nil {
 		return nil, err
 	}
-	places, err := r.placesFor(asked, claim, gone, parameters)
+	locations, err := r.locationsFor(asked, claim, gone, parameters)
 	if err != nil {
 		return nil, err
 	}
-	target, err := r.newTarget(ctx, places[0], parameters, secrets)
+	target, err := r.newTarget(ctx, locations[0], parameters, secrets)
 	if err != nil {
 		return nil, err
 	}
-	out := &Provision{Target: target, Properties: target.Parameters.Properties, Claim: claim, ClaimGone: gone}
-	for _, p := range places {
-		out.Classes = append(out.Classes, p.key)
+	out := &Provision{Target: target, Properties: target.Parameters.Properties, ClaimGone: gone}
+	for _, l := range locations {
+		out.Classes = append(out.Classes, l.key)
 	}
 	if claim != nil {
 		out.Properties, err = target.Parameters.Override(claim.Annotations)
@@ -137,11 +141,11 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 }
 
 // newTarget is where a new volume is made: in a class, whose parameters those of the request override.
-func (r *Registry) newTarget(ctx context.Context, p place, parameters, secrets map[string]string) (*Target, error) {
-	if p.tokensErr != nil { // also where the request brings a token
-		return nil, p.misconfigured(p.tokensErr)
+func (r *Registry) newTarget(ctx context.Context, l location, parameters, secrets map[string]string) (*Target, error) {
+	if l.tokensErr != nil { // also where the request brings a token
+		return nil, l.misconfigured(l.tokensErr)
 	}
-	merged := maps.Clone(p.parameters)
+	merged := maps.Clone(l.parameters)
 	maps.Copy(merged, parameters)
 	parsed, err := class.Parse(merged)
 	if err == nil {
@@ -153,22 +157,22 @@ func (r *Registry) newTarget(ctx context.Context, p place, parameters, secrets m
 	if parsed.AgentURL == "" {
 		return nil, agentapi.Errorf(agentapi.Invalid, "parameter %q is missing", class.AgentURL)
 	}
-	client, err := r.clientFor(ctx, p, parsed.AgentURL, secrets)
+	client, err := r.clientFor(ctx, l, parsed.AgentURL, secrets)
 	if err != nil {
 		return nil, err
 	}
-	return &Target{Client: client, Class: p.key, Parameters: parsed}, nil
+	return &Target{Client: client, Class: l.key, Parameters: parsed}, nil
 }
 
 // claim reads the claim that the provisioner names in the parameters, nil where it names none. gone
 // tells that there is none any more, or another one of that name.
-func (r *Registry) claim(ctx context.Context, parameters map[string]string) (claim *Claim, gone bool, err error) {
+func (r *Registry) claim(ctx context.Context, parameters map[string]string) (claim *kube.Claim, gone bool, err error) {
 	namespace, name := parameters[class.ClaimNamespace], parameters[class.ClaimName]
 	if r.kube == nil || namespace == "" || name == "" {
 		return nil, false, nil
 	}
-	claim, err = r.kube.claim(ctx, namespace, name)
-	if err != nil || claim != nil && !claim.isAnother(parameters[class.VolumeName]) {
+	claim, err = r.kube.Claim(ctx, namespace, name)
+	if err != nil || claim != nil && !isAnother(claim, parameters[class.VolumeName]) {
 		return claim, false, err
 	}
 	return nil, true, nil
@@ -176,33 +180,33 @@ func (r *Registry) claim(ctx context.Context, parameters map[string]string) (cla
 
 // isAnother reports whether a PersistentVolume is of a former claim of the same name. By default, the
 // provisioner ends the volume's name with the claim's UID.
-func (c *Claim) isAnother(volume string) bool {
-	if c.uid == "" || len(volume) < len(c.uid) {
+func isAnother(c *kube.Claim, volume string) bool {
+	if c.UID == "" || len(volume) < len(c.UID) {
 		return false
 	}
-	end := volume[len(volume)-len(c.uid):]
-	return end != c.uid && uuid.Validate(end) == nil
+	end := volume[len(volume)-len(c.UID):]
+	return end != c.UID && uuid.Validate(end) == nil
 }
 
-// placesFor finds the classes that a volume may be made in. There are several only where the claim is
+// locationsFor finds the classes that a volume may be made in. There are several only where the claim is
 // gone.
-func (r *Registry) placesFor(asked class.Parameters, claim *Claim, gone bool, parameters map[string]string) ([]place, error) {
+func (r *Registry) locationsFor(asked class.Parameters, claim *kube.Claim, gone bool, parameters map[string]string) ([]location, error) {
 	if !gone {
-		p, err := r.placeFor(asked, claim)
-		return []place{p}, err
+		l, err := r.locationFor(asked, claim)
+		return []location{l}, err
 	}
 	if asked.Name != "" {
-		if p, found := r.named(asked.Name); found {
-			return []place{p}, nil
+		if l, found := r.named(asked.Name); found {
+			return []location{l}, nil
 		}
-		return []place{r.formerClass(asked.Name)}, nil
+		return []location{r.formerClass(asked.Name)}, nil
 	}
-	if places := r.kube.withParameters(parameters); len(places) > 0 {
-		return places, nil
+	if locations := r.kube.withParameters(parameters); len(locations) > 0 {
+		return locations, nil
 	}
 	if r.static != nil {
-		if p, err := r.static.match(asked); err == nil {
-			return []place{p}, nil
+		if l, err := r.static.match(asked); err == nil {
+			return []location{l}, nil
 		}
 	}
 	return nil, agentapi.Errorf(agentapi.Unavailable, "cannot tell whether a volume was made for claim %s/%s: the claim is gone, and there is no StorageClass with the "+
@@ -210,49 +214,49 @@ func (r *Registry) placesFor(asked class.Parameters, claim *Claim, gone bool, pa
 }
 
 // formerClass is a class that is gone. Its parameters come with the request.
-func (r *Registry) formerClass(name string) place {
-	return place{name: name, key: id.ClassKey(name), parameters: map[string]string{}}
+func (r *Registry) formerClass(name string) location {
+	return location{name: name, key: id.ClassKey(name), parameters: map[string]string{}}
 }
 
-// placeFor finds the class to create in.
-func (r *Registry) placeFor(asked class.Parameters, claim *Claim) (place, error) {
+// locationFor finds the class to create in.
+func (r *Registry) locationFor(asked class.Parameters, claim *kube.Claim) (location, error) {
 	ofClaim := ""
 	if claim != nil {
 		ofClaim = claim.Class
 	}
 	switch {
 	case asked.Name != "" && ofClaim != "" && asked.Name != ofClaim:
-		return place{}, agentapi.Errorf(agentapi.Invalid, "parameter %q is %q, but claim %s/%s is of class %q", class.Name, asked.Name, claim.Namespace, claim.Name, ofClaim)
+		return location{}, agentapi.Errorf(agentapi.Invalid, "parameter %q is %q, but claim %s/%s is of class %q", class.Name, asked.Name, claim.Namespace, claim.Name, ofClaim)
 	case ofClaim != "":
-		if p, found := r.named(ofClaim); found {
-			return p, nil
+		if l, found := r.named(ofClaim); found {
+			return l, nil
 		}
 		return r.formerClass(ofClaim), nil // the claim proves that there was one
 	case asked.Name != "":
-		if p, found := r.named(asked.Name); found {
-			return p, nil
+		if l, found := r.named(asked.Name); found {
+			return l, nil
 		}
-		return place{}, agentapi.Errorf(agentapi.Invalid, "parameter %q: there is no class %q", class.Name, asked.Name)
+		return location{}, agentapi.Errorf(agentapi.Invalid, "parameter %q: there is no class %q", class.Name, asked.Name)
 	case r.static != nil:
-		p, err := r.static.match(asked)
-		return p, invalid(err)
+		l, err := r.static.match(asked)
+		return l, invalid(err)
 	}
-	return place{}, agentapi.Errorf(agentapi.Invalid, "cannot tell the StorageClass: set its parameter %q, or run the provisioner with --extra-create-metadata", class.Name)
+	return location{}, agentapi.Errorf(agentapi.Invalid, "cannot tell the StorageClass: set its parameter %q, or run the provisioner with --extra-create-metadata", class.Name)
 }
 
 // named finds a class by its whole name: a key of a long name stands for that name only.
-func (r *Registry) named(name string) (place, bool) {
+func (r *Registry) named(name string) (location, bool) {
 	if r.kube != nil {
-		if p, found := r.kube.named(name); found {
-			return p, true
+		if l, found := r.kube.named(name); found {
+			return l, true
 		}
 	}
 	if r.static != nil {
-		if p, found := r.static.byKey(id.ClassKey(name)); found && p.name == name {
-			return p, true
+		if l, found := r.static.byKey(id.ClassKey(name)); found && l.name == name {
+			return l, true
 		}
 	}
-	return place{}, false
+	return location{}, false
 }
 
 // NodeKnown tells whether there is such a node. Without Kubernetes every ID that parses is one.
@@ -263,7 +267,7 @@ func (r *Registry) NodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	if err := r.Ready(); err != nil {
 		return false, err
 	}
-	return r.kube.nodeKnown(ctx, node)
+	return r.kube.NodeKnown(ctx, node)
 }
 
 func invalid(err error) error {

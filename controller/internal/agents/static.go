@@ -38,7 +38,7 @@ type Static struct {
 
 	mu      sync.Mutex
 	stamp   stamp
-	classes []place
+	classes []location
 }
 
 type stamp struct {
@@ -59,33 +59,33 @@ func NewStatic(path string, logger *slog.Logger) (*Static, error) {
 	return s, nil
 }
 
-func (s *Static) byKey(key string) (place, bool) {
-	for _, p := range s.all() {
-		if p.key == key {
-			return p, true
+func (s *Static) byKey(key string) (location, bool) {
+	for _, l := range s.all() {
+		if l.key == key {
+			return l, true
 		}
 	}
-	return place{}, false
+	return location{}, false
 }
 
 // match finds the one class that parameters without a name fit.
-func (s *Static) match(asked class.Parameters) (place, error) {
-	var found []place
-	for _, p := range s.all() {
-		if parsed, err := p.parse(); err == nil && fits(p, parsed, asked) {
-			found = append(found, p)
+func (s *Static) match(asked class.Parameters) (location, error) {
+	var found []location
+	for _, l := range s.all() {
+		if parsed, err := l.parse(); err == nil && fits(l, parsed, asked) {
+			found = append(found, l)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return place{}, fmt.Errorf("no static class fits the parameters %s", describe(asked))
+		return location{}, fmt.Errorf("no static class fits the parameters %s", describe(asked))
 	case 1:
 		return found[0], nil
 	}
-	return place{}, fmt.Errorf("the parameters %s fit the classes %s and %s: set the parameter %q", describe(asked), found[0].name, found[1].name, class.Name)
+	return location{}, fmt.Errorf("the parameters %s fit the classes %s and %s: set the parameter %q", describe(asked), found[0].name, found[1].name, class.Name)
 }
 
-func (s *Static) all() []place {
+func (s *Static) all() []location {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, err := s.current()
@@ -115,43 +115,43 @@ func (s *Static) load(now stamp) error {
 	if err := yaml.UnmarshalStrict(text, &classes); err != nil {
 		return fmt.Errorf("%s: %w", s.path, err)
 	}
-	var places []place
+	var locations []location
 	for i, c := range classes {
-		p, err := c.place()
+		l, err := c.location()
 		if err != nil {
 			return fmt.Errorf("%s: entry %d (%q): %w", s.path, i+1, c.Name, err)
 		}
-		if slices.ContainsFunc(places, func(other place) bool { return other.key == p.key }) {
+		if slices.ContainsFunc(locations, func(other location) bool { return other.key == l.key }) {
 			return fmt.Errorf("%s: entry %d: the class %q is there twice", s.path, i+1, c.Name)
 		}
-		places = append(places, p)
+		locations = append(locations, l)
 	}
-	s.classes, s.stamp = byName(places), now
+	s.classes, s.stamp = byName(locations), now
 	return nil
 }
 
-func (c StaticClass) place() (place, error) {
-	p := place{name: c.Name, key: id.ClassKey(c.Name), parameters: c.Parameters}
+func (c StaticClass) location() (location, error) {
+	l := location{name: c.Name, key: id.ClassKey(c.Name), parameters: c.Parameters}
 	if _, err := id.ParseVolume(id.NewVolume(c.Name, "x").String()); err != nil {
-		return place{}, fmt.Errorf("name: %w", err)
+		return location{}, fmt.Errorf("name: %w", err)
 	}
-	parsed, err := p.parse()
+	parsed, err := l.parse()
 	switch {
 	case err != nil:
-		return place{}, err
+		return location{}, err
 	case parsed.Name != "" && parsed.Name != c.Name:
-		return place{}, fmt.Errorf("parameter %q is %q", class.Name, parsed.Name)
+		return location{}, fmt.Errorf("parameter %q is %q", class.Name, parsed.Name)
 	case c.Token != "" && c.TokenFile != "":
-		return place{}, fmt.Errorf("token and tokenFile exclude each other")
+		return location{}, fmt.Errorf("token and tokenFile exclude each other")
 	case c.Token != "":
-		if err := checkToken(strings.TrimSpace(c.Token)); err != nil {
-			return place{}, fmt.Errorf("token %w", err)
+		if err := class.CheckToken(strings.TrimSpace(c.Token)); err != nil {
+			return location{}, fmt.Errorf("token %w", err)
 		}
-		p.tokens = fixedToken(strings.TrimSpace(c.Token))
+		l.tokens = fixedToken(strings.TrimSpace(c.Token))
 	case c.TokenFile != "":
-		p.tokens = tokenFile(c.TokenFile)
+		l.tokens = tokenFile(c.TokenFile)
 	}
-	return p, nil
+	return l, nil
 }
 
 type fixedToken string
@@ -164,11 +164,11 @@ type tokenFile string
 func (f tokenFile) Token(context.Context, bool) (string, error) {
 	text, err := os.ReadFile(string(f))
 	if err != nil {
-		return "", fmt.Errorf("%w: tokenFile: %w", ErrMisconfigured, err)
+		return "", fmt.Errorf("%w: tokenFile: %w", class.ErrMisconfigured, err)
 	}
 	token := strings.TrimSpace(string(text))
-	if err := checkToken(token); err != nil {
-		return "", fmt.Errorf("%w: tokenFile %s %w", ErrMisconfigured, string(f), err)
+	if err := class.CheckToken(token); err != nil {
+		return "", fmt.Errorf("%w: tokenFile %s %w", class.ErrMisconfigured, string(f), err)
 	}
 	return token, nil
 }

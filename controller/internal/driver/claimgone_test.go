@@ -20,7 +20,7 @@ import (
 )
 
 // lostAnswer is a cluster in which the agent makes a volume for the claim team-a/data, and its answer is lost.
-func lostAnswer(t *testing.T, r *csi.CreateVolumeRequest, annotations map[string]string, classes ...*storagev1.StorageClass) *kube {
+func lostAnswer(t *testing.T, r *csi.CreateVolumeRequest, annotations map[string]string, classes ...*storagev1.StorageClass) *kubeEnv {
 	t.Helper()
 	var lose atomic.Bool
 	agent, url := startAgent(t, func(a *fakeagent.Agent) {
@@ -57,13 +57,13 @@ func lostAnswer(t *testing.T, r *csi.CreateVolumeRequest, annotations map[string
 	return k
 }
 
-func (k *kube) deleteClaim(t *testing.T) {
+func (k *kubeEnv) deleteClaim(t *testing.T) {
 	t.Helper()
 	assert.NilError(t, k.client.CoreV1().PersistentVolumeClaims("team-a").Delete(t.Context(), "data", metav1.DeleteOptions{}))
 }
 
 // deleteClass returns once the informer has heard.
-func (k *kube) deleteClass(t *testing.T, name string) {
+func (k *kubeEnv) deleteClass(t *testing.T, name string) {
 	t.Helper()
 	assert.NilError(t, k.client.StorageV1().StorageClasses().Delete(t.Context(), name, metav1.DeleteOptions{}))
 	eventually(t, func() error {
@@ -83,21 +83,21 @@ func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	for name, c := range map[string]struct {
 		class       map[string]string
 		annotations map[string]string
-		change      func(*testing.T, *kube)
+		change      func(*testing.T, *kubeEnv)
 	}{
 		"class by name":           {class: map[string]string{"storageClassName": "fast"}},
 		"class by its parameters": {},
 		"annotations": {class: map[string]string{"compression": "zstd"}, annotations: map[string]string{
 			"btrfs-nfs-csi/compression": "none", "btrfs-nfs-csi/uid": "7", "btrfs-nfs-csi/labels": "a=b",
 		}},
-		"another claim of that name": {change: func(t *testing.T, k *kube) {
+		"another claim of that name": {change: func(t *testing.T, k *kubeEnv) {
 			k.deleteClaim(t)
 			another := claim("team-a", "data", "other", map[string]string{"btrfs-nfs-csi/nocow": "true"})
 			another.UID = "99999999-2222-4333-8444-555555555555"
 			_, err := k.client.CoreV1().PersistentVolumeClaims("team-a").Create(t.Context(), another, metav1.CreateOptions{})
 			assert.NilError(t, err)
 		}},
-		"class deleted as well": {class: map[string]string{"storageClassName": "fast"}, change: func(t *testing.T, k *kube) {
+		"class deleted as well": {class: map[string]string{"storageClassName": "fast"}, change: func(t *testing.T, k *kubeEnv) {
 			k.deleteClaim(t)
 			k.deleteClass(t, "fast")
 		}},
@@ -107,7 +107,7 @@ func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 			r.Secrets = map[string]string{"agentToken": token}
 			k := lostAnswer(t, r, c.annotations, storageClass("fast", "", c.class))
 			if c.change == nil {
-				c.change = func(t *testing.T, k *kube) { k.deleteClaim(t) }
+				c.change = func(t *testing.T, k *kubeEnv) { k.deleteClaim(t) }
 			}
 			c.change(t, k)
 			answer, err := k.CreateVolume(t.Context(), r)

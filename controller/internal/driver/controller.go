@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -50,7 +51,7 @@ func (c *controller) target(ctx context.Context, v id.Volume, secrets map[string
 // withCode gives the resolver's own errors their codes. Those of the agent pass to the one table (csiserver.StatusError).
 // An unknown class is not NotFound: the volume may well exist, and a caller must not take it for deleted or detached.
 func withCode(err error) error {
-	if errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, agents.ErrMisconfigured) {
+	if errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, class.ErrMisconfigured) {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	return err

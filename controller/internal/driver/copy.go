@@ -159,7 +159,7 @@ func (c *controller) sameTenant(ctx context.Context, w *wanted, v id.Volume) (pr
 	}
 	other, err := c.agents.ForVolume(ctx, v, nil)
 	switch {
-	case errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, agents.ErrMisconfigured):
+	case errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, class.ErrMisconfigured):
 		return false, nil
 	case err != nil:
 		return false, err

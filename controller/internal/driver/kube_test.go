@@ -20,29 +20,30 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
 // kube is a driver in a cluster that exists in memory.
-type kube struct {
+type kubeEnv struct {
 	*env
 	client *fake.Clientset
 }
 
-func startKube(t *testing.T, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kube {
+func startKube(t *testing.T, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kubeEnv {
 	t.Helper()
 	return startKubeWithin(t, harness.AgentTimeout, agent, url, prepare, objects...)
 }
 
 // startKubeWithin is startKube with a timeout for each call to an agent.
-func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kube {
+func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kubeEnv {
 	t.Helper()
 	client := fake.NewClientset(objects...)
 	if prepare != nil {
 		prepare(client)
 	}
-	source, err := agents.NewKube(client, harness.DriverName, 2*time.Second, time.Hour) // an hour: what is noticed is not by expiry
+	source, err := kube.New(client, harness.DriverName, 2*time.Second, time.Hour) // an hour: what is noticed is not by expiry
 	assert.NilError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -54,10 +55,10 @@ func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent
 		cancel()
 		<-done
 	})
-	return &kube{env: serve(t, agents.NewRegistry(source, nil, harness.Clients(t, timeout)), agent, url), client: client}
+	return &kubeEnv{env: serve(t, agents.NewRegistry(source, nil, harness.Clients(t, timeout)), agent, url), client: client}
 }
 
-func (k *kube) waitReady(t *testing.T) {
+func (k *kubeEnv) waitReady(t *testing.T) {
 	t.Helper()
 	eventually(t, func() error {
 		answer, err := k.Probe(t.Context(), &csi.ProbeRequest{})
@@ -122,7 +123,7 @@ func fromProvisioner(class *storagev1.StorageClass, namespace, claim string) map
 	return out
 }
 
-func (k *kube) createFor(t *testing.T, name string, class *storagev1.StorageClass, namespace, claim string) *csi.Volume {
+func (k *kubeEnv) createFor(t *testing.T, name string, class *storagev1.StorageClass, namespace, claim string) *csi.Volume {
 	t.Helper()
 	answer, err := k.CreateVolume(t.Context(), createRequest(name, fromProvisioner(class, namespace, claim)))
 	assert.NilError(t, err)

@@ -69,7 +69,7 @@ func inPages(t *testing.T, read func(token string) (ids []string, next string)) 
 }
 
 // twoTenants is a cluster whose class "fast" is gone, and the volumes that it knows of each of two tenants.
-func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kube, volumes []string) {
+func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kubeEnv, volumes []string) {
 	t.Helper()
 	objects := []runtime.Object{
 		secret("team-a", "agent", token), secret("team-b", "agent", "second-token"),

@@ -44,7 +44,7 @@ func TestATokenFileCountsAtOnce(t *testing.T) {
 	}
 	assert.NilError(t, os.WriteFile(path, nil, 0o600))
 	_, err := tokenFile(path).Token(t.Context(), false)
-	assert.ErrorIs(t, err, ErrMisconfigured)
+	assert.ErrorIs(t, err, class.ErrMisconfigured)
 	assert.ErrorContains(t, err, "is empty")
 }
 

@@ -1,8 +1,9 @@
-package agents
+// Package kube looks up what the Kubernetes API tells: StorageClasses, PersistentVolumes and CSINodes by informers; secrets,
+// claims and nodes on demand.
+package kube
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,14 +17,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// Kube is what the Kubernetes API tells: StorageClasses, PersistentVolumes and CSINodes by informers; secrets, claims and
-// nodes on demand.
-type Kube struct {
+// API is the Kubernetes API as far as a driver needs it. It shows only what is of that driver.
+type API struct {
 	client  kubernetes.Interface
 	driver  string
 	timeout time.Duration // of one call to the API
@@ -43,10 +42,10 @@ const (
 	byNodeName   = "node"   // CSINodes where our driver runs, by the name in the node ID
 )
 
-// NewKube prepares the informers; Run starts them. driver is the provisioner name of our classes.
-func NewKube(client kubernetes.Interface, driver string, timeout, secretTTL time.Duration) (*Kube, error) {
+// New prepares the informers; Run starts them. driver is the provisioner name of our classes.
+func New(client kubernetes.Interface, driver string, timeout, secretTTL time.Duration) (*API, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(withoutManagedFields))
-	k := &Kube{
+	k := &API{
 		client: client, driver: driver, timeout: timeout, secrets: newSecrets(client, timeout, secretTTL),
 		factory: factory,
 		classes: factory.Storage().V1().StorageClasses().Informer(),
@@ -66,13 +65,14 @@ func NewKube(client kubernetes.Interface, driver string, timeout, secretTTL time
 }
 
 // Run keeps the informers going until ctx ends.
-func (k *Kube) Run(ctx context.Context) {
+func (k *API) Run(ctx context.Context) {
 	k.factory.StartWithContext(ctx)
 	<-ctx.Done()
 	k.factory.Shutdown()
 }
 
-func (k *Kube) ready() error {
+// Ready returns an error until the informers have read everything once.
+func (k *API) Ready() error {
 	for _, informer := range []struct {
 		name string
 		cache.SharedIndexInformer
@@ -89,11 +89,11 @@ type Claim struct {
 	Namespace, Name string
 	Class           string // "" where it names none
 	Annotations     map[string]string
-	uid             string
+	UID             string
 }
 
-// claim reads a claim, nil where it is gone.
-func (k *Kube) claim(ctx context.Context, namespace, name string) (*Claim, error) {
+// Claim reads a claim, nil where it is gone.
+func (k *API) Claim(ctx context.Context, namespace, name string) (*Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
 	claim, err := k.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
@@ -103,15 +103,15 @@ func (k *Kube) claim(ctx context.Context, namespace, name string) (*Claim, error
 	if err != nil {
 		return nil, agentapi.Errorf(agentapi.Unavailable, "reading claim %s/%s: %w", namespace, name, err)
 	}
-	out := &Claim{Namespace: namespace, Name: name, uid: string(claim.UID), Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
+	out := &Claim{Namespace: namespace, Name: name, UID: string(claim.UID), Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
 	if claim.Spec.StorageClassName != nil {
 		out.Class = *claim.Spec.StorageClassName
 	}
 	return out, nil
 }
 
-// nodeKnown looks among the nodes where the driver runs; for one that has just joined it asks the API as well.
-func (k *Kube) nodeKnown(ctx context.Context, node id.Node) (bool, error) {
+// NodeKnown looks among the nodes where the driver runs; for one that has just joined it asks the API as well.
+func (k *API) NodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	found, err := k.nodes.GetIndexer().ByIndex(byNodeName, node.Name)
 	if err != nil || len(found) > 0 {
 		return len(found) > 0, err
@@ -128,14 +128,14 @@ func (k *Kube) nodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	return true, nil
 }
 
-func (k *Kube) classIndex(object any) ([]string, error) {
+func (k *API) classIndex(object any) ([]string, error) {
 	if c, ok := object.(*storagev1.StorageClass); ok && c.Provisioner == k.driver {
 		return []string{id.ClassKey(c.Name)}, nil
 	}
 	return nil, nil
 }
 
-func (k *Kube) handleIndex(object any) ([]string, error) {
+func (k *API) handleIndex(object any) ([]string, error) {
 	if pv, ok := k.ours(object); ok {
 		return []string{pv.Spec.CSI.VolumeHandle}, nil
 	}
@@ -143,7 +143,7 @@ func (k *Kube) handleIndex(object any) ([]string, error) {
 }
 
 // idIndex is by a part of our volumes' IDs.
-func (k *Kube) idIndex(part func(id.Volume) string) cache.IndexFunc {
+func (k *API) idIndex(part func(id.Volume) string) cache.IndexFunc {
 	return func(object any) ([]string, error) {
 		pv, ok := k.ours(object)
 		if !ok {
@@ -160,12 +160,12 @@ func (k *Kube) idIndex(part func(id.Volume) string) cache.IndexFunc {
 func classOf(v id.Volume) string { return v.Class }
 func nameOf(v id.Volume) string  { return v.Name }
 
-func (k *Kube) ours(object any) (*corev1.PersistentVolume, bool) {
+func (k *API) ours(object any) (*corev1.PersistentVolume, bool) {
 	pv, ok := object.(*corev1.PersistentVolume)
 	return pv, ok && pv.Spec.CSI != nil && pv.Spec.CSI.Driver == k.driver
 }
 
-func (k *Kube) nodeIndex(object any) ([]string, error) {
+func (k *API) nodeIndex(object any) ([]string, error) {
 	node, ok := object.(*storagev1.CSINode)
 	if !ok {
 		return nil, nil
@@ -179,40 +179,35 @@ func (k *Kube) nodeIndex(object any) ([]string, error) {
 	return nil, nil
 }
 
-// named finds the StorageClass of that name.
-func (k *Kube) named(name string) (place, bool) {
-	for _, c := range k.classesOf(id.ClassKey(name)) {
-		if c.Name == name {
-			return k.classPlace(c), true
-		}
-	}
-	return place{}, false
+// Classes are the StorageClasses, by name.
+func (k *API) Classes() []*storagev1.StorageClass {
+	return byName(slices.DeleteFunc(typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil),
+		func(c *storagev1.StorageClass) bool { return c.Provisioner != k.driver }))
 }
 
-// withParameters are the StorageClasses of ours with these very parameters, by name. Those that
-// speak to the sidecars do not count: the provisioner removes them, and adds others.
-func (k *Kube) withParameters(parameters map[string]string) []place {
-	var out []place
-	for _, c := range typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil) {
-		if c.Provisioner == k.driver && maps.Equal(ownParameters(c.Parameters), ownParameters(parameters)) {
-			out = append(out, k.classPlace(c))
-		}
-	}
-	return byName(out)
+// ClassesOf are the StorageClasses with a key (id.ClassKey), by name.
+func (k *API) ClassesOf(key string) []*storagev1.StorageClass {
+	return byName(typed[*storagev1.StorageClass](k.classes.GetIndexer().ByIndex(byClassKey, key)))
 }
 
-func ownParameters(parameters map[string]string) map[string]string {
-	own := maps.Clone(parameters)
-	maps.DeleteFunc(own, func(key, _ string) bool { return strings.HasPrefix(key, class.ProvisionerPrefix) })
-	return own
+// ClassKeys are the keys of the classes of all volumes.
+func (k *API) ClassKeys() []string { return k.volumes.GetIndexer().ListIndexFuncValues(byClassKey) }
+
+// VolumesOf are the PersistentVolumes of a class, by name.
+func (k *API) VolumesOf(key string) []*corev1.PersistentVolume { return k.volumesBy(byClassKey, key) }
+
+// VolumesWithHandle are the PersistentVolumes with a volume ID, by name.
+func (k *API) VolumesWithHandle(handle string) []*corev1.PersistentVolume {
+	return k.volumesBy(byHandle, handle)
 }
 
-func (k *Kube) classesOf(key string) []*storagev1.StorageClass {
-	return typed[*storagev1.StorageClass](k.classes.GetIndexer().ByIndex(byClassKey, key))
+// VolumesCalled are the PersistentVolumes that have a name on their agent, by their own name.
+func (k *API) VolumesCalled(name string) []*corev1.PersistentVolume {
+	return k.volumesBy(byVolumeName, name)
 }
 
-func (k *Kube) volumesOf(key string) []*corev1.PersistentVolume {
-	return sortedByName(typed[*corev1.PersistentVolume](k.volumes.GetIndexer().ByIndex(byClassKey, key)))
+func (k *API) volumesBy(index, key string) []*corev1.PersistentVolume {
+	return byName(typed[*corev1.PersistentVolume](k.volumes.GetIndexer().ByIndex(index, key)))
 }
 
 // typed casts what an index gives. The only error is an index that does not exist.
@@ -229,16 +224,9 @@ func typed[T any](objects []any, err error) []T {
 	return out
 }
 
-func sortedByName[T metav1.Object](objects []T) []T {
+func byName[T metav1.Object](objects []T) []T {
 	slices.SortFunc(objects, func(a, b T) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return objects
-}
-
-func sortedByHandle(volumes []*corev1.PersistentVolume) []*corev1.PersistentVolume {
-	slices.SortFunc(volumes, func(a, b *corev1.PersistentVolume) int {
-		return strings.Compare(a.Spec.CSI.VolumeHandle, b.Spec.CSI.VolumeHandle)
-	})
-	return volumes
 }
 
 // withoutManagedFields keeps out of memory what nobody reads and what is often the larger half of an object.

@@ -1,0 +1,137 @@
+package agents
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
+)
+
+// cluster makes locations of what the Kubernetes API tells.
+type cluster struct{ *kube.API }
+
+// locationOf finds where a volume or snapshot is. A class that is there tells by itself. A class that
+// is gone is told by the PersistentVolume, or, for a snapshot, by the PersistentVolumes of its class as
+// long as they agree.
+func (c *cluster) locationOf(v id.Volume) (location, bool, error) {
+	var pv *corev1.PersistentVolume
+	if found := c.VolumesWithHandle(v.String()); len(found) > 0 {
+		pv = found[0]
+	}
+
+	if classes := c.ClassesOf(v.Class); len(classes) > 0 {
+		l := c.ofClass(classes[0])
+		if l.tokens == nil && pv != nil {
+			c.useTokenOf(pv, &l)
+		}
+		return l, true, nil
+	}
+	if pv != nil {
+		l, found := c.ofVolume(v.Class, pv)
+		return l, found, nil
+	}
+
+	switch all := c.ofVolumes(v.Class); len(all) {
+	case 0:
+		return location{}, false, nil
+	case 1:
+		return all[0], true, nil
+	default:
+		return location{}, false, fmt.Errorf("%w: storage class %s is gone and its volumes are at more than one agent or tenant", class.ErrMisconfigured, v.Class)
+	}
+}
+
+// locations are those of all classes, and of the volumes whose class is gone.
+func (c *cluster) locations() []location {
+	var out []location
+	known := map[string]bool{}
+	for _, sc := range c.Classes() {
+		known[id.ClassKey(sc.Name)] = true
+		out = append(out, c.ofClass(sc))
+	}
+	for _, key := range c.ClassKeys() {
+		if !known[key] {
+			out = append(out, c.ofVolumes(key)...)
+		}
+	}
+	return out
+}
+
+// named is the location of the StorageClass of that name.
+func (c *cluster) named(name string) (location, bool) {
+	for _, sc := range c.ClassesOf(id.ClassKey(name)) {
+		if sc.Name == name {
+			return c.ofClass(sc), true
+		}
+	}
+	return location{}, false
+}
+
+// withParameters are the locations of the StorageClasses with these very parameters. Those that speak
+// to the sidecars do not count: the provisioner removes them, and adds others.
+func (c *cluster) withParameters(parameters map[string]string) []location {
+	var out []location
+	for _, sc := range c.Classes() {
+		if maps.Equal(ownParameters(sc.Parameters), ownParameters(parameters)) {
+			out = append(out, c.ofClass(sc))
+		}
+	}
+	return out
+}
+
+func ownParameters(parameters map[string]string) map[string]string {
+	own := maps.Clone(parameters)
+	maps.DeleteFunc(own, func(key, _ string) bool { return strings.HasPrefix(key, class.ProvisionerPrefix) })
+	return own
+}
+
+func (c *cluster) ofClass(sc *storagev1.StorageClass) location {
+	l := location{name: sc.Name, key: id.ClassKey(sc.Name), parameters: sc.Parameters}
+	l.tokens, l.tokensErr = c.ClassToken(sc)
+	return l
+}
+
+// ofVolume is the location of a volume whose class is gone; none where the volume tells no agent.
+func (c *cluster) ofVolume(key string, pv *corev1.PersistentVolume) (location, bool) {
+	parsed, err := class.FromVolumeContext(pv.Spec.CSI.VolumeAttributes)
+	if err != nil || parsed.AgentURL == "" {
+		return location{}, false
+	}
+	l := location{name: key, key: key, parameters: parsed.VolumeContext()}
+	l.tokensErr = fmt.Errorf("it is gone, and PersistentVolume %s names no secret", pv.Name)
+	c.useTokenOf(pv, &l)
+	return l, true
+}
+
+// useTokenOf takes the token from the secret that a PersistentVolume names, if it names one.
+func (c *cluster) useTokenOf(pv *corev1.PersistentVolume, l *location) {
+	if tokens := c.VolumeToken(pv); tokens != nil {
+		l.tokens, l.tokensErr = tokens, nil
+	}
+}
+
+// ofVolumes are the different locations of the volumes of a class that is gone.
+func (c *cluster) ofVolumes(key string) []location {
+	var out []location
+	for _, pv := range c.VolumesOf(key) {
+		l, found := c.ofVolume(key, pv)
+		if found && !slices.ContainsFunc(out, l.same) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// same reports whether both are one agent and one secret.
+func (l location) same(other location) bool {
+	return l.tokens == other.tokens &&
+		agentclient.NormalURL(l.parameters[class.AgentURL]) == agentclient.NormalURL(other.parameters[class.AgentURL])
+}

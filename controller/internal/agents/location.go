@@ -1,0 +1,70 @@
+package agents
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
+)
+
+// ErrUnknownClass means that nothing tells where the class's agent is: neither a StorageClass, nor a
+// PersistentVolume, nor the static classes file.
+var ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class tells where its agent is: make a class of that name again")
+
+// location is where a class's volumes are, as one of the sources tells it.
+type location struct {
+	name       string                  // of the class; its key where the class is gone
+	key        string                  // id.ClassKey(name)
+	parameters map[string]string       // as written
+	tokens     agentclient.TokenSource // nil where there is none
+	tokensErr  error                   // why there is none
+}
+
+// parse reads the parameters of a location that exists already, so a mistake in them is not the caller's.
+func (l location) parse() (class.Parameters, error) {
+	parsed, err := class.Parse(l.parameters)
+	if err == nil && parsed.AgentURL == "" {
+		err = fmt.Errorf("parameter %q is missing", class.AgentURL)
+	}
+	if err != nil {
+		return parsed, l.misconfigured(err)
+	}
+	return parsed, nil
+}
+
+func (l location) misconfigured(reason error) error {
+	return fmt.Errorf("%w: storage class %s: %w", class.ErrMisconfigured, l.name, reason)
+}
+
+func byName(locations []location) []location {
+	slices.SortStableFunc(locations, func(a, b location) int { return cmp.Compare(a.name, b.name) })
+	return locations
+}
+
+// clientFor is the client of the tenant at a location, with the request's token if it brings one.
+func (r *Registry) clientFor(ctx context.Context, l location, agentURL string, secrets map[string]string) (*agentclient.Client, error) {
+	token, given, err := class.TokenFrom(secrets)
+	if err != nil {
+		return nil, agentapi.Errorf(agentapi.Invalid, "secrets: %w", err)
+	}
+	if given {
+		return r.clients.Get(agentURL, token, nil)
+	}
+	if l.tokens == nil {
+		reason := l.tokensErr
+		if reason == nil {
+			reason = fmt.Errorf("neither the request nor the class names a secret with the key %q", class.TokenKey)
+		}
+		return nil, l.misconfigured(reason)
+	}
+	token, err = l.tokens.Token(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("storage class %s: %w", l.name, err)
+	}
+	return r.clients.Get(agentURL, token, l.tokens)
+}
