@@ -7,7 +7,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
 func initCommand() *cobra.Command {
@@ -35,7 +35,7 @@ func runInit(command *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	poolID, created, err := storage.Init(storageConfig(c))
+	poolID, created, err := pool.Init(storageConfig(c).Pool())
 	if err != nil {
 		return err
 	}

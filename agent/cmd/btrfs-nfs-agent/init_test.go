@@ -10,6 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
@@ -17,7 +18,7 @@ import (
 // initialised makes the base path of a configuration a pool, unless it is one.
 func initialised(t *testing.T, c storage.Config) storage.Config {
 	t.Helper()
-	_, _, err := storage.Init(c)
+	_, _, err := pool.Init(c.Pool())
 	assert.NilError(t, err)
 	return c
 }

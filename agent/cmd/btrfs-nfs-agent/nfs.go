@@ -14,6 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -139,7 +140,7 @@ func runScope(command *cobra.Command) error {
 	}
 
 	// Below the mount point there may be another filesystem, of another scope.
-	identity, err := storage.Identify(c.BasePath, "/etc/fstab")
+	identity, err := pool.Identify(c.BasePath, "/etc/fstab")
 	if err != nil {
 		return err
 	}

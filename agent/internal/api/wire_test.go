@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -164,7 +165,7 @@ func TestExportOnTheWire(t *testing.T) {
 func TestStatsOnTheWire(t *testing.T) {
 	h := start(t)
 	h.store.stats = func() (storage.Stats, error) {
-		return storage.Stats{
+		return storage.Stats{Stats: pool.Stats{
 			StatfsTotal: 1, StatfsUsed: 2, StatfsFree: 3,
 			Space: btrfs.Space{
 				TotalBytes: 4, UsedBytes: 5, FreeBytes: 6, UnallocatedBytes: 7, DataRatio: 2,
@@ -178,7 +179,7 @@ func TestStatsOnTheWire(t *testing.T) {
 				},
 				Errors: btrfs.DeviceErrors{Read: 21, Write: 22, Flush: 23, Corruption: 24, Generation: 25},
 			}, {ID: 2, Missing: true}},
-		}, nil
+		}}, nil
 	}
 	sameJSON(t, h.do("GET", "/v1/stats", ""), `{"tenant_name":"a","statfs":{"total_bytes":1,"used_bytes":2,"free_bytes":3},
 		"btrfs":{"total_bytes":4,"used_bytes":5,"free_bytes":6,"unallocated_bytes":7,"metadata_used_bytes":8,"metadata_total_bytes":9,

@@ -93,3 +93,11 @@ func openat2(dir *os.File, path string, how *unix.OpenHow) (opened int, err erro
 	}
 	return opened, err
 }
+
+// IgnoreNotExist returns err, but nil where it says that something is not there.
+func IgnoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

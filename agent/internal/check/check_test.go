@@ -19,6 +19,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
@@ -71,7 +72,7 @@ func run(t *testing.T, c storage.Config, repair bool) check.Report {
 func open(t *testing.T, c storage.Config) *storage.Store {
 	t.Helper()
 	return unlocked(t, func() (*storage.Store, error) {
-		if _, _, err := storage.Init(c); err != nil {
+		if _, _, err := pool.Init(c.Pool()); err != nil {
 			return nil, err
 		}
 		return storage.Open(t.Context(), c, noServer{})

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
@@ -336,7 +336,7 @@ func TestPoolID(t *testing.T) {
 	assert.Assert(t, !strings.Contains(look(), "init"), look())
 
 	c.BasePath = pool.Dir
-	poolID, _, err := storage.Init(storage.Config{BasePath: pool.Dir})
+	poolID, _, err := initPool(pool.Dir)
 	assert.NilError(t, err)
 	says("warning: pool "+poolID.String()+", and AGENT_POOL_ID is not set", "AGENT_POOL_ID="+poolID.String()+" in "+h.EnvironmentFile)
 	c.PoolID = config.PoolID(poolID)
@@ -419,4 +419,8 @@ func TestHangingCheck(t *testing.T) {
 	defer close(stuck)
 	findings := within(ctx, check{"x", func(context.Context, Host, config.Config) []Finding { <-stuck; return nil }}, Host{}, config.Config{})
 	assert.Assert(t, is.Contains(say(findings), "no answer"))
+}
+
+func initPool(basePath string) (uuid.UUID, bool, error) {
+	return pool.Init(pool.Config{BasePath: basePath})
 }

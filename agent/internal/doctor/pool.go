@@ -11,7 +11,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
 func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
@@ -45,7 +45,7 @@ func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 // lookAtPool tells the pool from what is below its mount point, and from another pool.
 func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(*btrfs.FS) ([]Finding, error) {
-		identity, err := storage.Identify(c.BasePath, h.Etc+"/fstab")
+		identity, err := pool.Identify(c.BasePath, h.Etc+"/fstab")
 		if err != nil {
 			do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see docs/operations/pool-id.md."
 			return []Finding{bad(err.Error(), do)}, nil
@@ -54,7 +54,7 @@ func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
 	})
 }
 
-func judgePool(found storage.Identity, want uuid.UUID, path, settings string) Finding {
+func judgePool(found pool.Identity, want uuid.UUID, path, settings string) Finding {
 	look := "findmnt -T " + path + " shows what is there now."
 	mount := "Mount it (mount " + path + "), then: systemctl restart btrfs-nfs-agent. " + look
 	pin := "AGENT_POOL_ID=" + found.ID.String() + " in " + settings

@@ -17,6 +17,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -173,13 +174,13 @@ func count(t *testing.T, registry *prometheus.Registry, part string) int {
 func TestPool(t *testing.T) {
 	store := &fakeStore{
 		conditions: []storage.Condition{{Reason: "DeviceMissing"}, {Reason: "DeviceMissing"}, {Reason: "PoolNearlyFull"}},
-		stats: storage.Stats{
+		stats: storage.Stats{Stats: pool.Stats{
 			Space: btrfs.Space{TotalBytes: 10, FreeBytes: 4, UsedBytes: 6, DataRatio: 2},
 			Devices: []btrfs.Device{
 				{ID: 1, Path: "/dev/a", SizeBytes: 20, Errors: btrfs.DeviceErrors{Corruption: 3}, IO: btrfs.DeviceIO{Known: true, ReadBytes: 5, IOTimeMs: 1500}},
 				{ID: 2, Missing: true},
 			},
-		},
+		}},
 	}
 	text := scrapeText(t, register(store))
 	for _, line := range []string{
@@ -228,7 +229,7 @@ func TestRequests(t *testing.T) {
 }
 
 func TestNamesFollowTheConventions(t *testing.T) {
-	registry := register(&fakeStore{tenants: []Tenant{&fakeTenant{name: "a", volumes: []storage.Volume{volume("v", 300, 0)}}}, stats: storage.Stats{Devices: make([]btrfs.Device, 1)}})
+	registry := register(&fakeStore{tenants: []Tenant{&fakeTenant{name: "a", volumes: []storage.Volume{volume("v", 300, 0)}}}, stats: storage.Stats{Stats: pool.Stats{Devices: make([]btrfs.Device, 1)}}})
 	NewRequests(registry)
 	problems, err := testutil.GatherAndLint(registry)
 	assert.NilError(t, err)

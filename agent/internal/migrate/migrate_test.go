@@ -13,6 +13,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/migrate"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
@@ -94,7 +95,7 @@ func TestTakeOver(t *testing.T) {
 
 	exports := &server{}
 	config := storage.Config{BasePath: base, Tenants: []string{"k8s"}}
-	_, _, err = storage.Init(config)
+	_, _, err = pool.Init(config.Pool())
 	assert.NilError(t, err)
 	store, err := storage.Open(t.Context(), config, exports)
 	assert.NilError(t, err)

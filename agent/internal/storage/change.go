@@ -231,7 +231,7 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 	if err := d.writeMetadata(dir, v.metadata()); err != nil {
 		return false, err
 	}
-	return true, d.commit(ctx)
+	return true, d.Commit(ctx)
 }
 
 // undoChange makes subvolume and metadata what they were before a change that failed. What it
@@ -351,7 +351,7 @@ func currentSettings(data *os.File, v Volume, others settings) (settings, error)
 func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
 	d := t.store.disk
 	if s.QuotaBytes != nil {
-		if err := t.store.limit(Volume{ID: id, Properties: Properties{QuotaBytes: *s.QuotaBytes}}); err != nil {
+		if err := t.store.pool.SetLimit(id, *s.QuotaBytes); err != nil {
 			return err
 		}
 	}

@@ -135,7 +135,7 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
+	if err := t.store.pool.CheckRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
 	end, err := t.admit(Volume{}, v)
@@ -194,8 +194,8 @@ func (p Properties) changedTo(other Properties) settings {
 // complete gives a clone what its snapshot does not have from the source. The limit comes first:
 // the source may be full.
 func (t *Tenant) complete(v *Volume) error {
-	if !t.store.isLimited(*v) {
-		if err := t.store.limit(*v); err != nil {
+	if !t.store.pool.HasLimit(v.ID, v.QuotaBytes) {
+		if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
 			return err
 		}
 	}
@@ -221,7 +221,7 @@ func (t *Tenant) complete(v *Volume) error {
 func (s *Store) sized(source original, size int64) (Properties, error) {
 	p, least := source.Properties, source.SizeBytes
 	if p.QuotaBytes == 0 {
-		used, err := s.usageNow(source.id)
+		used, err := s.pool.UsageNow(source.id)
 		if err != nil {
 			return p, err
 		}

@@ -21,7 +21,7 @@ func TestEachChangeTakesOneCommit(t *testing.T) {
 			t.Parallel()
 			pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
 			ten := mustTenant(t, open(t, Config{BasePath: pool.Dir, Quota: mode}, newMemoryExporter()))
-			ctx, fs := t.Context(), ten.store.pool.fs
+			ctx, fs := t.Context(), fsOf(t, ten.store)
 			assert.NilError(t, fs.WaitRescan(ctx))
 			assert.NilError(t, fs.Commit(ctx))
 			info, err := fs.Info()

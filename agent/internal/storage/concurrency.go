@@ -71,7 +71,7 @@ func (s *Store) change(ctx context.Context, do func(context.Context) error, lock
 		return err
 	}
 	defer release()
-	if err := s.pool.check(); err != nil {
+	if err := s.pool.Check(); err != nil {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
@@ -102,7 +102,7 @@ func (s *Store) reloadMarked(ctx context.Context, locks []nameLock) error {
 		}
 		s.maintenance.drifted.Store(true) // and other references than there were
 		if err == nil {
-			err = s.disk.commit(ctx)
+			err = s.disk.Commit(ctx)
 		}
 		if err != nil {
 			s.reloads.mark(l)

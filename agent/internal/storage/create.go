@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -17,8 +16,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
-
-var errNotExist = os.ErrNotExist
 
 // CreateVolume makes a volume, or returns the one that the same request made. A volume of that name that is not as asked
 // for is AlreadyExists, saying in what it differs.
@@ -123,7 +120,7 @@ func quarantinedName(name, reason string) error {
 // create builds a volume under a name of the agent's own and publishes it with one rename. One commit makes all of it
 // durable; should the power fail before, the next start removes what is there of it.
 func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
-	if err := t.store.pool.checkRoom(v.SizeBytes); err != nil {
+	if err := t.store.pool.CheckRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
 	}
 	end, err := t.admit(Volume{}, v)
@@ -148,7 +145,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	if err != nil {
 		return Volume{}, d.abandon(t.dir, stage, err)
 	}
-	if err := d.commit(ctx); err != nil {
+	if err := d.Commit(ctx); err != nil {
 		return Volume{}, t.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
@@ -186,7 +183,7 @@ func (t *Tenant) build(name string, v *Volume) error {
 	if err := d.chmod(data, v.Mode); err != nil { // after chown, which clears setuid and setgid
 		return err
 	}
-	if err := t.store.limit(*v); err != nil {
+	if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
 		return err
 	}
 	return d.createMetadata(dir, v.metadata())
@@ -202,7 +199,7 @@ func takenOnDisk(name string, err error) error {
 
 // path of a volume's directory, as the NFS server and the admin see it.
 func (t *Tenant) path(volume string) string {
-	return filepath.Join(t.store.pool.path, t.name, volume)
+	return filepath.Join(t.store.pool.Path(), t.name, volume)
 }
 
 func (t *Tenant) snapshotPath(name string) string { return t.path(filepath.Join(snapshotsDir, name)) }

@@ -2,14 +2,11 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
 // Defragmentable gives the path of a volume's data below the base directory, for a
@@ -51,21 +48,15 @@ func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error
 	if len(out) > 0 {
 		return out, nil
 	}
-	if t.store.quota != btrfs.QuotaFull {
+	if t.store.pool.Quota() != QuotaFull {
 		if v.SourceVolume != "" || v.SourceSnapshot != "" {
 			out = append(out, "is a clone")
 		}
 		return out, nil
 	}
-	if err := t.store.disk.commit(ctx); err != nil {
-		return nil, err
-	}
-	group, err := t.store.pool.fs.QgroupCounts(v.ID)
-	if errors.Is(err, btrfs.ErrNoQgroup) {
-		return nil, nil
-	}
-	if err == nil && group.Referenced > group.Exclusive {
-		out = append(out, fmt.Sprintf("shares %d bytes", group.Referenced-group.Exclusive))
+	shared, err := t.store.pool.SharedBytes(ctx, v.ID)
+	if shared > 0 {
+		out = append(out, fmt.Sprintf("shares %d bytes", shared))
 	}
 	return out, err
 }
@@ -83,5 +74,5 @@ func (t *Tenant) isCloneOf(c *Volume, v Volume) bool {
 		return c.SourceVolume == v.Name
 	}
 	snapshot, found := t.snapshots.get(c.SourceSnapshot)
-	return !found && t.store.quota != btrfs.QuotaFull || snapshot.Volume == v.Name
+	return !found && t.store.pool.Quota() != QuotaFull || snapshot.Volume == v.Name
 }

@@ -50,7 +50,7 @@ func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uu
 		return err
 	}
 	t.store.maintenance.deleted()
-	if err := t.store.disk.commit(ctx); err != nil {
+	if err := t.store.disk.Commit(ctx); err != nil {
 		return err
 	}
 	forget()

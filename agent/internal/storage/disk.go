@@ -2,7 +2,6 @@ package storage
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -16,29 +15,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-// disk makes every system call that changes the pool, each behind a fault point, so that tests can fail or cut off a
-// change between any two of them. It works on descriptors below the base directory and follows no symbolic link.
+// disk makes every system call that changes volumes and snapshots, each behind a fail point. It works on descriptors below the base directory and follows no symbolic link.
 type disk struct {
-	fs    *btrfs.FS
-	base  *os.File
-	fault func(step string) error // asked before each step; nil in production
-}
-
-func (d *disk) before(step, what string) error {
-	if d.fault == nil {
-		return nil
-	}
-	if err := d.fault(step); err != nil {
-		return &fs.PathError{Op: step, Path: what, Err: err}
-	}
-	return nil
+	*pool.Pool
 }
 
 // open opens a directory below the base.
 func (d *disk) open(path string) (*os.File, error) {
-	return beneath.OpenDir(d.base, path)
+	return beneath.OpenDir(d.Base(), path)
 }
 
 // openSubvolume opens the data subvolume in a volume's or snapshot's directory, and says what it is.
@@ -56,7 +43,7 @@ func (d *disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error
 }
 
 func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
-	if err := d.before("mkdir", name); err != nil {
+	if err := d.Step("mkdir", name); err != nil {
 		return err
 	}
 	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
@@ -65,7 +52,7 @@ func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
 	if mode == 0o700 {
 		return nil
 	}
-	if err := d.before("mode", name); err != nil {
+	if err := d.Step("mode", name); err != nil {
 		return err
 	}
 	// The umask of the process must not decide. No sane one takes anything away from the owner.
@@ -73,14 +60,14 @@ func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
 }
 
 func (d *disk) rmdir(dir *os.File, name string) error {
-	if err := d.before("rmdir", name); err != nil {
+	if err := d.Step("rmdir", name); err != nil {
 		return err
 	}
 	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR), "rmdir", name)
 }
 
 func (d *disk) unlink(dir *os.File, name string) error {
-	if err := d.before("unlink", name); err != nil {
+	if err := d.Step("unlink", name); err != nil {
 		return err
 	}
 	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, 0), "unlink", name)
@@ -95,7 +82,7 @@ func ignoreMissing(err error, op, name string) error {
 
 // rename moves within one directory and never replaces: renameat2(2) RENAME_NOREPLACE.
 func (d *disk) rename(dir *os.File, from, to string) error {
-	if err := d.before("rename", to); err != nil {
+	if err := d.Step("rename", to); err != nil {
 		return err
 	}
 	if err := unix.Renameat2(int(dir.Fd()), from, int(dir.Fd()), to, unix.RENAME_NOREPLACE); err != nil {
@@ -150,7 +137,7 @@ func (d *disk) writeLink(dir *os.File, name string, content []byte) error {
 	if err := json.Compact(&text, content); err != nil {
 		return err
 	}
-	if err := d.before("link", name); err != nil {
+	if err := d.Step("link", name); err != nil {
 		return err
 	}
 	temporary := name + temporarySuffix
@@ -172,7 +159,7 @@ func (d *disk) replaceFile(dir *os.File, name, temporary string, content []byte)
 }
 
 func (d *disk) replace(dir *os.File, temporary, name string) error {
-	if err := d.before("replace", name); err != nil {
+	if err := d.Step("replace", name); err != nil {
 		return err
 	}
 	if err := unix.Renameat(int(dir.Fd()), temporary, int(dir.Fd()), name); err != nil {
@@ -184,7 +171,7 @@ func (d *disk) replace(dir *os.File, temporary, name string) error {
 // createFile writes a file whose name means nothing yet, or lies in a directory whose name does not: a power cut may leave
 // any part of it.
 func (d *disk) createFile(dir *os.File, name string, content []byte) error {
-	if err := d.before("write", name); err != nil {
+	if err := d.Step("write", name); err != nil {
 		return err
 	}
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -193,20 +180,20 @@ func (d *disk) createFile(dir *os.File, name string, content []byte) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	if err := d.before("fill", name); err != nil {
+	if err := d.Step("fill", name); err != nil {
 		return err
 	}
 	if _, err := f.Write(content); err != nil {
 		return err
 	}
-	if err := d.before("flush", name); err != nil {
+	if err := d.Step("flush", name); err != nil {
 		return err
 	}
 	return btrfs.FlushFile(f)
 }
 
 func (d *disk) createSubvolume(dir *os.File) error {
-	if err := d.before("create subvolume", dataDir); err != nil {
+	if err := d.Step("create subvolume", dataDir); err != nil {
 		return err
 	}
 	return btrfs.CreateSubvolume(dir, dataDir)
@@ -214,37 +201,30 @@ func (d *disk) createSubvolume(dir *os.File) error {
 
 // snapshot commits a transaction: see btrfs.Snapshot.
 func (d *disk) snapshot(source, dir *os.File, readOnly bool) error {
-	if err := d.before("snapshot", dataDir); err != nil {
+	if err := d.Step("snapshot", dataDir); err != nil {
 		return err
 	}
 	return btrfs.Snapshot(source, dir, dataDir, readOnly)
 }
 
 func (d *disk) destroySubvolume(dir *os.File) error {
-	if err := d.before("destroy subvolume", dataDir); err != nil {
+	if err := d.Step("destroy subvolume", dataDir); err != nil {
 		return err
 	}
-	return ignoreNotExist(btrfs.DestroyTree(dir, dataDir))
-}
-
-func (d *disk) setLimit(id uint64, bytes int64) error {
-	if err := d.before("limit", fmt.Sprint(id)); err != nil {
-		return err
-	}
-	return d.fs.SetLimit(id, uint64(bytes))
+	return beneath.IgnoreNotExist(btrfs.DestroyTree(dir, dataDir))
 }
 
 // setStorage says how new data is stored. btrfs refuses compression beside NoCOW, so what goes is taken away before what
 // comes is set.
 func (d *disk) setStorage(f *os.File, p Properties) error {
-	if err := d.before("storage", f.Name()); err != nil {
+	if err := d.Step("storage", f.Name()); err != nil {
 		return err
 	}
 	if p.NoCOW {
 		if err := btrfs.SetCompression(f, ""); err != nil {
 			return err
 		}
-		if err := d.before("storage, second part", f.Name()); err != nil {
+		if err := d.Step("storage, second part", f.Name()); err != nil {
 			return err
 		}
 		return btrfs.SetNoCOW(f, true)
@@ -252,7 +232,7 @@ func (d *disk) setStorage(f *os.File, p Properties) error {
 	if err := btrfs.SetNoCOW(f, false); err != nil {
 		return err
 	}
-	if err := d.before("storage, second part", f.Name()); err != nil {
+	if err := d.Step("storage, second part", f.Name()); err != nil {
 		return err
 	}
 	return btrfs.SetCompression(f, p.Compression)
@@ -260,32 +240,17 @@ func (d *disk) setStorage(f *os.File, p Properties) error {
 
 // chown leaves alone what is -1.
 func (d *disk) chown(f *os.File, uid, gid int64) error {
-	if err := d.before("chown", f.Name()); err != nil {
+	if err := d.Step("chown", f.Name()); err != nil {
 		return err
 	}
 	return f.Chown(int(uid), int(gid))
 }
 
 func (d *disk) chmod(f *os.File, mode uint32) error {
-	if err := d.before("chmod", f.Name()); err != nil {
+	if err := d.Step("chmod", f.Name()); err != nil {
 		return err
 	}
 	return unix.Fchmod(int(f.Fd()), mode)
-}
-
-func (d *disk) commit(ctx context.Context) error {
-	if err := d.before("commit", ""); err != nil {
-		return err
-	}
-	return d.fs.Commit(ctx)
-}
-
-// sync is syncfs(2): a commit that writes out all data first.
-func (d *disk) sync() error {
-	if err := d.before("sync", ""); err != nil {
-		return err
-	}
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.base.Fd())))
 }
 
 // errLeftBehind means that something is there that the request has failed to make.
@@ -310,7 +275,7 @@ func (d *disk) abandon(parent *os.File, stage string, cause error) error {
 func (d *disk) removeDirectory(parent *os.File, name string) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	if err := d.destroySubvolume(dir); err != nil {
@@ -324,7 +289,7 @@ func (d *disk) removeDirectory(parent *os.File, name string) error {
 func (d *disk) removeEmpty(parent *os.File, name string, m metadata) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	err = d.removeFiles(parent, dir, name)
@@ -351,7 +316,7 @@ func (d *disk) removeFiles(parent, dir *os.File, name string) error {
 func (d *disk) removeClients(dir *os.File) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
@@ -367,13 +332,6 @@ func (d *disk) removeClients(dir *os.File) error {
 		}
 	}
 	return d.rmdir(dir, clientsDir)
-}
-
-func ignoreNotExist(err error) error {
-	if os.IsNotExist(err) || isErrno(err, unix.ENOENT) {
-		return nil
-	}
-	return err
 }
 
 // temporaryName makes a name that no volume can have.

@@ -245,7 +245,7 @@ func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 		return err
 	}
 	defer dir.Close()
-	if err := t.store.withReserve(ctx, func() error { return d.writeRef(dir, ref) }); err != nil {
+	if err := t.store.pool.WithReserve(ctx, func() error { return d.writeRef(dir, ref) }); err != nil {
 		return err
 	}
 	err = d.writeMetadata(dir, v.metadata())
@@ -256,7 +256,7 @@ func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 	if err != nil {
 		return err
 	}
-	if err := d.commit(ctx); err != nil {
+	if err := d.Commit(ctx); err != nil {
 		return err
 	}
 	t.volumes.put(v)
@@ -279,7 +279,7 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 			return err
 		}
 	}
-	if err := d.commit(ctx); err != nil {
+	if err := d.Commit(ctx); err != nil {
 		return err
 	}
 	t.volumes.put(left)

@@ -1,6 +1,45 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
+)
+
+// The agent's own files: see package pool.
+const (
+	ownDir     = ".agent"
+	poolIDFile = "id"
+	lockFile   = "lock"
+	keyFile    = "key"
+	reserveDir = "reserve"
+)
+
+func initPool(config Config) (uuid.UUID, bool, error) { return pool.Init(config.Pool()) }
+
+// fsOf opens the filesystem of a store a second time.
+func fsOf(t testing.TB, s *Store) *btrfs.FS {
+	t.Helper()
+	fs, err := btrfs.Open(s.pool.Path())
+	assert.NilError(t, err)
+	t.Cleanup(func() { fs.Close() })
+	return fs
+}
+
+// commitNow commits as another program does, past all fail points.
+func commitNow(s *Store) error {
+	fs, err := btrfs.Open(s.pool.Path())
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	return fs.Commit(context.Background())
+}
 
 // abandon leaves the store as a killed process would: nothing is waited for but the store's own goroutine, and the kernel
 // gets the descriptors, and with them the lock, back.

@@ -62,7 +62,7 @@ func reopened(t *testing.T, config Config, exporter Exporter) *Store {
 // initialised makes the base path of a configuration a pool, unless it is one.
 func initialised(t *testing.T, config Config) Config {
 	t.Helper()
-	_, _, err := Init(config)
+	_, _, err := initPool(config)
 	assert.NilError(t, err)
 	return config
 }

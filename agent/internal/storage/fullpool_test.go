@@ -3,7 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -42,13 +41,13 @@ func TestFullPool(t *testing.T) {
 			hog, err := ten.GetVolume(t.Context(), "hog")
 			assert.NilError(t, err)
 			assert.NilError(t, full.fill(filepath.Join(hog.Path, dataDir)))
-			assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+			assert.NilError(t, commitNow(ten.store))
 
 			assertNothingIsMade(t, ten)
 			for round := range 2 {
 				assertChangesAreWhole(t, ten, byte(round))
 				assert.NilError(t, full.fill(filepath.Join(hog.Path, dataDir)))
-				ten.store.keepReserve()
+				ten.store.pool.FillReserve()
 			}
 			want := viewOf(t, ten)
 			assert.NilError(t, ten.store.Close(t.Context()))
@@ -59,33 +58,6 @@ func TestFullPool(t *testing.T) {
 			assertRoomAgain(t, ten)
 		})
 	}
-}
-
-// A snapshot of the pool has an empty directory in place of the reserve, into which nothing can be
-// put. A pool that is restored from one gets a reserve again.
-func TestReserveOfARestoredPool(t *testing.T) {
-	r := newTestEnv(t, smallPool)
-	assert.NilError(t, btrfs.Snapshot(r.store.pool.base, r.store.pool.base, "restored", false))
-	own := openPath(t, filepath.Join(r.pool.Dir, "restored", ownDir))
-	defer own.Close()
-	assert.NilError(t, r.store.disk.fillReserve(own))
-	assert.Equal(t, len(entries(t, filepath.Join(own.Name(), reserveDir))), reserveLinks)
-	assert.NilError(t, r.store.disk.fillReserve(own))
-}
-
-// A reserve that cannot be filled is logged once, and not each time maintenance tries again.
-func TestReserveThatCannotBeFilled(t *testing.T) {
-	pool := testpool.New(t, smallPool)
-	var log strings.Builder
-	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}, Logger: slog.New(slog.NewTextHandler(&log, nil))}
-	s := open(t, config, &memoryExporter{})
-	reserve := filepath.Join(pool.Dir, ownDir, reserveDir)
-	assert.NilError(t, os.RemoveAll(reserve))
-	assert.NilError(t, os.WriteFile(reserve, nil, 0o600))
-	for range 3 {
-		s.keepReserve()
-	}
-	assert.Equal(t, strings.Count(log.String(), "failed to fill the reserve"), 1)
 }
 
 // A pool that was full at the first start has no reserve. It is still reported as full.
@@ -104,10 +76,10 @@ func TestQuotaOfBasePath(t *testing.T) {
 	mustCreate(t, r.ten, "v")
 	r.export(client1, "1")
 	r.export(client2, "1")
-	base, err := btrfs.Subvolume(r.store.pool.base)
+	base, err := btrfs.Subvolume(r.store.pool.Base())
 	assert.NilError(t, err)
-	assert.NilError(t, r.store.pool.fs.SetLimit(base.ID, 1))
-	assert.NilError(t, r.store.pool.fs.Commit(t.Context()))
+	assert.NilError(t, fsOf(t, r.store).SetLimit(base.ID, 1))
+	assert.NilError(t, commitNow(r.store))
 	probe := filepath.Join(r.pool.Dir, "probe")
 	assert.ErrorIs(t, os.Mkdir(probe, 0o700), unix.EDQUOT)
 
@@ -141,7 +113,7 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 	assert.NilError(t, fillWithMetadata(others))
 	config := Config{BasePath: base, Tenants: []string{tenant}}
 	initAndOpen := func() (*Store, error) {
-		if _, _, err := Init(config); err != nil {
+		if _, _, err := initPool(config); err != nil {
 			return nil, err
 		}
 		return Open(t.Context(), config, newMemoryExporter())
@@ -183,7 +155,7 @@ func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 	assert.NilError(t, os.Mkdir(base, 0o755))
 	ten := mustTenant(t, open(t, Config{BasePath: base}, exporter))
 	ctx := t.Context()
-	space, err := ten.store.pool.fs.Space()
+	space, err := fsOf(t, ten.store).Space()
 	assert.NilError(t, err)
 	_, _, err = ten.CreateVolume(ctx, VolumeSpec{Name: "hog", SizeBytes: int64(space.TotalBytes)})
 	assert.NilError(t, err)

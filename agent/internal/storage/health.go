@@ -2,11 +2,11 @@ package storage
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -20,31 +20,31 @@ const (
 
 // Health is what is wrong at one moment. It is read once for all the volumes of an answer.
 type Health struct {
-	pool    []Condition    // and so with every volume
-	exports map[string]int // of a volume's data path: how many clients are to be let in and are not
+	pool    pool.Conditions // and so with every volume
+	exports map[string]int  // of a volume's data path: how many clients are to be let in and are not
 
 	subvolumes subvolumeState
 }
 
 // Of says what is wrong with a volume, its pool included.
 func (h Health) Of(v Volume, used Usage) []Condition {
-	out := conditions(h.pool[:len(h.pool):len(h.pool)])
+	out := slices.Clip(h.pool)
 	if v.Quarantine != "" {
-		out.add(agentapi.ReasonQuarantined, "%s", v.Quarantine)
+		out.Add(agentapi.ReasonQuarantined, "%s", v.Quarantine)
 	}
 	switch left := v.QuotaBytes - used.UsedBytes; {
 	case v.QuotaBytes == 0:
 	case v.OverLimit(used) > 0:
-		out.add(agentapi.ReasonVolumeOverLimit, "%d bytes are used, the limit is %d: writes fail until enough is deleted or the volume is grown",
+		out.Add(agentapi.ReasonVolumeOverLimit, "%d bytes are used, the limit is %d: writes fail until enough is deleted or the volume is grown",
 			used.UsedBytes, v.QuotaBytes)
 	case left < fullWithin:
-		out.add(agentapi.ReasonVolumeFull, "%d of %d bytes are used: writes fail until something is deleted or the volume grown", used.UsedBytes, v.QuotaBytes)
+		out.Add(agentapi.ReasonVolumeFull, "%d of %d bytes are used: writes fail until something is deleted or the volume grown", used.UsedBytes, v.QuotaBytes)
 	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may be too much for an int64
-		out.add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
+		out.Add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
 	}
 	h.subvolumes.of(v, &out)
 	if missing := h.exports[v.dataPath()]; missing > 0 {
-		out.add(agentapi.ReasonExportMissing, "the NFS server does not let in %d of the clients that the volume is exported to", missing)
+		out.Add(agentapi.ReasonExportMissing, "the NFS server does not let in %d of the clients that the volume is exported to", missing)
 	}
 	return out
 }
@@ -75,33 +75,33 @@ func (t *Tenant) Health(ctx context.Context) Health {
 // volume. Anyone may ask for them, as often as they like, so they cost the same however many volumes there are,
 // and look at devices, space and quotas once a second at most.
 func (s *Store) Conditions() []Condition {
-	out := conditions(s.poolConditions(func() []Condition {
-		return s.healthCache.filesystem.get(healthFor, s.filesystemConditions)
-	}))
+	out := s.poolConditions(func() pool.Conditions {
+		return s.healthCache.filesystem.get(healthFor, s.pool.FilesystemConditions)
+	})
 	if n := s.quarantined(); n > 0 {
-		out.add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
+		out.Add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
 	}
 	if n := len(s.brokenTenants()); n > 0 { // whose names no other tenant learns
-		out.add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
+		out.Add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
 	}
 	if n := s.maintenance.pendingDeletions(); n > 0 {
-		out.add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
+		out.Add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
 	}
 	if s.maintenance.exportError() != nil { // which may name volumes: it is in the log
-		out.add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
+		out.Add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
 	}
 	return out
 }
 
 // readHealth is Health as of now, but for the exports, which are looked at every exportsFor.
 func (s *Store) readHealth(ctx context.Context) Health {
-	pool := conditions(s.poolConditions(s.filesystemConditions))
+	conditions := s.poolConditions(s.pool.FilesystemConditions)
 	exports := s.healthCache.exports.get(exportsFor, func() exportState { return s.readExports(ctx) })
 	if exports.unknown {
-		pool.add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
+		conditions.Add(agentapi.ReasonExportsUnknown, "the NFS server does not tell what it exports: see the agent's log")
 	}
 	subvolumes := s.healthCache.subvolumes.get(subvolumesFor, s.readSubvolumes)
-	return Health{pool: pool, exports: exports.missing, subvolumes: subvolumes}
+	return Health{pool: conditions, exports: exports.missing, subvolumes: subvolumes}
 }
 
 // healthCache is what was read lately.
@@ -109,63 +109,20 @@ type healthCache struct {
 	health  cached[Health]
 	exports cached[exportState]
 	roots   cached[int]
-	devices deviceErrors
-	scrubs  scrubFindings
 
 	subvolumes cached[subvolumeState]
-	filesystem cached[[]Condition]
-}
-
-type conditions []Condition
-
-func (c *conditions) add(reason, format string, args ...any) {
-	*c = append(*c, Condition{Reason: reason, Message: fmt.Sprintf(format, args...)})
+	filesystem cached[pool.Conditions]
 }
 
 // poolConditions are what is wrong with the pool and so with every volume on it; filesystem are those of the filesystem.
-func (s *Store) poolConditions(filesystem func() []Condition) []Condition {
-	var out conditions
-	readOnly, err := s.pool.fs.ReadOnly()
-	switch {
-	case err == nil && readOnly && s.pool.isThere() == nil:
-		out.add(agentapi.ReasonPoolReadOnly, "%s takes no changes: an administrator mounted it so, or btrfs made it so after an error (dmesg tells which)", s.pool.path)
-	default:
-		if err := s.pool.check(); err != nil {
-			out.add(agentapi.ReasonPoolUnavailable, "%v", err)
-			return out
-		}
+func (s *Store) poolConditions(filesystem func() pool.Conditions) pool.Conditions {
+	out, gone := s.pool.AccessConditions()
+	if gone {
+		return out
 	}
 	out = append(out, filesystem()...)
 	s.exportRootCondition(&out)
 	return out
-}
-
-// filesystemConditions take reads of sysfs and of files, and several ioctls for each device.
-func (s *Store) filesystemConditions() []Condition {
-	var out conditions
-	s.deviceConditions(&out)
-	s.scrubConditions(&out)
-	if space, err := s.pool.fs.Space(); err != nil {
-		out.add(agentapi.ReasonPoolUnavailable, "%v", err)
-	} else if space.FreeBytes < keepFree || space.UsedBytes*100 >= space.TotalBytes*nearlyFull {
-		out.add(agentapi.ReasonPoolNearlyFull, "%d of %d bytes are free", space.FreeBytes, space.TotalBytes)
-	}
-	s.quotaConditions(&out)
-	return out
-}
-
-func (s *Store) quotaConditions(out *conditions) {
-	if s.quota == btrfs.QuotaOff {
-		return
-	}
-	status, err := s.pool.fs.Quota()
-	switch {
-	case err != nil:
-	case !status.Enabled:
-		out.add(agentapi.ReasonQuotaDisabled, "somebody turned quotas off: no limit is enforced until the agent is restarted")
-	case status.Inconsistent:
-		out.add(agentapi.ReasonQuotaInconsistent, "limits are not enforced until a rescan has finished; rescanning: %t", status.Rescanning)
-	}
 }
 
 func (s *Store) quarantined() int {
@@ -186,7 +143,7 @@ func (t *Tenant) degraded(ctx context.Context) (func(*Volume) bool, error) {
 	for _, v := range t.volumes.all() {
 		ids = append(ids, v.ID)
 	}
-	usage, err := t.store.usage(ids...)
+	usage, err := t.Usage(ctx, ids...)
 	if err != nil {
 		return nil, err
 	}

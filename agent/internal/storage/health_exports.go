@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -32,10 +33,10 @@ func (s *Store) readExports(ctx context.Context) exportState {
 
 // exportRootCondition tells of exports that keep clients from mounting volumes. The message
 // does not name them, because anyone may read it.
-func (s *Store) exportRootCondition(out *conditions) {
+func (s *Store) exportRootCondition(out *pool.Conditions) {
 	n := s.healthCache.roots.get(exportsFor, s.foreignRoots)
 	if n > 0 {
-		out.add(agentapi.ReasonExportRootForeign,
+		out.Add(agentapi.ReasonExportRootForeign,
 			"another program exports %d directories with fsid=0: their clients cannot mount volumes; btrfs-nfs-agent doctor names them", n)
 	}
 }

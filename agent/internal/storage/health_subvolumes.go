@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -29,7 +30,7 @@ type subvolumeState struct {
 
 func (s *Store) readSubvolumes() subvolumeState {
 	seen := subvolumeState{readOnly: map[uint64]bool{}, nested: map[uint64]string{}}
-	states, err := s.pool.fs.SubvolumeStates()
+	states, err := s.pool.SubvolumeStates()
 	if err != nil {
 		s.log.Warn("failed to look at the subvolumes", "error", err)
 		return seen
@@ -47,7 +48,7 @@ func (s *Store) readSubvolumes() subvolumeState {
 		})
 	}
 	for id := range seen.nested {
-		paths, total, err := s.pool.fs.NestedSubvolumes(id, nestedInMessage)
+		paths, total, err := s.pool.NestedSubvolumes(id, nestedInMessage)
 		if err != nil || total == 0 {
 			delete(seen.nested, id) // it is gone
 			continue
@@ -66,18 +67,18 @@ func listNested(paths []string, total int) string {
 	return text
 }
 
-func (seen subvolumeState) of(v Volume, out *conditions) {
+func (seen subvolumeState) of(v Volume, out *pool.Conditions) {
 	if seen.readOnly[v.ID] {
-		out.add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.dataPath())
+		out.Add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.dataPath())
 	}
 	if names := seen.nested[v.ID]; names != "" {
-		out.add(agentapi.ReasonNestedSubvolumes, "subvolumes within the volume do not count in its limit and are missing in its snapshots: %s", names)
+		out.Add(agentapi.ReasonNestedSubvolumes, "subvolumes within the volume do not count in its limit and are missing in its snapshots: %s", names)
 	}
 }
 
 // nestedIn names the subvolumes that a snapshot of the subvolume will lack.
 func (s *Store) nestedIn(volume string, id uint64) ([]string, error) {
-	paths, total, err := s.pool.fs.NestedSubvolumes(id, nestedInSnapshot)
+	paths, total, err := s.pool.NestedSubvolumes(id, nestedInSnapshot)
 	if err == nil && total > 0 {
 		s.log.Warn("a snapshot lacks the subvolumes within the volume", "volume", volume, "subvolumes", listNested(paths, total))
 	}

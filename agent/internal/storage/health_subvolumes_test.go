@@ -107,7 +107,7 @@ func TestHostileNamesOfNestedSubvolumes(t *testing.T) {
 	assert.NilError(t, dir.Close())
 	withSnapshotOf(t, mustTenant(t, s), "v")
 	assert.DeepEqual(t, healthOf(t, mustTenant(t, s), "v"), []string{agentapi.ReasonNestedSubvolumes})
-	paths, total, err := s.pool.fs.NestedSubvolumes(v.ID, 1000)
+	paths, total, err := fsOf(t, s).NestedSubvolumes(v.ID, 1000)
 	assert.NilError(t, err)
 	assert.Equal(t, total, nestedInSnapshot+21)
 	assert.Equal(t, paths[total-1], ".../deep")

@@ -25,7 +25,7 @@ import (
 // healthOf looks anew.
 func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	t.Helper()
-	_ = ten.store.pool.fs.Commit(t.Context()) // for the counts; a read-only filesystem makes none
+	_ = commitNow(ten.store) // for the counts; a read-only filesystem makes none
 	ten.store.healthCache.health.forget()
 	ten.store.healthCache.exports.forget()
 	ten.store.healthCache.roots.forget()
@@ -217,7 +217,7 @@ func TestHealthAfterAScrub(t *testing.T) {
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")
 	assert.NilError(t, writeBytes(v.Path, "file", 8*mib))
-	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(s))
 	pool.Damage(filepath.Join(v.Path, dataDir, "file"))
 	dropCaches(t)
 
@@ -235,7 +235,7 @@ func TestHealthAfterAScrub(t *testing.T) {
 	btrfsCommand(t, "device", "stats", "-z", pool.Dir)
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonScrubUncorrectable})
 	assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "file")))
-	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(s))
 	btrfsCommand(t, "scrub", "start", "-B", pool.Dir)
 	text, err = os.ReadFile(note)
 	assert.NilError(t, err)
@@ -252,7 +252,7 @@ func TestScrubFindingStays(t *testing.T) {
 	for name, size := range map[string]int64{"file": 8 * mib, "big": 32 * mib} {
 		assert.NilError(t, writeBytes(v.Path, name, size))
 	}
-	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(s))
 	pool.Damage(filepath.Join(v.Path, dataDir, "file"))
 	dropCaches(t)
 	notes := "/var/lib/btrfs/*" + fsid(t, s)
@@ -263,9 +263,7 @@ func TestScrubFindingStays(t *testing.T) {
 		}
 	})
 	found := func() bool {
-		var out conditions
-		s.scrubConditions(&out)
-		return slices.Contains(reasons(out), agentapi.ReasonScrubUncorrectable)
+		return slices.Contains(reasons(s.pool.FilesystemConditions()), agentapi.ReasonScrubUncorrectable)
 	}
 	assert.Assert(t, !found())
 	_ = exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).Run() // fails where it finds errors
@@ -274,12 +272,12 @@ func TestScrubFindingStays(t *testing.T) {
 
 	// Without the damaged file, later scrubs find nothing.
 	assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "file")))
-	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(s))
 	speed := filepath.Join("/sys/fs/btrfs", fsid(t, s), "devinfo/1/scrub_speed_max")
 	assert.NilError(t, os.WriteFile(speed, []byte("1M"), 0))
 	assert.NilError(t, exec.Command("btrfs", "scrub", "start", pool.Dir).Run()) // in the background
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if _, running, err := s.pool.fs.ScrubState(1); err != nil || !running {
+		if _, running, err := fsOf(t, s).ScrubState(1); err != nil || !running {
 			return poll.Continue("no scrub: %v", err)
 		}
 		return poll.Success()
@@ -301,7 +299,7 @@ func TestScrubFindingStays(t *testing.T) {
 
 func fsid(t *testing.T, s *Store) string {
 	t.Helper()
-	info, err := s.pool.fs.Info()
+	info, err := fsOf(t, s).Info()
 	assert.NilError(t, err)
 	return info.FSID.String()
 }

@@ -16,6 +16,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
@@ -23,7 +25,7 @@ func idFile(base string) string { return filepath.Join(base, ownDir, poolIDFile)
 
 func poolIDOf(t *testing.T, base string) uuid.UUID {
 	t.Helper()
-	identity, err := Identify(base, fstabFile)
+	identity, err := pool.Identify(base, "/etc/fstab")
 	assert.NilError(t, err)
 	return identity.ID
 }
@@ -84,7 +86,7 @@ func TestPoolIsNotMounted(t *testing.T) {
 		_, err = Inspect(t.Context(), c, true)
 		assert.ErrorContains(t, err, "is the filesystem mounted?")
 	}
-	_, _, err := Init(pinned)
+	_, _, err := initPool(pinned)
 	assert.ErrorContains(t, err, "AGENT_POOL_ID is "+pinned.PoolID.String())
 	assert.ErrorContains(t, err, "is the filesystem mounted?")
 	_, err = Inspect(t.Context(), pinned, false)
@@ -99,7 +101,7 @@ func TestPoolIsNotMounted(t *testing.T) {
 	assert.ErrorContains(t, openAndClose(t, pinned), "has no pool ID: is the filesystem mounted?")
 	config.fstab = writeFstab(t, "/dev/sdb "+base+" btrfs noatime 0 0\n")
 	assert.ErrorContains(t, openAndClose(t, config), "nothing is mounted at "+base+", which is in /etc/fstab: mount "+base+" first")
-	_, _, err = Init(config)
+	_, _, err = initPool(config)
 	assert.ErrorContains(t, err, "mount "+base+" first")
 	assert.DeepEqual(t, tree(t, below.Dir), before)
 
@@ -120,7 +122,7 @@ func TestAnotherPoolIsRefused(t *testing.T) {
 	err := openAndClose(t, config)
 	want := fmt.Sprintf("AGENT_POOL_ID is %s, but base path %s has pool ID %s: is the right filesystem mounted?", config.PoolID, other.Dir, otherConfig.PoolID)
 	assert.ErrorContains(t, err, want)
-	_, _, err = Init(config)
+	_, _, err = initPool(config)
 	assert.ErrorContains(t, err, want)
 	for _, repair := range []bool{false, true} {
 		_, err = Inspect(t.Context(), config, repair)
@@ -150,7 +152,7 @@ func TestInit(t *testing.T) {
 	pool := testpool.New(t, smallPool)
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
 	assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "file"), nil, 0o600)) // need not be empty
-	poolID, created, err := Init(config)
+	poolID, created, err := initPool(config)
 	assert.NilError(t, err)
 	assert.Assert(t, created && poolID != uuid.Nil)
 	content, err := os.ReadFile(idFile(pool.Dir))
@@ -160,13 +162,13 @@ func TestInit(t *testing.T) {
 
 	config.PoolID = poolID
 	s := reopened(t, config, newMemoryExporter())
-	again, created, err := Init(config) // while an agent runs
+	again, created, err := initPool(config) // while an agent runs
 	assert.NilError(t, err)
 	assert.Assert(t, !created && again == poolID)
 	assert.NilError(t, s.Close(t.Context()))
 
 	for path, words := range map[string]string{"": "AGENT_BASE_PATH is not set", pool.Dir + "/none": "no such file", t.TempDir(): "not on btrfs"} {
-		_, _, err := Init(Config{BasePath: path})
+		_, _, err := initPool(Config{BasePath: path})
 		assert.ErrorContains(t, err, words)
 	}
 }
@@ -181,7 +183,7 @@ func TestInitTwiceAtOnce(t *testing.T) {
 	for i := range many {
 		all.Go(func() {
 			var err error
-			if found[i], _, err = Init(config); err != nil {
+			if found[i], _, err = initPool(config); err != nil {
 				assert.Check(t, is.ErrorContains(err, "another agent has"))
 			}
 		})
@@ -198,7 +200,7 @@ func TestInitTwiceAtOnce(t *testing.T) {
 func TestPowerCutAfterInit(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
-	poolID, _, err := Init(Config{BasePath: pool.Dir})
+	poolID, _, err := initPool(Config{BasePath: pool.Dir})
 	assert.NilError(t, err)
 	assert.Equal(t, poolIDOf(t, pool.Copy().Dir), poolID) // as after btrfstune -u
 	pool.PowerCut()
@@ -217,7 +219,7 @@ func TestInitThatWasCutOff(t *testing.T) {
 		}
 		config := Config{BasePath: base, Tenants: []string{tenant}}
 		assert.ErrorContains(t, openAndClose(t, config), "has no pool ID")
-		poolID, created, err := Init(config)
+		poolID, created, err := initPool(config)
 		assert.NilError(t, err)
 		assert.Assert(t, created)
 		config.PoolID = poolID
@@ -268,8 +270,8 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	assert.NilError(t, openAndClose(t, config)) // whether there is room for the file is up to the kernel
 
 	// What cannot be replaced: a file that surely cannot be written.
-	assert.NilError(t, ignoreNotExist(os.Remove(idFile(pool.Dir))))
-	assert.NilError(t, ignoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
+	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir))))
+	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
 	temporary := idFile(pool.Dir) + temporarySuffix
 	assert.NilError(t, os.Mkdir(temporary, 0o700))
 
@@ -325,7 +327,7 @@ func TestDamagedPoolID(t *testing.T) {
 		unpinned.PoolID = uuid.Nil
 		for _, c := range []Config{config, unpinned} {
 			assert.ErrorContains(t, openAndClose(t, c), "pool ID", name)
-			_, _, err := Init(c)
+			_, _, err := initPool(c)
 			assert.ErrorContains(t, err, "pool ID", name)
 			_, err = Inspect(t.Context(), c, false)
 			assert.ErrorContains(t, err, "pool ID", name)
@@ -359,7 +361,7 @@ func TestReadOnlyPool(t *testing.T) {
 		assert.Equal(t, len(found), 0, "%v", found)
 		assert.ErrorContains(t, openAndClose(t, config), "read-only")
 		have := poolIDOf(t, pool.Dir)
-		poolID, _, err := Init(config)
+		poolID, _, err := initPool(config)
 		assert.Equal(t, poolID, have)
 		if have == uuid.Nil {
 			assert.ErrorContains(t, err, "read-only")
@@ -375,33 +377,4 @@ func writeFstab(t *testing.T, content string) string {
 	path := filepath.Join(t.TempDir(), "fstab")
 	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
-}
-
-func TestUnmountedPoint(t *testing.T) {
-	t.Parallel()
-	root := t.TempDir()
-	mounted, not := filepath.Join(root, "mounted"), filepath.Join(root, "not mounted")
-	for _, dir := range []string{mounted, not, filepath.Join(mounted, "in"), filepath.Join(not, "in")} {
-		assert.NilError(t, os.MkdirAll(dir, 0o755))
-	}
-	assert.NilError(t, unix.Mount("tmpfs", mounted, "tmpfs", 0, ""))
-	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
-	assert.NilError(t, os.Mkdir(filepath.Join(mounted, "in"), 0o755))
-	escaped := strings.ReplaceAll(not, " ", `\040`)
-	for _, test := range []struct{ fstab, path, want string }{
-		{"", not, ""},
-		{"x / btrfs\nx none swap\n", not, ""},
-		{"x " + escaped + " btrfs\n", not, not},
-		{"x\t" + escaped + "/\tbtrfs defaults 0 0", not + "/in", not},
-		{"x " + escaped + " btrfs\n", not + "-other", ""},
-		{"#x " + escaped + " btrfs\n # x " + escaped + " btrfs\n\n", not, ""},
-		{"x " + mounted + " btrfs\n", mounted, ""},
-		{"x " + mounted + " btrfs\n", mounted + "/in", ""},
-		{"x " + mounted + " btrfs\nx " + mounted + "/in btrfs\n", mounted + "/in", mounted + "/in"},
-		{"x " + root + " btrfs\nx " + mounted + " btrfs\n", mounted, ""}, // an outer one is hidden
-		{"x " + mounted + "/gone btrfs\n", mounted + "/gone", ""},
-	} {
-		assert.Equal(t, unmountedPoint(writeFstab(t, test.fstab), test.path), test.want, "%+v", test)
-	}
-	assert.Equal(t, unmountedPoint(root+"/none", not), "")
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
 // FindingKind is what is wrong with something on the pool.
@@ -59,27 +59,25 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 // quarantines. That is no fault.
 func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
-	purpose := forReading
-	if repair {
-		purpose = forChanges
+	purpose := pool.ForChanges
+	if !repair {
+		purpose = pool.ForReading
+		config.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errReadOnly) }
 	}
-	p, err := openPool(config, purpose)
+	p, err := pool.Open(config.Pool(), purpose)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := newStore(config, p)
 	defer s.release()
 	s.inspection = &inspection{repair: repair}
-	if !repair {
-		s.disk.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errReadOnly) }
-	}
-	if err := p.identity.verify(p.path, config.PoolID, forChanges); err != nil {
-		s.report(Finding{Kind: NoPoolID, Path: p.path, Detail: err.Error()})
+	if err := p.VerifyID(); err != nil {
+		s.report(Finding{Kind: NoPoolID, Path: p.Path(), Detail: err.Error()})
 	}
 	if err := s.inspectQuota(ctx); err != nil {
 		return nil, nil, err
 	}
-	if s.inspection.stale, err = s.inspectQgroups(ctx); err != nil {
+	if s.inspection.stale, err = p.InspectQgroups(ctx); err != nil {
 		return nil, nil, err
 	}
 	if err := s.recover(ctx); err != nil {
@@ -155,31 +153,19 @@ func (s *Store) report(f Finding) {
 
 // inspectQuota looks at the quotas, and with repair sets them up as a start does and waits for the counts to be right.
 func (s *Store) inspectQuota(ctx context.Context) error {
-	s.quota = btrfs.QuotaOff
-	if s.config.Quota == QuotaOff {
-		return nil
-	}
-	status, err := s.pool.fs.Quota()
-	if err != nil {
-		return fmt.Errorf("reading the quota state: %w", err)
-	}
-	if status.Enabled {
-		s.quota = status.Mode
-	} else if err := s.repair(Finding{Kind: QuotasOff, Path: s.pool.path}, func() (err error) {
-		if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
-			return err
-		}
-		return s.pool.fs.WaitRescan(ctx)
-	}); err != nil {
+	off, inconsistent, err := s.pool.InspectQuota()
+	switch {
+	case err != nil:
 		return err
-	}
-	if status.Inconsistent {
-		return s.repair(Finding{Kind: QuotasInconsistent, Path: s.pool.path}, func() error {
-			if err := s.pool.fs.StartRescan(); err != nil {
+	case off:
+		return s.repair(Finding{Kind: QuotasOff, Path: s.pool.Path()}, func() error {
+			if err := s.pool.SetUpQuota(); err != nil {
 				return err
 			}
-			return s.pool.fs.WaitRescan(ctx)
+			return s.pool.WaitRescan(ctx)
 		})
+	case inconsistent:
+		return s.repair(Finding{Kind: QuotasInconsistent, Path: s.pool.Path()}, func() error { return s.pool.Rescan(ctx) })
 	}
 	return nil
 }
@@ -188,8 +174,8 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 func (s *Store) openInspected(name string) (*Tenant, error) {
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error
-	if t.dir, err = beneath.OpenDir(s.pool.base, name); err != nil {
-		return nil, ignoreNotExist(err)
+	if t.dir, err = beneath.OpenDir(s.pool.Base(), name); err != nil {
+		return nil, beneath.IgnoreNotExist(err)
 	}
 	t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir)
 	if isErrno(err, unix.ENOENT) {

@@ -118,7 +118,7 @@ func lookAtMetadata(dir *os.File, name string, place inspect.Place, note func(er
 }
 
 func (t *Tenant) lookAtData(dir *os.File, m metadata, note func(error)) (btrfs.SubvolumeInfo, inspect.Data) {
-	info, known := t.store.index.of(dir)
+	info, known := t.store.index.Of(dir)
 	if !known {
 		data, opened, err := t.store.disk.openSubvolume(dir)
 		if errors.Is(err, os.ErrNotExist) {

@@ -29,7 +29,7 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 	ctx := t.Context()
 	v := mustCreate(t, ten, "v")
 	fill(t, v.Path, "precious")
-	assert.NilError(t, s.pool.fs.Commit(ctx))
+	assert.NilError(t, commitNow(s))
 
 	// The image grows until the filesystem that holds it is full: from then on the loop device answers EIO.
 	before := entries(t, filepath.Join(pool.Dir, tenant))
@@ -106,8 +106,8 @@ func TestTruncatedDevice(t *testing.T) {
 	for i := range many {
 		assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "ballast", fmt.Sprint(i)), make([]byte, inline), 0o600))
 	}
-	assert.NilError(t, s.pool.fs.Commit(ctx))
-	assert.NilError(t, unix.Syncfs(int(s.pool.base.Fd())))
+	assert.NilError(t, commitNow(s))
+	assert.NilError(t, unix.Syncfs(int(s.pool.Base().Fd())))
 	truncateDevice(t, pool.Image)
 	dropCaches(t)
 

@@ -216,7 +216,7 @@ func allCuts(steps int) []cut {
 func (r *testEnv) cut(op operation, before, after view, steps []string, c cut) {
 	r.t.Helper()
 	r.again(op, before)
-	assert.NilError(r.t, r.store.pool.fs.Commit(r.t.Context()))
+	assert.NilError(r.t, commitNow(r.store))
 	var acknowledged bool
 	if c.retried {
 		r.faults.arm(c.step, math.MaxInt, unix.EIO)
@@ -228,7 +228,7 @@ func (r *testEnv) cut(op operation, before, after view, steps []string, c cut) {
 		acknowledged = r.killAt(op, c.step)
 	}
 	if c.committed {
-		assert.NilError(r.t, r.store.pool.fs.Commit(r.t.Context()))
+		assert.NilError(r.t, commitNow(r.store))
 	}
 	r.store.abandon()
 	r.faults.disarm()

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -19,16 +18,14 @@ const maintenanceInterval = time.Minute
 // maintenance is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
 // removed at once, qgroups of deleted subvolumes.
 type maintenance struct {
-	active     sync.Map    // temporary names in use: not leftovers
-	failed     atomic.Bool // something failed since the last look: there may be leftovers
-	reap       atomic.Bool // subvolumes were deleted since the last look
-	held       heldQgroups // those that could not be removed yet
-	reserveLow atomic.Bool // the reserve for references is not full
-	pending    sync.Map    // paths of deleted directories whose data is still there, because it is in use
-	drifted    atomic.Bool // a change failed: the NFS server may have been told half of it
-	exports    atomic.Pointer[error]
-	cancel     context.CancelFunc
-	finished   chan struct{}
+	active   sync.Map    // temporary names in use: not leftovers
+	failed   atomic.Bool // something failed since the last look: there may be leftovers
+	reap     atomic.Bool // subvolumes were deleted since the last look
+	pending  sync.Map    // paths of deleted directories whose data is still there, because it is in use
+	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
+	exports  atomic.Pointer[error]
+	cancel   context.CancelFunc
+	finished chan struct{}
 }
 
 func (m *maintenance) start(s *Store) {
@@ -80,7 +77,7 @@ func (m *maintenance) exportError() error {
 }
 
 func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
-	if s.pool.check() != nil {
+	if s.pool.Check() != nil {
 		return // Conditions say so
 	}
 	s.reloadAll(ctx)
@@ -88,38 +85,23 @@ func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 	if m.drifted.Swap(false) || m.exportError() != nil {
 		m.reconcile(ctx, s)
 	}
-	if m.reserveLow.Load() {
-		s.keepReserve()
+	if s.pool.ReserveLow() {
+		s.pool.FillReserve()
 	}
-	s.rescanQuota()
-	s.watchDevices()
-	s.NoteScrubFindings()
+	s.pool.KeepConsistent()
+	s.pool.WatchDevices()
+	s.pool.NoteScrubFindings()
 	if m.failed.Swap(false) {
 		for _, t := range s.Tenants() {
 			t.removeLeftovers(t.dir)
 			t.removeLeftovers(t.snapsDir)
 		}
 	}
-	if m.held.due(m.reap.Swap(false)) {
-		if err := s.reapQgroups(ctx); err != nil {
+	if s.pool.QgroupsDue(m.reap.Swap(false)) {
+		if err := s.removeQgroups(ctx); err != nil {
 			m.reap.Store(true)
 			s.log.Warn("stale qgroups are left", "error", err)
 		}
-	}
-}
-
-// rescanQuota cures inconsistent quotas: while they are, limits are not enforced.
-func (s *Store) rescanQuota() {
-	if s.quota != btrfs.QuotaFull {
-		return
-	}
-	status, err := s.pool.fs.Quota()
-	if err != nil || !status.Enabled || !status.Inconsistent || status.Rescanning {
-		return
-	}
-	s.log.Warn("quotas are inconsistent and limits not enforced: rescanning")
-	if err := s.pool.fs.StartRescan(); err != nil {
-		s.log.Error("the rescan cannot be started", "error", err)
 	}
 }
 

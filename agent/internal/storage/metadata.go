@@ -26,9 +26,6 @@ const (
 	metadataFile    = "metadata.json"
 	clientsDir      = "clients" // in a volume's directory: a file a reference
 	temporarySuffix = ".new"
-	ownDir          = ".agent" // in the base directory: lock, key and pool ID
-	lockFile        = "lock"
-	poolIDFile      = "id"
 )
 
 // metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
@@ -141,7 +138,7 @@ func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 func presentMetadata(dir *os.File, name string) ([]byte, error) {
 	content, err := beneath.ReadFile(dir, metadataFile)
 	if err != nil {
-		return nil, ignoreNotExist(err)
+		return nil, beneath.IgnoreNotExist(err)
 	}
 	m, err := decodeMetadata(content)
 	if err == nil {
@@ -162,7 +159,7 @@ func (d *disk) createMetadata(dir *os.File, m metadata) error {
 // mark notes on the metadata file what is under way, durably with the next commit. It works on
 // a full filesystem.
 func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
-	if err := d.before("mark", metadataFile); err != nil {
+	if err := d.Step("mark", metadataFile); err != nil {
 		return err
 	}
 	content, err := beneath.ReadFile(dir, metadataFile)
@@ -173,7 +170,7 @@ func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
 }
 
 func (d *disk) clearMark(dir *os.File) error {
-	if err := d.before("clear mark", metadataFile); err != nil {
+	if err := d.Step("clear mark", metadataFile); err != nil {
 		return err
 	}
 	return setModified(dir, time.Now())

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -92,12 +92,6 @@ type Snapshot struct {
 	Quarantine string
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
-}
-
-// Usage of one subvolume as the kernel counts it. Counts move when the filesystem commits.
-type Usage struct {
-	UsedBytes      int64 // referenced data; 0 where quotas are off
-	ExclusiveBytes int64 // what deleting it would free
 }
 
 // VolumeSpec asks for a new volume.
@@ -206,11 +200,23 @@ type Report struct {
 
 // Stats are the numbers of the pool and of its tenants.
 type Stats struct {
-	StatfsTotal, StatfsUsed, StatfsFree int64 // bytes, as df shows them
-	Space                               btrfs.Space
-	Devices                             []btrfs.Device
-	Tenants                             map[string]TenantStats // by name
+	pool.Stats
+	Tenants map[string]TenantStats // by name
 }
 
 // Condition is something that is wrong with the pool or a volume.
 type Condition = agentapi.Condition
+
+// Usage of one subvolume as the kernel counts it.
+type Usage = pool.Usage
+
+// Quota says how sizes are enforced: docs/operations.md, "Quotas".
+type Quota = pool.Quota
+
+// Modes of AGENT_QUOTA_MODE.
+const (
+	QuotaAuto   = pool.QuotaAuto
+	QuotaFull   = pool.QuotaFull
+	QuotaSimple = pool.QuotaSimple
+	QuotaOff    = pool.QuotaOff
+)

@@ -31,7 +31,7 @@ func TestSnapshotsOfOtherPrograms(t *testing.T) {
 			btrfsCommand(t, "subvolume", "snapshot", "-r", data, filepath.Join(backup, "v.1"))
 			assert.NilError(t, writeBytes(v.Path, "more", 20*mib))
 			btrfsCommand(t, "subvolume", "snapshot", "-r", data, filepath.Join(backup, "v.2"))
-			assert.NilError(t, s.pool.fs.Commit(t.Context()))
+			assert.NilError(t, commitNow(s))
 			assert.ErrorIs(t, writeBytes(v.Path, "too-much", 40*mib), unix.EDQUOT)
 			assert.NilError(t, s.Close(context.Background()))
 

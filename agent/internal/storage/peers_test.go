@@ -258,7 +258,7 @@ func TestUsedBytesBelowASubvolume(t *testing.T) {
 	ten := mustTenant(t, open(t, Config{BasePath: base}, newMemoryExporter()))
 	v := mustCreate(t, ten, "v")
 	assert.NilError(t, writeBytes(v.Path, "big", 8*mib))
-	assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(ten.store))
 	report, err := ten.Report(t.Context(), "v")
 	assert.NilError(t, err)
 	assert.Assert(t, report.UsedBytes >= 8*mib && report.UsedBytes < 9*mib, "used %d", report.UsedBytes)

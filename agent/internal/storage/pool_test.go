@@ -203,23 +203,6 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
-// A process that is being started has the descriptors of the one that starts it, until its exec(2): no lock goes on with them.
-func TestLocksEndWithTheStore(t *testing.T) {
-	t.Parallel()
-	pool := testpool.New(t, smallPool)
-	inner := filepath.Join(pool.Dir, "inner")
-	assert.NilError(t, os.Mkdir(inner, 0o700))
-	for _, base := range []string{pool.Dir, inner, pool.Dir} {
-		s := reopened(t, Config{BasePath: base, Tenants: []string{tenant}}, newMemoryExporter())
-		for _, lock := range append(s.pool.above, s.pool.lock, s.pool.base) {
-			fd, err := unix.Dup(int(lock.Fd()))
-			assert.NilError(t, err)
-			t.Cleanup(func() { unix.Close(fd) })
-		}
-		assert.NilError(t, s.Close(t.Context()))
-	}
-}
-
 // An agent in a part of another's pool would see its exports revoked, in whichever order they start; side by side they may be.
 func TestNestedPoolsAreRefused(t *testing.T) {
 	t.Parallel()
@@ -230,7 +213,7 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 	}
 	open := func(dir string) (*Store, error) {
 		config := Config{BasePath: dir, Tenants: []string{tenant}}
-		if _, _, err := Init(config); err != nil {
+		if _, _, err := initPool(config); err != nil {
 			return nil, err
 		}
 		return Open(t.Context(), config, newMemoryExporter())

@@ -1,135 +1,80 @@
 package storage
 
 import (
-	"errors"
+	"context"
 	"fmt"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
-
-// Quota says how sizes are enforced: docs/architecture.md, "Quotas".
-type Quota string
-
-// Quota modes of AGENT_QUOTA_MODE.
-const (
-	QuotaAuto   Quota = "auto"   // whatever the filesystem has; full where it has none
-	QuotaFull   Quota = "full"   // limits what a volume references
-	QuotaSimple Quota = "simple" // limits what a volume writes anew; kernel 6.7
-	QuotaOff    Quota = "off"    // sizes are not enforced, and limits that the agent has set are lifted
-)
-
-// setUpQuota brings the filesystem's quotas into the mode that is asked for. It never turns off or converts quotas that
-// somebody else turned on: another mode than the one asked for is an error.
-func setUpQuota(fs *btrfs.FS, want Quota) (btrfs.QuotaMode, error) {
-	status, err := fs.Quota()
-	if err != nil {
-		return "", fmt.Errorf("reading the quota state: %w", err)
-	}
-	mode := btrfs.QuotaMode(want)
-	switch want {
-	case QuotaOff:
-		return btrfs.QuotaOff, nil
-	case QuotaAuto:
-		mode = btrfs.QuotaFull
-		if status.Enabled {
-			mode = status.Mode
-		}
-	case QuotaFull, QuotaSimple:
-	default:
-		return "", fmt.Errorf("quota mode %q is not one of auto, full, simple, off", want)
-	}
-	if status.Enabled && status.Mode != mode {
-		return "", fmt.Errorf("AGENT_QUOTA_MODE is %s, but the filesystem has %s quotas: use auto, or turn them off with \"btrfs quota disable\"", want, status.Mode)
-	}
-	if err := fs.EnableQuota(mode); err != nil {
-		return "", fmt.Errorf("turning %s quotas on: %w", mode, err)
-	}
-	return mode, keepConsistent(fs, mode)
-}
-
-// keepConsistent makes the kernel count also when it drops large deleted subvolumes, where it would otherwise give up and
-// stop enforcing limits until a rescan (sysfs qgroups/drop_subtree_threshold, kernel 6.2).
-func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
-	if mode != btrfs.QuotaFull {
-		return nil
-	}
-	if err := fs.SetDropThreshold(btrfs.MaxTreeLevel); !errors.Is(err, errNotExist) {
-		return err
-	}
-	return nil
-}
 
 // reconcileLimits sets the limits that differ from the intended ones, as after a power cut
 // between a clone and the commit of its limit. Where sizes are not enforced and the filesystem
 // still has quotas, it takes away the limits that an earlier start has set.
 func (s *Store) reconcileLimits() error {
-	groups, err := s.pool.fs.Qgroups()
-	if s.quota == btrfs.QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {
-		return nil
+	limits, err := s.pool.Limits()
+	if limits == nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("reading quotas: %w", err)
-	}
+	off := s.pool.Quota() == QuotaOff
 	for _, t := range s.tenants {
 		for _, v := range t.volumes.all() {
-			if v.Quarantine != "" {
-				continue
+			want := v.QuotaBytes
+			if off {
+				want = 0
 			}
-			if s.reconcileLimit(v.Path, v.ID, s.intendedLimit(v), groups) != nil {
+			if v.Quarantine == "" && s.reconcileLimit(v.Path, v.ID, want, limits) != nil {
 				s.reloads.mark(t.volumeLock(v.Name)) // one volume keeps no other from being served
 			}
 		}
-		if s.quota == btrfs.QuotaOff {
-			s.liftSnapshotLimits(t, groups)
+		if off {
+			s.liftSnapshotLimits(t, limits)
 		}
 	}
 	return nil
 }
 
 // liftSnapshotLimits is for clones: the kernel gives them the limits of their sources.
-func (s *Store) liftSnapshotLimits(t *Tenant, groups map[uint64]btrfs.Qgroup) {
+func (s *Store) liftSnapshotLimits(t *Tenant, limits map[uint64]int64) {
 	for _, snapshot := range t.snapshots.all() {
-		if snapshot.Quarantine == "" && s.reconcileLimit(snapshot.Path, snapshot.ID, 0, groups) != nil {
+		if snapshot.Quarantine == "" && s.reconcileLimit(snapshot.Path, snapshot.ID, 0, limits) != nil {
 			s.reloads.mark(t.snapshotLock(snapshot.Name))
 		}
 	}
 }
 
-func (s *Store) reconcileLimit(path string, id uint64, want int64, groups map[uint64]btrfs.Qgroup) error {
-	have := groups[id].MaxReferenced
-	if int64(have) == want {
+func (s *Store) reconcileLimit(path string, id uint64, want int64, limits map[uint64]int64) error {
+	have := limits[id]
+	if have == want {
 		return nil
 	}
-	detail := fmt.Sprintf("the limit is %s, intended is %s", limitText(have), limitText(uint64(want)))
-	return s.repair(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.disk.setLimit(id, want) })
+	detail := fmt.Sprintf("the limit is %s, intended is %s", limitText(have), limitText(want))
+	return s.repair(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.pool.SetLimit(id, want) })
 }
 
-// intendedLimit of a volume; 0 is none.
-func (s *Store) intendedLimit(v Volume) int64 {
-	if s.quota == btrfs.QuotaOff {
-		return 0
-	}
-	return v.QuotaBytes
-}
-
-func limitText(bytes uint64) string {
+func limitText(bytes int64) string {
 	if bytes == 0 {
 		return "none"
 	}
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-// isLimited says whether a volume has its limit already. To ask takes microseconds, to set it a change to the quota tree.
-func (s *Store) isLimited(v Volume) bool {
-	group, err := s.pool.fs.Qgroup(v.ID)
-	return err == nil && int64(group.MaxReferenced) == s.intendedLimit(v)
+// removeQgroups removes those of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
+// mode all do while a clone uses the data; those are tried again later.
+func (s *Store) removeQgroups(ctx context.Context) error {
+	stale, err := s.staleQgroups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range stale {
+		f := Finding{Kind: StaleQgroup, Path: s.pool.Path(), Detail: fmt.Sprintf("qgroup 0/%d", id)}
+		if err := s.repair(f, func() error { return s.pool.RemoveQgroup(id) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// limit sets a volume's limit. Without quotas there is nothing to set.
-func (s *Store) limit(v Volume) error {
-	err := s.disk.setLimit(v.ID, s.intendedLimit(v))
-	if s.quota == btrfs.QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {
-		return nil
+func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
+	if s.inspection != nil {
+		return s.inspection.stale, nil
 	}
-	return err
+	return s.pool.RemovableQgroups(ctx)
 }

@@ -66,8 +66,8 @@ func TestLimitsAreEnforced(t *testing.T) {
 			s = reopened(t, config, newMemoryExporter())
 			assertEnforcedStill(t, v.Path, c.Path, same.Path)
 			if mode == QuotaFull {
-				assert.NilError(t, s.pool.fs.StartRescan())
-				assert.NilError(t, s.pool.fs.WaitRescan(ctx))
+				assert.NilError(t, fsOf(t, s).StartRescan())
+				assert.NilError(t, fsOf(t, s).WaitRescan(ctx))
 				assertEnforcedStill(t, v.Path, c.Path, same.Path)
 			}
 			assertRules(t, s)
@@ -149,7 +149,7 @@ func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
 	assert.NilError(t, writeBytes(v.Path, "first", 8*mib))
 	btrfsCommand(t, "qgroup", "create", "1/0", pool.Dir)
 	btrfsCommand(t, "subvolume", "snapshot", "-i", "1/0", filepath.Join(v.Path, dataDir), filepath.Join(pool.Dir, "foreign"))
-	assert.NilError(t, s.pool.fs.Commit(t.Context()))
+	assert.NilError(t, commitNow(s))
 	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "QuotaInconsistent"))
 	report, err := ten.Report(t.Context(), "v")
 	assert.NilError(t, err)
@@ -178,10 +178,10 @@ func TestLostLimitsAreSetAgain(t *testing.T) {
 	withSnapshot(t, ten)
 	clone, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 16 * 4 * mib * 2})
 	assert.NilError(t, err)
-	assert.NilError(t, s.pool.fs.SetLimit(clone.ID, 0))
+	assert.NilError(t, fsOf(t, s).SetLimit(clone.ID, 0))
 	v, err := ten.GetVolume(t.Context(), "v")
 	assert.NilError(t, err)
-	assert.NilError(t, s.pool.fs.SetLimit(v.ID, uint64(mib)))
+	assert.NilError(t, fsOf(t, s).SetLimit(v.ID, uint64(mib)))
 	assert.NilError(t, s.Close(t.Context()))
 
 	s = reopened(t, config, newMemoryExporter())
@@ -201,7 +201,7 @@ func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")
 	mustCreate(t, ten, "gone")
-	assert.NilError(t, s.pool.fs.DisableQuota())
+	assert.NilError(t, fsOf(t, s).DisableQuota())
 	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "QuotaDisabled"))
 	ctx := t.Context()
 
@@ -245,11 +245,11 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 	assert.NilError(t, ten.DeleteVolume(ctx, "c"))
 	eventually(t, func() poll.Result {
 		s.maintain(ctx)
-		groups, err := s.pool.fs.Qgroups()
+		groups, err := fsOf(t, s).Qgroups()
 		if err != nil {
 			return poll.Error(err)
 		}
-		assert.NilError(t, s.pool.fs.Commit(ctx))
+		assert.NilError(t, commitNow(s))
 		delete(groups, 5)
 		return when(len(groups) == 1, "qgroups are left: %v", groups) // that of the reserve is
 	})
@@ -280,7 +280,7 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	assert.NilError(t, source.Close())
 	awaitStale := func(want ...uint64) {
 		eventually(t, func() poll.Result {
-			stale, _, err := s.pool.fs.StaleQgroups(ctx)
+			stale, _, err := fsOf(t, s).StaleQgroups(ctx)
 			return when(err == nil && slices.Equal(stale, want), "stale are %v, not yet %v: %v", stale, want, err)
 		})
 	}
@@ -288,7 +288,7 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	assert.NilError(t, clone.Close())
 	eventually(t, func() poll.Result {
 		s.maintain(ctx)
-		stale, _, err := s.pool.fs.StaleQgroups(ctx)
+		stale, _, err := fsOf(t, s).StaleQgroups(ctx)
 		assert.NilError(t, err)
 		return when(len(stale) == 0, "stale are %v", stale)
 	})
@@ -303,7 +303,7 @@ func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 		s := reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter())
 		v := mustCreate(t, mustTenant(t, s), "v")
 		mustCreate(t, mustTenant(t, s), "well")
-		assert.NilError(t, s.pool.fs.SetLimit(v.ID, 0))
+		assert.NilError(t, fsOf(t, s).SetLimit(v.ID, 0))
 		assert.NilError(t, s.Close(t.Context()))
 
 		var broken atomic.Bool
@@ -354,7 +354,7 @@ func TestQuotaOffAfterLimitsWereSet(t *testing.T) {
 				assert.NilError(t, err)
 				assert.NilError(t, writeBytes(c.Path, "more", 80*mib))
 			}
-			assert.NilError(t, s.pool.fs.SetLimit(v.ID, uint64(mib))) // by hand, on the host
+			assert.NilError(t, fsOf(t, s).SetLimit(v.ID, uint64(mib))) // by hand, on the host
 			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 			assert.NilError(t, err)
 			assert.NilError(t, writeBytes(v.Path, "further", 80*mib))
@@ -382,7 +382,7 @@ func TestChangesOfAFullVolume(t *testing.T) {
 	writeToTheEnd(t, v.Path)
 	for round := range 4 { // a commit gives back what was reserved and not used
 		fillWithFiles(t, filepath.Join(v.Path, dataDir), fmt.Sprint("empty", round, "-"))
-		assert.NilError(t, ten.store.pool.fs.Commit(t.Context()))
+		assert.NilError(t, commitNow(ten.store))
 	}
 	_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
 	assertCode(t, err, agentapi.NoSpace)

@@ -166,7 +166,7 @@ func (s *Store) revoke(ctx context.Context, path string, actual []nfs.Export, wa
 
 // tenantOf is the name of the directory in the base path that the path is in.
 func (s *Store) tenantOf(path string) string {
-	below, err := filepath.Rel(s.pool.path, path)
+	below, err := filepath.Rel(s.pool.Path(), path)
 	if err != nil {
 		return ""
 	}
@@ -176,7 +176,7 @@ func (s *Store) tenantOf(path string) string {
 
 // locate finds the volume whose data path is; no tenant where there can be none.
 func (s *Store) locate(path string) (*Tenant, string) {
-	below, err := filepath.Rel(s.pool.path, path)
+	below, err := filepath.Rel(s.pool.Path(), path)
 	if err != nil {
 		return nil, ""
 	}

@@ -30,7 +30,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.index, err = s.pool.indexData(); err != nil {
+	if s.index, err = s.pool.IndexData(dataDir); err != nil {
 		return err
 	}
 	defer func() { s.index = nil }()
@@ -40,11 +40,11 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.reconcileLimits(); err != nil {
 		return err
 	}
-	if err := s.reapQgroups(ctx); err != nil {
+	if err := s.removeQgroups(ctx); err != nil {
 		s.log.Warn("stale qgroups are left", "error", err)
 	}
 	if !s.inspection.readOnly() {
-		if err := s.disk.commit(ctx); err != nil {
+		if err := s.disk.Commit(ctx); err != nil {
 			return err
 		}
 	}
@@ -53,8 +53,8 @@ func (s *Store) recover(ctx context.Context) error {
 		volumes += t.volumes.totals().items
 		snapshots += t.snapshots.totals().items
 	}
-	s.log.Info("loaded the pool", "path", s.pool.path, "tenants", len(s.tenants), "volumes", volumes, "snapshots", snapshots,
-		"quarantined", s.quarantined(), "quota", s.quota, "took", time.Since(begin).Round(time.Millisecond))
+	s.log.Info("loaded the pool", "path", s.pool.Path(), "tenants", len(s.tenants), "volumes", volumes, "snapshots", snapshots,
+		"quarantined", s.quarantined(), "quota", s.pool.Quota(), "took", time.Since(begin).Round(time.Millisecond))
 	return nil
 }
 
@@ -66,7 +66,7 @@ func (s *Store) tenantNames() ([]string, error) {
 			return nil, fmt.Errorf("tenant %q %w", name, err)
 		}
 	}
-	entries, err := readDir(s.pool.base)
+	entries, err := readDir(s.pool.Base())
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (s *Store) loadTenant(name string) {
 	s.broken[name] = err
 	s.reloads.forgetTenant(name)
 	if !before {
-		s.report(Finding{Kind: Quarantined, Path: s.pool.path + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
+		s.report(Finding{Kind: Quarantined, Path: s.pool.Path() + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
 	}
 	if t != nil {
 		t.close()
@@ -401,7 +401,7 @@ func (t *Tenant) reloadVolume(name string) error {
 	if !found || v.Quarantine != "" {
 		return nil
 	}
-	switch err := t.store.limit(v); {
+	switch err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); {
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
 		return nil // Conditions say so; the next start sets the limits
 	case errors.Is(err, btrfs.ErrNoQgroup): // kernels before 6.8 let it be taken from a living subvolume; a new one comes with the quotas' next start
@@ -422,7 +422,7 @@ func (t *Tenant) noteAgain(name string) error {
 	}
 	dir, err := t.store.disk.open(t.name + "/" + name)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	_, unreadable := presentMetadata(dir, name)

@@ -198,7 +198,7 @@ func (d *disk) endRefs(dir *os.File, refs []Ref) error {
 func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	return d.unlinkRef(clients, ref, "")
@@ -209,7 +209,7 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 func (t *Tenant) repairRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
@@ -245,7 +245,7 @@ func isReplaced(name string, names []string) bool {
 func readRefs(dir *os.File) ([]Ref, error) {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
-		return nil, ignoreNotExist(err)
+		return nil, beneath.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)

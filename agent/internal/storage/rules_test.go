@@ -68,7 +68,7 @@ func assertDirectories(t testing.TB, ten *Tenant) {
 		snapshots = append(snapshots, snap.Name)
 	}
 	assert.DeepEqual(t, entries(t, ten.snapsDir.Name()), sorted(snapshots))
-	assert.DeepEqual(t, entries(t, ten.store.pool.own.Name()), []string{poolIDFile, keyFile, lockFile, reserveDir})
+	assert.DeepEqual(t, entries(t, filepath.Join(ten.store.pool.Path(), ownDir)), []string{poolIDFile, keyFile, lockFile, reserveDir})
 }
 
 func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
@@ -154,9 +154,9 @@ func assertRoot(t testing.TB, dir string, p Properties) {
 // assertSubvolumes makes sure that the subvolumes below the base path are those and no others.
 func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef) {
 	t.Helper()
-	base, err := s.pool.fs.PathOf(s.pool.base)
+	base, err := fsOf(t, s).PathOf(s.pool.Base())
 	assert.NilError(t, err)
-	all, err := s.pool.fs.Subvolumes()
+	all, err := fsOf(t, s).Subvolumes()
 	assert.NilError(t, err)
 	have := map[string]btrfs.SubvolumeRef{}
 	for _, sub := range all {
@@ -175,22 +175,22 @@ func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef
 // assertLimits makes sure that limits are as intended, and that no qgroup is left of what is gone.
 func assertLimits(t testing.TB, s *Store) {
 	t.Helper()
-	if s.quota == btrfs.QuotaOff {
+	if s.pool.Quota() == QuotaOff {
 		return
 	}
-	groups, err := s.pool.fs.Qgroups()
+	groups, err := fsOf(t, s).Qgroups()
 	assert.NilError(t, err)
 	for _, ten := range s.Tenants() {
 		for _, v := range ten.volumes.all() {
 			assert.Equal(t, int64(groups[v.ID].MaxReferenced), v.QuotaBytes, "limit of %s", v.Name)
 		}
 	}
-	if s.quota == btrfs.QuotaSimple {
+	if s.pool.Quota() == QuotaSimple {
 		return // they stay while clones use the data
 	}
 	// The kernel drops a subvolume and then its qgroup: between the two it looks stale.
 	eventually(t, func() poll.Result {
-		stale, _, err := s.pool.fs.StaleQgroups(t.Context())
+		stale, _, err := fsOf(t, s).StaleQgroups(t.Context())
 		if err != nil || len(stale) > 0 {
 			return poll.Continue("stale qgroups: %v %v", stale, err)
 		}

@@ -53,7 +53,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	if err := t.store.pool.checkRoom(0); err != nil {
+	if err := t.store.pool.CheckRoom(0); err != nil {
 		return Snapshot{}, err
 	}
 	nested, err := t.store.nestedIn(spec.Volume, source.id)

@@ -17,6 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -51,8 +52,16 @@ type Config struct {
 	CommitInterval   time.Duration
 	ClientOperations func() (uint64, error)
 
-	fault func(step string) error // tests only: see disk
+	fault func(step string) error // tests only: see pool.Pool.Step
 	fstab string                  // tests only, "": /etc/fstab
+}
+
+// Pool is the part of the configuration that is about the pool alone.
+func (c Config) Pool() pool.Config {
+	return pool.Config{
+		BasePath: c.BasePath, ID: c.PoolID, Quota: c.Quota, ScrubDir: c.ScrubDir, Logger: c.Logger,
+		CommitInterval: c.CommitInterval, ClientOperations: c.ClientOperations, Fault: c.fault, Fstab: c.fstab,
+	}
 }
 
 func (c Config) withDefaults() Config {
@@ -63,15 +72,6 @@ func (c Config) withDefaults() Config {
 	}
 	set(&c.DirMode, 0o700)
 	set(&c.DataMode, 0o2770)
-	if c.Quota == "" {
-		c.Quota = QuotaAuto
-	}
-	if c.fstab == "" {
-		c.fstab = fstabFile
-	}
-	if c.ScrubDir == "" {
-		c.ScrubDir = btrfs.ScrubStatusDir
-	}
 	if c.MaxID == 0 {
 		c.MaxID = 65534
 	}
@@ -91,22 +91,19 @@ func (c Config) withDefaults() Config {
 type Store struct {
 	config      Config
 	log         *slog.Logger
-	pool        *pool
+	pool        *pool.Pool
 	disk        *disk
 	exporter    Exporter
-	quota       btrfs.QuotaMode // off: no limits are set
-	key         []byte          // signs usage tokens
+	key         []byte // signs usage tokens
 	inFlight    inFlight
 	creates     createSemaphore
 	locks       nameLocks
 	reloads     reloads
 	maintenance maintenance
-	reserve     sync.Mutex // of the reserve for references: see reserve.go
 	healthCache healthCache
-	index       *dataIndex     // at start only
-	inspection  *inspection    // nil in an agent: see Inspect
-	failures    sync.Map       // error texts of repairs that have failed, by Finding.key
-	commits     *clientCommits // nil where they are turned off
+	index       *pool.DataIndex // at start only
+	inspection  *inspection     // nil in an agent: see Inspect
+	failures    sync.Map        // error texts of repairs that have failed, by Finding.key
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
@@ -127,14 +124,14 @@ type Tenant struct {
 // Pool is a pool that this process has locked, and that no Store uses yet.
 type Pool struct {
 	config Config
-	pool   *pool
+	pool   *pool.Pool
 }
 
 // OpenPool opens and locks the pool. It fails if it is not a writable btrfs filesystem, is not the
-// configured pool (see identity.go), or is another agent's.
+// configured pool, or is another agent's.
 func OpenPool(config Config) (*Pool, error) {
 	config = config.withDefaults()
-	p, err := openPool(config, forChanges)
+	p, err := pool.Open(config.Pool(), pool.ForChanges)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +141,7 @@ func OpenPool(config Config) (*Pool, error) {
 // Close unlocks the pool, unless Open has it.
 func (p *Pool) Close() {
 	if p.pool != nil {
-		p.pool.close()
+		p.pool.Close()
 	}
 }
 
@@ -159,48 +156,47 @@ func (p *Pool) Open(ctx context.Context, exporter Exporter) (*Store, error) {
 		return nil, err
 	}
 	s.maintenance.start(s)
-	s.commits.start()
+	s.pool.StartCommits()
 	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
 	return s, nil
 }
 
 // Open opens the pool and what is in it.
 func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
-	pool, err := OpenPool(config)
+	p, err := OpenPool(config)
 	if err != nil {
 		return nil, err
 	}
-	return pool.Open(ctx, exporter)
+	return p.Open(ctx, exporter)
 }
 
-func newStore(config Config, p *pool) *Store {
+func newStore(config Config, p *pool.Pool) *Store {
 	return &Store{
 		config:  config,
 		log:     config.Logger,
 		pool:    p,
-		disk:    &disk{fs: p.fs, base: p.base, fault: config.fault},
+		disk:    &disk{Pool: p},
 		creates: newCreateSemaphore(),
 		locks:   nameLocks{pairs: map[string]*lockPair{}},
 		tenants: map[string]*Tenant{},
 		broken:  map[string]error{},
-		commits: newClientCommits(config, p.fs.Commit),
 	}
 }
 
 func (s *Store) start(ctx context.Context) (err error) {
-	if s.quota, err = setUpQuota(s.pool.fs, s.config.Quota); err != nil {
+	if err := s.pool.SetUpQuota(); err != nil {
 		return err
 	}
-	s.ensurePoolID()
-	if s.key, err = loadKey(s.pool.own); err != nil {
+	s.pool.EnsureID()
+	if s.key, err = s.pool.Key(); err != nil {
 		return err
 	}
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
-	s.keepReserve()
-	s.rescanQuota()
-	s.watchDevices()
+	s.pool.FillReserve()
+	s.pool.KeepConsistent()
+	s.pool.WatchDevices()
 	return s.startExports(ctx)
 }
 
@@ -242,7 +238,6 @@ func (s *Store) Close(ctx context.Context) error {
 		return fmt.Errorf("changes are still under way: %w", err)
 	}
 	s.maintenance.stop()
-	s.commits.stop()
 	s.release()
 	return nil
 }
@@ -254,7 +249,7 @@ func (s *Store) release() {
 	for _, t := range s.tenants {
 		t.close()
 	}
-	s.pool.close()
+	s.pool.Close()
 }
 
 // Ready says why the store takes no changes: *agentapi.Error with Unavailable, or nil.
@@ -262,8 +257,11 @@ func (s *Store) Ready() error {
 	if s.inFlight.isDraining() {
 		return errDraining
 	}
-	return s.pool.check()
+	return s.pool.Check()
 }
+
+// NoteScrubFindings remembers what the last scrub could not repair.
+func (s *Store) NoteScrubFindings() { s.pool.NoteScrubFindings() }
 
 // Tenant returns a configured tenant's part. Another name is NotFound, and a tenant that cannot
 // be loaded is Unavailable.
@@ -320,7 +318,7 @@ func (s *Store) openTenant(name string) (*Tenant, error) {
 	}
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error
-	if t.dir, err = s.openOrMake(s.pool.base, name); err != nil {
+	if t.dir, err = s.openOrMake(s.pool.Base(), name); err != nil {
 		return nil, err
 	}
 	if t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir); err != nil {

@@ -3,67 +3,13 @@ package storage
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
-
-const (
-	keyFile  = "key"
-	keyBytes = 32
-)
-
-// loadKey reads the pool's own key, and makes one the first time. It lives with the pool, so that tokens go on working on
-// another host after a failover.
-func loadKey(own *os.File) ([]byte, error) {
-	key, err := beneath.ReadFile(own, keyFile)
-	if err == nil && len(key) == keyBytes {
-		return key, nil
-	}
-	if err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("key of the pool: %w", err)
-	}
-	key = make([]byte, keyBytes)
-	_, _ = rand.Read(key) // never fails: crypto/rand
-	if err := writeOwn(own, keyFile, key); err != nil {
-		return nil, fmt.Errorf("key of the pool: %w", err)
-	}
-	return key, nil
-}
-
-// writeOwn puts a whole file into ownDir. After a power cut the file is there whole or not at all,
-// and after a return it is there.
-func writeOwn(own *os.File, name string, content []byte) error {
-	temporary := name + temporarySuffix
-	if err := unix.Unlinkat(int(own.Fd()), temporary, 0); err != nil && err != unix.ENOENT {
-		return fmt.Errorf("remove %s: %w", temporary, err)
-	}
-	fd, err := unix.Openat(int(own.Fd()), temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", temporary, err)
-	}
-	f := os.NewFile(uintptr(fd), temporary)
-	defer f.Close()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := unix.Renameat(int(own.Fd()), temporary, int(own.Fd()), name); err != nil {
-		return err
-	}
-	return own.Sync()
-}
 
 // usageToken lets its holder read the usage of one volume while the client is let in to it: tenant and client in
 // the clear, and an HMAC over them, the volume's name and its UUID. A new volume of the same name has another UUID.

@@ -52,7 +52,7 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 			return v, invalid("size_bytes is %d, the volume has %d: a volume cannot shrink", *u.SizeBytes, v.SizeBytes)
 		}
 		if *u.SizeBytes > v.SizeBytes {
-			if err := t.store.pool.checkSize(*u.SizeBytes); err != nil {
+			if err := t.store.pool.CheckSize(*u.SizeBytes); err != nil {
 				return v, err
 			}
 			v.SizeBytes = *u.SizeBytes
@@ -101,7 +101,7 @@ func (t *Tenant) switchLimit(v *Volume, on bool) error {
 		return t.validateUnlimited()
 	}
 	v.QuotaBytes = v.SizeBytes
-	used, err := t.store.usageNow(v.ID)
+	used, err := t.store.pool.UsageNow(v.ID)
 	if err == nil && used.UsedBytes > v.SizeBytes {
 		err = invalid("size_limit: the volume has %d bytes in it and a size of %d: grow it first", used.UsedBytes, v.SizeBytes)
 	}

@@ -58,7 +58,7 @@ func TestReadersDoNotCommit(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
 	v := mustCreate(t, ten, "v")
-	info, err := ten.store.pool.fs.Info()
+	info, err := fsOf(t, ten.store).Info()
 	assert.NilError(t, err)
 	before := commits(t, info.FSID)
 	for round := range 4 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/metrics"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
@@ -60,7 +61,7 @@ func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err
 		return err
 	}
 	config := storage.Config{BasePath: args[0], Tenants: []string{tenant}, Logger: logger}
-	if _, _, err := storage.Init(config); err != nil {
+	if _, _, err := pool.Init(config.Pool()); err != nil {
 		return err
 	}
 	store, err := storage.Open(ctx, config, &exports{})

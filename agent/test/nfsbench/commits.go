@@ -24,6 +24,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -127,7 +128,7 @@ func (r *run) measureCommits(ctx context.Context, scene commitScene, base string
 		return row, err
 	}
 	config := storage.Config{BasePath: base, Tenants: []string{tenant}, Quota: scene.quota, Logger: slog.New(slog.DiscardHandler)}
-	if _, _, err := storage.Init(config); err != nil {
+	if _, _, err := pool.Init(config.Pool()); err != nil {
 		return row, err
 	}
 	err = r.withStore(ctx, config, func(store *storage.Store) error { return r.prepareCommits(ctx, store, scene) })

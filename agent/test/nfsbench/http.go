@@ -19,6 +19,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/api"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -71,7 +72,7 @@ func (r *run) measureHTTP(ctx context.Context, row *Row) (err error) {
 	quiet := slog.New(slog.DiscardHandler) // an agent's log is no concern of the guest's slow console
 	engine := &crowded{Exporter: r.engine, own: base}
 	config := storage.Config{BasePath: base, Tenants: []string{tenant}, Logger: quiet}
-	if _, _, err := storage.Init(config); err != nil {
+	if _, _, err := pool.Init(config.Pool()); err != nil {
 		return err
 	}
 	store, err := storage.Open(ctx, config, engine)

@@ -19,6 +19,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -106,7 +107,7 @@ func startFence(t *testing.T, r *run, tenant string) *fence {
 	engine := r.New(t, r.w)
 	// The test's context ends before its clean-up.
 	config := storage.Config{BasePath: r.w.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}
-	_, _, err := storage.Init(config)
+	_, _, err := pool.Init(config.Pool())
 	assert.NilError(t, err)
 	store, err := storage.Open(context.Background(), config, engine)
 	assert.NilError(t, err)

@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"bytes"
@@ -55,11 +55,11 @@ func Identify(basePath, fstab string) (Identity, error) {
 // Init makes the base path a new pool, and returns its ID. A pool that has an ID keeps it: created
 // is false then.
 func Init(config Config) (poolID uuid.UUID, created bool, err error) {
-	p, err := openPool(config.withDefaults(), toInit)
+	p, err := Open(config, toInit)
 	if err != nil {
 		return uuid.Nil, false, err
 	}
-	defer p.close()
+	defer p.Close()
 	if p.identity.ID != uuid.Nil {
 		return p.identity.ID, false, nil
 	}
@@ -71,7 +71,7 @@ func readIdentity(base *os.File, fstab string) (Identity, error) {
 	identity := Identity{Unmounted: unmountedPoint(fstab, base.Name())}
 	own, err := beneath.OpenDir(base, ownDir)
 	if err != nil {
-		return identity, ignoreNotExist(err)
+		return identity, beneath.IgnoreNotExist(err)
 	}
 	defer own.Close()
 	identity.ID, err = readPoolID(own)
@@ -80,7 +80,7 @@ func readIdentity(base *os.File, fstab string) (Identity, error) {
 	}
 	_, err = beneath.ReadFile(own, keyFile)
 	identity.Older = err == nil
-	return identity, ignoreNotExist(err)
+	return identity, beneath.IgnoreNotExist(err)
 }
 
 // readPoolID refuses what is not an ID. The error of a missing file is fs.ErrNotExist.
@@ -101,28 +101,28 @@ func readPoolID(own *os.File) (uuid.UUID, error) {
 }
 
 // Verify refuses a base path that is not the wanted pool. uuid.Nil is any.
-func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, forReading) }
+func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, ForReading) }
 
 // verify refuses a base path that is not the wanted pool. Without a wanted one, looking is allowed
 // everywhere.
-func (i Identity) verify(path string, want uuid.UUID, why purpose) error {
+func (i Identity) verify(path string, want uuid.UUID, why Purpose) error {
 	if want != uuid.Nil {
 		return i.verifyPinned(path, want, why)
 	}
 	switch {
-	case i.ID != uuid.Nil, why == forReading:
+	case i.ID != uuid.Nil, why == ForReading:
 		return nil
 	case i.Unmounted != "":
 		return fmt.Errorf("base path %s has no pool ID, and nothing is mounted at %s, which is in /etc/fstab: mount %s first",
 			path, i.Unmounted, i.Unmounted)
-	case why == forChanges && !i.Older:
+	case why == ForChanges && !i.Older:
 		return fmt.Errorf("base path %s has no pool ID: is the filesystem mounted? "+
 			"Only if this is a new pool, run btrfs-nfs-agent init", path)
 	}
 	return nil
 }
 
-func (i Identity) verifyPinned(path string, want uuid.UUID, why purpose) error {
+func (i Identity) verifyPinned(path string, want uuid.UUID, why Purpose) error {
 	switch {
 	case i.ID == want:
 		return nil
@@ -138,7 +138,7 @@ func (i Identity) verifyPinned(path string, want uuid.UUID, why purpose) error {
 }
 
 // giveID writes a new ID, unless there is one meanwhile. The pool is locked.
-func (p *pool) giveID() error {
+func (p *Pool) giveID() error {
 	poolID, err := readPoolID(p.own)
 	if errors.Is(err, os.ErrNotExist) {
 		poolID = uuid.New()
@@ -151,19 +151,19 @@ func (p *pool) giveID() error {
 	return nil
 }
 
-// ensurePoolID gives the pool of an older agent an ID. Where that is not possible now, as on a full
+// EnsureID gives the pool of an older agent an ID. Where that is not possible now, as on a full
 // pool, the pool works as before, and the next start tries again.
-func (s *Store) ensurePoolID() {
-	if s.pool.identity.ID == uuid.Nil {
-		if err := s.pool.giveID(); err != nil {
-			s.log.Error("failed to write the pool ID: the next start tries again", "error", err)
+func (p *Pool) EnsureID() {
+	if p.identity.ID == uuid.Nil {
+		if err := p.giveID(); err != nil {
+			p.log.Error("failed to write the pool ID: the next start tries again", "error", err)
 			return
 		}
-		s.log.Info("gave the pool of an older agent an ID", "pool_id", s.pool.identity.ID)
+		p.log.Info("gave the pool of an older agent an ID", "pool_id", p.identity.ID)
 	}
-	if s.config.PoolID == uuid.Nil {
-		s.log.Warn("AGENT_POOL_ID is not set: set it to this pool's ID, so that no other filesystem is taken for the pool",
-			"pool_id", s.pool.identity.ID)
+	if p.config.ID == uuid.Nil {
+		p.log.Warn("AGENT_POOL_ID is not set: set it to this pool's ID, so that no other filesystem is taken for the pool",
+			"pool_id", p.identity.ID)
 	}
 }
 

@@ -1,11 +1,19 @@
-package storage
+// Package pool is the filesystem that volumes are on: its identity and lock, its devices, space and
+// quotas, its commits, and the agent's own files on it. It knows no volumes.
+package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -15,33 +23,78 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// pool is the base directory and the filesystem that it is on, held open from start to end.
-type pool struct {
-	path string // absolute, without symbolic links: what the NFS server is told
-	base *os.File
-	fs   *btrfs.FS
-	own  *os.File // ownDir
-	lock *os.File // ownDir/lock, while this agent has the pool
+// Config of a Pool.
+type Config struct {
+	BasePath string       // directory on a btrfs filesystem
+	ID       uuid.UUID    // the pool that must be there, zero: any
+	Quota    Quota        // "": QuotaAuto
+	ScrubDir string       // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
+	Logger   *slog.Logger // nil: none
+
+	// CommitInterval is how often changes of NFS clients are made durable, 0: only by the kernel.
+	// ClientOperations counts those changes: see nfsd.Server.
+	CommitInterval   time.Duration
+	ClientOperations func() (uint64, error)
+
+	Fault func(step string) error // tests only: see Step
+	Fstab string                  // tests only, "": /etc/fstab
+}
+
+func (c Config) withDefaults() Config {
+	if c.Quota == "" {
+		c.Quota = QuotaAuto
+	}
+	if c.ScrubDir == "" {
+		c.ScrubDir = btrfs.ScrubStatusDir
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Fstab == "" {
+		c.Fstab = fstabFile
+	}
+	return c
+}
+
+// Pool is the base directory and the filesystem that it is on, held open from start to end. It is safe for concurrent use.
+type Pool struct {
+	config Config
+	log    *slog.Logger
+	path   string // absolute, without symbolic links: what the NFS server is told
+	base   *os.File
+	fs     *btrfs.FS
+	own    *os.File // ownDir
+	lock   *os.File // ownDir/lock, while this agent has the pool
 	// identity is what the base path showed when it was opened.
 	identity Identity
 	// above are the directories that the base path is in, locked against agents that would take this pool for a part of theirs.
 	above []*os.File
 	dev   uint64
 	ino   uint64
+
+	quota      Quota // off: no limits are set
+	held       heldQgroups
+	reserve    sync.Mutex // of the reserve for references: see reserve.go
+	reserveLow atomic.Bool
+	devices    deviceErrors
+	scrubs     scrubFindings
+	commits    *clientCommits // nil where they are turned off
 }
 
-// purpose is what a pool is opened for.
-type purpose int
+// Purpose is what a pool is opened for.
+type Purpose int
 
+// Purposes.
 const (
-	forChanges purpose = iota
-	forReading         // changes nothing, and may be read-only
+	ForChanges Purpose = iota
+	ForReading         // changes nothing, and may be read-only
 	toInit             // makes it a pool
 )
 
-// openPool takes the pool for this process. It fails if the path is missing, not a directory, not
+// Open locks the pool for this process. It fails if the path is missing, not a directory, not
 // btrfs, read-only, not the wanted pool, or another agent's.
-func openPool(config Config, why purpose) (*pool, error) {
+func Open(config Config, why Purpose) (*Pool, error) {
+	config = config.withDefaults()
 	path := config.BasePath
 	if path == "" {
 		return nil, errors.New("AGENT_BASE_PATH is not set")
@@ -53,15 +106,15 @@ func openPool(config Config, why purpose) (*pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("base path: %w", err)
 	}
-	p := &pool{path: resolved}
-	if err := p.open(config, why); err != nil {
-		p.close()
+	p := &Pool{config: config, log: config.Logger, path: resolved}
+	if err := p.open(why); err != nil {
+		p.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *pool) open(config Config, why purpose) (err error) {
+func (p *Pool) open(why Purpose) (err error) {
 	if p.base, err = os.OpenFile(p.path, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
 		return fmt.Errorf("base path: %w", err)
 	}
@@ -72,7 +125,8 @@ func (p *pool) open(config Config, why purpose) (err error) {
 	if err != nil {
 		return fmt.Errorf("base path %s: %w", p.path, err)
 	}
-	if readOnly, err := p.fs.ReadOnly(); err != nil || readOnly && why == forChanges {
+	p.commits = newClientCommits(p.config, p.fs.Commit)
+	if readOnly, err := p.fs.ReadOnly(); err != nil || readOnly && why == ForChanges {
 		return errors.Join(fmt.Errorf("base path %s is on a filesystem that is mounted read-only", p.path), err)
 	}
 	info, err := p.base.Stat()
@@ -81,15 +135,15 @@ func (p *pool) open(config Config, why purpose) (err error) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	p.dev, p.ino = stat.Dev, stat.Ino
-	if p.identity, err = readIdentity(p.base, config.fstab); err != nil {
+	if p.identity, err = readIdentity(p.base, p.config.Fstab); err != nil {
 		return fmt.Errorf("base path %s: %w", p.path, err)
 	}
-	if err := p.identity.verify(p.path, config.PoolID, why); err != nil {
+	if err := p.identity.verify(p.path, p.config.ID, why); err != nil {
 		return err // nothing is written to what may be the wrong filesystem
 	}
 	switch why {
-	case forReading:
-		return ignoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
+	case ForReading:
+		return beneath.IgnoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
 	case toInit:
 		if p.identity.ID != uuid.Nil {
 			return nil // also while an agent runs
@@ -105,7 +159,7 @@ func (p *pool) open(config Config, why purpose) (err error) {
 }
 
 // makeOwn makes the directory durable under its name before anything is put into it.
-func (p *pool) makeOwn() error {
+func (p *Pool) makeOwn() error {
 	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make %s in %s: %w", ownDir, p.path, err)
 	}
@@ -117,7 +171,7 @@ func (p *pool) makeOwn() error {
 
 // lockOwn keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
 // would keep an administrator from remounting the filesystem read-only.
-func (p *pool) lockOwn(create int) error {
+func (p *Pool) lockOwn(create int) error {
 	var err error
 	if p.own, err = beneath.OpenDir(p.base, ownDir); err != nil {
 		return err
@@ -136,7 +190,7 @@ func (p *pool) lockOwn(create int) error {
 // lockAround refuses a base path inside another agent's, and one that another agent's is somewhere in: the outer agent would
 // revoke every export of the inner one, as nobody asked the outer one for it. Each locks the directory itself, which no other
 // may share, and shares the locks of those that it is in.
-func (p *pool) lockAround() error {
+func (p *Pool) lockAround() error {
 	if err := unix.Flock(int(p.base.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another agent has a directory in %s, and its exports would be revoked: only one agent may run on a pool", p.path)
 	}
@@ -179,7 +233,9 @@ func unlock(lock *os.File) {
 	}
 }
 
-func (p *pool) close() {
+// Close unlocks the pool. It can be called again.
+func (p *Pool) Close() {
+	p.commits.stop()
 	for _, lock := range append(p.above, p.lock, p.base) {
 		unlock(lock)
 	}
@@ -191,9 +247,9 @@ func (p *pool) close() {
 	}
 }
 
-// check says whether the base path still leads to the directory that it led to at start, and takes changes. All work is
+// Check says whether the base path still leads to the directory that it led to at start, and takes changes. All work is
 // done on the descriptor that has been open since then, so that between check and use nothing can come in between.
-func (p *pool) check() error {
+func (p *Pool) Check() error {
 	if err := p.isThere(); err != nil {
 		return err
 	}
@@ -207,7 +263,7 @@ func (p *pool) check() error {
 	return nil
 }
 
-func (p *pool) isThere() error {
+func (p *Pool) isThere() error {
 	var stat unix.Stat_t
 	if err := unix.Stat(p.path, &stat); err != nil {
 		return agentapi.Errorf(agentapi.Unavailable, "the pool is gone: %s: %w", p.path, err)
@@ -218,12 +274,52 @@ func (p *pool) isThere() error {
 	return nil
 }
 
+// Path of the base directory: absolute, without symbolic links.
+func (p *Pool) Path() string { return p.path }
+
+// Base is the base directory.
+func (p *Pool) Base() *os.File { return p.base }
+
+// VerifyID refuses a pool that a start of the agent would refuse.
+func (p *Pool) VerifyID() error { return p.identity.verify(p.path, p.config.ID, ForChanges) }
+
+// Step is a fail point. It comes before each system call that changes the pool, so that tests can fail or cut off a change
+// between any two of them.
+func (p *Pool) Step(step, what string) error {
+	if p.config.Fault == nil {
+		return nil
+	}
+	if err := p.config.Fault(step); err != nil {
+		return &fs.PathError{Op: step, Path: what, Err: err}
+	}
+	return nil
+}
+
+// Commit makes durable what was changed before. Callers that wait at the same time share a commit.
+func (p *Pool) Commit(ctx context.Context) error {
+	if err := p.Step("commit", ""); err != nil {
+		return err
+	}
+	return p.fs.Commit(ctx)
+}
+
+// Sync is syncfs(2): a commit that writes out all data first.
+func (p *Pool) Sync() error {
+	if err := p.Step("sync", ""); err != nil {
+		return err
+	}
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(p.base.Fd())))
+}
+
+// StartCommits commits the changes of NFS clients from now on, until Close.
+func (p *Pool) StartCommits() { p.commits.start() }
+
 // keepFree is what a new volume, clone or snapshot must leave free, so that deletes and unexports go on working.
 const keepFree = 16 << 20
 
-// checkRoom refuses what would fill up the pool, and a size that the pool could never hold. Below that, sizes may add up to
+// CheckRoom refuses what would fill up the pool, and a size that the pool could never hold. Below that, sizes may add up to
 // more than the pool has.
-func (p *pool) checkRoom(size int64) error {
+func (p *Pool) CheckRoom(size int64) error {
 	space, err := p.fs.Space()
 	if err != nil {
 		return err
@@ -234,7 +330,8 @@ func (p *pool) checkRoom(size int64) error {
 	return fits(size, space)
 }
 
-func (p *pool) checkSize(size int64) error {
+// CheckSize refuses a size that the pool could never hold.
+func (p *Pool) CheckSize(size int64) error {
 	space, err := p.fs.Space()
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"bytes"
@@ -68,14 +68,14 @@ const (
 // there is no commit.
 func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	t.Parallel()
-	pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
+	disk := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
 	var clients clientOperations
-	config := Config{BasePath: pool.Dir, CommitInterval: 10 * time.Millisecond, ClientOperations: clients.read}
-	ten := mustTenant(t, open(t, config, newMemoryExporter()))
-	v := mustCreate(t, ten, "v")
-	info, err := ten.store.pool.fs.Info()
+	p := open(t, Config{BasePath: disk.Dir, CommitInterval: 10 * time.Millisecond, ClientOperations: clients.read})
+	p.StartCommits()
+	info, err := p.fs.Info()
 	assert.NilError(t, err)
-	data := filepath.Join(v.Path, dataDir)
+	data := filepath.Join(disk.Dir, "data")
+	assert.NilError(t, os.Mkdir(data, 0o700))
 
 	for _, change := range []struct {
 		name string
@@ -105,23 +105,28 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 		assert.Assert(t, round < rounds, "there are commits without a change by clients")
 	}
 
-	cut := pool.Copy()
-	left := entries(t, filepath.Join(cut.Dir, tenant, "v", dataDir))
+	var left []string
+	entries, err := os.ReadDir(filepath.Join(disk.Copy().Dir, "data"))
+	assert.NilError(t, err)
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
 	assert.Assert(t, slices.Contains(left, "renamed") && !slices.Contains(left, "dir") && !slices.Contains(left, "link"), "%v", left)
 }
 
 // Commits that fail are tried again at each look, and the log says so once; and once when they
 // succeed again.
 func TestFailingCommitsAreLoggedOnce(t *testing.T) {
-	pool := newPool(t)
+	disk := testpool.New(t, testpool.Options{})
 	var clients clientOperations
 	var log lockedBuffer
 	config := Config{
-		BasePath: pool.Dir, CommitInterval: time.Millisecond, ClientOperations: clients.read, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		BasePath: disk.Dir, CommitInterval: time.Millisecond, ClientOperations: clients.read, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	}
-	s := open(t, config, newMemoryExporter())
+	p := open(t, config)
+	p.StartCommits()
 	remount := func(option string) {
-		out, err := exec.Command("mount", "-o", "remount,"+option, pool.Dir).CombinedOutput()
+		out, err := exec.Command("mount", "-o", "remount,"+option, disk.Dir).CombinedOutput()
 		assert.NilError(t, err, "%s", out)
 	}
 	for round := 1; round <= 2; round++ {
@@ -137,7 +142,7 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 		clients.awaitLooks(t, 50)
 		assert.Equal(t, log.count(commitsAgain), round)
 	}
-	assert.NilError(t, s.Ready())
+	assert.NilError(t, p.Check())
 }
 
 // A disk that hangs has one commit waiting for it, and one line in the log. The agent ends all the

@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"encoding/json"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -47,7 +48,7 @@ func (f *scrubFindings) load(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		f.loaded = errors.Is(err, os.ErrNotExist)
-		return ignoreNotExist(err)
+		return beneath.IgnoreNotExist(err)
 	}
 	f.loaded = true
 	return json.Unmarshal(text, &f.byDevice)
@@ -55,7 +56,7 @@ func (f *scrubFindings) load(file string) error {
 
 func (f *scrubFindings) save(file string) error {
 	if len(f.byDevice) == 0 {
-		return ignoreNotExist(os.Remove(file))
+		return beneath.IgnoreNotExist(os.Remove(file))
 	}
 	text, err := json.Marshal(f.byDevice)
 	if err != nil {
@@ -65,44 +66,44 @@ func (f *scrubFindings) save(file string) error {
 }
 
 // NoteScrubFindings remembers what the last scrub could not repair.
-func (s *Store) NoteScrubFindings() { _ = s.scrubFindings() }
+func (p *Pool) NoteScrubFindings() { _ = p.scrubFindings() }
 
 // scrubFindings are the uncorrectable errors that scrubs have found, by the device's ID. They
 // include those of a scrub that runs, or was cancelled.
-func (s *Store) scrubFindings() map[uint64]uint64 {
-	info, err := s.pool.fs.Info()
+func (p *Pool) scrubFindings() map[uint64]uint64 {
+	info, err := p.fs.Info()
 	if err != nil {
 		return nil
 	}
-	f := &s.healthCache.scrubs
+	f := &p.scrubs
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	file := filepath.Join(s.config.ScrubDir, "btrfs-nfs-agent.findings."+info.FSID.String())
+	file := filepath.Join(p.config.ScrubDir, "btrfs-nfs-agent.findings."+info.FSID.String())
 	if err := f.load(file); err != nil {
-		s.log.Error("failed to read the findings of scrubs", "error", err)
+		p.log.Error("failed to read the findings of scrubs", "error", err)
 	}
-	runs, err := btrfs.ReadScrubStatus(s.config.ScrubDir, info.FSID)
+	runs, err := btrfs.ReadScrubStatus(p.config.ScrubDir, info.FSID)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Error("failed to read the result of the last scrub", "error", err)
+		p.log.Error("failed to read the result of the last scrub", "error", err)
 	}
 	if f.add(runs) {
 		if err := f.save(file); err != nil {
-			s.log.Error("failed to note the findings of a scrub, which the next start of the agent will not know", "error", err)
+			p.log.Error("failed to note the findings of a scrub, which the next start of the agent will not know", "error", err)
 		}
 	}
 	return maps.Clone(f.byDevice)
 }
 
 // scrubConditions tells of what scrubs could not repair.
-func (s *Store) scrubConditions(out *conditions) {
-	devices, err := s.pool.fs.Devices()
+func (p *Pool) scrubConditions(out *Conditions) {
+	devices, err := p.fs.Devices()
 	if err != nil {
 		return // deviceConditions says so
 	}
-	found := s.scrubFindings()
+	found := p.scrubFindings()
 	for _, device := range devices {
 		if n := found[device.ID]; n > 0 {
-			out.add(agentapi.ReasonScrubUncorrectable, "a scrub found %d errors on device %d that it could not repair: files there are damaged (dmesg names them)", n, device.ID)
+			out.Add(agentapi.ReasonScrubUncorrectable, "a scrub found %d errors on device %d that it could not repair: files there are damaged (dmesg names them)", n, device.ID)
 		}
 	}
 }

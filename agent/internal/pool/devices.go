@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"sync"
@@ -41,32 +41,32 @@ func total(e btrfs.DeviceErrors) uint64 {
 	return e.Read + e.Write + e.Flush + e.Corruption + e.Generation
 }
 
-// watchDevices notes the error counts of all devices, so that a rise shows even where nobody asks.
-func (s *Store) watchDevices() {
-	var ignored conditions
-	s.deviceConditions(&ignored)
+// WatchDevices notes the error counts of all devices, so that a rise shows even where nobody asks.
+func (p *Pool) WatchDevices() {
+	var ignored Conditions
+	p.deviceConditions(&ignored)
 }
 
-func (s *Store) deviceConditions(out *conditions) {
-	devices, err := s.pool.fs.Devices()
+func (p *Pool) deviceConditions(out *Conditions) {
+	devices, err := p.fs.Devices()
 	if err != nil {
-		out.add(agentapi.ReasonPoolUnavailable, "%v", err)
+		out.Add(agentapi.ReasonPoolUnavailable, "%v", err)
 		return
 	}
 	const reset = `after the repair, "btrfs device stats -z" sets them back`
 	for _, d := range devices {
 		e := d.Errors
 		if d.Missing {
-			out.add(agentapi.ReasonDeviceMissing, "device %d is missing", d.ID)
+			out.Add(agentapi.ReasonDeviceMissing, "device %d is missing", d.ID)
 		}
 		if e.Read+e.Write+e.Flush > 0 {
-			out.add(agentapi.ReasonDeviceErrors, "device %d (%s) counts %d read, %d write and %d flush errors; %s", d.ID, d.Path, e.Read, e.Write, e.Flush, reset)
+			out.Add(agentapi.ReasonDeviceErrors, "device %d (%s) counts %d read, %d write and %d flush errors; %s", d.ID, d.Path, e.Read, e.Write, e.Flush, reset)
 		}
 		if e.Corruption+e.Generation > 0 {
-			out.add(agentapi.ReasonCorruptionFound, "device %d (%s) counts %d corruption and %d generation errors; %s", d.ID, d.Path, e.Corruption, e.Generation, reset)
+			out.Add(agentapi.ReasonCorruptionFound, "device %d (%s) counts %d corruption and %d generation errors; %s", d.ID, d.Path, e.Corruption, e.Generation, reset)
 		}
-		if s.healthCache.devices.rising(d.ID, e) {
-			out.add(agentapi.ReasonDeviceErrorsRising, "device %d (%s) had errors within the last hour", d.ID, d.Path)
+		if p.devices.rising(d.ID, e) {
+			out.Add(agentapi.ReasonDeviceErrorsRising, "device %d (%s) had errors within the last hour", d.ID, d.Path)
 		}
 	}
 }

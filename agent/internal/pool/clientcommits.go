@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"context"
@@ -65,7 +65,7 @@ func (c *clientCommits) start() {
 
 // stop does not wait for a commit that is under way.
 func (c *clientCommits) stop() {
-	if c == nil {
+	if c == nil || c.cancel == nil {
 		return
 	}
 	c.cancel()

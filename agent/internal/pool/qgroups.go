@@ -1,9 +1,8 @@
-package storage
+package pool
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -13,53 +12,30 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// reapQgroups removes the qgroups of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
-// mode all do while a clone uses the data; those are tried again later.
-func (s *Store) reapQgroups(ctx context.Context) error {
-	if s.quota == btrfs.QuotaOff {
-		return nil
+// RemovableQgroups are those of subvolumes that are gone. One with numbers is left for later: in full mode its subvolume was dropped
+// in the transaction that is running now, which will count it out, and to remove it before makes the kernel declare the quotas
+// inconsistent (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
+func (p *Pool) RemovableQgroups(ctx context.Context) ([]uint64, error) {
+	if p.quota == QuotaOff {
+		return nil, nil
 	}
-	stale, err := s.staleQgroups(ctx)
-	if err != nil {
-		return err
-	}
-	for _, id := range stale {
-		f := Finding{Kind: StaleQgroup, Path: s.pool.path, Detail: fmt.Sprintf("qgroup 0/%d", id)}
-		if err := s.repair(f, func() error { return s.removeQgroup(id) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// staleQgroups are those that can be removed. One with numbers cannot: in full mode its subvolume was dropped in the transaction
-// that is running now, which will count it out, and to remove it before makes the kernel declare the quotas inconsistent
-// (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
-func (s *Store) staleQgroups(ctx context.Context) ([]uint64, error) {
-	if s.inspection != nil {
-		return s.inspection.stale, nil
-	}
-	return s.removableQgroups(ctx)
-}
-
-func (s *Store) removableQgroups(ctx context.Context) ([]uint64, error) {
-	stale, dropping, err := s.pool.fs.StaleQgroups(ctx)
+	stale, dropping, err := p.fs.StaleQgroups(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if dropping {
-		s.maintenance.held.wait()
+		p.held.wait()
 	}
 	if len(stale) == 0 {
 		return nil, nil
 	}
-	groups, err := s.pool.fs.Qgroups()
+	groups, err := p.fs.Qgroups()
 	if err != nil {
 		return nil, err
 	}
 	removable := countedOut(stale, groups)
 	if len(removable) < len(stale) {
-		s.maintenance.held.wait()
+		p.held.wait()
 	}
 	return removable, nil
 }
@@ -77,14 +53,14 @@ func countedOut(stale []uint64, groups map[uint64]btrfs.Qgroup) (out []uint64) {
 // kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.
 const kernelCleans = time.Second
 
-// inspectQgroups finds the stale ones, without what the kernel is still busy with. It takes a commit, which a read-only
+// InspectQgroups finds those of subvolumes that are gone, without what the kernel is still busy with. It takes a commit, which a read-only
 // filesystem does not make: then there are none.
-func (s *Store) inspectQgroups(ctx context.Context) ([]uint64, error) {
-	readOnly, err := s.pool.fs.ReadOnly()
-	if err != nil || readOnly || s.quota == btrfs.QuotaOff {
+func (p *Pool) InspectQgroups(ctx context.Context) ([]uint64, error) {
+	readOnly, err := p.fs.ReadOnly()
+	if err != nil || readOnly {
 		return nil, err
 	}
-	first, err := s.removableQgroups(ctx)
+	first, err := p.RemovableQgroups(ctx)
 	if err != nil || len(first) == 0 {
 		return nil, err
 	}
@@ -93,22 +69,25 @@ func (s *Store) inspectQgroups(ctx context.Context) ([]uint64, error) {
 		return nil, ctx.Err()
 	case <-time.After(kernelCleans):
 	}
-	second, err := s.removableQgroups(ctx)
+	second, err := p.RemovableQgroups(ctx)
 	return slices.DeleteFunc(second, func(id uint64) bool { return !slices.Contains(first, id) }), err
 }
 
-// removeQgroup leaves one that is still in use for later.
-func (s *Store) removeQgroup(id uint64) error {
-	err := s.disk.fs.RemoveQgroup(id)
+// RemoveQgroup leaves one that is still in use for later.
+func (p *Pool) RemoveQgroup(id uint64) error {
+	err := p.fs.RemoveQgroup(id)
 	switch {
-	case isErrno(err, unix.EBUSY):
-		s.maintenance.held.wait()
+	case errors.Is(err, unix.EBUSY):
+		p.held.wait()
 		return nil
 	case errors.Is(err, btrfs.ErrNoQgroup):
 		return nil
 	}
 	return err
 }
+
+// QgroupsDue says whether it is time to try again to remove qgroups, as it is after a deletion.
+func (p *Pool) QgroupsDue(deleted bool) bool { return p.held.due(deleted) }
 
 // heldQgroups are qgroups of deleted subvolumes that cannot be removed yet. The kernel drops a subvolume, and counts it out,
 // within moments, but a client may hold it open for hours, and a clone its source's qgroup for years: they are tried again at

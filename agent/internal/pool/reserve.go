@@ -1,4 +1,4 @@
-package storage
+package pool
 
 import (
 	"context"
@@ -30,29 +30,33 @@ const (
 	reserveBytes = 3000 // of each link: five fill a node of 16 KiB
 )
 
-// keepReserve fills the reserve while nothing uses its room.
-func (s *Store) keepReserve() {
-	s.reserve.Lock()
-	defer s.reserve.Unlock()
-	s.fillReserve()
+// ReserveLow reports whether the reserve could not be filled.
+func (p *Pool) ReserveLow() bool { return p.reserveLow.Load() }
+
+// FillReserve makes the links that are missing, while nothing uses their room. A pool that is full
+// keeps the ones that it has.
+func (p *Pool) FillReserve() {
+	p.reserve.Lock()
+	defer p.reserve.Unlock()
+	p.fillReserve()
 }
 
-// fillReserve makes the links that are missing. A pool that is full keeps the ones that it has.
-func (s *Store) fillReserve() {
-	err := s.disk.fillReserve(s.pool.own)
-	before := s.maintenance.reserveLow.Swap(err != nil)
-	if err != nil && !before && !isErrno(err, unix.ENOSPC) {
-		s.log.Warn("failed to fill the reserve for references", "error", err)
+func (p *Pool) fillReserve() {
+	err := p.writeReserve()
+	before := p.reserveLow.Swap(err != nil)
+	if err != nil && !before && !errors.Is(err, unix.ENOSPC) {
+		p.log.Warn("failed to fill the reserve for references", "error", err)
 	}
 }
 
-func (d *disk) fillReserve(own *os.File) error {
+func (p *Pool) writeReserve() error {
+	own := p.own
 	if isLeftOut(own, reserveDir) {
-		if err := d.rmdir(own, reserveDir); err != nil {
-			return err
+		if err := unix.Unlinkat(int(own.Fd()), reserveDir, unix.AT_REMOVEDIR); err != nil {
+			return &os.PathError{Op: "rmdir", Path: reserveDir, Err: err}
 		}
 	}
-	if err := btrfs.CreateSubvolume(own, reserveDir); err != nil && !isErrno(err, unix.EEXIST) {
+	if err := btrfs.CreateSubvolume(own, reserveDir); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	dir, err := beneath.OpenDir(own, reserveDir)
@@ -80,37 +84,37 @@ func isLeftOut(dir *os.File, name string) bool {
 	return err == nil && stat.Ino == emptySubvolume
 }
 
-// withReserve calls write, and where that finds no room calls it again without the reserve.
-func (s *Store) withReserve(ctx context.Context, write func() error) error {
+// WithReserve calls write, and where that finds no room calls it again without the reserve.
+func (p *Pool) WithReserve(ctx context.Context, write func() error) error {
 	err := write()
-	if !isErrno(err, unix.ENOSPC) {
+	if !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
-	s.reserve.Lock()
-	defer s.reserve.Unlock()
-	defer s.fillReserve() // before clients take the room
-	if bad := s.giveUpReserve(ctx); bad != nil {
+	p.reserve.Lock()
+	defer p.reserve.Unlock()
+	defer p.fillReserve() // before clients take the room
+	if bad := p.giveUpReserve(ctx); bad != nil {
 		return errors.Join(err, bad)
 	}
 	return write()
 }
 
 // giveUpReserve makes the reserve's room usable, which takes a commit.
-func (s *Store) giveUpReserve(ctx context.Context) error {
-	dir, err := beneath.OpenDir(s.pool.own, reserveDir)
+func (p *Pool) giveUpReserve(ctx context.Context) error {
+	dir, err := beneath.OpenDir(p.own, reserveDir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	names, err := readDir(dir)
+	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := s.disk.unlink(dir, name); err != nil {
-			return err
+		if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil {
+			return &os.PathError{Op: "unlink", Path: name, Err: err}
 		}
 	}
-	s.log.Warn("the pool is full: gave up the reserve for references", "links", len(names))
-	return s.disk.commit(ctx)
+	p.log.Warn("the pool is full: gave up the reserve for references", "links", len(names))
+	return p.Commit(ctx)
 }
