@@ -88,7 +88,7 @@ func (h *handlers) listSnapshots(c *fiber.Ctx, query storage.Query, detailed boo
 
 func snapshotShort(s storage.Snapshot, u storage.Usage) agentapi.Snapshot {
 	return agentapi.Snapshot{
-		Name: s.Name, CreatedBy: s.Labels[agentapi.CreatedByLabel], Volume: s.Volume, VolumeId: idText(s.VolumeID),
+		Name: s.Name, CreatedBy: createdBy(s.Labels), Volume: s.Volume, VolumeId: idText(s.VolumeID),
 		SizeBytes: s.SizeBytes, UsedBytes: u.UsedBytes, CreatedAt: s.CreatedAt.UTC(),
 	}
 }
@@ -96,10 +96,10 @@ func snapshotShort(s storage.Snapshot, u storage.Usage) agentapi.Snapshot {
 func snapshotDetail(s storage.Snapshot, u storage.Usage) agentapi.SnapshotDetail {
 	health := healthOf(s.Quarantine)
 	return agentapi.SnapshotDetail{
-		Name: s.Name, CreatedBy: s.Labels[agentapi.CreatedByLabel], Volume: s.Volume, VolumeId: idText(s.VolumeID), Path: s.Path,
+		Name: s.Name, CreatedBy: createdBy(s.Labels), Volume: s.Volume, VolumeId: idText(s.VolumeID), Path: s.Path,
 		SizeBytes: s.SizeBytes, QuotaBytes: s.QuotaBytes, UsedBytes: u.UsedBytes, ExclusiveBytes: u.ExclusiveBytes,
 		Nocow: s.NoCOW, Compression: s.Compression, Uid: s.UID, Gid: s.GID, Mode: formatMode(s.Mode),
 		NestedSubvolumes: s.Nested,
-		Labels:           labelsOf(s.Labels), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+		Labels:           labelsOf(s.Labels.Map()), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
 }

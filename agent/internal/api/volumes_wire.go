@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -58,22 +59,22 @@ func checkSource(field, name string) error {
 
 func volumeShort(v storage.Volume, u storage.Usage) agentapi.Volume {
 	return agentapi.Volume{
-		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: v.Labels[agentapi.CreatedByLabel], SizeBytes: v.SizeBytes, UsedBytes: u.UsedBytes,
+		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: createdBy(v.Labels), SizeBytes: v.SizeBytes, UsedBytes: u.UsedBytes,
 		Clients: len(v.Refs), CreatedAt: v.CreatedAt.UTC(),
 	}
 }
 
 func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agentapi.VolumeDetail {
-	createdBy := v.Labels[agentapi.CreatedByLabel]
+	creator := createdBy(v.Labels)
 	client := func(r storage.Ref) agentapi.ExportEntry {
-		return exportEntry(storage.ExportEntry{Volume: v.Name, CreatedBy: createdBy, Ref: r})
+		return exportEntry(storage.ExportEntry{Volume: v.Name, CreatedBy: creator, Ref: r})
 	}
 	health := volumeHealth(pool.Of(v, u))
 	detail := agentapi.VolumeDetail{
-		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: createdBy, Path: v.Path,
+		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: creator, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
 		Nocow: v.NoCOW, Compression: v.Compression, RootSquash: v.RootSquash, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
-		Labels: labelsOf(v.Labels), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		Labels: labelsOf(v.Labels.Map()), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		SourceVolumeId: idText(v.SourceVolumeID),
 		Clients:        mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}
@@ -110,6 +111,11 @@ func statusOf(conditions []agentapi.Condition) agentapi.Status {
 	return agentapi.StatusOK
 }
 
+func createdBy(l labels.Set) string {
+	creator, _ := l.Get(agentapi.CreatedByLabel)
+	return creator
+}
+
 // labelsOf is never nil, so that JSON has {} for none.
 func labelsOf(labels map[string]string) agentapi.Labels {
 	if labels == nil {
@@ -121,6 +127,6 @@ func labelsOf(labels map[string]string) agentapi.Labels {
 func exportEntry(e storage.ExportEntry) agentapi.ExportEntry {
 	return agentapi.ExportEntry{
 		Name: e.Volume, CreatedBy: e.CreatedBy, Client: e.Client.String(), ReadOnly: e.ReadOnly,
-		Labels: labelsOf(e.Labels), CreatedAt: e.CreatedAt.In(time.UTC),
+		Labels: labelsOf(e.Labels.Map()), CreatedAt: e.CreatedAt.In(time.UTC),
 	}
 }

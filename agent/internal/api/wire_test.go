@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -28,8 +29,8 @@ var (
 )
 
 func fullVolume() storage.Volume {
-	set := map[string]string{"created-by": "csi", "app": "db"}
-	ref := storage.Ref{Client: aClient, Labels: map[string]string{"pv": "x"}, CreatedAt: noon}
+	set := labels.Of(map[string]string{"created-by": "csi", "app": "db"})
+	ref := storage.Ref{Client: aClient, Labels: labels.Of(map[string]string{"pv": "x"}), CreatedAt: noon}
 	return storage.Volume{
 		Name: "v1", ID: 257, Path: "/pool/a/v1", Properties: properties, Labels: set, Refs: []storage.Ref{ref},
 		CreatedAt: noon, UpdatedAt: noon.Add(time.Minute), LastAttachAt: noon.Add(time.Hour),
@@ -39,7 +40,7 @@ func fullVolume() storage.Volume {
 func fullSnapshot() storage.Snapshot {
 	return storage.Snapshot{
 		Name: "s1", ID: 258, Path: "/pool/a/snapshots/s1", Volume: "v1", Properties: properties,
-		Labels: map[string]string{"created-by": "csi"}, CreatedAt: noon, UpdatedAt: noon,
+		Labels: labels.Of(map[string]string{"created-by": "csi"}), CreatedAt: noon, UpdatedAt: noon,
 	}
 }
 

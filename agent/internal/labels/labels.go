@@ -46,9 +46,9 @@ func ParseSelector(terms []string) (Selector, error) {
 }
 
 // Matches tells whether every term is met.
-func (s Selector) Matches(labels map[string]string) bool {
+func (s Selector) Matches(labels Set) bool {
 	for _, term := range s {
-		value, found := labels[term.key]
+		value, found := labels.Get(term.key)
 		if !found || term.hasValue && value != term.value {
 			return false
 		}

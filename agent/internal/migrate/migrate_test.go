@@ -104,7 +104,7 @@ func TestTakeOver(t *testing.T) {
 	volume, err := tenant.GetVolume(t.Context(), "pvc-1")
 	assert.NilError(t, err)
 	assert.Assert(t, volume.Quarantine == "" && volume.SizeBytes == 64<<20 && volume.QuotaBytes == 64<<20 && volume.Compression == "zstd" && volume.UID == 1000 && volume.GID == 2000 && volume.Mode == 0o2770, "%+v", volume)
-	assert.DeepEqual(t, volume.Labels, map[string]string{"created-by": "k8s", "kubernetes.pvc.name": "web"})
+	assert.DeepEqual(t, volume.Labels.Map(), map[string]string{"created-by": "k8s", "kubernetes.pvc.name": "web"})
 	assert.Equal(t, len(volume.Refs), 2)
 	assert.Equal(t, volume.CreatedAt.UTC().Format("2006-01-02"), "2026-01-01")
 	db, err := tenant.GetVolume(t.Context(), "db")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 
@@ -70,7 +69,7 @@ func (t *Tenant) planClone(spec CloneSpec) (source nameLock, err error) {
 func sameClone(have Volume, spec CloneSpec) error {
 	want := have
 	want.Properties = spec.override(have.Properties)
-	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, maps.Clone(spec.Labels)
+	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, labels.Of(spec.Labels)
 	if spec.SizeBytes != 0 {
 		want.SizeBytes = spec.SizeBytes
 	}
@@ -172,7 +171,7 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: maps.Clone(spec.Labels),
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
 		MountOptions: mountoptions.Split(spec.MountOptions...),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
@@ -331,11 +330,11 @@ func replacedOnDisk(path string, want, have uuid.UUID) error {
 	return agentapi.Errorf(agentapi.MetadataError, "the data of %s is subvolume %s, not %s which the agent knows: somebody replaced it; restart the agent to take it as it is", path, have, want)
 }
 
-func formatLabels(labels map[string]string) string {
+func formatLabels(labels labels.Set) string {
 	if len(labels) == 0 {
 		return ""
 	}
-	return fmt.Sprint(labels)
+	return fmt.Sprint(labels.Map())
 }
 
 func formatOptions(options []string) string { return strings.Join(options, ",") }

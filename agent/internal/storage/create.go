@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"time"
 
@@ -53,7 +52,7 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 			SizeBytes: spec.SizeBytes, QuotaBytes: quota, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
 			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
 		},
-		Labels: maps.Clone(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
+		Labels: labels.Of(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
 	}
 	if err := t.store.validateProperties(v.Properties); err != nil {
 		return Volume{}, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -43,7 +42,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 	if err != nil {
 		return ExportGrant{}, err
 	}
-	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: maps.Clone(spec.Labels), CreatedAt: now()}
+	ref := Ref{Client: client, ReadOnly: spec.ReadOnly, Labels: labels.Of(spec.Labels), CreatedAt: now()}
 	err = t.store.change(ctx, func(ctx context.Context) error {
 		v, err := t.usableVolume(volume)
 		if err != nil {

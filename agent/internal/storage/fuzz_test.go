@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 )
 
 func FuzzCursor(f *testing.F) {
@@ -47,7 +49,7 @@ func FuzzCompression(f *testing.F) {
 }
 
 func FuzzDecodeMetadata(f *testing.F) {
-	v := Volume{Name: "v", Labels: map[string]string{"a": "b"}, SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
+	v := Volume{Name: "v", Labels: labels.Of(map[string]string{"a": "b"}), SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
 	v.Properties = Properties{SizeBytes: mib, QuotaBytes: mib, Compression: "zstd:3", UID: 1, GID: 2, Mode: 0o2770}
 	good, err := v.metadata().encode()
 	assert.NilError(f, err)

@@ -98,7 +98,7 @@ func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 			case q.Limit > 0 && len(page.Items) == q.Limit:
 				page.Next = last
 			default:
-				page.Items = append(page.Items, ExportEntry{Volume: v.Name, CreatedBy: ref.Labels[agentapi.CreatedByLabel], Ref: ref})
+				page.Items = append(page.Items, ExportEntry{Volume: v.Name, CreatedBy: creator(ref.Labels), Ref: ref})
 				last = v.Name + "\x00" + key
 			}
 		}

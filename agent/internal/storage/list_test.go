@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -46,9 +47,9 @@ func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
 	want := map[string][]string{"volumes": {}, "snapshots": {}, "exports": {}}
 	for i := range 57 {
 		name := fmt.Sprintf("n-%d", i*i%101)
-		v := Volume{Name: name, Labels: map[string]string{"parity": fmt.Sprint(i % 2)}}
+		v := Volume{Name: name, Labels: labels.Of(map[string]string{"parity": fmt.Sprint(i % 2)})}
 		for j := range i % 4 {
-			v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 0, byte(j / 2), byte(j)}), Labels: map[string]string{"parity": fmt.Sprint(j % 2)}})
+			v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 0, byte(j / 2), byte(j)}), Labels: labels.Of(map[string]string{"parity": fmt.Sprint(j % 2)})})
 		}
 		sortRefs(v.Refs)
 		ten.volumes.put(v)
@@ -249,7 +250,7 @@ func benchmarkTenant(b *testing.B) *Tenant {
 	b.Helper()
 	ten := offDisk(tenant)
 	for i := range 10_000 {
-		ten.volumes.put(Volume{Name: fmt.Sprintf("pvc-%05d", i), Labels: map[string]string{"half": fmt.Sprint(i % 2)}})
+		ten.volumes.put(Volume{Name: fmt.Sprintf("pvc-%05d", i), Labels: labels.Of(map[string]string{"half": fmt.Sprint(i % 2)})})
 	}
 	return ten
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -31,28 +32,28 @@ const (
 // metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
 // is not in it, nor are references (see refs.go).
 type metadata struct {
-	Version        int               `json:"version"`
-	Name           string            `json:"name"`
-	VolumeID       uuid.UUID         `json:"volume_id,omitzero"` // a snapshot: of its volume
-	UUID           uuid.UUID         `json:"uuid,omitzero"`      // of data; absent where data is a snapshot made after this file
-	SizeBytes      int64             `json:"size_bytes"`
-	QuotaBytes     int64             `json:"quota_bytes"`
-	NoCOW          bool              `json:"nocow"`
-	Compression    string            `json:"compression"`
-	RootSquash     bool              `json:"root_squash,omitempty"`
-	UID            int64             `json:"uid"`
-	GID            int64             `json:"gid"`
-	Mode           string            `json:"mode"` // octal text
-	Labels         map[string]string `json:"labels,omitempty"`
-	Volume         string            `json:"volume,omitempty"` // a snapshot: of which volume
-	MountOptions   []string          `json:"mount_options,omitempty"`
-	Nested         []string          `json:"nested_subvolumes,omitempty"` // a snapshot: which subvolumes it lacks
-	SourceVolume   string            `json:"source_volume,omitempty"`     // a clone: of which volume
-	SourceSnapshot string            `json:"source_snapshot,omitempty"`   // or snapshot
-	SourceVolumeID uuid.UUID         `json:"source_volume_id,omitzero"`
-	CreatedAt      time.Time         `json:"created_at"`
-	UpdatedAt      time.Time         `json:"updated_at"`
-	LastAttachAt   time.Time         `json:"last_attach_at,omitzero"`
+	Version        int        `json:"version"`
+	Name           string     `json:"name"`
+	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // a snapshot: of its volume
+	UUID           uuid.UUID  `json:"uuid,omitzero"`      // of data; absent where data is a snapshot made after this file
+	SizeBytes      int64      `json:"size_bytes"`
+	QuotaBytes     int64      `json:"quota_bytes"`
+	NoCOW          bool       `json:"nocow"`
+	Compression    string     `json:"compression"`
+	RootSquash     bool       `json:"root_squash,omitempty"`
+	UID            int64      `json:"uid"`
+	GID            int64      `json:"gid"`
+	Mode           string     `json:"mode"` // octal text
+	Labels         labels.Set `json:"labels,omitempty"`
+	Volume         string     `json:"volume,omitempty"` // a snapshot: of which volume
+	MountOptions   []string   `json:"mount_options,omitempty"`
+	Nested         []string   `json:"nested_subvolumes,omitempty"` // a snapshot: which subvolumes it lacks
+	SourceVolume   string     `json:"source_volume,omitempty"`     // a clone: of which volume
+	SourceSnapshot string     `json:"source_snapshot,omitempty"`   // or snapshot
+	SourceVolumeID uuid.UUID  `json:"source_volume_id,omitzero"`
+	CreatedAt      time.Time  `json:"created_at"`
+	UpdatedAt      time.Time  `json:"updated_at"`
+	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
 
 	Changes    pendingChanges `json:"changes,omitempty"`   // under way, or not undone yet: see change.go
 	Unfinished changed        `json:"unfinished,omitzero"` // the same, of 57e475d

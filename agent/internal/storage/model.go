@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -33,7 +34,7 @@ type Volume struct {
 	ID       uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
 	Path     string    // directory that holds data
 	Properties
-	Labels         map[string]string
+	Labels         labels.Set
 	MountOptions   []string  // NFS mount options for the next mount
 	SourceVolume   string    // a clone of this volume,
 	SourceSnapshot string    // or of this snapshot
@@ -51,9 +52,9 @@ type Volume struct {
 // Ref is one reason for a client to be let in: a client and the labels of who asked. Several may
 // name one client; together they are its attachment to the volume.
 type Ref struct {
-	Client   netip.Addr        `json:"client"`
-	ReadOnly bool              `json:"read_only,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"`
+	Client   netip.Addr `json:"client"`
+	ReadOnly bool       `json:"read_only,omitempty"`
+	Labels   labels.Set `json:"labels,omitempty"`
 
 	Attachment
 
@@ -87,7 +88,7 @@ type Snapshot struct {
 	Volume     string    // name of the volume when the snapshot was taken
 	VolumeID   uuid.UUID // of that volume; zero where that is unknown
 	Properties
-	Labels     map[string]string
+	Labels     labels.Set
 	Nested     []string // subvolumes within the volume, which are empty directories here; not all where there are many
 	Quarantine string
 	CreatedAt  time.Time
@@ -210,7 +211,7 @@ type Condition = agentapi.Condition
 // Usage of one subvolume as the kernel counts it.
 type Usage = pool.Usage
 
-// Quota says how sizes are enforced: docs/operations.md, "Quotas".
+// Quota says how sizes are enforced: docs/architecture.md, "Quotas".
 type Quota = pool.Quota
 
 // Modes of AGENT_QUOTA_MODE.

@@ -436,10 +436,10 @@ func TestAttachKeepsLabels(t *testing.T) {
 	withTwoReferences(t, ten)
 	v, err := ten.GetVolume(t.Context(), "v")
 	assert.NilError(t, err)
-	assert.DeepEqual(t, v.Labels, map[string]string{"created-by": "me"})
+	assert.DeepEqual(t, v.Labels.Map(), map[string]string{"created-by": "me"})
 	assert.Equal(t, len(v.Refs), 2)
-	assert.DeepEqual(t, v.Refs[0].Labels, map[string]string{"pod": "1"})
-	assert.DeepEqual(t, v.Refs[1].Labels, map[string]string{"pod": "2"})
+	assert.DeepEqual(t, v.Refs[0].Labels.Map(), map[string]string{"pod": "1"})
+	assert.DeepEqual(t, v.Refs[1].Labels.Map(), map[string]string{"pod": "2"})
 	assert.Assert(t, !v.LastAttachAt.IsZero())
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -53,8 +52,8 @@ type refFile struct {
 func (r Ref) key() string {
 	var b strings.Builder
 	b.WriteString(r.Client.String())
-	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
-		b.WriteString("\x00" + key + "=" + r.Labels[key])
+	for _, label := range r.Labels {
+		b.WriteString("\x00" + label.Key + "=" + label.Value)
 	}
 	return b.String()
 }
@@ -88,7 +87,7 @@ func isRefFile(name string) bool {
 // hasLabels reports whether the reference carries all of the labels.
 func (r Ref) hasLabels(labels map[string]string) bool {
 	for k, v := range labels {
-		if have, found := r.Labels[k]; !found || have != v {
+		if have, found := r.Labels.Get(k); !found || have != v {
 			return false
 		}
 	}

@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"fmt"
-	"maps"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -44,7 +43,7 @@ func (t *Tenant) sameSnapshot(have Snapshot, spec SnapshotSpec) error {
 	}
 	return conflict("snapshot", have.Name, differences(
 		[3]any{"volume", have.Volume, spec.Volume},
-		[3]any{"labels", formatLabels(have.Labels), formatLabels(spec.Labels)},
+		[3]any{"labels", formatLabels(have.Labels), formatLabels(labels.Of(spec.Labels))},
 	))
 }
 
@@ -62,7 +61,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	}
 	s := Snapshot{
 		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, VolumeID: source.volumeID,
-		Properties: source.Properties, Labels: maps.Clone(spec.Labels), Nested: nested, CreatedAt: now(),
+		Properties: source.Properties, Labels: labels.Of(spec.Labels), Nested: nested, CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
 	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)

@@ -77,7 +77,7 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 		v.MountOptions = mountoptions.Split(u.MountOptions...)
 	}
 	v.UpdatedAt = now()
-	if err := labels.Check(v.Labels); err != nil { // the creator's may be one too many
+	if err := labels.Check(v.Labels.Map()); err != nil { // the creator's may be one too many
 		return v, err
 	}
 	return v, t.store.validateProperties(v.Properties)
@@ -108,10 +108,15 @@ func (t *Tenant) switchLimit(v *Volume, on bool) error {
 	return err
 }
 
-func keepCreator(old, replacement map[string]string) map[string]string {
-	replacement = maps.Clone(replacement)
-	if creator, found := old[agentapi.CreatedByLabel]; found {
+func keepCreator(old labels.Set, replacement map[string]string) labels.Set {
+	if creator, found := old.Get(agentapi.CreatedByLabel); found {
+		replacement = maps.Clone(replacement)
 		replacement[agentapi.CreatedByLabel] = creator
 	}
-	return replacement
+	return labels.Of(replacement)
+}
+
+func creator(labels labels.Set) string {
+	creator, _ := labels.Get(agentapi.CreatedByLabel)
+	return creator
 }

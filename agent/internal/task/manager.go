@@ -259,7 +259,7 @@ func (m *Manager) List(tenant string, terms []string) ([]Task, error) {
 	defer m.mu.Unlock()
 	tasks := []Task{}
 	for _, e := range slices.Backward(m.tasks) {
-		if e.tenant == tenant && selector.Matches(e.task.Labels) {
+		if e.tenant == tenant && selector.Matches(labels.Of(e.task.Labels)) {
 			tasks = append(tasks, m.present(e))
 		}
 	}

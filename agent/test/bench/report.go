@@ -134,7 +134,7 @@ func (r *report) writeScale(b *strings.Builder) {
 	fmt.Fprintf(b, "\nAn agent with %d volumes and as many snapshots:\n\n| | |\n|---|---|\n", r.size.volumes)
 	fmt.Fprintf(b, "| start to first answer, filesystem in memory | %s |\n", document.Duration(s.warm))
 	fmt.Fprintf(b, "| start to first answer, filesystem just mounted | %s |\n", document.Duration(s.cold))
-	fmt.Fprintf(b, "| resident memory after the start | %.0f MiB |\n", mebibytes(s.memory))
+	fmt.Fprintf(b, "| resident memory two minutes after the start | %.0f MiB |\n", mebibytes(s.memory))
 	fmt.Fprintf(b, "| after 8 clients have read all volumes in pages of %d, several times | %.0f MiB |\n", agentapi.MaxPage, mebibytes(s.inPages))
 	fmt.Fprintf(b, "| CPU a minute without requests | %s |\n\n", document.Duration(s.idle))
 }

@@ -15,7 +15,7 @@ type scale struct {
 	lists   map[string]series // "list of 1000/8"
 	warm    time.Duration     // from starting the process to its first answer, after a stop
 	cold    time.Duration     // the same on a filesystem that was just mounted
-	memory  int64             // resident bytes then,
+	memory  int64             // resident bytes two minutes later,
 	inPages int64             // and after 8 clients have read everything in the largest pages
 	idle    time.Duration     // CPU used in a minute in which nobody asks for anything
 }
@@ -127,10 +127,10 @@ func (s *scale) starts(w *workbench, size size) error {
 		return err
 	}
 	s.cold = a.took
-	if s.memory, err = a.memory(); err != nil {
+	if err := s.beIdle(w, a, size.idle); err != nil {
 		return err
 	}
-	if err := s.beIdle(w, a, size.idle); err != nil {
+	if s.memory, err = a.memory(); err != nil {
 		return err
 	}
 	if s.inPages, err = memoryAfter(a, 8, size.lookups/10, readInPages); err != nil {
