@@ -1,0 +1,254 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+)
+
+// What lies under one name is loaded at the start of the agent, and again after a change of the name
+// has failed. Both finish or undo what was interrupted, as package inspect decides.
+
+// loadVolume makes the catalogue say what is on disk under name.
+func (t *Tenant) loadVolume(name string) {
+	f := t.inspectAndRemove(t.dir, name)
+	switch f.state {
+	case inspect.Whole:
+		t.volumes.put(t.wholeVolume(name, f))
+	case inspect.Quarantined:
+		t.quarantineVolume(name, f)
+	default:
+		t.volumes.remove(name)
+	}
+}
+
+// inspectAndRemove inspects a directory and removes it where it is half made or half deleted. Where it
+// cannot be removed, it is quarantined for now: its name is still taken.
+func (t *Tenant) inspectAndRemove(parent *os.File, name string) inspected {
+	f := t.inspect(parent, name)
+	if f.state == inspect.InterruptedCreation || f.state == inspect.InterruptedDeletion {
+		if err := t.removeLeftover(parent, name, f); err != nil {
+			f.state, f.reason = inspect.Quarantined, "what an interrupted change left cannot be removed: "+err.Error()
+		}
+	}
+	return f
+}
+
+func (t *Tenant) wholeVolume(name string, f inspected) Volume {
+	v := f.volume
+	v.Name, v.Path, v.ID, v.UUID, v.Refs = name, t.path(name), f.info.ID, f.info.UUID, f.refs
+	t.repairWhole(t.dir, t.volumeLock(name), name, f, func(dir *os.File) error {
+		return errors.Join(t.repairRefs(dir, v.Refs), t.resolveChange(dir, &v))
+	})
+	return v
+}
+
+// repairWhole repairs what an interruption has left in the directory of a whole volume or
+// snapshot; more is what only one of the two has. A failure is logged, and maintenance tries again.
+func (t *Tenant) repairWhole(parent *os.File, lock nameLock, name string, f inspected, more func(dir *os.File) error) {
+	dir, err := beneath.OpenDir(parent, name)
+	if err != nil {
+		t.store.reloads.mark(lock)
+		return
+	}
+	defer dir.Close()
+	err = errors.Join(
+		t.adopt(dir, f.metadata, f.info),
+		t.clearMark(dir, f.mark),
+		t.removeLeftoverFile(dir, metadataFile+temporarySuffix),
+		more(dir),
+	)
+	if err != nil {
+		t.store.reloads.mark(lock)
+	}
+}
+
+// clearMark ends the mark of a creation that was interrupted after the data had come.
+func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
+	if mark == inspect.NoMark || t.store.inspection.readOnly() {
+		return nil
+	}
+	return t.store.disk.clearMark(dir)
+}
+
+// quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it
+// can: they can be shut out.
+func (t *Tenant) quarantineVolume(name string, f inspected) {
+	before, known := t.volumes.get(name)
+	v := Volume{
+		Name: name, VolumeID: f.metadata.ownVolumeID(), Path: t.path(name), Quarantine: f.reason,
+		ID: f.info.ID, UUID: f.info.UUID, Refs: f.refs, RefsUnknown: f.references == inspect.BadReferences,
+	}
+	if !v.hasData() {
+		v.UUID = f.metadata.UUID
+	}
+	switch {
+	case f.metadata.Name != "":
+		v.RootSquash = f.metadata.RootSquash
+	case known:
+		v.RootSquash = before.RootSquash
+	default: // not known: less is let in, unless the server shows that more was (see takeOverSquash)
+		v.RootSquash = true
+	}
+	t.volumes.put(v)
+	t.store.reloads.mark(t.volumeLock(name)) // perhaps it can be read the next time
+	if v.Quarantine != before.Quarantine {
+		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
+	}
+}
+
+// adopt takes data that is another subvolume than before as it is: somebody has restored it.
+func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error {
+	if m.UUID == info.UUID || m.UUID == uuid.Nil {
+		return nil
+	}
+	detail := fmt.Sprintf("the subvolume was %s and is %s", m.UUID, info.UUID)
+	return t.store.repair(Finding{Kind: ReplacedData, Path: dir.Name(), Detail: detail}, func() error {
+		m.UUID = info.UUID
+		return t.store.disk.writeMetadata(dir, m)
+	})
+}
+
+// removeLeftoverFile removes a file that an interrupted write left.
+func (t *Tenant) removeLeftoverFile(dir *os.File, name string) error {
+	var stat unix.Stat_t
+	if unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
+		return nil
+	}
+	return t.store.repair(Finding{Kind: Temporary, Path: dir.Name() + "/" + name}, func() error {
+		return t.store.disk.unlink(dir, name)
+	})
+}
+
+func (t *Tenant) loadSnapshot(name string) {
+	f := t.inspectAndRemove(t.snapsDir, name)
+	switch f.state {
+	case inspect.Whole:
+		t.snapshots.put(t.wholeSnapshot(name, f))
+	case inspect.Quarantined:
+		before, _ := t.snapshots.get(name)
+		s := Snapshot{Name: name, Path: t.snapshotPath(name), Quarantine: f.reason}
+		s.Volume, s.VolumeID = f.metadata.Volume, f.metadata.VolumeID
+		t.snapshots.put(s)
+		t.store.reloads.mark(t.snapshotLock(name))
+		if s.Quarantine != before.Quarantine {
+			t.store.report(Finding{Kind: Quarantined, Path: s.Path, Detail: s.Quarantine})
+		}
+	default:
+		t.snapshots.remove(name)
+	}
+}
+
+func (t *Tenant) wholeSnapshot(name string, f inspected) Snapshot {
+	s := f.snapshot
+	s.Name, s.Path = name, t.snapshotPath(name)
+	s.ID, s.UUID, s.ParentUUID = f.info.ID, f.info.UUID, f.info.ParentUUID
+	t.repairWhole(t.snapsDir, t.snapshotLock(name), name, f, func(*os.File) error { return nil })
+	return s
+}
+
+// reloadVolume makes the catalogue, and the volume's limit, what is on disk.
+func (t *Tenant) reloadVolume(name string) error {
+	if err := t.noteAgain(name); err != nil {
+		return err
+	}
+	t.loadVolume(name)
+	v, found := t.volumes.get(name)
+	if !found || v.Quarantine != "" {
+		return nil
+	}
+	switch err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); {
+	case errors.Is(err, btrfs.ErrQuotaDisabled):
+		return nil // Conditions say so; the next start sets the limits
+	case errors.Is(err, btrfs.ErrNoQgroup): // kernels before 6.8 let it be taken from a living subvolume; a new one comes with the quotas' next start
+		t.store.log.Error("the kernel does not count a volume, and its limit is not enforced: turn quotas off, and restart the agent", "path", v.Path)
+		return nil
+	default:
+		return err
+	}
+}
+
+// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the
+// disk has their new values without a note of them: a commit has failed, and so has the write
+// that followed it.
+func (t *Tenant) noteAgain(name string) error {
+	v, _ := t.volumes.get(name)
+	if len(v.Pending) == 0 || v.Quarantine != "" {
+		return nil
+	}
+	dir, err := t.store.disk.open(t.name + "/" + name)
+	if err != nil {
+		return beneath.IgnoreNotExist(err)
+	}
+	defer dir.Close()
+	_, unreadable := presentMetadata(dir, name)
+	if unreadable != nil { // the load that follows quarantines the volume, and says why
+		return nil
+	}
+	return t.store.disk.writeMetadata(dir, v.metadata())
+}
+
+func (t *Tenant) reloadSnapshot(name string) error {
+	t.loadSnapshot(name)
+	return nil
+}
+
+// removeTemporary removes what an interrupted change left under a temporary name, and leaves
+// alone what the agent did not make.
+func (t *Tenant) removeTemporary(parent *os.File, name string) {
+	if f := t.inspect(parent, name); f.state != inspect.NotOurs {
+		_ = t.removeLeftover(parent, name, f) // logged, and tried again by maintenance
+	}
+}
+
+// removeLeftover removes a directory that is half made or half deleted. What cannot be removed
+// is tried again by maintenance.
+func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error {
+	kind := InterruptedCreation
+	if f.state == inspect.InterruptedDeletion {
+		kind = InterruptedDeletion
+	}
+	path := parent.Name() + "/" + name
+	return t.store.repair(Finding{Kind: kind, Path: path}, func() error {
+		t.store.maintenance.deleted()
+		err := t.finishRemoval(parent, name, f)
+		switch {
+		case isInUse(err) && f.place == inspect.Trash:
+			t.store.maintenance.removeLater(path)
+		case err != nil:
+			t.store.maintenance.failed.Store(true)
+		}
+		return err
+	})
+}
+
+// finishRemoval removes all that the agent has made of a leftover. A directory without data
+// that has a volume's name gets a temporary name first. Data that is put back just before goes
+// there with it, and then comes back with it: package inspect leaves data beside the mark
+// Creating alone.
+func (t *Tenant) finishRemoval(parent *os.File, name string, f inspected) error {
+	d := t.store.disk
+	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {
+		return d.removeDirectory(parent, name)
+	}
+	trash := t.store.maintenance.newTemporaryName(inspect.TrashPrefix)
+	defer t.store.maintenance.done(trash)
+	err := d.rename(parent, name, trash)
+	if isErrno(err, unix.ENOSPC) {
+		return d.removeEmpty(parent, name, f.metadata)
+	}
+	if err != nil {
+		return err
+	}
+	if again := t.inspect(parent, trash); again.data != inspect.NoData {
+		return d.rename(parent, trash, name)
+	}
+	return d.removeEmpty(parent, trash, f.metadata)
+}
