@@ -109,15 +109,6 @@ func ContainingSubvolume(f *os.File) (SubvolumeInfo, error) {
 // (linux/btrfs_tree.h), not those of SUBVOL_GETFLAGS.
 const rootFlagReadOnly = 1 << 0
 
-// IsSubvolume says whether f is the root directory of a subvolume.
-func IsSubvolume(f *os.File) (bool, error) {
-	err := requireSubvolume(f)
-	if errors.Is(err, ErrNotSubvolume) || errors.Is(err, ErrNotBtrfs) {
-		return false, nil
-	}
-	return err == nil, failed("stat", f.Name(), err)
-}
-
 // SetReadOnly makes the subvolume that f is the root directory of read-only, or writable again.
 // Making it read-only is refused with ETXTBSY while files in it are being swapped to. It is durable
 // after the next Commit.

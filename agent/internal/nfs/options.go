@@ -18,11 +18,6 @@ type TransportModes string
 // FlavorsOf joins flavours, the preferred one first.
 func FlavorsOf(names ...string) Flavors { return Flavors(strings.Join(names, ":")) }
 
-// TransportModesOf joins transport security modes.
-func TransportModesOf(names ...string) TransportModes {
-	return TransportModes(strings.Join(names, ":"))
-}
-
 // List returns the flavours, {"sys"} when none is named.
 func (f Flavors) List() []string {
 	if f == "" {
