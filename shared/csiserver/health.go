@@ -1,6 +1,10 @@
 package csiserver
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -49,4 +53,35 @@ func HealthType(reason string) csi.VolumeHealthErrorType {
 		return degraded
 	}
 	return status
+}
+
+// ReasonAgentUnreachable is the reason of a volume whose agent does not answer: its usage and the
+// agent's own conditions are not known.
+const ReasonAgentUnreachable = "AgentUnreachable"
+
+// Conditions are what is wrong with a volume.
+type Conditions []*csi.VolumeHealth_VolumeHealthEntry
+
+// Add joins the messages of what has the same reason: the specification wants each reason once.
+func (c *Conditions) Add(status csi.VolumeHealthErrorType, reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	for _, present := range *c {
+		if present.Status == status && present.Reason == reason {
+			if !strings.Contains(present.Message, message) {
+				present.Message += "; " + message
+			}
+			return
+		}
+	}
+	*c = append(*c, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
+}
+
+// AddFromAgent adds a condition as an agent gives it.
+func (c *Conditions) AddFromAgent(condition agentapi.Condition) {
+	c.Add(HealthType(condition.Reason), condition.Reason, "%s", condition.Message)
+}
+
+// Has tells whether there is a condition with the reason.
+func (c Conditions) Has(reason string) bool {
+	return slices.ContainsFunc(c, func(e *csi.VolumeHealth_VolumeHealthEntry) bool { return e.Reason == reason })
 }

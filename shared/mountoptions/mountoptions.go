@@ -198,3 +198,21 @@ func isValue(s string) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._:/@+-%", r)
 	}) < 0
 }
+
+// Override joins lists of which each overrides those before it. Where two set the same option the
+// later stands alone, since mount.nfs does not say which of two counts (nfs(5)).
+func Override(lists ...[]string) []string {
+	var out []string
+	for i, list := range lists {
+		overridden := map[string]bool{}
+		for _, option := range slices.Concat(lists[i+1:]...) {
+			overridden[Key(option)] = true
+		}
+		for _, option := range list {
+			if !overridden[Key(option)] {
+				out = append(out, option)
+			}
+		}
+	}
+	return out
+}

@@ -44,7 +44,7 @@ func (m mounting) forMode(server []string, mode csi.VolumeCapability_AccessMode_
 	if !isSingleNode(modeLabel(mode)) {
 		byMode = mountoptions.Caching(mountoptions.CachingShared)
 	}
-	return mountOptions(append([][]string{server, byMode}, m.levels()...)...)
+	return mountoptions.Override(append([][]string{server, byMode}, m.levels()...)...)
 }
 
 func (m mounting) levels() [][]string {
@@ -55,7 +55,7 @@ func (m mounting) levels() [][]string {
 // names. Where neither does, options that set it are in order.
 func (m mounting) check(capabilities ...*csi.VolumeCapability) error {
 	caching := cmp.Or(m.caching, m.class.Caching)
-	if err := mountoptions.CheckCaching(caching, mountOptions(m.levels()...)); err != nil {
+	if err := mountoptions.CheckCaching(caching, mountoptions.Override(m.levels()...)); err != nil {
 		return fmt.Errorf("%s: %w", class.MountOptions, err)
 	}
 	for _, capability := range capabilities {

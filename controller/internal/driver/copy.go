@@ -21,7 +21,7 @@ type source struct {
 	properties agentapi.VolumeDetail // of which rootSquash is not known of a snapshot
 }
 
-func (c *controller) makeFromSnapshot(ctx context.Context, w *wanted, snapshotID string) (*agentapi.VolumeDetail, error) {
+func (c *controller) makeFromSnapshot(ctx context.Context, w *createRequest, snapshotID string) (*agentapi.VolumeDetail, error) {
 	v, err := existingSnapshot(snapshotID)
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (c *controller) makeFromSnapshot(ctx context.Context, w *wanted, snapshotID
 	})
 }
 
-func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID string) (*agentapi.VolumeDetail, error) {
+func (c *controller) makeFromVolume(ctx context.Context, w *createRequest, volumeID string) (*agentapi.VolumeDetail, error) {
 	v, err := existingVolume(volumeID)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (c *controller) makeFromVolume(ctx context.Context, w *wanted, volumeID str
 // An earlier call may have made the copy and lost the answer. So a source that cannot be copied now
 // is an error only where there is no copy: the caller takes the error for "nothing was made". The
 // source is read first. What changes it waits at the agent for a copy that is under way.
-func (c *controller) makeCopy(ctx context.Context, w *wanted, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
+func (c *controller) makeCopy(ctx context.Context, w *createRequest, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
 	proved, err := c.sameTenant(ctx, w, v)
 	if err != nil {
 		return w.existingOr(ctx, from, err)
@@ -80,7 +80,7 @@ func (c *controller) makeCopy(ctx context.Context, w *wanted, v id.Volume, from 
 }
 
 // clone asks the agent for a copy with these properties.
-func (w *wanted) clone(ctx context.Context, from origin, size int64, p class.Properties) (*agentapi.VolumeDetail, error) {
+func (w *createRequest) clone(ctx context.Context, from origin, size int64, p class.Properties) (*agentapi.VolumeDetail, error) {
 	if from.snapshot != "" {
 		return w.CloneSnapshot(ctx, agentapi.SnapshotClone{
 			Snapshot: from.snapshot, Name: w.name, SizeBytes: size, Labels: w.labels,
@@ -128,7 +128,7 @@ func (s source) lacks(p class.Properties) class.Properties {
 }
 
 // existingOr answers with the copy that an earlier call made, and with err where there is none.
-func (w *wanted) existingOr(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
+func (w *createRequest) existingOr(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
 	volume, errVolume := w.GetVolume(ctx, w.name)
 	switch {
 	case agentapi.IsCode(errVolume, agentapi.NotFound):
@@ -140,7 +140,7 @@ func (w *wanted) existingOr(ctx context.Context, from origin, err error) (*agent
 }
 
 // answer checks what a request that makes a volume came to.
-func (w *wanted) answer(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
+func (w *createRequest) answer(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
 	if agentapi.IsCode(err, agentapi.AlreadyExists) {
 		volume, err = w.existing(ctx, err)
 	}
@@ -153,7 +153,7 @@ func (w *wanted) answer(ctx context.Context, from origin, volume *agentapi.Volum
 // sameTenant refuses a source that is at another agent or tenant, since data is never copied between them. proved is false
 // where the source's class does not tell: it is gone, or names no token of its own. The request's token is that of the new
 // volume's class and proves nothing about the source's.
-func (c *controller) sameTenant(ctx context.Context, w *wanted, v id.Volume) (proved bool, err error) {
+func (c *controller) sameTenant(ctx context.Context, w *createRequest, v id.Volume) (proved bool, err error) {
 	if v.Class == w.Class {
 		return true, nil
 	}
@@ -175,7 +175,7 @@ func notReachable(source, target string) error {
 
 // checkSource tells the size of the copy, or why there cannot be one. Where nothing else proves that the source is what
 // the request means, the class noted on it must.
-func (w *wanted) checkSource(s source, proved bool) (int64, error) {
+func (w *createRequest) checkSource(s source, proved bool) (int64, error) {
 	if !proved && s.labels[class.LabelClass] != labelValue(s.class) {
 		return 0, notReachable(s.class, w.Class)
 	}

@@ -36,22 +36,22 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	if err != nil {
 		return nil, withCode(err)
 	}
-	wanted := c.wanted(r, provision, size, mutable)
-	volume, err := c.make(ctx, wanted, r.GetVolumeContentSource())
+	request := c.parseCreate(r, provision, size, mutable)
+	volume, err := c.make(ctx, request, r.GetVolumeContentSource())
 	if err != nil {
-		return nil, wanted.notFinalIfMade(ctx, err)
+		return nil, request.notFinalIfMade(ctx, err)
 	}
-	classKey, _ := wanted.classOf(volume)
+	classKey, _ := request.classOf(volume)
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId:      id.NewVolume(classKey, wanted.name).String(),
+		VolumeId:      id.NewVolume(classKey, request.name).String(),
 		CapacityBytes: capacity(volume),
 		VolumeContext: provision.Parameters.VolumeContext(),
 		ContentSource: r.GetVolumeContentSource(),
 	}}, nil
 }
 
-// wanted is a volume as a request asks for it.
-type wanted struct {
+// createRequest is a volume as a request asks for it.
+type createRequest struct {
 	*agents.Provision
 	name    string // on the agent
 	size    sizeRange
@@ -62,15 +62,15 @@ type wanted struct {
 
 // sizeLimit is what a request that makes a volume says of the limit. A volume has one by itself, so
 // that an older agent, which cannot be asked for it, need not be asked.
-func (w *wanted) sizeLimit() *bool {
+func (w *createRequest) sizeLimit() *bool {
 	if w.mutable.SizeLimit == nil || *w.mutable.SizeLimit {
 		return nil
 	}
 	return w.mutable.SizeLimit
 }
 
-func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange, mutable class.Mutable) *wanted {
-	w := &wanted{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, mutable: mutable, invalid: p.ClaimErr}
+func (c *controller) parseCreate(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange, mutable class.Mutable) *createRequest {
+	w := &createRequest{Provision: p, name: id.AgentName(p.Class, r.GetName()), size: size, mutable: mutable, invalid: p.ClaimErr}
 	if w.invalid == nil {
 		w.Properties, w.invalid = p.Properties.Mutate(mutable)
 	}
@@ -87,7 +87,7 @@ func (c *controller) wanted(r *csi.CreateVolumeRequest, p *agents.Provision, siz
 	return w
 }
 
-func (c *controller) make(ctx context.Context, w *wanted, source *csi.VolumeContentSource) (*agentapi.VolumeDetail, error) {
+func (c *controller) make(ctx context.Context, w *createRequest, source *csi.VolumeContentSource) (*agentapi.VolumeDetail, error) {
 	if w.invalid != nil {
 		return nil, invalidf("%v", w.invalid)
 	}
@@ -103,7 +103,7 @@ func (c *controller) make(ctx context.Context, w *wanted, source *csi.VolumeCont
 	}
 }
 
-func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.VolumeDetail, error) {
+func (c *controller) makeEmpty(ctx context.Context, w *createRequest) (*agentapi.VolumeDetail, error) {
 	size, err := w.size.forNew()
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *wanted) (*agentapi.Volume
 
 // existing reads the volume that is in the way. One that has gone in the meantime is for the caller to try again: to
 // report success without having seen the volume would be a lie.
-func (w *wanted) existing(ctx context.Context, conflict error) (*agentapi.VolumeDetail, error) {
+func (w *createRequest) existing(ctx context.Context, conflict error) (*agentapi.VolumeDetail, error) {
 	volume, err := w.GetVolume(ctx, w.name)
 	if agentapi.IsCode(err, agentapi.NotFound) {
 		return nil, status.Errorf(codes.Aborted, "volume %s was in the way and is gone now: %v", w.name, conflict)

@@ -28,7 +28,7 @@ func (o origin) String() string {
 }
 
 // checkExisting tells whether a volume of the wanted name is the wanted volume. AlreadyExists says in what it differs.
-func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
+func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) error {
 	if w.ClaimGone {
 		return w.checkOwner(v)
 	}
@@ -54,7 +54,7 @@ func (w *wanted) checkExisting(v *agentapi.VolumeDetail, from origin) error {
 // checkOwner tells whether a volume was made for the wanted volume's claim, which is gone. Which
 // properties the claim asked for is not known any more. A volume that is not answered now stays on the
 // agent without an owner.
-func (w *wanted) checkOwner(v *agentapi.VolumeDetail) error {
+func (w *createRequest) checkOwner(v *agentapi.VolumeDetail) error {
 	for _, label := range []string{class.LabelClaim, class.LabelClaimNamespace} {
 		if v.Labels[label] != w.labels[label] {
 			return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: its label %s is %q", w.name, label, v.Labels[label])
@@ -69,7 +69,7 @@ func (w *wanted) checkOwner(v *agentapi.VolumeDetail) error {
 // notFinalIfMade is Unavailable in place of a final error where an earlier call has made the volume
 // for the same claim, which has changed since. After a final error and the end of the claim, nothing
 // would delete the volume.
-func (w *wanted) notFinalIfMade(ctx context.Context, err error) error {
+func (w *createRequest) notFinalIfMade(ctx context.Context, err error) error {
 	if !isFinal(err) || w.labels[class.LabelClaim] == "" {
 		return err
 	}
@@ -86,7 +86,7 @@ func (w *wanted) notFinalIfMade(ctx context.Context, err error) error {
 }
 
 // classOf is the key of the class that a volume was made in, which is one of those that fit the request.
-func (w *wanted) classOf(v *agentapi.VolumeDetail) (key string, found bool) {
+func (w *createRequest) classOf(v *agentapi.VolumeDetail) (key string, found bool) {
 	i := slices.IndexFunc(w.Classes, func(key string) bool { return labelValue(key) == v.Labels[class.LabelClass] })
 	if i < 0 {
 		return w.Class, false

@@ -18,9 +18,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// ReasonAgentUnreachable is the one condition that the controller sees itself.
-const ReasonAgentUnreachable = "AgentUnreachable"
-
 // ControllerGetVolumeHealth tells what is wrong with a volume, its pool and its agent.
 func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())
@@ -155,24 +152,16 @@ func agentUnreachable(err error) *csi.VolumeHealth_VolumeHealthEntry {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		status = csi.VolumeHealthErrorType_DEGRADED
 	}
-	return &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: ReasonAgentUnreachable, Message: err.Error()}
+	return &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: csiserver.ReasonAgentUnreachable, Message: err.Error()}
 }
 
-// statuses has one entry a reason, as the spec wants it: two missing devices are one.
-func statuses(health *agentapi.VolumeHealth) []*csi.VolumeHealth_VolumeHealthEntry {
+func statuses(health *agentapi.VolumeHealth) csiserver.Conditions {
 	if health == nil {
 		return nil
 	}
-	var out []*csi.VolumeHealth_VolumeHealthEntry
-	byReason := map[string]*csi.VolumeHealth_VolumeHealthEntry{}
+	var out csiserver.Conditions
 	for _, condition := range health.Conditions {
-		if entry, found := byReason[condition.Reason]; found {
-			entry.Message += "; " + condition.Message
-			continue
-		}
-		entry := &csi.VolumeHealth_VolumeHealthEntry{Status: csiserver.HealthType(condition.Reason), Reason: condition.Reason, Message: condition.Message}
-		byReason[condition.Reason] = entry
-		out = append(out, entry)
+		out.AddFromAgent(condition)
 	}
 	return out
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 func TestLabelValuesAreLegalAndStayApart(t *testing.T) {
@@ -25,8 +27,8 @@ func TestLabelValuesAreLegalAndStayApart(t *testing.T) {
 }
 
 func TestMountOptionsOfTheClassReplaceTheServers(t *testing.T) {
-	assert.DeepEqual(t, mountOptions([]string{"vers=4.2", "hard"}, []string{"nfsvers=4.1", "timeo=600"}), []string{"hard", "nfsvers=4.1", "timeo=600"})
-	assert.DeepEqual(t, mountOptions([]string{"vers=4.2"}, nil), []string{"vers=4.2"})
+	assert.DeepEqual(t, mountoptions.Override([]string{"vers=4.2", "hard"}, []string{"nfsvers=4.1", "timeo=600"}), []string{"hard", "nfsvers=4.1", "timeo=600"})
+	assert.DeepEqual(t, mountoptions.Override([]string{"vers=4.2"}, nil), []string{"vers=4.2"})
 }
 
 func FuzzCursor(f *testing.F) {

@@ -33,7 +33,7 @@ func (e *exclusive) ControllerModifyVolume(ctx context.Context, r *csi.Controlle
 }
 
 func (e *exclusive) ControllerPublishVolume(ctx context.Context, r *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
-	p := publication{mode: r.GetVolumeCapability().GetAccessMode().GetMode()}
+	p := publishRequest{mode: r.GetVolumeCapability().GetAccessMode().GetMode()}
 	return csiserver.Locked(ctx, &e.locks, nodeKeys(r.GetVolumeId(), r.GetNodeId(), p.oneAtATime()), r, e.ControllerServer.ControllerPublishVolume)
 }
 

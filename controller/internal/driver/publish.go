@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // ControllerPublishVolume lets a node's address mount the volume.
@@ -31,24 +29,24 @@ func (c *controller) ControllerPublishVolume(ctx context.Context, r *csi.Control
 	if err != nil {
 		return nil, err
 	}
-	wanted := publication{node: node, mode: r.GetVolumeCapability().GetAccessMode().GetMode(), readOnly: r.GetReadonly()}
+	request := publishRequest{node: node, mode: r.GetVolumeCapability().GetAccessMode().GetMode(), readOnly: r.GetReadonly()}
 	if err := mountingOf(target.Parameters, volume).check(r.GetVolumeCapability()); err != nil {
 		return nil, invalidf("%v", err)
 	}
-	if err := wanted.conflict(volume); err != nil {
+	if err := request.conflict(volume); err != nil {
 		return nil, err
 	}
-	if err := wanted.moveAway(ctx, target, volume); err != nil {
+	if err := request.moveAway(ctx, target, volume); err != nil {
 		return nil, err
 	}
-	export, err := target.Export(ctx, v.Name, agentapi.ExportRequest{Client: node.IP.String(), ReadOnly: wanted.onlyReads(), Labels: c.referenceLabels(wanted)})
+	export, err := target.Export(ctx, v.Name, agentapi.ExportRequest{Client: node.IP.String(), ReadOnly: request.onlyReads(), Labels: c.referenceLabels(request)})
 	if err != nil {
 		return nil, err
 	}
-	if err := wanted.confirm(ctx, target, volume); err != nil {
+	if err := request.confirm(ctx, target, volume); err != nil {
 		return nil, err
 	}
-	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export, wanted)}, nil
+	return &csi.ControllerPublishVolumeResponse{PublishContext: publishContext(target, volume, export, request)}, nil
 }
 
 func checkPublish(r *csi.ControllerPublishVolumeRequest) (id.Volume, error) {
@@ -82,7 +80,7 @@ func (c *controller) node(ctx context.Context, nodeID string) (id.Node, error) {
 // confirm looks again after a volume for one node, or one writer, was published: another replica of the controller may have published it
 // to another node between the look and the export. Both then take their own back, and one of the retries wins. What the node had before
 // stays: it may be in use, and it is the other that came too late.
-func (p publication) confirm(ctx context.Context, target *agents.Target, before *agentapi.VolumeDetail) error {
+func (p publishRequest) confirm(ctx context.Context, target *agents.Target, before *agentapi.VolumeDetail) error {
 	if !p.oneAtATime() {
 		return nil
 	}
@@ -102,7 +100,7 @@ func (p publication) confirm(ctx context.Context, target *agents.Target, before 
 	return status.Errorf(codes.Aborted, "published elsewhere at the same time: %s", status.Convert(conflict).Message())
 }
 
-func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export, p publication) map[string]string {
+func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export *agentapi.Export, p publishRequest) map[string]string {
 	return map[string]string{
 		csiserver.ContextServer:       target.Parameters.Server(),
 		csiserver.ContextPath:         export.MountPath,
@@ -112,22 +110,4 @@ func publishContext(target *agents.Target, volume *agentapi.VolumeDetail, export
 		csiserver.ContextReadOnly:     strconv.FormatBool(p.onlyReads()),
 		csiserver.ContextUsageToken:   export.UsageToken,
 	}
-}
-
-// mountOptions joins lists of which each overrides those before it. Where two set
-// the same option the later stands alone, since mount.nfs does not say which of two counts (nfs(5)).
-func mountOptions(lists ...[]string) []string {
-	var out []string
-	for i, list := range lists {
-		overridden := map[string]bool{}
-		for _, option := range slices.Concat(lists[i+1:]...) {
-			overridden[mountoptions.Key(option)] = true
-		}
-		for _, option := range list {
-			if !overridden[mountoptions.Key(option)] {
-				out = append(out, option)
-			}
-		}
-	}
-	return out
 }

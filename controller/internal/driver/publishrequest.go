@@ -16,17 +16,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// publication is a volume at a node, as a request asks for it.
-type publication struct {
+// publishRequest is a volume at a node, as a request asks for it.
+type publishRequest struct {
 	node     id.Node
 	mode     csi.VolumeCapability_AccessMode_Mode
 	readOnly bool // as the request says; see onlyReads
 }
 
-func (p publication) singleNode() bool { return isSingleNode(modeLabel(p.mode)) }
+func (p publishRequest) singleNode() bool { return isSingleNode(modeLabel(p.mode)) }
 
 // onlyReads tells whether the node gets a read-only export.
-func (p publication) onlyReads() bool {
+func (p publishRequest) onlyReads() bool {
 	return p.readOnly || csiserver.OnlyReads(p.mode)
 }
 
@@ -61,10 +61,10 @@ func modeLabel(mode csi.VolumeCapability_AccessMode_Mode) string {
 
 func isSingleNode(label string) bool { return strings.HasPrefix(label, "single-node-") }
 
-// conflict compares the publication with the volume's references. A reference of the same node that
+// conflict compares the request with the volume's references. A reference of the same node that
 // was published in another way is AlreadyExists. A reference of another node, or of another client,
 // is FailedPrecondition when an access mode of the two does not allow it.
-func (p publication) conflict(volume *agentapi.VolumeDetail) error {
+func (p publishRequest) conflict(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		node, ok := nodeOf(reference)
 		if !ok {
@@ -86,9 +86,9 @@ func (p publication) conflict(volume *agentapi.VolumeDetail) error {
 
 // conflictWithClients compares with the references that name no node: those taken over from an
 // older agent, and those made with the command line or by another program. Each lets a client in,
-// and its access mode is not known, so the publication's own mode decides. References at the node's
+// and its access mode is not known, so the request's own mode decides. References at the node's
 // own address let no other client in.
-func (p publication) conflictWithClients(volume *agentapi.VolumeDetail) error {
+func (p publishRequest) conflictWithClients(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		_, ofNode := nodeOf(reference)
 		if ofNode || isAtAddress(reference, p.node.IP) || isMigrated(reference) && p.leaves(volume, reference) {
@@ -109,9 +109,9 @@ func (p publication) conflictWithClients(volume *agentapi.VolumeDetail) error {
 	return nil
 }
 
-// excludes is the rule of an access mode by which the publication cannot be added to the reference
+// excludes is the rule of an access mode by which the request cannot be added to the reference
 // of another node or client. It is empty when both can be published.
-func (p publication) excludes(reference agentapi.ExportEntry) string {
+func (p publishRequest) excludes(reference agentapi.ExportEntry) string {
 	const oneNode, oneWriter = "access mode %s allows one node only", "access mode %s allows one writer only"
 	mode := reference.Labels[labelMode]
 	switch {
@@ -126,12 +126,12 @@ func (p publication) excludes(reference agentapi.ExportEntry) string {
 }
 
 // owns tells whether a reference is the node's, at whatever address.
-func (p publication) owns(reference agentapi.ExportEntry) bool {
+func (p publishRequest) owns(reference agentapi.ExportEntry) bool {
 	return reference.Labels[labelNode] == labelValue(p.node.Name)
 }
 
 // present tells whether the node has the volume at its present address.
-func (p publication) present(volume *agentapi.VolumeDetail) bool {
+func (p publishRequest) present(volume *agentapi.VolumeDetail) bool {
 	return slices.ContainsFunc(volume.Clients, func(reference agentapi.ExportEntry) bool {
 		node, ok := nodeOf(reference)
 		return ok && p.owns(reference) && node.IP == p.node.IP
@@ -140,7 +140,7 @@ func (p publication) present(volume *agentapi.VolumeDetail) bool {
 
 // leaves tells whether a reference is at an address that the node had before its present one, as a
 // reference of the node's shows.
-func (p publication) leaves(volume *agentapi.VolumeDetail, reference agentapi.ExportEntry) bool {
+func (p publishRequest) leaves(volume *agentapi.VolumeDetail, reference agentapi.ExportEntry) bool {
 	return !isAtAddress(reference, p.node.IP) && slices.ContainsFunc(volume.Clients, func(other agentapi.ExportEntry) bool {
 		return p.owns(other) && other.Client == reference.Client
 	})
@@ -149,7 +149,7 @@ func (p publication) leaves(volume *agentapi.VolumeDetail, reference agentapi.Ex
 // moveAway revokes what the node has at other addresses: its address changed, and the old one may
 // be another machine's now. What was taken over from an older agent at such an address goes as
 // well.
-func (p publication) moveAway(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail) error {
+func (p publishRequest) moveAway(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		var key string
 		switch {
@@ -170,11 +170,11 @@ func (p publication) moveAway(ctx context.Context, target *agents.Target, volume
 }
 
 // reference names the node's references at its present address.
-func (p publication) reference() agentapi.UnexportRequest {
+func (p publishRequest) reference() agentapi.UnexportRequest {
 	return agentapi.UnexportRequest{Client: p.node.IP.String(), Labels: agentapi.Labels{labelNode: labelValue(p.node.Name)}}
 }
 
-func (c *controller) referenceLabels(p publication) agentapi.Labels {
+func (c *controller) referenceLabels(p publishRequest) agentapi.Labels {
 	labels := nodeLabels(p.node.Name)
 	labels[agentapi.CreatedByLabel] = labelValue(c.name)
 	labels[labelMode] = modeLabel(p.mode)
@@ -182,6 +182,6 @@ func (c *controller) referenceLabels(p publication) agentapi.Labels {
 }
 
 // oneAtATime is for modes where what one node gets depends on what the others have.
-func (p publication) oneAtATime() bool {
+func (p publishRequest) oneAtATime() bool {
 	return p.singleNode() || p.mode == csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER
 }

@@ -3,9 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -13,6 +10,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
 // Reasons of health conditions, of volumes and of the node's storage. Those that an agent finds keep their own.
@@ -26,7 +24,7 @@ const (
 	reasonExportMissing = agentapi.ReasonExportMissing // the server does not let this node in, or no more
 	reasonServerSilent  = "ServerNotResponding"        // within the deadline
 	reasonVolumeFull    = agentapi.ReasonVolumeFull    // its limit is reached
-	reasonAgentSilent   = "AgentUnreachable"           // so that neither usage nor the agent's own conditions are known
+	reasonAgentSilent   = csiserver.ReasonAgentUnreachable
 
 	reasonNoHelper       = "MountHelperMissing"    // no mount.nfs(8)
 	reasonNoKernelNFS    = "KernelWithoutNFS"      // no NFSv4 client
@@ -38,27 +36,6 @@ const (
 	degraded     = csi.VolumeHealthErrorType_DEGRADED
 	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
 )
-
-// conditions are what is wrong with a volume.
-type conditions []*csi.VolumeHealth_VolumeHealthEntry
-
-// add joins the messages of what has the same reason: the specification wants each reason once.
-func (c *conditions) add(status csi.VolumeHealthErrorType, reason, format string, args ...any) {
-	message := fmt.Sprintf(format, args...)
-	for _, present := range *c {
-		if present.Status == status && present.Reason == reason {
-			if !strings.Contains(present.Message, message) {
-				present.Message += "; " + message
-			}
-			return
-		}
-	}
-	*c = append(*c, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
-}
-
-func (c conditions) has(reason string) bool {
-	return slices.ContainsFunc(c, func(e *csi.VolumeHealth_VolumeHealthEntry) bool { return e.Reason == reason })
-}
 
 // reasonOf is the reason for which a mount is of no use.
 func reasonOf(err error) string {

@@ -41,14 +41,14 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHeal
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: &csi.VolumeHealth{VolumeId: r.VolumeId, HealthStatuses: found}}, nil
 }
 
-func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (conditions, error) {
-	var found conditions
+func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (csiserver.Conditions, error) {
+	var found csiserver.Conditions
 	failure := n.failures.of(r.VolumeId)
 	record, err := n.recordFor(ctx, volume, r)
 	switch {
 	case err == nil:
 	case failure != nil:
-		found.add(inaccessible, failureReason(failure), "the volume could not be mounted: %v", failure)
+		found.Add(inaccessible, failureReason(failure), "the volume could not be mounted: %v", failure)
 		return found, nil
 	default:
 		return nil, err
@@ -73,7 +73,7 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 			stale = append(stale, place)
 		}
 	}
-	if r.VolumePublishPath == "" && !found.has(reasonServerSilent) {
+	if r.VolumePublishPath == "" && !found.Has(reasonServerSilent) {
 		stale = append(stale, n.staleInPods(ctx, places[0], len(stale) > 0)...)
 	}
 	answer := <-usage
@@ -113,16 +113,16 @@ func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []s
 // another file system ID. So a mount that was made before the volume was attached again stays
 // stale. While the node is not let in, ExportMissing is the cause, and mounting again would not
 // help.
-func staleCondition(found *conditions, stale []string, answer agentAnswer) {
-	if len(stale) == 0 || found.has(reasonExportMissing) {
+func staleCondition(found *csiserver.Conditions, stale []string, answer agentAnswer) {
+	if len(stale) == 0 || found.Has(reasonExportMissing) {
 		return
 	}
 	places := strings.Join(stale, ", ")
 	if answer.usage == nil { // it does not answer, or there is none
-		found.add(inaccessible, reasonMountStale, "stale mount at %s: the NFS server no longer knows the mounted directory; restart the pod to mount the volume again", places)
+		found.Add(inaccessible, reasonMountStale, "stale mount at %s: the NFS server no longer knows the mounted directory; restart the pod to mount the volume again", places)
 		return
 	}
-	found.add(inaccessible, reasonMountStale, "stale mount at %s: the volume was detached from this node while it was mounted, and attached again, "+
+	found.Add(inaccessible, reasonMountStale, "stale mount at %s: the volume was detached from this node while it was mounted, and attached again, "+
 		"or its data was replaced; the agent lets this node in, but the old mount stays stale: restart the pod to mount the volume again", places)
 }
 
@@ -156,14 +156,14 @@ func isVolumeAt(volume id.Volume, point nfsmount.Point) bool {
 
 // mountConditions adds what is wrong with the mount at a place. It only returns that the mount is
 // stale: what that means depends on the agent's answer.
-func (n *Node) mountConditions(ctx context.Context, found *conditions, place, source string, writable bool) (stale bool) {
+func (n *Node) mountConditions(ctx context.Context, found *csiserver.Conditions, place, source string, writable bool) (stale bool) {
 	point, err := n.Mounts.Volume(ctx, place)
 	switch {
 	case err != nil:
-		found.add(inaccessible, reasonOf(err), "%v", err)
+		found.Add(inaccessible, reasonOf(err), "%v", err)
 		return false
 	case point.Source != source:
-		found.add(inaccessible, reasonMountForeign, "%s is mounted at %s in place of %s", point.Source, place, source)
+		found.Add(inaccessible, reasonMountForeign, "%s is mounted at %s in place of %s", point.Source, place, source)
 		return false
 	}
 	err = n.Mounts.Check(ctx, place)
@@ -171,11 +171,11 @@ func (n *Node) mountConditions(ctx context.Context, found *conditions, place, so
 	case reasonOf(err) == reasonMountStale:
 		return true
 	case err != nil:
-		found.add(inaccessible, reasonOf(err), "%v", err)
+		found.Add(inaccessible, reasonOf(err), "%v", err)
 		return false
 	}
 	if writable && point.ReadOnly {
-		found.add(degraded, reasonMountReadOnly, "%s was mounted writable and is read-only now", place)
+		found.Add(degraded, reasonMountReadOnly, "%s was mounted writable and is read-only now", place)
 	}
 	return false
 }
@@ -185,26 +185,26 @@ type agentAnswer struct {
 	err   error
 }
 
-func agentConditions(found *conditions, record staged.Record, answer agentAnswer) {
+func agentConditions(found *csiserver.Conditions, record staged.Record, answer agentAnswer) {
 	usage, err := answer.usage, answer.err
 	switch {
 	case record.AgentURL == "" || record.UsageToken == "":
 		return // there is nobody to ask
 	case agentapi.IsCode(err, agentapi.Forbidden), agentapi.IsCode(err, agentapi.NotFound):
-		found.add(inaccessible, reasonExportMissing, "the agent at %s does not let this node have the volume any more: %v", record.AgentURL, err)
+		found.Add(inaccessible, reasonExportMissing, "the agent at %s does not let this node have the volume any more: %v", record.AgentURL, err)
 		return
 	case err != nil:
-		found.add(degraded, reasonAgentSilent, "the agent at %s does not tell of the volume: %v", record.AgentURL, err)
+		found.Add(degraded, reasonAgentSilent, "the agent at %s does not tell of the volume: %v", record.AgentURL, err)
 		return
 	}
 	if isFull(usage) {
-		found.add(degraded, reasonVolumeFull, "%d of %d bytes are used: writing fails", usage.UsedBytes, usage.QuotaBytes)
+		found.Add(degraded, reasonVolumeFull, "%d of %d bytes are used: writing fails", usage.UsedBytes, usage.QuotaBytes)
 	}
 	for _, c := range usage.Health.Conditions {
-		if c.Reason == agentapi.ReasonVolumeNearlyFull && found.has(reasonVolumeFull) {
+		if c.Reason == agentapi.ReasonVolumeNearlyFull && found.Has(reasonVolumeFull) {
 			continue // which says it
 		}
-		found.add(csiserver.HealthType(c.Reason), c.Reason, "%s", c.Message)
+		found.AddFromAgent(c)
 	}
 }
 

@@ -16,19 +16,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// publication is a checked NodePublishVolumeRequest.
-type publication struct {
+// publishRequest is a checked NodePublishVolumeRequest.
+type publishRequest struct {
 	volumeID string
 	dir      string // where the volume is staged
 	target   string
 	access   access
-	attach   *attachment // nil where the request carries no publish context
+	attach   *publishContext // nil where the request carries no publish context
 }
 
 // NodePublishVolume shows the staged volume at target_path, and hands it to the mount group first. What is not mounted is
 // never bound: the workload would write to the node's own disk.
 func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
-	p, err := parsePublication(r)
+	p, err := parsePublish(r)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRe
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (n *Node) publish(ctx context.Context, p publication) error {
+func (n *Node) publish(ctx context.Context, p publishRequest) error {
 	if err := n.ensureStaged(ctx, p); err != nil {
 		return mountError(err)
 	}
@@ -52,7 +52,7 @@ func (n *Node) publish(ctx context.Context, p publication) error {
 }
 
 // setGroup hands the volume to the mount group. kubelet, too, leaves the ownership of read-only volumes alone.
-func (n *Node) setGroup(ctx context.Context, p publication) error {
+func (n *Node) setGroup(ctx context.Context, p publishRequest) error {
 	if p.access.group == nil {
 		return nil
 	}
@@ -78,7 +78,7 @@ type groupCalls struct {
 	dirs map[string]string // where the volume is staged, by target
 }
 
-func (g *groupCalls) note(p publication, err error) {
+func (g *groupCalls) note(p publishRequest, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err == nil {
@@ -125,31 +125,31 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
+func parsePublish(r *csi.NodePublishVolumeRequest) (publishRequest, error) {
 	if err := requireValidVolumeID(r.VolumeId); err != nil {
-		return publication{}, err
+		return publishRequest{}, err
 	}
 	if err := requirePath("target_path", r.TargetPath); err != nil {
-		return publication{}, err
+		return publishRequest{}, err
 	}
-	wanted, err := parseCapability(r.VolumeCapability)
+	access, err := parseCapability(r.VolumeCapability)
 	if err != nil {
-		return publication{}, err
+		return publishRequest{}, err
 	}
 	if r.StagingTargetPath == "" { // CSI spec, "NodePublishVolume Errors"
-		return publication{}, status.Error(codes.FailedPrecondition, "staging_target_path must not be empty")
+		return publishRequest{}, status.Error(codes.FailedPrecondition, "staging_target_path must not be empty")
 	}
 	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
-		return publication{}, err
+		return publishRequest{}, err
 	}
-	p := publication{volumeID: r.VolumeId, dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: wanted}
+	p := publishRequest{volumeID: r.VolumeId, dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: access}
 	if p.target == p.dir || p.target == filepath.Clean(r.StagingTargetPath) {
-		return publication{}, invalid("target_path", "must not be where the volume is staged")
+		return publishRequest{}, invalid("target_path", "must not be where the volume is staged")
 	}
 	if len(r.PublishContext) > 0 {
 		a, err := parseContext(r.PublishContext, r.VolumeCapability)
 		if err != nil {
-			return publication{}, err
+			return publishRequest{}, err
 		}
 		p.attach = &a
 		if a.published != nil {
@@ -162,7 +162,7 @@ func parsePublication(r *csi.NodePublishVolumeRequest) (publication, error) {
 
 // ensureStaged fails unless the volume is mounted where it was staged. A mount gone stale since (the export was revoked and
 // given again) is replaced: the orchestrator takes it for staged and would not do that again.
-func (n *Node) ensureStaged(ctx context.Context, p publication) error {
+func (n *Node) ensureStaged(ctx context.Context, p publishRequest) error {
 	if _, err := n.Mounts.Volume(ctx, p.dir); err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func (n *Node) ensureStaged(ctx context.Context, p publication) error {
 }
 
 // requireSingleWriter refuses a second target of a volume that only one workload may use.
-func (n *Node) requireSingleWriter(ctx context.Context, p publication) error {
+func (n *Node) requireSingleWriter(ctx context.Context, p publishRequest) error {
 	if p.access.mode != csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER {
 		return nil
 	}

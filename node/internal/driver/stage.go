@@ -46,7 +46,7 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 
 // mount adds to the error of a server that does not let this node in, where the address that it sees is not the one that volumes
 // are exported to.
-func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
+func (n *Node) mount(ctx context.Context, a publishContext, dir string) error {
 	err := n.Mounts.Mount(ctx, a.source, dir, a.options)
 	if err == nil {
 		n.endDelegations(ctx, a)
@@ -67,7 +67,7 @@ func (n *Node) mount(ctx context.Context, a attachment, dir string) error {
 // endDelegations keeps the kernel from trusting names of directories in a volume that is mounted
 // with the caching shared. It follows the mount, which loads the kernel's module. The volume is of
 // use without it, so an error only goes to the log.
-func (n *Node) endDelegations(ctx context.Context, a attachment) {
+func (n *Node) endDelegations(ctx context.Context, a publishContext) {
 	shared := mountoptions.Caching(mountoptions.CachingShared)
 	isShared := slices.ContainsFunc(shared, func(option string) bool { return slices.Contains(a.options, option) })
 	if !isShared || n.EndDirectoryDelegations == nil {

@@ -24,8 +24,8 @@ const (
 	maxGroup = 1<<32 - 2 // the largest gid; 2^32-1 means "leave as it is" to chown(2)
 )
 
-// attachment is what a publish context says.
-type attachment struct {
+// publishContext is what a publish context says.
+type publishContext struct {
 	source     nfsmount.Source
 	options    []string
 	agentURL   string
@@ -66,25 +66,25 @@ func requirePath(field, path string) error {
 func dataDir(stagingPath string) string { return filepath.Join(stagingPath, "data") }
 
 // parseContext reads a publish context and the options of the capability, which go before those of the class.
-func parseContext(context map[string]string, capability *csi.VolumeCapability) (attachment, error) {
+func parseContext(context map[string]string, capability *csi.VolumeCapability) (publishContext, error) {
 	size := 0
 	for key, value := range context {
 		size += len(key) + len(value)
 	}
 	if size > maxContextBytes {
-		return attachment{}, invalid("publish_context", "is %d bytes long, the limit is %d", size, maxContextBytes)
+		return publishContext{}, invalid("publish_context", "is %d bytes long, the limit is %d", size, maxContextBytes)
 	}
 	source, err := nfsmount.NewSource(context[csiserver.ContextServer], context[csiserver.ContextPath])
 	if err != nil {
-		return attachment{}, invalid("publish_context", "(%s, %s): %v", csiserver.ContextServer, csiserver.ContextPath, err)
+		return publishContext{}, invalid("publish_context", "(%s, %s): %v", csiserver.ContextServer, csiserver.ContextPath, err)
 	}
 	options, err := mountoptions.Merge(mountoptions.Defaults(), []string{context[csiserver.ContextMountOptions]}, capability.GetMount().GetMountFlags())
 	if err != nil {
-		return attachment{}, invalid("publish_context or mount_flags", "%v", err)
+		return publishContext{}, invalid("publish_context or mount_flags", "%v", err)
 	}
-	a := attachment{source: source, options: options, agentURL: context[csiserver.ContextAgentURL], usageToken: context[csiserver.ContextUsageToken]}
+	a := publishContext{source: source, options: options, agentURL: context[csiserver.ContextAgentURL], usageToken: context[csiserver.ContextUsageToken]}
 	if a.published, err = parsePublished(context); err != nil {
-		return attachment{}, err
+		return publishContext{}, err
 	}
 	return a, a.checkAgent()
 }
@@ -105,7 +105,7 @@ func parsePublished(context map[string]string) (*access, error) {
 	return &access{mode: csi.VolumeCapability_AccessMode_Mode(mode), readOnly: readOnly}, nil
 }
 
-func (a attachment) checkAgent() error {
+func (a publishContext) checkAgent() error {
 	if a.agentURL != "" {
 		if _, err := agentclient.ParseURL(a.agentURL); err != nil {
 			return invalid("publish_context", "(%s): %v", csiserver.ContextAgentURL, err)
