@@ -154,9 +154,11 @@ func assertRoot(t testing.TB, dir string, p Properties) {
 // assertSubvolumes makes sure that the subvolumes below the base path are those and no others.
 func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef) {
 	t.Helper()
-	base, err := fsOf(t, s).PathOf(s.pool.Base())
+	fs := fsOf(t, s)
+	defer fs.Close() // a test may unmount the pool
+	base, err := fs.PathOf(s.pool.Base())
 	assert.NilError(t, err)
-	all, err := fsOf(t, s).Subvolumes()
+	all, err := fs.Subvolumes()
 	assert.NilError(t, err)
 	have := map[string]btrfs.SubvolumeRef{}
 	for _, sub := range all {
@@ -175,10 +177,12 @@ func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef
 // assertLimits makes sure that limits are as intended, and that no qgroup is left of what is gone.
 func assertLimits(t testing.TB, s *Store) {
 	t.Helper()
+	fs := fsOf(t, s)
+	defer fs.Close() // a test may unmount the pool
 	if s.pool.Quota() == QuotaOff {
 		return
 	}
-	groups, err := fsOf(t, s).Qgroups()
+	groups, err := fs.Qgroups()
 	assert.NilError(t, err)
 	for _, ten := range s.Tenants() {
 		for _, v := range ten.volumes.all() {
@@ -190,7 +194,7 @@ func assertLimits(t testing.TB, s *Store) {
 	}
 	// The kernel drops a subvolume and then its qgroup: between the two it looks stale.
 	eventually(t, func() poll.Result {
-		stale, _, err := fsOf(t, s).StaleQgroups(t.Context())
+		stale, _, err := fs.StaleQgroups(t.Context())
 		if err != nil || len(stale) > 0 {
 			return poll.Continue("stale qgroups: %v %v", stale, err)
 		}

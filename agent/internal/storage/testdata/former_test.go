@@ -20,12 +20,12 @@ func TestMakeInterruptedPools(t *testing.T) {
 	for i, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			learned := formerTestEnv(t, filepath.Join(base, fmt.Sprintf("%02d-0", i)))
+			learned := formerRig(t, filepath.Join(base, fmt.Sprintf("%02d-0", i)))
 			_, after, steps := learned.learn(op)
 			learned.store.abandon()
 			for k := 1; k <= len(steps)+1; k++ {
 				dir := filepath.Join(base, fmt.Sprintf("%02d-%d", i, k))
-				r := formerTestEnv(t, dir)
+				r := formerRig(t, dir)
 				op.prepare(t, r.ten)
 				before := r.view()
 				acknowledged := r.killAt(op, k)
@@ -40,10 +40,10 @@ func TestMakeInterruptedPools(t *testing.T) {
 	}
 }
 
-func formerTestEnv(t *testing.T, dir string) *testEnv {
+func formerRig(t *testing.T, dir string) *rig {
 	t.Helper()
 	assert.NilError(t, os.Mkdir(dir, 0o755))
-	r := &testEnv{t: t, pool: &testpool.Pool{Dir: dir}, quota: QuotaAuto, faults: &faults{}}
+	r := &rig{t: t, pool: &testpool.Pool{Dir: dir}, quota: QuotaAuto, faults: &faults{}}
 	r.exporter = faultyExporter{newMemoryExporter(), r.faults}
 	r.open()
 	withBystanders(t, r.ten)
