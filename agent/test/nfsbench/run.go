@@ -165,11 +165,11 @@ func (r *run) measureRestart(ctx context.Context, row *Row) (err error) {
 
 // awaitTold waits until the kernel has been told all exports, where the engine does so, and says how long that took.
 func (r *run) awaitTold(began time.Time) (took time.Duration, err error) {
-	engine, ok := r.engine.(interface{ Told() bool })
+	engine, ok := r.engine.(interface{ AllPushed() bool })
 	if !ok {
 		return 0, nil
 	}
-	for deadline := began.Add(patience); !engine.Told(); time.Sleep(5 * time.Millisecond) {
+	for deadline := began.Add(patience); !engine.AllPushed(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return 0, errors.New("the kernel has not been told all exports")
 		}

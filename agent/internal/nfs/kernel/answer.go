@@ -11,33 +11,31 @@ import (
 )
 
 const (
-	// far is how long an entry that lets a client in lasts: until it is taken
-	// back. Mounts go on for that long without the agent.
-	far = 10 * 365 * 24 * time.Hour
+	// positiveTTL is how long a positive entry stays in the kernel's cache. The entry lasts until
+	// the agent revokes it, so mounts keep working while the agent is down.
+	positiveTTL = 10 * 365 * 24 * time.Hour
 
-	// wayTime is how long a directory that leads to an export stays one. It is
-	// not taken back when it leads nowhere any more, so it must come to an end by
-	// itself; and clients may have to mount while the agent is away.
-	wayTime = 24 * time.Hour
+	// pseudoRootTTL is how long a pseudo-root entry lasts. The agent does not revoke a pseudo-root
+	// entry when the last export below it ends, so the entry has to expire. Clients may have to
+	// mount while the agent is down.
+	pseudoRootTTL = 24 * time.Hour
 
-	// near is how long the kernel remembers that something is not there. A
-	// negative export entry holds on to the directory, and with it to the
-	// space of a deleted subvolume, so it must not last.
-	near = 5 * time.Second
+	// negativeTTL is how long a negative entry lasts. A negative export entry holds a reference to
+	// the directory, and so to the space of a deleted subvolume.
+	negativeTTL = 5 * time.Second
 
-	// foreign is how long the kernel remembers that the directory of a tenant or
-	// of a volume leads nowhere for a client. When a client lists a tenant's
-	// directory, the kernel asks about each volume in it. Such an entry holds on
-	// to no subvolume, and publishing replaces it.
-	foreign = 10 * time.Minute
+	// foreignTTL is how long a negative entry for the directory of a tenant or volume lasts. When a
+	// client lists a tenant's directory, the kernel asks about each volume in it. Such an entry
+	// holds no reference to a subvolume, and publishing replaces it.
+	foreignTTL = 10 * time.Minute
 
-	// revoked is how long the kernel remembers that a handle was taken back,
-	// so that a client that goes on trying needs nobody to be told so.
-	revoked = time.Hour
+	// revokedTTL is how long the kernel remembers a revoked handle, so that a client that keeps
+	// trying causes no upcalls.
+	revokedTTL = time.Hour
 )
 
-// answer returns what to tell the kernel about one of its questions; nothing
-// for a question that makes no sense or is not about NFS.
+// answer returns the reply to an upcall. It returns false for an upcall that is malformed or not
+// about NFS.
 func (e *Engine) answer(from cache, question string) (message, bool) {
 	words, err := rpccache.Words(question)
 	if err != nil {
@@ -66,82 +64,82 @@ func (e *Engine) answerClient(text string, now time.Time) (message, bool) {
 		return message{}, false
 	}
 	addr = addr.Unmap()
-	if known := e.clients[addr]; known != nil {
-		return clientMessage(addr, known.domain(), now.Add(far).Unix()), true
+	if client := e.clients[addr]; client != nil {
+		return clientMessage(addr, client.domain(), now.Add(positiveTTL).Unix()), true
 	}
-	return clientMessage(addr, "", now.Add(near).Unix()), true
+	return clientMessage(addr, "", now.Add(negativeTTL).Unix()), true
 }
 
 func (e *Engine) answerExport(domain, path string, now time.Time) message {
-	if known := e.clients.byDomain(domain); known != nil {
-		if export, ok := known.exports[path]; ok {
-			if dir, err := inspect(path); err == nil && !e.follow(known, path, dir) {
-				return noExportMessage(domain, path, now.Add(near).Unix())
+	if client := e.clients.byDomain(domain); client != nil {
+		if export, ok := client.exports[path]; ok {
+			if dir, err := statDirectory(path); err == nil && !e.updateDirectory(client, path, dir) {
+				return noExportMessage(domain, path, now.Add(negativeTTL).Unix())
 			}
-			return exportMessage(domain, export.Export, e.flags(), now.Add(far).Unix())
+			return exportMessage(domain, export.Export, e.flags(), now.Add(positiveTTL).Unix())
 		}
-		if known.ways[path] > 0 {
-			return pseudoRootMessage(domain, path, known.security(), e.flags(), now.Add(wayTime).Unix())
+		if client.pseudoRoots[path] > 0 {
+			return pseudoRootMessage(domain, path, client.security(), e.flags(), now.Add(pseudoRootTTL).Unix())
 		}
 	}
 	if e.leadsNowhere(path) {
-		return noExportMessage(domain, path, now.Add(foreign).Unix())
+		return noExportMessage(domain, path, now.Add(foreignTTL).Unix())
 	}
-	return noExportMessage(domain, path, now.Add(near).Unix())
+	return noExportMessage(domain, path, now.Add(negativeTTL).Unix())
 }
 
 // subvolumeInode is the inode number of a subvolume's root (BTRFS_FIRST_FREE_OBJECTID in
 // include/uapi/linux/btrfs_tree.h).
 const subvolumeInode = 256
 
-// leadsNowhere reports whether path is the directory of a tenant or of a volume, as opposed to what
-// is in it. What could keep space from being freed or a file system from being unmounted is
-// neither.
+// leadsNowhere reports whether path is the directory of a tenant or a volume. It returns false for
+// a subvolume and for a mount point: a cached entry for them would keep their space allocated or
+// the filesystem mounted.
 func (e *Engine) leadsNowhere(path string) bool {
 	below, found := strings.CutPrefix(path, e.config.BasePath+"/")
 	if !found || strings.Count(below, "/") > 1 {
 		return false
 	}
-	at, err := inspect(path)
+	at, err := statDirectory(path)
 	return err == nil && !at.mountRoot && at.inode != subvolumeInode
 }
 
-// answerHandle looks at the directory again, because the file system ID is the
-// client's word: one with another inode would make the kernel remember any
-// number of keys for one export.
+// answerHandle calls statx for the directory again, because the client chooses the file system ID.
+// Otherwise a client could fill the kernel's cache with keys of one export and made-up inode
+// numbers.
 func (e *Engine) answerHandle(domain string, key fsid, now time.Time) message {
-	known := e.clients.byDomain(domain)
-	if known == nil {
-		return handleMessage(domain, key, "", now.Add(near).Unix())
+	client := e.clients.byDomain(domain)
+	if client == nil {
+		return handleMessage(domain, key, "", now.Add(negativeTTL).Unix())
 	}
-	if key == rootFSID && known.ways[pseudoRootPath] > 0 {
-		return handleMessage(domain, key, pseudoRootPath, now.Add(far).Unix())
+	if key == rootFSID && client.pseudoRoots[pseudoRootPath] > 0 {
+		return handleMessage(domain, key, pseudoRootPath, now.Add(positiveTTL).Unix())
 	}
 	if id, _, ok := key.split(); ok {
-		path := known.paths[id]
+		path := client.paths[id]
 		if path == "" {
-			path = known.wayIDs[id]
+			path = client.pseudoRootIDs[id]
 		}
-		if at, err := inspect(path); path != "" && err == nil && exportFSID(id, at.inode, at.mountRoot) == key {
-			if e.follow(known, path, at) {
-				return handleMessage(domain, key, path, now.Add(far).Unix())
+		if at, err := statDirectory(path); path != "" && err == nil && exportFSID(id, at.inode, at.mountRoot) == key {
+			if e.updateDirectory(client, path, at) {
+				return handleMessage(domain, key, path, now.Add(positiveTTL).Unix())
 			}
 		}
 	}
-	return handleMessage(domain, key, "", now.Add(near).Unix())
+	return handleMessage(domain, key, "", now.Add(negativeTTL).Unix())
 }
 
-// follow is moveTo for an answer, which lets no client in where that fails.
-func (e *Engine) follow(known *client, path string, dir place) bool {
-	err := e.moveTo(known, path, dir)
+// updateDirectory is replaceDirectory for a reply. It reports whether the client may be let in.
+func (e *Engine) updateDirectory(client *clientState, path string, dir directory) bool {
+	err := e.replaceDirectory(client, path, dir)
 	if err != nil {
-		e.config.Logger.Error("failed to shut a client out of a directory that was replaced",
-			"engine", Name, "path", path, "client", known.addr, "error", err)
+		e.config.Logger.Error("failed to revoke a client's access to a replaced directory",
+			"engine", Name, "path", path, "client", client.addr, "error", err)
 	}
 	return err == nil
 }
 
-// describe is a question for the log.
+// describe formats an upcall for the log.
 func describe(from cache, question string) string {
 	return fmt.Sprintf("%s: %q", cacheNames[from], question)
 }

@@ -24,16 +24,16 @@ var (
 )
 
 const (
-	now      = 1_000_000
-	farText  = "316360000"
-	nearText = "1000005"
-	wayText  = "1086400"
+	now            = 1_000_000
+	positiveText   = "316360000"
+	negativeText   = "1000005"
+	pseudoRootText = "1086400"
 
 	foreignText = "1000600"
 )
 
-// answering is an engine that has a clock and exports, and no kernel.
-func answering(exports ...published) *Engine {
+// newTestEngine returns an engine with a clock and exports, without a kernel.
+func newTestEngine(exports ...published) *Engine {
 	e := &Engine{clients: clients{}, now: func() time.Time { return time.Unix(now, 0) }}
 	e.config.BasePath = "/srv/pool"
 	for _, export := range exports {
@@ -42,7 +42,7 @@ func answering(exports ...published) *Engine {
 	return e
 }
 
-// volume is an export of a directory that exists.
+// volume returns an export of an existing directory.
 func volume(t *testing.T, name string, client netip.Addr, options nfs.Options) published {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -61,44 +61,44 @@ func (e *Engine) mustAnswer(t *testing.T, from cache, words ...string) string {
 	return strings.TrimSuffix(reply.text, "\n")
 }
 
-func TestWhoIsAClient(t *testing.T) {
-	e := answering(volume(t, "data", one, nfs.Options{}), volume(t, "data", six, nfs.Options{}))
+func TestAnswerClient(t *testing.T) {
+	e := newTestEngine(volume(t, "data", one, nfs.Options{}), volume(t, "data", six, nfs.Options{}))
 	for question, answer := range map[string]string{
-		"10.0.0.1":        "nfsd 10.0.0.1 " + farText + " 10.0.0.1",
-		"::ffff:10.0.0.1": "nfsd 10.0.0.1 " + farText + " 10.0.0.1",
-		"fd00:0000:0000:0000:0000:0000:0000:0006": "nfsd fd00::6 " + farText + " fd00::6",
-		"10.0.0.2": "nfsd 10.0.0.2 " + nearText,
+		"10.0.0.1":        "nfsd 10.0.0.1 " + positiveText + " 10.0.0.1",
+		"::ffff:10.0.0.1": "nfsd 10.0.0.1 " + positiveText + " 10.0.0.1",
+		"fd00:0000:0000:0000:0000:0000:0000:0006": "nfsd fd00::6 " + positiveText + " fd00::6",
+		"10.0.0.2": "nfsd 10.0.0.2 " + negativeText,
 	} {
 		assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", question), answer)
 	}
 }
 
-func TestWhatIsExported(t *testing.T) {
+func TestAnswerExport(t *testing.T) {
 	export := volume(t, "with space", one, nfs.Options{})
-	e := answering(export)
+	e := newTestEngine(export)
 	quoted := rpccache.Quote(export.Path)
 	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", quoted),
-		"10.0.0.1 "+quoted+" "+farText+` 1024 65534 65534 0 uuid \x0102030405060708090a0b0c0d0e0f10`)
+		"10.0.0.1 "+quoted+" "+positiveText+` 1024 65534 65534 0 uuid \x0102030405060708090a0b0c0d0e0f10`)
 	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", "/"),
-		"10.0.0.1 / "+wayText+" 74753 65534 65534 0", "V4ROOT, FSID, NOSUBTREECHECK, READONLY")
+		"10.0.0.1 / "+pseudoRootText+" 74753 65534 65534 0", "V4ROOT, FSID, NOSUBTREECHECK, READONLY")
 	above := filepath.Dir(export.Path)
-	way := pseudoRootID(above)
+	dir := pseudoRootID(above)
 	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", above),
-		"10.0.0.1 "+above+" "+wayText+" 66561 65534 65534 0 uuid "+rpccache.Hex(way[:]))
+		"10.0.0.1 "+above+" "+pseudoRootText+" 66561 65534 65534 0 uuid "+rpccache.Hex(dir[:]))
 
 	for _, hidden := range [][]string{
 		{"10.0.0.2", quoted}, {"10.0.0.2", "/"}, {"stranger", quoted}, {"10.0.0.1", "/etc"},
 		{"10.0.0.1", quoted + "/below"}, {"btrfs-nfs-csi", "/"},
 	} {
-		assert.Equal(t, e.mustAnswer(t, cacheExport, hidden...), strings.Join(hidden, " ")+" "+nearText)
+		assert.Equal(t, e.mustAnswer(t, cacheExport, hidden...), strings.Join(hidden, " ")+" "+negativeText)
 	}
 }
 
-// The directories of tenants and volumes that are not the client's are remembered longer than what
-// could be, or hold, a subvolume or a mount.
-func TestHowLongNothingIsRemembered(t *testing.T) {
+// Negative entries of the directories of other tenants and volumes last longer than those of what
+// may be a subvolume or a mount point.
+func TestTTLOfNegativeEntries(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
-	e := answering()
+	e := newTestEngine()
 	e.config.BasePath = pool.Dir
 	e.clients.get(one).add(published{Export: nfs.Export{Path: pool.Dir + "/tenant/mine/data", FSID: volumeID, Client: one}})
 	for _, dir := range []string{"tenant/mine", "tenant/foreign", "other/foreign"} {
@@ -110,18 +110,18 @@ func TestHowLongNothingIsRemembered(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/tenant/foreign": foreignText, "/other": foreignText, "/other/foreign": foreignText,
-		"/none": nearText, "/tenant/none": nearText, "/tenant/foreign/data": nearText,
-		"/tenant/subvolume": nearText, "/subvolume": nearText,
+		"/none": negativeText, "/tenant/none": negativeText, "/tenant/foreign/data": negativeText,
+		"/tenant/subvolume": negativeText, "/subvolume": negativeText,
 	} {
 		path = pool.Dir + path
 		assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.1", path), "10.0.0.1 "+path+" "+want)
 	}
-	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.2", pool.Dir), "10.0.0.2 "+pool.Dir+" "+nearText, "the pool's own root")
-	way := e.mustAnswer(t, cacheExport, "10.0.0.1", pool.Dir+"/tenant/mine")
-	assert.Assert(t, strings.HasPrefix(way, "10.0.0.1 "+pool.Dir+"/tenant/mine "+wayText+" "), way)
+	assert.Equal(t, e.mustAnswer(t, cacheExport, "10.0.0.2", pool.Dir), "10.0.0.2 "+pool.Dir+" "+negativeText, "the pool's own root")
+	dir := e.mustAnswer(t, cacheExport, "10.0.0.1", pool.Dir+"/tenant/mine")
+	assert.Assert(t, strings.HasPrefix(dir, "10.0.0.1 "+pool.Dir+"/tenant/mine "+pseudoRootText+" "), dir)
 }
 
-func TestOptionsOfAnExport(t *testing.T) {
+func TestAnswerExportOptions(t *testing.T) {
 	for _, test := range []struct {
 		options nfs.Options
 		flags   string
@@ -132,27 +132,27 @@ func TestOptionsOfAnExport(t *testing.T) {
 		{nfs.Options{XprtSec: "tls:mtls"}, " xprtsec 2 2 4"},
 	} {
 		export := volume(t, "data", one, test.options)
-		answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", export.Path)
+		answer := newTestEngine(export).mustAnswer(t, cacheExport, "10.0.0.1", export.Path)
 		assert.Assert(t, strings.Contains(answer, test.flags), answer)
 	}
-	// The way to it must let the same flavours through.
+	// The pseudo-root entries have to allow the same flavors.
 	export := volume(t, "data", one, nfs.Options{Security: "krb5p"})
-	answer := answering(export).mustAnswer(t, cacheExport, "10.0.0.1", filepath.Dir(export.Path))
+	answer := newTestEngine(export).mustAnswer(t, cacheExport, "10.0.0.1", filepath.Dir(export.Path))
 	assert.Assert(t, strings.HasSuffix(answer, " secinfo 1 390005 66561"), answer)
 }
 
-func TestWhereAHandleIs(t *testing.T) {
+func TestAnswerHandle(t *testing.T) {
 	export := volume(t, "data", one, nfs.Options{})
-	e := answering(export)
+	e := newTestEngine(export)
 	key := rpccache.Hex([]byte(export.key.raw))
-	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "7", key), "10.0.0.1 7 "+key+" "+farText+" "+export.Path)
-	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "1", `\x00000000`), `10.0.0.1 1 \x00000000 `+farText+" /")
+	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "7", key), "10.0.0.1 7 "+key+" "+positiveText+" "+export.Path)
+	assert.Equal(t, e.mustAnswer(t, cacheHandle, "10.0.0.1", "1", `\x00000000`), `10.0.0.1 1 \x00000000 `+positiveText+" /")
 
 	above := filepath.Dir(export.Path)
-	at, err := inspect(above)
+	at, err := statDirectory(above)
 	assert.NilError(t, err)
-	way := exportFSID(pseudoRootID(above), at.inode, at.mountRoot)
-	answer := e.mustAnswer(t, cacheHandle, "10.0.0.1", map[int]string{fsidUUID: "6", fsidInodeUUID: "7"}[way.kind], rpccache.Hex([]byte(way.raw)))
+	dir := exportFSID(pseudoRootID(above), at.inode, at.mountRoot)
+	answer := e.mustAnswer(t, cacheHandle, "10.0.0.1", map[int]string{fsidUUID: "6", fsidInodeUUID: "7"}[dir.kind], rpccache.Hex([]byte(dir.raw)))
 	assert.Assert(t, strings.HasSuffix(answer, " "+above), answer)
 
 	forged := exportFSID(volumeID, 12345, false)
@@ -165,12 +165,12 @@ func TestWhereAHandleIs(t *testing.T) {
 		{"10.0.0.1", "7", `\x00`},
 		{"10.0.0.1", "0", `\x0000000000000000`},
 	} {
-		assert.Equal(t, e.mustAnswer(t, cacheHandle, refused...), strings.Join(refused, " ")+" "+nearText)
+		assert.Equal(t, e.mustAnswer(t, cacheHandle, refused...), strings.Join(refused, " ")+" "+negativeText)
 	}
 }
 
-func TestQuestionsThatMakeNoSense(t *testing.T) {
-	e := answering()
+func TestMalformedUpcalls(t *testing.T) {
+	e := newTestEngine()
 	for _, question := range []string{
 		"", "\n", "nfsd", "nfsd 10.0.0.1 more", "nfsd not-an-address", "krb5 10.0.0.1", "a b c d",
 		`nfsd \9`, "10.0.0.1 seven \\x00",
@@ -185,47 +185,47 @@ func TestQuestionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-func TestClientsKeepTrack(t *testing.T) {
+func TestClientStateAddRemove(t *testing.T) {
 	c := clients{}.get(one)
 	first := published{Export: nfs.Export{Path: "/srv/t/a/data", FSID: volumeID, Client: one}}
-	replaced, ways := c.add(first)
+	replaced, pseudoRoots := c.add(first)
 	assert.Assert(t, !replaced)
-	assert.DeepEqual(t, ways, []string{"/", "/srv", "/srv/t", "/srv/t/a"})
+	assert.DeepEqual(t, pseudoRoots, []string{"/", "/srv", "/srv/t", "/srv/t/a"})
 	second := published{Export: nfs.Export{Path: "/srv/t/b/data", FSID: uuid.New(), Client: one}}
-	_, ways = c.add(second)
-	assert.DeepEqual(t, ways, []string{"/srv/t/b"})
-	replaced, ways = c.add(first)
+	_, pseudoRoots = c.add(second)
+	assert.DeepEqual(t, pseudoRoots, []string{"/srv/t/b"})
+	replaced, pseudoRoots = c.add(first)
 	assert.Assert(t, replaced)
-	assert.Equal(t, len(ways), 0)
+	assert.Equal(t, len(pseudoRoots), 0)
 
 	// The same subvolume at another path, then the old path goes.
 	moved := first
 	moved.Path = "/srv/t/c/data"
 	c.add(moved)
 	assert.Assert(t, c.remove(first.Path))
-	assert.Equal(t, c.ways["/srv/t/a"], 0)
+	assert.Equal(t, c.pseudoRoots["/srv/t/a"], 0)
 	assert.Equal(t, c.paths[volumeID], moved.Path)
 
 	c.remove(second.Path)
 	c.remove(moved.Path)
-	assert.Equal(t, len(c.ways)+len(c.wayIDs)+len(c.exports)+len(c.paths)+len(c.flavors), 0)
+	assert.Equal(t, len(c.pseudoRoots)+len(c.pseudoRootIDs)+len(c.exports)+len(c.paths)+len(c.flavors), 0)
 	assert.Assert(t, !c.remove(moved.Path))
 }
 
-// Clients come and go with their addresses, and nothing is left of those that went.
-func TestClientIsForgottenWithItsLastExport(t *testing.T) {
+// Addresses come and go. The engine keeps no state of an address without exports.
+func TestClientIsRemovedWithItsLastExport(t *testing.T) {
 	first, second := volume(t, "a", one, nfs.Options{}), volume(t, "b", one, nfs.Options{})
-	e := answering(first, second)
+	e := newTestEngine(first, second)
 	e.clients.remove(one, first.Path)
-	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+farText+" 10.0.0.1")
+	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+positiveText+" 10.0.0.1")
 	e.clients.remove(one, second.Path)
 	assert.Equal(t, len(e.clients), 0)
-	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+nearText)
-	e.clients.remove(one, second.Path) // once more, as an unexport may be
+	assert.Equal(t, e.mustAnswer(t, cacheClient, "nfsd", "10.0.0.1"), "nfsd 10.0.0.1 "+negativeText)
+	e.clients.remove(one, second.Path) // an unexport may be repeated
 }
 
-// Whatever the kernel asks, the answer is one line with the question's words in
-// it, and lets in nobody but the client of the export.
+// Each reply is one line that contains the words of the upcall, and lets in no address except the
+// client of the export.
 func FuzzAnswer(f *testing.F) {
 	f.Add(0, "nfsd 10.0.0.1\n")
 	f.Add(1, `10.0.0.1 /srv/a\040b`+"\n")
@@ -236,7 +236,7 @@ func FuzzAnswer(f *testing.F) {
 			number = -(number + 1)
 		}
 		from := cache(number) % cacheCount
-		e := answering(published{Export: nfs.Export{Path: "/srv/pool/t/v/data", FSID: volumeID, Client: one}})
+		e := newTestEngine(published{Export: nfs.Export{Path: "/srv/pool/t/v/data", FSID: volumeID, Client: one}})
 		reply, ok := e.answer(from, question)
 		if !ok {
 			return

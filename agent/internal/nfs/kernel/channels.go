@@ -11,19 +11,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// channels are the three files over which the kernel asks and is told.
+// channels are the three files below /proc/net/rpc that carry the kernel's upcalls and the replies.
 type channels struct {
 	root  string // …/net/rpc
 	fds   [cacheCount]int
 	limit int // longest message, in bytes
 }
 
-// openChannels needs the nfsd module loaded. Raw descriptors, because os.File
-// cannot poll files of proc and would block.
+// openChannels needs the nfsd module. It uses raw descriptors, because os.File cannot poll files of
+// proc and would block.
 func openChannels(procRoot string) (*channels, error) {
-	// The kernel reads each word into a page and, on its slow path, the
-	// message into 32 KiB (cache_downcall in net/sunrpc/cache.c); its own
-	// questions have to fit in a page. One page is what always works.
+	// The kernel reads each word into a page. On its slow path it reads the message into 32 KiB
+	// (cache_downcall in net/sunrpc/cache.c). Its upcalls have to fit in a page. A message of one
+	// page works on both paths.
 	c := &channels{root: filepath.Join(procRoot, "net/rpc"), fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
 	for i, name := range cacheNames {
 		path := filepath.Join(c.root, name, "channel")
@@ -46,9 +46,9 @@ func (c *channels) close() {
 	}
 }
 
-var errTooLong = errors.New("message is longer than the kernel takes")
+var errTooLong = errors.New("message must fit in a page")
 
-// send writes one message. The kernel has acted on it when send returns.
+// send writes one message. The kernel has processed the message when send returns.
 func (c *channels) send(m message) error {
 	if len(m.text) > c.limit {
 		return fmt.Errorf("%w: %s: %w (%d > %d bytes)", nfs.ErrInvalid, cacheNames[m.cache], errTooLong, len(m.text), c.limit)
@@ -67,7 +67,7 @@ func (c *channels) send(m message) error {
 	}
 }
 
-// receive reads the next question of a cache; empty when none waits.
+// receive reads the next upcall of a cache. It returns "" when the queue is empty.
 func (c *channels) receive(from cache, buffer []byte) (string, error) {
 	n, err := unix.Read(c.fds[from], buffer)
 	switch {
@@ -79,18 +79,18 @@ func (c *channels) receive(from cache, buffer []byte) (string, error) {
 	return string(buffer[:n]), nil
 }
 
-// flush empties the caches; the kernel then asks again.
+// flush empties the caches. Afterwards the kernel sends upcalls again.
 func (c *channels) flush() error {
 	var errs []error
 	for _, name := range cacheNames {
-		// Any number will do: kernels since 4.18 flush everything.
+		// Since Linux 4.18 any number flushes everything.
 		err := os.WriteFile(filepath.Join(c.root, name, "flush"), []byte("1\n"), 0)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// flushTimes tell whether somebody flushed since they were last read.
+// flushTimes returns the time of the last flush of each cache.
 func (c *channels) flushTimes() (times [cacheCount]string, err error) {
 	for i, name := range cacheNames {
 		text, err := os.ReadFile(filepath.Join(c.root, name, "flush"))

@@ -11,55 +11,55 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// clients is what each client may reach.
-type clients map[netip.Addr]*client
+// clients is what each client may mount.
+type clients map[netip.Addr]*clientState
 
-// client is one address. It is its own domain, so that nothing which is cached
-// for it can let another in.
-type client struct {
-	addr    netip.Addr
-	exports map[string]published // by path
-	paths   map[uuid.UUID]string // where a file system ID is
-	ways    map[string]int       // directories on the way, with how many exports use them
-	wayIDs  map[uuid.UUID]string
-	flavors map[nfs.Flavors]int // with how many exports allow just these
-	told    bool                // the kernel knows the address, as far as is known
+// clientState is the exports of one address. Each address is an auth domain by itself, so that no
+// cached entry of one client lets another client in.
+type clientState struct {
+	addr          netip.Addr
+	exports       map[string]published // by path
+	paths         map[uuid.UUID]string // by file system ID
+	pseudoRoots   map[string]int       // parent directories, and the number of exports below each
+	pseudoRootIDs map[uuid.UUID]string
+	flavors       map[nfs.Flavors]int // number of exports with these flavors
+	pushed        bool                // the kernel has the address, unless its cache was flushed
 }
 
-// published is an export and what its directory was when it was published.
+// published is an export and the directory that its path had at the time.
 type published struct {
 	nfs.Export
-	dir  place
-	key  fsid // of no kind until somebody has looked at the directory
-	told bool // the kernel knows it just so, as far as is known
+	dir    directory
+	key    fsid // kind is 0 until statx was called for the directory
+	pushed bool // the kernel has this entry, unless its cache was flushed
 
-	// narrowed is the version in which it became read-only, while writes from before may be under
-	// way. Else it is 0.
+	// narrowed is the version in which the export became read-only, while earlier writes may still
+	// be in progress. Otherwise it is 0.
 	narrowed uint64
 }
 
-// find looks at the directory.
+// find calls statx for the directory.
 func (p *published) find() error {
-	dir, err := inspect(p.Path)
+	dir, err := statDirectory(p.Path)
 	if err == nil {
 		p.setDirectory(dir)
 	}
 	return err
 }
 
-func (p *published) setDirectory(dir place) {
+func (p *published) setDirectory(dir directory) {
 	p.dir, p.key = dir, exportFSID(p.FSID, dir.inode, dir.mountRoot)
 }
 
-// same reports whether two would be told to the kernel in the same words, of the same directory.
+// same reports whether both exports make the same kernel entries for the same directory.
 func (p published) same(other published) bool {
 	return p.Export == other.Export && p.dir == other.dir
 }
 
-func (c *client) domain() string { return c.addr.String() }
+func (c *clientState) domain() string { return c.addr.String() }
 
-// byDomain finds the client of a domain that the kernel names.
-func (c clients) byDomain(domain string) *client {
+// byDomain returns the client of an auth domain.
+func (c clients) byDomain(domain string) *clientState {
 	addr, err := netip.ParseAddr(domain)
 	if err != nil {
 		return nil
@@ -67,39 +67,39 @@ func (c clients) byDomain(domain string) *client {
 	return c[addr]
 }
 
-// get returns the client, which it makes if need be.
-func (c clients) get(addr netip.Addr) *client {
-	known := c[addr]
-	if known == nil {
-		known = &client{
-			addr:    addr,
-			exports: map[string]published{},
-			paths:   map[uuid.UUID]string{},
-			ways:    map[string]int{},
-			wayIDs:  map[uuid.UUID]string{},
-			flavors: map[nfs.Flavors]int{},
+// get returns the client, and adds it if necessary.
+func (c clients) get(addr netip.Addr) *clientState {
+	client := c[addr]
+	if client == nil {
+		client = &clientState{
+			addr:          addr,
+			exports:       map[string]published{},
+			paths:         map[uuid.UUID]string{},
+			pseudoRoots:   map[string]int{},
+			pseudoRootIDs: map[uuid.UUID]string{},
+			flavors:       map[nfs.Flavors]int{},
 		}
-		c[addr] = known
+		c[addr] = client
 	}
-	return known
+	return client
 }
 
-// remove forgets a client's export at path, and the client with its last one: addresses come and go, and nobody vouches for one that
-// reaches nothing.
+// remove deletes a client's export at path. It deletes the client with its last export, because
+// another machine may get the address.
 func (c clients) remove(addr netip.Addr, path string) {
-	known := c[addr]
-	if known == nil {
+	client := c[addr]
+	if client == nil {
 		return
 	}
-	known.remove(path)
-	if len(known.exports) == 0 {
+	client.remove(path)
+	if len(client.exports) == 0 {
 		delete(c, addr)
 	}
 }
 
-// add remembers the export, and returns whether it replaces one and the
-// directories that the client could not walk through before, the top first.
-func (c *client) add(export published) (replaced bool, newWays []string) {
+// add stores the export. It returns whether the path was exported before, and the parent
+// directories that had no pseudo-root entry, the topmost first.
+func (c *clientState) add(export published) (replaced bool, newPseudoRoots []string) {
 	old, replaced := c.exports[export.Path]
 	if replaced && c.paths[old.FSID] == old.Path {
 		delete(c.paths, old.FSID)
@@ -113,17 +113,17 @@ func (c *client) add(export published) (replaced bool, newWays []string) {
 	if replaced {
 		return true, nil
 	}
-	for _, way := range waysTo(export.Path) {
-		if c.ways[way]++; c.ways[way] == 1 {
-			c.wayIDs[pseudoRootID(way)] = way
-			newWays = append(newWays, way)
+	for _, dir := range parents(export.Path) {
+		if c.pseudoRoots[dir]++; c.pseudoRoots[dir] == 1 {
+			c.pseudoRootIDs[pseudoRootID(dir)] = dir
+			newPseudoRoots = append(newPseudoRoots, dir)
 		}
 	}
-	return false, newWays
+	return false, newPseudoRoots
 }
 
-// remove forgets the export at path, and reports whether there was one.
-func (c *client) remove(path string) bool {
+// remove deletes the export at path, and reports whether there was one.
+func (c *clientState) remove(path string) bool {
 	old, had := c.exports[path]
 	if !had {
 		return false
@@ -133,35 +133,35 @@ func (c *client) remove(path string) bool {
 	if c.paths[old.FSID] == path {
 		delete(c.paths, old.FSID)
 	}
-	for _, way := range waysTo(path) {
-		if c.ways[way]--; c.ways[way] == 0 {
-			delete(c.ways, way)
-			delete(c.wayIDs, pseudoRootID(way))
+	for _, dir := range parents(path) {
+		if c.pseudoRoots[dir]--; c.pseudoRoots[dir] == 0 {
+			delete(c.pseudoRoots, dir)
+			delete(c.pseudoRootIDs, pseudoRootID(dir))
 		}
 	}
 	return true
 }
 
-func (c *client) countFlavors(export published, by int) {
+func (c *clientState) countFlavors(export published, by int) {
 	flavors := export.Options.Security
 	if c.flavors[flavors] += by; c.flavors[flavors] == 0 {
 		delete(c.flavors, flavors)
 	}
 }
 
-// exported reports whether any client may reach path.
+// exported reports whether any client may mount path.
 func (c clients) exported(path string) bool {
-	for _, known := range c {
-		if _, ok := known.exports[path]; ok {
+	for _, client := range c {
+		if _, ok := client.exports[path]; ok {
 			return true
 		}
 	}
 	return false
 }
 
-// security is all flavours that any of the client's exports allows: what it may
-// use on the way. Empty while that is AUTH_SYS alone.
-func (c *client) security() nfs.Flavors {
+// security returns the union of the flavors of the client's exports, which the pseudo-root entries
+// need. It returns "" if AUTH_SYS is the only flavor.
+func (c *clientState) security() nfs.Flavors {
 	var names []string
 	for flavors := range c.flavors {
 		for _, name := range flavors.List() {
@@ -177,15 +177,15 @@ func (c *client) security() nfs.Flavors {
 	return ""
 }
 
-// waysTo lists the directories above p, the top first.
-func waysTo(p string) []string {
-	var ways []string
+// parents lists the directories above p, the topmost first.
+func parents(p string) []string {
+	var pseudoRoots []string
 	for dir := path.Dir(p); ; dir = path.Dir(dir) {
-		ways = append(ways, dir)
+		pseudoRoots = append(pseudoRoots, dir)
 		if dir == pseudoRootPath || !strings.HasPrefix(dir, "/") {
 			break
 		}
 	}
-	slices.Reverse(ways)
-	return ways
+	slices.Reverse(pseudoRoots)
+	return pseudoRoots
 }

@@ -12,8 +12,7 @@ type Config struct {
 	// BasePath is the directory below which all exports are.
 	BasePath string
 
-	// ProcRoot is where proc is mounted, with the nfsd file system at
-	// fs/nfsd. Default /proc.
+	// ProcRoot is the mount point of proc, with the nfsd filesystem at fs/nfsd. Default /proc.
 	ProcRoot string
 
 	// Insecure lets clients use source ports above 1023, as clients behind
@@ -21,67 +20,63 @@ type Config struct {
 	// the server directly, so it is off by default.
 	Insecure bool
 
-	// HandleKeyFile holds the key with which the server signs file handles, so
-	// that a client cannot make up one for a file that it was not shown. It is
-	// made where it is missing. Handles that were given out unsigned, or signed with
-	// another key, are refused: files that clients have open get errors. Empty:
-	// handles are not signed. Needs Linux 7.1.
+	// HandleKeyFile holds the key with which the server signs file handles. A client cannot forge
+	// the handle of a file that the server has not shown to it. The engine creates a missing file.
+	// The server refuses handles that are unsigned or signed with another key, and files that
+	// clients have open get errors. With an empty name handles are not signed. Needs Linux 7.1.
 	HandleKeyFile string
 
-	// LockFolder is where engines lock each other out. Default
-	// /run/btrfs-nfs-csi.
+	// LockFolder contains the lock file that excludes other engines. Default /run/btrfs-nfs-csi.
 	LockFolder string
 
-	// WatchInterval is how often the engine looks whether somebody flushed
-	// the caches or stopped the server. Default 500 ms.
+	// WatchInterval is how often the engine checks for flushed caches and a stopped server. Default
+	// 500 ms.
 	WatchInterval time.Duration
 
-	// Server says how the NFS server is to run.
+	// Server configures the NFS server.
 	Server ServerConfig
 
-	// Logger receives what an operator should know. Default: discard.
+	// Logger receives messages for the administrator. Default: discard.
 	Logger *slog.Logger
 }
 
-// ServerConfig says how the kernel's NFS server is to run. It is applied only
-// when no server threads run; a running server is left as it is.
+// ServerConfig configures the kernel's NFS server. The engine applies it only while no server
+// threads run. It leaves a running server unchanged.
 type ServerConfig struct {
-	// Unmanaged leaves starting the server to somebody else, who has to do so
-	// after Start: clients of a server that nobody answers get errors.
+	// Unmanaged means that the administrator starts the server, and does so after Start. Clients of
+	// a server whose upcalls get no replies receive errors.
 	Unmanaged bool
 
-	// Threads of the server. Default: eight for each core, at least 16 and at
-	// most 256: threads mostly wait for disks, and one costs some 20 KiB.
+	// Threads of the server. Default: eight per core, at least 16 and at most 256. Threads mostly
+	// wait for disks, and each uses about 20 KiB.
 	Threads int
 
 	// MaxVersion is the newest NFS version that the server offers: 4.2, or 4.1. Default 4.2.
 	MaxVersion string
 
-	// Scope is what clients know the server by: after a restart they reclaim opens and locks only from
-	// a server of the same scope. At most 64 bytes. Default: the host name.
+	// Scope is the server scope (RFC 8881 section 2.10.4). After a restart clients reclaim opens
+	// and locks only from a server of the same scope. At most 64 bytes. Default: the host name.
 	Scope string
 
 	// Listen are the TCP addresses to serve. Default: port 2049 of all IPv4
 	// and IPv6 addresses.
 	Listen []netip.AddrPort
 
-	// LeaseTime is how long a silent client keeps its locks. Whole seconds,
-	// 10 s to 1 h (nfsd(7)); 0 leaves the kernel's 90 s.
+	// LeaseTime is how long a silent client keeps its locks: whole seconds, 10 s to 1 h (nfsd(7)).
+	// 0 leaves the kernel's default of 90 s.
 	LeaseTime time.Duration
 
-	// GraceTime is how long after a start clients may reclaim locks, and
-	// nobody may take new ones. As LeaseTime, and at least as long.
+	// GraceTime is how long after a start clients may reclaim locks. Until then no client gets new
+	// locks. The limits are those of LeaseTime. It must not be shorter than LeaseTime.
 	GraceTime time.Duration
 
-	// RequireNfsdcld refuses to start the server while nfsdcld(8) does not
-	// run. Without it, clients cannot reclaim locks after a restart of the
-	// server, and wait out the whole grace period on some kernels. By default
-	// this is only logged.
+	// RequireNfsdcld makes Start fail while nfsdcld(8) does not run. Without nfsdcld clients cannot
+	// reclaim locks after a restart of the server, and on some kernels they wait for the whole
+	// grace period. By default the engine only logs a warning.
 	RequireNfsdcld bool
 
-	// StateFile remembers, until the next boot, that the engine started the
-	// server, so that StopServer stops only such a one. Default
-	// /run/btrfs-nfs-csi/nfsd-started.
+	// StateFile records, until the next boot, that the engine started the server. StopServer stops
+	// only such a server. Default /run/btrfs-nfs-csi/nfsd-started.
 	StateFile string
 }
 
@@ -104,7 +99,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// versions is what the server is told to offer.
+// versions is the content of the nfsd file "versions".
 func (c ServerConfig) versions() string {
 	if c.MaxVersion == "4.1" {
 		return "-2 -3 +4 -4.0 +4.1 -4.2"

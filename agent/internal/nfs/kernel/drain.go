@@ -10,18 +10,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// stopWriters returns when no write is under way that began while one of the exports was writable.
-// After a failure the next call waits again.
+// stopWriters waits for the writes that began while one of the exports was writable. After a
+// failure the next call waits again.
 func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
 	versions := map[nfs.Key]uint64{}
 	var narrowed []nfs.Export
 	e.mu.Lock()
 	for _, export := range exports {
-		known := e.clients[export.Client]
-		if known == nil {
+		client := e.clients[export.Client]
+		if client == nil {
 			continue
 		}
-		if now := known.exports[export.Path]; now.narrowed != 0 {
+		if now := client.exports[export.Path]; now.narrowed != 0 {
 			versions[export.Key()] = now.narrowed
 			narrowed = append(narrowed, now.Export)
 		}
@@ -38,29 +38,29 @@ func (e *Engine) stopWriters(ctx context.Context, exports []published) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for key, version := range versions {
-		known := e.clients[key.Client]
-		if known == nil {
+		client := e.clients[key.Client]
+		if client == nil {
 			continue
 		}
-		now, ok := known.exports[key.Path]
+		now, ok := client.exports[key.Path]
 		if ok && now.narrowed == version {
 			now.narrowed = 0
-			known.exports[key.Path] = now
+			client.exports[key.Path] = now
 		}
 	}
 	return nil
 }
 
-// remaining is what clients may reach in exports of the engine, and in what
-// another program has told the kernel.
-type remaining struct{ *Engine }
+// clientAccess answers what clients may still reach, in exports of the engine and in entries that
+// another program has written.
+type clientAccess struct{ *Engine }
 
 // ToClient implements nfsd.Exported.
-func (r remaining) ToClient(addr netip.Addr) (bool, error) {
+func (r clientAccess) ToClient(addr netip.Addr) (bool, error) {
 	r.mu.Lock()
-	known := r.clients[addr] != nil
+	client := r.clients[addr] != nil
 	r.mu.Unlock()
-	if known {
+	if client {
 		return true, nil
 	}
 	cached, err := r.cachedExports()
@@ -72,20 +72,19 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 	}), nil
 }
 
-// ShutOut implements nfsd.Exported. Without a domain, an address gets nothing but
-// refusals from the server. Afterwards it has one again, with nothing exported to
-// it: a client that still has something mounted gets ESTALE, and does not connect
-// again for each of its requests.
-func (r remaining) ShutOut(addr netip.Addr) (letIn func(), err error) {
+// ShutOut implements nfsd.Exported. It removes the address from its auth domain, so that the server
+// refuses all its requests. letIn puts the address back, with no exports. Then a client that still
+// has a mount gets ESTALE, and does not reconnect for each request.
+func (r clientAccess) ShutOut(addr netip.Addr) (letIn func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil, nfs.ErrClosed
 	}
 	if r.clients[addr] != nil || r.shutOut[addr] != nil {
-		return nil, nil // published, or shut out by another fence, meanwhile
+		return nil, nil // published or fenced in the meantime
 	}
-	if err := r.send(clientMessage(addr, "", r.now().Add(revoked).Unix())); err != nil {
+	if err := r.send(clientMessage(addr, "", r.now().Add(revokedTTL).Unix())); err != nil {
 		return nil, err
 	}
 	ended := make(chan struct{})
@@ -96,24 +95,24 @@ func (r remaining) ShutOut(addr netip.Addr) (letIn func(), err error) {
 		delete(r.shutOut, addr)
 		close(ended)
 		if !r.closed {
-			// What the kernel does not take it asks for.
-			_ = r.send(clientMessage(addr, addr.String(), r.now().Add(revoked).Unix()))
+			// The kernel sends an upcall for what it does not accept.
+			_ = r.send(clientMessage(addr, addr.String(), r.now().Add(revokedTTL).Unix()))
 		}
 	}, nil
 }
 
-// lockFor takes mu when the client is not shut out.
+// lockFor locks mu, after the end of a fence of the client.
 func (e *Engine) lockFor(addr netip.Addr) {
 	e.mu.Lock()
 	for ended := e.shutOut[addr]; ended != nil; ended = e.shutOut[addr] {
 		e.mu.Unlock()
-		<-ended // within nfsd.FenceTime
+		<-ended // takes at most nfsd.FenceTime
 		e.mu.Lock()
 	}
 }
 
 // AtPath implements nfsd.Exported.
-func (r remaining) AtPath(path string) bool {
+func (r clientAccess) AtPath(path string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.clients.exported(path)

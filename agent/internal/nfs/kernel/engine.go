@@ -1,11 +1,10 @@
-// Package kernel is the nfs.Exporter that tells the kernel itself what is
-// exported, in place of rpc.mountd and exportfs. The kernel asks over three
-// files below /proc/net/rpc; an answer may also be given unasked. So publishing
-// and revoking is a write or two, however many exports there are, and nothing
-// else that the server does is disturbed. NFSv4 only.
+// Package kernel is the nfs.Exporter that writes the kernel's export caches itself, in place of
+// rpc.mountd and exportfs. The kernel sends upcalls over three files below /proc/net/rpc, and
+// accepts entries at any time. Publishing and revoking take one or two writes, independent of the
+// number of exports, and do not disturb other clients. NFSv4 only.
 //
-// The protocol: Documentation/filesystems/nfs/rpc-cache.rst, net/sunrpc/cache.c
-// and fs/nfsd/export.c of Linux.
+// The protocol: Documentation/filesystems/nfs/rpc-cache.rst, net/sunrpc/cache.c and
+// fs/nfsd/export.c of Linux.
 package kernel
 
 import (
@@ -24,32 +23,32 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// Name of the engine, as settings and metrics have it.
+// Name of the engine in settings and metrics.
 const Name = "kernel"
 
-// Engine answers the kernel. There can be one on a machine.
+// Engine replies to the kernel's upcalls. There can be one per network namespace.
 type Engine struct {
 	config   Config
-	lock     *os.File // while it is open no other engine gets in
+	lock     *os.File // excludes other engines while it is open
 	channels *channels
 	server   *nfsd.Server
-	xprtsec  bool // the kernel knows transport security
+	xprtsec  bool // the kernel supports xprtsec
 
 	handleKey *nfsd.HandleKey // nil: handles are not signed
 
-	// mu covers what is told to the kernel as well as what is known, so that
-	// no answer which was right a moment ago is given after its revocation.
-	mu      sync.Mutex
-	clients clients
-	shutOut map[netip.Addr]chan struct{} // clients that a fence expires: closed, and removed, when it has
-	version uint64                       // of clients, raised by every change of what is exported
-	closed  bool
-	started bool // Start is done: the watcher may start the server
-	primed  bool // the kernel was told all exports: what it lacks it has lost
+	// mu also covers the writes to the channels, so that no reply which was correct before a
+	// revocation is sent after it.
+	mu        sync.Mutex
+	clients   clients
+	shutOut   map[netip.Addr]chan struct{} // clients that a fence is expiring; closed and removed at its end
+	version   uint64                       // of clients, incremented by every change of exports
+	closed    bool
+	started   bool // Start has returned: the watcher may start the server
+	allPushed bool // the kernel got all exports: a missing entry was flushed
 
-	// replaced is when an entry of the kernel's was last replaced.
-	replaced time.Time
-	rested   time.Time // when the next may be
+	// replaced is the time of the last replacement of a kernel entry.
+	replaced    time.Time
+	nextReplace time.Time // earliest time of the next replacement
 
 	changed chan struct{}
 	wake    int // eventfd that ends the loop
@@ -58,14 +57,14 @@ type Engine struct {
 	now     func() time.Time
 }
 
-// New takes over the kernel's export caches. It fails with ChannelsBusyError
-// while another process answers, and with nfs.ErrUnsupported where the kernel
-// has no NFS server. Until Start the kernel's questions wait, and the clients
-// with them: an answer now would cut off mounts of an earlier run. Close ends it.
+// New takes over the kernel's export caches. It fails with ChannelsBusyError while another process
+// replies to upcalls, and with nfs.ErrUnsupported where the kernel has no NFS server. Upcalls and
+// their clients wait until Start: an earlier reply would cut off mounts of an earlier run. Close
+// ends the engine.
 func New(ctx context.Context, config Config) (*Engine, error) {
 	config = config.withDefaults()
 	if base := config.BasePath; !filepath.IsAbs(base) || filepath.Clean(base) != base || base == "/" {
-		return nil, fmt.Errorf("%w: base path %q is not an absolute, clean path below /", nfs.ErrInvalid, base)
+		return nil, fmt.Errorf("%w: base path must be an absolute, clean path below /, got %q", nfs.ErrInvalid, base)
 	}
 	if err := loadServer(ctx, config); err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func New(ctx context.Context, config Config) (*Engine, error) {
 	return e, nil
 }
 
-// newLocked is New when no other engine can be in the way.
+// newLocked is New with the lock held.
 func newLocked(ctx context.Context, config Config) (*Engine, error) {
 	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
 		return nil, err
@@ -121,25 +120,25 @@ func (e *Engine) Name() string { return Name }
 // Changed implements nfs.Exporter.
 func (e *Engine) Changed() <-chan struct{} { return e.changed }
 
-// Start implements nfs.Exporter. It also starts the NFS server, once the kernel
-// knows all exports, so that no client meets a server that does not know it.
+// Start implements nfs.Exporter. It starts the NFS server after it has pushed the exports, so that
+// clients find them.
 func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 	wanted, invalid := e.check(initial)
 	e.warnOfUnanswered(wanted)
 	if err := e.takeOver(wanted); err != nil {
 		return err
 	}
-	left, failed := e.prime(ctx, e.chunks(), primeTime)
+	left, failed := e.push(ctx, e.chunks(), startPushTime)
 	err := errors.Join(invalid, failed, e.startServer(ctx))
 	e.mu.Lock()
-	e.started, e.primed = true, len(left) == 0
+	e.started, e.allPushed = true, len(left) == 0
 	e.mu.Unlock()
-	e.primeLater(left)
+	e.pushRest(left)
 	return err
 }
 
-// takeOver makes the kernel forget what an earlier agent or another program has
-// told it. Clients that ask meanwhile are answered from what is wanted now.
+// takeOver flushes the entries of an earlier agent or another program. It replies to upcalls from
+// the new exports from then on.
 func (e *Engine) takeOver(wanted []published) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -150,7 +149,7 @@ func (e *Engine) takeOver(wanted []published) error {
 	e.clients = clients{}
 	for _, export := range wanted {
 		if export.Options.ReadOnly {
-			export.narrowed = e.version // an earlier run may have ended before it could wait for writes
+			export.narrowed = e.version // an earlier run may have ended before the writes did
 		}
 		e.clients.get(export.Client).add(export)
 	}
@@ -158,14 +157,14 @@ func (e *Engine) takeOver(wanted []published) error {
 		e.done.Go(e.answerAll)
 	}
 	if err := e.channels.flush(); err != nil {
-		return fmt.Errorf("%w: flushing the export caches: %w", nfs.ErrUnavailable, err)
+		return fmt.Errorf("%w: flush export caches: %w", nfs.ErrUnavailable, err)
 	}
 	if e.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
 		e.stop = stop
 		watcher, err := e.newWatcher()
 		if err != nil {
-			return fmt.Errorf("%w: watching the export caches: %w", nfs.ErrUnavailable, err)
+			return fmt.Errorf("%w: watch export caches: %w", nfs.ErrUnavailable, err)
 		}
 		e.done.Go(func() { watcher.run(ctx) })
 	}
@@ -203,13 +202,13 @@ func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
 			errs = append(errs, &nfs.ExportError{Export: export, Err: err})
 		}
 	}
-	if err := e.server.Fence(ctx, exports, remaining{e}, e.config.Logger); err != nil {
+	if err := e.server.Fence(ctx, exports, clientAccess{e}, e.config.Logger); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// Close implements nfs.Exporter. The server and all mounts go on.
+// Close implements nfs.Exporter. The server and all mounts keep running.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	if e.closed {
@@ -224,7 +223,7 @@ func (e *Engine) Close() error {
 	}
 	// Adding 1 to an eventfd makes it readable (eventfd(2)).
 	if _, err := unix.Write(e.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		return fmt.Errorf("ending the answers: %w", err)
+		return fmt.Errorf("stop the upcall loop: %w", err)
 	}
 	e.done.Wait()
 	_ = unix.Close(e.wake) // an eventfd holds nothing
@@ -234,8 +233,8 @@ func (e *Engine) Close() error {
 	return e.lock.Close()
 }
 
-// prepare checks exports and looks at their directories; those that cannot work
-// are left out and reported.
+// prepare checks exports and their directories. It leaves out invalid exports and returns their
+// errors.
 func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid error) {
 	wanted, invalid = e.check(exports)
 	errs := []error{invalid}
@@ -250,7 +249,7 @@ func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid erro
 	return found, errors.Join(errs...)
 }
 
-// check leaves out and reports exports that can never work.
+// check leaves out exports that can never work, and returns their errors.
 func (e *Engine) check(exports []nfs.Export) (wanted []published, invalid error) {
 	wanted = make([]published, 0, len(exports))
 	var errs []error
@@ -269,8 +268,8 @@ func (e *Engine) check(exports []nfs.Export) (wanted []published, invalid error)
 	return wanted, errors.Join(errs...)
 }
 
-// possible refuses what this kernel would not enforce or could not read. One
-// that does not know xprtsec ignores it, and would let clients in without TLS.
+// possible rejects what this kernel would not enforce or could not read. A kernel without xprtsec
+// ignores the option and would let clients in without TLS.
 func (e *Engine) possible(export nfs.Export) error {
 	if export.Options.XprtSec != "" && !e.xprtsec {
 		return fmt.Errorf("%w: xprtsec needs Linux 6.4 or newer", nfs.ErrUnsupported)
@@ -285,14 +284,15 @@ func (e *Engine) possible(export nfs.Export) error {
 }
 
 const (
-	// longestRest is more than all of an export's message but the path takes: address, four flavours, modes, UUID, numbers.
+	// longestRest bounds an export message without its path: address, four flavors, modes, UUID,
+	// numbers.
 	longestRest = 512
 
-	// latest is a time in as many digits as there are until 2286.
+	// latest is a time with as many digits as times have until 2286.
 	latest = 9_999_999_999
 )
 
-// flags are those of all exports.
+// flags returns the flags of all exports.
 func (e *Engine) flags() (flags int) {
 	if e.config.Insecure {
 		flags |= flagInsecurePort
@@ -303,10 +303,10 @@ func (e *Engine) flags() (flags int) {
 	return flags
 }
 
-// notify tells whoever reads Changed.
+// notify signals Changed.
 func (e *Engine) notify() {
 	select {
 	case e.changed <- struct{}{}:
-	default: // one is waiting already
+	default: // a signal is pending
 	}
 }

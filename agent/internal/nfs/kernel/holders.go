@@ -13,35 +13,36 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// ChannelsBusyError says that another process answers the kernel's questions
-// about exports. Two would answer against each other.
+// ChannelsBusyError means that another process replies to the kernel's export upcalls. Two
+// processes would give contradicting replies.
 type ChannelsBusyError struct {
 	PID  int
 	Comm string // name of the program, at most 15 bytes
 
-	// Engine: it is one like this, which serves its own exports and nobody else's.
+	// Engine is set for an agent, which serves only its own exports.
 	Engine bool
 
-	// Netlink: it is asked by generic netlink, not by the files below /proc/net/rpc.
+	// Netlink is set for a process that gets upcalls by generic netlink, not by the files below
+	// /proc/net/rpc.
 	Netlink bool
 }
 
 const agentComm = "btrfs-nfs-agent"
 
 func (e *ChannelsBusyError) Error() string {
-	return fmt.Sprintf("process %d (%s) already answers the kernel about NFS exports: stop it, or use the exportfs engine",
+	return fmt.Sprintf("process %d (%s) already answers the kernel's NFS export upcalls: stop it, or use the exportfs engine",
 		e.PID, e.Comm)
 }
 
 func (e *ChannelsBusyError) Unwrap() error { return nfs.ErrUnavailable }
 
-// transient is how long a holder may take to go away: exportfs opens a channel
-// for a moment to test what can be exported.
-const transient = time.Second
+// holderTimeout is how long to wait for another process to close a channel. exportfs opens one for
+// a moment to test what can be exported.
+const holderTimeout = time.Second
 
-// waitUntilFree returns when no other process answers the kernel.
+// waitUntilFree returns when no other process replies to upcalls.
 func waitUntilFree(ctx context.Context, procRoot string) error {
-	deadline := time.Now().Add(transient)
+	deadline := time.Now().Add(holderTimeout)
 	for {
 		holder, err := OtherHolder(procRoot)
 		if err != nil {
@@ -68,9 +69,9 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// OtherHolder finds another process of this network namespace that has one of
-// the export caches' channels open or is asked by generic netlink; nil when
-// there is none. It needs to see all processes of the machine.
+// OtherHolder finds another process of this network namespace that has a channel of the export
+// caches open or gets upcalls by generic netlink. It returns nil if there is none. It needs to see
+// all processes of the host.
 func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 	processes, err := os.ReadDir(procRoot)
 	if err != nil {
@@ -95,11 +96,11 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 			continue
 		}
 		if other, err := os.Readlink(filepath.Join(folder, "ns/net")); err != nil || other != network {
-			continue // gone meanwhile, or in a container with caches of its own
+			continue // has ended, or is in a container with separate caches
 		}
 		comm, err := os.ReadFile(filepath.Join(folder, "comm"))
 		if err != nil {
-			continue // gone meanwhile
+			continue // has ended
 		}
 		name := strings.TrimSpace(string(comm))
 		return &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm, Netlink: netlink}, nil
@@ -107,8 +108,8 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 	return nil, nil
 }
 
-// answers reports whether the process below folder has a channel or one of the
-// listening sockets open. Processes end while they are looked at; that is no error.
+// answers reports whether the process below folder has a channel or one of the listening sockets
+// open. A process that ends in the meantime is no error.
 func answers(folder string, listeners map[string]bool) (found, netlink bool) {
 	files, err := os.ReadDir(filepath.Join(folder, "fd"))
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
 )
 
-// patience bounds waits for what takes milliseconds on a machine that has time.
+// patience bounds waits for what takes milliseconds on an idle machine.
 const patience = time.Minute
 
 func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
@@ -38,7 +38,7 @@ func subject() nfstest.Subject {
 			t.Helper()
 			return newEngine(t, w)
 		},
-		// The engine runs the server, so stopping it is all that anybody can do.
+		// The engine runs the server, so a restart is a stop of the server.
 		Restart: func(t *testing.T, w *nfstest.World) {
 			t.Helper()
 			w.StopThreads()
@@ -56,8 +56,8 @@ func subject() nfstest.Subject {
 		Smuggle: func(t *testing.T, _ *nfstest.World, export nfs.Export) {
 			t.Helper()
 			expiry := time.Now().Add(time.Hour).Unix()
-			tell(t, "auth.unix.ip", fmt.Sprintf("nfsd %s %d %s\n", export.Client, expiry, export.Client))
-			tell(t, "nfsd.export", fmt.Sprintf("%s %s %d 1024 65534 65534 0 uuid %s\n", export.Client,
+			push(t, "auth.unix.ip", fmt.Sprintf("nfsd %s %d %s\n", export.Client, expiry, export.Client))
+			push(t, "nfsd.export", fmt.Sprintf("%s %s %d 1024 65534 65534 0 uuid %s\n", export.Client,
 				rpccache.Quote(export.Path), expiry, rpccache.Hex(export.FSID[:])))
 		},
 	}
@@ -88,7 +88,7 @@ func serverConfig(w *nfstest.World) kernel.Config {
 	}
 }
 
-func tell(t *testing.T, cache, message string) {
+func push(t *testing.T, cache, message string) {
 	t.Helper()
 	assert.NilError(t, os.WriteFile("/proc/net/rpc/"+cache+"/channel", []byte(message), 0))
 }
@@ -106,10 +106,10 @@ func TestAnotherProcessAnswers(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// A node that lists a tenant's directory makes the kernel ask about each volume in it, and the
-// kernel remembers the answers: a second listing needs no agent. A volume of another node that is
-// published to this one can be mounted at once, and one that is deleted frees its space.
-func TestForeignVolumesAreRemembered(t *testing.T) {
+// A node that lists a tenant's directory makes the kernel send an upcall for each volume in it. The
+// kernel caches the replies, so a second listing needs no agent. A volume of another node can be
+// mounted as soon as it is published to this one. A deleted volume frees its space.
+func TestNegativeEntriesAreCached(t *testing.T) {
 	const volumes = 100
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
@@ -158,21 +158,21 @@ func TestForeignVolumesAreRemembered(t *testing.T) {
 	case err := <-listed:
 		assert.NilError(t, err)
 	case <-time.After(time.Minute):
-		t.Error("the kernel asked again")
-		again := newEngine(t, w) // which ends the wait
+		t.Error("the kernel sent upcalls again")
+		again := newEngine(t, w) // ends the wait
 		t.Cleanup(func() { assert.Check(t, again.Close()) })
 		assert.NilError(t, again.Start(t.Context(), []nfs.Export{mine, foreign}))
 		assert.NilError(t, <-listed)
 	}
 }
 
-// The server is stopped by who started it, and by nobody else.
+// StopServer stops only a server that an engine started.
 func TestServerLifecycle(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
 	stopped, err := kernel.StopServer(t.Context(), serverConfig(w))
 	assert.NilError(t, err)
-	assert.Assert(t, !stopped, "nobody has started it")
+	assert.Assert(t, !stopped, "no engine has started it")
 
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
@@ -191,13 +191,13 @@ func TestServerLifecycle(t *testing.T) {
 	assert.NilError(t, engine.Close())
 	assert.Equal(t, w.Threads(), "8", "closing the engine leaves the server alone")
 
-	engine = newEngine(t, w) // the agent after a restart
+	engine = newEngine(t, w) // restart of the agent
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
 	w.StartMountd()
 	_, err = kernel.StopServer(t.Context(), serverConfig(w))
 	var busy *kernel.ChannelsBusyError
-	assert.Assert(t, errors.As(err, &busy), "while somebody answers it is in use: %v", err)
+	assert.Assert(t, errors.As(err, &busy), "it is in use while rpc.mountd runs: %v", err)
 	assert.Equal(t, w.Threads(), "8")
 	w.StopDaemon("rpc.mountd")
 
@@ -210,10 +210,11 @@ func TestServerLifecycle(t *testing.T) {
 	assert.Assert(t, !strings.Contains(string(content), volume.Path), "%s", content)
 	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
 	assert.NilError(t, err)
-	assert.Assert(t, !stopped, "once is enough")
+	assert.Assert(t, !stopped, "a second call has no effect")
 }
 
-// A server that runs before anybody answers it refuses its clients. One that goes on while the agent restarts does not.
+// A server that starts before the agent refuses its clients. A server that runs on while the agent
+// restarts does not.
 func TestServerBeforeTheAgent(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.SetTimes()
@@ -226,13 +227,14 @@ func TestServerBeforeTheAgent(t *testing.T) {
 		engine, err := kernel.New(t.Context(), config)
 		assert.NilError(t, err)
 		assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
-		eventually(t, engine.Told)
+		eventually(t, engine.AllPushed)
 		assert.NilError(t, engine.Close())
-		assert.Equal(t, strings.Contains(log.String(), "started before the agent answered"), warns, log.String())
+		assert.Equal(t, strings.Contains(log.String(), "started before the agent:"), warns, log.String())
 	}
 }
 
-// A start that was cut off left a socket and no threads, be it that of rpc.nfsd, which has NFSv3 on where nobody turns it off. No rpcbind runs.
+// An interrupted start leaves a socket and no threads. rpc.nfsd leaves NFSv3 on by default. No
+// rpcbind runs.
 func TestInterruptedStart(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
@@ -244,13 +246,14 @@ func TestInterruptedStart(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// With signed handles a made-up one leads nowhere, and those that were given out outlive a restart of everything.
+// The server refuses forged handles. Handles that it signed stay valid after a restart of agent and
+// server.
 func TestSignedHandles(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	if !nfsd.NewServer("/proc").CanSignHandles() {
 		_, err := kernel.New(t.Context(), kernel.Config{BasePath: w.Base, HandleKeyFile: filepath.Join(w.Folder, "key")})
 		assert.ErrorIs(t, err, nfs.ErrUnsupported)
-		t.Skip("this kernel cannot sign file handles, and the engine says so")
+		t.Skip("this kernel cannot sign file handles, and New returns an error")
 	}
 	key := filepath.Join(w.Folder, "key")
 	engine := newEngineWithKey(t, w, key)
@@ -277,14 +280,14 @@ func TestSignedHandles(t *testing.T) {
 	assert.ErrorContains(t, err, "NFSv4 status")
 	assert.NilError(t, engine.Close())
 
-	// Agents before noted no digest of the key.
+	// Earlier agents wrote no digest of the key.
 	assert.NilError(t, os.WriteFile(filepath.Join(w.Folder, "nfsd-started"), []byte("started, signs file handles\n"), 0o600))
 	engine = newEngineWithKey(t, w, key)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
 
-	// A server with another key, or without one, would serve errors. Its clients go on while the
-	// engine refuses it.
+	// A server with another key, or without one, would return errors. Its clients keep working
+	// while New fails.
 	config := serverConfig(w)
 	config.HandleKeyFile = key
 	for says, change := range map[string]func() error{
@@ -300,9 +303,9 @@ func TestSignedHandles(t *testing.T) {
 	}
 }
 
-// Signing begins beside a server that does not sign: it is refused, mounts go on, and no key is
-// made that a forged handle could read.
-func TestSigningBesideUnsignedServer(t *testing.T) {
+// New rejects a running server that does not sign. Mounts keep working, and New creates no key that
+// a forged handle could read.
+func TestSigningWithUnsignedServer(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	requireSigning(t)
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
@@ -321,8 +324,8 @@ func TestSigningBesideUnsignedServer(t *testing.T) {
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
 }
 
-// What was signed with a key that has been replaced is refused. Clients find files again by their
-// names; what they have open is lost.
+// The server refuses handles that were signed with a replaced key. Clients look up files by name
+// again, and lose their open files.
 func TestKeyRotation(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	requireSigning(t)
@@ -368,8 +371,8 @@ func requireSigning(t *testing.T) {
 	}
 }
 
-// A server that another program has started keeps its versions, which cannot be changed while it
-// runs. The engine warns, and serves.
+// A server that another program has started keeps its versions, because they cannot change while it
+// runs. The engine warns, and exports.
 func TestOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.StartOlderServer()
@@ -383,7 +386,7 @@ func TestOlderVersions(t *testing.T) {
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 	assert.NilError(t, engine.Close())
 
-	// Once the engine has started the server itself, they are off.
+	// The engine starts the server with these versions off.
 	w.StopThreads()
 	w.StopDaemon("rpcbind")
 	log.Reset()
@@ -395,8 +398,8 @@ func TestOlderVersions(t *testing.T) {
 	assert.Assert(t, !strings.Contains(log.String(), "older than 4.1"), log.String())
 }
 
-// A server that the engine starts offers no newer version than it may, and one that another program
-// has started with a newer one is refused.
+// A server that the engine starts offers no version above MaxVersion. Start rejects a running
+// server with a newer one.
 func TestMaxVersion(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	config := serverConfig(w)
@@ -416,7 +419,7 @@ func TestMaxVersion(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// The kernel takes no notice of an answer that comes with a time in the past, such as from a clock that was set back.
+// The kernel ignores a reply with an expiry in the past, for example after the clock was set back.
 func TestExpiredAnswer(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
@@ -446,12 +449,12 @@ func TestPathThatIsTooLong(t *testing.T) {
 	engine := newEngine(t, w)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
 	assert.NilError(t, engine.Start(t.Context(), nil))
-	// Each blank takes four bytes on the way.
+	// Each blank takes four bytes in a message.
 	name := strings.Repeat(strings.Repeat(" ", 200)+"/", 6) + "data"
 	long := w.Directory(name, w.Nodes[0].IPv4)
 	err := engine.Export(t.Context(), []nfs.Export{long})
 	assert.ErrorIs(t, err, nfs.ErrInvalid)
-	assert.ErrorContains(t, err, "longer than the kernel takes")
+	assert.ErrorContains(t, err, "must fit in a page")
 	fine := w.Volume("fine", w.Nodes[0].IPv4)
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{fine}))
 }
@@ -466,14 +469,15 @@ func eventually(t *testing.T, holds func() bool) {
 	}, poll.WithDelay(5*time.Millisecond), poll.WithTimeout(patience))
 }
 
-// A server that has a socket of somebody else's making may see IPv4 clients by addresses of IPv6: they are the same clients.
+// A server with a dual-stack socket sees IPv4 clients by IPv4-mapped addresses. They are the same
+// clients.
 func TestMappedConnection(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
-	// Go makes it for both address families.
+	// Go creates a dual-stack socket.
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "[::]:2050")
 	assert.NilError(t, err)
 	file, err := listener.(*net.TCPListener).File()
@@ -494,7 +498,7 @@ func TestMappedConnection(t *testing.T) {
 	assert.ErrorContains(t, err, "mount")
 }
 
-// Without nfsdcld clients lose their locks when the server restarts: who asks for it gets no server instead.
+// With RequireNfsdcld the engine does not start a server without nfsdcld.
 func TestWithoutNfsdcld(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.StopDaemon("nfsdcld")
@@ -506,8 +510,8 @@ func TestWithoutNfsdcld(t *testing.T) {
 	assert.NilError(t, engine.Close())
 }
 
-// The kernel waits a second for nfsdcld, which may take longer on a busy machine. A server without
-// records of its clients is started again.
+// The kernel waits a second for nfsdcld, which may take longer on a busy host. The engine restarts
+// a server without records of its clients.
 func TestNfsdcldIsLate(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	signal := func(s unix.Signal) {
@@ -526,11 +530,11 @@ func TestNfsdcldIsLate(t *testing.T) {
 		defer func() { assert.NilError(t, engine.Close()) }()
 		return engine.Start(ctx, nil)
 	}
-	const again = "starting the NFS server again"
+	const again = "restarting NFS server"
 
 	signal(unix.SIGSTOP)
 	defer signal(unix.SIGCONT)
-	for _, required := range []bool{true, false} { // an agent that is to end leaves no server without records
+	for _, required := range []bool{true, false} { // an agent that is stopped leaves no server without records
 		ctx, cancel := context.WithCancel(t.Context())
 		var log lockedBuffer
 		go func() {
@@ -557,7 +561,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 	assert.Assert(t, records && known)
 	assert.Assert(t, strings.Contains(later.String(), again))
 
-	// An agent that is killed in the middle leaves a server without records.
+	// An agent that is killed during the start leaves a server without records.
 	signal(unix.SIGSTOP)
 	for _, setting := range [][2]string{{"threads", "0"}, {"portlist", "tcp 2049"}, {"threads", "8"}} {
 		assert.NilError(t, os.WriteFile("/proc/fs/nfsd/"+setting[0], []byte(setting[1]+"\n"), 0))
@@ -573,7 +577,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 	assert.Assert(t, !nfsd.NewServer("/proc").HasThreads())
 }
 
-// lockedBuffer is a log that is written and read at the same time.
+// lockedBuffer is a log that is written and read concurrently.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	all bytes.Buffer

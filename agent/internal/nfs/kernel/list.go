@@ -14,15 +14,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// List implements nfs.Exporter. It is what the kernel has in its cache, and
-// what it would be told if it asked.
+// List implements nfs.Exporter. It merges the kernel's cache with the exports of the engine.
 func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// The kernel's list is long, so nobody waits while it is read. What it has
-	// that the engine does not may have been revoked meanwhile: only then it is
-	// read again, with everybody waiting.
+	// The kernel's list is long, so it is read without the lock. An entry that the engine does not
+	// have may have been revoked since. Only then the list is read again, with the lock.
 	cached, err := e.cachedExports()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
@@ -43,8 +41,8 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	return all, nil
 }
 
-// Roots implements nfs.Exporter. It is what the kernel has in its cache, which other programs can
-// write as well. Exports that nfs-utils have in their table have no effect here.
+// Roots implements nfs.Exporter. It reads the kernel's cache, which other programs can write too.
+// Exports in the table of nfs-utils have no effect here.
 func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	text, err := os.ReadFile(filepath.Join(e.channels.root, cacheNames[cacheExport], "content"))
 	if err != nil {
@@ -61,12 +59,12 @@ func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	return exports, nil
 }
 
-// compare adds what the kernel has to what the engine knows, and reports whether
-// they differ. Exports that differ are told again when they are published again.
+// compare merges the kernel's entries with the exports of the engine, and reports whether they
+// differ. Entries that differ become stale: publishing pushes them again.
 func (e *Engine) compare(cached []rpccache.CachedExport) (exports []nfs.Export, differ bool) {
 	all := map[nfs.Key]nfs.Export{}
-	for _, known := range e.clients {
-		for _, export := range known.exports {
+	for _, client := range e.clients {
+		for _, export := range client.exports {
 			all[export.Key()] = export.Export
 		}
 	}
@@ -86,7 +84,7 @@ func (e *Engine) compare(cached []rpccache.CachedExport) (exports []nfs.Export, 
 			continue
 		}
 		differ = true
-		e.doubt(export.Key())
+		e.markStale(export.Key())
 		all[export.Key()] = export
 	}
 	exports = make([]nfs.Export, 0, len(all))
@@ -96,15 +94,15 @@ func (e *Engine) compare(cached []rpccache.CachedExport) (exports []nfs.Export, 
 	return exports, differ
 }
 
-// doubt makes the kernel be told of an export again when it is published again.
-func (e *Engine) doubt(key nfs.Key) {
-	known := e.clients[key.Client]
-	if known == nil {
+// markStale makes the next publish push the export again.
+func (e *Engine) markStale(key nfs.Key) {
+	client := e.clients[key.Client]
+	if client == nil {
 		return
 	}
-	if export, ok := known.exports[key.Path]; ok {
-		export.told = false
-		known.exports[key.Path] = export
+	if export, ok := client.exports[key.Path]; ok {
+		export.pushed = false
+		client.exports[key.Path] = export
 	}
 }
 
@@ -117,8 +115,8 @@ func (e *Engine) cachedExports() ([]rpccache.CachedExport, error) {
 	return rpccache.ParseExports(file)
 }
 
-// deleted reports whether the kernel's name for a directory is that of one which
-// is no more: it remembers the export of it for a while (d_path in fs/d_path.c).
+// deleted reports whether the kernel's path is that of a deleted directory, whose export it keeps
+// for a while (d_path in fs/d_path.c).
 func deleted(path string) bool {
 	if !strings.HasSuffix(path, " (deleted)") {
 		return false

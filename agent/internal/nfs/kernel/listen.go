@@ -15,17 +15,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// listen gives the server its sockets. They are made here and handed over by
-// their number, which unlike "tcp 2049" can name an address (nfsd(7), portlist).
+// listen creates the server's sockets and passes their descriptors, which unlike "tcp 2049" can
+// name an address (nfsd(7), portlist).
 func (e *Engine) listen(ctx context.Context) error {
 	for _, address := range e.config.Server.Listen {
 		err := e.listenOn(ctx, address)
-		// A machine without IPv6 serves what it can.
+		// A host without IPv6 serves IPv4 only.
 		if errors.Is(err, unix.EAFNOSUPPORT) && address.Addr() == netip.IPv6Unspecified() {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%w: listening on %s: %w", nfs.ErrUnavailable, address, err)
+			return fmt.Errorf("%w: listen on %s: %w", nfs.ErrUnavailable, address, err)
 		}
 	}
 	return nil
@@ -34,13 +34,13 @@ func (e *Engine) listen(ctx context.Context) error {
 func (e *Engine) listenOn(ctx context.Context, address netip.AddrPort) error {
 	network := "tcp4"
 	if address.Addr().Is6() {
-		network = "tcp6" // Go sets IPV6_V6ONLY for it, so that 0.0.0.0 can be had as well
+		network = "tcp6" // Go sets IPV6_V6ONLY, so that 0.0.0.0 stays available
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, network, address.String())
 	if err != nil {
 		return err
 	}
-	defer func() { _ = listener.Close() }() // the server has its own reference
+	defer func() { _ = listener.Close() }() // the server holds a reference
 	socket, ok := listener.(syscall.Conn)
 	if !ok {
 		return errors.New("listener has no socket")

@@ -16,8 +16,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// lockChannels keeps out other engines of this network namespace, which has its own channels, until the file is closed. Of two
-// that look for each other's channels and then open them, both may get in.
+// lockChannels excludes other engines of this network namespace until the file is closed. Each
+// namespace has its own channels. Without the lock, two engines that check for other holders and
+// then open the channels may both succeed.
 func lockChannels(ctx context.Context, config Config) (*os.File, error) {
 	network, err := os.Readlink(filepath.Join(config.ProcRoot, "self/ns/net"))
 	if err != nil {
@@ -46,15 +47,15 @@ func lockChannels(ctx context.Context, config Config) (*os.File, error) {
 
 var notDigits = regexp.MustCompile(`\D+`)
 
-// waitForLock gives up as soon as waitUntilFree would: who ends, ends soon.
+// waitForLock waits as long as waitUntilFree does.
 func waitForLock(ctx context.Context, file *os.File, procRoot string) error {
-	for deadline := time.Now().Add(transient); ; {
+	for deadline := time.Now().Add(holderTimeout); ; {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil && !errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("%w: locking %s: %w", nfs.ErrUnavailable, file.Name(), err)
+			return fmt.Errorf("%w: lock %s: %w", nfs.ErrUnavailable, file.Name(), err)
 		case err == nil:
 			return nil
 		}
@@ -64,11 +65,11 @@ func waitForLock(ctx context.Context, file *os.File, procRoot string) error {
 	}
 }
 
-// lockedBy says whose lock it is, as far as that wrote so.
+// lockedBy returns the holder of the lock, from the process ID in the file.
 func lockedBy(file *os.File, procRoot string) error {
 	busy := &ChannelsBusyError{Comm: agentComm}
 	text := make([]byte, 20)
-	n, _ := file.ReadAt(text, 0) // at its end the file is shorter
+	n, _ := file.ReadAt(text, 0) // the file is shorter than text
 	busy.PID, _ = strconv.Atoi(strings.TrimSpace(string(text[:n])))
 	if comm, err := os.ReadFile(filepath.Join(procRoot, strconv.Itoa(busy.PID), "comm")); err == nil {
 		busy.Comm = strings.TrimSpace(string(comm))

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answerAll answers the kernel until Close.
+// answerAll replies to upcalls until Close.
 func (e *Engine) answerAll() {
 	polled := make([]unix.PollFd, 0, cacheCount+1)
 	for _, fd := range e.channels.fds {
@@ -17,7 +17,7 @@ func (e *Engine) answerAll() {
 	buffer := make([]byte, os.Getpagesize()) // a question fits in a page
 	for {
 		if _, err := unix.Poll(polled, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			e.config.Logger.Error("the kernel's questions about exports cannot be heard", "engine", Name, "error", err)
+			e.config.Logger.Error("failed to poll for the kernel's export upcalls", "engine", Name, "error", err)
 			e.notify()
 			return
 		}
@@ -32,17 +32,17 @@ func (e *Engine) answerAll() {
 	}
 }
 
-// answersAtOnce bounds how long one cache's questions keep the others waiting.
+// answersAtOnce bounds how long the upcalls of one cache delay those of the others.
 const answersAtOnce = 64
 
-// answerWaiting answers the questions of one cache that are there.
+// answerWaiting replies to the pending upcalls of one cache.
 func (e *Engine) answerWaiting(from cache, buffer []byte) {
 	for range answersAtOnce {
 		question, err := e.channels.receive(from, buffer)
 		if err != nil {
-			// Such as E2BIG: a question that does not fit is dropped by the
-			// kernel, and its client gets an error.
-			e.config.Logger.Warn("a question of the kernel was lost", "engine", Name, "error", err)
+			// E2BIG for example: the kernel drops an upcall that does not fit, and its client gets
+			// an error.
+			e.config.Logger.Warn("lost an export upcall of the kernel", "engine", Name, "error", err)
 			return
 		}
 		if question == "" {
@@ -57,13 +57,13 @@ func (e *Engine) answerOne(from cache, question string) {
 	defer e.mu.Unlock()
 	reply, ok := e.answer(from, question)
 	if !ok {
-		e.config.Logger.Debug("not a question about NFS exports", "engine", Name, "question", describe(from, question))
+		e.config.Logger.Debug("ignored an upcall that is not about NFS exports", "engine", Name, "question", describe(from, question))
 		return
 	}
 	if err := e.channels.send(reply); err != nil {
-		// The directory or domain may have gone meanwhile; the kernel asks
-		// again when somebody needs to know.
-		e.config.Logger.Warn("the kernel did not take an answer", "engine", Name,
+		// The directory or domain may have been removed since. The kernel sends another upcall when
+		// a client needs the entry.
+		e.config.Logger.Warn("failed to answer an export upcall", "engine", Name,
 			"question", describe(from, question), "answer", reply.text, "error", err)
 	}
 }

@@ -32,8 +32,8 @@ const (
 	pseudoRootPath = "/"
 )
 
-// cache numbers the three caches, in the order in which entries are written: an
-// export needs the domain that a client entry makes.
+// cache numbers the three caches, in the order in which entries have to be written: an export needs
+// the auth domain that a client entry creates.
 type cache int
 
 const (
@@ -51,15 +51,14 @@ type message struct {
 	text  string
 }
 
-// join makes a message of words that are quoted already.
+// join builds a message from quoted words.
 func join(to cache, words ...string) message {
 	return message{to, strings.Join(words, " ") + "\n"}
 }
 
 func seconds(unix int64) string { return strconv.FormatInt(unix, 10) }
 
-// clientMessage says that an address belongs to a domain; none: that it has no
-// access at all.
+// clientMessage maps an address to an auth domain. With no domain the address has no access.
 func clientMessage(addr netip.Addr, domain string, expiry int64) message {
 	words := []string{"nfsd", addr.String(), seconds(expiry)}
 	if domain != "" {
@@ -68,7 +67,7 @@ func clientMessage(addr netip.Addr, domain string, expiry int64) message {
 	return join(cacheClient, words...)
 }
 
-// exportMessage lets a domain reach a subvolume. common are the flags of all exports.
+// exportMessage exports a subvolume to a domain. common is the flags of all exports.
 func exportMessage(domain string, export nfs.Export, common int, expiry int64) message {
 	flags := flagNoSubtreeCheck | common
 	if export.Options.ReadOnly {
@@ -91,11 +90,12 @@ func exportMessage(domain string, export nfs.Export, common int, expiry int64) m
 // transportModes are the numbers in include/uapi/linux/nfsd/export.h.
 var transportModes = map[string]string{"none": "1", "tls": "2", "mtls": "4"}
 
-// pseudoRootMessage lets a domain walk through a directory and see of it only
-// what leads to its exports (RFC 8881 section 7.3). The top carries number 0,
-// by which the server finds it.
+// pseudoRootMessage exports a directory as part of the pseudo file system, in which a client sees
+// only the path to its exports (RFC 8881 section 7.3). The root has fsid 0, by which the server
+// finds it.
 func pseudoRootMessage(domain, path string, security nfs.Flavors, common int, expiry int64) message {
-	// No handle below it leads anywhere that a name does not, so there is nothing to sign.
+	// The pseudo file system shows nothing that a client may not look up, so its handles are not
+	// signed.
 	flags := flagV4Root | flagReadOnly | flagNoSubtreeCheck | common&^flagSignHandles
 	var id *uuid.UUID
 	if path == pseudoRootPath {
@@ -119,8 +119,7 @@ func exportWords(domain, path string, expiry int64, flags int, id *uuid.UUID) []
 	return words
 }
 
-// secinfo names the flavours, unless AUTH_SYS alone is allowed, which is what
-// the kernel takes from its absence.
+// secinfo lists the flavors. Without the list the kernel allows AUTH_SYS only.
 func secinfo(security nfs.Flavors, flags int) []string {
 	if security == "" {
 		return nil
@@ -133,7 +132,7 @@ func secinfo(security nfs.Flavors, flags int) []string {
 	return words
 }
 
-// noExportMessage shuts a domain out of a directory.
+// noExportMessage is a negative entry: it denies a domain access to a path.
 func noExportMessage(domain, path string, expiry int64) message {
 	return join(cacheExport, rpccache.Quote(domain), rpccache.Quote(path), seconds(expiry))
 }
@@ -144,10 +143,10 @@ type fsid struct {
 	raw  string
 }
 
-// rootFSID is what the kernel asks for to find the pseudo-root.
+// rootFSID is the key of the pseudo-root.
 var rootFSID = fsid{fsidNumber, "\x00\x00\x00\x00"}
 
-// exportFSID is the key that handles of an export carry.
+// exportFSID returns the key in the file handles of an export.
 func exportFSID(id uuid.UUID, inode uint64, mountRoot bool) fsid {
 	if mountRoot {
 		return fsid{fsidUUID, string(id[:])}
@@ -155,7 +154,7 @@ func exportFSID(id uuid.UUID, inode uint64, mountRoot bool) fsid {
 	return fsid{fsidInodeUUID, string(append(binary.NativeEndian.AppendUint64(nil, inode), id[:]...))}
 }
 
-// split undoes exportFSID. For fsidUUID there is no inode.
+// split is the inverse of exportFSID. The inode of fsidUUID is 0.
 func (f fsid) split() (id uuid.UUID, inode uint64, ok bool) {
 	raw := []byte(f.raw)
 	switch {
@@ -168,7 +167,7 @@ func (f fsid) split() (id uuid.UUID, inode uint64, ok bool) {
 	}
 }
 
-// handleMessage says where the file system of a handle is; no path: nowhere.
+// handleMessage maps a file handle's key to a path. With no path the entry is negative.
 func handleMessage(domain string, key fsid, path string, expiry int64) message {
 	words := []string{
 		rpccache.Quote(domain), strconv.Itoa(key.kind), rpccache.Hex([]byte(key.raw)), seconds(expiry),
@@ -179,8 +178,8 @@ func handleMessage(domain string, key fsid, path string, expiry int64) message {
 	return join(cacheHandle, words...)
 }
 
-// pseudoRootID makes the file system ID of a directory on the way to an export:
-// the same one in every run, so that handles of it stay valid.
+// pseudoRootID returns the file system ID of a pseudo-root directory. It is the same in every run,
+// so that handles stay valid.
 func pseudoRootID(path string) uuid.UUID {
 	return uuid.NewSHA1(pseudoRootSpace, []byte(path))
 }

@@ -25,7 +25,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
 )
 
-// sidUtils is the folder of programs of nfs-utils that can use generic netlink (3.1 and newer).
+// sidUtils returns the directory of the nfs-utils programs that support generic netlink (3.1 and
+// newer).
 func sidUtils(t *testing.T) string {
 	t.Helper()
 	folder := os.Getenv("BNC_LAB_NFS_UTILS")
@@ -57,7 +58,7 @@ func startSidServer(t *testing.T, w *nfstest.World, programs, settings string) (
 	return mountd
 }
 
-// auto also returns what the exportfs engine logs.
+// auto also returns the log of the exportfs engine.
 func auto(t *testing.T, w *nfstest.World, programs string) (nfs.Exporter, *os.File) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -99,7 +100,7 @@ func hasChannel(t *testing.T) (channel bool, pid int) {
 	return false, 0
 }
 
-// rpc.mountd of nfs-utils 3.1 has no file open by which it could be found.
+// rpc.mountd of nfs-utils 3.1 opens no channel by which it could be found.
 func TestMountdByNetlink(t *testing.T) {
 	w, programs := nfstest.NewWorld(t), sidUtils(t)
 	mountd := startSidServer(t, w, programs, "manage-gids=n\n")
@@ -110,7 +111,7 @@ func TestMountdByNetlink(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(listeners), 2, "one socket for each of the families nfsd and sunrpc: %v", listeners)
 	w.StopDaemon(mountd)
-	startSidMountd(t, w, programs, "manage-gids=y\n") // not before: on an older kernel it holds up the next test
+	startSidMountd(t, w, programs, "manage-gids=y\n") // only now: on an older kernel it delays the next test
 	channel, pid := hasChannel(t)
 	assert.Assert(t, !channel)
 
@@ -127,7 +128,7 @@ func TestMountdByNetlink(t *testing.T) {
 	}), "%v", report.Findings)
 
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
-	// Unmounts while the server still answers.
+	// This unmounts while the server still answers.
 	t.Run("exportfs", func(t *testing.T) { serveByExportfs(t, w, programs, volume) })
 
 	w.StopDaemon(mountd)
@@ -142,22 +143,23 @@ func TestMountdByNetlink(t *testing.T) {
 	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
 	w.Nodes[0].Mount(t, volume)
 
-	// One that starts later is noticed when it has flushed the caches, as nfs-server.service does.
+	// The watcher finds a later rpc.mountd after it has flushed the caches, which
+	// nfs-server.service does.
 	startSidMountd(t, w, programs, "manage-gids=n\n")
 	w.Run(programs+"/exportfs", "-f")
 	eventually(t, func() bool {
-		return contains(log, "another process answers the kernel") && contains(log, "comm=rpc.mountd")
+		return contains(log, "another process also answers the kernel") && contains(log, "comm=rpc.mountd")
 	})
 	w.StopDaemon(mountd)
 	assert.NilError(t, errors.Join(chosen.Close(), log.Close()))
 }
 
-// serveByExportfs lets auto choose, and publishes and revokes the volume, with rpc.mountd asked by
-// netlink.
+// serveByExportfs lets auto choose the engine, and publishes and revokes the volume, with
+// rpc.mountd on netlink.
 func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs.Export) {
 	t.Helper()
-	// manage-gids has no effect: the kernel asks for a user's groups only where the channel's file
-	// is open (cache_listeners_exist in net/sunrpc/cache.c), so there is nothing to warn of.
+	// manage-gids has no effect: the kernel sends upcalls for a user's groups only while the
+	// channel's file is open (cache_listeners_exist in net/sunrpc/cache.c).
 	assert.Assert(t, !exportfs.ManagesGroups("/proc"))
 	shared := filepath.Join(volume.Path, "shared")
 	assert.NilError(t, os.Mkdir(shared, 0o700))
@@ -169,9 +171,8 @@ func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs
 	assert.NilError(t, chosen.Start(t.Context(), []nfs.Export{volume}))
 	assert.Assert(t, contains(log, "rpc.mountd uses netlink"))
 	mounted := w.Nodes[0].Mount(t, volume)
-	// Only directories: Linux 7.2 offers a pNFS layout for each export that it is told of by
-	// netlink, and reads and writes of files then hang where NFSv3 is off. See
-	// TestMountdWithoutNetlink.
+	// The test uses only directories: Linux 7.2 offers a pNFS layout for each export that it got by
+	// netlink. Reads and writes of files then hang if NFSv3 is off. See TestMountdWithoutNetlink.
 	assert.NilError(t, os.Mkdir(filepath.Join(mounted, "made"), 0o755))
 	w.Run("sh", "-c", `cd "$0" && exec setpriv --reuid 1000 --regid 1000 --groups 4242 mkdir made`, filepath.Join(mounted, "shared"))
 	share := nfs.Export{Path: "/srv/share", Client: w.Nodes[1].IPv4}
@@ -194,8 +195,8 @@ func serveByExportfs(t *testing.T, w *nfstest.World, programs string, volume nfs
 	assert.NilError(t, chosen.Close())
 }
 
-// With no-netlink, which install.sh sets, it is asked by files. Then clients get no pNFS layouts,
-// and can write.
+// With no-netlink, which install.sh sets, rpc.mountd uses the channels' files. Clients get no pNFS
+// layouts, and can write.
 func TestMountdWithoutNetlink(t *testing.T) {
 	w, programs := nfstest.NewWorld(t), sidUtils(t)
 	startSidServer(t, w, programs, "manage-gids=n\nno-netlink=y\n")

@@ -15,8 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
 )
 
-// Each change that the server answers before it is durable is counted when the client has its
-// answer.
+// The server has counted a change, which it answers before it is durable, when the client gets its
+// reply.
 func TestChangesOfClientsAreCounted(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := newEngine(t, w)
@@ -69,7 +69,7 @@ func TestChangesOfClientsAreCounted(t *testing.T) {
 	assert.Assert(t, count() > before, "fallocate was not counted")
 	assert.NilError(t, file.Close())
 
-	// What changes nothing gives no reason to commit.
+	// Reads are not counted, and cause no commit.
 	before = count()
 	for range 10 {
 		_, err := os.ReadDir(mounted)

@@ -13,100 +13,105 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// publish lets a client reach a subvolume. What the kernel knows already it is not told again: replacing an entry makes it
-// look through all others (cache_put and cache_flush in net/sunrpc), which adding one does not.
+// publish exports a subvolume to a client. It does not push an entry that the kernel has: replacing
+// an entry makes the kernel scan all others (cache_put and cache_flush in net/sunrpc). Adding one
+// does not.
 func (e *Engine) publish(export published) error {
 	e.lockFor(export.Client)
 	defer e.mu.Unlock()
 	if e.closed {
 		return nfs.ErrClosed
 	}
-	known := e.clients.get(export.Client)
-	old, replaced := known.exports[export.Path]
-	if old.told && old.same(export) {
+	client := e.clients.get(export.Client)
+	old, replaced := client.exports[export.Path]
+	if old.pushed && old.same(export) {
 		return nil
 	}
 	now := e.now()
 	if replaced && (old.key != export.key || old.dir != export.dir) {
-		if err := e.leave(known, export.Path, export.dir, revoked); err != nil {
-			return err // the old key stays known, to be revoked
+		if err := e.revokeDirectory(client, export.Path, export.dir, revokedTTL); err != nil {
+			return err // keeps the old key, so that it can be revoked
 		}
 	}
 	e.version++
-	security := known.security()
+	security := client.security()
 	if export.Options.ReadOnly {
 		export.narrowed = old.narrowed
 		if replaced && !old.Options.ReadOnly {
 			export.narrowed = e.version
 		}
 	}
-	_, ways := known.add(export)
-	if replaced && !old.told { // after a failure the kernel may not know the way
-		ways = waysTo(export.Path)
+	_, pseudoRoots := client.add(export)
+	if replaced && !old.pushed { // after a failure the kernel may lack the pseudo-root entries
+		pseudoRoots = parents(export.Path)
 	}
-	if known.security() != security { // the way has to allow the new flavour too
-		ways = slices.Sorted(maps.Keys(known.ways))
+	if client.security() != security { // the pseudo-root entries have to allow the new flavor too
+		pseudoRoots = slices.Sorted(maps.Keys(client.pseudoRoots))
 	}
 	if replaced {
 		e.replaced = now
 	}
 	err := nfs.ErrNotFound
-	if known.told {
-		err = e.sendAll(slices.Concat(e.wayMessages(known, ways, now), e.messagesFor(known, export, now)))
+	if client.pushed {
+		err = e.sendAll(slices.Concat(e.pseudoRootMessages(client, pseudoRoots, now), e.exportMessages(client, export, now)))
 	}
 	if errors.Is(err, nfs.ErrNotFound) {
-		// The kernel may not know the client, or not any more after a flush.
-		known.told = true
-		// A client that still has something mounted asks for the pseudo-root while nothing is exported to
-		// it, and the kernel remembers the refusal for a while.
-		root := handleMessage(known.domain(), rootFSID, pseudoRootPath, now.Add(far).Unix())
-		err = e.sendAll(slices.Concat([]message{known.introduction(now)}, e.wayMessages(known, ways, now), e.messagesFor(known, export, now), []message{root}))
+		// The kernel may lack the client, for example after a flush.
+		client.pushed = true
+		// A client that keeps a mount while nothing is exported to it looks up the pseudo-root, and
+		// the kernel caches the refusal.
+		root := handleMessage(client.domain(), rootFSID, pseudoRootPath, now.Add(positiveTTL).Unix())
+		err = e.sendAll(slices.Concat([]message{client.addressMessage(now)}, e.pseudoRootMessages(client, pseudoRoots, now), e.exportMessages(client, export, now), []message{root}))
 	}
 	if err != nil {
-		// The kernel may have taken a part, or has what the export replaces. Then the export stays
-		// known, so that List shows it and a revocation covers it.
+		// The kernel may have accepted some of the messages, or still has the replaced entry. The
+		// export stays stored, so that List shows it and a revocation covers it.
 		if !replaced && errors.Is(err, nfs.ErrNotFound) {
-			return errors.Join(err, e.forget(known, export.Path))
+			return errors.Join(err, e.removeExport(client, export.Path))
 		}
 		if !replaced && !errors.Is(err, nfs.ErrUnavailable) {
 			e.clients.remove(export.Client, export.Path)
 		}
 		return err
 	}
-	export.told = true
-	known.exports[export.Path] = export
+	export.pushed = true
+	client.exports[export.Path] = export
 	return nil
 }
 
-// introduction says who an address is. Exports can be told only afterwards.
-func (c *client) introduction(now time.Time) message {
-	return clientMessage(c.addr, c.domain(), now.Add(far).Unix())
+// addressMessage maps the client's address to its domain. Exports can be pushed only after it.
+func (c *clientState) addressMessage(now time.Time) message {
+	return clientMessage(c.addr, c.domain(), now.Add(positiveTTL).Unix())
 }
 
-// messagesFor are what the kernel has to know before a client can reach an
-// export, in the order in which it can take them.
-func (e *Engine) messagesFor(c *client, export published, now time.Time) []message {
-	expiry := now.Add(far).Unix()
+// exportMessages returns the entries that a client needs for an export, in the order that the
+// kernel requires.
+func (e *Engine) exportMessages(c *clientState, export published, now time.Time) []message {
+	expiry := now.Add(positiveTTL).Unix()
 	return []message{
 		exportMessage(c.domain(), export.Export, e.flags(), expiry),
 		handleMessage(c.domain(), export.key, export.Path, expiry),
 	}
 }
 
-// wayMessages let a client walk through the directories.
-func (e *Engine) wayMessages(c *client, ways []string, now time.Time) []message {
-	expiry := now.Add(wayTime).Unix()
-	messages := make([]message, 0, len(ways))
-	for _, way := range ways {
-		messages = append(messages, pseudoRootMessage(c.domain(), way, c.security(), e.flags(), expiry))
+// pseudoRootMessages returns the pseudo-root entries of the directories.
+func (e *Engine) pseudoRootMessages(c *clientState, pseudoRoots []string, now time.Time) []message {
+	expiry := now.Add(pseudoRootTTL).Unix()
+	messages := make([]message, 0, len(pseudoRoots))
+	for _, dir := range pseudoRoots {
+		messages = append(messages, pseudoRootMessage(c.domain(), dir, c.security(), e.flags(), expiry))
 	}
 	return messages
 }
 
-// revoke shuts a client out of a subvolume, whoever let it in. The handle goes
-// first: that works also when the directory is gone or another one by now, and
-// from then on the kernel does not look for the export at all. The way stays open
-// until it expires: it shows a name that the client knew, and nothing behind it.
+// revoke denies a client access to a subvolume, whichever program exported it:
+//
+//  1. It revokes the handle's key. This also works when the directory was deleted or replaced. From
+//     then on the kernel does not look up the export.
+//  2. It replaces the export with a negative entry.
+//
+// Pseudo-root entries stay until they expire. They show names that the client has seen, and nothing
+// below them.
 func (e *Engine) revoke(export nfs.Export) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -118,55 +123,55 @@ func (e *Engine) revoke(export nfs.Export) error {
 	if export.Spec == "" {
 		addr := export.Client.Unmap()
 		domain = addr.String()
-		if known := e.clients[addr]; known != nil {
-			if err := e.forget(known, export.Path); err != nil {
+		if client := e.clients[addr]; client != nil {
+			if err := e.removeExport(client, export.Path); err != nil {
 				return err
 			}
 		}
 	}
 	e.replaced = e.now()
-	return e.refuse(domain, export.Path)
+	return e.denyPath(domain, export.Path)
 }
 
-// forget ends the client's export at path, wherever the directory is now.
-func (e *Engine) forget(known *client, path string) error {
-	dir, err := inspect(path)
+// removeExport revokes the client's export at path, wherever the directory was moved to.
+func (e *Engine) removeExport(client *clientState, path string) error {
+	dir, err := statDirectory(path)
 	if err != nil {
-		dir = place{} // gone
+		dir = directory{} // gone
 	}
-	if err := e.leave(known, path, dir, revoked); err != nil {
+	if err := e.revokeDirectory(client, path, dir, revokedTTL); err != nil {
 		return err
 	}
 	e.version++
-	e.clients.remove(known.addr, path)
+	e.clients.remove(client.addr, path)
 	return nil
 }
 
-// moveTo notes which directory is at the path of an export, before the kernel is told. Where another
-// one was there, the client loses that.
-func (e *Engine) moveTo(known *client, path string, dir place) error {
-	export, ok := known.exports[path]
+// replaceDirectory stores the directory at the path of an export before it is pushed. If it
+// replaces another directory, the client loses access to that one.
+func (e *Engine) replaceDirectory(client *clientState, path string, dir directory) error {
+	export, ok := client.exports[path]
 	if !ok || export.key.kind != 0 && export.dir == dir {
 		return nil
 	}
-	if err := e.leave(known, path, dir, near); err != nil { // briefly: it may be put back
+	if err := e.revokeDirectory(client, path, dir, negativeTTL); err != nil { // short, because the administrator may move it back
 		return err
 	}
 	export.setDirectory(dir)
-	export.told = false
-	known.exports[path] = export
+	export.pushed = false
+	client.exports[path] = export
 	return nil
 }
 
-// leave shuts the client out of the directory that the export at path had. The kernel keeps the key
-// of its handles, and the export, for years, and both lead to the directory wherever it is moved. So
-// nothing of it may be left when dir takes its place.
-func (e *Engine) leave(known *client, path string, dir place, expiry time.Duration) error {
-	old := known.exports[path]
+// revokeDirectory revokes access to the directory that the export at path had. The kernel keeps the
+// key of its handles, and the export, for years. Both refer to the directory wherever it is moved.
+// Both have to be revoked before dir takes its place.
+func (e *Engine) revokeDirectory(client *clientState, path string, dir directory, expiry time.Duration) error {
+	old := client.exports[path]
 	if old.key.kind == 0 {
-		return nil // the kernel has not been told, or has been made to forget
+		return nil // not pushed, or flushed
 	}
-	if err := e.revokeHandle(known, path, expiry); err != nil {
+	if err := e.revokeHandle(client, path, expiry); err != nil {
 		return err
 	}
 	if old.dir == dir {
@@ -177,59 +182,60 @@ func (e *Engine) leave(known *client, path string, dir place, expiry time.Durati
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	for _, entry := range cached {
-		_, wanted := known.exports[entry.Path]
-		if wanted || entry.FSID != old.FSID || entry.Domain != known.domain() || deleted(entry.Path) {
+		_, exported := client.exports[entry.Path]
+		if exported || entry.FSID != old.FSID || entry.Domain != client.domain() || deleted(entry.Path) {
 			continue
 		}
-		if err := e.refuse(entry.Domain, entry.Path); err != nil {
+		if err := e.denyPath(entry.Domain, entry.Path); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// refuse replaces the kernel's export of a path. No such directory: nothing to shut. No such domain:
-// no client to shut out. The kernel says ENOENT for both.
-func (e *Engine) refuse(domain, path string) error {
-	err := e.replace(noExportMessage(domain, path, e.now().Add(near).Unix()))
+// denyPath replaces the kernel's export of a path with a negative entry. ENOENT means that there is
+// no such directory or no such domain, and so nothing to revoke.
+func (e *Engine) denyPath(domain, path string) error {
+	err := e.replaceEntry(noExportMessage(domain, path, e.now().Add(negativeTTL).Unix()))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	return err
 }
 
-// revokeHandle shuts the client out of the file system that the key of the export at path leads to,
-// unless another of its exports has the same key. Only when the kernel has taken it may the key be
-// forgotten: nobody else knows it.
-func (e *Engine) revokeHandle(known *client, path string, expiry time.Duration) error {
-	old, had := known.exports[path]
-	at := known.paths[old.FSID]
-	if !had || old.key.kind == 0 || at != path && known.exports[at].key == old.key {
+// revokeHandle revokes the key of the export at path, unless another export of the client has the
+// same key. The engine may forget the key only after the kernel has accepted the message, because
+// nothing can look it up later.
+func (e *Engine) revokeHandle(client *clientState, path string, expiry time.Duration) error {
+	old, had := client.exports[path]
+	at := client.paths[old.FSID]
+	if !had || old.key.kind == 0 || at != path && client.exports[at].key == old.key {
 		return nil
 	}
-	err := e.replace(handleMessage(known.domain(), old.key, "", e.now().Add(expiry).Unix()))
+	err := e.replaceEntry(handleMessage(client.domain(), old.key, "", e.now().Add(expiry).Unix()))
 	if errors.Is(err, unix.ENOENT) {
-		return nil // no such domain, as after a flush
+		return nil // no such domain, for example after a flush
 	}
 	return err
 }
 
-// longScan is how long the kernel may look through its entries without a rest after it.
+// longScan is the longest scan of the kernel's entries that needs no pause after it.
 const longScan = 2 * time.Millisecond
 
-// replace tells the kernel something in place of what it knows, at which it looks through all that it knows. On a machine with one
-// processor the server's threads wait for that, so they have it to themselves for as long before the next.
-func (e *Engine) replace(m message) error {
-	time.Sleep(time.Until(e.rested))
+// replaceEntry replaces a kernel entry, which makes the kernel scan all entries. On a host with one
+// processor the server's threads wait for the scan, so the next replacement waits for the same
+// time.
+func (e *Engine) replaceEntry(m message) error {
+	time.Sleep(time.Until(e.nextReplace))
 	begin := time.Now()
 	err := e.send(m)
 	if took := time.Since(begin); took > longScan && runtime.NumCPU() == 1 {
-		e.rested = time.Now().Add(took)
+		e.nextReplace = time.Now().Add(took)
 	}
 	return err
 }
 
-// sendAll tells the kernel all of the messages.
+// sendAll sends the messages in order.
 func (e *Engine) sendAll(messages []message) error {
 	for _, m := range messages {
 		if err := e.send(m); err != nil {
@@ -239,7 +245,7 @@ func (e *Engine) sendAll(messages []message) error {
 	return nil
 }
 
-// send tells the kernel one thing. Callers hold mu.
+// send sends one message and maps its error. Callers hold mu.
 func (e *Engine) send(m message) error {
 	err := e.channels.send(m)
 	switch {
@@ -248,7 +254,7 @@ func (e *Engine) send(m message) error {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("%w: %w", nfs.ErrNotFound, err)
 	case m.cache == cacheExport && errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w: the kernel cannot export this kind of file system: %w", nfs.ErrUnsupported, err)
+		return fmt.Errorf("%w: the kernel cannot export this type of filesystem: %w", nfs.ErrUnsupported, err)
 	default:
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}

@@ -18,77 +18,77 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// Who could not be shut out is shut out by the next try, by handle as well as by path.
+// A failed revocation is completed by the next call, for the handle and the path.
 func TestRevokeAfterAFailure(t *testing.T) {
 	export := volume(t, "v", one, nfs.Options{})
-	e := answering(export)
+	e := newTestEngine(export)
 	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
 	assert.ErrorIs(t, e.revoke(export.Export), nfs.ErrUnavailable)
 	assert.Assert(t, e.clients.exported(export.Path), "the kernel still lets it in")
 
-	told := e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
+	sent := e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
 	assert.NilError(t, e.revoke(export.Export))
 	assert.Assert(t, !e.clients.exported(export.Path))
 	for to, want := range map[cache]message{
 		cacheHandle: handleMessage("10.0.0.1", export.key, "", now+3600),
 		cacheExport: noExportMessage("10.0.0.1", export.Path, now+5),
 	} {
-		assert.DeepEqual(t, told(to), []string{want.text})
+		assert.DeepEqual(t, sent(to), []string{want.text})
 	}
 }
 
-// An export that the kernel took in part is listed, and can be published again and revoked.
+// List shows an export that the kernel accepted in part. It can be published again and revoked.
 func TestPublishAfterAFailure(t *testing.T) {
 	export := volume(t, "v", one, nfs.Options{})
-	e := answering()
+	e := newTestEngine()
 	e.config.BasePath = filepath.Dir(export.Path)
 	e.channels = &channels{root: t.TempDir(), fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
 	assert.NilError(t, os.Mkdir(filepath.Join(e.channels.root, "nfsd.export"), 0o755))
 	assert.NilError(t, os.WriteFile(filepath.Join(e.channels.root, "nfsd.export/content"), nil, 0o600))
-	told := e.takeMessages(t, cacheClient, cacheExport)
+	sent := e.takeMessages(t, cacheClient, cacheExport)
 
 	assert.ErrorIs(t, e.publish(export), nfs.ErrUnavailable)
-	assert.Equal(t, len(told(cacheHandle)), 0)
-	entry := exportMessage("10.0.0.1", export.Export, 0, now+int64(far.Seconds())).text
-	assert.Assert(t, slices.Contains(told(cacheExport), entry), "the kernel has the export")
+	assert.Equal(t, len(sent(cacheHandle)), 0)
+	entry := exportMessage("10.0.0.1", export.Export, 0, now+int64(positiveTTL.Seconds())).text
+	assert.Assert(t, slices.Contains(sent(cacheExport), entry), "the kernel has the export")
 	have, err := e.List(t.Context())
 	assert.NilError(t, err)
 	assert.DeepEqual(t, have, []nfs.Export{export.Export}, cmpopts.EquateComparable(netip.Addr{}))
 
-	told = e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
+	sent = e.takeMessages(t, cacheClient, cacheExport, cacheHandle)
 	assert.NilError(t, e.publish(export))
-	assert.Assert(t, slices.Contains(told(cacheExport), entry))
-	way := pseudoRootMessage("10.0.0.1", filepath.Dir(export.Path), "", 0, now+int64(wayTime.Seconds())).text
-	assert.Assert(t, slices.Contains(told(cacheExport), way), "the kernel may remember that it leads nowhere")
-	assert.DeepEqual(t, told(cacheHandle), []string{handleMessage("10.0.0.1", export.key, export.Path, now+int64(far.Seconds())).text})
+	assert.Assert(t, slices.Contains(sent(cacheExport), entry))
+	dir := pseudoRootMessage("10.0.0.1", filepath.Dir(export.Path), "", 0, now+int64(pseudoRootTTL.Seconds())).text
+	assert.Assert(t, slices.Contains(sent(cacheExport), dir), "the kernel may have a negative entry")
+	assert.DeepEqual(t, sent(cacheHandle), []string{handleMessage("10.0.0.1", export.key, export.Path, now+int64(positiveTTL.Seconds())).text})
 
-	// Another subvolume at the path, whose old handle cannot be revoked.
+	// Another subvolume is at the path, and its old handle cannot be revoked.
 	other := export
 	other.FSID = uuid.New()
 	other.key.raw = "other"
 	e.channels.fds[cacheHandle] = -1
 	assert.ErrorIs(t, e.publish(other), nfs.ErrUnavailable)
-	told = e.takeMessages(t, cacheExport, cacheHandle)
+	sent = e.takeMessages(t, cacheExport, cacheHandle)
 	assert.NilError(t, e.revoke(other.Export))
-	assert.DeepEqual(t, told(cacheHandle), []string{handleMessage("10.0.0.1", export.key, "", now+3600).text})
+	assert.DeepEqual(t, sent(cacheHandle), []string{handleMessage("10.0.0.1", export.key, "", now+3600).text})
 	assert.Equal(t, len(e.clients), 0)
 }
 
-// An export that the kernel refuses is not kept.
-func TestPublishOfWhatIsRefused(t *testing.T) {
+// The engine does not keep an export that the kernel refuses.
+func TestPublishRefusedExport(t *testing.T) {
 	export := volume(t, "v", one, nfs.Options{})
-	e := answering()
+	e := newTestEngine()
 	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: 1}
 	assert.ErrorIs(t, e.publish(export), nfs.ErrInvalid)
 	assert.Equal(t, len(e.clients), 0)
 }
 
-// An export that becomes read-only waits for what the server still writes, here a copy. After a
-// failure, and after a start, a repeated request waits again.
+// An export that becomes read-only waits for the server's writes, here a copy. A repeated request
+// waits again, after a failure and after a start.
 func TestReadOnlyWaitsForWriters(t *testing.T) {
 	export := volume(t, "v", one, nfs.Options{})
 	proc := t.TempDir()
-	e := answering()
+	e := newTestEngine()
 	e.config.BasePath = filepath.Dir(export.Path)
 	e.server = nfsd.NewServer(proc)
 	e.channels = &channels{fds: [cacheCount]int{-1, -1, -1}, limit: os.Getpagesize()}
@@ -121,14 +121,14 @@ func TestReadOnlyWaitsForWriters(t *testing.T) {
 	for _, name := range cacheNames {
 		assert.NilError(t, os.Mkdir(filepath.Join(proc, name), 0o755))
 	}
-	e.stop = func() {} // the engine runs already
+	e.stop = func() {} // the engine has started
 	export.narrowed = 0
 	assert.NilError(t, e.takeOver([]published{export}))
 	assert.ErrorIs(t, publish(true), nfs.ErrUnavailable)
 }
 
-// takeMessages has files take what the kernel is told over these channels, and returns what reads
-// the messages.
+// takeMessages replaces the channels by files, and returns a function that reads the messages sent
+// to a cache.
 func (e *Engine) takeMessages(t *testing.T, caches ...cache) func(cache) []string {
 	t.Helper()
 	files := map[cache]string{}

@@ -14,22 +14,22 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// The kernel keeps the key of an export's handles, and the export, wherever the directory goes.
-// Both are taken back when another directory is found at the path, in whatever way, and when the
-// export ends.
-func TestReplacedDirectoryIsShut(t *testing.T) {
+// The kernel keeps the key of an export's handles, and the export, wherever the directory is moved.
+// The engine revokes both when it finds another directory at the path, by any of these calls, and
+// when the export ends.
+func TestReplacedDirectoryIsRevoked(t *testing.T) {
 	for name, find := range map[string]func(t *testing.T, e *Engine, now published){
 		"the kernel asks about the handle": func(t *testing.T, e *Engine, now published) {
 			answer := e.mustAnswer(t, cacheHandle, "10.0.0.1", fmt.Sprint(now.key.kind), rpccache.Hex([]byte(now.key.raw)))
-			assert.Equal(t, answer+"\n", handleMessage("10.0.0.1", now.key, now.Path, inFar).text)
+			assert.Equal(t, answer+"\n", handleMessage("10.0.0.1", now.key, now.Path, positiveExpiry).text)
 		},
 		"the kernel asks about the export": func(t *testing.T, e *Engine, now published) {
 			answer := e.mustAnswer(t, cacheExport, "10.0.0.1", now.Path)
-			assert.Equal(t, answer+"\n", exportMessage("10.0.0.1", now.Export, 0, inFar).text)
+			assert.Equal(t, answer+"\n", exportMessage("10.0.0.1", now.Export, 0, positiveExpiry).text)
 		},
 		"published again": func(t *testing.T, e *Engine, now published) { assert.NilError(t, e.publish(now)) },
-		"told at the start": func(t *testing.T, e *Engine, now published) {
-			assert.NilError(t, e.primeSome([]nfs.Key{now.Key()}))
+		"pushed at the start": func(t *testing.T, e *Engine, now published) {
+			assert.NilError(t, e.pushChunk([]nfs.Key{now.Key()}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -39,19 +39,19 @@ func TestReplacedDirectoryIsShut(t *testing.T) {
 			if name == "published again" {
 				expiry = now + 3600
 			}
-			first := r.told(cacheHandle)[0]
-			assert.Equal(t, first, handleMessage("10.0.0.1", r.before.key, "", expiry).text, "before anything else is told")
-			assert.Assert(t, slices.Contains(r.told(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
+			first := r.sent(cacheHandle)[0]
+			assert.Equal(t, first, handleMessage("10.0.0.1", r.before.key, "", expiry).text, "before any other message")
+			assert.Assert(t, slices.Contains(r.sent(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
 
 			assert.NilError(t, r.engine.revoke(r.now.Export))
-			assert.Assert(t, slices.Contains(r.told(cacheHandle), handleMessage("10.0.0.1", r.now.key, "", now+3600).text))
+			assert.Assert(t, slices.Contains(r.sent(cacheHandle), handleMessage("10.0.0.1", r.now.key, "", now+3600).text))
 			assert.Equal(t, len(r.engine.clients), 0)
 		})
 	}
 }
 
-// A key that could not be revoked is not forgotten, and no other is told in its place.
-func TestReplacedDirectoryThatCannotBeShut(t *testing.T) {
+// The engine keeps a key that it failed to revoke, and pushes no other key in its place.
+func TestReplacedDirectoryWithFailedRevocation(t *testing.T) {
 	r := newReplaced(t)
 	handles := r.engine.channels.fds[cacheHandle]
 	r.engine.channels.fds[cacheHandle] = -1
@@ -64,33 +64,33 @@ func TestReplacedDirectoryThatCannotBeShut(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, len(words), len(question)+1, "%s lets the client in", answer)
 	}
-	assert.ErrorIs(t, r.engine.primeSome([]nfs.Key{r.now.Key()}), nfs.ErrUnavailable)
+	assert.ErrorIs(t, r.engine.pushChunk([]nfs.Key{r.now.Key()}), nfs.ErrUnavailable)
 	assert.ErrorIs(t, r.engine.publish(r.now), nfs.ErrUnavailable)
 	assert.ErrorIs(t, r.engine.revoke(r.now.Export), nfs.ErrUnavailable)
 
 	r.engine.channels.fds[cacheHandle] = handles
 	assert.NilError(t, r.engine.revoke(r.now.Export))
-	assert.DeepEqual(t, r.told(cacheHandle), []string{handleMessage("10.0.0.1", r.before.key, "", now+3600).text})
-	assert.Assert(t, slices.Contains(r.told(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
+	assert.DeepEqual(t, r.sent(cacheHandle), []string{handleMessage("10.0.0.1", r.before.key, "", now+3600).text})
+	assert.Assert(t, slices.Contains(r.sent(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
 }
 
-// An export whose directory has gone when it is to be told is forgotten, and nothing leads there.
-func TestDirectoryThatIsGoneAtTheStart(t *testing.T) {
+// The engine removes an export whose directory is missing when it is pushed.
+func TestMissingDirectoryAtStart(t *testing.T) {
 	r := newReplaced(t)
 	assert.NilError(t, os.Remove(r.now.Path))
 	handles := r.engine.channels.fds[cacheHandle]
 	r.engine.channels.fds[cacheHandle] = -1
-	assert.ErrorIs(t, r.engine.primeSome([]nfs.Key{r.now.Key()}), nfs.ErrNotFound)
+	assert.ErrorIs(t, r.engine.pushChunk([]nfs.Key{r.now.Key()}), nfs.ErrNotFound)
 	assert.Assert(t, r.engine.clients.exported(r.now.Path), "the kernel still lets the client in")
 
 	r.engine.channels.fds[cacheHandle] = handles
-	assert.ErrorIs(t, r.engine.primeSome([]nfs.Key{r.now.Key()}), nfs.ErrNotFound)
+	assert.ErrorIs(t, r.engine.pushChunk([]nfs.Key{r.now.Key()}), nfs.ErrNotFound)
 	assert.Equal(t, len(r.engine.clients), 0)
-	assert.DeepEqual(t, r.told(cacheHandle), []string{handleMessage("10.0.0.1", r.before.key, "", now+3600).text})
-	assert.Assert(t, slices.Contains(r.told(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
+	assert.DeepEqual(t, r.sent(cacheHandle), []string{handleMessage("10.0.0.1", r.before.key, "", now+3600).text})
+	assert.Assert(t, slices.Contains(r.sent(cacheExport), noExportMessage("10.0.0.1", r.aside, now+5).text))
 }
 
-// Two exports of one file system ID have different keys while their directories differ.
+// Two exports of one file system ID have different keys if their directories differ.
 func TestKeyOfAnotherPath(t *testing.T) {
 	r := newReplaced(t)
 	other := r.now
@@ -99,30 +99,29 @@ func TestKeyOfAnotherPath(t *testing.T) {
 	assert.NilError(t, other.find())
 	assert.NilError(t, r.engine.publish(other))
 	assert.NilError(t, r.engine.revoke(r.now.Export))
-	told := r.told(cacheHandle)
-	assert.Assert(t, slices.Contains(told, handleMessage("10.0.0.1", r.before.key, "", now+3600).text))
-	assert.Assert(t, !slices.Contains(told, handleMessage("10.0.0.1", other.key, "", now+3600).text))
+	sent := r.sent(cacheHandle)
+	assert.Assert(t, slices.Contains(sent, handleMessage("10.0.0.1", r.before.key, "", now+3600).text))
+	assert.Assert(t, !slices.Contains(sent, handleMessage("10.0.0.1", other.key, "", now+3600).text))
 }
 
-const inFar = 316_360_000
+const positiveExpiry = 316_360_000
 
-// replaced is an engine with an export whose directory has been moved aside, and another one is in
-// its place.
+// replaced is an engine with an export whose directory was moved aside and replaced by another one.
 type replaced struct {
 	engine      *Engine
 	before, now published
-	aside       string // where the directory is
-	told        func(cache) []string
+	aside       string // new path of the directory
+	sent        func(cache) []string
 }
 
 func newReplaced(t *testing.T) replaced {
 	t.Helper()
 	r := replaced{before: volume(t, "v", one, nfs.Options{})}
-	r.engine = answering(r.before)
+	r.engine = newTestEngine(r.before)
 	r.engine.config.BasePath = filepath.Dir(r.before.Path)
 	r.engine.config.Logger = slog.New(slog.DiscardHandler)
 	r.engine.channels = &channels{root: t.TempDir(), limit: os.Getpagesize()}
-	r.told = r.engine.takeMessages(t, cacheClient, cacheExport, cacheHandle)
+	r.sent = r.engine.takeMessages(t, cacheClient, cacheExport, cacheHandle)
 
 	r.aside, r.now = filepath.Join(t.TempDir(), "aside"), r.before
 	assert.NilError(t, os.Rename(r.before.Path, r.aside))

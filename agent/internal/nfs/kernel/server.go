@@ -20,7 +20,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// loadServer makes the kernel's NFS server and its settings reachable.
+// loadServer loads the nfsd module and mounts its filesystem.
 func loadServer(ctx context.Context, config Config) error {
 	folder := nfsdFolder(config.ProcRoot)
 	if _, err := os.Stat(filepath.Join(folder, "threads")); err == nil {
@@ -34,7 +34,7 @@ func loadServer(ctx context.Context, config Config) error {
 		}
 	}
 	if err := unix.Mount("nfsd", folder, "nfsd", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%w: mounting the nfsd file system on %s: %w", nfs.ErrUnsupported, folder, err)
+		return fmt.Errorf("%w: mount the nfsd filesystem on %s: %w", nfs.ErrUnsupported, folder, err)
 	}
 	return nil
 }
@@ -45,7 +45,7 @@ func (c Config) nfsd(name string) string {
 	return filepath.Join(nfsdFolder(c.ProcRoot), name)
 }
 
-// threads is how many threads the server has; 0: it does not run.
+// threads returns the number of server threads. 0 means that the server does not run.
 func (e *Engine) threads() (int, error) {
 	text, err := os.ReadFile(e.config.nfsd("threads"))
 	if err != nil {
@@ -54,10 +54,10 @@ func (e *Engine) threads() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-// startServer starts the server unless it runs. See nfsd(7) for the files, and
-// for the order: versions before sockets, because sockets are registered for the
-// versions that are on; times before threads, because threads begin the grace
-// period.
+// startServer starts the server unless it runs. nfsd(7) describes the files and their order:
+//
+// 1. versions before sockets, because sockets are registered for the versions that are on
+// 2. times before threads, because threads begin the grace period
 func (e *Engine) startServer(ctx context.Context) error {
 	server := e.config.Server
 	const advice = "btrfs-nfs-agent nfs stop, or vers4.2=n in the section [nfsd] of /etc/nfs.conf and a restart of nfs-server"
@@ -79,11 +79,11 @@ func (e *Engine) startServer(ctx context.Context) error {
 		if err := e.checkRunningServer(); err != nil {
 			return err
 		}
-		e.config.Logger.Info("the NFS server runs already", "engine", Name, "threads", running)
+		e.config.Logger.Info("NFS server is already running", "engine", Name, "threads", running)
 		e.server.WarnOfOlderVersions(e.config.Logger, Name)
 		e.server.WarnOfRecords(e.config.Logger, Name, "restart nfsdcld, then the server (btrfs-nfs-agent nfs stop, with the agent stopped)")
 		if server.Scope != "" {
-			e.server.WarnOfScope(e.config.Logger, Name, "its next start gives it another, and loses the locks once (docs/upgrade.md)")
+			e.server.WarnOfScope(e.config.Logger, Name, "its next start sets another scope, and clients lose their locks once (docs/upgrade.md)")
 		}
 		return nil
 	}
@@ -94,7 +94,7 @@ func (e *Engine) startServer(ctx context.Context) error {
 	if err := e.serveRecorded(ctx); err != nil {
 		return err
 	}
-	e.config.Logger.Info("NFS server started", "engine", Name, "threads", server.Threads,
+	e.config.Logger.Info("started NFS server", "engine", Name, "threads", server.Threads,
 		"listen", server.Listen, "took", time.Since(started).Round(time.Millisecond))
 	return nil
 }
@@ -106,12 +106,12 @@ func (e *Engine) warnOfUnmanaged() {
 	e.server.WarnOfScope(e.config.Logger, Name, `set it where the server is started ("Server scope" in docs/installation.md)`)
 }
 
-// startsForRecords is how often the server is started until nfsdcld records its clients. The kernel
+// startsForRecords bounds the starts of the server until nfsdcld records its clients. The kernel
 // waits about a second for nfsdcld at each start.
 const startsForRecords = 20
 
-// serveRecorded starts the server, and starts it again where nfsdcld, which runs, has come too late
-// for it, as on a busy machine. Without records clients lose their locks.
+// serveRecorded starts the server. It starts it again if a running nfsdcld was too late, for
+// example on a busy host. Without records clients lose their locks.
 func (e *Engine) serveRecorded(ctx context.Context) error {
 	for start := 1; ; start++ {
 		if err := e.serve(ctx); err != nil {
@@ -121,10 +121,10 @@ func (e *Engine) serveRecorded(ctx context.Context) error {
 		case !e.lacksRecords():
 			return nil
 		case ctx.Err() != nil:
-			// The next agent would find the server running, and leave it without records.
-			return errors.Join(fmt.Errorf("start of the NFS server: %w", ctx.Err()), e.config.set("threads", "0"))
+			// The next agent would find a running server and leave it without records.
+			return errors.Join(fmt.Errorf("start NFS server: %w", ctx.Err()), e.config.set("threads", "0"))
 		case start < startsForRecords:
-			e.config.Logger.Info("starting the NFS server again: nfsdcld was too late to record its clients", "engine", Name, "start", start)
+			e.config.Logger.Info("restarting NFS server: nfsdcld was too late to record its clients", "engine", Name, "start", start)
 		case e.config.Server.RequireNfsdcld:
 			return errors.Join(fmt.Errorf("%w: nfsdcld does not record the clients of the NFS server", nfs.ErrUnavailable), e.config.set("threads", "0"))
 		default:
@@ -137,19 +137,19 @@ func (e *Engine) serveRecorded(ctx context.Context) error {
 	}
 }
 
-// lacksRecords reports whether the running server does without nfsdcld, although that runs.
+// lacksRecords reports whether the running server does not use nfsdcld although nfsdcld runs.
 func (e *Engine) lacksRecords() bool {
 	records, known := e.server.RecordsClients()
 	return known && !records && e.nfsdcldRuns()
 }
 
-// stopUnfinished stops a server whose start an agent that was killed has not finished: it lacks
-// records. One that has clients already goes on.
+// stopUnfinished stops a server that lacks records because the agent was killed during the start.
+// It leaves a server that has clients.
 func (e *Engine) stopUnfinished() error {
 	if !e.config.rememberedStart() || !e.lacksRecords() || e.server.HasClients() {
 		return nil
 	}
-	e.config.Logger.Info("stopping the NFS server, which has no clients yet: nfsdcld was too late to record them", "engine", Name)
+	e.config.Logger.Info("stopping NFS server without clients: nfsdcld was too late to record them", "engine", Name)
 	return e.config.set("threads", "0")
 }
 
@@ -182,16 +182,16 @@ func (e *Engine) startThreads() error {
 	server := e.config.Server
 	err := e.server.Start(server.Threads, server.Scope, e.handleKey)
 	if errors.Is(err, nfsd.ErrNoScope) {
-		e.config.Logger.Warn("the NFS server gets the host name for its scope: clients lose their locks when the pool moves to another host, or the host is renamed",
+		e.config.Logger.Warn("NFS server uses the host name as its scope: clients lose their locks when the pool moves to another host or the host is renamed",
 			"engine", Name, "error", err)
 		return e.server.Start(server.Threads, "", nil)
 	}
 	return err
 }
 
-// dropSockets takes away what an interrupted start left: sockets, and perhaps not all, with which times cannot be set. Where it was one with
-// NFSv3, the kernel begins by starting lockd, which is refused without rpcbind, but the sockets are gone after that as well (nfsd_svc in
-// fs/nfsd/nfssvc.c).
+// dropSockets removes the sockets of an interrupted start. Times cannot be set while sockets exist.
+// If the interrupted start had NFSv3 on, writing "threads" makes the kernel start lockd, which is
+// refused without rpcbind. The sockets are removed in this case too (nfsd_svc in fs/nfsd/nfssvc.c).
 func (c Config) dropSockets() error {
 	if err := c.set("threads", "0"); !errors.Is(err, unix.ECONNREFUSED) {
 		return err
@@ -199,18 +199,19 @@ func (c Config) dropSockets() error {
 	return nil
 }
 
-// warnOfUnanswered tells of a server that somebody else has started while nobody answered it, as at boot. The kernel then refuses what it
-// has to ask for (cache_check in net/sunrpc/cache.c), and clients with mounts from before get ESTALE. After a restart of the agent alone the
-// kernel has exports from before.
+// warnOfUnanswered warns of a server that was started before the agent, for example at boot.
+// Without a reader of the channels the kernel refuses what it would ask for (cache_check in
+// net/sunrpc/cache.c), and clients with earlier mounts get ESTALE. After a restart of the agent
+// alone the kernel still has exports.
 func (e *Engine) warnOfUnanswered(wanted []published) {
 	running, err := e.threads()
 	if !e.config.Server.Unmanaged || len(wanted) == 0 || err != nil || running == 0 {
 		return
 	}
 	cached, err := e.cachedExports()
-	told := func(export rpccache.CachedExport) bool { return export.Positive && !export.PseudoRoot }
-	if err == nil && !slices.ContainsFunc(cached, told) {
-		e.config.Logger.Warn("the NFS server was started before the agent answered it: clients that had volumes mounted may have got ESTALE; "+
+	exported := func(export rpccache.CachedExport) bool { return export.Positive && !export.PseudoRoot }
+	if err == nil && !slices.ContainsFunc(cached, exported) {
+		e.config.Logger.Warn("NFS server was started before the agent: clients with mounted volumes may have got ESTALE: "+
 			"start it after the agent (AGENT_NFS_SERVER_UNMANAGED)", "engine", Name)
 	}
 }
@@ -220,7 +221,7 @@ func (c Config) set(file, value string) error {
 		return nil
 	}
 	if err := os.WriteFile(c.nfsd(file), []byte(value+"\n"), 0); err != nil {
-		return fmt.Errorf("%w: setting the NFS server's %s to %s: %w", nfs.ErrUnavailable, file, value, err)
+		return fmt.Errorf("%w: set %s of the NFS server to %s: %w", nfs.ErrUnavailable, file, value, err)
 	}
 	return nil
 }
@@ -232,8 +233,9 @@ func wholeSeconds(d time.Duration) string {
 	return strconv.Itoa(int(d.Round(time.Second) / time.Second))
 }
 
-// StopServer stops the NFS server if an engine started it since the machine booted, and makes the kernel forget all exports. Clients
-// wait until it runs again. It fails with ChannelsBusyError while an engine, or rpc.mountd, answers the kernel.
+// StopServer stops the NFS server if an engine started it since the host booted, and flushes the
+// export caches. Clients wait until the server runs again. It fails with ChannelsBusyError while an
+// engine or rpc.mountd replies to upcalls.
 func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
 	config = config.withDefaults()
 	if !config.rememberedStart() {
@@ -242,7 +244,7 @@ func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
 	if err := loadServer(ctx, config); err != nil {
 		return false, err
 	}
-	lock, err := lockChannels(ctx, config) // so that no engine begins meanwhile
+	lock, err := lockChannels(ctx, config) // excludes an engine that starts now
 	if err != nil {
 		return false, err
 	}
@@ -267,8 +269,8 @@ func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
 	return true, nil
 }
 
-// rememberStart notes that the server is the engine's. The file is below /run,
-// which does not outlive the machine's run any more than the server does.
+// rememberStart records that the engine started the server. The file is below /run, which a reboot
+// empties.
 func (e *Engine) rememberStart() error {
 	path := e.config.Server.StateFile
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -289,7 +291,7 @@ func (c Config) rememberedStart() bool {
 	return err == nil
 }
 
-// checkNfsdcld looks for the daemon that keeps clients' records for the kernel.
+// checkNfsdcld checks for the daemon that records the server's clients.
 func (e *Engine) checkNfsdcld() error {
 	if e.nfsdcldRuns() {
 		return nil

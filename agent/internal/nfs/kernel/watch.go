@@ -13,17 +13,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// watcher notices when somebody flushes the caches or stops the server, and
-// repairs it. Clients do not depend on it: the kernel asks again for what it has
-// been made to forget.
+// watcher detects flushed caches and a stopped server, and restores both. Clients do not depend on
+// it: the kernel sends upcalls for flushed entries.
 type watcher struct {
 	*Engine
-	flushed [cacheCount]string
-	missing int  // exports that the kernel does not take, such as of lost directories
-	down    bool // the server was, the last time
-	starts  nfsd.StartWatch
-	tidied  time.Time
-	page    []byte // for reading
+	flushed  [cacheCount]string
+	missing  int  // exports that the kernel refuses, for example of missing directories
+	down     bool // at the last check
+	starts   nfsd.StartWatch
+	lastDrop time.Time
+	page     []byte // for reading
 }
 
 func (e *Engine) newWatcher() (*watcher, error) {
@@ -48,12 +47,12 @@ func (w *watcher) run(ctx context.Context) {
 		}
 		w.checkServer(ctx)
 		w.checkUnmanaged(time.Now())
-		w.tidy()
+		w.dropReplaced()
 	}
 }
 
-// wasFlushed also looks for missing entries: when the last server thread ends,
-// the kernel empties the caches without setting the time of the flush.
+// wasFlushed also counts missing entries: when the last server thread ends, the kernel empties the
+// caches without setting the time of the flush.
 func (w *watcher) wasFlushed() bool {
 	now, err := w.channels.flushTimes()
 	if err != nil {
@@ -67,13 +66,12 @@ func (w *watcher) wasFlushed() bool {
 	return flushed
 }
 
-// entriesMissing counts how many exports the kernel has not cached, as far as
-// the first 64 KiB of its list tell: after a flush, that is all of it. Nobody
-// waits while the list is read; if something changes meanwhile, the last count
-// stands until the next look.
+// entriesMissing counts the exports that the kernel has not cached. It reads the first 64 KiB of
+// the kernel's list, which holds the whole list after a flush. It reads without the lock, and
+// returns the last count if exports change in the meantime.
 func (w *watcher) entriesMissing() int {
-	wanted, version := w.wanted()
-	if wanted == 0 {
+	pushed, version := w.pushedCount()
+	if pushed == 0 {
 		return 0
 	}
 	file, err := os.Open(filepath.Join(w.channels.root, cacheNames[cacheExport], "content"))
@@ -83,7 +81,7 @@ func (w *watcher) entriesMissing() int {
 	defer func() { _ = file.Close() }() // only read
 	n, err := io.ReadFull(file, w.page)
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0 // there is more
+		return 0 // the list is longer
 	}
 	cached := 0
 	for line := range bytes.Lines(w.page[:n]) {
@@ -91,46 +89,46 @@ func (w *watcher) entriesMissing() int {
 			cached++
 		}
 	}
-	if _, now := w.wanted(); now != version {
+	if _, now := w.pushedCount(); now != version {
 		return w.missing
 	}
-	return max(0, wanted-cached)
+	return max(0, pushed-cached)
 }
 
-// wanted counts the exports that the kernel has been told, none before it was
-// told all, and says of which version of them.
-func (w *watcher) wanted() (count int, version uint64) {
+// pushedCount returns the number of pushed exports and their version. It returns 0 until all
+// exports are pushed.
+func (w *watcher) pushedCount() (count int, version uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.primed {
+	if !w.allPushed {
 		return 0, w.version
 	}
-	for _, known := range w.clients {
-		count += len(known.exports)
+	for _, client := range w.clients {
+		count += len(client.exports)
 	}
 	return count, w.version
 }
 
-// restore brings back what somebody made the kernel forget.
+// restore pushes all exports after a flush.
 func (w *watcher) restore(ctx context.Context) {
 	started := time.Now()
-	w.forgotten()
-	if _, err := w.prime(ctx, w.chunks(), forever); err != nil {
-		w.config.Logger.Error("exports could not be restored after a flush", "engine", Name, "error", err)
+	w.markAllStale()
+	if _, err := w.push(ctx, w.chunks(), forever); err != nil {
+		w.config.Logger.Error("failed to restore exports after a flush of the kernel's export caches", "engine", Name, "error", err)
 	} else {
-		w.config.Logger.Info("somebody flushed the kernel's export caches; all exports are restored", "engine", Name,
+		w.config.Logger.Info("restored exports after a flush of the kernel's export caches", "engine", Name,
 			"took", time.Since(started).Round(time.Millisecond))
 	}
-	w.notify() // before every process is looked at, which takes a while
+	w.notify() // before the scan of all processes, which takes a while
 	if holder, err := OtherHolder(w.config.ProcRoot); err == nil && holder != nil && holder.Comm != "exportfs" {
-		w.config.Logger.Error("another process answers the kernel about NFS exports as well; stop it", "engine", Name,
+		w.config.Logger.Error("another process also answers the kernel's NFS export upcalls: stop it", "engine", Name,
 			"pid", holder.PID, "comm", holder.Comm)
 	}
 	w.missing = w.entriesMissing()
 }
 
-// checkServer starts a server that has been found down twice: once may be in
-// the middle of somebody's restart.
+// checkServer starts a server that is down in two consecutive checks. One check may fall into a
+// restart by the administrator.
 func (w *watcher) checkServer(ctx context.Context) {
 	running, err := w.threads()
 	if w.config.Server.Unmanaged || err != nil || running > 0 {
@@ -144,16 +142,16 @@ func (w *watcher) checkServer(ctx context.Context) {
 		w.down = true
 		return
 	}
-	w.config.Logger.Warn("somebody stopped the NFS server; starting it", "engine", Name)
+	w.config.Logger.Warn("NFS server was stopped: starting it", "engine", Name)
 	if err := w.startServer(ctx); err != nil {
-		w.config.Logger.Error("the NFS server could not be started", "engine", Name, "error", err)
+		w.config.Logger.Error("failed to start NFS server", "engine", Name, "error", err)
 		return
 	}
 	w.down = false
 	w.notify()
 }
 
-// checkUnmanaged looks at a server that another program has started after the agent.
+// checkUnmanaged warns of a server that another program has started after the agent.
 func (w *watcher) checkUnmanaged(now time.Time) {
 	if w.config.Server.Unmanaged && w.starts.Settled(w.server.HasThreads(), now) {
 		w.warnOfUnmanaged()
@@ -161,38 +159,37 @@ func (w *watcher) checkUnmanaged(now time.Time) {
 }
 
 const (
-	tidyInterval  = 5 * time.Second
-	tidyTime      = 2 * time.Minute // negative entries have expired long since, and a client's last request has ended
-	nobodysDomain = "btrfs-nfs-csi"
+	dropInterval      = 5 * time.Second
+	dropTime          = 2 * time.Minute // negative entries have expired, and a client's last request has ended
+	placeholderDomain = "btrfs-nfs-csi"
 )
 
-var nobodysAddress = netip.IPv6Unspecified()
+var placeholderAddress = netip.IPv6Unspecified()
 
-// tidy makes the kernel drop entries that have been replaced. Each holds on to
-// its directory, and with it to the space of a deleted subvolume; but the kernel
-// looks for them only when the earliest expiry that it knows of has come, or
-// after half an hour (cache_clean in net/sunrpc/cache.c). So there is always an
-// entry that expires soon, and writing the next one makes the kernel look. It is
-// for the address ::, which no client can have. It ends a while after the last
-// entry was replaced, because the kernel looks at each entry of all clients.
-func (w *watcher) tidy() {
-	if time.Since(w.tidied) < tidyInterval {
+// dropReplaced makes the kernel free replaced entries. Each holds a reference to its directory, and
+// so to the space of a deleted subvolume. The kernel scans for such entries only when the earliest
+// expiry that it has seen is reached, or after half an hour (cache_clean in net/sunrpc/cache.c). So
+// dropReplaced keeps one entry that expires soon, for the address ::, which no client can have.
+// Writing the next one starts a scan. It stops dropTime after the last replacement, because a scan
+// reads the entries of all clients.
+func (w *watcher) dropReplaced() {
+	if time.Since(w.lastDrop) < dropInterval {
 		return
 	}
-	w.tidied = time.Now()
+	w.lastDrop = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.now().Sub(w.replaced) > tidyTime {
+	if w.now().Sub(w.replaced) > dropTime {
 		return
 	}
-	expiry := w.now().Add(tidyInterval).Unix()
+	expiry := w.now().Add(dropInterval).Unix()
 	for _, m := range []message{
-		clientMessage(nobodysAddress, nobodysDomain, w.now().Add(far).Unix()),
-		noExportMessage(nobodysDomain, pseudoRootPath, expiry),
-		handleMessage(nobodysDomain, rootFSID, "", expiry),
+		clientMessage(placeholderAddress, placeholderDomain, w.now().Add(positiveTTL).Unix()),
+		noExportMessage(placeholderDomain, pseudoRootPath, expiry),
+		handleMessage(placeholderDomain, rootFSID, "", expiry),
 	} {
 		if err := w.channels.send(m); err != nil {
-			w.config.Logger.Warn("the kernel's export caches could not be tidied", "engine", Name, "error", err)
+			w.config.Logger.Warn("failed to drop replaced entries from the kernel's export caches", "engine", Name, "error", err)
 			return
 		}
 	}
