@@ -12,11 +12,11 @@ var (
 	// ErrNotFound marks an export whose directory does not exist.
 	ErrNotFound = errors.New("exported directory does not exist")
 
-	// ErrUnavailable marks a failure that can pass: the NFS server, or what
-	// drives it, does not answer as it should right now.
+	// ErrUnavailable marks a temporary failure: the NFS server, or its tools, do not respond as
+	// they should.
 	ErrUnavailable = errors.New("nfs server is not available")
 
-	// ErrUnsupported marks what this machine's kernel or nfs-utils cannot do.
+	// ErrUnsupported marks what this host's kernel or nfs-utils cannot do.
 	ErrUnsupported = errors.New("not supported on this machine")
 
 	// ErrClosed is returned by calls after Close.

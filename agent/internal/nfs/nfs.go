@@ -1,8 +1,8 @@
-// Package nfs says which directories the kernel's NFS server serves to whom.
+// Package nfs defines which directories the kernel's NFS server exports to which clients.
 //
-// It holds the vocabulary only. The engines that make the server follow are in
-// exportfs (drives nfs-utils) and kernel (answers the kernel's export caches
-// itself); engine chooses between them; nfstest is the one suite that both pass.
+// It contains types and interfaces only. The engines are in exportfs (runs nfs-utils) and kernel
+// (writes the kernel's export caches). Package engine chooses between them. nfstest is the test
+// suite that both pass.
 package nfs
 
 import (
@@ -12,67 +12,62 @@ import (
 	"github.com/google/uuid"
 )
 
-// Exporter keeps the NFS server's exports below one base path equal to what it
-// is told. Exports of other paths are never touched. All methods may be called
-// from many goroutines at once; calls that wait at the same time share work.
+// Exporter keeps the NFS server's exports below one base path equal to the exports that it was
+// given. It never changes exports of other paths. All methods are safe for concurrent use.
+// Concurrent calls share work.
 //
-// Errors: ErrInvalid for an export that can never work, ErrNotFound for a path
-// that is not there, ErrUnavailable while the NFS server or its tools cannot be
-// reached (a later call may succeed), ErrClosed after Close. A call that fails
-// may have applied some of its exports; calling it again is safe.
+// Errors: ErrInvalid for an export that can never work, ErrNotFound for a path that does not exist,
+// ErrUnavailable while the NFS server or its tools cannot be reached (a later call may succeed),
+// ErrClosed after Close. A failed call may have applied some of its exports. Repeating it is safe.
 type Exporter interface {
 	// Name is "exportfs" or "kernel".
 	Name() string
 
-	// Start makes the exports below the base path exactly initial, in one
-	// batch: missing ones appear, differing ones change, all others go away.
-	// It is called once, before any other method but List.
+	// Start makes the exports below the base path equal to initial, in one batch: it adds missing
+	// exports, changes differing ones and removes all others. It is called once, before any other
+	// method except List.
 	Start(ctx context.Context, initial []Export) error
 
-	// Export publishes each export. It is idempotent and replaces the options
-	// and file system ID of an export with the same path and client. When it
-	// returns without an error, handles with a replaced ID are refused. Where a
-	// read-only export has replaced a writable one, that client can no longer
-	// write, and none of its writes is under way.
+	// Export publishes each export. It is idempotent and replaces the options and file system ID of
+	// an export with the same path and client. After it returns without an error, the server
+	// refuses handles with a replaced ID. If a read-only export has replaced a writable one, that
+	// client can no longer write, and none of its writes is in progress.
 	Export(ctx context.Context, exports []Export) error
 
-	// Unexport takes each export back; only Path and Client (or Spec) matter.
-	// It is idempotent, and is the fence: when it returns without an error,
-	// those clients can no longer read or write, also through files and
-	// directories that they hold open. The directories need not exist. Nothing
-	// that a client wrote before reaches the disk afterwards, whatever is
-	// exported to it later, because that has another FSID.
+	// Unexport revokes each export. Only Path and Client (or Spec) matter. It is idempotent, and is
+	// the fence: after it returns without an error, those clients can no longer read or write, not
+	// even through files and directories that they hold open. The directories need not exist.
+	// Earlier writes of a client never reach the disk afterwards, whatever is exported to it later,
+	// because a later export has another FSID.
 	Unexport(ctx context.Context, exports []Export) error
 
-	// List returns what the NFS server really has below the base path, which
-	// includes exports that somebody else made.
+	// List returns the NFS server's exports below the base path, including those of other programs.
 	List(ctx context.Context) ([]Export, error)
 
-	// Roots returns what others export as the root of NFSv4 (fsid=0 in
-	// exports(5)). Their clients look for each path below such a directory, so
-	// that they cannot mount volumes.
+	// Roots returns the exports of other programs that are the root of NFSv4 (fsid=0 in
+	// exports(5)). Their clients look up each path below such a directory, so they cannot mount
+	// volumes.
 	Roots(ctx context.Context) ([]Export, error)
 
-	// Changed receives a value, at most one waiting, after somebody else
-	// changed or flushed exports or restarted the NFS server: a good moment to
-	// compare List with what should be there. It is never closed.
+	// Changed receives a value, at most one pending, after another program changed or flushed
+	// exports or restarted the NFS server. The caller then compares List with the wanted exports.
+	// Changed is never closed.
 	Changed() <-chan struct{}
 
-	// Close stops the engine's own work and leaves the exports in place, so
-	// that mounts go on while the agent restarts.
+	// Close stops the engine and leaves the exports in place, so that mounts keep working while the
+	// agent restarts.
 	Close() error
 }
 
-// Export lets one client reach one directory. Exports are comparable with ==.
+// Export gives one client access to one directory. Exports are comparable with ==.
 type Export struct {
 	// Path is the absolute, clean path of the exported subvolume,
 	// {base}/{tenant}/{volume}/data.
 	Path string
 
-	// FSID is the 128-bit file system ID that file handles carry. It belongs to
-	// one attachment of one client: other clients of the path have others, and
-	// after Unexport it is never used again. Handles are valid as long as it is
-	// exported, over restarts and renames, and never after.
+	// FSID is the 128-bit file system ID in the file handles. It belongs to one attachment of one
+	// client. Other clients of the path have other IDs, and after Unexport the ID is never used
+	// again. Handles are valid while the ID is exported, across restarts and renames.
 	FSID uuid.UUID
 
 	// Client is the address of one host, without a zone (ValidateClient). An
@@ -82,21 +77,20 @@ type Export struct {
 	// Options say what the client may do.
 	Options Options
 
-	// Spec is set by List alone, for an export that somebody else made to
-	// more or other than one address ("*", "10.0.0.0/8", "host.example"):
-	// the client as the server has it, while Client is the zero Addr. Such an
-	// Export may be given to Unexport.
+	// Spec is set only by List, for an export of another program that is not to one address ("*",
+	// "10.0.0.0/8", "host.example"). Spec is the server's name for the client, and Client is the
+	// zero Addr. Such an Export may be passed to Unexport.
 	Spec string
 }
 
-// Options of an export. The zero value is what a volume for containers needs:
-// writable, with root being root, because pods run as root and chown.
+// Options of an export. The zero value is what a volume for containers needs: writable, without
+// root squash, because pods run as root and chown.
 type Options struct {
 	ReadOnly   bool
 	RootSquash bool
 
-	// Security lists the RPC security flavours that the client may use, the
-	// preferred one first. Empty means "sys".
+	// Security lists the RPC security flavors that the client may use, the preferred one first.
+	// Empty means "sys".
 	Security Flavors
 
 	// XprtSec lists the transport security modes that the client may use.
@@ -104,7 +98,7 @@ type Options struct {
 	XprtSec TransportModes
 }
 
-// Key is what makes an export one and the same over changes of its options.
+// Key identifies an export. It does not change with the options.
 type Key struct {
 	Path   string
 	Client netip.Addr

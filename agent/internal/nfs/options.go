@@ -6,19 +6,18 @@ import (
 	"strings"
 )
 
-// Flavors is a colon-separated list of RPC security flavours, as in the sec=
-// option of exports(5): "sys", "krb5", "krb5i", "krb5p". A string, so that
-// options stay comparable.
+// Flavors is a colon-separated list of RPC security flavors, as in the sec= option of exports(5):
+// "sys", "krb5", "krb5i", "krb5p". It is a string, so that options stay comparable.
 type Flavors string
 
 // TransportModes is a colon-separated list of transport security modes, as in
 // the xprtsec= option of exports(5): "none", "tls", "mtls".
 type TransportModes string
 
-// FlavorsOf joins flavours, the preferred one first.
+// FlavorsOf joins flavors, the preferred one first.
 func FlavorsOf(names ...string) Flavors { return Flavors(strings.Join(names, ":")) }
 
-// List returns the flavours, {"sys"} when none is named.
+// List returns the flavors, {"sys"} if the list is empty.
 func (f Flavors) List() []string {
 	if f == "" {
 		return []string{"sys"}
@@ -26,7 +25,7 @@ func (f Flavors) List() []string {
 	return strings.Split(string(f), ":")
 }
 
-// List returns the modes, none when all are allowed.
+// List returns the modes, nil if all are allowed.
 func (m TransportModes) List() []string {
 	if m == "" {
 		return nil
@@ -34,25 +33,23 @@ func (m TransportModes) List() []string {
 	return strings.Split(string(m), ":")
 }
 
-// Validate reports flavours that the kernel's NFS server does not know or that
-// are named twice.
+// Validate rejects flavors that the kernel's NFS server does not support, and repeated ones.
 func (f Flavors) Validate() error {
-	return validNames("security flavour", f.List(), []string{"sys", "krb5", "krb5i", "krb5p"})
+	return validNames("security flavor", f.List(), []string{"sys", "krb5", "krb5i", "krb5p"})
 }
 
-// Validate reports modes that the kernel's NFS server does not know or that
-// are named twice.
+// Validate rejects modes that the kernel's NFS server does not support, and repeated ones.
 func (m TransportModes) Validate() error {
 	return validNames("transport security mode", m.List(), []string{"none", "tls", "mtls"})
 }
 
-func validNames(what string, names, known []string) error {
+func validNames(field string, names, supported []string) error {
 	for i, name := range names {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("unknown %s %q: want one of %s", what, name, strings.Join(known, ", "))
+		if !slices.Contains(supported, name) {
+			return fmt.Errorf("%s must be one of %s, got %q", field, strings.Join(supported, ", "), name)
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("%s %q is named twice", what, name)
+			return fmt.Errorf("%s must not be repeated, got %q", field, name)
 		}
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Normalize returns the export in the one form that engines store and compare:
-// the client unmapped, a lone "sys" as the default. It returns an ExportError
-// with ErrInvalid for an export that cannot be published below base.
+// Normalize returns the form of the export that engines store and compare: the client is unmapped,
+// and a lone "sys" becomes the default. It returns an ExportError with ErrInvalid for an export
+// that cannot be published below base.
 func (e Export) Normalize(base string) (Export, error) {
 	if e.Options.Security == "sys" {
 		e.Options.Security = ""
@@ -28,9 +28,9 @@ func (e Export) Normalize(base string) (Export, error) {
 func (e Export) validate(base string) error {
 	switch {
 	case e.Spec != "":
-		return errors.New("only single addresses can be exported to")
+		return errors.New("client must be a single address")
 	case e.FSID == uuid.Nil:
-		return errors.New("file system ID is missing")
+		return errors.New("file system ID must be set")
 	}
 	if err := ValidateClient(e.Client); err != nil {
 		return err
@@ -80,17 +80,16 @@ func ValidateNewClient(client netip.Addr) error {
 	return nil
 }
 
-// ValidatePath reports why p cannot be the path of an export below base. Both
-// are absolute; control characters are refused because nfs-utils cannot carry
-// a line break through all of its files.
+// ValidatePath reports why p cannot be the path of an export below base. Both are absolute. Control
+// characters are rejected because some files of nfs-utils cannot contain a line break.
 func ValidatePath(base, p string) error {
 	switch {
 	case !path.IsAbs(p) || path.Clean(p) != p:
-		return fmt.Errorf("path %q is not absolute and clean", p)
+		return fmt.Errorf("path must be absolute and clean, got %q", p)
 	case !Below(base, p):
-		return fmt.Errorf("path is not below %q", base)
+		return fmt.Errorf("path must be below %q, got %q", base, p)
 	case strings.ContainsFunc(p, unicode.IsControl):
-		return fmt.Errorf("path %q has control characters", p)
+		return fmt.Errorf("path must not contain control characters, got %q", p)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func TestValidateClient(t *testing.T) {
 	assert.Error(t, nfs.ValidateNewClient(netip.Addr{}), "client must be an IPv4 or IPv6 address, got none")
 }
 
-// What older agents exported stays exported.
+// Exports of older agents stay valid.
 func TestNormalizeOfLoopback(t *testing.T) {
 	old := nfs.Export{Path: "/srv/t/v/data", FSID: uuid.New(), Client: netip.MustParseAddr("127.0.0.1")}
 	got, err := old.Normalize("/srv")

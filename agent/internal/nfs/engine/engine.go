@@ -1,4 +1,4 @@
-// Package engine chooses and makes the nfs.Exporter of this machine.
+// Package engine chooses and creates the nfs.Exporter of this host.
 package engine
 
 import (
@@ -11,17 +11,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// Auto picks the kernel engine where no other process answers the kernel's
-// questions about exports and the kernel has an NFS server, else exportfs. It
-// does not go beside another agent.
+// Auto chooses the kernel engine if no other process replies to the kernel's export upcalls and the
+// kernel has an NFS server. Otherwise it chooses exportfs. It fails if another agent runs.
 const Auto = "auto"
 
-// Names are the values that New takes.
+// Names returns the names that New accepts.
 func Names() []string { return []string{Auto, exportfs.Name, kernel.Name} }
 
-// New makes the engine of that name, with settings for whichever it is. The
-// error wraps nfs.ErrInvalid for an unknown name, and for Auto what speaks
-// against each of the two.
+// New creates the engine of that name. The error wraps nfs.ErrInvalid for an unknown name. For Auto
+// it contains the errors of both engines.
 func New(ctx context.Context, name string, forExportfs exportfs.Config, forKernel kernel.Config) (nfs.Exporter, error) {
 	switch name {
 	case exportfs.Name:
@@ -31,32 +29,32 @@ func New(ctx context.Context, name string, forExportfs exportfs.Config, forKerne
 	case Auto:
 		return newAuto(ctx, forExportfs, forKernel)
 	default:
-		return nil, fmt.Errorf("%w: nfs engine %q is not one of %q", nfs.ErrInvalid, name, Names())
+		return nil, fmt.Errorf("%w: nfs engine must be one of %q, got %q", nfs.ErrInvalid, Names(), name)
 	}
 }
 
 func newAuto(ctx context.Context, forExportfs exportfs.Config, forKernel kernel.Config) (nfs.Exporter, error) {
-	// The kernel engine itself finds out: it takes the channels or says who has
-	// them, with nothing in between.
+	// kernel.New either opens the channels or returns the process that holds them, so there is no
+	// gap between the check and its use.
 	engine, whyNotKernel := newKernel(ctx, forExportfs, forKernel)
 	if whyNotKernel == nil {
 		return engine, nil
 	}
 	if busy := (*kernel.ChannelsBusyError)(nil); errors.As(whyNotKernel, &busy) && busy.Engine {
-		return nil, fmt.Errorf("another agent runs here, and nothing that nfs-utils exports would be served: %w", whyNotKernel)
+		return nil, fmt.Errorf("another agent is running, so exports of nfs-utils would have no effect: %w", whyNotKernel)
 	}
 	if forKernel.Logger != nil {
-		forKernel.Logger.Info("not the kernel engine", "reason", whyNotKernel)
+		forKernel.Logger.Info("using the exportfs engine instead of the kernel engine", "reason", whyNotKernel)
 	}
 	engine, whyNotExportfs := newExportfs(forExportfs)
 	if whyNotExportfs != nil {
-		return nil, fmt.Errorf("no nfs engine works here: %w", errors.Join(
+		return nil, fmt.Errorf("no nfs engine works on this host: %w", errors.Join(
 			fmt.Errorf("kernel: %w", whyNotKernel), fmt.Errorf("exportfs: %w", whyNotExportfs)))
 	}
 	return engine, nil
 }
 
-// The following keep a nil *Engine from becoming a nfs.Exporter that is not nil.
+// The following functions keep a nil *Engine from becoming a non-nil nfs.Exporter.
 
 func newExportfs(config exportfs.Config) (nfs.Exporter, error) {
 	engine, err := exportfs.New(config)
@@ -66,7 +64,8 @@ func newExportfs(config exportfs.Config) (nfs.Exporter, error) {
 	return engine, nil
 }
 
-// newKernel also takes away what the exportfs engine has left for the NFS server's next start by nfs-utils.
+// newKernel also removes the exports file of the exportfs engine, which nfs-utils would read at the
+// next start of the NFS server.
 func newKernel(ctx context.Context, forExportfs exportfs.Config, config kernel.Config) (nfs.Exporter, error) {
 	engine, err := kernel.New(ctx, config)
 	if err != nil {

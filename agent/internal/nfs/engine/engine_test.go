@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// machine is a proc file system whose kernel has an NFS server.
+// machine returns a proc directory whose kernel has an NFS server.
 func machine(t *testing.T) string {
 	t.Helper()
 	proc := t.TempDir()
@@ -31,7 +31,7 @@ func machine(t *testing.T) string {
 	return proc
 }
 
-// mountd makes a process that answers the kernel.
+// mountd adds a process that replies to export upcalls.
 func mountd(t *testing.T, proc, comm string) {
 	t.Helper()
 	for _, folder := range []string{"4711/ns", "4711/fd"} {
@@ -54,7 +54,7 @@ func kernelConfig(t *testing.T, proc string) kernel.Config {
 	return kernel.Config{BasePath: "/srv/pool", ProcRoot: proc, LockFolder: t.TempDir()}
 }
 
-func TestAutoTakesTheKernelWhenNobodyElseDoes(t *testing.T) {
+func TestAutoChoosesKernelEngine(t *testing.T) {
 	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t),
 		kernelConfig(t, machine(t)))
 	assert.NilError(t, err)
@@ -62,8 +62,8 @@ func TestAutoTakesTheKernelWhenNobodyElseDoes(t *testing.T) {
 	assert.NilError(t, chosen.Close())
 }
 
-// What nfs-utils would export at its next start goes when the kernel engine takes over, and nobody else's file does.
-func TestKernelRemovesWhatExportfsLeft(t *testing.T) {
+// The kernel engine removes the exports file of the exportfs engine, and no other file.
+func TestKernelEngineRemovesExportsFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.exports")
 	for text, goes := range map[string]bool{
 		"# Written by btrfs-nfs-csi, which replaces this file whenever an export changes.\n" +
@@ -80,8 +80,8 @@ func TestKernelRemovesWhatExportfsLeft(t *testing.T) {
 	}
 }
 
-// A setting that keeps clients out of each other's volumes is not dropped in silence.
-func TestSigningWhereTheKernelCannot(t *testing.T) {
+// An unsupported security setting is an error.
+func TestSigningIsUnsupported(t *testing.T) {
 	config := kernelConfig(t, machine(t))
 	config.HandleKeyFile = filepath.Join(t.TempDir(), "key")
 	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, config)
@@ -89,7 +89,7 @@ func TestSigningWhereTheKernelCannot(t *testing.T) {
 	assert.ErrorContains(t, err, "cannot sign")
 }
 
-func TestAutoLeavesTheKernelToMountd(t *testing.T) {
+func TestAutoChoosesExportfsWhileMountdRuns(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
 	chosen, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernelConfig(t, proc))
@@ -98,17 +98,18 @@ func TestAutoLeavesTheKernelToMountd(t *testing.T) {
 	assert.NilError(t, chosen.Close())
 }
 
-// The exports of a second agent would be in a table that nobody reads.
-func TestAutoDoesNotGoBesideAnotherAgent(t *testing.T) {
+// The exports of a second agent would be in a table that no process reads.
+func TestAutoRefusesSecondAgent(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "btrfs-nfs-agent")
 	_, err := engine.New(t.Context(), engine.Auto, exportfsConfig(t), kernelConfig(t, proc))
-	assert.ErrorContains(t, err, "another agent runs here")
+	assert.ErrorContains(t, err, "another agent is running")
 	assert.ErrorContains(t, err, "4711 (btrfs-nfs-agent)")
 }
 
-// Of agents that start together, one gets in, also while none has opened anything that the others could see.
-func TestOneOfManyGetsIn(t *testing.T) {
+// Of several agents that start at the same time one succeeds, even before any of them has opened a
+// channel.
+func TestOneOfManyAgentsStarts(t *testing.T) {
 	config := kernelConfig(t, machine(t))
 	const agents = 5
 	engines, errs := make([]nfs.Exporter, agents), make([]error, agents)
@@ -120,7 +121,7 @@ func TestOneOfManyGetsIn(t *testing.T) {
 	var in nfs.Exporter
 	for i, err := range errs {
 		if err == nil {
-			assert.Assert(t, in == nil, "two are in")
+			assert.Assert(t, in == nil, "two agents have started")
 			in = engines[i]
 			continue
 		}
@@ -136,7 +137,7 @@ func TestOneOfManyGetsIn(t *testing.T) {
 	assert.NilError(t, again.Close())
 }
 
-// A container with a network of its own has channels of its own, whatever else it shares.
+// A container with a separate network namespace has separate channels.
 func TestAnotherNetworkNamespace(t *testing.T) {
 	config := kernelConfig(t, machine(t))
 	first, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, config)
@@ -150,7 +151,7 @@ func TestAnotherNetworkNamespace(t *testing.T) {
 	assert.NilError(t, errors.Join(first.Close(), second.Close()))
 }
 
-func TestKernelNamesWhoIsInTheWay(t *testing.T) {
+func TestKernelEngineNamesTheHolder(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
 	_, err := engine.New(t.Context(), kernel.Name, exportfs.Config{}, kernelConfig(t, proc))
@@ -161,7 +162,7 @@ func TestKernelNamesWhoIsInTheWay(t *testing.T) {
 	assert.Equal(t, busy.Comm, "rpc.mountd")
 }
 
-func TestNothingWorks(t *testing.T) {
+func TestNoEngineWorks(t *testing.T) {
 	proc := machine(t)
 	mountd(t, proc, "rpc.mountd")
 	_, err := engine.New(t.Context(), engine.Auto, exportfs.Config{BasePath: "/srv/pool", Command: "/nowhere"},

@@ -48,8 +48,8 @@ type Config struct {
 	// changes. Default 500 ms; one stat each.
 	WatchInterval time.Duration
 
-	// Unpaced runs exportfs as often as it is called, however late deleted volumes then give their space back. For tests that change
-	// exports for minutes on end.
+	// Unpaced runs exportfs as often as it is called, however late deleted volumes then give their
+	// space back. For tests that change exports for minutes on end.
 	Unpaced bool
 
 	// Logger receives what an operator should know. Default: discard.

@@ -37,7 +37,8 @@ func (e *Engine) writeFile() error {
 	return nil
 }
 
-// removeLeftovers removes what a kill left of writing the exports file: files that nfs-utils do not read (renameio.TempFile).
+// removeLeftovers removes what a kill left of writing the exports file: files that nfs-utils do not
+// read (renameio.TempFile).
 func (e *Engine) removeLeftovers() {
 	folder, name := filepath.Split(e.config.ExportsFile)
 	left, err := filepath.Glob(filepath.Join(folder, "."+name+"[0-9]*"))
@@ -49,8 +50,9 @@ func (e *Engine) removeLeftovers() {
 	}
 }
 
-// RemoveFile removes a file that the engine has written, for when another engine takes over: nfs-utils would export what it
-// holds. A file that begins otherwise is somebody else's. It reports whether there was one of the engine's.
+// RemoveFile removes a file that the engine has written, for when another engine takes over:
+// nfs-utils would export what it holds. A file that begins otherwise is somebody else's. It reports
+// whether there was one of the engine's.
 func RemoveFile(path string) (removed bool, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.HasPrefix(text, []byte(fileHeader)) {

@@ -13,17 +13,19 @@ import (
 )
 
 const (
-	// flushesAhead is by how many runs, and with them seconds, the kernel may be made to put off its cleaning in good times: so much
-	// later a volume that is deleted then gets its space back.
+	// flushesAhead is by how many runs, and with them seconds, the kernel may be made to put off
+	// its cleaning in good times: so much later a volume that is deleted then gets its space back.
 	flushesAhead = time.Minute
-	// flushWait bounds what one batch waits, also where somebody else runs exportfs all the time. A batch makes a run or two.
+	// flushWait bounds what one batch waits, also where somebody else runs exportfs all the time. A
+	// batch makes a run or two.
 	flushWait = 3 * time.Second
 )
 
-// letKernelClean waits where deleted volumes would not get their space back. Each run of exportfs makes the kernel forget all exports
-// as of now; where it has done so in this second already, as of a second later. Only when that time has come does it let go of what
-// it has forgotten, and of the directories with it (write_flush and cache_clean in net/sunrpc/cache.c). With more than one run
-// a second, it would not for as long as that lasts.
+// letKernelClean waits where deleted volumes would not get their space back. Each run of exportfs
+// makes the kernel forget all exports as of now; where it has done so in this second already, as of
+// a second later. Only when that time has come does it let go of what it has forgotten, and of the
+// directories with it (write_flush and cache_clean in net/sunrpc/cache.c). With more than one run a
+// second, it would not for as long as that lasts.
 func (e *Engine) letKernelClean(ctx context.Context) {
 	for begin := time.Now(); !e.config.Unpaced && time.Since(begin) < flushWait; {
 		ahead := e.untilCleaning()
@@ -38,7 +40,8 @@ func (e *Engine) letKernelClean(ctx context.Context) {
 	}
 }
 
-// untilCleaning is when the kernel lets go of what it has forgotten, 0 where no run need wait for that.
+// untilCleaning is when the kernel lets go of what it has forgotten, 0 where no run need wait for
+// that.
 func (e *Engine) untilCleaning() time.Duration {
 	ahead := e.flushAhead() + time.Second // until that second is over
 	if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
@@ -47,7 +50,8 @@ func (e *Engine) untilCleaning() time.Duration {
 	return ahead
 }
 
-// flushAhead is how far ahead of the clock the time is, as of which the kernel has forgotten exports.
+// flushAhead is how far ahead of the clock the time is, as of which the kernel has forgotten
+// exports.
 func (e *Engine) flushAhead() time.Duration {
 	text, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/flush"))
 	if err != nil {

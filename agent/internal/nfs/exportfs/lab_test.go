@@ -48,7 +48,8 @@ func subject() nfstest.Subject {
 	}
 }
 
-// rpc.mountd dies: those who are let in go on, and who was published to meanwhile gets in when it is back.
+// rpc.mountd dies: those who are let in go on, and who was published to meanwhile gets in when it
+// is back.
 func TestMountdCrash(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := subject().New(t, w)

@@ -44,7 +44,7 @@ func TestServerThatStartsAfterTheAgent(t *testing.T) {
 				warnings := func() int {
 					time.Sleep(time.Hour) // of the bubble's clock
 					synctest.Wait()
-					return strings.Count(log.String(), "the NFS server does not use nfsdcld")
+					return strings.Count(log.String(), "NFS server does not use nfsdcld")
 				}
 				assert.Equal(t, warnings(), 0, "Start says it of a server that runs")
 				run("0")

@@ -33,6 +33,6 @@ func TestUnmanagedServerThatStartsAfterTheAgent(t *testing.T) {
 		for minute := range 3 {
 			w.checkUnmanaged(time.Now().Add(time.Duration(minute) * time.Minute))
 		}
-		assert.Equal(t, strings.Count(log.String(), "the NFS server does not use nfsdcld") == 1, unmanaged, log.String())
+		assert.Equal(t, strings.Count(log.String(), "NFS server does not use nfsdcld") == 1, unmanaged, log.String())
 	}
 }

@@ -18,16 +18,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// client is one that the server keeps NFSv4 state for (nfsd(7), clients).
+// client is one entry of nfsd's clients directory (nfsd(7), clients).
 type client struct {
 	folder string
-	addr   netip.Addr // where it first connected from
+	addr   netip.Addr // address of its first connection
 }
 
-// ExpireClient makes the server forget the NFSv4 state of every client at the
-// address, as if it had been silent for the lease time: its open files, locks
-// and delegations. A client that is still there begins with none of them.
-// It is for clients that have nothing exported to them any more.
+// ExpireClient makes the server drop the NFSv4 state of every client at the address, as if it had
+// been silent for the lease time: its open files, locks and delegations. A client that is still
+// active starts without them. Call it for clients without exports.
 func (s *Server) ExpireClient(addr netip.Addr) error {
 	ctx, cancel := context.WithTimeout(context.Background(), FenceTime)
 	defer cancel()
@@ -35,10 +34,9 @@ func (s *Server) ExpireClient(addr netip.Addr) error {
 	return err
 }
 
-// expire makes the server forget every client at the addresses, and returns those
-// at which there was one. The kernel waits for requests of theirs that are under
-// way: with nfs.ErrUnavailable when ctx ends first, the clients are perhaps still
-// to be forgotten.
+// expire makes the server drop the state of every client at the addresses, and returns the
+// addresses that had one. The kernel waits for their requests in progress. If ctx ends first, the
+// error is nfs.ErrUnavailable and the kernel may expire the clients later.
 func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []netip.Addr, err error) {
 	if len(addrs) == 0 {
 		return nil, nil
@@ -62,7 +60,7 @@ func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []neti
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = fmt.Errorf("%w: expiring a client: %w", nfs.ErrUnavailable, ctx.Err())
+		err = fmt.Errorf("%w: expire client: %w", nfs.ErrUnavailable, ctx.Err())
 	}
 	if err != nil {
 		return nil, err
@@ -76,23 +74,22 @@ func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []neti
 func (c client) expire() error {
 	err := os.WriteFile(filepath.Join(c.folder, "ctl"), []byte("expire\n"), 0)
 	if err != nil && !isGone(err) {
-		return fmt.Errorf("%w: expiring client %s: %w", nfs.ErrUnavailable, c.addr, err)
+		return fmt.Errorf("%w: expire client %s: %w", nfs.ErrUnavailable, c.addr, err)
 	}
 	return nil
 }
 
-// isGone recognises a client that the server forgets while its files are opened
+// isGone reports whether err means that the server dropped the client while its files were opened
 // or read (get_nfsdfs_clp in fs/nfsd/nfs4state.c).
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }
 
-// HasClients reports whether the server keeps NFSv4 state for a client, or cannot tell.
+// HasClients reports whether the server has NFSv4 state for a client, or that is unknown.
 func (s *Server) HasClients() bool {
 	clients, err := s.clients()
 	return err != nil || len(clients) > 0
 }
 
-// clients lists those that the server keeps state for. With an error it lists
-// those that can be read.
+// clients lists the clients with NFSv4 state. With an error it lists those that could be read.
 func (s *Server) clients() (records []client, err error) {
 	root := filepath.Join(s.procRoot, "fs/nfsd/clients")
 	folders, err := os.ReadDir(root)
@@ -115,8 +112,8 @@ func (s *Server) clients() (records []client, err error) {
 	return records, errors.Join(errs...)
 }
 
-// clientAddress reads the line `address: "10.0.0.1:862"` or `"[fd00::1]:862"` of
-// a client's info file.
+// clientAddress reads the line `address: "10.0.0.1:862"` or `"[fd00::1]:862"` of a client's info
+// file.
 func clientAddress(info string) netip.Addr {
 	for line := range strings.Lines(info) {
 		value, ok := strings.CutPrefix(line, "address: ")
@@ -132,8 +129,7 @@ func clientAddress(info string) netip.Addr {
 	return netip.Addr{}
 }
 
-// connected lists the addresses that have a TCP connection to the server, each
-// once.
+// connected lists the addresses that have a TCP connection to the server, each once.
 func (s *Server) connected() (addrs []netip.Addr, err error) {
 	ports, err := os.ReadFile(filepath.Join(s.procRoot, "fs/nfsd/portlist"))
 	if err != nil {
@@ -165,9 +161,9 @@ func (s *Server) connected() (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// peer reads the remote address of an established connection to one of the
-// ports: "0: 01004E0A:0801 0B004E0A:02F0 01 …", with addresses as 32-bit words of
-// the host's byte order (Documentation/networking/proc_net_tcp.rst).
+// peer reads the remote address of an established connection to one of the ports: "0: 01004E0A:0801
+// 0B004E0A:02F0 01 …". Addresses are 32-bit words in the host's byte order
+// (Documentation/networking/proc_net_tcp.rst).
 func peer(line string, ports map[string]bool) (netip.Addr, bool) {
 	const established = "01"
 	fields := strings.Fields(line)
@@ -181,12 +177,12 @@ func peer(line string, ports map[string]bool) (netip.Addr, bool) {
 	return addr.Unmap(), ports[port] && err == nil && ok
 }
 
-// hostWords turns the hexadecimal digits of 32-bit words, which are numbers of
-// the host's byte order, into the bytes that they have in memory.
+// hostWords decodes the hexadecimal digits of 32-bit words in the host's byte order into their
+// bytes in memory.
 func hostWords(digits string) ([]byte, error) {
 	raw, err := hex.DecodeString(digits)
 	if err != nil || len(raw)%4 != 0 {
-		return nil, fmt.Errorf("%q is not words of 8 hexadecimal digits", digits)
+		return nil, fmt.Errorf("address must be words of 8 hexadecimal digits, got %q", digits)
 	}
 	for word := range slices.Chunk(raw, 4) {
 		binary.NativeEndian.PutUint32(word, binary.BigEndian.Uint32(word))

@@ -16,22 +16,22 @@ import (
 )
 
 const (
-	// copyThread is what the kernel calls a thread that copies for a client which has its answer already (nfsd4_copy in
-	// fs/nfsd/nfs4proc.c). It has both files open and is not let in anew.
+	// copyThread is the name of a kernel thread that copies for a client after the reply
+	// (nfsd4_copy in fs/nfsd/nfs4proc.c). It has both files open and is not authorized again.
 	copyThread = "copy thread\n"
 
-	// copyTime is how long copies may take to end by themselves. They end with their client, which loses its locks; whose
-	// they are the kernel does not tell.
+	// copyTime is how long to wait for copies to end. Later they are ended by expiring their
+	// client, which loses its locks. The kernel does not show the client of a copy.
 	copyTime = 20 * time.Second
 
-	// copyInterval is how often they are looked at.
+	// copyInterval is the polling interval.
 	copyInterval = 10 * time.Millisecond
 
 	opCopy = 60 // RFC 7862 section 15
 )
 
-// waitForCopies returns when no copy is left that was under way at the call. After copyTime it has the server forget the
-// clients. The error is nfs.ErrUnavailable when that cannot have ended what is left.
+// waitForCopies waits for the copies that were in progress at the call. After copyTime it expires
+// the clients. The error is nfs.ErrUnavailable if that cannot have ended all of them.
 func (s *Server) waitForCopies(ctx context.Context, clients []netip.Addr) error {
 	if s.neverCopied() {
 		return nil
@@ -49,15 +49,16 @@ func (s *Server) waitForCopies(ctx context.Context, clients []netip.Addr) error 
 			copies = nil
 		}
 		if err != nil {
-			return fmt.Errorf("%w: the server still copies, perhaps for a revoked client: %w", nfs.ErrUnavailable, err)
+			return fmt.Errorf("%w: the NFS server is still copying, possibly for a revoked client: %w", nfs.ErrUnavailable, err)
 		}
 		copies = s.stillCopying(copies)
 	}
 	return nil
 }
 
-// neverCopied reports whether the server has not copied for any client since it was loaded, as on most hosts. It spares
-// each revocation a look at every process. The line is of how many times each operation of NFSv4 was done.
+// neverCopied reports whether the server has not copied for any client since it was loaded, as on
+// most hosts. It saves each revocation a scan of all processes. The line contains the number of
+// executions of each NFSv4 operation.
 func (s *Server) neverCopied() bool {
 	text, err := os.ReadFile(filepath.Join(s.procRoot, "net/rpc/nfsd"))
 	if err != nil {
@@ -78,11 +79,11 @@ func (s *Server) stillCopying(copies []string) []string {
 	})
 }
 
-// endCopies returns when no copy of the clients is under way: the server has forgotten them, and with them their copies
-// (nfsd4_shutdown_copy in fs/nfsd/nfs4proc.c). One that it knows by another address cannot be told from others.
+// endCopies ends the copies of the clients by expiring them (nfsd4_shutdown_copy in
+// fs/nfsd/nfs4proc.c). It fails for a client that the server knows by another address.
 func (s *Server) endCopies(ctx context.Context, clients []netip.Addr) error {
 	if len(clients) == 0 {
-		return errors.New("it may be of any client")
+		return errors.New("it may be for any client")
 	}
 	var addrs []netip.Addr
 	for _, client := range clients {
@@ -94,13 +95,13 @@ func (s *Server) endCopies(ctx context.Context, clients []netip.Addr) error {
 	}
 	for _, addr := range addrs {
 		if !slices.Contains(expired, addr) {
-			return fmt.Errorf("it knows no client at %s", addr)
+			return fmt.Errorf("it has no client at %s", addr)
 		}
 	}
 	return nil
 }
 
-// threads lists the kernel's threads of that name, as comm has it.
+// threads lists the kernel threads with that name in comm.
 func threads(procRoot, name string) ([]string, error) {
 	processes, err := os.ReadDir(procRoot)
 	if err != nil {

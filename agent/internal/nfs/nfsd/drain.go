@@ -1,5 +1,5 @@
-// Package nfsd asks the running kernel NFS server about its requests and about
-// the state that it keeps for clients.
+// Package nfsd reads the state of the kernel's NFS server: its requests, its clients and its
+// settings.
 package nfsd
 
 import (
@@ -19,19 +19,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// Server is the kernel's NFS server, of which the nfsd module has to be loaded.
+// Server is the kernel's NFS server. The nfsd module has to be loaded.
 type Server struct {
 	procRoot string
-	copyTime time.Duration // for copies to end by themselves
+	copyTime time.Duration // how long to wait for copies to end
 
-	// What the kernel turned out not to know. It may look for a module each
-	// time that it is asked for an unknown netlink family, which takes a while.
+	// Commands that the kernel does not support. The kernel may look for a module at each use of an
+	// unknown netlink family, which takes time.
 	noRequests, noUnlock atomic.Bool
 
 	buffers sync.Pool // of *[bufferSize]byte
 }
 
-// NewServer takes where proc is mounted.
+// NewServer takes the mount point of proc.
 func NewServer(procRoot string) *Server { return &Server{procRoot: procRoot, copyTime: copyTime} }
 
 // Runs reports whether the server has threads.
@@ -48,30 +48,28 @@ func (s *Server) GraceEnded() bool {
 }
 
 const (
-	// drainInterval is how often the requests under way are looked at.
+	// drainInterval is the polling interval for requests in progress.
 	drainInterval = time.Millisecond
 
-	// threadsTime is how long to wait for every thread to have been idle once,
-	// on kernels that do not tell their requests. On a busy server some are
-	// never seen idle, though they have begun many other requests meanwhile.
-	// It does not go for one that waits for a disk all the time.
+	// threadsTime is how long to wait for every thread to have been idle once, on kernels that do
+	// not list requests. On a busy server some threads are never seen idle, although they have
+	// started many other requests since. It does not apply to a thread that waits for a disk all
+	// the time.
 	threadsTime = time.Second
 
 	serverThread = "nfsd\n" // as comm has it
 )
 
-// Drain returns when nothing is under way any more for any of the clients that
-// began before the call. A revocation holds for requests that begin after it; one
-// that passed the check just before may still be writing, and what it had the
-// server copy may be copied after its answer. No clients means all.
+// Drain waits for the requests of the clients that began before the call. A revocation applies to
+// later requests. An earlier request may still write, and its copy may run after its reply. No
+// clients means all.
 //
-// Linux 6.7 and newer tell their requests. On older kernels Drain waits until
-// each server thread has been idle once, but not longer than a second for those
-// that do not wait for a disk throughout. The error is nfs.ErrUnavailable when
-// ctx ends first.
+// Linux 6.7 and newer list their requests. On older kernels Drain waits until each server thread
+// has been idle once, but at most one second for threads that do not wait for a disk all the time.
+// The error is nfs.ErrUnavailable if ctx ends first.
 //
-// Copies of other clients are waited for too. They end with their client, so
-// after a while the server has to forget the clients, which then lose their locks.
+// Drain also waits for copies of other clients. After copyTime it expires the clients, which then
+// lose their locks.
 func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
 	if err := s.waitForRequests(ctx, clients); err != nil {
 		return err
@@ -82,16 +80,16 @@ func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
 func (s *Server) waitForRequests(ctx context.Context, clients []netip.Addr) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return fmt.Errorf("%w: reading the clock: %w", nfs.ErrUnavailable, err)
+		return fmt.Errorf("%w: read the clock: %w", nfs.ErrUnavailable, err)
 	}
 	began := time.Duration(now.Nano())
-	under, err := s.requestsUnderWay(clients, began)
+	pending, err := s.hasRequests(clients, began)
 	if errors.Is(err, nfs.ErrUnsupported) {
 		return waitForThreads(ctx, s.procRoot)
 	}
-	for ; err == nil && under; under, err = s.requestsUnderWay(clients, began) {
+	for ; err == nil && pending; pending, err = s.hasRequests(clients, began) {
 		if err := pause(ctx, drainInterval); err != nil {
-			return fmt.Errorf("%w: requests of a revoked client are still under way: %w", nfs.ErrUnavailable, err)
+			return fmt.Errorf("%w: requests of a revoked client are still in progress: %w", nfs.ErrUnavailable, err)
 		}
 	}
 	return err
@@ -106,8 +104,8 @@ func pause(ctx context.Context, interval time.Duration) error {
 	}
 }
 
-// requestsUnderWay reports whether a client has a request that began before.
-func (s *Server) requestsUnderWay(clients []netip.Addr, before time.Duration) (bool, error) {
+// hasRequests reports whether a client has a request that began before.
+func (s *Server) hasRequests(clients []netip.Addr, before time.Duration) (bool, error) {
 	requests, err := s.Requests()
 	if err != nil {
 		return false, err
@@ -129,14 +127,14 @@ func contains(clients []netip.Addr, client netip.Addr) bool {
 	return false
 }
 
-// waitForThreads returns when each server thread has been seen idle, or
-// threadsTime ago at something else than waiting for a disk.
+// waitForThreads waits until each server thread was idle once, or did not wait for a disk
+// threadsTime ago.
 func waitForThreads(ctx context.Context, procRoot string) error {
 	found, err := threads(procRoot, serverThread)
 	if err != nil {
 		return err
 	}
-	busy := map[string]time.Time{} // since when it has not waited for a disk, zero until then
+	busy := map[string]time.Time{} // time when it first did not wait for a disk, or zero
 	for _, thread := range found {
 		busy[thread] = time.Time{}
 	}
@@ -154,12 +152,12 @@ func waitForThreads(ctx context.Context, procRoot string) error {
 			return nil
 		}
 		if err := pause(ctx, drainInterval); err != nil {
-			return fmt.Errorf("%w: requests may still be under way: %w", nfs.ErrUnavailable, err)
+			return fmt.Errorf("%w: requests may still be in progress: %w", nfs.ErrUnavailable, err)
 		}
 	}
 }
 
-// state is what a server thread does.
+// state of a server thread.
 type state int
 
 const (
@@ -168,8 +166,8 @@ const (
 	waiting // for a disk
 )
 
-// stateOf tells by how a thread sleeps: interruptibly or idly when it waits for
-// requests, uninterruptibly when it works on a file (proc_pid_stat(5), state).
+// stateOf returns the state from the kind of sleep: interruptible or idle while the thread waits
+// for requests, uninterruptible while it works on a file (proc_pid_stat(5), state).
 func stateOf(procRoot, thread string) state {
 	stat, err := os.ReadFile(filepath.Join(procRoot, thread, "stat"))
 	if err != nil {

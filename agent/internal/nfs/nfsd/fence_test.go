@@ -22,7 +22,7 @@ var (
 	addr6 = netip.MustParseAddr("fd00::1")
 )
 
-// left is what is exported after a revocation.
+// left is the exports after a revocation.
 type left struct {
 	clients []netip.Addr
 	paths   []string
@@ -34,9 +34,8 @@ func (l left) ShutOut(netip.Addr) (func(), error) { return func() {}, nil }
 
 func (l left) AtPath(path string) bool { return slices.Contains(l.paths, path) }
 
-// A client is expired when no export lets it in any more, at its address or at one that may be its
-// own as well.
-func TestWhoIsExpired(t *testing.T) {
+// A client is expired when no export lets it in, at its address or at one that may belong to it.
+func TestFenceExpiresClients(t *testing.T) {
 	const path = "/srv/pool/t/v/data"
 	of := func(addr netip.Addr) nfs.Export { return nfs.Export{Path: path, Client: addr} }
 	for _, test := range []struct {
@@ -89,15 +88,14 @@ func TestWhoIsExpired(t *testing.T) {
 			for _, number := range test.expired {
 				want[number] = "expire\n"
 			}
-			told(t, root, want)
+			checkCtl(t, root, want)
 			assert.Equal(t, slices.Contains(unlock, path), test.unlock)
 		})
 	}
 }
 
-// The kernel does not give a write back while requests of the client are under way: a fence gives
-// up after its time.
-func TestFenceGivesUp(t *testing.T) {
+// The kernel waits in write(2) for the client's requests. Fence returns after FenceTime.
+func TestFenceTimeout(t *testing.T) {
 	root := serverWith(t, []netip.Addr{addr1}, nil)
 	withThread(t, root, "5", "nfsd", "D")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -114,8 +112,8 @@ func TestConnected(t *testing.T) {
 	assert.Equal(t, fmt.Sprint(addrs), fmt.Sprint([]netip.Addr{addr1, addr2, addr6}))
 }
 
-// serverWith makes what proc has of a server with clients, and with connections to port 2049. There
-// are others, too: a listening socket, one that is closed, and one to another port.
+// serverWith creates the proc files of a server with clients, and with connections to port 2049. It
+// adds a listening socket, a closed one, and one to another port.
 func serverWith(t *testing.T, known, connected []netip.Addr) (root string) {
 	t.Helper()
 	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
@@ -147,7 +145,7 @@ func words(addr netip.Addr) (text string) {
 	return text
 }
 
-// A fence of a client that was expired does not wait for what is copied for others.
+// A fence of an expired client does not wait for copies of other clients.
 func TestFenceIgnoresCopiesOfOthers(t *testing.T) {
 	root := serverWith(t, []netip.Addr{addr1}, nil)
 	withThread(t, root, "7", "copy thread", "S")
@@ -156,5 +154,5 @@ func TestFenceIgnoresCopiesOfOthers(t *testing.T) {
 	s.copyTime = time.Nanosecond
 	revoked := []nfs.Export{{Path: "/srv/pool/t/v/data", Client: addr1}}
 	assert.NilError(t, s.Fence(t.Context(), revoked, left{}, slog.New(slog.DiscardHandler)))
-	told(t, root, map[string]string{"0": "expire\n"})
+	checkCtl(t, root, map[string]string{"0": "expire\n"})
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// exportd is the multicast group to which the kernel announces its questions about exports: those
-// of nfsd.export and nfsd.fh in the family nfsd, those of auth.unix.ip and auth.unix.gid in sunrpc
-// (linux/nfsd_netlink.h and linux/sunrpc_netlink.h, since 7.2).
+// exportd is the multicast group of the kernel's export upcalls: those of nfsd.export and nfsd.fh
+// in the family nfsd, those of auth.unix.ip and auth.unix.gid in sunrpc (linux/nfsd_netlink.h and
+// linux/sunrpc_netlink.h, since 7.2).
 const exportd = "exportd"
 
 // From linux/netlink_diag.h.
@@ -26,10 +26,10 @@ const (
 	attrDiagGroups = 1  // NETLINK_DIAG_GROUPS
 )
 
-// Listeners finds the sockets of this network namespace on which processes wait for the kernel's
-// questions about exports. rpc.mountd of nfs-utils 3.1 does so with Linux 7.2 or newer, and then
-// opens no channel below /proc/net/rpc. The keys are what the links in /proc/PID/fd lead to.
-// Without such groups in the kernel there is none.
+// Listeners finds the sockets of this network namespace on which processes wait for export upcalls.
+// rpc.mountd of nfs-utils 3.1 does so with Linux 7.2 or newer, and opens no channel below
+// /proc/net/rpc. The keys are the targets of links in /proc/PID/fd. It returns none for a kernel
+// without such groups.
 func Listeners() (map[string]bool, error) {
 	buffer := new([bufferSize]byte)
 	groups, err := exportdGroups(buffer)
@@ -58,7 +58,7 @@ func Listeners() (map[string]bool, error) {
 	return listeners, nil
 }
 
-// exportdGroups are the numbers of the groups, as far as the kernel has them.
+// exportdGroups returns the numbers of the groups that the kernel has.
 func exportdGroups(buffer *[bufferSize]byte) (groups []uint32, err error) {
 	socket, err := openSocket(unix.NETLINK_GENERIC, buffer)
 	if err != nil {
@@ -77,7 +77,7 @@ func exportdGroups(buffer *[bufferSize]byte) (groups []uint32, err error) {
 	return groups, nil
 }
 
-// isMember looks a group up in a bitmap of a little-endian machine. Groups count from 1.
+// isMember reads the bit of a group from a little-endian bitmap. Groups count from 1.
 func isMember(bitmap []byte, group uint32) bool {
 	at, bit := (group-1)/8, (group-1)%8
 	return int(at) < len(bitmap) && bitmap[at]>>bit&1 == 1

@@ -33,14 +33,14 @@ const (
 	attrHandleKey  = 6  // NFSD_A_SERVER_FH_KEY, since 7.1
 )
 
-// Request is one that the server works on.
+// Request is a request in progress.
 type Request struct {
 	Client netip.Addr
 	Began  time.Duration // on CLOCK_MONOTONIC
 }
 
-// Requests lists the requests under way, none of a server that does not run. nfs.ErrUnsupported
-// before Linux 6.7.
+// Requests lists the requests in progress. It returns none if the server does not run, and
+// nfs.ErrUnsupported before Linux 6.7.
 func (s *Server) Requests() ([]Request, error) {
 	var requests []Request
 	err := s.once(&s.noRequests, commandRequests, unix.NLM_F_DUMP, nil, func(attrs attributes) {
@@ -61,15 +61,14 @@ func (s *Server) Requests() ([]Request, error) {
 	return requests, err
 }
 
-// UnlockExport makes the server forget the files that clients have open through
-// exports of path, whichever clients. Without it they hold on to the space of a
-// deleted subvolume, because a client that may not reach it cannot close them
-// either. nfs.ErrUnsupported before Linux 7.2.
+// UnlockExport makes the server close the files that any client has open through exports of path.
+// Otherwise they keep the space of a deleted subvolume, because a client without an export cannot
+// close them. nfs.ErrUnsupported before Linux 7.2.
 func (s *Server) UnlockExport(path string) error {
 	return s.once(&s.noUnlock, commandUnlockExport, unix.NLM_F_ACK, attribute(attrUnlockPath, append([]byte(path), 0)), nil)
 }
 
-// once is call until the kernel does not know the command.
+// once is call, until the kernel has refused the command as unknown.
 func (s *Server) once(unknown *atomic.Bool, command uint8, flags uint16, payload []byte, each func(attributes)) error {
 	if unknown.Load() {
 		return fmt.Errorf("%w: netlink family nfsd, command %d", nfs.ErrUnsupported, command)
@@ -81,7 +80,7 @@ func (s *Server) once(unknown *atomic.Bool, command uint8, flags uint16, payload
 	return err
 }
 
-// call sends one command to the family and hands over the answers.
+// call sends one command to the family and passes each reply to each.
 func (s *Server) call(command uint8, flags uint16, payload []byte, each func(attributes)) error {
 	socket, err := s.openSocket()
 	if err != nil {
@@ -101,17 +100,18 @@ func (s *Server) call(command uint8, flags uint16, payload []byte, each func(att
 	return nil
 }
 
-// socket speaks netlink.
+// socket is a netlink socket.
 type socket struct {
 	fd     int
 	buffer *[bufferSize]byte
 }
 
-// bufferSize is as much as the kernel puts into one answer (netlink_dump in net/netlink/af_netlink.c).
+// bufferSize is the maximum size of one reply of the kernel (netlink_dump in
+// net/netlink/af_netlink.c).
 const bufferSize = 32 << 10
 
 func (s *Server) openSocket() (socket, error) {
-	// A revoke makes two calls: buffers of their own would be most of what it costs.
+	// A revocation makes two calls. New buffers would be most of their cost.
 	buffer, _ := s.buffers.Get().(*[bufferSize]byte)
 	if buffer == nil {
 		buffer = new([bufferSize]byte)
@@ -124,7 +124,7 @@ func openSocket(protocol int, buffer *[bufferSize]byte) (socket, error) {
 	if err != nil {
 		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
 	}
-	// The kernel answers at once; the bound is for its faults.
+	// The kernel replies at once. The timeout is for kernel bugs.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
 		_ = unix.Close(fd) // nothing is buffered
 		return socket{}, fmt.Errorf("%w: netlink: %w", nfs.ErrUnavailable, err)
@@ -137,7 +137,7 @@ func (s *Server) closeSocket(socket socket) {
 	s.buffers.Put(socket.buffer)
 }
 
-// findFamily asks for the numbers that the family and its multicast groups have on this kernel.
+// findFamily returns the numbers of the family and its multicast groups on this kernel.
 func (s socket) findFamily(name string) (family uint16, groups map[string]uint32, err error) {
 	var malformed error
 	err = s.command(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETFAMILY, 1, unix.NLM_F_ACK,
@@ -150,8 +150,8 @@ func (s socket) findFamily(name string) (family uint16, groups map[string]uint32
 	return family, groups, errors.Join(err, malformed)
 }
 
-// command sends a generic netlink message and reads until its last answer. Attributes are good
-// during each alone.
+// command sends a generic netlink message and reads all replies. Attributes are valid only during
+// their call of each.
 func (s socket) command(family uint16, command, version uint8, flags uint16, payload []byte, each func(attributes)) error {
 	body := append([]byte{command, version, 0, 0}, payload...)
 	return s.exchange(family, flags, body, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) {
@@ -161,8 +161,8 @@ func (s socket) command(family uint16, command, version uint8, flags uint16, pay
 	})
 }
 
-// exchange sends a message and reads until its last answer. Each answer has a header of that many
-// bytes before its attributes.
+// exchange sends a message and reads all replies. header is the number of bytes before the
+// attributes of each reply.
 func (s socket) exchange(kind, flags uint16, body []byte, header int, each func([]byte, attributes)) error {
 	message := make([]byte, 0, unix.NLMSG_HDRLEN+len(body))
 	message = binary.NativeEndian.AppendUint32(message, uint32(unix.NLMSG_HDRLEN+len(body)))
@@ -190,8 +190,8 @@ func (s socket) exchange(kind, flags uint16, body []byte, header int, each func(
 
 var errMalformed = errors.New("malformed netlink message")
 
-// parseMessages hands over the header and the attributes of each answer, and
-// reports whether the last one was among them.
+// parseMessages passes the header and the attributes of each reply to each, and reports whether the
+// last reply was among them.
 func parseMessages(data []byte, header int, each func([]byte, attributes)) (last bool, err error) {
 	for len(data) >= unix.NLMSG_HDRLEN {
 		length := int(binary.NativeEndian.Uint32(data))
@@ -223,7 +223,7 @@ func parseMessages(data []byte, header int, each func([]byte, attributes)) (last
 	return false, nil
 }
 
-// attributes are by type; of a repeated one the last.
+// attributes are by type. Of a repeated attribute the last one counts.
 type attributes map[uint16][]byte
 
 func parseAttributes(data []byte) (attributes, error) {

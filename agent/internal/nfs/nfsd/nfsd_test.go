@@ -39,7 +39,7 @@ func TestParseMessages(t *testing.T) {
 	assert.ErrorIs(t, err, unix.EOPNOTSUPP)
 }
 
-// On a kernel without the family the answer is that it is not supported.
+// A kernel without the family returns ErrUnsupported.
 func TestRequests(t *testing.T) {
 	_, err := NewServer("/proc").Requests()
 	if err != nil && !errors.Is(err, nfs.ErrUnsupported) {
@@ -56,7 +56,7 @@ func FuzzParseMessages(f *testing.F) {
 				assert.Assert(t, len(value) <= len(data))
 			}
 		})
-		_ = err // any answer is fine, none may crash
+		_ = err // must not panic
 	})
 }
 
@@ -72,7 +72,7 @@ func TestClientAddress(t *testing.T) {
 	assert.Assert(t, !clientAddress("name: x\n").IsValid())
 }
 
-// withClients adds clients by the number that the kernel gives them.
+// withClients adds clients by their number in the kernel.
 func withClients(t *testing.T, proc string, clients map[string]string) {
 	t.Helper()
 	for number, address := range clients {
@@ -83,8 +83,8 @@ func withClients(t *testing.T, proc string, clients map[string]string) {
 	}
 }
 
-// told compares what the kernel was told about clients.
-func told(t *testing.T, proc string, wants map[string]string) {
+// checkCtl compares what was written to the clients' ctl files.
+func checkCtl(t *testing.T, proc string, wants map[string]string) {
 	t.Helper()
 	for number, want := range wants {
 		text, err := os.ReadFile(filepath.Join(proc, "fs/nfsd/clients", number, "ctl"))
@@ -97,10 +97,10 @@ func TestExpireClient(t *testing.T) {
 	proc := t.TempDir()
 	withClients(t, proc, map[string]string{"3": "10.0.0.1:700", "4": "10.0.0.2:700", "5": "10.0.0.1:900"})
 	assert.NilError(t, NewServer(proc).ExpireClient(netip.MustParseAddr("10.0.0.1")))
-	told(t, proc, map[string]string{"3": "expire\n", "4": "", "5": "expire\n"})
+	checkCtl(t, proc, map[string]string{"3": "expire\n", "4": "", "5": "expire\n"})
 }
 
-// Copies that do not end by themselves end with their client, where that can be told.
+// Copies that exceed copyTime are ended by expiring their client, if the client can be found.
 func TestWaitForCopies(t *testing.T) {
 	proc := t.TempDir()
 	withThread(t, proc, "7", "copy thread", "D")
@@ -114,12 +114,12 @@ func TestWaitForCopies(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	assert.ErrorIs(t, server.waitForCopies(canceled, []netip.Addr{client}), nfs.ErrUnavailable)
-	told(t, proc, map[string]string{"3": "", "4": ""})
+	checkCtl(t, proc, map[string]string{"3": "", "4": ""})
 	assert.NilError(t, server.waitForCopies(t.Context(), []netip.Addr{client, client}))
-	told(t, proc, map[string]string{"3": "expire\n", "4": ""})
+	checkCtl(t, proc, map[string]string{"3": "expire\n", "4": ""})
 }
 
-func TestCopiesThatEnd(t *testing.T) {
+func TestCopiesEndInTime(t *testing.T) {
 	proc := t.TempDir()
 	withThread(t, proc, "7", "copy thread", "D")
 	withThread(t, proc, "8", "kworker/0:1", "I")
@@ -135,10 +135,10 @@ func TestCopiesThatEnd(t *testing.T) {
 	}
 	assert.NilError(t, os.RemoveAll(filepath.Join(proc, "7")))
 	assert.NilError(t, <-ended)
-	told(t, proc, map[string]string{"3": ""})
+	checkCtl(t, proc, map[string]string{"3": ""})
 }
 
-// A server that has never copied is not looked through.
+// The processes of a server that has never copied are not scanned.
 func TestNeverCopied(t *testing.T) {
 	proc := t.TempDir()
 	server := NewServer(proc)
@@ -155,7 +155,7 @@ func TestNeverCopied(t *testing.T) {
 	assert.Assert(t, !NewServer(t.TempDir()).neverCopied())
 }
 
-// machine has server threads in the states given.
+// machine returns a proc directory with server threads in the given states.
 func machine(t *testing.T, states map[string]string) string {
 	t.Helper()
 	proc := t.TempDir()
@@ -179,7 +179,7 @@ func TestWaitForThreads(t *testing.T) {
 	assert.NilError(t, waitForThreads(t.Context(), machine(t, map[string]string{"5": "R"})))
 	assert.Assert(t, time.Since(started) >= threadsTime, "a thread that is never idle is waited for, but not for ever")
 
-	// One that waits for a disk all the time is in the middle of a request.
+	// A thread that waits for a disk all the time is executing a request.
 	ctx, cancel := context.WithTimeout(t.Context(), 2*threadsTime)
 	defer cancel()
 	err := waitForThreads(ctx, machine(t, map[string]string{"5": "D", "6": "S"}))
@@ -234,7 +234,7 @@ func TestParseGroups(t *testing.T) {
 	assert.Equal(t, len(groups), 0)
 }
 
-// /proc/net/netlink shows the first 32 groups alone.
+// /proc/net/netlink shows only the first 32 groups.
 func TestIsMember(t *testing.T) {
 	bitmap := []byte{0x01, 0x04, 0, 0, 0, 0x01, 0, 0x80}
 	for group, want := range map[uint32]bool{1: true, 2: false, 11: true, 41: true, 42: false, 64: true, 65: false} {

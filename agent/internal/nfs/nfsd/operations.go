@@ -26,12 +26,13 @@ var changingOperations = []int{
 	73, 75, // SETXATTR, REMOVEXATTR
 }
 
-// ChangingOperations is how many NFSv4 operations the server has executed that may have changed
-// metadata, since it was loaded. The server counts an operation after it has executed it and before
-// it answers (nfsd4_proc_compound in fs/nfsd/nfs4proc.c): what was answered before a call is in the
-// call's number. It is 0 while the kernel has no NFS server.
+// ChangingOperations returns the number of NFSv4 operations since the server was loaded that may
+// have changed metadata. The server counts an operation after its execution and before the reply
+// (nfsd4_proc_compound in fs/nfsd/nfs4proc.c), so the number includes every operation that was
+// answered before the call. It is 0 while the kernel has no NFS server.
 //
-// The numbers are of the network namespace of this process, before Linux 6.9 of all of them.
+// The number is that of this process's network namespace. Before Linux 6.9 it is that of all
+// namespaces.
 func (s *Server) ChangingOperations() (uint64, error) {
 	content, err := os.ReadFile(filepath.Join(s.procRoot, "net/rpc/nfsd"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,5 +64,5 @@ func parseOperations(content string) (sum uint64, err error) {
 		}
 		return sum, nil
 	}
-	return 0, errors.New("read the NFS server's counters: there is no line proc4ops")
+	return 0, errors.New("read the NFS server's counters: line proc4ops is missing")
 }

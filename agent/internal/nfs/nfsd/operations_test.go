@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// counters is a line of count operations, each executed as often as its number says.
+// counters returns a line with that many operations. Each count is the operation's number.
 func counters(count int) string {
 	line := strings.Builder{}
 	fmt.Fprintf(&line, "rc 0 0 0\nproc4 2 0 0\nproc4ops %d", count)
@@ -25,7 +25,7 @@ func TestParseOperations(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, got, uint64(6+11+18+28+29+34+59+62+60+71+73+75))
 
-	got, err = parseOperations(counters(40)) // a kernel that knows NFSv4.0 alone
+	got, err = parseOperations(counters(40)) // a kernel with NFSv4.0 only
 	assert.NilError(t, err)
 	assert.Equal(t, got, uint64(6+11+18+28+29+34))
 
@@ -53,6 +53,6 @@ func FuzzParseOperations(f *testing.F) {
 	f.Add(counters(76))
 	f.Fuzz(func(t *testing.T, content string) {
 		_, err := parseOperations(content)
-		_ = err // any answer is fine, none may crash
+		_ = err // must not panic
 	})
 }

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// RecordsClients reports whether the running server has nfsdcld(8) record its clients. Clients that
-// are not recorded cannot reclaim opens and locks after the server's next start. At its start the
-// server waits about a second for nfsdcld to open the pipe nfsd/cld, and removes the pipe where it
-// does without (nfsd4_cld_tracking_init in fs/nfsd/nfs4recover.c).
+// RecordsClients reports whether the running server uses nfsdcld(8) to record its clients. Clients
+// without a record cannot reclaim opens and locks after the server's next start. At its start the
+// server waits about a second for nfsdcld to open the pipe nfsd/cld. It removes the pipe if it
+// gives up (nfsd4_cld_tracking_init in fs/nfsd/nfs4recover.c).
 //
-// known is false where the server does not run, and where rpc_pipefs is not mounted.
+// known is false if the server does not run or rpc_pipefs is not mounted.
 func (s *Server) RecordsClients() (records, known bool) {
 	mounts, err := os.ReadFile(filepath.Join(s.procRoot, "self/mounts"))
 	if err != nil || !s.Runs() {
@@ -39,6 +39,6 @@ func (s *Server) RecordsClients() (records, known bool) {
 func (s *Server) WarnOfRecords(logger *slog.Logger, engine, advice string) {
 	records, known := s.RecordsClients()
 	if known && !records {
-		logger.Warn("the NFS server does not use nfsdcld: clients cannot reclaim locks after its next start: "+advice, "engine", engine)
+		logger.Warn("NFS server does not use nfsdcld: clients cannot reclaim locks after its next start: "+advice, "engine", engine)
 	}
 }

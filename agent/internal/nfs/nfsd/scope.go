@@ -16,9 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-// ErrNoScope is part of the error when the server could not be started with a scope. It does not
-// run then.
-var ErrNoScope = errors.New("the NFS server cannot be given a scope")
+// ErrNoScope means that the server could not be started with a scope. The server does not run then.
+var ErrNoScope = errors.New("set the scope of the NFS server")
 
 // Scope is the server scope (RFC 8881 section 2.10.4) of a server for the btrfs filesystem of that
 // UUID. After a restart or a failover a client reclaims its opens and locks only from a server of
@@ -26,14 +25,14 @@ var ErrNoScope = errors.New("the NFS server cannot be given a scope")
 // bytes at most (nfsd_name in fs/nfsd/netns.h), this has 46.
 func Scope(filesystem uuid.UUID) string { return ScopePrefix + filesystem.String() }
 
-// ScopePrefix is the beginning of the scope of every pool.
+// ScopePrefix is the prefix of every pool's scope.
 const ScopePrefix = "btrfs-nfs-"
 
-// Start starts the threads of a server that does not run. Clients are served from then on.
+// Start starts the threads of a stopped server. Clients are served from then on.
 //
-// scope is the server scope, "" for the host name. The kernel takes it by netlink since Linux 6.10.
-// Older kernels take the host name of the thread that starts the server, so that thread gets a UTS
-// namespace (unshare(2), needs CAP_SYS_ADMIN). The error wraps ErrNoScope where that fails.
+// scope is the server scope, "" for the host name. Linux 6.10 and newer accept it by netlink. Older
+// kernels use the host name of the thread that starts the server, so that thread gets a UTS
+// namespace (unshare(2), needs CAP_SYS_ADMIN). The error wraps ErrNoScope if that fails.
 //
 // key signs file handles, nil for none. nfs.ErrUnsupported before Linux 7.1.
 func (s *Server) Start(threads int, scope string, key *HandleKey) error {
@@ -43,20 +42,20 @@ func (s *Server) Start(threads int, scope string, key *HandleKey) error {
 	err := s.call(commandThreadsSet, unix.NLM_F_ACK, startPayload(threads, scope, key), nil)
 	switch {
 	case key != nil && errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("%w: starting the server with a key for file handles: %w", nfs.ErrUnsupported, err)
+		return fmt.Errorf("%w: start the NFS server with a key for file handles: %w", nfs.ErrUnsupported, err)
 	case key == nil && takesNoScope(err):
 		return s.startAsHost(threads, scope)
 	}
 	return err
 }
 
-// takesNoScope is the kernel's answer before Linux 6.10, and to a process without CAP_NET_ADMIN, as
-// in a container.
+// takesNoScope reports whether err is the kernel's reply before Linux 6.10, or to a process without
+// CAP_NET_ADMIN, for example in a container.
 func takesNoScope(err error) bool {
 	return errors.Is(err, nfs.ErrUnsupported) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM)
 }
 
-// startPayload are the attributes of NFSD_CMD_THREADS_SET.
+// startPayload returns the attributes of NFSD_CMD_THREADS_SET.
 func startPayload(threads int, scope string, key *HandleKey) []byte {
 	payload := attribute(attrThreads, binary.NativeEndian.AppendUint32(nil, uint32(threads)))
 	if scope != "" {
@@ -85,8 +84,8 @@ func (s *Server) startAsHost(threads int, scope string) (err error) {
 	return err
 }
 
-// setHostName sets that of the calling thread's UTS namespace. ProtectHostname= in the agent's unit
-// forbids sethostname(2), and leaves the sysctl (get_uts in kernel/utsname_sysctl.c). In a
+// setHostName sets the host name of the calling thread's UTS namespace. ProtectHostname= in the
+// agent's unit forbids sethostname(2) but not the sysctl (get_uts in kernel/utsname_sysctl.c). In a
 // container the sysctl may be read-only.
 func (s *Server) setHostName(name string) error {
 	forbidden := unix.Sethostname([]byte(name))
@@ -103,15 +102,15 @@ func (s *Server) setHostName(name string) error {
 func (s *Server) writeThreads(threads int) error {
 	err := os.WriteFile(filepath.Join(s.procRoot, "fs/nfsd/threads"), []byte(strconv.Itoa(threads)+"\n"), 0)
 	if err != nil {
-		return fmt.Errorf("%w: setting the NFS server's threads to %d: %w", nfs.ErrUnavailable, threads, err)
+		return fmt.Errorf("%w: set threads of the NFS server to %d: %w", nfs.ErrUnavailable, threads, err)
 	}
 	return nil
 }
 
-// CurrentScope is the scope of the server that runs, "" of one that does not. nfs.ErrUnsupported
+// CurrentScope returns the scope of the running server, "" if it does not run. nfs.ErrUnsupported
 // before Linux 6.10.
 func (s *Server) CurrentScope() (scope string, err error) {
-	if !s.Runs() { // the kernel tells what the next start replaces
+	if !s.Runs() { // the kernel returns the scope of the last start
 		return "", nil
 	}
 	err = s.call(commandThreadsGet, unix.NLM_F_ACK, nil, func(attrs attributes) {
@@ -121,7 +120,7 @@ func (s *Server) CurrentScope() (scope string, err error) {
 }
 
 // ScopeIsHostName reports whether the running server has the kernel's default scope, this host's
-// name. Before Linux 6.10 the kernel does not tell, and the answer is no.
+// name. It returns false before Linux 6.10, where the scope is unknown.
 func (s *Server) ScopeIsHostName() (scope string, is bool) {
 	scope, err := s.CurrentScope()
 	if err != nil {
@@ -135,7 +134,7 @@ func (s *Server) ScopeIsHostName() (scope string, is bool) {
 func (s *Server) WarnOfScope(logger *slog.Logger, engine, advice string) {
 	scope, isHostName := s.ScopeIsHostName()
 	if isHostName {
-		logger.Warn("the NFS server's scope is the name of this host: clients lose their locks when the pool moves to another host, or this one is renamed: "+advice,
+		logger.Warn("NFS server uses the host name as its scope: clients lose their locks when the pool moves to another host or the host is renamed: "+advice,
 			"engine", engine, "scope", scope)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-// The kernel cuts a scope off after 64 bytes.
+// The kernel truncates a scope to 64 bytes.
 func TestScope(t *testing.T) {
 	scope := Scope(uuid.MustParse("0995f14e-81b1-4fb6-ac04-9ac56df10e0d"))
 	assert.Equal(t, scope, "btrfs-nfs-0995f14e-81b1-4fb6-ac04-9ac56df10e0d")
@@ -41,7 +41,7 @@ func TestStartMessage(t *testing.T) {
 	}
 }
 
-// A thread of another host name starts the server, and the process keeps its own.
+// A thread with another host name starts the server. The process keeps its host name.
 func TestStartAsHost(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root for a UTS namespace")
@@ -61,7 +61,7 @@ func TestStartAsHost(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, after, before)
 
-	// Where sethostname(2) is forbidden, the sysctl does the same.
+	// If sethostname(2) is forbidden, the sysctl is used.
 	osthread.Spend(func() {
 		assert.Check(t, unix.Unshare(unix.CLONE_NEWUTS))
 		assert.Check(t, os.WriteFile("/proc/sys/kernel/hostname", []byte("btrfs-nfs-test"), 0))
@@ -74,7 +74,7 @@ func TestStartAsHost(t *testing.T) {
 	assert.Equal(t, after, before)
 }
 
-func TestKernelTakesNoScope(t *testing.T) {
+func TestKernelRefusesScope(t *testing.T) {
 	for _, err := range []error{nfs.ErrUnsupported, unix.EINVAL, unix.EPERM} {
 		assert.Assert(t, takesNoScope(fmt.Errorf("netlink: %w", err)), "%v", err)
 	}

@@ -1,4 +1,4 @@
-// Package osthread runs what changes the thread that it runs on, such as its namespaces.
+// Package osthread runs functions that change their thread, for example its namespaces.
 package osthread
 
 import (
@@ -8,20 +8,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spend runs f on a thread that ends afterwards, and waits for it. It is never the process's first thread: that one Go
-// keeps for ever, and with it the namespaces that it has joined; and /proc/self is what that one sees.
+// Spend runs f on a thread that ends afterwards, and waits for it. It never uses the process's
+// first thread: Go never ends that thread, which would keep the namespaces, and /proc/self shows
+// the first thread's view.
 func Spend(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
-			// While this goroutine waits here with the first thread, another gets another.
+			// This goroutine keeps the first thread while another goroutine gets another thread.
 			Spend(f)
 			runtime.UnlockOSThread()
 			return
 		}
-		f() // the thread ends with the goroutine, because it is not unlocked
+		f() // a locked thread ends with its goroutine
 	}()
 	<-done
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-func TestSpendsAnotherThreadThanTheFirst(t *testing.T) {
+func TestSpendNeverUsesTheFirstThread(t *testing.T) {
 	const spenders, times = 8, 50
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -30,8 +30,8 @@ func TestSpendsAnotherThreadThanTheFirst(t *testing.T) {
 		})
 	}
 	all.Wait()
-	assert.Assert(t, !used[os.Getpid()], "the first thread was spent")
-	// And they do end.
+	assert.Assert(t, !used[os.Getpid()], "Spend used the first thread")
+	// The threads end.
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		threads, err := os.ReadDir("/proc/self/task")
 		if err != nil {

@@ -15,25 +15,23 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// CachedExport is one line of /proc/net/rpc/nfsd.export/content: what the
-// kernel now answers a client from.
+// CachedExport is one line of /proc/net/rpc/nfsd.export/content.
 type CachedExport struct {
 	Path   string
-	Domain string // the name that auth.unix.ip gives the client
+	Domain string // the client's auth domain in auth.unix.ip
 
-	// Positive entries let the client in; the others only remember that it may
-	// not, or wait for an answer.
+	// Positive entries let the client in. The others are negative or pending.
 	Positive bool
 
-	// PseudoRoot marks a directory that is only the way to an export.
+	// PseudoRoot marks a directory of the pseudo file system above an export.
 	PseudoRoot bool
 
 	FSID    uuid.UUID // uuid.Nil when the export has none
 	Options nfs.Options
 }
 
-// ParseExports reads nfsd.export/content. Entries that are expired, flushed or
-// negative are commented out there and are left out here.
+// ParseExports reads nfsd.export/content. Expired, flushed and negative entries are comments there,
+// and are left out.
 func ParseExports(r io.Reader) ([]CachedExport, error) {
 	var exports []CachedExport
 	lines := bufio.NewScanner(r)
@@ -52,8 +50,8 @@ func ParseExports(r io.Reader) ([]CachedExport, error) {
 	return exports, lines.Err()
 }
 
-// RootLines keeps of nfsd.export/content, or of nfs-utils' table of the same form, the exports that
-// are the root of NFSv4 (fsid=0) and not only its way to an export.
+// RootLines returns the lines of nfsd.export/content, or of nfs-utils' table of the same form,
+// whose export is the root of NFSv4 (fsid=0) and not only a part of the pseudo file system.
 func RootLines(text []byte) io.Reader {
 	var roots bytes.Buffer
 	for line := range bytes.Lines(text) {
@@ -66,16 +64,15 @@ func RootLines(text []byte) io.Reader {
 
 var rootOption = regexp.MustCompile(`[(,]fsid=0[,)]`)
 
-// CachedHandle is one line of /proc/net/rpc/nfsd.fh/content that leads to a
-// directory: a domain gets there with handles of some file system ID.
+// CachedHandle is one positive line of /proc/net/rpc/nfsd.fh/content: it maps a domain and a file
+// system ID to a directory.
 type CachedHandle struct {
 	Domain string
 	Path   string
 }
 
-// ParseHandles reads nfsd.fh/content. Entries that are expired, flushed or
-// negative are left out. A line is "domain fsidtype 0xfsid path", as
-// expkey_show in fs/nfsd/export.c writes it; a negative one has no path.
+// ParseHandles reads nfsd.fh/content. It leaves out expired, flushed and negative entries. A line
+// is "domain fsidtype 0xfsid path" (expkey_show in fs/nfsd/export.c). A negative one has no path.
 func ParseHandles(r io.Reader) ([]CachedHandle, error) {
 	var handles []CachedHandle
 	lines := bufio.NewScanner(r)
@@ -98,10 +95,9 @@ func ParseHandles(r io.Reader) ([]CachedHandle, error) {
 	return handles, lines.Err()
 }
 
-// ParseClients reads auth.unix.ip/content: the addresses that the kernel knows a
-// domain for. A line is "nfsd 10.0.0.1 domain", as ip_map_show in
-// net/sunrpc/svcauth_unix.c writes it; refused addresses, expired and flushed
-// entries are commented out.
+// ParseClients reads auth.unix.ip/content: the addresses that have an auth domain. A line is "nfsd
+// 10.0.0.1 domain" (ip_map_show in net/sunrpc/svcauth_unix.c). Refused addresses, expired and
+// flushed entries are comments.
 func ParseClients(r io.Reader) ([]netip.Addr, error) {
 	var clients []netip.Addr
 	lines := bufio.NewScanner(r)
@@ -120,13 +116,13 @@ func ParseClients(r io.Reader) ([]netip.Addr, error) {
 	return clients, lines.Err()
 }
 
-// parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)",
-// as svc_export_show in fs/nfsd/export.c writes it.
+// parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)" (svc_export_show in
+// fs/nfsd/export.c).
 func parseExport(line string) (CachedExport, error) {
 	quotedPath, rest, ok := strings.Cut(line, "\t")
 	open := strings.LastIndexByte(rest, '(')
 	if !ok || open < 0 || !strings.HasSuffix(rest, ")") {
-		return CachedExport{}, fmt.Errorf("line %q of nfsd.export/content is not path, domain and flags", line)
+		return CachedExport{}, fmt.Errorf("line of nfsd.export/content must be path, domain and flags, got %q", line)
 	}
 	path, err := UnquoteOctal(quotedPath)
 	if err != nil {
@@ -163,7 +159,7 @@ func (e *CachedExport) setFlag(flag string) {
 	}
 }
 
-// securityByNumber turns "1:390005" into flavour names; unknown numbers stay.
+// securityByNumber turns "1:390005" into flavor names. Unknown numbers stay.
 func securityByNumber(numbers string) nfs.Flavors {
 	names := strings.Split(numbers, ":")
 	for i, number := range names {
@@ -176,9 +172,9 @@ func securityByNumber(numbers string) nfs.Flavors {
 	return nfs.FlavorsOf(names...)
 }
 
-// pseudoflavors are the numbers of RFC 5531 section 8.2 and RFC 2623
-// section 2.1, as in nfs-utils and include/linux/sunrpc/msg_prot.h.
+// pseudoflavors are the numbers of RFC 5531 section 8.2 and RFC 2623 section 2.1, as in nfs-utils
+// and include/linux/sunrpc/msg_prot.h.
 var pseudoflavors = map[string]int{"sys": 1, "krb5": 390003, "krb5i": 390004, "krb5p": 390005}
 
-// Pseudoflavor returns the number of a security flavour, 0 when unknown.
+// Pseudoflavor returns the number of a security flavor, 0 if it is unknown.
 func Pseudoflavor(name string) int { return pseudoflavors[name] }

@@ -1,6 +1,6 @@
-// Package rpccache speaks the text protocol of the kernel's RPC caches below
-// /proc/net/rpc (Documentation/filesystems/nfs/rpc-cache.rst): words separated
-// by spaces, one message a line.
+// Package rpccache reads and writes the text protocol of the kernel's RPC caches below
+// /proc/net/rpc (Documentation/filesystems/nfs/rpc-cache.rst): words separated by spaces, one
+// message per line.
 package rpccache
 
 import (
@@ -10,10 +10,9 @@ import (
 	"strings"
 )
 
-// Quote writes a word so that the kernel and nfs-utils read it back as it was:
-// white space, backslashes, quotes, hash marks and control characters as
-// three octal digits. Both decode any byte that is written so; the kernel itself
-// writes only some of these (qword_add in net/sunrpc/cache.c).
+// Quote escapes a word for the kernel and nfs-utils: white space, backslashes, quotes, hash marks
+// and control characters become three octal digits. Both decode any byte in this form. The kernel
+// itself escapes only some of these (qword_add in net/sunrpc/cache.c).
 func Quote(word string) string {
 	quoted := 0
 	for i := range len(word) {
@@ -40,12 +39,12 @@ func special(c byte) bool {
 	return c <= ' ' || c == 0x7f || c == '\\' || c == '"' || c == '#'
 }
 
-// Hex writes bytes as the kernel's binary words: \x and two digits a byte.
+// Hex formats bytes as a binary word of the kernel: \x and two digits per byte.
 func Hex(b []byte) string { return `\x` + hex.EncodeToString(b) }
 
 var errQuoting = errors.New("malformed quoting")
 
-// Unquote undoes Quote, and Hex where the whole word is binary.
+// Unquote is the inverse of Quote, and of Hex if the whole word is binary.
 func Unquote(word string) (string, error) {
 	if digits, ok := strings.CutPrefix(word, `\x`); ok {
 		raw, err := hex.DecodeString(digits)
@@ -57,7 +56,7 @@ func Unquote(word string) (string, error) {
 	return UnquoteOctal(word)
 }
 
-// UnquoteOctal undoes Quote alone, for files in which \x is no binary word.
+// UnquoteOctal is the inverse of Quote only, for files in which \x does not start a binary word.
 func UnquoteOctal(word string) (string, error) {
 	if !strings.Contains(word, `\`) {
 		return word, nil
@@ -87,7 +86,7 @@ func UnquoteOctal(word string) (string, error) {
 	return string(out), nil
 }
 
-// Words splits one message into its words, unquoted.
+// Words splits one message into unquoted words.
 func Words(line string) ([]string, error) {
 	fields := strings.Split(strings.TrimSuffix(line, "\n"), " ")
 	words := fields[:0]

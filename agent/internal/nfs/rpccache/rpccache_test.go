@@ -41,7 +41,7 @@ func TestWordsOfAnUpcall(t *testing.T) {
 	assert.DeepEqual(t, words, []string{"10.0.0.1", "7", "\x00\x01\x00\x00\x00\x00\x00\x00\x11\x22"})
 }
 
-// The lines are what Linux 6.1 printed.
+// The lines are output of Linux 6.1.
 const content = `#path domain(flags)
 /srv/pool/t/v/data	10.77.0.11(rw,no_root_squash,sync,wdelay,no_subtree_check,uuid=01020304:05060708:090a0b0c:0d0e0f10)
 /srv/po\040ol	10.77.0.11(ro,no_root_squash,sync,wdelay,no_subtree_check,v4root,fsid=0,uuid=ab020304:05060708:090a0b0c:0d0e0f10,sec=390005:1)
