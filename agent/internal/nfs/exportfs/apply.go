@@ -12,9 +12,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// attempt applies a batch once. What the export table holds afterwards decides
-// over success; exportfs's exit code does not: it fails for one bad path of many
-// and for an export that is gone already.
+// attempt applies a batch once. The export table afterwards decides about success. The exit code of
+// exportfs does not: exportfs fails if one of many paths is bad or an export no longer exists.
 func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	table, err := e.table(ctx)
 	if err != nil {
@@ -49,7 +48,7 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 		if ran == nil {
 			ran = nfs.ErrUnavailable
 		}
-		return fmt.Errorf("%d exports are not as they should be: %w", left, ran)
+		return fmt.Errorf("%d exports in the export table are not as requested: %w", left, ran)
 	}
 	e.note(b, fence, fenced)
 	if stopped != nil {
@@ -60,9 +59,8 @@ func (e *Engine) attempt(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// toFence are the exports that are taken back, and those of the batch that may
-// still be open: taken back and no longer in the table, or taken back before with
-// a fence that failed.
+// toFence returns the revoked exports, and those of the batch that the kernel may still let in:
+// exports that are not in the table, and exports whose earlier fence failed.
 func (e *Engine) toFence(b *batch, revoke []nfs.Export) []nfs.Export {
 	fence := slices.Clone(revoke)
 	for key, c := range b.changes {
@@ -74,8 +72,8 @@ func (e *Engine) toFence(b *batch, revoke []nfs.Export) []nfs.Export {
 	return fence
 }
 
-// note keeps what came of a fence, and makes the callers of the exports get err.
-// No caller waits for what the batch does not mention.
+// note stores the result of a fence. If it failed, it passes the error to the callers of the batch,
+// and logs it for other exports.
 func (e *Engine) note(b *batch, exports []nfs.Export, err error) {
 	for _, export := range exports {
 		key := export.Key()
@@ -88,12 +86,12 @@ func (e *Engine) note(b *batch, exports []nfs.Export, err error) {
 			b.failed[key] = err
 			continue
 		}
-		e.config.Logger.Error("failed to fence a client of an export that is not wanted", "engine", Name,
+		e.config.Logger.Error("failed to fence a client of an export that was removed", "engine", Name,
 			"path", export.Path, "client", clientName(export), "error", err)
 	}
 }
 
-// adopt makes the batch part of what is wanted, less what cannot be exported.
+// adopt adds the batch to the wanted exports, except those that cannot be exported.
 func (e *Engine) adopt(b *batch) {
 	if b.replace {
 		clear(e.wanted)
@@ -113,8 +111,7 @@ func (e *Engine) adopt(b *batch) {
 	}
 }
 
-// directory checks the path first, because exportfs adds paths to its table
-// that it could not find.
+// directory checks the path first, because exportfs adds missing paths to its table.
 func directory(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -131,7 +128,7 @@ func directory(path string) error {
 // plan compares the table with the batch.
 func plan(b *batch, table []entry) (publish, revoke []nfs.Export) {
 	present := make(map[nfs.Key]entry, len(table))
-	emptied := map[string]bool{} // paths that a client must lose
+	emptied := map[string]bool{} // paths with a revocation
 	for _, c := range b.changes {
 		emptied[c.export.Path] = emptied[c.export.Path] || c.remove
 	}
@@ -144,7 +141,7 @@ func plan(b *batch, table []entry) (publish, revoke []nfs.Export) {
 		case !mentioned && (b.replace || have.Spec != "" && emptied[have.Path]):
 			revoke = append(revoke, have.Export)
 		case mentioned && have.FSID != c.export.FSID:
-			revoke = append(revoke, have.Export) // the handles of the old ID end before those of the new one begin
+			revoke = append(revoke, have.Export) // revoke the handles of the old ID before the new one is exported
 		}
 	}
 	for key, c := range b.changes {
@@ -158,7 +155,7 @@ func plan(b *batch, table []entry) (publish, revoke []nfs.Export) {
 	return publish, revoke
 }
 
-// drifted reports whether the table differs from all that is wanted.
+// drifted reports whether the table differs from the wanted exports.
 func (e *Engine) drifted(table []entry) bool {
 	for _, have := range table {
 		if want, ok := e.wanted[have.Key()]; !ok || !have.ours || want != have.Export {
@@ -168,11 +165,11 @@ func (e *Engine) drifted(table []entry) bool {
 	return len(table) != len(e.wanted)
 }
 
-// maxArguments keeps a command line far below the kernel's 2 MiB (execve(2)).
+// maxArguments keeps a command line far below the kernel's limit of 2 MiB (execve(2)).
 const maxArguments = 2000
 
-// revoke takes exports back: many with one run in the bulk way, where that is
-// possible, else with one run for 2,000 of them.
+// revoke removes exports: many with one run in bulk if possible, otherwise with one run per 2,000
+// exports.
 func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 	if len(exports) > fewRevoked && !e.noBulk {
 		err := e.revokeBulk(ctx, exports)
@@ -196,8 +193,8 @@ func (e *Engine) revoke(ctx context.Context, exports []nfs.Export) error {
 	return errors.Join(errs...)
 }
 
-// publish adds exports. All clients of one subvolume with the same options fit
-// in one run; exports that differ need a run each, or the bulk way.
+// publish adds exports. One run publishes all clients of a subvolume with the same options. Exports
+// with different options need one run each, or the bulk mode.
 func (e *Engine) publish(ctx context.Context, exports []nfs.Export) error {
 	alike := map[string][]nfs.Export{}
 	for _, export := range exports {

@@ -9,26 +9,25 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// change is one export to publish or to take back.
+// change is one export to publish or to revoke.
 type change struct {
 	export nfs.Export
 	remove bool
 }
 
-// batch is what waits for the next run of exportfs. Where callers disagree on
-// an export, the one that came last decides.
+// batch is the changes for the next run of exportfs. Of several changes of one export the last one
+// counts.
 type batch struct {
 	changes map[nfs.Key]change
-	replace bool // everything below the base path that is not in changes goes
+	replace bool // remove all exports below the base path that are not in changes
 
 	done   chan struct{} // closed when failed is complete
 	failed map[nfs.Key]error
 	err    error // the whole batch failed
 }
 
-// submit waits until the changes are applied. They are applied in any case,
-// also when ctx ends first: a change is not cut in half because its caller
-// hung up.
+// submit waits until the changes are applied. They are applied even if ctx ends first, so that no
+// change stays half done.
 func (e *Engine) submit(ctx context.Context, changes []change, replace bool) error {
 	if len(changes) == 0 && !replace {
 		return nil
@@ -40,7 +39,7 @@ func (e *Engine) submit(ctx context.Context, changes []change, replace bool) err
 	select {
 	case <-b.done:
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for exportfs: %w", ctx.Err())
+		return fmt.Errorf("wait for exportfs: %w", ctx.Err())
 	}
 	if b.err != nil {
 		return b.err
@@ -62,7 +61,7 @@ func (e *Engine) join(changes []change, replace bool) (*batch, error) {
 	}
 	if e.next == nil {
 		e.next = &batch{changes: map[nfs.Key]change{}, done: make(chan struct{}), failed: map[nfs.Key]error{}}
-		e.wake <- struct{}{} // has room: the worker takes next and wake together
+		e.wake <- struct{}{} // never blocks: the worker takes next and wake together
 	}
 	for _, c := range changes {
 		e.next.changes[c.export.Key()] = c
@@ -71,7 +70,7 @@ func (e *Engine) join(changes []change, replace bool) (*batch, error) {
 	return e.next, nil
 }
 
-// work applies one batch after the other.
+// work applies the batches one by one.
 func (e *Engine) work(ctx context.Context) {
 	for {
 		select {
@@ -80,7 +79,7 @@ func (e *Engine) work(ctx context.Context) {
 			e.abandon()
 			return
 		}
-		e.letKernelClean(ctx) // more changes may join meanwhile
+		e.letKernelClean(ctx) // more changes may join in the meantime
 		b := e.take()
 		e.apply(b)
 		close(b.done)
@@ -95,7 +94,7 @@ func (e *Engine) take() *batch {
 	return b
 }
 
-// abandon answers the callers that came too late.
+// abandon returns ErrClosed to the callers of the last batch.
 func (e *Engine) abandon() {
 	if b := e.take(); b != nil {
 		b.err = nfs.ErrClosed
@@ -103,8 +102,8 @@ func (e *Engine) abandon() {
 	}
 }
 
-// apply retries what can pass. It runs under a context of its own, so that
-// Close does not interrupt it.
+// apply retries temporary failures. It uses a separate context, so that Close does not interrupt
+// it.
 func (e *Engine) apply(b *batch) {
 	ctx := context.Background()
 	for attempt := 0; ; attempt++ {
@@ -114,15 +113,15 @@ func (e *Engine) apply(b *batch) {
 		}
 		if attempt == len(e.config.Backoff) || !errors.Is(err, nfs.ErrUnavailable) {
 			b.fail(err)
-			e.config.Logger.Error("exports could not be changed", "engine", Name, "changes", len(b.changes), "error", err)
+			e.config.Logger.Error("failed to change exports", "engine", Name, "changes", len(b.changes), "error", err)
 			return
 		}
-		e.config.Logger.Warn("changing exports failed, trying again", "engine", Name, "attempt", attempt+1, "error", err)
+		e.config.Logger.Warn("failed to change exports, retrying", "engine", Name, "attempt", attempt+1, "error", err)
 		time.Sleep(e.config.Backoff[attempt])
 	}
 }
 
-// fail blames err on every change that has no error of its own.
+// fail sets err for every change without an error.
 func (b *batch) fail(err error) {
 	if len(b.changes) == 0 {
 		b.err = err

@@ -14,32 +14,30 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-var errNoNamespace = errors.New("no private mount namespace to be had")
+var errNoNamespace = errors.New("create a private mount namespace")
 
-// publishBulk adds any number of exports with one run of `exportfs -a`, which
-// adds what /etc/exports and /etc/exports.d hold to the table. So that it sees
-// these exports alone, and neither publishes what an administrator has written
-// there but not applied, nor checks thousands of exports that are there
-// already, it runs in a mount namespace in which they are all those files hold.
-// `exportfs -r` would not do: it drops exports made by hand.
+// publishBulk adds any number of exports with one run of `exportfs -a`, which adds the content of
+// /etc/exports and /etc/exports.d to the table. It runs in a mount namespace in which those files
+// contain only these exports. Otherwise it would publish exports that an administrator has written
+// but not applied, and check thousands of existing exports. `exportfs -r` is unsuitable: it drops
+// exports that were made on the command line.
 func (e *Engine) publishBulk(ctx context.Context, exports []nfs.Export) error {
 	return e.runWith(ctx, exportsFile(exports, e.config.Insecure), len(exports), "-a")
 }
 
-// fewRevoked exports are taken back with `exportfs -u`, which resolves the name of
-// each client of a path for each export that it takes back: with 4,095 clients of
-// one path that took 1.4 s each in the lab.
+// fewRevoked is the maximum number of exports to revoke with `exportfs -u`, which resolves the name
+// of each client of a path for each export. With 4,095 clients of one path that took 1.4 s each in
+// the lab.
 const fewRevoked = 8
 
-// errNotInBulk: the table holds what `exportfs -r` may not bring back.
+// errNotInBulk means that `exportfs -r` may not restore an entry of the table.
 var errNotInBulk = errors.New("not in bulk")
 
-// revokeBulk takes any number of exports back with one run of `exportfs -r`, which
-// makes the table what those files hold: all that the table has but these, in its
-// own words, which are those of exports(5). It does not do so where a host name is
-// among the clients that stay: exportfs would resolve it, and drop the export if
-// that fails. What another program exports between the reading of the table and
-// the run is lost.
+// revokeBulk removes any number of exports with one run of `exportfs -r`, which replaces the table
+// by the content of the files: the remaining lines of the table, which are in the format of
+// exports(5). It does not do so if a remaining client is a host name: exportfs would resolve it,
+// and drop the export if that fails. Exports that another program adds between the read of the
+// table and the run are lost.
 func (e *Engine) revokeBulk(ctx context.Context, exports []nfs.Export) error {
 	table, err := os.ReadFile(e.config.Etab)
 	if err != nil {
@@ -47,14 +45,14 @@ func (e *Engine) revokeBulk(ctx context.Context, exports []nfs.Export) error {
 	}
 	entries, err := parseEtab(bytes.NewReader(table), e.config.Insecure)
 	if err != nil {
-		return fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+		return fmt.Errorf("%w: read the export table: %w", nfs.ErrUnavailable, err)
 	}
 	gone := map[nfs.Key]bool{}
 	for _, export := range exports {
 		gone[export.Key()] = true
 	}
 	var left bytes.Buffer
-	next := 0 // of the entries: the table has one on each line
+	next := 0 // index in entries: one per line of the table
 	for line := range bytes.Lines(table) {
 		if len(bytes.TrimSpace(line)) == 0 || line[0] == '#' {
 			continue
@@ -81,8 +79,8 @@ func isHostName(spec string) bool {
 	return spec != "" && err != nil && !strings.HasPrefix(spec, "@") && !strings.ContainsAny(spec, "*?[")
 }
 
-// runWith runs exportfs for a number of changes where text is all that /etc/exports
-// and /etc/exports.d hold.
+// runWith runs exportfs for a number of changes, with text as the only content of /etc/exports and
+// /etc/exports.d.
 func (e *Engine) runWith(ctx context.Context, text []byte, changes int, args ...string) error {
 	var err error
 	osthread.Spend(func() {
@@ -97,7 +95,7 @@ func (e *Engine) runWith(ctx context.Context, text []byte, changes int, args ...
 
 func (e *Engine) doWithoutBulk(err error) {
 	e.noBulk = true
-	e.config.Logger.Warn("failed to make a mount namespace: exports are changed one by one, which is slow for many",
+	e.config.Logger.Warn("failed to create a mount namespace: changes of many exports are slow",
 		"engine", Name, "error", err)
 }
 
@@ -106,8 +104,8 @@ const (
 	etcExportsD = "/etc/exports.d"
 )
 
-// hideExportsFiles gives the calling thread, and what it starts, a view of /etc
-// in which text is all that is to be exported.
+// hideExportsFiles gives the calling thread and its child processes a view of /etc in which text is
+// the only content of the exports files.
 func hideExportsFiles(text []byte) error {
 	if err := os.MkdirAll(etcExportsD, 0o755); err != nil {
 		return err
@@ -116,14 +114,14 @@ func hideExportsFiles(text []byte) error {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making / private: %w", err)
+		return fmt.Errorf("make / private: %w", err)
 	}
 	if err := unix.Mount("exports", etcExportsD, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
-		return fmt.Errorf("mounting %s: %w", etcExportsD, err)
+		return fmt.Errorf("mount %s: %w", etcExportsD, err)
 	}
 	err := unix.Mount("/dev/null", etcExports, "", unix.MS_BIND, "")
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("hiding %s: %w", etcExports, err)
+		return fmt.Errorf("hide %s: %w", etcExports, err)
 	}
 	return os.WriteFile(etcExportsD+"/bulk.exports", text, 0o600)
 }

@@ -10,8 +10,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Which runs wait for the kernel to clean.
-func TestWhatRunsWaitFor(t *testing.T) {
+// Runs wait only while the kernel holds deleted volumes or the flush time is far ahead.
+func TestUntilCleaning(t *testing.T) {
 	e := &Engine{config: Config{BasePath: "/srv/pool", ProcRoot: t.TempDir()}}
 	assert.Equal(t, e.untilCleaning(), time.Duration(0), "without an NFS server")
 	cache := filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export")

@@ -12,8 +12,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// CommandError is a failed run of exportfs. It is nfs.ErrUnsupported where
-// running it again cannot help, else nfs.ErrUnavailable.
+// CommandError is a failed run of exportfs. It is nfs.ErrUnsupported if a retry cannot help,
+// otherwise nfs.ErrUnavailable.
 type CommandError struct {
 	Args     []string // at most the first eight
 	ExitCode int      // -1 when it did not start or was killed
@@ -32,7 +32,7 @@ func (e *CommandError) Error() string {
 func (e *CommandError) Unwrap() []error { return []error{e.Err, e.kind()} }
 
 func (e *CommandError) kind() error {
-	// nfs-utils older than 2.6.4 do not know xprtsec, and say so.
+	// nfs-utils before 2.6.4 do not support xprtsec, and print this message.
 	if errors.Is(e.Err, fs.ErrNotExist) || errors.Is(e.Err, fs.ErrPermission) ||
 		strings.Contains(e.Stderr, "unknown keyword") {
 		return nfs.ErrUnsupported
@@ -42,13 +42,12 @@ func (e *CommandError) kind() error {
 
 const timePerChange = 10 * time.Millisecond
 
-// run runs exportfs once, in the C locale and with nothing of the agent's
-// environment.
+// run runs exportfs once, in the C locale and without the agent's environment.
 func (e *Engine) run(ctx context.Context, args ...string) (string, error) {
 	return e.runMany(ctx, len(args), args...)
 }
 
-// runMany is run for so many changes.
+// runMany is run with a timeout for that many changes.
 func (e *Engine) runMany(ctx context.Context, changes int, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.config.RunTimeout+time.Duration(changes)*timePerChange)
 	defer cancel()
@@ -57,8 +56,8 @@ func (e *Engine) runMany(ctx context.Context, changes int, args ...string) (stri
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// SIGKILL follows by itself when SIGTERM is ignored: exportfs replaces its
-	// table with one rename, so that no moment to kill it is a bad one.
+	// Wait sends SIGKILL later. exportfs replaces its table with one rename, so it is safe to kill
+	// at any time.
 	cmd.WaitDelay = 5 * time.Second
 	err := cmd.Run()
 	if err == nil {

@@ -7,7 +7,7 @@ import (
 
 // Config of the engine. Zero fields get the defaults of Debian and Fedora.
 type Config struct {
-	// BasePath is the directory below which all exports are the engine's.
+	// BasePath is the directory below which the engine controls all exports.
 	BasePath string
 
 	// ExportsFile keeps the exports over a restart of the NFS server, which
@@ -18,11 +18,11 @@ type Config struct {
 	// Command is the exportfs program. Default /usr/sbin/exportfs.
 	Command string
 
-	// Etab is the table that rpc.mountd answers the kernel from. Default
-	// /var/lib/nfs/etab. Where it does not exist, `exportfs -v` is read.
+	// Etab is the table from which rpc.mountd replies to the kernel. Default /var/lib/nfs/etab. If
+	// it does not exist, the engine reads `exportfs -v`.
 	Etab string
 
-	// ProcRoot is where proc is mounted. Default /proc.
+	// ProcRoot is the mount point of proc. Default /proc.
 	ProcRoot string
 
 	// Insecure lets clients use source ports above 1023, as clients behind
@@ -30,29 +30,27 @@ type Config struct {
 	// the server directly, so it is off by default.
 	Insecure bool
 
-	// MaxVersion is the newest NFS version that the server may offer: 4.2, or 4.1. Default 4.2. The
-	// engine refuses to start beside a server that offers a newer one.
+	// MaxVersion is the newest NFS version that the server may offer: 4.2, or 4.1. Default 4.2.
+	// Start fails if the server offers a newer one.
 	MaxVersion string
 
-	// RunTimeout bounds one run of exportfs, beside 10 ms for each export that it
-	// changes. Default 60 s: a run takes 1.5 s with 10,000 exports to as many
-	// clients on a slow machine, and a change of many some milliseconds each on
-	// one that is slower still.
+	// RunTimeout bounds one run of exportfs, plus 10 ms for each changed export. Default 60 s: a
+	// run with 10,000 exports to as many clients takes 1.5 s on a slow machine.
 	RunTimeout time.Duration
 
-	// Backoff is how long to wait before each further attempt after a failure
-	// that can pass. Default 100 ms, 400 ms, 1.6 s: three retries.
+	// Backoff is the time before each retry after a temporary failure. Default 100 ms, 400 ms, 1.6
+	// s.
 	Backoff []time.Duration
 
-	// WatchInterval is how often the table is looked at for other people's
-	// changes. Default 500 ms; one stat each.
+	// WatchInterval is how often the engine checks the table for changes of other programs. Default
+	// 500 ms. A check is one stat.
 	WatchInterval time.Duration
 
-	// Unpaced runs exportfs as often as it is called, however late deleted volumes then give their
-	// space back. For tests that change exports for minutes on end.
+	// Unpaced runs exportfs without letting the kernel clean its caches in between, so that deleted
+	// volumes may free their space late. It is for tests that change exports for minutes.
 	Unpaced bool
 
-	// Logger receives what an operator should know. Default: discard.
+	// Logger receives messages for the administrator. Default: discard.
 	Logger *slog.Logger
 }
 

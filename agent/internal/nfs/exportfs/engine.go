@@ -1,5 +1,5 @@
-// Package exportfs is the nfs.Exporter for hosts whose NFS server is run by
-// nfs-utils, which may serve other shares as well. See exportfs(8), exports(5).
+// Package exportfs is the nfs.Exporter for hosts on which nfs-utils run the NFS server, which may
+// serve other exports. See exportfs(8), exports(5).
 package exportfs
 
 import (
@@ -17,42 +17,42 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// Name of the engine, as settings and metrics have it.
+// Name of the engine in settings and metrics.
 const Name = "exportfs"
 
-// Engine drives exportfs. Runs are O(all exports of the host), so callers that
-// arrive while one is under way share the next.
+// Engine runs exportfs. A run is O(all exports of the host), so callers that arrive during a run
+// share the next one.
 type Engine struct {
 	config Config
 	server *nfsd.Server
 
 	mu     sync.Mutex
-	next   *batch // waits for the worker
+	next   *batch // the next batch
 	closed bool
 
-	wake    chan struct{} // to the worker: there is a batch
+	wake    chan struct{} // tells the worker about next
 	changed chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
-	// Of the worker alone.
+	// Used by the worker only.
 	wanted   map[nfs.Key]nfs.Export
-	narrowed map[nfs.Key]bool // read-only, while writes from before may be under way
-	unfenced map[nfs.Key]bool // taken back, with a fence that failed
+	narrowed map[nfs.Key]bool // read-only, while earlier writes may be in progress
+	unfenced map[nfs.Key]bool // revoked, with a failed fence
 	noBulk   bool
 
 	watchMu    sync.Mutex
-	lastChange tableState // what the watcher has seen
+	lastChange tableState // last state that the watcher has seen
 }
 
-// New returns a running engine, which Close stops.
+// New starts an engine. Close stops it.
 func New(config Config) (*Engine, error) {
 	config = config.withDefaults()
 	if err := ValidateBasePath(config.BasePath); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(config.Command); err != nil {
-		return nil, fmt.Errorf("%w: nfs-utils is needed: %w", nfs.ErrUnsupported, err)
+		return nil, fmt.Errorf("%w: find nfs-utils: %w", nfs.ErrUnsupported, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	e := &Engine{
@@ -94,7 +94,7 @@ func (e *Engine) Start(ctx context.Context, initial []nfs.Export) error {
 // warnOfServer logs what is wrong with the server that runs.
 func (e *Engine) warnOfServer() {
 	e.server.WarnOfOlderVersions(e.config.Logger, Name)
-	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when locks may be lost once (docs/upgrade.md)")
+	e.server.WarnOfScope(e.config.Logger, Name, "run install.sh again, and restart nfs-server when clients may lose their locks once (docs/upgrade.md)")
 	e.server.WarnOfRecords(e.config.Logger, Name, "systemctl restart nfsdcld nfs-server")
 }
 
@@ -104,9 +104,8 @@ func (e *Engine) Export(ctx context.Context, exports []nfs.Export) error {
 	return errors.Join(invalid, e.submit(ctx, changes, false))
 }
 
-// Unexport implements nfs.Exporter. Exports of the same directories to more
-// than one address, which only somebody else can have made, go as well: they
-// may let the client in.
+// Unexport implements nfs.Exporter. It also removes other programs' exports of the same directories
+// to more than one address, because they may let the client in.
 func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
 	changes := make([]change, 0, len(exports))
 	for _, export := range exports {
@@ -132,7 +131,7 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	return exports, nil
 }
 
-// Close implements nfs.Exporter. A batch under way is finished first.
+// Close implements nfs.Exporter. It waits for the current batch.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -142,8 +141,8 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// additions checks exports that are to be published; those that cannot work are
-// left out and reported.
+// additions checks exports that are to be published. It leaves out invalid exports and returns
+// their errors.
 func (e *Engine) additions(exports []nfs.Export) (changes []change, invalid error) {
 	var errs []error
 	for _, export := range exports {
@@ -160,11 +159,11 @@ func (e *Engine) additions(exports []nfs.Export) (changes []change, invalid erro
 	return changes, errors.Join(errs...)
 }
 
-// rpc.mountd undoes the octal escapes of its table once too often, so that a
-// path which looks like one names another directory (seen with 2.6.2).
+// rpc.mountd decodes the octal escapes of its table twice, so a path that contains such an escape
+// names another directory (seen with 2.6.2).
 var (
 	octalLookalike    = regexp.MustCompile(`\\[0-7]{3}`)
-	errOctalLookalike = fmt.Errorf("%w: nfs-utils cannot export a path with a backslash and three octal digits",
+	errOctalLookalike = fmt.Errorf("%w: path must not contain a backslash and three octal digits with nfs-utils",
 		nfs.ErrUnsupported)
 )
 
@@ -172,14 +171,14 @@ var (
 func ValidateBasePath(path string) error {
 	switch {
 	case !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/":
-		return fmt.Errorf("%w: base path %q is not an absolute, clean path below /", nfs.ErrInvalid, path)
+		return fmt.Errorf("%w: base path must be an absolute, clean path below /, got %q", nfs.ErrInvalid, path)
 	case octalLookalike.MatchString(path):
 		return fmt.Errorf("%w: base path %q: %w", nfs.ErrInvalid, path, errOctalLookalike)
 	}
 	return nil
 }
 
-// table reads what nfs-utils exports below the base path now.
+// table reads the exports of nfs-utils below the base path.
 func (e *Engine) table(ctx context.Context) ([]entry, error) {
 	entries, err := e.allExports(ctx)
 	below := entries[:0]
@@ -191,7 +190,7 @@ func (e *Engine) table(ctx context.Context) ([]entry, error) {
 	return below, err
 }
 
-// allExports reads what nfs-utils exports now, also for other programs.
+// allExports reads the exports of nfs-utils, including those of other programs.
 func (e *Engine) allExports(ctx context.Context) ([]entry, error) {
 	file, err := os.Open(e.config.Etab)
 	var entries []entry
@@ -206,7 +205,7 @@ func (e *Engine) allExports(ctx context.Context) ([]entry, error) {
 		entries, err = parseEtab(file, e.config.Insecure)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: read the export table: %w", nfs.ErrUnavailable, err)
 	}
 	return entries, nil
 }

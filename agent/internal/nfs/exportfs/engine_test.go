@@ -26,8 +26,8 @@ import (
 
 const insideVariable = "EXPORTFS_TEST_INSIDE"
 
-// TestMain runs the tests in a mount namespace in which the state of nfs-utils
-// is empty and its own, so that the real exportfs can be used.
+// TestMain runs the tests in a mount namespace with separate, empty nfs-utils state, so that they
+// can use the real exportfs.
 func TestMain(m *testing.M) {
 	if os.Getuid() != 0 || os.Getenv(insideVariable) != "" {
 		os.Exit(m.Run())
@@ -48,8 +48,7 @@ type host struct {
 	config exportfs.Config
 }
 
-// newHost is a machine with nfs-utils, empty tables and one export of
-// somebody else.
+// newHost returns a host with nfs-utils, empty tables and one export of another program.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	if os.Getenv(insideVariable) == "" {
@@ -85,7 +84,7 @@ func (h *host) engine() *exportfs.Engine {
 	return engine
 }
 
-// export makes the directory of an export to one client.
+// export creates a directory and returns its export to one client.
 func (h *host) export(name, client string) nfs.Export {
 	h.t.Helper()
 	path := filepath.Join(h.base, "tenant", name, "data")
@@ -171,7 +170,7 @@ func TestRestartOfTheServerKeepsExports(t *testing.T) {
 	}, poll.WithTimeout(time.Minute))
 }
 
-func TestStartReplacesWhatIsThere(t *testing.T) {
+func TestStartReplacesExports(t *testing.T) {
 	h := newHost(t)
 	old := h.engine()
 	kept, changed, stale := h.export("kept", "10.0.0.1"), h.export("changed", "10.0.0.1"), h.export("stale", "10.0.0.1")
@@ -187,7 +186,7 @@ func TestStartReplacesWhatIsThere(t *testing.T) {
 	h.hasExactly(engine)
 }
 
-func TestOtherPeoplesExportsOfTheSameDirectory(t *testing.T) {
+func TestOtherExportsOfTheSameDirectory(t *testing.T) {
 	h := newHost(t)
 	engine := h.engine()
 	ours := h.export("v1", "10.0.0.1")
@@ -217,7 +216,7 @@ func TestChangedOptionsAreRepaired(t *testing.T) {
 	assert.Assert(t, !strings.Contains(h.exportfs("-v"), "async"))
 }
 
-func TestDirectoryThatIsGone(t *testing.T) {
+func TestMissingDirectory(t *testing.T) {
 	h := newHost(t)
 	engine := h.engine()
 	fine, gone, file := h.export("fine", "10.0.0.1"), h.export("gone", "10.0.0.1"), h.export("file", "10.0.0.1")
@@ -271,9 +270,9 @@ func TestInvalidExports(t *testing.T) {
 	}
 }
 
-// An export that becomes read-only is looked at in the kernel's cache until no client can
-// write. After a failure, and after a start, a repeated request looks again. Other exports do
-// not fail with it.
+// For an export that becomes read-only the engine reads the kernel's cache until no client can
+// write. After a failure, and after a start, a repeated request checks again. Other exports do not
+// fail with it.
 func TestReadOnlyWaitsForWriters(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()
@@ -307,8 +306,7 @@ func TestReadOnlyWaitsForWriters(t *testing.T) {
 	assert.NilError(t, publish(other))
 }
 
-// An exportfs of the host that does not know an option cannot be helped by
-// trying again.
+// The engine does not retry an option that the host's exportfs does not support.
 func TestUnknownOptionIsUnsupported(t *testing.T) {
 	h := newHost(t)
 	h.config.Command = h.script(`echo "exportfs: command line:0: unknown keyword \"xprtsec=tls\"" >&2; exit 1`)
@@ -324,7 +322,7 @@ func TestUnknownOptionIsUnsupported(t *testing.T) {
 	assert.Equal(t, h.runs(), 1)
 }
 
-func TestFailuresThatPassAreRetried(t *testing.T) {
+func TestTemporaryFailuresAreRetried(t *testing.T) {
 	h := newHost(t)
 	h.config.Command = h.script(`[ $(wc -l < "$log") -lt 4 ] && { echo "can't lock" >&2; exit 1; }; exec /usr/sbin/exportfs "$@"`)
 	engine := h.engine()
@@ -334,12 +332,12 @@ func TestFailuresThatPassAreRetried(t *testing.T) {
 	h.hasExactly(engine, export)
 }
 
-// A run with many changes may take as much longer.
+// The timeout of a run grows with the number of changes.
 func TestManyChangesHaveMoreTime(t *testing.T) {
 	h := newHost(t)
 	h.config.RunTimeout = time.Microsecond
 	engine := h.engine()
-	exports := make([]nfs.Export, 1500) // 15 s, of which an idle machine needs less than one
+	exports := make([]nfs.Export, 1500) // 15 s; an idle machine needs less than one
 	for i := range exports {
 		exports[i] = h.export(fmt.Sprint("v", i), "10.0.0.1")
 	}
@@ -347,7 +345,7 @@ func TestManyChangesHaveMoreTime(t *testing.T) {
 	h.hasExactly(engine, exports...)
 }
 
-func TestFailuresThatStayAreReported(t *testing.T) {
+func TestPermanentFailuresAreReported(t *testing.T) {
 	h := newHost(t)
 	h.config.Command = h.script(`echo "can't lock" >&2; exit 1`)
 	engine := h.engine()
@@ -357,7 +355,7 @@ func TestFailuresThatStayAreReported(t *testing.T) {
 	assert.Equal(t, h.runs(), 4)
 }
 
-// A hundred callers cost a handful of runs, and each gets its own answer.
+// A hundred callers share a few runs, and each gets its result.
 func TestCallersShareRuns(t *testing.T) {
 	h := newHost(t)
 	h.config.Command = h.script(`exec /usr/sbin/exportfs "$@"`)
@@ -406,8 +404,8 @@ func TestCanceledCallerDoesNotStopTheChange(t *testing.T) {
 	}, poll.WithTimeout(time.Minute))
 }
 
-// Where nfs-utils keep their table elsewhere, exportfs tells what is in it.
-func TestTableThatIsElsewhere(t *testing.T) {
+// Without an etab file the engine reads the output of exportfs.
+func TestTableWithoutEtab(t *testing.T) {
 	h := newHost(t)
 	h.config.Etab = filepath.Join(h.base, "no-etab")
 	h.config.Command = h.script(`exec /usr/sbin/exportfs "$@"`)
@@ -438,7 +436,7 @@ func TestWithoutNFSUtils(t *testing.T) {
 	assert.ErrorIs(t, err, nfs.ErrUnsupported)
 }
 
-// script stands in for exportfs and logs its runs.
+// script replaces exportfs and logs its runs.
 func (h *host) script(body string) string {
 	h.t.Helper()
 	path := filepath.Join(h.base, "exportfs.sh")
@@ -456,7 +454,7 @@ func (h *host) runs() int {
 	return strings.Count(string(text), "\n")
 }
 
-// A kill in the middle of writing the exports file leaves a file of the writer's.
+// A kill during the write of the exports file leaves a temporary file.
 func TestLeftoversAreRemoved(t *testing.T) {
 	h := newHost(t)
 	for _, name := range []string{".btrfs-nfs-csi.exports123", ".btrfs-nfs-csi.exports-mine", "other.exports"} {
@@ -472,8 +470,8 @@ func TestLeftoversAreRemoved(t *testing.T) {
 	assert.DeepEqual(t, left, []string{".btrfs-nfs-csi.exports-mine", "btrfs-nfs-csi.exports", "other.exports"})
 }
 
-// A fence that fails is the caller's to know, also when the table has the export no more, and is
-// made up for by the next call.
+// The caller gets the error of a failed fence, even if the table no longer has the export. The next
+// call repeats the fence.
 func TestFailedFence(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()
@@ -481,12 +479,13 @@ func TestFailedFence(t *testing.T) {
 	export, other := h.export("v1", "10.0.0.1"), h.export("v2", "10.0.0.2")
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{export, other}))
 	content := filepath.Join(h.config.ProcRoot, "net/rpc/nfsd.export/content")
-	assert.NilError(t, os.MkdirAll(content, 0o755)) // which cannot be read
+	assert.NilError(t, os.MkdirAll(content, 0o755)) // a directory, so the read fails
 	for range 2 {
 		assert.ErrorIs(t, engine.Unexport(t.Context(), []nfs.Export{export}), nfs.ErrUnavailable)
 		h.hasExactly(engine, other)
 	}
-	// What needs no fence goes on. What may still be open to the client is not published to it.
+	// Exports without a fence are published. An export that may still be open to the client is not
+	// published to it.
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{h.export("v3", "10.0.0.1"), other}))
 	again := export
 	again.FSID = uuid.New()
@@ -497,8 +496,8 @@ func TestFailedFence(t *testing.T) {
 	h.hasExactly(engine, other, h.export("v3", "10.0.0.1"))
 }
 
-// Many exports are taken back in one run, and those of others stay as they are, with their options
-// and odd names.
+// Many exports are revoked in one run. The exports of other programs keep their options and unusual
+// names.
 func TestManyAreRevoked(t *testing.T) {
 	h := newHost(t)
 	engine := h.engine()

@@ -20,8 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// fence returns when the kernel lets none of the clients in any more, and nothing
-// of theirs is under way.
+// fence waits until the kernel lets none of the clients in and none of their requests is in
+// progress.
 func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 	if len(revoked) == 0 {
 		return nil
@@ -30,14 +30,13 @@ func (e *Engine) fence(ctx context.Context, revoked []nfs.Export) error {
 		return err
 	}
 	table := sync.OnceValues(func() ([]entry, error) { return e.allExports(ctx) })
-	return e.server.Fence(ctx, revoked, remaining{e.wanted, table, e.config.ProcRoot}, e.config.Logger)
+	return e.server.Fence(ctx, revoked, clientAccess{e.wanted, table, e.config.ProcRoot}, e.config.Logger)
 }
 
-// shut returns when the kernel has no answer left that gives one of the clients
-// the access. exportfs -u flushes the kernel's caches, but rpc.mountd may have
-// looked at the old table just before and answer just after; that answer would
-// hold for half an hour. So the kernel's cache is looked at, and flushed again
-// where needed.
+// shut waits until the kernel has no cached entry that gives one of the clients the access.
+// `exportfs -u` flushes the kernel's caches, but rpc.mountd may have read the old table just before
+// and reply just after. That entry would last half an hour. So shut reads the kernel's cache, and
+// flushes it again if necessary.
 func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) error {
 	ctx, cancel := context.WithTimeout(ctx, nfsd.FenceTime)
 	defer cancel()
@@ -49,7 +48,7 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 		if open {
 			calm = 0
 			if _, err := e.run(ctx, "-f"); err != nil {
-				return fmt.Errorf("fencing: %w", err)
+				return fmt.Errorf("flush the export caches: %w", err)
 			}
 		} else {
 			calm++
@@ -57,7 +56,7 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 		if calm == 2 {
 			break
 		}
-		// rpc.mountd takes milliseconds from reading its table to answering.
+		// rpc.mountd takes milliseconds from reading its table to its reply.
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
@@ -67,18 +66,18 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 	return nil
 }
 
-// remaining is what clients may reach: what the engine is to publish, and what
-// the export table has, from whatever program. The table is read when it is asked
-// for: a client without a mount, which the server does not know, costs no read.
-type remaining struct {
+// clientAccess answers what clients may reach: the wanted exports, and those in the export table of
+// any program. It reads the table on demand: a client without a mount, which the server does not
+// know, needs no read.
+type clientAccess struct {
 	wanted   map[nfs.Key]nfs.Export
 	table    func() ([]entry, error)
 	procRoot string
 }
 
-// ToClient implements nfsd.Exported. A host name or a netgroup may be the
-// client's: only rpc.mountd knows.
-func (r remaining) ToClient(addr netip.Addr) (bool, error) {
+// ToClient implements nfsd.Exported. It returns true for a host name or a netgroup, which only
+// rpc.mountd can match.
+func (r clientAccess) ToClient(addr netip.Addr) (bool, error) {
 	for key := range r.wanted {
 		if key.Client == addr {
 			return true, nil
@@ -95,7 +94,7 @@ func (r remaining) ToClient(addr netip.Addr) (bool, error) {
 }
 
 // AtPath implements nfsd.Exported.
-func (r remaining) AtPath(path string) bool {
+func (r clientAccess) AtPath(path string) bool {
 	for key := range r.wanted {
 		if key.Path == path {
 			return true
@@ -105,10 +104,10 @@ func (r remaining) AtPath(path string) bool {
 	return err != nil || slices.ContainsFunc(table, func(have entry) bool { return have.Path == path })
 }
 
-// ShutOut implements nfsd.Exported. rpc.mountd refuses an address that no export
-// matches, and nothing is published before the fence ends; what it has answered
-// from an older table would hold for half an hour.
-func (r remaining) ShutOut(addr netip.Addr) (letIn func(), err error) {
+// ShutOut implements nfsd.Exported. rpc.mountd refuses an address that matches no export, and
+// nothing is published before the fence ends. A cached entry from an older table would last half an
+// hour.
+func (r clientAccess) ShutOut(addr netip.Addr) (letIn func(), err error) {
 	cached, err := readCache(r.procRoot, "auth.unix.ip", rpccache.ParseClients)
 	if err != nil || slices.Contains(cached, addr) {
 		return nil, err
@@ -126,10 +125,9 @@ func parseNetwork(spec string) (netip.Prefix, error) {
 	return netip.ParsePrefix(spec)
 }
 
-// stillOpen reports whether the kernel has a cached answer that lets one of the
-// clients of a revoked export in, with the access given: an export, or a file
-// system ID that leads to one. Both hold for half an hour, and a handle of an old
-// ID needs the second.
+// stillOpen reports whether the kernel has a cached entry that lets a client of a revoked export
+// in, with the given access: an export, or a file system ID that refers to one. Both last half an
+// hour. A handle of an old ID needs the second.
 func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 	closed := map[string]map[string]bool{}
 	for _, export := range revoked {
@@ -151,7 +149,7 @@ func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 		}
 	}
 	if access == writeAccess {
-		return false, nil // the handles stay good, for reading
+		return false, nil // the handles stay valid for reading
 	}
 	handles, err := readCache(e.config.ProcRoot, "nfsd.fh", rpccache.ParseHandles)
 	if err != nil {
@@ -165,8 +163,7 @@ func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 	return false, nil
 }
 
-// readCache reads one of the kernel's caches; nothing where the kernel has no
-// NFS server, which then lets no client in.
+// readCache reads one of the kernel's caches. It returns nothing if the kernel has no NFS server.
 func readCache[T any](procRoot, cache string, parse func(io.Reader) ([]T, error)) ([]T, error) {
 	file, err := os.Open(filepath.Join(procRoot, "net/rpc", cache, "content"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -178,15 +175,14 @@ func readCache[T any](procRoot, cache string, parse func(io.Reader) ([]T, error)
 	defer func() { _ = file.Close() }() // only read
 	entries, err := parse(file)
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading %s: %w", nfs.ErrUnavailable, cache, err)
+		return nil, fmt.Errorf("%w: read %s: %w", nfs.ErrUnavailable, cache, err)
 	}
 	return entries, nil
 }
 
-// matches reports whether one of the names is of the domain. rpc.mountd names a
-// client by all that it matches: "10.0.0.1,10.0.0.0/8". With cache-use-ipaddr,
-// or long netgroups, it is "$10.0.0.1" whatever that matches
-// (support/export/cache.c of nfs-utils).
+// matches reports whether the domain contains one of the names. rpc.mountd names a client by
+// everything that it matches: "10.0.0.1,10.0.0.0/8". With cache-use-ipaddr, or long netgroups, the
+// name is "$10.0.0.1" (support/export/cache.c of nfs-utils).
 func matches(domain string, names map[string]bool) bool {
 	if len(names) == 0 {
 		return false

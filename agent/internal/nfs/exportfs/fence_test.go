@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// The kernel's cache tells who is let in, by whatever name rpc.mountd gives clients.
+// The kernel's cache shows which clients are let in, by any name that rpc.mountd gives them.
 func TestStillOpen(t *testing.T) {
 	e := &Engine{config: Config{ProcRoot: t.TempDir()}}
 	content := filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/content")
@@ -48,8 +48,7 @@ func TestStillOpen(t *testing.T) {
 	}
 }
 
-// A file system ID that the kernel still knows lets its handles in, also where the export is gone
-// or has another by now.
+// A cached file system ID lets its handles in, even if the export was removed or has another ID.
 func TestStillOpenByFileSystemID(t *testing.T) {
 	e := &Engine{config: Config{ProcRoot: t.TempDir()}}
 	cache := func(name, line string) {
@@ -77,7 +76,7 @@ func TestStillOpenByFileSystemID(t *testing.T) {
 	}
 }
 
-// An export whose file system ID changes is taken back before it is published again.
+// An export whose file system ID changes is revoked before it is published again.
 func TestPlanOfAnotherFileSystemID(t *testing.T) {
 	old := nfs.Export{Path: "/srv/pool/t/v/data", Client: netip.MustParseAddr("10.0.0.1"), FSID: uuid.New()}
 	renewed, readOnly := old, old
@@ -94,8 +93,8 @@ func TestPlanOfAnotherFileSystemID(t *testing.T) {
 	}
 }
 
-// Exports of other programs count, and those that only rpc.mountd can tell whose they are.
-func TestRemaining(t *testing.T) {
+// Exports of other programs count, and so do those that only rpc.mountd can match.
+func TestClientAccess(t *testing.T) {
 	four, six := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::6")
 	for spec, want := range map[string][2]bool{
 		"*":                      {true, true},
@@ -106,7 +105,7 @@ func TestRemaining(t *testing.T) {
 		"10.1.0.0/16":            {false, false},
 		"fd00::/64":              {false, true},
 	} {
-		r := remaining{table: tableOf(nfs.Export{Path: "/srv/share", Spec: spec})}
+		r := clientAccess{table: tableOf(nfs.Export{Path: "/srv/share", Spec: spec})}
 		for i, addr := range []netip.Addr{four, six} {
 			reached, err := r.ToClient(addr)
 			assert.NilError(t, err)
@@ -114,7 +113,7 @@ func TestRemaining(t *testing.T) {
 		}
 	}
 	export := nfs.Export{Path: "/srv/pool/t/v/data", Client: four}
-	for name, r := range map[string]remaining{
+	for name, r := range map[string]clientAccess{
 		"in the table": {table: tableOf(export)},
 		"wanted":       {wanted: map[nfs.Key]nfs.Export{export.Key(): export}, table: tableOf()},
 	} {
@@ -127,10 +126,10 @@ func TestRemaining(t *testing.T) {
 	}
 }
 
-// A table that cannot be read may have exports to anyone.
-func TestRemainingWithoutATable(t *testing.T) {
+// An unreadable table may contain exports to any client.
+func TestClientAccessWithoutTable(t *testing.T) {
 	unreadable := errors.New("unreadable")
-	r := remaining{table: func() ([]entry, error) { return nil, unreadable }}
+	r := clientAccess{table: func() ([]entry, error) { return nil, unreadable }}
 	_, err := r.ToClient(netip.MustParseAddr("10.0.0.1"))
 	assert.ErrorIs(t, err, unreadable)
 	assert.Assert(t, r.AtPath("/srv/pool/t/v/data"))
@@ -144,7 +143,7 @@ func tableOf(exports ...nfs.Export) func() ([]entry, error) {
 	return func() ([]entry, error) { return table, nil }
 }
 
-// Only names that have to be resolved keep many exports from being taken back in one run.
+// Only names that have to be resolved prevent a bulk revocation.
 func TestIsHostName(t *testing.T) {
 	for spec, want := range map[string]bool{
 		"": false, "*": false, "*.example": false, "10.0.0.0/8": false, "10.0.0.0/255.0.0.0": false, "fd00::/64": false,

@@ -15,9 +15,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// writeFile makes the exports file hold what is wanted. It comes before the
-// change itself and is durable, because the file alone decides what clients may
-// reach after a power cut until the agent runs again.
+// writeFile writes the wanted exports to the exports file. It does so before the change and
+// durably, because after a power cut only the file decides what clients may reach until the agent
+// runs.
 func (e *Engine) writeFile() error {
 	text := exportsFile(slices.Collect(maps.Values(e.wanted)), e.config.Insecure)
 	old, err := os.ReadFile(e.config.ExportsFile)
@@ -29,7 +29,7 @@ func (e *Engine) writeFile() error {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
 	}
 	if err := renameio.WriteFile(e.config.ExportsFile, text, 0o644); err != nil {
-		return fmt.Errorf("%w: writing %s: %w", nfs.ErrUnavailable, e.config.ExportsFile, err)
+		return fmt.Errorf("%w: write %s: %w", nfs.ErrUnavailable, e.config.ExportsFile, err)
 	}
 	if err := syncFolder(folder); err != nil {
 		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
@@ -37,8 +37,8 @@ func (e *Engine) writeFile() error {
 	return nil
 }
 
-// removeLeftovers removes what a kill left of writing the exports file: files that nfs-utils do not
-// read (renameio.TempFile).
+// removeLeftovers removes temporary files of an interrupted write of the exports file. nfs-utils do
+// not read them (renameio.TempFile).
 func (e *Engine) removeLeftovers() {
 	folder, name := filepath.Split(e.config.ExportsFile)
 	left, err := filepath.Glob(filepath.Join(folder, "."+name+"[0-9]*"))
@@ -46,13 +46,13 @@ func (e *Engine) removeLeftovers() {
 		err = errors.Join(err, os.Remove(file))
 	}
 	if err != nil {
-		e.config.Logger.Warn("what an interruption left beside the exports file stays", "engine", Name, "error", err)
+		e.config.Logger.Warn("failed to remove temporary files of the exports file", "engine", Name, "error", err)
 	}
 }
 
-// RemoveFile removes a file that the engine has written, for when another engine takes over:
-// nfs-utils would export what it holds. A file that begins otherwise is somebody else's. It reports
-// whether there was one of the engine's.
+// RemoveFile removes the exports file of this engine before another engine takes over, because
+// nfs-utils would export its content. A file without the header belongs to another program and
+// stays. It reports whether it removed the file.
 func RemoveFile(path string) (removed bool, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.HasPrefix(text, []byte(fileHeader)) {
@@ -65,12 +65,12 @@ func RemoveFile(path string) (removed bool, err error) {
 		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: removing exports of the other engine: %w", nfs.ErrUnavailable, err)
+		return false, fmt.Errorf("%w: remove the exports file of the exportfs engine: %w", nfs.ErrUnavailable, err)
 	}
 	return true, nil
 }
 
-// syncFolder makes the rename durable; renameio syncs the file only.
+// syncFolder makes the rename durable. renameio syncs only the file.
 func syncFolder(path string) error {
 	folder, err := os.Open(path)
 	if err != nil {

@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// flushesAhead is by how many runs, and with them seconds, the kernel may be made to put off
-	// its cleaning in good times: so much later a volume that is deleted then gets its space back.
+	// flushesAhead is how far the flush time may be ahead of the clock while no deleted volume is
+	// cached. A volume that is deleted then frees its space this much later.
 	flushesAhead = time.Minute
-	// flushWait bounds what one batch waits, also where somebody else runs exportfs all the time. A
-	// batch makes a run or two.
+	// flushWait bounds the wait of one batch, also while another program runs exportfs all the
+	// time. A batch makes one or two runs.
 	flushWait = 3 * time.Second
 )
 
-// letKernelClean waits where deleted volumes would not get their space back. Each run of exportfs
-// makes the kernel forget all exports as of now; where it has done so in this second already, as of
-// a second later. Only when that time has come does it let go of what it has forgotten, and of the
-// directories with it (write_flush and cache_clean in net/sunrpc/cache.c). With more than one run a
-// second, it would not for as long as that lasts.
+// letKernelClean waits while runs of exportfs would keep deleted volumes from freeing their space.
+// Each run sets the kernel's flush time to now. If that time was already set in this second, the
+// run sets it one second later. The kernel frees flushed entries, and their directories, only when
+// the flush time is reached (write_flush and cache_clean in net/sunrpc/cache.c). With more than one
+// run per second it would never be reached.
 func (e *Engine) letKernelClean(ctx context.Context) {
 	for begin := time.Now(); !e.config.Unpaced && time.Since(begin) < flushWait; {
 		ahead := e.untilCleaning()
@@ -40,8 +40,8 @@ func (e *Engine) letKernelClean(ctx context.Context) {
 	}
 }
 
-// untilCleaning is when the kernel lets go of what it has forgotten, 0 where no run need wait for
-// that.
+// untilCleaning returns the time until the kernel frees flushed entries, or 0 if no run has to
+// wait.
 func (e *Engine) untilCleaning() time.Duration {
 	ahead := e.flushAhead() + time.Second // until that second is over
 	if ahead <= 0 || ahead <= flushesAhead && !e.holdsDeleted() {
@@ -50,8 +50,7 @@ func (e *Engine) untilCleaning() time.Duration {
 	return ahead
 }
 
-// flushAhead is how far ahead of the clock the time is, as of which the kernel has forgotten
-// exports.
+// flushAhead returns how far the kernel's flush time is ahead of the clock.
 func (e *Engine) flushAhead() time.Duration {
 	text, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/flush"))
 	if err != nil {
@@ -64,7 +63,7 @@ func (e *Engine) flushAhead() time.Duration {
 	return time.Until(time.Unix(seconds, 0))
 }
 
-// holdsDeleted looks for deleted directories of ours in the kernel's cache.
+// holdsDeleted reports whether the kernel's cache contains deleted directories below the base path.
 func (e *Engine) holdsDeleted() bool {
 	content, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/content"))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// The kernel, as files: it is ahead with forgetting and still holds a deleted volume of ours.
+// Files represent a kernel whose flush time is ahead and which holds a deleted volume.
 func TestRunsWaitForTheKernelToClean(t *testing.T) {
 	h := newHost(t)
 	h.config.ProcRoot = t.TempDir()

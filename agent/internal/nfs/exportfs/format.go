@@ -14,12 +14,12 @@ const fileHeader = `# Written by btrfs-nfs-csi, which replaces this file wheneve
 # It brings the exports back when the NFS server restarts without the agent.
 `
 
-// exportsFile is the text of exports(5) for the exports, in a stable order.
+// exportsFile formats the exports for exports(5), in a stable order.
 func exportsFile(exports []nfs.Export, insecure bool) []byte {
 	lines := make([]string, 0, len(exports))
 	for _, export := range exports {
-		// An IPv6 address stands without brackets here: they would be a
-		// character class (exports(5), "Machine Name Formats").
+		// An IPv6 address has no brackets here: they would be a character class (exports(5),
+		// "Machine Name Formats").
 		lines = append(lines, fmt.Sprintf("%s %s(%s)\n",
 			rpccache.Quote(export.Path), export.Client, options(export, insecure)))
 	}
@@ -31,8 +31,8 @@ func exportsFile(exports []nfs.Export, insecure bool) []byte {
 	return text.Bytes()
 }
 
-// options are those of exports(5). no_subtree_check because volumes are whole
-// subvolumes and handles must survive renames inside them.
+// options returns the options of exports(5). It sets no_subtree_check because volumes are whole
+// subvolumes and handles have to survive renames inside them.
 func options(export nfs.Export, insecure bool) string {
 	words := []string{"rw", "sync", "no_subtree_check", "no_root_squash", "fsid=" + export.FSID.String()}
 	if export.Options.ReadOnly {
@@ -53,8 +53,8 @@ func options(export nfs.Export, insecure bool) string {
 	return strings.Join(words, ",")
 }
 
-// argument is the export as a command line argument of exportfs(8), where an
-// IPv6 address needs brackets to be told from the path.
+// argument formats the export for the command line of exportfs(8), where an IPv6 address needs
+// brackets.
 func argument(export nfs.Export) string {
 	switch {
 	case export.Spec != "":

@@ -9,11 +9,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// ManagesGroups reports whether rpc.mountd looks up users' groups itself, as with manage-gids=y in
-// nfs.conf(5), which is Debian's default. Then the server takes no notice of the groups that a
-// client sends, and with them of a pod's fsGroup. It is known by the channel that rpc.mountd has
-// open for that. One that is asked by netlink manages no groups, whatever its settings: the kernel
-// asks only while a process has the channel open (cache_listeners_exist in net/sunrpc/cache.c).
+// ManagesGroups reports whether rpc.mountd looks up users' groups (manage-gids=y in nfs.conf(5),
+// Debian's default). Then the server ignores the groups in clients' requests, and so a pod's
+// fsGroup. It looks for a process with the channel for such lookups. rpc.mountd on netlink never
+// manages groups: the kernel sends these upcalls only while a process has the channel open
+// (cache_listeners_exist in net/sunrpc/cache.c).
 func ManagesGroups(procRoot string) bool {
 	processes, err := os.ReadDir(procRoot)
 	if err != nil {
@@ -39,16 +39,16 @@ func ManagesGroups(procRoot string) bool {
 func (e *Engine) warnOfGroups() {
 	if ManagesGroups(e.config.ProcRoot) {
 		e.config.Logger.Warn("rpc.mountd runs with manage-gids: the server ignores the groups that pods run with (fsGroup, "+
-			"supplementalGroups); set manage-gids=n in the section [mountd] of /etc/nfs.conf and restart nfs-mountd", "engine", Name)
+			"supplementalGroups): set manage-gids=n in the section [mountd] of /etc/nfs.conf and restart nfs-mountd", "engine", Name)
 	}
 }
 
-// warnOfNetlink: Linux 7.2 offers a pNFS layout of flexible files for each export that it is told
-// of by netlink, with and without the option pnfs (nfsd_nl_parse_one_export in fs/nfsd/export.c).
+// warnOfNetlink warns of pNFS: Linux 7.2 offers a flexible files layout for each export that it got
+// by netlink, with and without the option pnfs (nfsd_nl_parse_one_export in fs/nfsd/export.c).
 // Clients then use NFSv3 for data.
 func (e *Engine) warnOfNetlink() {
 	if listeners, err := nfsd.Listeners(); err == nil && len(listeners) > 0 {
-		e.config.Logger.Warn("rpc.mountd uses netlink: clients may get pNFS layouts from the kernel, and then hang when they read or write files; "+
+		e.config.Logger.Warn("rpc.mountd uses netlink: clients may get pNFS layouts from the kernel, and then hang when they read or write files: "+
 			"set no-netlink=y in the section [mountd] of /etc/nfs.conf and restart nfs-mountd", "engine", Name)
 	}
 }

@@ -31,7 +31,7 @@ func subject() nfstest.Subject {
 			assert.NilError(t, err)
 			return engine
 		},
-		// What the units nfs-server.service and nfs-mountd.service do.
+		// This does what nfs-server.service and nfs-mountd.service do.
 		Restart: func(t *testing.T, w *nfstest.World) {
 			t.Helper()
 			assert.NilError(t, w.Lab.RestartNFSServer())
@@ -48,8 +48,8 @@ func subject() nfstest.Subject {
 	}
 }
 
-// rpc.mountd dies: those who are let in go on, and who was published to meanwhile gets in when it
-// is back.
+// After a crash of rpc.mountd existing clients keep working. A volume that is published in the
+// meantime can be mounted when rpc.mountd is back.
 func TestMountdCrash(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	engine := subject().New(t, w)
@@ -71,8 +71,8 @@ func TestMountdCrash(t *testing.T) {
 	assert.Equal(t, len(have), 2, "%v", have)
 }
 
-// The engine leaves the versions of the NFS server to the administrator, whose other exports may
-// need them: it warns, and serves.
+// The engine warns of older NFS versions and does not change them, because other exports may need
+// them.
 func TestOlderVersions(t *testing.T) { withOlderServer(t, nfstest.OlderVersions) }
 
 func TestLocksOfVersion3(t *testing.T) { withOlderServer(t, nfstest.LocksOfVersion3) }
@@ -90,8 +90,8 @@ func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nf
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 }
 
-// The engine serves nothing beside a server that offers a newer version than it may, and says what
-// to do: what install.sh writes.
+// Start fails if the server offers a newer version than MaxVersion, and names the settings that
+// install.sh writes.
 func TestMaxVersion(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
@@ -121,8 +121,8 @@ func TestMaxVersion(t *testing.T) {
 	}
 }
 
-// With NFSv3, rpc.mountd tells every host all that is exported, and to whom. What install.sh writes
-// ends that.
+// With NFSv3, rpc.mountd shows every host all exports and their clients. The settings of install.sh
+// turn that off.
 func TestMountdWithoutOlderVersions(t *testing.T) {
 	w := nfstest.NewWorld(t)
 	w.StartRpcbind()

@@ -6,7 +6,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// access is what a fence takes from clients.
+// access is what a fence revokes.
 type access int
 
 const (
@@ -14,10 +14,10 @@ const (
 	writeAccess
 )
 
-// narrow returns the read-only exports of the batch whose clients may have writes under way: those
-// that are writable in the table, and those whose writes an earlier attempt did not see end. At a
-// start it only notes all read-only exports, because an earlier run may have ended before it could
-// wait.
+// narrow returns the read-only exports of the batch whose clients may have writes in progress:
+// those that are writable in the table, and those whose writes did not end during an earlier
+// attempt. At a start it only stores all read-only exports, because an earlier run may have ended
+// before the writes did.
 func (e *Engine) narrow(b *batch, table []entry) (narrowed []nfs.Export) {
 	for _, have := range table {
 		if _, mentioned := b.changes[have.Key()]; mentioned && !have.Options.ReadOnly {
@@ -37,7 +37,7 @@ func (e *Engine) narrow(b *batch, table []entry) (narrowed []nfs.Export) {
 	return narrowed
 }
 
-// stopWriters returns when no client of the exports can write and no write of theirs is under way.
+// stopWriters waits until no client of the exports can write and no write of theirs is in progress.
 func (e *Engine) stopWriters(ctx context.Context, narrowed []nfs.Export) error {
 	if len(narrowed) == 0 {
 		return nil

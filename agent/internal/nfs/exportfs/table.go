@@ -17,17 +17,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// entry is one export as nfs-utils has it.
+// entry is one export in the table of nfs-utils.
 type entry struct {
 	nfs.Export
 
-	// ours is false when the entry has options that the engine never sets,
-	// such as async: then it is not the export that the engine would make.
+	// ours is false if the entry has options that the engine never sets, for example async.
 	ours bool
 }
 
-// parseEtab reads /var/lib/nfs/etab: "path<TAB>client(options)" a line, the path
-// with octal escapes.
+// parseEtab reads /var/lib/nfs/etab: "path<TAB>client(options)" per line, the path with octal
+// escapes.
 func parseEtab(r io.Reader, insecure bool) ([]entry, error) {
 	return parseTable(r, insecure, rpccache.UnquoteOctal)
 }
@@ -36,14 +35,14 @@ func parseEtab(r io.Reader, insecure bool) ([]entry, error) {
 func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	text, err := os.ReadFile(e.config.Etab)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // nothing was exported
+		return nil, nil // no exports
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: read the export table: %w", nfs.ErrUnavailable, err)
 	}
 	entries, err := parseEtab(rpccache.RootLines(text), e.config.Insecure)
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading the export table: %w", nfs.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: read the export table: %w", nfs.ErrUnavailable, err)
 	}
 	exports := make([]nfs.Export, len(entries))
 	for i, entry := range entries {
@@ -52,9 +51,9 @@ func (e *Engine) Roots(context.Context) ([]nfs.Export, error) {
 	return exports, nil
 }
 
-// parseVerbose reads the output of `exportfs -v`: the path padded with blanks to
-// 15 columns and unescaped, then a tab and "client(options)"; a longer path
-// stands alone on its line and the rest is on the next one, after two tabs.
+// parseVerbose reads the output of `exportfs -v`: the path, unescaped and padded with blanks to 15
+// columns, then a tab and "client(options)". A longer path has a separate line, and two tabs and
+// the rest follow on the next one.
 func parseVerbose(r io.Reader, insecure bool) ([]entry, error) {
 	return parseTable(r, insecure, func(path string) (string, error) {
 		return strings.TrimRight(path, " "), nil
@@ -76,7 +75,7 @@ func parseTable(r io.Reader, insecure bool, unescape func(string) (string, error
 		if tab >= 0 {
 			quoted, client = strings.TrimRight(line[:tab], "\t"), line[tab+1:]
 		}
-		if quoted != "" { // else: the path was on the line before
+		if quoted != "" { // otherwise the path was on the line before
 			var err error
 			if path, err = unescape(quoted); err != nil {
 				return nil, err
@@ -100,7 +99,7 @@ func parseClient(text string, insecure bool) (entry, error) {
 	client, rest, ok := strings.Cut(text, "(")
 	options, closed := strings.CutSuffix(rest, ")")
 	if !ok || !closed || client == "" {
-		return entry{}, fmt.Errorf("export table has %q where a client and options should be", text)
+		return entry{}, fmt.Errorf("export table must have CLIENT(OPTIONS), got %q", text)
 	}
 	var parsed entry
 	if client == "<world>" { // how exportfs -v shows "*"

@@ -15,7 +15,7 @@ import (
 
 var id = uuid.MustParse("11111111-2222-3333-4444-555555555555")
 
-// Both texts are what nfs-utils 2.6.2 wrote for the same exports.
+// Both texts are output of nfs-utils 2.6.2 for the same exports.
 const (
 	etab = `/srv/p/sp\040ace\134\042q/data	10.0.0.1(rw,sync,wdelay,hide,nocrossmnt,secure,no_root_squash,no_all_squash,no_subtree_check,secure_locks,acl,no_pnfs,fsid=11111111-2222-3333-4444-555555555555,anonuid=65534,anongid=65534,sec=krb5p:sys,rw,no_root_squash,no_all_squash)
 /srv/p/v1/data	fd00::1(rw,sync,wdelay,hide,nocrossmnt,secure,no_root_squash,no_all_squash,no_subtree_check,secure_locks,acl,no_pnfs,fsid=11111111-2222-3333-4444-555555555555,anonuid=65534,anongid=65534,sec=sys,rw,no_root_squash,no_all_squash)
@@ -52,7 +52,7 @@ func TestParseTable(t *testing.T) {
 	equalEntries(t, got, want)
 }
 
-// Only fsid=0 makes an export the root of NFSv4, not an ID that begins so.
+// Only fsid=0 makes an export the root of NFSv4, not an ID that begins with 0.
 func TestRoots(t *testing.T) {
 	e := &Engine{config: Config{Etab: filepath.Join(t.TempDir(), "etab")}}
 	roots, err := e.Roots(t.Context())

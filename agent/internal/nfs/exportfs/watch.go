@@ -9,8 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// tableState tells one version of the export table from another: nfs-utils
-// replaces the file on every change.
+// tableState identifies a version of the export table. nfs-utils replace the file on every change.
 type tableState struct {
 	inode    uint64
 	size     int64
@@ -29,8 +28,8 @@ func (e *Engine) tableState() tableState {
 	return state
 }
 
-// unwatched runs change, which alters the table, and keeps the watcher from
-// reporting that. What others do meanwhile the caller has to find.
+// unwatched runs change, which alters the table, without a signal from the watcher. The caller has
+// to check for changes of other programs.
 func (e *Engine) unwatched(change func()) {
 	e.watchMu.Lock()
 	defer e.watchMu.Unlock()
@@ -38,11 +37,11 @@ func (e *Engine) unwatched(change func()) {
 	e.lastChange = e.tableState()
 }
 
-// watch notices other people's changes: exportfs by hand, or a restart of the
-// NFS server, which runs `exportfs -au` and `exportfs -r`. Such a server, and one that starts after
-// the agent, may lack what Start looks for.
+// watch detects changes of other programs: exportfs on the command line, or a restart of the NFS
+// server, which runs `exportfs -au` and `exportfs -r`. Such a server, and one that starts after the
+// agent, may lack what Start checks.
 func (e *Engine) watch(ctx context.Context) {
-	started := nfsd.WatchStarts(e.server.HasThreads()) // Start looks at one that runs
+	started := nfsd.WatchStarts(e.server.HasThreads()) // Start checks a running one
 	ticker := time.NewTicker(e.config.WatchInterval)
 	defer ticker.Stop()
 	for {
@@ -73,6 +72,6 @@ func (e *Engine) tableMoved() bool {
 func (e *Engine) notify() {
 	select {
 	case e.changed <- struct{}{}:
-	default: // one is waiting already
+	default: // a signal is pending
 	}
 }
