@@ -64,7 +64,7 @@ test: root lab ## Run everything: checks, unit tests with the race detector, rea
 	$(MAKE) --no-print-directory tested BEGUN="$$begun"
 
 .PHONY: check
-check: verify-generated tidy-check vet lint ## Generated code, go.mod files, vet, linter
+check: verify-generated tidy-check vet lint comments ## Check generated code, go.mod files, vet, linter, comments
 
 .PHONY: vet
 vet: # files without a build tag, then those with one; the linter's tags are the same
@@ -74,6 +74,10 @@ vet: # files without a build tag, then those with one; the linter's tags are the
 .PHONY: lint
 lint: ## Run golangci-lint (pinned in tools/go.mod)
 	@for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: comments
+comments: # width and words of comments, which golangci-lint does not check
+	@test/comments.sh
 
 .PHONY: generate
 generate: ## Make generated code and tables anew

@@ -34,18 +34,18 @@ type Exported interface {
 // without an error, no request and no copy of theirs that began before the call is in progress. The
 // error is nfs.ErrUnavailable if that takes longer than FenceTime, or than ctx allows.
 //
-//  1. It shuts out the clients that no export lets in, until the end of step 3. Step 3 needs this: a
-//     client that is expired while the server answers it may create one session after the other, and
-//     the server keeps 256 KiB for each (measured on Linux 7.2). force_expire_client in
+//  1. It shuts out the clients that no export lets in, until the end of step 3. Step 3 needs this:
+//     a client that is expired while the server answers it may create one session after the other,
+//     and the server keeps 256 KiB for each (measured on Linux 7.2). force_expire_client in
 //     fs/nfsd/nfs4state.c waits until the client has no request in progress.
 //  2. It waits for earlier requests.
-//  3. It expires the clients of step 1: the server drops their open files, locks and delegations, so
-//     that they block no other client, and their copies. This takes time in proportion to the
+//  3. It expires the clients of step 1: the server drops their open files, locks and delegations,
+//     so that they block no other client, and their copies. This takes time in proportion to the
 //     client's open files, and holds no lock of the whole host.
 //  4. It waits for copies of the other clients.
 //  5. It closes the files that are still open in a directory that is exported to no client, with
-//     UNLOCK_EXPORT. These are files of clients that other exports let in. The kernel takes time in
-//     the square of the number of a client's open files for this, without a bound, and holds
+//     UNLOCK_EXPORT. These are files of clients that other exports let in. The kernel takes time
+//     in the square of the number of a client's open files for this, without a bound, and holds
 //     nfsd_mutex, for which step 2 of other fences waits.
 //
 // Steps 1, 3 and 5 are for locks and space. Their failures are logged, and end when the client's
