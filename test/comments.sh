@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 directories=(
+	agent/internal/beneath
+	agent/internal/cli
 	agent/internal/nfs
 )
 

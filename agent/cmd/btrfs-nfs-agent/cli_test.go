@@ -79,7 +79,7 @@ func TestCommandLine(t *testing.T) {
 	c.fails(cli.ExitConflict, "volume get db", "volume", "create", "db", "65Mi")
 	c.ok("volume", "create", "web", "32Mi", "--nocow")
 	assert.Assert(t, is.Contains(c.ok("vol", "resize", "db", "+64Mi"), "128Mi"))
-	c.fails(cli.ExitUsage, "does not shrink", "volume", "resize", "--", "db", "-64Mi")
+	c.fails(cli.ExitUsage, "must not be smaller", "volume", "resize", "--", "db", "-64Mi")
 	c.fails(cli.ExitUsage, "size_bytes", "volume", "resize", "db", "1Mi")
 
 	c.ok("volume", "set", "db", "-l", "env-", "-l", "tier=gold", "--compression", "zlib")
@@ -88,7 +88,7 @@ func TestCommandLine(t *testing.T) {
 	assert.DeepEqual(t, db.Labels, agentapi.Labels{"team": "x", "tier": "gold"})
 	assert.Assert(t, db.SizeBytes == 128<<20 && db.Compression == "zlib" && db.Uid == 999 && db.Gid == 0 && db.Mode == "0750", "%+v", db)
 	assert.NilError(t, yaml.UnmarshalStrict([]byte(c.ok("volume", "get", "db", "-o", "yaml")), &db))
-	c.fails(cli.ExitUsage, "nothing to change", "volume", "set", "db")
+	c.fails(cli.ExitUsage, "at least one property", "volume", "set", "db")
 
 	var list []agentapi.VolumeDetail
 	assert.NilError(t, json.Unmarshal([]byte(c.ok("volume", "list", "-l", "team=x", "-o", "json")), &list))
@@ -168,7 +168,7 @@ func TestCommandLineErrors(t *testing.T) {
 	c.fails(cli.ExitUsage, "unknown command", "volume", "destroy", "v")
 	c.fails(cli.ExitUsage, "--help", "volume", "list", "--nonsense")
 	c.fails(cli.ExitUsage, "json, yaml or name", "volume", "list", "-o", "xml")
-	c.fails(cli.ExitUsage, "there are name", "volume", "list", "-c", "nonsense")
+	c.fails(cli.ExitUsage, "must be one of name", "volume", "list", "-c", "nonsense")
 	c.fails(cli.ExitUsage, "either names or labels", "volume", "delete")
 	c.fails(cli.ExitUsage, "token file", "volume", "list", "--token-file", "/dev/null")
 	c.fails(cli.ExitUsage, "must begin with http", "volume", "list", "--agent-url", "ftp://x")

@@ -1,5 +1,6 @@
-// Package beneath opens what lies in a directory that others can write to. Somebody can put a symbolic link, a mount, a FIFO or a device in
-// place of anything there, at any time, while root reads. So all of it goes through descriptors, and follows nothing: openat2(2).
+// Package beneath opens files in a directory that others can write to, with openat2(2). A local
+// user can replace anything there at any time, by a symbolic link, a mount, a FIFO or a device. So
+// it opens everything relative to descriptors and follows no link.
 package beneath
 
 import (
@@ -12,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxBytes is how much ReadFile reads: 32 labels take 6 KiB, and anything longer was not written by an agent.
+// MaxBytes is the maximum size that ReadFile reads. 32 labels take 6 KiB, and an agent writes no
+// larger files.
 const MaxBytes = 1 << 20
 
 // OpenDir opens a directory. The path may have several elements.
@@ -20,7 +22,8 @@ func OpenDir(dir *os.File, path string) (*os.File, error) {
 	return open(dir, path, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
-// OpenFile opens a regular file for reading. What it is, is known before it is opened: to open a device can do something, and a FIFO waits.
+// OpenFile opens a regular file for reading. It checks the type first, because opening a device can
+// have effects, and opening a FIFO blocks.
 func OpenFile(dir *os.File, name string) (*os.File, error) {
 	path, err := open(dir, name, unix.O_PATH)
 	if err != nil {
@@ -34,7 +37,7 @@ func OpenFile(dir *os.File, name string) (*os.File, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path.Name())
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0) // of this very file: proc_pid_fd(5)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", path.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0) // the same file: proc_pid_fd(5)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path.Name(), Err: err}
 	}
@@ -51,7 +54,7 @@ func ReadFile(dir *os.File, name string) ([]byte, error) {
 	return ReadAll(f)
 }
 
-// ReadAll reads an open file of at most MaxBytes from where it is.
+// ReadAll reads an open file of at most MaxBytes from its current offset.
 func ReadAll(f *os.File) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
 	if err == nil && len(content) > MaxBytes {
@@ -82,7 +85,7 @@ func openat2(dir *os.File, path string, how *unix.OpenHow) (opened int, err erro
 	closed := conn.Control(func(fd uintptr) {
 		for {
 			opened, err = unix.Openat2(int(fd), path, how)
-			// EAGAIN: something was renamed meanwhile (openat2(2)).
+			// EAGAIN means a concurrent rename (openat2(2)).
 			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
 				return
 			}

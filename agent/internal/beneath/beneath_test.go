@@ -66,7 +66,7 @@ func TestReadFile(t *testing.T) {
 	assert.Equal(t, len(content), beneath.MaxBytes)
 	_, err = beneath.ReadFile(dir, "missing")
 	assert.Assert(t, os.IsNotExist(err))
-	// Reading a FIFO would wait for as long as somebody has it open for writing.
+	// Reading a FIFO would wait for as long as a process has it open for writing.
 	writer, err := os.OpenFile(dir.Name()+"/fifo", os.O_RDWR, 0)
 	assert.NilError(t, err)
 	t.Cleanup(func() { writer.Close() })

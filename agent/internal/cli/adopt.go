@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// adoption is what a manifest needs to know that the agent does not.
+// adoption contains the fields of a manifest that the agent does not have.
 type adoption struct {
 	class, driver, nfsServer, claim string
 	secretName, secretNamespace     string
@@ -24,9 +24,9 @@ type adoption struct {
 func adoptManifestCommand() *cobra.Command {
 	var a adoption
 	command := &cobra.Command{
-		Use: "adopt-manifest VOLUME...", Short: "Print PersistentVolumes for volumes that exist, for a new cluster after the loss of one",
-		Long: `Prints a PersistentVolume for each volume, which keeps the volume when it is deleted; with --claim also a claim that is bound to it. The class need
-not be the one that the volume was made with, but must lead to the same agent and tenant.`,
+		Use: "adopt-manifest VOLUME...", Short: "Print PersistentVolumes for existing volumes, for a new cluster",
+		Long: `Prints a PersistentVolume with the reclaim policy Retain for each volume. --claim also prints a PersistentVolumeClaim that is bound to it.
+The storage class must use the same agent and tenant as the class that created the volume.`,
 		Example: "  btrfs-nfs-agent volume adopt-manifest db --class btrfs --claim shop/db | kubectl apply -f -",
 		Args:    arguments(cobra.MinimumNArgs(1)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, names []string) error {
@@ -53,10 +53,10 @@ not be the one that the volume was made with, but must lead to the same agent an
 	flags := command.Flags()
 	flags.StringVar(&a.class, "class", "", "StorageClass; required")
 	flags.StringVar(&a.driver, "driver", "btrfs-nfs-csi", "name of the CSI driver")
-	flags.StringVar(&a.nfsServer, "nfs-server", "", "address of the NFS server; without it the host of the agent's URL")
-	flags.StringVar(&a.claim, "claim", "", "also a claim, NAMESPACE/NAME; for one volume")
-	flags.StringVar(&a.secretName, "secret-name", "", "secret with the agent's token, where the class does not exist")
-	flags.StringVar(&a.secretNamespace, "secret-namespace", "", "its namespace")
+	flags.StringVar(&a.nfsServer, "nfs-server", "", "address of the NFS server (default: the host of the agent's URL)")
+	flags.StringVar(&a.claim, "claim", "", "also print a PersistentVolumeClaim, NAMESPACE/NAME (one volume only)")
+	flags.StringVar(&a.secretName, "secret-name", "", "secret with the agent's token, if the class does not exist")
+	flags.StringVar(&a.secretNamespace, "secret-namespace", "", "namespace of the secret")
 	return command
 }
 
@@ -64,13 +64,13 @@ func (a adoption) validate(names []string) error {
 	namespace, name, found := strings.Cut(a.claim, "/")
 	switch {
 	case a.class == "":
-		return usageErrorf("--class is missing")
+		return usageErrorf("--class must be set")
 	case a.claim != "" && (!found || namespace == "" || name == ""):
-		return usageErrorf("--claim is %q, it must be NAMESPACE/NAME", a.claim)
+		return usageErrorf("--claim must be NAMESPACE/NAME, got %q", a.claim)
 	case a.claim != "" && len(names) > 1:
-		return usageErrorf("--claim is for one volume")
+		return usageErrorf("--claim must be used with one volume")
 	case (a.secretName == "") != (a.secretNamespace == ""):
-		return usageErrorf("--secret-name and --secret-namespace are only good together")
+		return usageErrorf("--secret-name and --secret-namespace must be used together")
 	}
 	return nil
 }
@@ -105,8 +105,9 @@ func (a adoption) objects(v volume) []object {
 	}}
 }
 
-// objectName makes a name of Kubernetes (DNS-1123 subdomain) of a volume's, which may have capitals, underscores, and dots in a row. What is not
-// the volume's own name ends with a hash of that, so that no two volumes have one name.
+// objectName converts a volume's name, which may have capitals, underscores and repeated dots, to a
+// Kubernetes name (DNS-1123 subdomain). A changed name gets a hash of the original as its suffix,
+// so that names stay unique.
 func (a adoption) objectName(name string) string {
 	if subdomain.MatchString(name) {
 		return name
@@ -115,5 +116,6 @@ func (a adoption) objectName(name string) string {
 	return strings.Trim(strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(name)), "-") + "-" + hex.EncodeToString(sum[:4])
 }
 
-// subdomain is that of RFC 1123 as Kubernetes has it; its limit of 253 characters is more than a volume's name can have.
+// subdomain matches Kubernetes' form of an RFC 1123 subdomain. Volume names are shorter than its
+// limit of 253 characters.
 var subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)

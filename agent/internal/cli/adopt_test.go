@@ -6,7 +6,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Each volume gets a PersistentVolume of its own, under a name that Kubernetes takes.
+// Each volume gets a valid and unique PersistentVolume name.
 func TestObjectNames(t *testing.T) {
 	seen := map[string]string{}
 	for _, name := range []string{"my-db", "My_db", "my_db", "MY-DB", "a.b", "a..b", "a-.b", "a.-b", "a_", "a-", "a.", "a", "A", "0"} {

@@ -1,5 +1,6 @@
-// Package cli is the command line that talks to an agent, this machine's or another: volumes, snapshots, clones, exports, tasks,
-// stats, health and tenants, as people want to see them and as scripts want to read them. docs/cli.md describes it.
+// Package cli contains the commands that talk to an agent, on this host or another: volumes,
+// snapshots, clones, exports, tasks, stats, health and tenants. Output is for people or for
+// scripts. docs/cli.md describes it.
 package cli
 
 import (
@@ -15,7 +16,7 @@ import (
 
 var errNotConfirmed = errors.New("not confirmed")
 
-// Commands are the subcommands that talk to an agent.
+// Commands returns the subcommands that talk to an agent.
 func Commands() []*cobra.Command {
 	commands := []*cobra.Command{
 		volumeCommand(), snapshotCommand(), cloneCommand(), exportCommand(), taskCommand(), statsCommand(), healthCommand(), tenantCommand(),
@@ -29,21 +30,21 @@ func Commands() []*cobra.Command {
 	return append(commands, profile)
 }
 
-// Group is the ID of the group of commands in the help of the root command.
+// Group is the command group's ID in the help of the root command.
 const Group = "client"
 
-// session is one run of a command: its streams, and the agent that it talks to.
+// session is one run of a command: its streams and its agent.
 type session struct {
 	*agentclient.Client
 	url         string // of the agent
 	in          io.Reader
 	out, err    io.Writer
-	interactive bool // in can be asked though it is no terminal: for tests
+	interactive bool // for tests: in accepts answers although it is no terminal
 	color       bool
-	width       int // of the table; 0: what the terminal has
+	width       int // of the table; 0 means the terminal's width
 }
 
-// streams is a session without an agent.
+// streams returns a session without an agent.
 func streams(command *cobra.Command) *session {
 	s := &session{in: command.InOrStdin(), out: command.OutOrStdout(), err: command.ErrOrStderr()}
 	if env, err := config.LoadClient(); err == nil && env.NoColor == "" {
@@ -52,7 +53,7 @@ func streams(command *cobra.Command) *session {
 	return s
 }
 
-// connect is a session with the agent that flags, environment or profile name.
+// connect returns a session with the agent of the flags, the environment or the profile.
 func connect(command *cobra.Command) (*session, error) {
 	s := streams(command)
 	to, err := connectionOf(command)
@@ -64,10 +65,10 @@ func connect(command *cobra.Command) (*session, error) {
 	return s, err
 }
 
-// say writes to the error stream, so that what a command prints stays readable for programs.
+// say writes to the error stream, so that programs can parse the output.
 func (s *session) say(format string, args ...any) { fmt.Fprintf(s.err, format, args...) }
 
-// with makes a RunE of what needs an agent.
+// with returns a RunE that connects to the agent first.
 func with(run func(s *session, command *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
 		s, err := connect(command)
@@ -79,7 +80,7 @@ func with(run func(s *session, command *cobra.Command, args []string) error) fun
 	}
 }
 
-// arguments makes the number of arguments a matter of usage: exit code 2 and how it is called.
+// arguments turns a wrong number of arguments into a usage error with exit code 2.
 func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		if err := check(command, args); err != nil {
@@ -89,7 +90,7 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// parent is a command that only has subcommands.
+// parent returns a command with subcommands only.
 func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 	command := &cobra.Command{
 		Use: use, Short: short,

@@ -8,14 +8,14 @@ import (
 	"github.com/charmbracelet/lipgloss"
 )
 
-// column is what a table shows of an item.
+// column is a column of a table.
 type column[T any] struct {
-	name  string // in -c and --sort; upper case it is the title
+	name  string // in -c and --sort; the title is its upper case
 	text  func(T) string
-	order func(a, b T) int // nil: by text
+	order func(a, b T) int // nil means order by text
 	wide  bool             // only with -o wide, or when named,
-	tells func(T) bool     // or for an item of which this holds; nil for none
-	spare bool             // left out where the terminal is too narrow for all
+	tells func(T) bool     // or for a matching item; nil means never
+	spare bool             // left out on a narrow terminal
 }
 
 func (c column[T]) compare(a, b T) int {
@@ -25,7 +25,7 @@ func (c column[T]) compare(a, b T) int {
 	return cmp.Compare(c.text(a), c.text(b))
 }
 
-// by orders items by a number or a text of theirs.
+// by orders items by a number or a text.
 func by[T any, V cmp.Ordered](value func(T) V) func(a, b T) int {
 	return func(a, b T) int { return cmp.Compare(value(a), value(b)) }
 }
@@ -43,12 +43,13 @@ func (all columns[T]) names() []string {
 func (all columns[T]) find(name string) (column[T], error) {
 	i := slices.IndexFunc(all, func(c column[T]) bool { return strings.EqualFold(c.name, name) })
 	if i < 0 {
-		return column[T]{}, usageErrorf("there is no column %q: there are %s", name, strings.Join(all.names(), ", "))
+		return column[T]{}, usageErrorf("column must be one of %s, got %q", strings.Join(all.names(), ", "), name)
 	}
 	return all[i], nil
 }
 
-// choose gives the columns that are named, else those that are usual and those that have something to tell, or all of them.
+// choose returns the named columns. Without names it returns the default columns and those that
+// apply to an item, or all columns.
 func (all columns[T]) choose(named []string, wide bool, items []T) (columns[T], error) {
 	var chosen columns[T]
 	for _, name := range named {
@@ -72,7 +73,7 @@ func (all columns[T]) choose(named []string, wide bool, items []T) (columns[T], 
 	return chosen, nil
 }
 
-// sort orders items by a column, "-" in front for the other way round.
+// sort orders items by a column. A prefix "-" reverses the order.
 func (all columns[T]) sort(items []T, key string) error {
 	name, reversed := strings.CutPrefix(key, "-")
 	c, err := all.find(name)
@@ -88,7 +89,7 @@ func (all columns[T]) sort(items []T, key string) error {
 	return nil
 }
 
-// fitting leaves out what can be spared, the last first, as long as the table is wider than width.
+// fitting removes spare columns, the last first, while the table is wider than width.
 func (all columns[T]) fitting(items []T, width int) columns[T] {
 	for width > 0 && lipgloss.Width(all.plain(items)) > width {
 		i := len(all) - 1

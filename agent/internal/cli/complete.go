@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completionTimeout: a shell waits for this at a press of the tab key.
+// completionTimeout is how long a shell waits after the tab key.
 const completionTimeout = 3 * time.Second
 
 func completeVolumes(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -38,7 +38,7 @@ func completeSnapshotFlag(command *cobra.Command, _ []string, _ string) ([]strin
 	})
 }
 
-// enough: names are for the first argument, and for more only where a command takes any number.
+// enough completes only the first argument, unless the command takes any number.
 func enough(command *cobra.Command, args []string) bool {
 	return len(args) > 0 && command.Name() != "delete"
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// connection says which agent, and with which token.
+// connection is the agent's URL and credentials.
 type connection struct {
 	url   string
 	token config.Token
@@ -19,20 +19,20 @@ type connection struct {
 
 func addConnectionFlags(command *cobra.Command) {
 	flags := command.PersistentFlags()
-	flags.String("agent-url", "", "the agent, http(s)://host:port; in place of AGENT_URL")
-	flags.String("token-file", "", "file with the tenant's token; in place of AGENT_TOKEN")
-	flags.String("ca-file", "", "authorities to trust for https; in place of AGENT_CA_FILE")
-	flags.String("profile", "", "saved profile; in place of AGENT_PROFILE")
+	flags.String("agent-url", "", "URL of the agent, http(s)://host:port (overrides AGENT_URL)")
+	flags.String("token-file", "", "file with the tenant's token (overrides AGENT_TOKEN)")
+	flags.String("ca-file", "", "CA certificates for https (overrides AGENT_CA_FILE)")
+	flags.String("profile", "", "saved profile (overrides AGENT_PROFILE)")
 	_ = command.RegisterFlagCompletionFunc("profile", completeProfiles)
 }
 
-// connectionOf: a flag counts more than the environment, and the environment more than a profile. A profile that is named
-// by a flag counts more than the environment. The token of a profile goes to the agent of that profile, and to no other
-// unless the flag --agent-url stands beside --profile.
+// connectionOf merges the sources. Flags override the environment, and the environment overrides
+// the profile. A profile of the flag --profile overrides the environment. A profile's token is sent
+// only to the profile's agent, unless --agent-url and --profile are both set.
 func connectionOf(command *cobra.Command) (connection, error) {
 	env, err := config.LoadClient()
 	if err != nil {
-		return connection{}, usageErrorf("the environment is not good: %w", err)
+		return connection{}, usageErrorf("read the environment: %w", err)
 	}
 	named, _ := command.Flags().GetString("profile")
 	url, _ := command.Flags().GetString("agent-url")
@@ -103,7 +103,7 @@ func (to *connection) override(command *cobra.Command) (err error) {
 	return nil
 }
 
-var errNoAgent = errors.New("no agent is named")
+var errNoAgent = errors.New("agent URL must be set")
 
 func (to *connection) client() (*agentclient.Client, error) {
 	if to.url == "" {

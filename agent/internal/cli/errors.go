@@ -10,20 +10,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Exit codes of the commands that talk to an agent: docs/cli.md. 0 is success.
+// Exit codes of the commands that talk to an agent (docs/cli.md). 0 is success.
 const (
-	ExitFailed      = 1 // anything that has no code of its own
-	ExitUsage       = 2 // the command line, or a value that the agent refuses
+	ExitFailed      = 1 // any other error
+	ExitUsage       = 2 // wrong command line, or a value that the agent rejects
 	ExitNotFound    = 3
-	ExitConflict    = 4 // exists already with other properties, or is in use
-	ExitDenied      = 5 // no token, a wrong one, or not for this
-	ExitUnreachable = 6 // no agent there, or it takes no requests now
+	ExitConflict    = 4 // exists with other properties, or is in use
+	ExitDenied      = 5 // missing, wrong or insufficient token
+	ExitUnreachable = 6 // no agent, or it does not accept requests now
 	ExitNoSpace     = 7
-	ExitDeclined    = 8 // the question was answered with no, or could not be asked
+	ExitDeclined    = 8 // not confirmed, or no terminal to ask on
 	ExitInterrupted = 130
 )
 
-// commandError is an error of the command line itself.
+// commandError is an error of the command line.
 type commandError struct {
 	code   int
 	cause  error
@@ -37,7 +37,7 @@ func usageErrorf(format string, args ...any) error {
 	return &commandError{code: ExitUsage, cause: fmt.Errorf(format, args...)}
 }
 
-// advise adds what to do next. An error that has advice keeps its own.
+// advise adds a hint, unless the error has one.
 func advise(err error, format string, args ...any) error {
 	if err == nil || advice(err) != "" {
 		return err
@@ -45,7 +45,7 @@ func advise(err error, format string, args ...any) error {
 	return &commandError{code: ExitCode(err), cause: err, advice: fmt.Sprintf(format, args...)}
 }
 
-// ExitCode is the code that the program ends with.
+// ExitCode returns the program's exit code.
 func ExitCode(err error) int {
 	if command, found := errors.AsType[*commandError](err); found {
 		return command.code
@@ -73,7 +73,7 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// Explain is an error in words, with what to do about it on a line of its own where that is known.
+// Explain formats an error, with its hint on a second line.
 func Explain(err error) string {
 	if what := advice(err); what != "" {
 		return fmt.Sprintf("%v\n%s", err, what)
@@ -93,15 +93,15 @@ func advice(err error) string {
 
 var adviceFor = map[agentapi.Code]string{
 	agentapi.Unauthorized: "Set AGENT_TOKEN to the tenant's token (what follows tenant: in the agent's AGENT_TENANTS), or save it: btrfs-nfs-agent profile save NAME --agent-url URL",
-	agentapi.Forbidden:    "The token is good, but not for this.",
+	agentapi.Forbidden:    "The token is valid, but does not permit this.",
 	agentapi.Unavailable:  "Is the agent running (systemctl status btrfs-nfs-agent) and the URL right? On the storage host, btrfs-nfs-agent doctor looks for the cause.",
 	agentapi.RateLimited:  "Wait a moment and try again.",
-	agentapi.NoSpace:      "Look: btrfs-nfs-agent stats. Delete what is not needed, or add a device (docs/operations/full-pool.md).",
+	agentapi.NoSpace:      "See btrfs-nfs-agent stats. Delete what is not needed, or add a device (docs/operations/full-pool.md).",
 	agentapi.Unsupported:  "The agent is older than this command (docs/upgrade.md; btrfs-nfs-agent health shows its version), or its host lacks a program that the command needs.",
 	agentapi.NotFound:     "Look for the name with the list command; another tenant's token sees other names.",
 }
 
-// UsageError gives a mistake in the flags its exit code.
+// UsageError gives an error in the flags its exit code.
 func UsageError(command *cobra.Command, err error) error {
 	return &commandError{code: ExitUsage, cause: err, advice: "See " + command.CommandPath() + " --help."}
 }

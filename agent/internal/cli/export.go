@@ -28,7 +28,7 @@ var exportColumns = columns[exportEntry]{
 }
 
 func exportCommand() *cobra.Command {
-	command := parent("export", "Exports: who may mount which volume",
+	command := parent("export", "Exports: which hosts may mount which volumes",
 		listing[exportEntry]{
 			use: "list [VOLUME]", short: "List exports, of one volume or of all", columns: exportColumns, args: cobra.MaximumNArgs(1),
 			items: func(s *session, ctx context.Context, args, labels []string) iter.Seq2[exportEntry, error] {
@@ -62,9 +62,9 @@ func addExportCommand() *cobra.Command {
 		{name: "options", text: func(e agentapi.Export) string { return strings.Join(e.MountOptions, ",") }},
 	}
 	command := &cobra.Command{
-		Use: "add VOLUME ADDRESS", Short: "Let a host mount a volume; prints how",
+		Use: "add VOLUME ADDRESS", Short: "Let a host mount a volume, and print the mount command",
 		Long: `Lets the host with this address mount the volume. In Kubernetes the controller does this. An export stays until it is removed, and the
-volume cannot be deleted until then. -o json also prints the usage token, which reads this volume's usage and nothing else.`,
+volume cannot be deleted until then. -o json also prints the usage token, which can only read the usage of this volume.`,
 		Example: "  btrfs-nfs-agent export add db 10.0.0.7 -l created-by=me",
 		Args:    arguments(cobra.ExactArgs(2)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
@@ -88,7 +88,7 @@ volume cannot be deleted until then. -o json also prints the usage token, which 
 	}
 	out.addTo(command, fields.names())
 	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE of this reference; may be repeated")
-	command.Flags().BoolVar(&readOnly, "read-only", false, "for reading only")
+	command.Flags().BoolVar(&readOnly, "read-only", false, "export read-only")
 	return command
 }
 
@@ -96,14 +96,14 @@ func removeExportCommand() *cobra.Command {
 	var labels []string
 	var yes bool
 	command := &cobra.Command{
-		Use: "remove VOLUME ADDRESS", Aliases: []string{"rm"}, Short: "Shut a host out of a volume, files that it has open included; asks first",
+		Use: "remove VOLUME ADDRESS", Aliases: []string{"rm"}, Short: "Revoke a host's access to a volume and its open files (asks first)",
 		Args: arguments(cobra.ExactArgs(2)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			wanted, err := parseLabels(labels, nil)
 			if err != nil {
 				return err
 			}
-			if err := s.confirm(yes, fmt.Sprintf("Shut %s out of volume %s? What runs there on it gets errors.", args[1], args[0])); err != nil {
+			if err := s.confirm(yes, fmt.Sprintf("Revoke access of %s to volume %s? Programs that use it there get errors.", args[1], args[0])); err != nil {
 				return err
 			}
 			if err := s.Unexport(command.Context(), args[0], agentapi.UnexportRequest{Client: args[1], Labels: wanted}); err != nil {
@@ -113,7 +113,7 @@ func removeExportCommand() *cobra.Command {
 			return nil
 		}),
 	}
-	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "only the reference with these labels; without them every one of this host")
+	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "only the reference with these labels (default: all references of this host)")
 	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return command
 }

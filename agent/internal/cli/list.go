@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// listing makes the list command of one kind of thing.
+// listing returns the list command of one kind of object.
 type listing[T any] struct {
 	use, short string
 	columns    columns[T]
@@ -53,7 +53,7 @@ func (l listing[T]) command() *cobra.Command {
 }
 
 func addSelector(command *cobra.Command, labels *[]string) {
-	command.Flags().StringSliceVarP(labels, "label", "l", nil, "only those with this label, KEY=VALUE or KEY; all that are given must match")
+	command.Flags().StringSliceVarP(labels, "label", "l", nil, "filter by label, KEY=VALUE or KEY; may be repeated, and all must match")
 }
 
 func collect[T any](all iter.Seq2[T, error]) ([]T, error) {
@@ -75,7 +75,7 @@ func labelText(labels agentapi.Labels) string {
 	return strings.Join(pairs, ",")
 }
 
-// parseLabels reads KEY=VALUE. KEY- , where that is allowed, removes a label.
+// parseLabels reads KEY=VALUE. KEY- removes a label, where that is allowed.
 func parseLabels(texts []string, into agentapi.Labels) (agentapi.Labels, error) {
 	if into == nil {
 		into = agentapi.Labels{}
@@ -87,14 +87,14 @@ func parseLabels(texts []string, into agentapi.Labels) (agentapi.Labels, error) 
 			continue
 		}
 		if !found || key == "" {
-			return nil, usageErrorf("label %q is not of the form KEY=VALUE", text)
+			return nil, usageErrorf("label must be KEY=VALUE, got %q", text)
 		}
 		into[key] = value
 	}
 	return into, nil
 }
 
-// age is how long ago something was, in its two largest units at most.
+// age formats a duration since a time, in its two largest units.
 func age(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// output is how a result is printed.
+// output is the format of a result.
 type output struct {
 	format  string
 	columns []string
@@ -29,18 +29,19 @@ func (o *output) addTo(command *cobra.Command, names []string) {
 }
 
 func (o *output) addSort(command *cobra.Command, names []string) {
-	command.Flags().StringVar(&o.sort, "sort", "", "column to sort by; -COLUMN for the other way round")
+	command.Flags().StringVar(&o.sort, "sort", "", "column to sort by; -COLUMN reverses the order")
 	_ = command.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (o *output) validate() error {
 	if !slices.Contains([]string{"table", "wide", "json", "yaml", "name"}, o.format) {
-		return usageErrorf("-o %s: it must be %s", o.format, formats)
+		return usageErrorf("-o must be %s, got %q", formats, o.format)
 	}
 	return nil
 }
 
-// print writes items. In json and yaml a list is an array, also when empty; a single thing is an object.
+// print writes items. In JSON and YAML a list is an array, even if it is empty. A single object is
+// an object.
 func printItems[T any](s *session, w io.Writer, o output, all columns[T], items []T) error {
 	chosen, err := all.choose(o.columns, o.format == "wide", items)
 	if err == nil && o.sort != "" {

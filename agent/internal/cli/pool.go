@@ -93,7 +93,7 @@ func healthCommand() *cobra.Command {
 	var out output
 	var watch watching
 	command := &cobra.Command{
-		Use: "health", Short: "Show whether agent and pool are well; exit code 1 where not",
+		Use: "health", Short: "Show the health of agent and pool (exit code 1 if degraded)",
 		Args: arguments(cobra.NoArgs),
 		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
 			if err := out.validate(); err != nil {
@@ -109,7 +109,7 @@ func healthCommand() *cobra.Command {
 				return writeHealth(w, out, health)
 			})
 			if err == nil && !well && !watch.on {
-				return &commandError{code: ExitFailed, cause: errDegraded, advice: "What to do: docs/troubleshooting.md. On the storage host: btrfs-nfs-agent doctor"}
+				return &commandError{code: ExitFailed, cause: errDegraded, advice: "See docs/troubleshooting.md. On the storage host: btrfs-nfs-agent doctor"}
 			}
 			return err
 		}),

@@ -17,7 +17,7 @@ import (
 )
 
 func profileCommand() *cobra.Command {
-	return parent("profile", "Save agents and their tokens under names",
+	return parent("profile", "Save agents and their tokens as profiles",
 		saveProfileCommand(), listProfilesCommand(), useProfileCommand(), deleteProfileCommand())
 }
 
@@ -25,9 +25,9 @@ func saveProfileCommand() *cobra.Command {
 	var p profile
 	command := &cobra.Command{
 		Use:   "save NAME --agent-url URL",
-		Short: "Save an agent; asks for the token, or reads it from standard input",
-		Long: `Saves an agent and its token in a file that only you can read. The token is asked for, or read from standard input where that is no
-terminal. With --token-file only the path is saved, and the token read from there each time. The first profile becomes the current one.`,
+		Short: "Save an agent (asks for the token, or reads it from standard input)",
+		Long: `Saves an agent and its token in a file that only you can read. The command asks for the token, or reads it from standard input if that
+is not a terminal. --token-file saves only the path of the token's file, which is read at each use. The first profile becomes the current one.`,
 		Example: "  btrfs-nfs-agent profile save home --agent-url http://nas:8080",
 		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -35,10 +35,10 @@ terminal. With --token-file only the path is saved, and the token read from ther
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&p.URL, "agent-url", "", "the agent, http(s)://host:port")
+	flags.StringVar(&p.URL, "agent-url", "", "URL of the agent, http(s)://host:port")
 	flags.StringVar(&p.TokenFile, "token-file", "", "file with the token, read at each use")
-	flags.StringVar(&p.CAFile, "ca-file", "", "authorities to trust for https")
-	flags.StringVar(&p.CertFile, "cert-file", "", "client certificate; with --key-file")
+	flags.StringVar(&p.CAFile, "ca-file", "", "CA certificates for https")
+	flags.StringVar(&p.CertFile, "cert-file", "", "client certificate (with --key-file)")
 	flags.StringVar(&p.KeyFile, "key-file", "", "key of the client certificate")
 	return command
 }
@@ -64,7 +64,7 @@ func saveProfile(s *session, name string, p profile) error {
 	})
 }
 
-// readSecret asks without showing what is typed; where nobody can be asked it takes the first line of the input.
+// readSecret asks without echo. Without a terminal it reads the first line of the input.
 func (s *session) readSecret(prompt string) (string, error) {
 	var text string
 	if file, ok := terminalOf(s.in); ok {
@@ -81,12 +81,12 @@ func (s *session) readSecret(prompt string) (string, error) {
 		text = line
 	}
 	if text = strings.TrimSpace(text); text == "" {
-		return "", usageErrorf("the token is empty")
+		return "", usageErrorf("token must not be empty")
 	}
 	return text, nil
 }
 
-// askUnseen turns the echo off before it asks: whoever answers at once is not to be seen either.
+// askUnseen turns the echo off before it prints the question, so that an early answer is not shown.
 func (s *session) askUnseen(terminal *os.File, prompt string) ([]byte, error) {
 	fd := int(terminal.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -98,7 +98,7 @@ func (s *session) askUnseen(terminal *os.File, prompt string) ([]byte, error) {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &unseen); err != nil {
 		return nil, err
 	}
-	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // the terminal may be gone
+	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // the terminal may be closed
 	s.say("%s", prompt)
 	typed, err := term.ReadPassword(fd)
 	s.say("\n")
@@ -132,7 +132,7 @@ func listProfilesCommand() *cobra.Command {
 
 func useProfileCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "use NAME", Short: "Make a profile the current one", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
+		Use: "use NAME", Short: "Make a profile the current profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return changeProfiles(func(saved *profiles) error {
 				_, err := saved.get(args[0])
@@ -146,13 +146,13 @@ func useProfileCommand() *cobra.Command {
 func deleteProfileCommand() *cobra.Command {
 	var yes bool
 	command := &cobra.Command{
-		Use: "delete NAME", Short: "Forget a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
+		Use: "delete NAME", Short: "Delete a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
 		RunE: func(command *cobra.Command, args []string) error {
 			return changeProfiles(func(saved *profiles) error {
 				if _, err := saved.get(args[0]); err != nil {
 					return err
 				}
-				if err := streams(command).confirm(yes, fmt.Sprintf("Delete profile %s? The token in it is forgotten.", args[0])); err != nil {
+				if err := streams(command).confirm(yes, fmt.Sprintf("Delete profile %s and its token?", args[0])); err != nil {
 					return err
 				}
 				delete(saved.Profiles, args[0])
@@ -167,7 +167,7 @@ func deleteProfileCommand() *cobra.Command {
 	return command
 }
 
-// changeProfiles reads the file, and writes it again if change has no error.
+// changeProfiles reads the file, and writes it if change returns no error.
 func changeProfiles(change func(*profiles) error) error {
 	env, err := config.LoadClient()
 	if err != nil {

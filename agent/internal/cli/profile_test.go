@@ -9,7 +9,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// prompted answers as soon as it is asked, and notes whether the terminal shows what is typed.
+// prompted answers as soon as the question appears, and stores whether the terminal echoes.
 type prompted struct {
 	typist, terminal *os.File
 	answered, shown  bool
@@ -31,7 +31,7 @@ func (p *prompted) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// What is typed is not shown from the moment on at which it is asked for, and is shown again afterwards.
+// The terminal does not echo while it asks, and echoes afterwards.
 func TestSecretIsNeverShown(t *testing.T) {
 	typist, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0) // pts(4)
 	assert.NilError(t, err)

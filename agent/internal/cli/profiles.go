@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 )
 
-// profile is an agent with its token, saved under a name.
+// profile is the saved URL and credentials of an agent.
 type profile struct {
 	URL       string `json:"url"`
 	Token     string `json:"token,omitempty"`
@@ -25,7 +25,7 @@ type profile struct {
 	KeyFile   string `json:"key_file,omitempty"`
 }
 
-// profiles is the file of saved profiles. It may hold tokens, and is nobody's but its owner's to read.
+// profiles is the file of saved profiles. It may contain tokens, so only its owner may read it.
 type profiles struct {
 	Current  string             `json:"current,omitempty"`
 	Profiles map[string]profile `json:"profiles"`
@@ -41,14 +41,14 @@ func loadProfiles(path string) (profiles, error) {
 		err = yaml.UnmarshalStrict(content, &p)
 	}
 	if err != nil {
-		return p, usageErrorf("saved profiles: %w", err)
+		return p, usageErrorf("read saved profiles: %w", err)
 	}
 	return p, nil
 }
 
 func (p profiles) save(path string) error {
 	if path == "" {
-		return usageErrorf("there is no configuration directory here: set AGENT_PROFILES_FILE")
+		return usageErrorf("find the configuration directory: set AGENT_PROFILES_FILE")
 	}
 	content, err := yaml.Marshal(p)
 	if err != nil {
@@ -62,7 +62,8 @@ func (p profiles) save(path string) error {
 
 func (p profiles) names() []string { return slices.Sorted(maps.Keys(p.Profiles)) }
 
-// savedProfile is the one that is named by the flag, else by the environment, else the current one; an empty one where there is none.
+// savedProfile returns the profile that the flag or the environment names, or the current profile.
+// Without a current profile it is empty.
 func savedProfile(env config.Client, name string) (profile, error) {
 	saved, err := loadProfiles(env.ProfilesFile)
 	if err != nil {
@@ -80,7 +81,7 @@ func savedProfile(env config.Client, name string) (profile, error) {
 func (p profiles) get(name string) (profile, error) {
 	found, ok := p.Profiles[name]
 	if !ok {
-		return found, advise(usageErrorf("there is no profile %q", name), "Saved are: %s. btrfs-nfs-agent profile save makes one.", orNone(p.names()))
+		return found, advise(usageErrorf("profile %q does not exist", name), "Saved profiles: %s. btrfs-nfs-agent profile save creates one.", orNone(p.names()))
 	}
 	return found, nil
 }

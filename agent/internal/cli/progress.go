@@ -11,7 +11,8 @@ import (
 
 const barWidth = 30
 
-// forEach does one thing to many, and goes on after a failure. On a terminal a bar shows how far it is.
+// forEach runs an operation for each name, and continues after a failure. On a terminal it shows a
+// progress bar.
 func (s *session) forEach(ctx context.Context, names []string, done string, do func(s *session, ctx context.Context, name string) error) error {
 	_, terminal := terminalOf(s.err)
 	bar := terminal && len(names) > 1

@@ -16,11 +16,11 @@ func parseSize(text string) (int64, error) {
 	return size, nil
 }
 
-// resized is what "20Gi" (that size) or "+5Gi" (so much more) makes of a size.
+// resized parses "20Gi" (a size) or "+5Gi" (an increase).
 func resized(now int64, text string) (int64, error) {
 	more, relative := strings.CutPrefix(strings.TrimSpace(text), "+")
 	if strings.HasPrefix(more, "-") {
-		return 0, usageErrorf("%q: a volume does not shrink; clone what you need into a smaller one", text)
+		return 0, usageErrorf("size must not be smaller than the volume, got %q: copy the data to a smaller volume", text)
 	}
 	size, err := parseSize(more)
 	if err != nil {
@@ -32,7 +32,7 @@ func resized(now int64, text string) (int64, error) {
 	return size, nil
 }
 
-// humanSize is a size in three digits: 1.5Gi, 20Gi, 512Mi.
+// humanSize formats a size with three digits: 1.5Gi, 20Gi, 512Mi.
 func humanSize(bytes int64) string {
 	if bytes < 1<<10 {
 		return fmt.Sprintf("%dB", bytes)
@@ -49,7 +49,7 @@ func humanSize(bytes int64) string {
 	return fmt.Sprintf("%.0f%s", value, unit)
 }
 
-// percent is how much of a size is used.
+// percent formats the used part of a size.
 func percent(part, whole int64) string {
 	if whole <= 0 {
 		return "-"

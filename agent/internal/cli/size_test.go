@@ -17,7 +17,7 @@ func TestParseSize(t *testing.T) {
 	}
 	for _, text := range []string{"", "Gi", "x", "-1Gi", "0", "1Xi", "9Pi", "NaN", "Inf", "1 2", "+1", "1GiBB"} {
 		got, err := parseSize(text)
-		if text == "+1" { // ParseFloat takes a sign; resized has cut it off before
+		if text == "+1" { // ParseFloat accepts a sign, which resized has removed
 			continue
 		}
 		assert.ErrorContains(t, err, "is no size", "%q is %d", text, got)

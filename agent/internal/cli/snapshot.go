@@ -93,12 +93,12 @@ func cloneCommand() *cobra.Command {
 	var labels []string
 	var fromVolume, fromSnapshot, size string
 	command := &cobra.Command{
-		Use: "clone NAME {--volume VOLUME | --snapshot SNAPSHOT}", Short: "Make a volume from a snapshot or from another volume, at once",
+		Use: "clone NAME {--volume VOLUME | --snapshot SNAPSHOT}", Short: "Create a volume from a snapshot or from another volume",
 		Example: "  btrfs-nfs-agent clone test --snapshot before-upgrade --size 40Gi",
 		Args:    arguments(cobra.ExactArgs(1)),
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			if (fromVolume == "") == (fromSnapshot == "") {
-				return usageErrorf("name the source with either --volume or --snapshot")
+				return usageErrorf("source must be either --volume or --snapshot")
 			}
 			wanted, err := parseLabels(labels, nil)
 			if err != nil {
@@ -122,7 +122,7 @@ func cloneCommand() *cobra.Command {
 	flags := command.Flags()
 	flags.StringVar(&fromVolume, "volume", "", "volume to clone")
 	flags.StringVar(&fromSnapshot, "snapshot", "", "snapshot to clone")
-	flags.StringVar(&size, "size", "", "size, or by how much larger than the source: +5Gi; without it the source's")
+	flags.StringVar(&size, "size", "", "size, or increase over the source: +5Gi (default: size of the source)")
 	flags.StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
 	_ = command.RegisterFlagCompletionFunc("volume", completeVolumeFlag)
 	_ = command.RegisterFlagCompletionFunc("snapshot", completeSnapshotFlag)

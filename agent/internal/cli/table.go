@@ -11,8 +11,8 @@ import (
 
 const columnGap = 2
 
-// tableText is a table without lines. Where it is wider than width, the longest columns are cut, with an ellipsis; width 0 is
-// as wide as need be.
+// tableText formats a table without lines. If it is wider than width, it truncates the longest
+// columns with an ellipsis. width 0 means no limit.
 func tableText(header []string, rows [][]string, width int, style lipgloss.Style) string {
 	t := table.New().Wrap(false).Headers(header...).Rows(rows...).
 		BorderTop(false).BorderBottom(false).BorderLeft(false).BorderRight(false).BorderColumn(false).BorderHeader(false).
@@ -23,7 +23,7 @@ func tableText(header []string, rows [][]string, width int, style lipgloss.Style
 			return lipgloss.NewStyle().PaddingRight(columnGap)
 		})
 	text := trimLines(t.String())
-	// The gap behind the last column is cut off again.
+	// Remove the gap after the last column.
 	if width > 0 && lipgloss.Width(text) > width {
 		text = cutLines(trimLines(t.Width(width+columnGap).String()), width)
 	}
@@ -38,7 +38,7 @@ func trimLines(text string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// cutLines is for a terminal that is too narrow for as much as a letter of each column.
+// cutLines is for a terminal that is narrower than one letter of each column.
 func cutLines(text string, width int) string {
 	lines := strings.Split(text, "\n")
 	for i := range lines {

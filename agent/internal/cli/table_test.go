@@ -22,7 +22,7 @@ func someVolumes() []volume {
 	}
 }
 
-// A table is never wider than the terminal, whatever the terminal.
+// A table is never wider than the terminal.
 func TestTableFits(t *testing.T) {
 	for _, format := range []string{"table", "wide"} {
 		for width := 10; width < 250; width += 7 {
@@ -39,7 +39,7 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
-// A narrow terminal costs the columns that can be spared before it costs the name.
+// A narrow terminal loses the spare columns before the name.
 func TestNarrowTable(t *testing.T) {
 	var b bytes.Buffer
 	assert.NilError(t, printItems(&session{out: &b, width: 80}, &b, output{format: "table"}, volumeColumns, someVolumes()))
@@ -70,7 +70,7 @@ func TestColumnsAndSort(t *testing.T) {
 	assert.Equal(t, b.String(), "MODE  NAME\n      db\n")
 	for _, o := range []output{{format: "table", columns: []string{"nome"}}, {format: "table", sort: "nome"}} {
 		err := printItems(&session{out: &b}, &b, o, volumeColumns, someVolumes())
-		assert.ErrorContains(t, err, `no column "nome": there are name, size`)
+		assert.ErrorContains(t, err, `column must be one of name, size`)
 		assert.Equal(t, ExitCode(err), ExitUsage)
 	}
 }
@@ -97,7 +97,7 @@ func TestProgress(t *testing.T) {
 	assert.Equal(t, progress(1, 3, "x"), "[##########....................] 1/3 x")
 }
 
-// What is wrong is seen without being asked for, and takes no room where all is well.
+// The default columns show faults, and need no room without faults.
 func TestHealthIsShownWhereSomethingIsWrong(t *testing.T) {
 	quarantined := &agentapi.VolumeHealth{Status: "degraded", Conditions: []agentapi.Condition{{Reason: agentapi.ReasonQuarantined}}}
 	volumes, snapshots := someVolumes(), []snapshot{{Name: "s"}, {Name: "t"}}

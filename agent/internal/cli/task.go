@@ -39,7 +39,7 @@ func took(t task) string {
 	return duration(t.CompletedAt.Sub(t.CreatedAt))
 }
 
-// counts leaves out what is zero, unless everything is.
+// counts leaves out zeros, unless all numbers are zero.
 func counts(result map[string]int64) string {
 	var texts []string
 	for _, name := range slices.Sorted(maps.Keys(result)) {
@@ -54,9 +54,9 @@ func counts(result map[string]int64) string {
 }
 
 func taskCommand() *cobra.Command {
-	command := parent("task", "Long work on the pool: scrub, balance, defragment",
+	command := parent("task", "Tasks on the pool: scrub, balance, defragment",
 		listing[task]{
-			use: "list", short: "List tasks that run, and the last that have ended", columns: taskColumns, args: cobra.NoArgs,
+			use: "list", short: "List running tasks, and the last finished ones", columns: taskColumns, args: cobra.NoArgs,
 			items: func(s *session, ctx context.Context, _, labels []string) iter.Seq2[task, error] {
 				return func(yield func(task, error) bool) {
 					list, err := s.ListTasks(ctx, labels...)
@@ -87,7 +87,7 @@ func startTaskCommand() *cobra.Command {
 	var wait, force bool
 	command := &cobra.Command{
 		Use: "start {scrub | balance | defragment}", Short: "Start a task",
-		Long: `Starts long work on the pool; there can be one of a type at a time.
+		Long: `Starts a task on the pool. One task of each type can run at a time.
 
 scrub    reads everything, compares it with its checksums, and repairs what has another copy. What it cannot repair, health tells.
          --option readonly=true only looks
@@ -96,7 +96,7 @@ balance  gives back the space of data block groups that are nearly empty, for me
 defragment  writes the files of one volume again, so that they lie in few extents. That gives back what overwritten parts of files
          still take of the volume's limit. Needs room under the limit for a second copy of each file, of up to 192 MiB of a large one.
          --volume NAME of that volume
-         --force also where it shares data with snapshots, clones or other volumes: it then takes the space of that data once more`,
+         --force also if it shares data with snapshots, clones or other volumes: it then needs the space of that data again`,
 		Example: "  btrfs-nfs-agent task start scrub --wait",
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgs: []string{"balance", "defragment", "scrub"},
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
@@ -130,19 +130,20 @@ defragment  writes the files of one volume again, so that they lie in few extent
 		}),
 	}
 	flags := command.Flags()
-	flags.StringSliceVar(&options, "option", nil, "option NAME=VALUE of the type; may be repeated")
+	flags.StringSliceVar(&options, "option", nil, "option NAME=VALUE of the task type; may be repeated")
 	flags.StringVar(&volume, "volume", "", "defragment: the volume")
-	flags.BoolVar(&force, "force", false, "defragment: also a volume that shares data")
+	flags.BoolVar(&force, "force", false, "defragment: allow a volume that shares data")
 	flags.StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
-	flags.DurationVar(&timeout, "timeout", 0, "cancel it after this time, such as 6h")
-	flags.BoolVar(&wait, "wait", false, "wait for its end, with a progress bar on a terminal; exit code 1 where it does not complete")
+	flags.DurationVar(&timeout, "timeout", 0, "cancel the task after this time, for example 6h")
+	flags.BoolVar(&wait, "wait", false, "wait for its end, with a progress bar on a terminal (exit code 1 if it fails)")
 	return command
 }
 
-// lookEvery is how often waitFor asks how far a task is.
+// lookEvery is the polling interval of waitFor.
 const lookEvery = 500 * time.Millisecond
 
-// waitFor shows how far a task is until it has ended, and then what came of it. An interruption leaves the task alone.
+// waitFor shows the progress of a task until it ends, and then its result. An interruption does not
+// cancel the task.
 func (s *session) waitFor(ctx context.Context, id string) error {
 	_, terminal := terminalOf(s.err)
 	for {
@@ -152,7 +153,7 @@ func (s *session) waitFor(ctx context.Context, id string) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return &commandError{code: ExitInterrupted, cause: ctx.Err(), advice: "The task goes on. See btrfs-nfs-agent task get " + id}
+			return &commandError{code: ExitInterrupted, cause: ctx.Err(), advice: "The task is still running. See btrfs-nfs-agent task get " + id}
 		case err != nil:
 			return err
 		case t.Status != agentapi.TaskRunning:
@@ -172,7 +173,7 @@ func (s *session) taskResult(t task) error {
 	if t.Status == agentapi.TaskCompleted {
 		return nil
 	}
-	cause := fmt.Errorf("the task was cancelled")
+	cause := fmt.Errorf("task was cancelled")
 	if t.Error != "" {
 		cause = fmt.Errorf("%s", t.Error)
 	}
@@ -181,7 +182,7 @@ func (s *session) taskResult(t task) error {
 
 func cancelTaskCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "cancel ID", Aliases: []string{"delete", "rm"}, Short: "Cancel a task that runs; forget one that has ended",
+		Use: "cancel ID", Aliases: []string{"delete", "rm"}, Short: "Cancel a running task, or remove a finished one from the list",
 		Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeTasks,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			if err := s.DeleteTask(command.Context(), args[0]); err != nil {

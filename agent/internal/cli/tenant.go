@@ -11,14 +11,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// tokenBytes of randomness in a token that we make.
+// tokenBytes is the amount of randomness in a new token.
 const tokenBytes = 32
 
 func tenantCommand() *cobra.Command {
-	return parent("tenant", "Tenants: whose token this is, what they have, a token for a new one", showTenantCommand(), newTenantCommand())
+	return parent("tenant", "Tenants: the tenant of this token, and tokens for new tenants", showTenantCommand(), newTenantCommand())
 }
 
-// tenantSummary is what a tenant has.
+// tenantSummary is the usage of a tenant.
 type tenantSummary struct {
 	Name      string `json:"name"`
 	Volumes   int    `json:"volumes"`
@@ -39,7 +39,7 @@ func showTenantCommand() *cobra.Command {
 		{name: "used", text: func(t tenantSummary) string { return humanSize(t.UsedBytes) }},
 	}
 	command := &cobra.Command{
-		Use: "show", Aliases: []string{"get"}, Short: "Show whose token this is, and what the tenant has", Args: arguments(cobra.NoArgs),
+		Use: "show", Aliases: []string{"get"}, Short: "Show the tenant of this token, and its usage", Args: arguments(cobra.NoArgs),
 		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
 			if err := out.validate(); err != nil {
 				return err
@@ -80,10 +80,10 @@ func (s *session) summary(command *cobra.Command) (tenantSummary, error) {
 
 func newTenantCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "new NAME", Short: "Make a token for a new tenant, as AGENT_TENANTS takes it", Args: arguments(cobra.ExactArgs(1)),
+		Use: "new NAME", Short: "Create a token for a new tenant, in the form of AGENT_TENANTS", Args: arguments(cobra.ExactArgs(1)),
 		Long: `Prints NAME:TOKEN with a token of 256 random bits. Add it to AGENT_TENANTS on the storage host, separated by a comma, and restart the
 agent; put the token into the Kubernetes secret of that tenant's StorageClass. For a tenant that is there it is a second token, to replace
-the first (docs/operations/rotate-token.md). Talks to no agent.`,
+the first (docs/operations/rotate-token.md). Needs no agent.`,
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := id.ValidateName(args[0]); err != nil {
 				return usageErrorf("tenant name %w", err)

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/term"
 )
 
-// fileOf is the file behind a stream, if it is a terminal.
+// fileOf returns the file of a stream, if it is a terminal.
 func terminalOf(stream any) (*os.File, bool) {
 	file, isFile := stream.(*os.File)
 	return file, isFile && term.IsTerminal(int(file.Fd()))
 }
 
-// sizeOf is the terminal's columns and rows now; 0 where there is no terminal, which is as wide as need be.
+// sizeOf returns the terminal's columns and rows. 0 means no terminal, and no limit.
 func sizeOf(stream io.Writer) (width, height int) {
 	file, ok := terminalOf(stream)
 	if !ok {
@@ -29,18 +29,18 @@ func sizeOf(stream io.Writer) (width, height int) {
 	return width, height
 }
 
-// Confirm asks a question as commands of this package do: yes answers it.
+// Confirm asks a question in the form of this package. yes answers it.
 func Confirm(command *cobra.Command, yes bool, question string) error {
 	return streams(command).confirm(yes, question)
 }
 
-// confirm asks on the error stream and reads yes or no. Without a terminal nobody can answer: yes must then be given.
+// confirm asks on the error stream and reads yes or no. Without a terminal, yes must be set.
 func (s *session) confirm(yes bool, question string) error {
 	if yes {
 		return nil
 	}
 	if _, ok := terminalOf(s.in); !ok && !s.interactive {
-		return &commandError{code: ExitDeclined, cause: errNotConfirmed, advice: "Say --yes where nobody can be asked."}
+		return &commandError{code: ExitDeclined, cause: errNotConfirmed, advice: "Use --yes without a terminal."}
 	}
 	s.say("%s [y/N] ", question)
 	answer, err := bufio.NewReader(s.in).ReadString('\n')

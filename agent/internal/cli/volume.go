@@ -30,7 +30,7 @@ func getVolumeCommand() *cobra.Command {
 	})
 }
 
-// showing makes the command that shows one thing.
+// showing returns the command that shows one object.
 func showing[T any](use, short string, fields columns[T], complete cobra.CompletionFunc, get func(s *session, ctx context.Context, name string) (*T, error)) *cobra.Command {
 	var out output
 	command := &cobra.Command{
@@ -55,7 +55,7 @@ func createVolumeCommand() *cobra.Command {
 	var labels []string
 	var p properties
 	command := &cobra.Command{
-		Use: "create NAME SIZE", Short: "Create a volume; the same command again finds it made",
+		Use: "create NAME SIZE", Short: "Create a volume (idempotent)",
 		Example: "  btrfs-nfs-agent volume create db 20Gi --nocow --uid 999 --gid 999 --mode 0750",
 		Args:    arguments(cobra.ExactArgs(2)),
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
@@ -70,7 +70,7 @@ func createVolumeCommand() *cobra.Command {
 			}
 			made, err := s.CreateVolume(command.Context(), request)
 			if agentapi.IsCode(err, agentapi.AlreadyExists) {
-				return advise(err, "See what there is: btrfs-nfs-agent volume get %s", args[0])
+				return advise(err, "See the existing volume: btrfs-nfs-agent volume get %s", args[0])
 			}
 			return s.result(out, made, err)
 		}),
@@ -81,7 +81,7 @@ func createVolumeCommand() *cobra.Command {
 	return command
 }
 
-// result shows what was made: for people a line, for programs the whole.
+// result prints a new object: a line for people, all fields for programs.
 func (s *session) result(out output, v *volume, err error) error {
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (s *session) result(out output, v *volume, err error) error {
 	return printOne(s, out, volumeFields, *v)
 }
 
-// properties are what may be chosen and changed of a volume.
+// properties are the properties of a volume that can be set and changed.
 type properties struct {
 	compression, mode string
 	nocow             bool
@@ -113,7 +113,7 @@ func (p *properties) addTo(command *cobra.Command) {
 	_ = command.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"none", "zstd", "zlib", "lzo"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// owner gives only what was asked for: 0 is root, not "unset".
+// owner returns only what was set: 0 is root, not "unset".
 func (p *properties) owner(command *cobra.Command) (uid, gid *int64) {
 	if command.Flags().Changed("uid") {
 		uid = &p.uid

@@ -13,9 +13,9 @@ import (
 func resizeVolumeCommand() *cobra.Command {
 	var out output
 	command := &cobra.Command{
-		Use: "resize NAME SIZE", Aliases: []string{"expand"}, Short: "Make a volume larger, to a size or by one: +5Gi",
-		Long: `Makes a volume larger, at once and while it is in use. A volume never shrinks. In Kubernetes change the claim instead
-(kubectl edit pvc): a size changed here is not seen there.`,
+		Use: "resize NAME SIZE", Aliases: []string{"expand"}, Short: "Make a volume larger, to a size or by an increase: +5Gi",
+		Long: `Makes a volume larger, at once and while it is in use. A volume cannot shrink. In Kubernetes change the PersistentVolumeClaim instead
+(kubectl edit pvc): Kubernetes does not see a size that is changed here.`,
 		Example: "  btrfs-nfs-agent volume resize db +5Gi",
 		Args:    arguments(cobra.ExactArgs(2)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
@@ -41,9 +41,9 @@ func changeVolumeCommand() *cobra.Command {
 	var p properties
 	var sizeLimit bool
 	command := &cobra.Command{
-		Use: "set NAME", Short: "Change compression, copy-on-write, owner, mode, labels or whether the size is a limit",
-		Long: `Changes what is named. Compression and copy-on-write hold for what is written from now on. --label KEY=VALUE sets a label,
---label KEY- removes one; the others stay.`,
+		Use: "set NAME", Short: "Change compression, copy-on-write, owner, mode, labels or the size limit",
+		Long: `Changes the given properties. Compression and copy-on-write apply to new data. --label KEY=VALUE sets a label,
+--label KEY- removes one. Other labels stay.`,
 		Example: "  btrfs-nfs-agent volume set db --compression zstd:3 -l team=storage -l old-",
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
@@ -61,7 +61,7 @@ func changeVolumeCommand() *cobra.Command {
 	}
 	out.addTo(command, volumeFields.names())
 	p.addTo(command)
-	command.Flags().BoolVar(&sizeLimit, "size-limit", true, "whether the size is a limit; with --size-limit=false the volume may fill the pool")
+	command.Flags().BoolVar(&sizeLimit, "size-limit", true, "enforce the size; with --size-limit=false the volume may fill the pool")
 	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "KEY=VALUE sets, KEY- removes a label; may be repeated")
 	return command
 }
@@ -79,7 +79,7 @@ func (s *session) changes(command *cobra.Command, request agentapi.VolumeUpdate,
 		request.Mode = &p.mode
 	}
 	if len(labels) > 0 {
-		// The API replaces all labels, so those that stay are read first.
+		// The API replaces all labels, so this reads the remaining ones first.
 		now, err := s.GetVolume(command.Context(), name)
 		if err != nil {
 			return request, err
@@ -91,7 +91,7 @@ func (s *session) changes(command *cobra.Command, request agentapi.VolumeUpdate,
 		request.Labels = &after
 	}
 	if request == (agentapi.VolumeUpdate{}) {
-		return request, advise(usageErrorf("nothing to change was named"), "See btrfs-nfs-agent volume set --help.")
+		return request, advise(usageErrorf("at least one property must be set"), "See btrfs-nfs-agent volume set --help.")
 	}
 	return request, nil
 }
@@ -107,7 +107,7 @@ func volumeUsageCommand() *cobra.Command {
 		{name: "used", text: func(u usage) string { return humanSize(u.UsedBytes) + " (" + percent(u.UsedBytes, u.QuotaBytes) + ")" }},
 		{name: "health", text: func(u usage) string { return healthText(&u.Health) }},
 	}
-	return showing("usage NAME", "Show what a volume uses of its quota, as of the last commit of the filesystem", fields, completeVolumes,
+	return showing("usage NAME", "Show the usage of a volume, as of the filesystem's last commit", fields, completeVolumes,
 		func(s *session, ctx context.Context, name string) (*usage, error) {
 			u, err := s.Usage(ctx, name)
 			if err != nil {
@@ -126,7 +126,7 @@ func deleteVolumesCommand() *cobra.Command {
 		remove: func(s *session, ctx context.Context, name string) error {
 			err := s.DeleteVolume(ctx, name)
 			if agentapi.IsCode(err, agentapi.Busy) {
-				return advise(err, "Clients have it mounted: btrfs-nfs-agent export list %s shows which. In Kubernetes delete the claim instead.", name)
+				return advise(err, "The volume is exported: btrfs-nfs-agent export list %s shows the clients. In Kubernetes delete the PersistentVolumeClaim instead.", name)
 			}
 			return err
 		},
@@ -142,7 +142,7 @@ func namesOf[T any](items []T, name func(T) string) []string {
 	return names
 }
 
-// deletion is what deleting one kind of thing needs.
+// deletion contains what the delete command of one kind of object needs.
 type deletion struct {
 	matching func(s *session, ctx context.Context, labels []string) ([]string, error)
 	remove   func(s *session, ctx context.Context, name string) error
@@ -153,10 +153,10 @@ func deleting(kind string, complete cobra.CompletionFunc, d deletion) *cobra.Com
 	var labels []string
 	var yes bool
 	command := &cobra.Command{
-		Use: "delete NAME... | -l KEY=VALUE", Aliases: []string{"rm"}, Short: fmt.Sprintf("Delete %ss, by name or by label; asks first", kind),
+		Use: "delete NAME... | -l KEY=VALUE", Aliases: []string{"rm"}, Short: fmt.Sprintf("Delete %ss, by name or by label (asks first)", kind),
 		Args: arguments(func(_ *cobra.Command, args []string) error {
 			if (len(args) == 0) == (len(labels) == 0) {
-				return fmt.Errorf("give either names or labels of what is to be deleted")
+				return fmt.Errorf("either names or labels must be set")
 			}
 			return nil
 		}),

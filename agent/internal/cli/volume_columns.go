@@ -35,7 +35,7 @@ var volumeColumns = columns[volume]{
 	{name: "id", text: func(v volume) string { return v.Id }, wide: true},
 }
 
-// volumeFields are what is shown of a single volume.
+// volumeFields are the fields of a single volume.
 var volumeFields = append(volumeColumns[:len(volumeColumns):len(volumeColumns)], columns[volume]{
 	{name: "created", text: func(v volume) string { return stamp(v.CreatedAt) }},
 	{name: "updated", text: func(v volume) string { return stamp(v.UpdatedAt) }},

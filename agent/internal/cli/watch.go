@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// watching is whether, and how often, a command shows its result anew.
+// watching is whether, and how often, a command repeats its output.
 type watching struct {
 	on    bool
 	every time.Duration
@@ -21,12 +21,12 @@ type watching struct {
 const leastInterval = 100 * time.Millisecond
 
 func (w *watching) addTo(command *cobra.Command) {
-	command.Flags().BoolVarP(&w.on, "watch", "w", false, "show it anew, in place, until interrupted")
-	command.Flags().DurationVar(&w.every, "interval", 2*time.Second, "how often --watch looks")
+	command.Flags().BoolVarP(&w.on, "watch", "w", false, "update the output in place until interrupted")
+	command.Flags().DurationVar(&w.every, "interval", 2*time.Second, "interval of --watch")
 }
 
-// show prints once, or again and again until the user interrupts, which is no error. An agent that does not answer for a
-// while ends nothing: the picture stays, with the reason below it.
+// show prints once, or repeatedly until the user interrupts, which is no error. If the agent does
+// not answer for a while, the output stays, with the error below it.
 func (w watching) show(ctx context.Context, s *session, render func(io.Writer) error) error {
 	if !w.on {
 		return render(s.out)
@@ -61,19 +61,19 @@ func (w watching) show(ctx context.Context, s *session, render func(io.Writer) e
 	}
 }
 
-// canvas draws text over the text before. What is longer or wider than the terminal is cut, for lines that wrap or scroll
-// could not be drawn over.
+// canvas overwrites its last text. It truncates text to the terminal's size, because wrapped or
+// scrolled lines cannot be overwritten.
 type canvas struct {
 	s             *session
-	lines         int // drawn last
-	width, height int // of the terminal then
+	lines         int // number of lines of the last text
+	width, height int // size of the terminal at that time
 }
 
 func newCanvas(s *session) *canvas { return &canvas{s: s} }
 
 func (c *canvas) draw(text string) {
 	width, height := sizeOf(c.s.out)
-	if width == 0 { // a pipe or a file: one picture after the other
+	if width == 0 { // a pipe or a file: append
 		fmt.Fprint(c.s.out, text, "\n")
 		return
 	}
@@ -87,7 +87,7 @@ func (c *canvas) draw(text string) {
 	switch {
 	case c.lines == 0:
 	case width != c.width || height != c.height:
-		// A terminal that changes its size wraps and moves what it shows: nobody knows where.
+		// A terminal that changes its size wraps and moves its content to unknown positions.
 		b.WriteString(ansi.EraseEntireScreen + ansi.CursorHomePosition)
 	default:
 		b.WriteString(ansi.CursorUp(c.lines))

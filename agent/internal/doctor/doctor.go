@@ -1,5 +1,5 @@
-// Package doctor looks at a storage host, from kernel to firewall, and says what keeps an agent from working there, or will,
-// and what to do about it. It changes nothing.
+// Package doctor looks at a storage host, from kernel to firewall, and says what keeps an agent
+// from working there, or will, and what to do about it. It changes nothing.
 package doctor
 
 import (
@@ -69,7 +69,8 @@ var checks = []check{
 	{"agent", lookAtAgent},
 }
 
-// Run makes every check. problem, if any, is why the configuration could not be read whole; what it holds is used anyway.
+// Run makes every check. problem, if any, is why the configuration could not be read whole; what it
+// holds is used anyway.
 func Run(ctx context.Context, h Host, c config.Config, problem error) Report {
 	var report Report
 	if problem != nil {

@@ -19,12 +19,13 @@ type Host struct {
 	Proc, Sys, Etc, Modules string // /proc, /sys, /etc, /lib/modules
 	EnvironmentFile         string // of the agent's unit
 	Release                 string // of the kernel; "" for the running one's
-	// Run runs a program and gives what it prints. The error of one that is not installed wraps exec.ErrNotFound.
+	// Run runs a program and gives what it prints. The error of one that is not installed wraps
+	// exec.ErrNotFound.
 	Run func(ctx context.Context, program string, args ...string) (string, error)
 	// UID is that of the process.
 	UID int
-	// CanSignHandles says whether the kernel's NFS server, which is loaded, can sign file handles; SignsHandles, whether the agent
-	// has started it with a key for that.
+	// CanSignHandles says whether the kernel's NFS server, which is loaded, can sign file handles;
+	// SignsHandles, whether the agent has started it with a key for that.
 	CanSignHandles, SignsHandles func() bool
 	// NFSScope is the scope of the NFS server that runs, "" where none does. Kernels before Linux 6.10
 	// do not tell.

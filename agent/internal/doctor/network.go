@@ -55,8 +55,9 @@ func tryListen(address string) (inUse bool, err error) {
 	return errors.Is(err, syscall.EADDRINUSE), err
 }
 
-// lookAtFirewall reads nftables, which ufw, firewalld and today's iptables fill: is there anything that drops what comes in,
-// and nothing that lets these ports through? That is a guess; so it is a warning.
+// lookAtFirewall reads nftables, which ufw, firewalld and today's iptables fill: is there anything
+// that drops what comes in, and nothing that lets these ports through? That is a guess; so it is a
+// warning.
 func lookAtFirewall(ctx context.Context, h Host, c config.Config) []Finding {
 	out, err := h.Run(ctx, "nft", "-j", "list", "ruleset")
 	switch {
@@ -176,7 +177,8 @@ func lookAtAgent(ctx context.Context, _ Host, c config.Config) []Finding {
 	return findings
 }
 
-// askAgent asks at the loopback address, where the agent listens on all; its certificate need not name that, but is to be its own.
+// askAgent asks at the loopback address, where the agent listens on all; its certificate need not
+// name that, but is to be its own.
 func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	host, port, err := net.SplitHostPort(c.ListenAddr)
 	if err != nil {
@@ -200,7 +202,8 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	return client.Health(ctx)
 }
 
-// nameIn is a name in the agent's certificate; "" where it has none, or cannot be read, which lookAtTLS says.
+// nameIn is a name in the agent's certificate; "" where it has none, or cannot be read, which
+// lookAtTLS says.
 func nameIn(c config.Config) string {
 	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	switch {

@@ -94,7 +94,8 @@ func lookAtGroups(_ context.Context, h Host, c config.Config) []Finding {
 	return []Finding{good("manage-gids is off")}
 }
 
-// manageGids reads nfs.conf(5): the main file, then those of its directory, each overriding what came before.
+// manageGids reads nfs.conf(5): the main file, then those of its directory, each overriding what
+// came before.
 func (h Host) manageGids() (value string) {
 	files := []string{filepath.Join(h.Etc, "nfs.conf")}
 	more, _ := filepath.Glob(filepath.Join(h.Etc, "nfs.conf.d", "*.conf"))

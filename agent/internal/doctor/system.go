@@ -39,7 +39,8 @@ func firstLine(text string) string {
 	return line
 }
 
-// Oldest kernels for what the agent does: openat2(2) with all its flags is of 5.6, simple quotas are of 6.7.
+// Oldest kernels for what the agent does: openat2(2) with all its flags is of 5.6, simple quotas
+// are of 6.7.
 const (
 	leastKernel  = "5.6"
 	simpleKernel = "6.7"

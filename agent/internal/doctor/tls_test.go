@@ -23,7 +23,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// An agent on all addresses is found by its certificate, whatever that names: nodes do not call it localhost.
+// An agent on all addresses is found by its certificate, whatever that names: nodes do not call it
+// localhost.
 func TestAgentWithTLS(t *testing.T) {
 	for name, names := range map[string]x509.Certificate{
 		"name":     {DNSNames: []string{"nas.example.org"}},
