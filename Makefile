@@ -48,7 +48,7 @@ lab: root # what the lab needs: Debian packages and a kernel with NFS (cached)
 	@$(LAB) setup
 
 .PHONY: demo
-demo: root ## Show everything at work: real btrfs, real NFS, two nodes (root; KEEP=1 leaves it running)
+demo: root ## Run the demo with real btrfs, real NFS and two nodes (root; KEEP=1 leaves it running)
 	@echo "btrfs-nfs-csi demo: building (the first time takes a few minutes) ..."
 	@$(MAKE) --no-print-directory lab build
 	@if [ -t 1 ]; then export BNC_COLOR=1; fi; BNC_BIN=$(BIN) $(LAB) exec -memory 3072 -name demo $(BIN)/demo $(if $(KEEP),-keep)
@@ -80,7 +80,7 @@ comments: # width and words of comments, which golangci-lint does not check
 	@test/comments.sh
 
 .PHONY: generate
-generate: ## Make generated code and tables anew
+generate: ## Regenerate code and tables
 	@for m in shared agent; do (cd $$m && go generate ./...); done
 	@BNC_UPDATE_DOCS=1 go test -count=1 -run IsCurrent ./agent/internal/config ./controller/internal/config ./node/internal/config >/dev/null
 
@@ -93,36 +93,36 @@ tidy-check: # every module builds by itself and has a tidy go.mod
 	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./... && GOWORK=off go mod tidy -diff) || { echo "module $$m: run go mod tidy" >&2; exit 1; }; done
 
 .PHONY: unit
-unit: root ## Unit and real-btrfs tests with the race detector (root)
+unit: root ## Run unit and real-btrfs tests with the race detector (root)
 	@# The tests of the lab are run by lab-test.
 	@CGO_ENABLED=1 go test -race -timeout 40m $(UNIT_FLAGS) $$(go list $(UNIT_PACKAGES) | grep -v /shared/lab)
 
 .PHONY: lab-test
-lab-test: root lab build ## Tests of the lab, and on real NFS in it, csi-sanity included (root)
+lab-test: root lab build ## Run the tests of the lab, and those on real NFS in it, with csi-sanity (root)
 	@go test -timeout 20m ./test/results ./shared/lab/uml ./test/cmd/... ./shared/lab/cmd/... ./shared/lab/setup/... ./shared/lab/internal/...
 	@$(LAB_TEST) -tags lab -v $(LAB_FLAGS) $(LAB_PACKAGES) $(if $(filter -v,$(LAB_FLAGS)),,| awk -f test/results/results.awk)
 	@# How nodes cache differs between kernels: once more with that of the Debian release, which is 6.1 on bookworm.
 	@$(if $(LAB_FLAGS),,BNC_LAB_KERNEL=release $(LAB_TEST) -tags lab -v -run '^TestCaching' ./test/system | awk -f test/results/results.awk)
 
 .PHONY: sanity
-sanity: root lab build ## csi-sanity on the whole: both export engines, both quota modes (root)
+sanity: root lab build ## Run csi-sanity with both export engines and both quota modes (root)
 	@$(LAB_TEST) -tags lab -v ./test/sanity | grep -vE '^(=== |S*\s*$$)'
 
 .PHONY: bench
-bench: root lab build ## Benchmarks: docs/benchmarks.md (root)
+bench: root lab build ## Run the benchmarks of docs/benchmarks.md (root)
 	@$(BIN)/bench
 	@$(MAKE) --no-print-directory bench-slow-disk bench-nfs bench-commits
 
 .PHONY: bench-slow-disk
-bench-slow-disk: root build ## The changes again, on a disk whose flush takes 10 ms (root)
+bench-slow-disk: root build ## Benchmark changes on a disk whose flush takes 10 ms (root)
 	@$(BIN)/slowdisk -flush 10ms $(BIN)/bench -only changes -rounds 5 $(BENCH_FLAGS)
 
 .PHONY: bench-nfs
-bench-nfs: root lab build ## Benchmarks of the export engines, with up to 30,000 exports, in the lab (root)
+bench-nfs: root lab build ## Benchmark the export engines, with up to 30,000 exports, in the lab (root)
 	@$(LAB) exec -memory 4096 $(BIN)/bench-nfs $(BENCH_NFS_FLAGS)
 
 .PHONY: bench-commits
-bench-commits: root lab build ## What the agent's commits of clients' changes cost, also on a disk whose flush takes 10 ms, in the lab (root)
+bench-commits: root lab build ## Benchmark commits of clients' changes, also on a disk whose flush takes 10 ms, in the lab (root)
 	@$(LAB) exec -memory 2048 $(BIN)/bench-nfs -commits $(BENCH_COMMITS_FLAGS)
 	@$(LAB) exec -memory 2048 sh -c 'PATH=/lab/bin:$$PATH modprobe fuse; exec $(BIN)/slowdisk -flush 10ms $(BIN)/bench-nfs -commits -section bench-nfs-commits-slow $(BENCH_COMMITS_FLAGS)'
 
@@ -135,7 +135,7 @@ figures: ## Print how much source there is and how it reads (OF=… for a commit
 	@test/figures.sh $(OF)
 
 .PHONY: clean
-clean: ## Remove what was built here (caches stay)
+clean: ## Remove bin/ (caches stay)
 	@rm -rf $(BIN)
 
 # These add to TEST_TARGETS.

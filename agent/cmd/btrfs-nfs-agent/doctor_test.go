@@ -37,7 +37,7 @@ func TestDoctorCommand(t *testing.T) {
 	}
 	assert.Assert(t, is.Contains(found["base path"], "problem: /nowhere does not exist"))
 	assert.Assert(t, is.Contains(found["agent"], "ok: dev, ok"))
-	assert.Assert(t, is.Contains(found["ports"], "the agent answers at "+address.Host))
+	assert.Assert(t, is.Contains(found["ports"], "the agent listens on "+address.Host))
 
 	out, _, _ = runCommand(t, "doctor", "--env-file", file)
 	assert.Assert(t, is.Contains(out, "-> Mount the filesystem"))

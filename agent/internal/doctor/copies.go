@@ -12,11 +12,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 )
 
-const giveUUID = `Before a server serves the copy: unmount it, btrfstune -m DEVICE, and give it another pool ID (docs/operations/pool-id.md).`
+const giveUUID = `Before you use the copy: unmount it, run btrfstune -m DEVICE, and give it another pool ID (docs/operations/pool-id.md).`
 
-// lookAtCopies looks for copies of the pool on this host. An NFS server of a copy would have the
-// same scope, by which clients know a server.
-func lookAtCopies(ctx context.Context, h Host, c config.Config) []Finding {
+// checkCopies finds copies of the pool on this host. The NFS server of a copy would have the same
+// scope, by which clients identify a server.
+func checkCopies(ctx context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
 		info, err := fs.Info()
 		if err != nil {
@@ -24,14 +24,14 @@ func lookAtCopies(ctx context.Context, h Host, c config.Config) []Finding {
 		}
 		uuid := info.FSID.String()
 		if strings.TrimSpace(read(h.Sys, "fs/btrfs", uuid, "temp_fsid")) == "1" {
-			return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid), and "+
-				"with that the NFS server another scope, so that clients lose their locks", giveUUID)}, nil
+			return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid). This changes "+
+				"the scope of the NFS server, and clients lose their locks", giveUUID)}, nil
 		}
 		devices, err := fs.Devices()
 		if err != nil {
 			return nil, err
 		}
-		same, err := h.Run(ctx, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid) // without its cache, which may be older
+		same, err := h.Run(ctx, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid) // without its cache, which may be stale
 		if err != nil && same == "" {
 			return []Finding{unknown("blkid does not find the pool")}, nil
 		}
@@ -47,7 +47,7 @@ func (h Host) judgeCopies(devices []btrfs.Device, same []string) []Finding {
 	var findings []Finding
 	for _, path := range same {
 		if !own[deviceNumber(path)] && !h.isBelowAnother(path) {
-			findings = append(findings, doubtful(path+" holds a copy of the pool, of the same UUID: were it served, clients would take its server and this one for the same", giveUUID))
+			findings = append(findings, doubtful(path+" holds a copy of the pool with the same UUID: clients would confuse its NFS server with this one", giveUUID))
 		}
 	}
 	if len(findings) == 0 {
@@ -56,7 +56,7 @@ func (h Host) judgeCopies(devices []btrfs.Device, same []string) []Finding {
 	return findings
 }
 
-// deviceNumber is 0 where there is no such device.
+// deviceNumber returns 0 for a missing device.
 func deviceNumber(path string) uint64 {
 	var stat unix.Stat_t
 	if unix.Stat(path, &stat) != nil {
@@ -65,9 +65,9 @@ func deviceNumber(path string) uint64 {
 	return stat.Rdev
 }
 
-// isBelowAnother reports whether another device is made of this one, as one of DRBD, LVM, LUKS or
-// multipath is. The kernel then refuses to open it exclusively, as it does where the device itself
-// is mounted (open(2), O_EXCL).
+// isBelowAnother reports whether another device uses this one, for example DRBD, LVM, LUKS or
+// multipath. Then the kernel refuses to open it exclusively, as for a device that is mounted itself
+// (open(2), O_EXCL).
 func (h Host) isBelowAnother(path string) bool {
 	device, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
 	if err == nil {

@@ -1,5 +1,5 @@
-// Package doctor looks at a storage host, from kernel to firewall, and says what keeps an agent
-// from working there, or will, and what to do about it. It changes nothing.
+// Package doctor checks a storage host, from the kernel to the firewall. It reports what keeps an
+// agent from working, and how to fix it. It changes nothing.
 package doctor
 
 import (
@@ -9,10 +9,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 )
 
-// Status is how one thing is.
+// Status is the result of one check.
 type Status string
 
-// From best to worst. Unknown is what could not be found out, which is no fault by itself.
+// The order is from best to worst. Unknown means that the check was not possible, which is no
+// fault.
 const (
 	OK      Status = "ok"
 	Unknown Status = "unknown"
@@ -20,22 +21,22 @@ const (
 	Problem Status = "problem"
 )
 
-// Finding is what was found about one thing.
+// Finding is one result of a check.
 type Finding struct {
 	Check  string `json:"check"`
 	Status Status `json:"status"`
 	Detail string `json:"detail"`
-	Do     string `json:"do,omitempty"` // what helps; commands are for root on this host
+	Do     string `json:"do,omitempty"` // the fix; commands are for root on this host
 }
 
-// Report is what a look at the host has found.
+// Report contains the findings of all checks.
 type Report struct {
 	Findings []Finding `json:"findings"`
 	Problems int       `json:"problems"`
 	Warnings int       `json:"warnings"`
 }
 
-// checkTimeout bounds one check: a host that hangs somewhere is still looked at everywhere else.
+// checkTimeout bounds one check, so that the others run even if a device or mount hangs.
 const checkTimeout = 10 * time.Second
 
 type check struct {
@@ -44,37 +45,37 @@ type check struct {
 }
 
 var checks = []check{
-	{"version", lookAtVersion},
-	{"kernel", lookAtKernel},
-	{"permissions", lookAtPermissions},
-	{"base path", lookAtBasePath},
-	{"pool", lookAtPool},
-	{"mount", lookAtMount},
-	{"quota", lookAtQuota},
-	{"space", lookAtSpace},
-	{"devices", lookAtDevices},
-	{"copies", lookAtCopies},
-	{"nfs server", lookAtServer},
-	{"nfs upcalls", lookAtUpcalls},
-	{"nfs groups", lookAtGroups},
-	{"nfs scope", lookAtScope},
-	{"nfs file handles", lookAtHandles},
-	{"nfs localio", lookAtLocalIO},
-	{"other exports", lookAtOtherExports},
-	{"ports", lookAtPorts},
-	{"firewall", lookAtFirewall},
-	{"tls", lookAtTLS},
-	{"clock", lookAtClock},
-	{"dns", lookAtNames},
-	{"agent", lookAtAgent},
+	{"version", checkVersion},
+	{"kernel", checkKernel},
+	{"permissions", checkPermissions},
+	{"base path", checkBasePath},
+	{"pool", checkPool},
+	{"mount", checkMount},
+	{"quota", checkQuota},
+	{"space", checkSpace},
+	{"devices", checkDevices},
+	{"copies", checkCopies},
+	{"nfs server", checkServer},
+	{"nfs upcalls", checkUpcalls},
+	{"nfs groups", checkGroups},
+	{"nfs scope", checkScope},
+	{"nfs file handles", checkHandles},
+	{"nfs localio", checkLocalIO},
+	{"other exports", checkOtherExports},
+	{"ports", checkPorts},
+	{"firewall", checkFirewall},
+	{"tls", checkTLS},
+	{"clock", checkClock},
+	{"dns", checkNames},
+	{"agent", checkAgent},
 }
 
-// Run makes every check. problem, if any, is why the configuration could not be read whole; what it
-// holds is used anyway.
+// Run runs all checks. problem is the error of reading the configuration, if any. Run uses what was
+// read.
 func Run(ctx context.Context, h Host, c config.Config, problem error) Report {
 	var report Report
 	if problem != nil {
-		report.add("configuration", []Finding{bad("the settings are not good: "+problem.Error(), "Correct them in "+h.EnvironmentFile+"; docs/configuration.md has them all.")})
+		report.add("configuration", []Finding{bad("invalid settings: "+problem.Error(), "Correct them in "+h.EnvironmentFile+" (docs/configuration.md).")})
 	}
 	for _, check := range checks {
 		report.add(check.name, within(ctx, check, h, c))
@@ -85,7 +86,7 @@ func Run(ctx context.Context, h Host, c config.Config, problem error) Report {
 func within(ctx context.Context, check check, h Host, c config.Config) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	done := make(chan []Finding, 1) // a check that hangs in the kernel is left behind
+	done := make(chan []Finding, 1) // a check that hangs in the kernel keeps its goroutine
 	go func() { done <- check.look(ctx, h, c) }()
 	select {
 	case findings := <-done:

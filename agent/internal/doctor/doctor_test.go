@@ -83,82 +83,82 @@ func say(findings []Finding) string {
 
 func TestKernel(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "ok: btrfs and the NFS server are there"))
+	assert.Assert(t, is.Contains(say(checkKernel(t.Context(), h.Host, c)), "ok: btrfs and the NFS server are available"))
 	h.Release = "5.4.0-42"
-	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: kernel 5.4.0-42 is too old"))
+	assert.Assert(t, is.Contains(say(checkKernel(t.Context(), h.Host, c)), "problem: kernel 5.4.0-42 is too old"))
 	h.Release, c.QuotaMode = "6.1.0-9", "simple"
-	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "no simple quotas"))
+	assert.Assert(t, is.Contains(say(checkKernel(t.Context(), h.Host, c)), "no simple quotas"))
 	h.Release = "6.12.1"
 	h.write("proc/filesystems", "\tbtrfs\n")
-	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: the kernel has no NFS server"))
+	assert.Assert(t, is.Contains(say(checkKernel(t.Context(), h.Host, c)), "problem: the kernel has no NFS server"))
 	h.write("modules/6.12.1/modules.dep", "kernel/fs/nfsd/nfsd.ko.xz: kernel/fs/lockd.ko\n")
-	assert.Assert(t, !strings.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem"))
+	assert.Assert(t, !strings.Contains(say(checkKernel(t.Context(), h.Host, c)), "problem"))
 	h.write("proc/filesystems", "nodev\tproc\n")
-	assert.Assert(t, is.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "problem: the kernel has no btrfs"))
-	assert.Assert(t, !strings.Contains(say(lookAtKernel(t.Context(), h.Host, c)), "are there"))
+	assert.Assert(t, is.Contains(say(checkKernel(t.Context(), h.Host, c)), "problem: the kernel has no btrfs"))
+	assert.Assert(t, !strings.Contains(say(checkKernel(t.Context(), h.Host, c)), "are available"))
 }
 
 func TestServerAndUpcalls(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1, 4.2\n"))
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: nobody"))
+	assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1, 4.2\n"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "ok: no process"))
 	for versions, offered := range map[string]string{"+3 +4 -4.0 +4.1 +4.2\n": "NFS 3, 4.1, 4.2:", "-3 +4 +4.1 +4.2\n": "NFS 4.0, 4.1, 4.2:"} {
 		h.write("proc/fs/nfsd/versions", versions)
-		assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "warning: 16 threads, "+offered))
+		assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "warning: 16 threads, "+offered))
 	}
 	h.write("proc/fs/nfsd/versions", "+3 +4 +4.1 -4.2")
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: does not speak NFSv4.2"))
+	assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "problem: does not offer NFSv4.2"))
 	c.NFS.MaxVersion = "4.1"
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "warning: 16 threads, NFS 3, 4.0, 4.1:"))
+	assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "warning: 16 threads, NFS 3, 4.0, 4.1:"))
 	h.write("proc/fs/nfsd/versions", "-3 +4 -4.0 +4.1 -4.2")
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1\n"))
+	assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "ok: 16 threads, NFS 4.1\n"))
 	h.write("proc/fs/nfsd/versions", "-3 +4 -4.0 +4.1 +4.2")
-	assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), "problem: offers NFSv4.2, and AGENT_NFS_MAX_VERSION is 4.1"))
+	assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), "problem: offers NFSv4.2, and AGENT_NFS_MAX_VERSION is 4.1"))
 	h.write("proc/fs/nfsd/threads", "0\n")
-	for engine, says := range map[string]string{"auto": "warning: does not run", "exportfs": "problem: does not run", "kernel": "ok: does not run; the agent"} {
+	for engine, says := range map[string]string{"auto": "warning: does not run", "exportfs": "problem: does not run", "kernel": "ok: does not run: the agent"} {
 		c.NFS.Exporter = engine
-		assert.Assert(t, is.Contains(say(lookAtServer(t.Context(), h.Host, c)), says))
+		assert.Assert(t, is.Contains(say(checkServer(t.Context(), h.Host, c)), says))
 	}
 	c.NFS.Exporter = "exportfs"
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "apt install nfs-kernel-server"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "apt install nfs-kernel-server"))
 
 	h.mountd("rpc.mountd")
 	c.NFS.Exporter = "kernel"
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "problem: rpc.mountd (process 4711) answers"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "problem: rpc.mountd (process 4711) answers"))
 	c.NFS.Exporter = "auto"
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "exportfs to tell it is not installed"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "but exportfs is not installed"))
 	h.Run = func(context.Context, string, ...string) (string, error) { return "", nil }
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: rpc.mountd"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "ok: rpc.mountd"))
 	h.write("proc/4711/comm", "btrfs-nfs-agent\n")
-	assert.Assert(t, is.Contains(say(lookAtUpcalls(t.Context(), h.Host, c)), "ok: the agent, process 4711"))
+	assert.Assert(t, is.Contains(say(checkUpcalls(t.Context(), h.Host, c)), "ok: the agent, process 4711"))
 }
 
 func TestBtrfsProgs(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtVersion(t.Context(), h.Host, c)), "warning: btrfs-progs is not installed"))
+	assert.Assert(t, is.Contains(say(checkVersion(t.Context(), h.Host, c)), "warning: btrfs-progs is not installed"))
 	h.Run = func(context.Context, string, ...string) (string, error) { return "btrfs-progs v6.2\n+more\n", nil }
-	assert.Assert(t, is.Contains(say(lookAtVersion(t.Context(), h.Host, c)), "ok: btrfs-progs v6.2"))
+	assert.Assert(t, is.Contains(say(checkVersion(t.Context(), h.Host, c)), "ok: btrfs-progs v6.2"))
 }
 
 func TestGroups(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+	assert.Assert(t, is.Contains(say(checkGroups(t.Context(), h.Host, c)), "ok"))
 	h.write("etc/nfs.conf", "[nfsd]\nmanage-gids=n\n[mountd]\n# manage-gids=n\n manage-gids = Y\n")
-	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "problem: manage-gids is on"))
+	assert.Assert(t, is.Contains(say(checkGroups(t.Context(), h.Host, c)), "problem: manage-gids is on"))
 	h.write("etc/nfs.conf.d/local.conf", "[mountd]\nmanage-gids=n\n")
-	assert.Assert(t, is.Contains(say(lookAtGroups(t.Context(), h.Host, c)), "ok"))
+	assert.Assert(t, is.Contains(say(checkGroups(t.Context(), h.Host, c)), "ok"))
 }
 
 func TestLocalIO(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: the kernel has none"))
+	assert.Assert(t, is.Contains(say(checkLocalIO(t.Context(), h.Host, c)), "ok: not supported by the kernel"))
 	h.write("modules/6.12.1-amd64/modules.dep", "kernel/fs/nfs_common/nfs_localio.ko.xz: kernel/net/sunrpc/sunrpc.ko.xz\n")
-	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: no node runs on this host"))
+	assert.Assert(t, is.Contains(say(checkLocalIO(t.Context(), h.Host, c)), "ok: no node runs on this host"))
 	h.write("sys/module/nfs/parameters/localio_enabled", "Y\n")
-	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "warning: on: a node that runs on this host"))
-	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "options nfs localio_enabled=N"))
+	assert.Assert(t, is.Contains(say(checkLocalIO(t.Context(), h.Host, c)), "warning: on: a node on this host"))
+	assert.Assert(t, is.Contains(say(checkLocalIO(t.Context(), h.Host, c)), "options nfs localio_enabled=N"))
 	h.write("sys/module/nfs/parameters/localio_enabled", "N\n")
-	assert.Assert(t, is.Contains(say(lookAtLocalIO(t.Context(), h.Host, c)), "ok: off"))
+	assert.Assert(t, is.Contains(say(checkLocalIO(t.Context(), h.Host, c)), "ok: off"))
 }
 
 func TestHandles(t *testing.T) {
@@ -166,10 +166,10 @@ func TestHandles(t *testing.T) {
 		wanted, possible, signing bool
 		threads, says             string
 	}{
-		{false, false, false, "16\n", "ok: not signed, for which this kernel is too old"},
-		{false, true, false, "16\n", "ok: not signed, which this kernel could do (AGENT_NFS_SIGN_HANDLES)"},
+		{false, false, false, "16\n", "ok: not signed, because this kernel is too old"},
+		{false, true, false, "16\n", "ok: not signed although this kernel supports it (AGENT_NFS_SIGN_HANDLES)"},
 		{true, false, false, "0\n", "problem: AGENT_NFS_SIGN_HANDLES is on, and this kernel cannot"},
-		{true, true, false, "16\n", "problem: AGENT_NFS_SIGN_HANDLES is on, and the NFS server that runs was started without the key"},
+		{true, true, false, "16\n", "problem: AGENT_NFS_SIGN_HANDLES is on, and the running NFS server was started without the key"},
 		{true, true, false, "0\n", "ok: signed"},
 		{true, true, true, "16\n", "ok: signed"},
 		{true, true, false, "", "unknown: the NFS server is not loaded"},
@@ -179,24 +179,24 @@ func TestHandles(t *testing.T) {
 		h.CanSignHandles = func() bool { return at.possible }
 		h.SignsHandles = func() bool { return at.signing }
 		c.NFS.SignHandles = at.wanted
-		assert.Assert(t, is.Contains(say(lookAtHandles(t.Context(), h.Host, c)), at.says))
+		assert.Assert(t, is.Contains(say(checkHandles(t.Context(), h.Host, c)), at.says))
 	}
 }
 
 func TestScope(t *testing.T) {
 	h := imagine(t)
 	c := settings(testpool.New(t, testpool.Options{}).Dir)
-	assert.Assert(t, is.Contains(say(lookAtScope(t.Context(), h.Host, c)), "unknown: the kernel does not tell"))
+	assert.Assert(t, is.Contains(say(checkScope(t.Context(), h.Host, c)), "unknown: reading the NFS server"))
 	h.NFSScope = func() (string, error) { return "", nil }
-	assert.Assert(t, is.Contains(say(lookAtScope(t.Context(), h.Host, c)), "unknown: the NFS server does not run"))
+	assert.Assert(t, is.Contains(say(checkScope(t.Context(), h.Host, c)), "unknown: the NFS server does not run"))
 
 	h.write("sys/fs/btrfs/2/label", "\n")
 	for scope, says := range map[string]string{
 		"btrfs-nfs-1": "ok: btrfs-nfs-1\n",
 		"alpha":       "warning: alpha, the name of this host",
-		"btrfs-nfs-2": "ok: btrfs-nfs-2, of another pool on this host: btrfs-nfs-1 is that of this pool",
-		"btrfs-nfs-3": "warning: btrfs-nfs-3, of a filesystem that is not mounted on this host: clients lose their locks when the pool moves to another host",
-		"beta":        "unknown: beta, of an administrator, or a name that this host had before",
+		"btrfs-nfs-2": "ok: btrfs-nfs-2, the scope of another pool on this host: btrfs-nfs-1 is the scope of this pool",
+		"btrfs-nfs-3": "warning: btrfs-nfs-3, the scope of a filesystem that is not mounted on this host: clients lose their locks when the pool moves to another host",
+		"beta":        "unknown: beta, set by an administrator, or an earlier name of this host",
 	} {
 		assert.Assert(t, is.Contains(say([]Finding{h.judgeScope(scope, "btrfs-nfs-1", "alpha", "exportfs")}), says))
 	}
@@ -208,11 +208,11 @@ func TestOtherExports(t *testing.T) {
 	c.NFS.ExportsFile = h.Etc + "/exports.d/btrfs-nfs-csi.exports"
 	h.write("etc/exports.d/btrfs-nfs-csi.exports", "/srv/btrfs/volumes/a/v/data 10.0.0.1(rw)\n")
 	h.write("etc/exports", "# /srv/btrfs *(rw)\n/home *(rw)\n")
-	assert.Assert(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "ok: 1, none"))
+	assert.Assert(t, is.Contains(say(checkOtherExports(t.Context(), h.Host, c)), "ok: 1, none"))
 	h.write("etc/exports", "\"/srv/btrfs\" *(rw)\n")
 	h.write("etc/exports.d/x.exports", "/srv/btrfs/volumes/a *(rw)\n")
-	text := say(lookAtOtherExports(t.Context(), h.Host, c))
-	assert.Assert(t, is.Contains(text, "warning: "+h.Etc+"/exports exports /srv/btrfs, which holds the volumes"))
+	text := say(checkOtherExports(t.Context(), h.Host, c))
+	assert.Assert(t, is.Contains(text, "warning: "+h.Etc+"/exports exports /srv/btrfs, which contains the volumes"))
 	assert.Assert(t, is.Contains(text, "problem: "+h.Etc+"/exports.d/x.exports exports /srv/btrfs/volumes/a"))
 }
 
@@ -228,14 +228,14 @@ func TestOtherExportsWithRoot(t *testing.T) {
 		h.write("etc/exports", line)
 		for engine, says := range map[string]string{"exportfs": "problem: ", "auto": "problem: ", "kernel": "warning: "} {
 			c.NFS.Exporter = engine
-			found := say(lookAtOtherExports(t.Context(), h.Host, c))
+			found := say(checkOtherExports(t.Context(), h.Host, c))
 			assert.Check(t, strings.Contains(found, says+h.Etc+"/exports exports /srv/media with fsid=0") == root, "%s %q: %s", engine, line, found)
 		}
 	}
 	h.write("etc/exports", "\"/srv/my pool/a\" *(rw)\n")
-	assert.Check(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which is the agent's"))
+	assert.Check(t, is.Contains(say(checkOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which belongs to the agent"))
 	h.write("etc/exports", `/srv/my\040pool/a *(rw)`)
-	assert.Check(t, is.Contains(say(lookAtOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which is the agent's"))
+	assert.Check(t, is.Contains(say(checkOtherExports(t.Context(), h.Host, c)), "exports /srv/my pool/a, which belongs to the agent"))
 
 	h.write("etc/exports", "/srv/filed *(fsid=0)\n")
 	h.Run = func(_ context.Context, program string, args ...string) (string, error) {
@@ -243,7 +243,7 @@ func TestOtherExportsWithRoot(t *testing.T) {
 		return "/srv/filed  *(sync,fsid=0,sec=sys)\n/srv/hand  a(sync,fsid=0,sec=sys)\n/srv/hand  b(sync,fsid=0,sec=sys)\n/srv/x  *(fsid=3)\n", nil
 	}
 	c.NFS.Exporter = "exportfs"
-	found := say(lookAtOtherExports(t.Context(), h.Host, c))
+	found := say(checkOtherExports(t.Context(), h.Host, c))
 	assert.Check(t, is.Equal(strings.Count(found, "/srv/filed with fsid=0"), 1))
 	assert.Check(t, is.Equal(strings.Count(found, "exportfs exports /srv/hand with fsid=0"), 1))
 	assert.Check(t, !strings.Contains(found, "/srv/x"))
@@ -252,62 +252,62 @@ func TestOtherExportsWithRoot(t *testing.T) {
 func TestFirewall(t *testing.T) {
 	h, c := imagine(t), settings("")
 	c.ListenAddr = ":8080"
-	assert.Assert(t, is.Contains(say(lookAtFirewall(t.Context(), h.Host, c)), "unknown: nft is not installed"))
+	assert.Assert(t, is.Contains(say(checkFirewall(t.Context(), h.Host, c)), "unknown: nft is not installed"))
 	const chain = `{"chain":{"family":"inet","table":"filter","name":"in","hook":"input","policy":"%"}}`
 	accept := func(right string) string {
 		return `{"rule":{"chain":"in","expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":` + right + `}},{"accept":null}]}}`
 	}
 	for rules, says := range map[string]string{
-		strings.Replace(chain, "%", "accept", 1): "ok: nothing",
+		strings.Replace(chain, "%", "accept", 1): "ok: incoming packets",
 		strings.Replace(chain, "%", "accept", 1) + `,{"rule":{"chain":"in","expr":[{"counter":null},{"drop":null}]}}`: "port 2049, 8080",
-		strings.Replace(chain, "%", "drop", 1):                                          "warning: drops what comes in, and no rule names TCP port 2049, 8080",
+		strings.Replace(chain, "%", "drop", 1):                                          "warning: drops incoming packets, and no rule accepts TCP port 2049, 8080",
 		strings.Replace(chain, "%", "drop", 1) + "," + accept("2049"):                   "TCP port 8080",
-		strings.Replace(chain, "%", "drop", 1) + "," + accept(`{"set":[22,2049,8080]}`): "ok: lets 2049 and 8080",
+		strings.Replace(chain, "%", "drop", 1) + "," + accept(`{"set":[22,2049,8080]}`): "ok: accepts 2049 and 8080",
 	} {
 		h.Run = func(context.Context, string, ...string) (string, error) { return `{"nftables":[` + rules + `]}`, nil }
-		assert.Assert(t, is.Contains(say(lookAtFirewall(t.Context(), h.Host, c)), says), rules)
+		assert.Assert(t, is.Contains(say(checkFirewall(t.Context(), h.Host, c)), says), rules)
 	}
 }
 
 func TestSystem(t *testing.T) {
 	h, c := imagine(t), settings("")
-	assert.Assert(t, is.Contains(say(lookAtClock(t.Context(), h.Host, c)), "ok"))
+	assert.Assert(t, is.Contains(say(checkClock(t.Context(), h.Host, c)), "ok"))
 	h.ClockSynchronised = func() (bool, error) { return false, nil }
-	assert.Assert(t, is.Contains(say(lookAtClock(t.Context(), h.Host, c)), "warning: the clock"))
+	assert.Assert(t, is.Contains(say(checkClock(t.Context(), h.Host, c)), "warning: the clock"))
 	_, err := clockSynchronised()
 	assert.NilError(t, err)
 
 	h.write("etc/agent.env", "AGENT_TENANTS=a:b\n")
-	assert.Assert(t, !strings.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "problem"))
+	assert.Assert(t, !strings.Contains(say(checkPermissions(t.Context(), h.Host, c)), "problem"))
 	assert.NilError(t, os.Chmod(h.EnvironmentFile, 0o644))
-	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "problem: "+h.EnvironmentFile+" holds the tokens and has mode 0644"))
+	assert.Assert(t, is.Contains(say(checkPermissions(t.Context(), h.Host, c)), "problem: "+h.EnvironmentFile+" holds the tokens and has mode 0644"))
 	c.BasePath = t.TempDir()
 	assert.NilError(t, os.Chmod(c.BasePath, 0o777))
-	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "others can write"))
+	assert.Assert(t, is.Contains(say(checkPermissions(t.Context(), h.Host, c)), "others can write"))
 	h.UID = 1000
-	assert.Assert(t, is.Contains(say(lookAtPermissions(t.Context(), h.Host, c)), "not run as root"))
+	assert.Assert(t, is.Contains(say(checkPermissions(t.Context(), h.Host, c)), "not run as root"))
 }
 
 func TestPool(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{MountOptions: "noatime"})
 	h, c := imagine(t), settings(pool.Dir)
 	h.Proc = "/proc"
-	assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, c)), "ok: "+pool.Dir+" is on btrfs"))
-	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "not in /etc/fstab"))
+	assert.Assert(t, is.Contains(say(checkBasePath(t.Context(), h.Host, c)), "ok: "+pool.Dir+" is on btrfs"))
+	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "not in /etc/fstab"))
 	h.write("etc/fstab", "/dev/sdx "+pool.Dir+" btrfs noatime 0 0\n")
-	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "ok: "))
-	assert.Assert(t, is.Contains(say(lookAtQuota(t.Context(), h.Host, c)), "ok: quotas are off; the agent turns"))
-	assert.Assert(t, is.Contains(say(lookAtSpace(t.Context(), h.Host, c)), "are free"))
-	assert.Assert(t, is.Contains(say(lookAtDevices(t.Context(), h.Host, c)), "ok: 1, without errors"))
+	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "ok: "))
+	assert.Assert(t, is.Contains(say(checkQuota(t.Context(), h.Host, c)), "ok: quotas are off: the agent turns"))
+	assert.Assert(t, is.Contains(say(checkSpace(t.Context(), h.Host, c)), "are free"))
+	assert.Assert(t, is.Contains(say(checkDevices(t.Context(), h.Host, c)), "ok: 1, without errors"))
 
 	out, err := exec.Command("mount", "-o", "remount,ro", pool.Dir).CombinedOutput()
 	assert.NilError(t, err, "%s", out)
-	assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, c)), "problem: the filesystem is read-only"))
+	assert.Assert(t, is.Contains(say(checkBasePath(t.Context(), h.Host, c)), "problem: the filesystem is read-only"))
 	out, err = exec.Command("mount", "-o", "remount,rw", pool.Dir).CombinedOutput()
 	assert.NilError(t, err, "%s", out)
 
 	for base, says := range map[string]string{"": "not set", t.TempDir() + "/none": "does not exist", "/proc": "not on btrfs"} {
-		assert.Assert(t, is.Contains(say(lookAtBasePath(t.Context(), h.Host, settings(base))), says))
+		assert.Assert(t, is.Contains(say(checkBasePath(t.Context(), h.Host, settings(base))), says))
 	}
 }
 
@@ -315,7 +315,7 @@ func TestPool(t *testing.T) {
 func TestPoolID(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	h, c := imagine(t), settings(pool.Dir)
-	look := func() string { return say(lookAtPool(t.Context(), h.Host, c)) }
+	look := func() string { return say(checkPool(t.Context(), h.Host, c)) }
 	says := func(parts ...string) {
 		t.Helper()
 		for _, part := range parts {
@@ -362,8 +362,8 @@ func TestMissingDevice(t *testing.T) {
 	pool.LoseDevice()
 	h, c := imagine(t), settings(pool.Dir)
 	h.Proc = "/proc"
-	assert.Assert(t, is.Contains(say(lookAtDevices(t.Context(), h.Host, c)), "problem: device 2 is missing\nConnect it, or replace it: btrfs replace start 2"))
-	assert.Assert(t, is.Contains(say(lookAtMount(t.Context(), h.Host, c)), "mount option degraded"))
+	assert.Assert(t, is.Contains(say(checkDevices(t.Context(), h.Host, c)), "problem: device 2 is missing\nConnect it, or replace it: btrfs replace start 2"))
+	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "mount option degraded"))
 }
 
 func TestJudgements(t *testing.T) {

@@ -14,30 +14,30 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
-// Host is the machine that is looked at. Tests give it other directories and programs.
+// Host is the host to check. Tests replace its directories and programs.
 type Host struct {
 	Proc, Sys, Etc, Modules string // /proc, /sys, /etc, /lib/modules
 	EnvironmentFile         string // of the agent's unit
-	Release                 string // of the kernel; "" for the running one's
-	// Run runs a program and gives what it prints. The error of one that is not installed wraps
+	Release                 string // kernel release, "" for the running kernel
+	// Run runs a program and returns its output. The error of a missing program wraps
 	// exec.ErrNotFound.
 	Run func(ctx context.Context, program string, args ...string) (string, error)
-	// UID is that of the process.
+	// UID is the user ID of the process.
 	UID int
-	// CanSignHandles says whether the kernel's NFS server, which is loaded, can sign file handles;
-	// SignsHandles, whether the agent has started it with a key for that.
+	// CanSignHandles reports whether the loaded NFS server can sign file handles. SignsHandles
+	// reports whether the agent has started it with a key.
 	CanSignHandles, SignsHandles func() bool
-	// NFSScope is the scope of the NFS server that runs, "" where none does. Kernels before Linux 6.10
-	// do not tell.
+	// NFSScope returns the scope of the running NFS server, "" if it does not run. Kernels before
+	// Linux 6.10 return an error.
 	NFSScope func() (string, error)
-	// ClockSynchronised is what the kernel says of its clock.
+	// ClockSynchronised returns the kernel's state of the clock.
 	ClockSynchronised func() (bool, error)
 }
 
-// DefaultEnvironmentFile is where the agent's unit reads its settings.
+// DefaultEnvironmentFile contains the settings of the agent's unit.
 const DefaultEnvironmentFile = "/etc/btrfs-nfs-agent/agent.env"
 
-// ThisHost is the machine that the program runs on.
+// ThisHost returns the host on which the program runs.
 func ThisHost() Host {
 	return Host{
 		Proc: "/proc", Sys: "/sys", Etc: "/etc", Modules: "/lib/modules", EnvironmentFile: DefaultEnvironmentFile,
@@ -50,7 +50,7 @@ func ThisHost() Host {
 func run(ctx context.Context, program string, args ...string) (string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
-		// A user's PATH need not have the directories of programs for administrators.
+		// A user's PATH may lack the sbin directories.
 		path = "/usr/sbin/" + program
 		if _, missing := exec.LookPath(path); missing != nil {
 			return "", err
@@ -62,7 +62,8 @@ func run(ctx context.Context, program string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// clockSynchronised: adjtimex(2) says STA_UNSYNC until somebody has set the clock by another.
+// clockSynchronised reads adjtimex(2), which sets STA_UNSYNC until a program synchronises the
+// clock.
 func clockSynchronised() (bool, error) {
 	var state unix.Timex
 	_, err := unix.Adjtimex(&state)
@@ -70,7 +71,7 @@ func clockSynchronised() (bool, error) {
 	return err == nil && state.Status&unsynchronised == 0, err
 }
 
-// read gives a file's text, and "" where there is none.
+// read returns the content of a file, "" if it does not exist.
 func read(elem ...string) string {
 	content, err := os.ReadFile(filepath.Join(elem...))
 	if err != nil {
@@ -84,7 +85,7 @@ type mount struct {
 	point, kind, source, options string
 }
 
-// mountOf is the mount that holds path.
+// mountOf returns the mount that contains path.
 func mountOf(proc, path string) (found mount, ok bool) {
 	for line := range strings.SplitSeq(read(proc, "self/mountinfo"), "\n") {
 		before, after, both := strings.Cut(line, " - ")
@@ -93,7 +94,7 @@ func mountOf(proc, path string) (found mount, ok bool) {
 			continue
 		}
 		point := unescape(fields[4])
-		// Of mounts on top of each other the last one counts.
+		// Of several mounts on one directory the last one counts.
 		if isBelow(path, point) && len(point) >= len(found.point) {
 			found, ok = mount{point: point, kind: rest[0], source: rest[1], options: fields[5] + "," + rest[2]}, true
 		}
@@ -114,7 +115,7 @@ func isBelow(path, dir string) bool {
 	return dir == "/" || path == dir || strings.HasPrefix(path, dir+"/")
 }
 
-// unescape undoes the octal escapes of mountinfo, fstab(5) and exports(5).
+// unescape decodes the octal escapes of mountinfo, fstab(5) and exports(5).
 func unescape(text string) string {
 	plain, err := rpccache.UnquoteOctal(text)
 	if err != nil {

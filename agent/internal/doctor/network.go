@@ -21,27 +21,27 @@ import (
 
 const nfsPort = "2049"
 
-func lookAtPorts(ctx context.Context, h Host, c config.Config) []Finding {
+func checkPorts(ctx context.Context, h Host, c config.Config) []Finding {
 	var findings []Finding
 	_, err := askAgent(ctx, c)
 	switch inUse, problem := tryListen(c.ListenAddr); {
 	case c.ListenAddr == "":
 	case err == nil:
-		findings = append(findings, good("the agent answers at "+c.ListenAddr))
+		findings = append(findings, good("the agent listens on "+c.ListenAddr))
 	case inUse:
-		findings = append(findings, bad("another program than the agent has "+c.ListenAddr, "ss -ltnp shows which; stop it, or set AGENT_LISTEN_ADDR."))
+		findings = append(findings, bad("another program listens on "+c.ListenAddr, "ss -ltnp shows it: stop it, or set AGENT_LISTEN_ADDR."))
 	case problem != nil:
-		findings = append(findings, bad(c.ListenAddr+" cannot be used: "+problem.Error(), "Set AGENT_LISTEN_ADDR to an address of this host."))
+		findings = append(findings, bad("listen on "+c.ListenAddr+": "+problem.Error(), "Set AGENT_LISTEN_ADDR to an address of this host."))
 	default:
 		findings = append(findings, good(c.ListenAddr+" is free for the agent"))
 	}
 	if threads := strings.TrimSpace(read(h.Proc, "fs/nfsd/threads")); threads != "" && threads != "0" {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort("localhost", nfsPort))
 		if err != nil {
-			return append(findings, bad("the NFS server runs, and does not answer at port "+nfsPort, "Look at port and host in the section [nfsd] of /etc/nfs.conf."))
+			return append(findings, bad("the NFS server is running but does not accept connections on port "+nfsPort, "Check port and host in the section [nfsd] of /etc/nfs.conf."))
 		}
 		conn.Close()
-		findings = append(findings, good("the NFS server answers at port "+nfsPort))
+		findings = append(findings, good("the NFS server accepts connections on port "+nfsPort))
 	}
 	return findings
 }
@@ -55,10 +55,9 @@ func tryListen(address string) (inUse bool, err error) {
 	return errors.Is(err, syscall.EADDRINUSE), err
 }
 
-// lookAtFirewall reads nftables, which ufw, firewalld and today's iptables fill: is there anything
-// that drops what comes in, and nothing that lets these ports through? That is a guess; so it is a
-// warning.
-func lookAtFirewall(ctx context.Context, h Host, c config.Config) []Finding {
+// checkFirewall reads nftables, which ufw, firewalld and current iptables fill. It warns if a rule
+// drops incoming packets and no rule accepts these ports. This is a guess, so it is only a warning.
+func checkFirewall(ctx context.Context, h Host, c config.Config) []Finding {
 	out, err := h.Run(ctx, "nft", "-j", "list", "ruleset")
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
@@ -71,7 +70,7 @@ func lookAtFirewall(ctx context.Context, h Host, c config.Config) []Finding {
 		return []Finding{unknown("nft: " + err.Error())}
 	}
 	if !rules.drops {
-		return []Finding{good("nothing that comes in is dropped")}
+		return []Finding{good("incoming packets are not dropped")}
 	}
 	ports := []string{nfsPort}
 	if _, port, err := net.SplitHostPort(c.ListenAddr); err == nil {
@@ -84,18 +83,18 @@ func lookAtFirewall(ctx context.Context, h Host, c config.Config) []Finding {
 		}
 	}
 	if len(closed) == 0 {
-		return []Finding{good("lets " + strings.Join(ports, " and ") + " through, for some at least")}
+		return []Finding{good("accepts " + strings.Join(ports, " and ") + ", at least from some addresses")}
 	}
-	return []Finding{doubtful("drops what comes in, and no rule names TCP port "+strings.Join(closed, ", "),
-		"Let them in from the nodes (and the API from the cluster): ufw allow from NODES to any port "+closed[0]+" proto tcp, or firewall-cmd --permanent --add-service=nfs.")}
+	return []Finding{doubtful("drops incoming packets, and no rule accepts TCP port "+strings.Join(closed, ", "),
+		"Accept them from the nodes (and the API from the cluster): ufw allow from NODES to any port "+closed[0]+" proto tcp, or firewall-cmd --permanent --add-service=nfs.")}
 }
 
 type ruleset struct {
 	drops    bool   // a chain at the input hook has policy drop, or ends in drop or reject
-	accepted string // ports of rules that accept, with spaces around each
+	accepted string // ports of accept rules, each between spaces
 }
 
-// parseRuleset reads what libnftables-json(5) describes.
+// parseRuleset reads the format of libnftables-json(5).
 func parseRuleset(text string) (ruleset, error) {
 	var parsed struct {
 		Nftables []struct {
@@ -140,9 +139,9 @@ func parseRuleset(text string) (ruleset, error) {
 
 const renewBefore = 14 * 24 * time.Hour
 
-func lookAtTLS(_ context.Context, _ Host, c config.Config) []Finding {
+func checkTLS(_ context.Context, _ Host, c config.Config) []Finding {
 	if c.TLSCert == "" {
-		return []Finding{doubtful("the API speaks plain HTTP: tokens can be read on the network", "Set AGENT_TLS_CERT and AGENT_TLS_KEY, or keep the network to the storage hosts and nodes: docs/security.md.")}
+		return []Finding{doubtful("the API uses plain HTTP: tokens can be read on the network", "Set AGENT_TLS_CERT and AGENT_TLS_KEY, or restrict the network to storage hosts and nodes (docs/security.md).")}
 	}
 	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
@@ -151,25 +150,25 @@ func lookAtTLS(_ context.Context, _ Host, c config.Config) []Finding {
 	left := time.Until(pair.Leaf.NotAfter)
 	switch {
 	case left < 0:
-		return []Finding{bad("the certificate ended on "+pair.Leaf.NotAfter.UTC().Format(time.DateOnly), "Renew it; the agent reads it again by itself.")}
+		return []Finding{bad("the certificate expired on "+pair.Leaf.NotAfter.UTC().Format(time.DateOnly), "Renew it. The agent reloads it.")}
 	case left < renewBefore:
-		return []Finding{doubtful("the certificate ends on "+pair.Leaf.NotAfter.UTC().Format(time.DateOnly), "Renew it; the agent reads it again by itself.")}
+		return []Finding{doubtful("the certificate expires on "+pair.Leaf.NotAfter.UTC().Format(time.DateOnly), "Renew it. The agent reloads it.")}
 	}
-	return []Finding{good("the certificate is good until " + pair.Leaf.NotAfter.UTC().Format(time.DateOnly))}
+	return []Finding{good("the certificate is valid until " + pair.Leaf.NotAfter.UTC().Format(time.DateOnly))}
 }
 
-// lookAtAgent asks a running agent how it is.
-func lookAtAgent(ctx context.Context, _ Host, c config.Config) []Finding {
+// checkAgent requests the health of a running agent.
+func checkAgent(ctx context.Context, _ Host, c config.Config) []Finding {
 	health, err := askAgent(ctx, c)
 	if err != nil {
 		return []Finding{doubtful("does not answer: "+err.Error(), "systemctl enable --now btrfs-nfs-agent; journalctl -u btrfs-nfs-agent")}
 	}
 	var findings []Finding
 	if health.Version != version.Version {
-		findings = append(findings, doubtful(fmt.Sprintf("%s runs, this program is %s", health.Version, version.Version), "systemctl restart btrfs-nfs-agent"))
+		findings = append(findings, doubtful(fmt.Sprintf("the agent is %s, this program is %s", health.Version, version.Version), "systemctl restart btrfs-nfs-agent"))
 	}
 	for _, condition := range health.Conditions {
-		findings = append(findings, bad(condition.Reason+": "+condition.Message, "docs/troubleshooting.md says what helps."))
+		findings = append(findings, bad(condition.Reason+": "+condition.Message, "See docs/troubleshooting.md."))
 	}
 	if len(findings) == 0 {
 		findings = append(findings, good(fmt.Sprintf("%s, %s", health.Version, health.Status)))
@@ -177,8 +176,8 @@ func lookAtAgent(ctx context.Context, _ Host, c config.Config) []Finding {
 	return findings
 }
 
-// askAgent asks at the loopback address, where the agent listens on all; its certificate need not
-// name that, but is to be its own.
+// askAgent uses the loopback address if the agent listens on all addresses. The certificate must be
+// the agent's, but need not contain that address.
 func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	host, port, err := net.SplitHostPort(c.ListenAddr)
 	if err != nil {
@@ -192,7 +191,7 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 		scheme, trust.CA, trust.ServerName = "https", c.TLSCert, nameIn(c)
 	}
 	if c.TLSClientCA != "" {
-		trust.Cert, trust.Key = c.TLSCert, c.TLSKey // good where one authority makes all certificates
+		trust.Cert, trust.Key = c.TLSCert, c.TLSKey // works if one CA issues all certificates
 	}
 	client, err := agentclient.New(scheme+"://"+net.JoinHostPort(host, port), agentclient.Options{TLS: trust, Timeout: 3 * time.Second})
 	if err != nil {
@@ -202,8 +201,8 @@ func askAgent(ctx context.Context, c config.Config) (*agentapi.Health, error) {
 	return client.Health(ctx)
 }
 
-// nameIn is a name in the agent's certificate; "" where it has none, or cannot be read, which
-// lookAtTLS says.
+// nameIn returns a name in the agent's certificate, "" if it has none. checkTLS reports an
+// unreadable certificate.
 func nameIn(c config.Config) string {
 	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	switch {

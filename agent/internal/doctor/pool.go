@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
+func checkBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 	if c.BasePath == "" {
 		return []Finding{bad("AGENT_BASE_PATH is not set", "Set it to a directory on btrfs, or run install.sh.")}
 	}
@@ -23,7 +23,7 @@ func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 	case errors.Is(err, os.ErrNotExist):
 		return []Finding{bad(c.BasePath+" does not exist", "Mount the filesystem, and mkdir -p "+c.BasePath)}
 	case errors.Is(err, btrfs.ErrNotBtrfs):
-		return []Finding{bad(c.BasePath+" is not on btrfs", "Mount the btrfs filesystem there; findmnt -T "+c.BasePath+" says what is there now.")}
+		return []Finding{bad(c.BasePath+" is not on btrfs", "Mount the btrfs filesystem there. findmnt -T "+c.BasePath+" shows the current mount.")}
 	case err != nil:
 		return []Finding{bad(c.BasePath+": "+err.Error(), "Look at dmesg.")}
 	}
@@ -33,7 +33,7 @@ func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 	case err != nil:
 		return []Finding{bad(err.Error(), "Look at dmesg.")}
 	case readOnly:
-		return []Finding{bad("the filesystem is read-only", "Look at dmesg: btrfs makes itself read-only when it meets a fault. After the repair: mount -o remount,rw "+c.BasePath)}
+		return []Finding{bad("the filesystem is read-only", "Look at dmesg: btrfs turns read-only after an error. After the repair: mount -o remount,rw "+c.BasePath)}
 	}
 	info, err := fs.Info()
 	if err != nil {
@@ -42,8 +42,8 @@ func lookAtBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 	return []Finding{good(fmt.Sprintf("%s is on btrfs %v", c.BasePath, info.FSID))}
 }
 
-// lookAtPool tells the pool from what is below its mount point, and from another pool.
-func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
+// checkPool distinguishes the pool from the directory below its mount point, and from another pool.
+func checkPool(_ context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(*btrfs.FS) ([]Finding, error) {
 		identity, err := pool.Identify(c.BasePath, h.Etc+"/fstab")
 		if err != nil {
@@ -55,7 +55,7 @@ func lookAtPool(_ context.Context, h Host, c config.Config) []Finding {
 }
 
 func judgePool(found pool.Identity, want uuid.UUID, path, settings string) Finding {
-	look := "findmnt -T " + path + " shows what is there now."
+	look := "findmnt -T " + path + " shows the current mount."
 	mount := "Mount it (mount " + path + "), then: systemctl restart btrfs-nfs-agent. " + look
 	pin := "AGENT_POOL_ID=" + found.ID.String() + " in " + settings
 	if found.Unmounted != "" {
@@ -63,46 +63,46 @@ func judgePool(found pool.Identity, want uuid.UUID, path, settings string) Findi
 	}
 	switch {
 	case found.ID != uuid.Nil && found.ID == want:
-		return good("pool " + found.ID.String() + ", the one of AGENT_POOL_ID")
+		return good("pool " + found.ID.String() + ", as in AGENT_POOL_ID")
 	case found.ID != uuid.Nil && want != uuid.Nil:
 		return bad(fmt.Sprintf("wrong filesystem: %s has pool %s, AGENT_POOL_ID is %s. The agent does not start", path, found.ID, want),
-			"Mount the right filesystem. "+look+" If this pool is to be served from now on: "+pin)
+			"Mount the right filesystem. "+look+" To use this pool from now on: "+pin)
 	case want != uuid.Nil:
 		return bad(fmt.Sprintf("not mounted: %s has no pool ID, AGENT_POOL_ID is %s. The agent does not start", path, want), mount)
 	case found.Unmounted != "" && found.ID == uuid.Nil:
 		return bad("not mounted: /etc/fstab has "+found.Unmounted+", and nothing is mounted there. The agent does not start", mount)
 	case found.ID != uuid.Nil:
-		return doubtful("pool "+found.ID.String()+", and AGENT_POOL_ID is not set: another filesystem could be taken for the pool",
+		return doubtful("pool "+found.ID.String()+", and AGENT_POOL_ID is not set: the agent would accept another filesystem as the pool",
 			"If findmnt -T "+path+" shows the right filesystem: "+pin)
 	case found.Older:
-		return doubtful("the pool has no ID yet: the agent that used it was older",
-			"Start the agent, which writes the ID, and run this again.")
+		return doubtful("the pool has no ID yet: it was used by an older agent",
+			"Start the agent, which writes the ID, and run doctor again.")
 	}
 	return bad("not mounted, or a new pool: "+path+" has no pool ID. The agent does not start",
 		mount+" Only if there are no volumes yet and the pool is new: btrfs-nfs-agent init")
 }
 
-// lookAtMount is about options, and whether the filesystem comes back at the next boot.
-func lookAtMount(_ context.Context, h Host, c config.Config) []Finding {
+// checkMount checks mount options, and whether the filesystem is mounted at boot.
+func checkMount(_ context.Context, h Host, c config.Config) []Finding {
 	m, ok := mountOf(h.Proc, c.BasePath)
 	if c.BasePath == "" || !ok || m.kind != "btrfs" {
 		return []Finding{unknown("no btrfs mount")}
 	}
 	var findings []Finding
 	for option, why := range map[string]string{
-		"nodatasum": "data has no checksums: damage goes unnoticed", "nodatacow": "all data is without checksums and compression; set nocow for single volumes instead",
-		"degraded": "the filesystem comes up without a device that is missing, and nobody is told", "nobarrier": "a power cut may destroy the filesystem",
-		"autodefrag": "it copies what snapshots share, which takes their space twice", "flushoncommit": "each commit writes all data, also that of other volumes: every answer waits for it",
+		"nodatasum": "data has no checksums: corruption is not detected", "nodatacow": "all data is without checksums and compression: set nocow for single volumes instead",
+		"degraded": "the filesystem mounts with a missing device, without a warning", "nobarrier": "a power cut may destroy the filesystem",
+		"autodefrag": "it copies data that snapshots share, which needs the space twice", "flushoncommit": "each commit writes the data of all volumes, and every request waits for it",
 	} {
 		if m.has(option) {
-			findings = append(findings, doubtful("mount option "+option+": "+why, "Take it out of /etc/fstab and remount, if it is not on purpose."))
+			findings = append(findings, doubtful("mount option "+option+": "+why, "Remove it from /etc/fstab and remount, unless you need it."))
 		}
 	}
 	if !m.has("noatime") {
-		findings = append(findings, doubtful("atime is kept: reading writes, and snapshots grow by it", "mount -o remount,noatime "+m.point+", and the same in /etc/fstab."))
+		findings = append(findings, doubtful("atime is on: reads cause writes, which let snapshots grow", "mount -o remount,noatime "+m.point+", and the same in /etc/fstab."))
 	}
 	if m.point != "/" && !h.mountedAtBoot(m.point) {
-		findings = append(findings, doubtful(m.point+" is not in /etc/fstab", "Add it: else the agent does not start after a reboot."))
+		findings = append(findings, doubtful(m.point+" is not in /etc/fstab", "Add it. Otherwise the agent does not start after a reboot."))
 	}
 	if len(findings) == 0 {
 		findings = append(findings, good(m.source+" on "+m.point+" ("+m.options+")"))
@@ -110,7 +110,7 @@ func lookAtMount(_ context.Context, h Host, c config.Config) []Finding {
 	return findings
 }
 
-// mountedAtBoot: by fstab(5), or by a mount unit of systemd.mount(5).
+// mountedAtBoot looks in fstab(5) and in the mount units of systemd.mount(5).
 func (h Host) mountedAtBoot(point string) bool {
 	for line := range strings.SplitSeq(read(h.Etc, "fstab"), "\n") {
 		if fields := strings.Fields(line); len(fields) > 2 && !strings.HasPrefix(fields[0], "#") && unescape(fields[1]) == point {
@@ -129,7 +129,7 @@ func (h Host) mountedAtBoot(point string) bool {
 func onPool(c config.Config, look func(*btrfs.FS) ([]Finding, error)) []Finding {
 	fs, err := btrfs.Open(c.BasePath)
 	if c.BasePath == "" || err != nil {
-		return []Finding{unknown("no btrfs filesystem to look at")}
+		return []Finding{unknown("no btrfs filesystem to check")}
 	}
 	defer fs.Close()
 	findings, err := look(fs)
@@ -139,7 +139,7 @@ func onPool(c config.Config, look func(*btrfs.FS) ([]Finding, error)) []Finding 
 	return findings
 }
 
-func lookAtQuota(_ context.Context, _ Host, c config.Config) []Finding {
+func checkQuota(_ context.Context, _ Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
 		quota, err := fs.Quota()
 		if err != nil {
@@ -153,17 +153,17 @@ func judgeQuota(quota btrfs.QuotaStatus, wanted string) Finding {
 	mode := fmt.Sprint(quota.Mode)
 	switch {
 	case !quota.Enabled && wanted == "off":
-		return doubtful("quotas are off: no size is enforced", "Set AGENT_QUOTA_MODE=auto, if that is not on purpose.")
+		return doubtful("quotas are off: no size is enforced", "Set AGENT_QUOTA_MODE=auto, unless you need this.")
 	case !quota.Enabled:
-		return good("quotas are off; the agent turns them on when it starts")
+		return good("quotas are off: the agent turns them on when it starts")
 	case wanted == "off":
 		return bad("AGENT_QUOTA_MODE is off, and the filesystem has quotas: the agent does not start", "Set AGENT_QUOTA_MODE=auto.")
 	case wanted == "full" && mode == "simple", wanted == "simple" && mode == "full":
 		return bad(fmt.Sprintf("AGENT_QUOTA_MODE is %s, the filesystem has %s quotas: the agent does not start", wanted, mode), "Set AGENT_QUOTA_MODE="+mode+" or auto.")
 	case quota.Inconsistent && !quota.Rescanning:
-		return bad("quotas are inconsistent: limits are not enforced", "btrfs quota rescan -w BASE_PATH; a running agent does so by itself within a minute.")
+		return bad("quotas are inconsistent: limits are not enforced", "btrfs quota rescan -w BASE_PATH. A running agent does so within a minute.")
 	case quota.Rescanning:
-		return doubtful("a quota rescan is under way", "Wait for it: btrfs quota rescan -W BASE_PATH")
+		return doubtful("a quota rescan is running", "Wait for it: btrfs quota rescan -W BASE_PATH")
 	}
 	return good(mode + " quotas, consistent")
 }
@@ -173,7 +173,7 @@ const (
 	keptFreeBytes = 16 << 20 // the agent refuses new volumes below: docs/operations/full-pool.md
 )
 
-func lookAtSpace(_ context.Context, _ Host, c config.Config) []Finding {
+func checkSpace(_ context.Context, _ Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
 		space, err := fs.Space()
 		if err != nil {
@@ -185,7 +185,7 @@ func lookAtSpace(_ context.Context, _ Host, c config.Config) []Finding {
 
 func judgeSpace(s btrfs.Space) Finding {
 	detail := fmt.Sprintf("%d MiB of %d MiB are free, %d MiB are not allocated", s.FreeBytes>>20, s.TotalBytes>>20, s.UnallocatedBytes>>20)
-	const balance = "Delete what is not needed, add a device (btrfs device add), or give unused chunks back: btrfs balance start -dusage=10 BASE_PATH"
+	const balance = "Delete data, add a device (btrfs device add), or free unused chunks: btrfs balance start -dusage=10 BASE_PATH"
 	switch {
 	case s.FreeBytes < keptFreeBytes:
 		return bad(detail+": new volumes are refused", balance)
@@ -197,7 +197,7 @@ func judgeSpace(s btrfs.Space) Finding {
 	return good(detail)
 }
 
-func lookAtDevices(_ context.Context, _ Host, c config.Config) []Finding {
+func checkDevices(_ context.Context, _ Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
 		devices, err := fs.Devices()
 		if err != nil {

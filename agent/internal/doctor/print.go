@@ -17,7 +17,7 @@ func (r Report) WriteJSON(w io.Writer) error {
 
 var marks = map[Status]string{OK: "ok", Unknown: "?", Warning: "WARN", Problem: "FAIL"}
 
-// WriteText prints the report for people.
+// WriteText prints the report as text.
 func (r Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	for _, f := range r.Findings {
@@ -28,9 +28,9 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	switch {
 	case r.Problems == 0 && r.Warnings == 0:
-		b.WriteString("\nThis host is well.\n")
+		b.WriteString("\nNo problems found.\n")
 	default:
-		fmt.Fprintf(&b, "\n%d to put right, %d to think about.\n", r.Problems, r.Warnings)
+		fmt.Fprintf(&b, "\n%d problems, %d warnings.\n", r.Problems, r.Warnings)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-func lookAtVersion(ctx context.Context, h Host, _ config.Config) []Finding {
+func checkVersion(ctx context.Context, h Host, _ config.Config) []Finding {
 	findings := []Finding{good(fmt.Sprintf("btrfs-nfs-agent %s (commit %s)", version.Version, version.Commit))}
 	if out, err := h.Run(ctx, "exportfs", "--version"); err == nil || out != "" {
 		findings = append(findings, good("nfs-utils are installed"))
@@ -39,14 +39,13 @@ func firstLine(text string) string {
 	return line
 }
 
-// Oldest kernels for what the agent does: openat2(2) with all its flags is of 5.6, simple quotas
-// are of 6.7.
+// Oldest kernels: openat2(2) with all its flags needs 5.6, simple quotas need 6.7.
 const (
 	leastKernel  = "5.6"
 	simpleKernel = "6.7"
 )
 
-func lookAtKernel(_ context.Context, h Host, c config.Config) []Finding {
+func checkKernel(_ context.Context, h Host, c config.Config) []Finding {
 	release := h.release()
 	var findings []Finding
 	switch {
@@ -59,13 +58,13 @@ func lookAtKernel(_ context.Context, h Host, c config.Config) []Finding {
 	}
 	btrfs, nfsd := h.hasFilesystem(release, "btrfs"), h.hasFilesystem(release, "nfsd")
 	if !btrfs {
-		findings = append(findings, bad("the kernel has no btrfs", "modprobe btrfs; on a kernel built without it, boot another."))
+		findings = append(findings, bad("the kernel has no btrfs", "modprobe btrfs. If the kernel is built without it, boot another one."))
 	}
 	if !nfsd {
-		findings = append(findings, bad("the kernel has no NFS server", "modprobe nfsd; on a kernel built without it (small cloud kernels are), boot another."))
+		findings = append(findings, bad("the kernel has no NFS server", "modprobe nfsd. If the kernel is built without it, as small cloud kernels are, boot another one."))
 	}
 	if btrfs && nfsd {
-		findings = append(findings, good("btrfs and the NFS server are there"))
+		findings = append(findings, good("btrfs and the NFS server are available"))
 	}
 	return findings
 }
@@ -81,7 +80,7 @@ func (h Host) release() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// hasFilesystem: loaded, built in, or there as a module.
+// hasFilesystem reports whether it is loaded, built in, or available as a module.
 func (h Host) hasFilesystem(release, name string) bool {
 	for line := range strings.SplitSeq(read(h.Proc, "filesystems"), "\n") {
 		if fields := strings.Fields(line); len(fields) > 0 && fields[len(fields)-1] == name {
@@ -91,7 +90,7 @@ func (h Host) hasFilesystem(release, name string) bool {
 	return h.hasModule(release, name)
 }
 
-// hasModule: built in, or there as a module.
+// hasModule reports whether it is built in or available as a module.
 func (h Host) hasModule(release, name string) bool {
 	return strings.Contains(read(h.Modules, release, "modules.builtin"), "/"+name+".ko") ||
 		strings.Contains(read(h.Modules, release, "modules.dep"), "/"+name+".ko")
@@ -112,36 +111,36 @@ func numbers(release string) (out [2]int) {
 	return out
 }
 
-// lookAtPermissions: who runs this, and who may read the tokens and write where volumes lie.
-func lookAtPermissions(_ context.Context, h Host, c config.Config) []Finding {
+// checkPermissions checks the user, and the modes of the settings and the base path.
+func checkPermissions(_ context.Context, h Host, c config.Config) []Finding {
 	var findings []Finding
 	if h.UID != 0 {
-		findings = append(findings, doubtful("not run as root: much cannot be seen", "sudo btrfs-nfs-agent doctor"))
+		findings = append(findings, doubtful("not run as root: many checks are incomplete", "sudo btrfs-nfs-agent doctor"))
 	}
 	if info, err := os.Stat(h.EnvironmentFile); err == nil && info.Mode().Perm()&0o077 != 0 {
 		findings = append(findings, bad(fmt.Sprintf("%s holds the tokens and has mode %04o", h.EnvironmentFile, info.Mode().Perm()), "chmod 600 "+h.EnvironmentFile))
 	}
 	info, err := os.Stat(c.BasePath)
 	if c.BasePath == "" || err != nil {
-		return append(findings, unknown("no base path to look at"))
+		return append(findings, unknown("no base path to check"))
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	switch {
 	case stat.Uid != 0:
-		findings = append(findings, doubtful(fmt.Sprintf("%s belongs to user %d, who can do anything with all volumes", c.BasePath, stat.Uid), "chown root "+c.BasePath))
+		findings = append(findings, doubtful(fmt.Sprintf("%s belongs to user %d, who can change all volumes", c.BasePath, stat.Uid), "chown root "+c.BasePath))
 	case info.Mode().Perm()&0o022 != 0:
 		findings = append(findings, doubtful(fmt.Sprintf("%s has mode %04o: others can write there", c.BasePath, info.Mode().Perm()), "chmod go-w "+c.BasePath))
 	default:
-		findings = append(findings, good(c.BasePath+" is root's"))
+		findings = append(findings, good(c.BasePath+" belongs to root"))
 	}
 	return findings
 }
 
-func lookAtClock(_ context.Context, h Host, _ config.Config) []Finding {
+func checkClock(_ context.Context, h Host, _ config.Config) []Finding {
 	synchronised, err := h.ClockSynchronised()
 	switch {
 	case err != nil:
-		return []Finding{unknown("the clock's state: " + err.Error())}
+		return []Finding{unknown("read the clock's state: " + err.Error())}
 	case !synchronised:
 		return []Finding{doubtful("the clock is not synchronised", "Run systemd-timesyncd or chrony: TLS, logs and the ages of snapshots depend on it.")}
 	}
@@ -150,8 +149,8 @@ func lookAtClock(_ context.Context, h Host, _ config.Config) []Finding {
 
 const slowLookup = 2 * time.Second
 
-// lookAtNames: rpc.mountd and idmapping look names up; where that is slow, mounts are slow.
-func lookAtNames(ctx context.Context, _ Host, _ config.Config) []Finding {
+// checkNames measures name lookups, which rpc.mountd and idmapping make during mounts.
+func checkNames(ctx context.Context, _ Host, _ config.Config) []Finding {
 	name, err := os.Hostname()
 	if err != nil {
 		return []Finding{unknown(err.Error())}
@@ -161,9 +160,9 @@ func lookAtNames(ctx context.Context, _ Host, _ config.Config) []Finding {
 	took := time.Since(begin).Round(time.Millisecond)
 	switch {
 	case err != nil:
-		return []Finding{doubtful("this host's own name "+name+" cannot be looked up", "Add it to /etc/hosts with the address that the nodes use.")}
+		return []Finding{doubtful("look up this host's name "+name+": "+err.Error(), "Add it to /etc/hosts with the address that the nodes use.")}
 	case took > slowLookup:
-		return []Finding{doubtful(fmt.Sprintf("looking up %s took %v", name, took), "Mend the resolver (/etc/resolv.conf), or add the name to /etc/hosts: mounts wait for it.")}
+		return []Finding{doubtful(fmt.Sprintf("the lookup of %s took %v", name, took), "Fix the resolver (/etc/resolv.conf), or add the name to /etc/hosts: mounts wait for lookups.")}
 	}
 	return []Finding{good(fmt.Sprintf("%s is %s", name, strings.Join(addresses, ", ")))}
 }

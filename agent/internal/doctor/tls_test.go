@@ -45,13 +45,13 @@ func TestAgentWithTLS(t *testing.T) {
 			go func() { _ = server.ServeTLS(listener, c.TLSCert, c.TLSKey) }()
 			defer server.Close()
 			h := imagine(t)
-			assert.Assert(t, is.Contains(say(lookAtPorts(t.Context(), h.Host, c)), "ok: the agent answers at "+c.ListenAddr))
-			assert.Assert(t, is.Contains(say(lookAtAgent(t.Context(), h.Host, c)), "ok: "+version.Version))
+			assert.Assert(t, is.Contains(say(checkPorts(t.Context(), h.Host, c)), "ok: the agent listens on "+c.ListenAddr))
+			assert.Assert(t, is.Contains(say(checkAgent(t.Context(), h.Host, c)), "ok: "+version.Version))
 
-			// Whoever else listens there does not have the agent's key.
+			// Another program on that port does not have the agent's key.
 			other := secured(t, names)
 			other.ListenAddr = c.ListenAddr
-			assert.Assert(t, is.Contains(say(lookAtPorts(t.Context(), h.Host, other)), "another program than the agent"))
+			assert.Assert(t, is.Contains(say(checkPorts(t.Context(), h.Host, other)), "another program listens"))
 		})
 	}
 }
