@@ -196,6 +196,7 @@ func TestPackageMap(t *testing.T) {
 		rows := map[string]string{}
 		for _, match := range row.FindAllStringSubmatch(table, -1) {
 			for _, name := range quoted.FindAllStringSubmatch(match[2], -1) {
+				assert.Check(t, rows[name[1]] == "", "%s: the package map has %s twice", module, name[1])
 				rows[name[1]] = match[1]
 			}
 		}
