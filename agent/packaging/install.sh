@@ -182,6 +182,7 @@ prepare_device() {
 		return
 	fi
 	[ "$confirmed" = "$device" ] || ask "Make a new btrfs filesystem on $device? Everything on it is lost." || fail "$device was left alone (--confirm-device $device answers in a script)"
+	have mkfs.btrfs || install_packages
 	mkfs.btrfs -q -L btrfs-nfs "$device"
 	uuid=$(blkid -p -o value -s UUID "$device")
 	mkdir -p "$base"
