@@ -24,7 +24,8 @@ const (
 // make the change durable (commit_metadata in fs/nfsd/vfs.c), and btrfs has no such operation. A
 // client cannot ask for it either, as an fsync of a directory sends no request.
 //
-// Invariant: what was answered a pause and a commit ago is durable, as long as commits succeed. A
+// Invariant: what was answered a pause and two commits ago is durable, as long as commits succeed.
+// The first of the two was under way at the answer and may have begun too early for the change. A
 // pause is the interval, or commitRest commits if these take longer. A filesystem without changes
 // by clients is not committed, so that its disks can sleep.
 type clientCommits struct {
