@@ -13,7 +13,7 @@ const (
 
 	// commitRest is the pause after a commit, as a multiple of the time that the commit took. It
 	// keeps slow commits from holding up clients most of the time: with commits under way for 17 %
-	// of the time, clients wrote about 10 % fewer small files (docs/benchmarks.md).
+	// of the time, clients wrote about 10 % fewer small files (docs/benchmarks-method.md).
 	commitRest = 10
 	// commitLatest bounds that: it is the kernel's own interval (BTRFS_DEFAULT_COMMIT_INTERVAL).
 	commitLatest = 30 * time.Second
