@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 directories=(
 	agent/internal/beneath
+	agent/internal/btrfs
 	agent/internal/cli
 	agent/internal/doctor
 	agent/internal/nfs

@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Balance is how far a balance has come, in block groups.
+// Balance is the progress of a balance, in block groups.
 type Balance struct {
-	Expected   uint64 // that will be rewritten
-	Considered uint64 // that were looked at
-	Completed  uint64 // that were rewritten
+	Expected   uint64 // block groups to rewrite
+	Considered uint64 // block groups examined so far
+	Completed  uint64 // block groups rewritten so far
 }
 
-// BalanceState says how far the running balance is, whoever started it.
+// BalanceState returns the progress of the running balance, whichever process started it.
 func (fs *FS) BalanceState() (b Balance, running bool, err error) {
 	var args balanceArgs
 	err = ioctl(fs.dir, iocBalanceProgress, unsafe.Pointer(&args))

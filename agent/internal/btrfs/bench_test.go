@@ -16,8 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// The floor of what the agent can do: what the filesystem takes, with nothing around it.
-// Run with: go test -run '^$' -bench . ./internal/btrfs
+// These benchmarks measure the filesystem alone. The agent cannot be faster. Run with: go test -run
+// '^$' -bench . ./internal/btrfs
 
 func (f *fixture) createLimited(name string) error {
 	if err := btrfs.CreateSubvolume(f.dir, name); err != nil {
@@ -35,7 +35,8 @@ func (f *fixture) createLimited(name string) error {
 	return f.SetLimit(info.ID, 1<<30)
 }
 
-// parallel runs op, with names of its own, from as many clients, and reports how long each call took.
+// parallel runs op from this many clients, each call with a unique name. It reports how long each
+// call took.
 func parallel(b *testing.B, clients int, op func(name string) error) {
 	b.Helper()
 	times := make([]time.Duration, b.N)
@@ -105,7 +106,8 @@ func BenchmarkVolumes(b *testing.B) {
 	}
 }
 
-// Commit and syncfs after a small change each, while nobody else writes and while somebody writes 500 MB.
+// BenchmarkCommit compares a commit and a syncfs after each small change. It runs once without
+// other writers, and once while another writer writes 500 MB.
 func BenchmarkCommit(b *testing.B) {
 	syncs := map[string]func(f *fixture) error{
 		"commit": func(f *fixture) error { return f.Commit(context.Background()) },
@@ -129,8 +131,8 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// keepWriting writes files of this size, one after the other, without ever flushing them, until the
-// function that it returns is called.
+// keepWriting writes files of this size one after the other and never flushes them. It ends when
+// the caller calls the returned function.
 func (f *fixture) keepWriting(size int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)

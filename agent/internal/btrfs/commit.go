@@ -12,20 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Commit makes durable every change to the trees that was finished before the call: subvolumes and
-// snapshots made or destroyed, files made, renamed and removed, modes, owners, xattrs, quota limits,
-// and the content of files that FlushFile was called on.
+// Commit makes every change to the trees durable that finished before the call. Those are
+// subvolumes and snapshots that were created or destroyed, files that were created, renamed or
+// removed, modes, owners, xattrs, quota limits, and the content of files that FlushFile was called
+// on.
 //
-// It does not write out file data that still waits in the page cache, of anybody: that is what makes
-// it cheap beside syncfs while clients write. A file that was written but not flushed has its name
-// after a power cut, and no content.
+// Commit does not write out file data that is still in the page cache. That makes it cheap compared
+// to syncfs while clients write. A file that was written but not flushed has its name after a power
+// cut, but no content.
 //
-// Calls that come while one commit runs all wait for the next, so that any number of them costs two. Where the last
-// commit was shared, the next waits a little for those who shared it.
+// Callers that arrive while a commit runs all share the next commit. Any number of concurrent calls
+// costs two commits. If callers shared the last commit, the next one waits a short time for the
+// same callers.
 //
-// An error means that nothing is known to be durable. It is EROFS or EIO if btrfs aborted the
-// transaction, after which the filesystem stays read-only until it is mounted again. The kernel cannot
-// be told to give up: when ctx ends first, Commit returns ctx's error and the commit goes on.
+// After an error nothing is known to be durable. The error is EROFS or EIO if btrfs aborted the
+// transaction. The filesystem then stays read-only until it is mounted again. The kernel cannot
+// cancel a commit: when ctx ends first, Commit returns the error of ctx and the commit continues.
 func (fs *FS) Commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return failed("commit", "", err)
@@ -39,29 +41,29 @@ func (fs *FS) Commit(ctx context.Context) error {
 	}
 }
 
-// commitGroup lets callers share commits. The zero value is ready.
+// commitGroup lets callers share commits. The zero value is ready to use.
 type commitGroup struct {
 	mu      sync.Mutex
 	running bool
-	next    *commitRound // that callers are joining; nil if there are none
+	next    *commitRound // the round that callers join; nil if there is none
 	last    pace
 }
 
 type commitRound struct {
 	done    chan struct{}
 	err     error // valid once done is closed
-	callers int   // that have joined
-	enough  int   // callers at which no more are expected; 0 while that is not known
+	callers int   // callers that have joined
+	enough  int   // number of callers that are expected; 0 while unknown
 	full    chan struct{}
 }
 
-// pace is how many shared the last commit, and how long it took.
+// pace holds how many callers shared the last commit, and how long it took.
 type pace struct {
 	callers int
 	took    time.Duration
 }
 
-// join returns a round that has not begun: it will see what the caller has done until now.
+// join returns a round that has not begun. Its commit covers everything that the caller did before.
 func (g *commitGroup) join(commit func() error) *commitRound {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -80,7 +82,7 @@ func (g *commitGroup) join(commit func() error) *commitRound {
 	return g.next
 }
 
-// run does one round after the other until nobody waits.
+// run runs one round after the other until no caller is waiting.
 func (g *commitGroup) run(commit func() error) {
 	for {
 		g.linger()
@@ -104,11 +106,12 @@ func (g *commitGroup) run(commit func() error) {
 	}
 }
 
-// linger waits for the callers of the last round to come back, if they were several, for at most half of what it took and
-// never for more than 10 ms.
+// linger waits for the callers of the last round to come back, if there were several. It waits for
+// at most half of the time that the round took, and never for more than 10 ms.
 //
-// Clients that make one change after the other would else fall into two halves, each at work while the other's commit is under
-// way, and cost twice the commits. A caller who was alone is not waited for.
+// Without the wait, clients that make one change after the other split into two halves. Each half
+// works while the commit of the other half runs, and the number of commits doubles. A single caller
+// is not waited for.
 func (g *commitGroup) linger() {
 	g.mu.Lock()
 	round, last := g.next, g.last
@@ -123,9 +126,9 @@ func (g *commitGroup) linger() {
 	}
 }
 
-// commitNow asks for the commit of the transaction that is running now, and waits until its superblocks
-// are on disk. START_SYNC attaches to the running transaction or, if there is none, waits for the one
-// that is being committed (btrfs_attach_transaction_barrier in fs/btrfs/transaction.c).
+// commitNow requests a commit of the running transaction and waits until its superblocks are on
+// disk. START_SYNC attaches to the running transaction. If there is none, it waits for the
+// transaction that is being committed (btrfs_attach_transaction_barrier in fs/btrfs/transaction.c).
 func (fs *FS) commitNow() error {
 	transaction, err := fs.startCommit()
 	if err != nil {
@@ -133,8 +136,9 @@ func (fs *FS) commitNow() error {
 	}
 	err = ioctl(fs.dir, iocWaitSync, unsafe.Pointer(&transaction))
 	if errors.Is(err, unix.EINVAL) {
-		// The number is neither that of a transaction nor of one that is done: it was aborted, and
-		// forgotten before we asked (btrfs_wait_for_commit in fs/btrfs/transaction.c).
+		// The kernel knows no running or finished transaction of this number. The transaction was
+		// aborted, and the kernel dropped it before this call (btrfs_wait_for_commit in
+		// fs/btrfs/transaction.c).
 		err = fmt.Errorf("the transaction was aborted: %w", unix.EIO)
 	}
 	return errors.Join(fs.checkNotAborted(), err)
@@ -142,14 +146,15 @@ func (fs *FS) commitNow() error {
 
 // startCommit returns the number of the transaction that is being committed.
 //
-// Since Linux 5.17, START_SYNC sets a flag, wakes the kernel thread that commits, and waits until that
-// has begun (btrfs_commit_transaction_async). But a thread that is still busy with the end of the last
-// commit does not look at the flag again before it sleeps for the commit interval, 30 s by default
-// (transaction_kthread in fs/btrfs/disk-io.c): the wake-up is lost, and with it 30 s. Another START_SYNC
-// wakes it again; it does no harm where the first one is merely slow. The intervals double, so that
-// a commit that takes a minute to begin has some 14 calls waiting for it, not thousands.
+// Since Linux 5.17, START_SYNC sets a flag, wakes the kernel thread that commits, and waits until
+// the commit has begun (btrfs_commit_transaction_async). A thread that is still finishing the last
+// commit does not check the flag again before it sleeps for the commit interval, 30 s by default
+// (transaction_kthread in fs/btrfs/disk-io.c). The wake-up is then lost, and the commit starts up
+// to 30 s late. Another START_SYNC wakes the thread again. It does no harm if the first one is only
+// slow. The intervals double, so a commit that needs a minute to begin has about 14 calls waiting
+// for it, not thousands.
 func (fs *FS) startCommit() (uint64, error) {
-	const firstNudge = 4 * time.Millisecond // a commit that is not held up has begun by then
+	const firstNudge = 4 * time.Millisecond // a commit that is not delayed begins within this time
 	type result struct {
 		transaction uint64
 		err         error
@@ -174,7 +179,7 @@ func (fs *FS) startCommit() (uint64, error) {
 	}
 }
 
-// nudge asks for a commit only for the effect on those who have asked already.
+// nudge requests a commit only to wake the kernel thread for earlier requests.
 func (fs *FS) nudge() {
 	fs.nudges.Add(1)
 	go func() {
@@ -183,8 +188,9 @@ func (fs *FS) nudge() {
 	}()
 }
 
-// endNudges waits for nudges that came too late for the commit they were for, and so asked for one more, which may be held up
-// in its turn: until they return they keep the descriptor open. It gives up after half a second.
+// endNudges waits for nudges that came too late for their commit. Such a nudge requests another
+// commit, which the kernel may delay too. Until the nudges return, they keep the descriptor open.
+// endNudges gives up after half a second.
 func endNudges(waiting *atomic.Int32, nudge func()) {
 	for interval := time.Millisecond; waiting.Load() > 0 && interval < time.Second/2; interval *= 2 {
 		time.Sleep(interval)
@@ -201,9 +207,9 @@ func (fs *FS) startSync() (uint64, error) {
 }
 
 // checkNotAborted tells a commit from an abort. WAIT_SYNC returned 0 for aborted transactions until
-// Linux 6.6 ("btrfs: check if the transaction was aborted at btrfs_wait_for_commit()", bf7ecbe98750,
-// also in the stable series from 4.19 on). An abort turns the filesystem read-only before it wakes
-// those who wait, so this check sees it on every kernel.
+// Linux 6.6 ("btrfs: check if the transaction was aborted at btrfs_wait_for_commit()",
+// bf7ecbe98750, also in the stable series from 4.19 on). An abort turns the filesystem read-only
+// before it wakes the waiting callers, so this check works on every kernel.
 func (fs *FS) checkNotAborted() error {
 	readOnly, err := fs.ReadOnly()
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// rarely keeps the kernel from committing by itself during a test.
+// rarely keeps the kernel from committing on a timer during a test.
 const rarely = "commit=300"
 
-// Of what Commit promises, everything is there after a power cut; of what came later, nothing.
+// After a power cut, all that Commit covers is there, and no later change is.
 func TestCommitMakesTreeChangesDurable(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely, Quota: btrfs.QuotaFull})
 	_, info := f.subvolume("volume")
@@ -51,7 +51,7 @@ func TestCommitMakesTreeChangesDurable(t *testing.T) {
 		_, err := os.Lstat(cut.path(gone))
 		assert.Assert(t, os.IsNotExist(err), gone)
 	}
-	// The limit of what it promises: the file is there, its data is not.
+	// Commit does not cover file data: the file is there, and its data is not.
 	assert.Equal(t, cut.stat("delayed").Size(), int64(0))
 }
 
@@ -66,7 +66,7 @@ func TestSnapshotMakesTreeChangesDurable(t *testing.T) {
 	assert.Equal(t, string(content), "content")
 }
 
-// Each of many who commit at the same time finds its own change durable.
+// Many callers commit at the same time. Each one finds its change durable.
 func TestConcurrentCommits(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely})
 	before, err := f.Info()
@@ -96,14 +96,15 @@ func TestConcurrentCommits(t *testing.T) {
 	assert.Equal(t, len(entries), clients*each)
 }
 
-// START_SYNC alone loses a wake-up in most runs of this, and then waits for the commit interval.
+// In most runs of this test, a single START_SYNC loses its wake-up and waits for the commit
+// interval.
 func TestCommitIsNotHeldUp(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely})
-	const clients, each, most = 16, 100, 2 * time.Minute // the interval is 5
+	const clients, each, most = 16, 100, 2 * time.Minute // the commit interval is 5 minutes
 	var group errgroup.Group
 	for client := range clients {
 		group.Go(func() error {
-			fs, err := btrfs.Open(f.pool.Dir) // of its own, so that commits are not shared before the kernel
+			fs, err := btrfs.Open(f.pool.Dir) // a separate FS per client, so that only the kernel shares commits
 			if err != nil {
 				return err
 			}
@@ -126,7 +127,8 @@ func TestCommitIsNotHeldUp(t *testing.T) {
 	assert.NilError(t, group.Wait())
 }
 
-// A nudge that came too late is held up like a commit, and would keep the filesystem mounted for the commit interval.
+// The kernel may delay a late nudge like a commit. It would then keep the filesystem mounted for
+// the commit interval.
 func TestLateNudgesEnd(t *testing.T) {
 	var waiting atomic.Int32
 	nudges := 0
@@ -139,7 +141,7 @@ func TestLateNudgesEnd(t *testing.T) {
 	assert.Equal(t, nudges, 3)
 
 	waiting.Store(1)
-	btrfs.EndNudges(&waiting, func() {}) // of a filesystem that hangs
+	btrfs.EndNudges(&waiting, func() {}) // the nudges of a filesystem that hangs
 	assert.Equal(t, waiting.Load(), int32(1))
 }
 
@@ -171,13 +173,13 @@ func TestCommitOnReadOnlyFilesystem(t *testing.T) {
 	assert.ErrorIs(t, btrfs.CreateSubvolume(f.dir, "volume"), unix.EROFS)
 }
 
-// A device that stops taking writes must not be acknowledged. The image lies on a tmpfs that fills up.
+// Commit must fail when the device stops accepting writes. The image is on a tmpfs that fills up.
 func TestCommitReportsAbort(t *testing.T) {
 	host := t.TempDir()
 	command(t, "mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", host)
 	t.Cleanup(func() { assert.Check(t, unix.Unmount(host, 0)) })
 	t.Setenv("TMPDIR", host)
-	t.Run("on a full host", func(t *testing.T) { // a test of its own has its directory there
+	t.Run("on a full host", func(t *testing.T) { // a subtest has its temporary directory there
 		f := newFixture(t, testpool.Options{SizeBytes: 512 * mib, MountOptions: rarely})
 		assert.ErrorType(t, f.writeUntilItFails(), isAborted)
 		readOnly, err := f.ReadOnly()
@@ -187,9 +189,9 @@ func TestCommitReportsAbort(t *testing.T) {
 	})
 }
 
-// writeUntilItFails makes files with xattrs, which are metadata, and commits.
+// writeUntilItFails creates files with xattrs, which are metadata, and commits until that fails.
 func (f *fixture) writeUntilItFails() error {
-	const enough = 20_000 // times 3000 bytes, and twice for DUP
+	const enough = 20_000 // files of 3000 bytes, stored twice because of DUP
 	value := make([]byte, 3000)
 	for i := range enough {
 		path := f.path(fmt.Sprintf("file%d", i))
@@ -210,7 +212,7 @@ func (f *fixture) writeUntilItFails() error {
 
 func isAborted(err error) bool { return errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO) }
 
-// powerCut opens what a power cut now would leave.
+// powerCut opens the filesystem as a power cut at this moment would leave it.
 func (f *fixture) powerCut() *fixture {
 	f.t.Helper()
 	cut := &fixture{t: f.t, pool: f.pool.Copy()}

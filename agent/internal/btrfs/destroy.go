@@ -12,26 +12,27 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// DestroySubvolume removes the subvolume name, read-only or not, from dir, whatever files it holds.
-// It does not wait for the space: the kernel frees that in the background, and for files that
-// somebody still has open when they are closed. The removal is durable after the next Commit.
+// DestroySubvolume removes the subvolume name from dir, read-only or not, with all its files. It
+// does not wait for the space. The kernel frees the space in the background, and the space of open
+// files when they are closed. The removal is durable after the next Commit.
 //
-// A subvolume that contains others is ENOTEMPTY (see DestroyTree), a name that is not a subvolume
-// EINVAL, a missing one ENOENT. In simple quota mode a subvolume whose extents others share leaves
-// its qgroup behind; see StaleQgroups.
+// The error is ENOTEMPTY for a subvolume that contains others (see DestroyTree), EINVAL for a name
+// that is not a subvolume, and ENOENT for a missing one. In simple quota mode, a subvolume whose
+// extents other subvolumes share leaves its qgroup behind. See StaleQgroups.
 func DestroySubvolume(dir *os.File, name string) error {
 	return failed("destroy subvolume", name, destroySubvolume(dir, name))
 }
 
-// DestroySubvolumeID removes the subvolume with this ID, wherever in the filesystem it is. Unlike a
-// name, an ID cannot come to mean another subvolume. Needs kernel 5.7; errors are those of DestroySubvolume.
+// DestroySubvolumeID removes the subvolume with this ID anywhere in the filesystem. Unlike a name,
+// an ID is never reused for another subvolume. It needs kernel 5.7. Errors are those of
+// DestroySubvolume.
 func (fs *FS) DestroySubvolumeID(id uint64) error {
 	return failed("destroy subvolume", strconv.FormatUint(id, 10), destroyByID(fs.dir, id))
 }
 
-// DestroyTree removes the subvolume name in dir and all subvolumes in it, deepest first. They are
-// found in the tree of roots, so its cost does not depend on how many files there are.
-// If it fails midway, some of the nested ones are gone, and it can be called again.
+// DestroyTree removes the subvolume name in dir and all subvolumes in it, deepest first. It finds
+// them in the tree of roots, so its cost does not depend on the number of files. If it fails
+// midway, some of the nested subvolumes are gone, and the caller can call it again.
 func DestroyTree(dir *os.File, name string) error {
 	return failed("destroy tree", name, destroyTree(dir, name))
 }
@@ -52,7 +53,7 @@ func destroyTree(dir *os.File, name string) error {
 	return destroySubvolume(dir, name)
 }
 
-// destroyNested removes the subvolumes below the one that parent is the root directory of.
+// destroyNested removes the subvolumes below the subvolume with the root directory parent.
 func destroyNested(parent *os.File) error {
 	info, err := Subvolume(parent)
 	if err != nil {
@@ -62,7 +63,7 @@ func destroyNested(parent *os.File) error {
 	if err != nil || len(children) == 0 {
 		return err
 	}
-	// The kernel refuses, with EROFS, to take a directory entry out of a read-only subvolume.
+	// The kernel refuses with EROFS to remove a directory entry from a read-only subvolume.
 	if err := setReadOnly(parent, false); err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func destroyNested(parent *os.File) error {
 func destroyChild(parent *os.File, parentID uint64, child rootRef) error {
 	err := destroyByID(parent, child.id)
 	if errors.Is(err, unix.ENOENT) {
-		return nil // somebody else removed it
+		return nil // another process removed it
 	}
 	if !errors.Is(err, unix.ENOTEMPTY) {
 		return err

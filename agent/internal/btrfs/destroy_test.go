@@ -77,7 +77,7 @@ func TestDestroySubvolumeID(t *testing.T) {
 	assert.ErrorIs(t, f.DestroySubvolumeID(1<<40), unix.ENOENT)
 }
 
-// A tree with siblings, directories between subvolumes, and read-only ones on the way.
+// The tree has siblings, directories between subvolumes, and read-only subvolumes on the path.
 func TestDestroyTree(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		t.Run(fmt.Sprintf("readonly=%v", readOnly), func(t *testing.T) {

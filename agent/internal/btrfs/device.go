@@ -15,38 +15,38 @@ import (
 // Device is one device of a filesystem.
 type Device struct {
 	ID             uint64
-	Path           string // as the kernel knows it; empty if missing
+	Path           string // as the kernel shows it; empty if the device is missing
 	Missing        bool
-	SizeBytes      uint64 // how much of it the filesystem uses
-	AllocatedBytes uint64 // of those, given to block groups
+	SizeBytes      uint64 // the part of the device that the filesystem uses
+	AllocatedBytes uint64 // the part of SizeBytes that is allocated to block groups
 	Errors         DeviceErrors
 	IO             DeviceIO
 }
 
-// DeviceErrors counts the errors of one device since it joined the filesystem, or since they were reset
-// by "btrfs device stats -z". The counts are kept on disk.
+// DeviceErrors counts the errors of one device since it joined the filesystem, or since "btrfs
+// device stats -z" reset them. btrfs stores the counts on disk.
 type DeviceErrors struct {
-	Write, Read, Flush uint64 // the device failed
-	Corruption         uint64 // it returned other bytes than were written: a checksum did not match
-	Generation         uint64 // it returned bytes older than what was written: a write was lost
+	Write, Read, Flush uint64 // I/O errors that the device reported
+	Corruption         uint64 // checksum mismatches: the device returned other bytes than were written
+	Generation         uint64 // lost writes: the device returned an older version of a block
 }
 
-// DeviceIO is what a device did since the machine started: the kernel's Documentation/block/stat.rst.
-// All users of the device count, not only this filesystem.
+// DeviceIO counts what a device did since the machine booted, as in the kernel's
+// Documentation/block/stat.rst. It includes all users of the device, not only this filesystem.
 type DeviceIO struct {
-	Known            bool // false, and all else 0, if the kernel shows none for this device
+	Known            bool // false if the kernel has no statistics for this device; the other fields are then 0
 	ReadIOs          uint64
 	ReadBytes        uint64
 	ReadTimeMs       uint64 // summed over requests
 	WriteIOs         uint64
 	WriteBytes       uint64
 	WriteTimeMs      uint64 // summed over requests
-	InProgress       uint64 // requests, now
-	IOTimeMs         uint64 // when there was any request
-	WeightedIOTimeMs uint64 // summed over requests, waiting included
+	InProgress       uint64 // requests in flight now
+	IOTimeMs         uint64 // time with at least one request in flight
+	WeightedIOTimeMs uint64 // summed over requests, including queueing time
 }
 
-// Devices lists the filesystem's devices in the order of their IDs, missing ones included.
+// Devices lists the devices of the filesystem in the order of their IDs, including missing ones.
 func (fs *FS) Devices() ([]Device, error) {
 	raw, err := fs.rawDevices()
 	if err != nil {
@@ -74,14 +74,14 @@ func (fs *FS) Devices() ([]Device, error) {
 	return devices, nil
 }
 
-// rawDevices tries every ID that may be in use: removed devices leave gaps.
+// rawDevices tries every ID that may be in use, because removed devices leave gaps.
 func (fs *FS) rawDevices() ([]devInfoArgs, error) {
 	info, err := fs.info()
 	if err != nil {
 		return nil, err
 	}
 	devices := make([]devInfoArgs, 0, info.NumDevices)
-	for id := uint64(0); id <= info.MaxID; id++ { // 0 is the target of a running replacement
+	for id := uint64(0); id <= info.MaxID; id++ { // 0 is the target of a running device replacement
 		args := devInfoArgs{DevID: id}
 		err := ioctl(fs.dir, iocDevInfo, unsafe.Pointer(&args))
 		if errors.Is(err, unix.ENODEV) {
@@ -95,8 +95,8 @@ func (fs *FS) rawDevices() ([]devInfoArgs, error) {
 	return devices, nil
 }
 
-// deviceMissing reads devinfo/<id>/missing, which is there since Linux 5.6. Without it, a missing
-// device is one that the kernel has no path for.
+// deviceMissing reads devinfo/<id>/missing, which exists since Linux 5.6. On an older kernel, a
+// device without a path is missing.
 func (fs *FS) deviceMissing(device Device) (bool, error) {
 	missing, err := fs.readSysfs("devinfo", strconv.FormatUint(device.ID, 10), "missing")
 	if errors.Is(err, os.ErrNotExist) {
@@ -108,15 +108,15 @@ func (fs *FS) deviceMissing(device Device) (bool, error) {
 func (fs *FS) deviceErrors(id uint64) (DeviceErrors, error) {
 	args := devStats{DevID: id, NrItems: uint64(len(devStats{}.Values))}
 	err := ioctl(fs.dir, iocGetDevStats, unsafe.Pointer(&args))
-	if errors.Is(err, unix.ENODEV) { // missing, or its counts were never written
+	if errors.Is(err, unix.ENODEV) { // the device is missing, or its counts were never written
 		return DeviceErrors{}, nil
 	}
 	v := args.Values // in the order of enum btrfs_dev_stat_values
 	return DeviceErrors{Write: v[0], Read: v[1], Flush: v[2], Corruption: v[3], Generation: v[4]}, err
 }
 
-// deviceIO finds the device's statistics by its number, or by its name if /dev is another than the
-// kernel's, as in a container.
+// deviceIO finds the statistics of the device by its number. If /dev is not the kernel's, as in a
+// container, it finds them by name.
 func (fs *FS) deviceIO(path string) DeviceIO {
 	candidates := []string{fs.sysfsPath("devices", filepath.Base(path), "stat")}
 	var st unix.Stat_t
@@ -134,7 +134,7 @@ func (fs *FS) deviceIO(path string) DeviceIO {
 
 // parseBlockStat reads the first 11 fields of a block device's stat file. Newer kernels add more.
 func parseBlockStat(line string) DeviceIO {
-	const sector = 512 // always, whatever the device's own sectors are
+	const sector = 512 // stat files count 512-byte sectors for every device
 	fields := strings.Fields(line)
 	var v [11]uint64
 	if len(fields) < len(v) {

@@ -8,23 +8,23 @@ import (
 )
 
 var (
-	// ErrNotBtrfs says that a descriptor is on another kind of filesystem.
+	// ErrNotBtrfs means that a descriptor is on another type of filesystem.
 	ErrNotBtrfs = errors.New("not on a btrfs filesystem")
-	// ErrNotSubvolume says that a descriptor is not the root directory of a subvolume.
+	// ErrNotSubvolume means that a descriptor is not the root directory of a subvolume.
 	ErrNotSubvolume = errors.New("not a subvolume")
-	// ErrQuotaDisabled says that the filesystem keeps no quotas.
+	// ErrQuotaDisabled means that quotas are disabled on the filesystem.
 	ErrQuotaDisabled = errors.New("quotas are disabled")
-	// ErrQuotaMode says that quotas are enabled, but in the other mode.
+	// ErrQuotaMode means that quotas are enabled in the other mode.
 	ErrQuotaMode = errors.New("quotas are enabled in another mode")
-	// ErrNoQgroup says that a subvolume has no qgroup.
+	// ErrNoQgroup means that a subvolume has no qgroup.
 	ErrNoQgroup = errors.New("no such qgroup")
 )
 
-// Error is the failure of one operation. It wraps the kernel's errno or one of the errors of this
-// package, so that errors.Is(err, unix.ENOSPC) and errors.Is(err, fs.ErrNotExist) work.
+// Error is the failure of one operation. It wraps the errno of the kernel or one of the errors of
+// this package, so that errors.Is(err, unix.ENOSPC) and errors.Is(err, fs.ErrNotExist) work.
 type Error struct {
-	Op     string // what was tried: "snapshot", "commit", "set limit"
-	Target string // what it was tried on: a name or an ID; may be empty
+	Op     string // the operation: "snapshot", "commit", "set limit"
+	Target string // its object: a name or an ID; may be empty
 	Err    error
 }
 
@@ -37,7 +37,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// failed returns nil for a nil err, and otherwise err as an *Error.
+// failed wraps err in an *Error. It returns nil if err is nil.
 func failed(op, target string, err error) error {
 	if err == nil {
 		return nil
@@ -45,8 +45,8 @@ func failed(op, target string, err error) error {
 	return &Error{Op: op, Target: target, Err: err}
 }
 
-// checkName refuses what cannot be the name of one directory entry. The kernel takes the name in a
-// fixed buffer, so a longer one has to be refused before it would be cut.
+// checkName refuses what cannot be the name of one directory entry. The kernel copies the name into
+// a fixed buffer, so a longer name would be cut.
 func checkName(name string) error {
 	switch {
 	case name == "", name == ".", name == "..":

@@ -5,21 +5,21 @@ import (
 	"os"
 )
 
-// WithSysfs returns fs as it would be if sysfs were mounted at another place.
+// WithSysfs returns fs with another mount point of sysfs.
 func (fs *FS) WithSysfs(path string) *FS {
 	return &FS{dir: fs.dir, sysfs: path, fsid: fs.fsid}
 }
 
-// StoredInline shows whether a file's content is in the tree.
+// StoredInline exports storedInline.
 var StoredInline = storedInline
 
-// Subvolumes are listed in calls of this many bytes.
+// SearchBufferSize is how many bytes one call of the tree search returns at most.
 const SearchBufferSize = searchBufferSize
 
-// EndNudges is what Close waits with.
+// EndNudges exports endNudges, which Close calls.
 var EndNudges = endNudges
 
-// IsSubvolume says whether f is the root directory of a subvolume.
+// IsSubvolume reports whether f is the root directory of a subvolume.
 func IsSubvolume(f *os.File) (bool, error) {
 	err := requireSubvolume(f)
 	if errors.Is(err, ErrNotSubvolume) || errors.Is(err, ErrNotBtrfs) {

@@ -9,22 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FlushFile moves the content of a newly written file out of the page cache, so that the next Commit
-// or Snapshot makes it durable.
+// FlushFile moves the content of a newly written file out of the page cache, so that the next
+// Commit or Snapshot makes it durable.
 //
-// btrfs stores small files inline, in the tree. For those it is enough that writeback has put the
-// content into the running transaction; that costs microseconds and no write to the device. Larger
-// files are fsynced: their extents enter the tree only after their data is on the device, some time
-// after writeback has ended, so that a commit could come between the two.
+// btrfs stores small files inline in the tree. For these files, writeback into the running
+// transaction is enough. It takes microseconds and does not write to the device. FlushFile calls
+// fsync for larger files. Their extents enter the tree only after their data is on the device, some
+// time after writeback has ended, so a commit could come between the two.
 //
-// Files that are overwritten in place are not for it: write a new one, flush it, rename it.
+// FlushFile does not work for files that are overwritten in place. Write a new file, flush it and
+// rename it.
 func FlushFile(f *os.File) error {
 	return failed("flush", f.Name(), flushFile(f))
 }
 
 func flushFile(f *os.File) error {
 	// A file that fills more than one block is never inline (can_cow_file_range_inline in
-	// fs/btrfs/inode.c); blocks have at least 4 KiB.
+	// fs/btrfs/inode.c). A block has at least 4 KiB.
 	const maxInline = 4096
 	info, err := f.Stat()
 	if err != nil {
@@ -41,9 +42,10 @@ func flushFile(f *os.File) error {
 	return f.Sync()
 }
 
-// writeOut starts writeback of f and waits for it, twice: compression hands pages to a worker, and the
-// first pass returns before the worker has taken them. The second waits for the locks that it holds
-// on them. The kernel does the same, in btrfs_fdatawrite_range (fs/btrfs/file.c).
+// writeOut starts writeback of f and waits for it, twice. Compression hands pages to a worker, and
+// the first pass returns before the worker has taken the pages. The second pass waits for the page
+// locks that the worker holds. The kernel does the same in btrfs_fdatawrite_range
+// (fs/btrfs/file.c).
 func writeOut(f *os.File) error {
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	var callErr error
@@ -57,7 +59,8 @@ func writeOut(f *os.File) error {
 	return errors.Join(err, callErr)
 }
 
-// fiemap is struct fiemap of linux/fiemap.h with room for two extents: one more than an inline file has.
+// fiemap is struct fiemap of linux/fiemap.h with room for two extents, one more than an inline file
+// has.
 type fiemap struct {
 	Start         uint64
 	Length        uint64
@@ -84,7 +87,7 @@ const (
 	fiemapInline  = 0x200 // FIEMAP_EXTENT_DATA_INLINE
 )
 
-// storedInline says whether all of f is in the tree now.
+// storedInline reports whether all of f is inline in the tree.
 func storedInline(f *os.File, size int64) (bool, error) {
 	m := fiemap{Length: math.MaxUint64, ExtentCount: 2}
 	if err := ioctl(f, iocFiemap, unsafe.Pointer(&m)); err != nil {

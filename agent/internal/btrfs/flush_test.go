@@ -12,7 +12,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// Around the limit for inline files (2048 bytes by default, mount option max_inline) and one block.
+// flushSizes are around the limit for inline files (2048 bytes by default, mount option max_inline)
+// and around one block.
 var flushSizes = []int{0, 1, 700, 2047, 2048, 2049, 4095, 4096, 4097, 5000, 200_000}
 
 func TestFlushFile(t *testing.T) {
@@ -42,7 +43,7 @@ func TestFlushFile(t *testing.T) {
 	}
 }
 
-// A snapshot's own commit serves as well.
+// The commit of a snapshot works as well.
 func TestFlushFileThenSnapshot(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely})
 	source, _ := f.subvolume("source")
@@ -63,7 +64,8 @@ func TestFlushFileThenSnapshot(t *testing.T) {
 	}
 }
 
-// A small file costs no write to the device: it is not durable before the commit. A large one is.
+// A small file causes no write to the device, so it is not durable before the commit. A large file
+// is.
 func TestFlushFileWritesOnlyLargeFiles(t *testing.T) {
 	f := newFixture(t, testpool.Options{MountOptions: rarely})
 	f.commit()
@@ -92,7 +94,7 @@ func TestFlushFileWritesOnlyLargeFiles(t *testing.T) {
 	assert.Assert(t, os.IsNotExist(err))
 }
 
-// content compresses, as JSON does.
+// content returns data that compresses as well as JSON does.
 func content(size int) []byte {
 	return bytes.Repeat([]byte("metadata, "), size/10+1)[:size]
 }

@@ -1,8 +1,9 @@
-// Package btrfs speaks to a btrfs filesystem through its ioctls and sysfs. It starts no process and
-// needs no C. It knows subvolumes, quotas, space and devices, and nothing of what they are used for.
+// Package btrfs controls a btrfs filesystem through its ioctls and sysfs. Apart from the
+// long-running commands in program.go it starts no process, and it needs no C. It handles
+// subvolumes, quotas, space and devices, independent of their use.
 //
-// Most calls need CAP_SYS_ADMIN. Functions take open descriptors, not paths, so that nobody who can
-// write to the filesystem can redirect them. All are safe for concurrent use.
+// Most calls need CAP_SYS_ADMIN. Functions take open descriptors, not paths, so that users who can
+// write to the filesystem cannot redirect them. All are safe for concurrent use.
 package btrfs
 
 import (
@@ -16,25 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is an open btrfs filesystem. It holds a descriptor, which keeps the filesystem mounted.
+// FS is an open btrfs filesystem. Its descriptor keeps the filesystem mounted.
 type FS struct {
 	dir     *os.File
-	sysfs   string // where sysfs is mounted
+	sysfs   string // mount point of sysfs
 	fsid    uuid.UUID
 	commits commitGroup
-	nudges  atomic.Int32 // that have not returned: see startCommit
+	nudges  atomic.Int32 // nudges that have not returned: see startCommit
 }
 
 // Info describes a filesystem.
 type Info struct {
 	FSID       uuid.UUID
-	Devices    int    // how many it has, missing ones included
+	Devices    int    // number of devices, including missing ones
 	NodeSize   int    // bytes of one metadata block
 	SectorSize int    // bytes of one data block
-	Generation uint64 // of the running or, if there is none, the last transaction; 0 before kernel 5.10
+	Generation uint64 // of the running transaction, or of the last one if none runs; 0 before kernel 5.10
 }
 
-// Open opens the filesystem that the directory is on. The directory may be anywhere in it.
+// Open opens the filesystem that contains the directory, which may be anywhere in it.
 func Open(dir string) (*FS, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -47,7 +48,8 @@ func Open(dir string) (*FS, error) {
 	return opened, nil
 }
 
-// OpenFile opens the filesystem that f is on. It keeps a descriptor of its own: f stays the caller's.
+// OpenFile opens the filesystem that contains f. It duplicates the descriptor: the caller still has
+// to close f.
 func OpenFile(f *os.File) (*FS, error) {
 	own, err := reopen(f)
 	if err != nil {
@@ -60,16 +62,16 @@ func OpenFile(f *os.File) (*FS, error) {
 	return opened, nil
 }
 
-// Close gives the descriptor back. Calls that are under way finish first.
+// Close closes the descriptor. Running calls finish first.
 func (fs *FS) Close() error {
 	endNudges(&fs.nudges, fs.nudge)
 	return fs.dir.Close()
 }
 
-// File is the descriptor that the filesystem was opened with. It belongs to fs: do not close it.
+// File returns the descriptor of the filesystem. It belongs to fs: do not close it.
 func (fs *FS) File() *os.File { return fs.dir }
 
-// Info reads what the filesystem is.
+// Info reads the properties of the filesystem.
 func (fs *FS) Info() (Info, error) {
 	args, err := fs.info()
 	if err != nil {
@@ -84,8 +86,8 @@ func (fs *FS) Info() (Info, error) {
 	}, nil
 }
 
-// ReadOnly says whether the filesystem takes no changes: because it is mounted so, or because btrfs
-// met an error that it could not survive and turned itself read-only.
+// ReadOnly reports whether the filesystem is read-only. Either it is mounted read-only, or btrfs
+// turned it read-only after an error.
 func (fs *FS) ReadOnly() (bool, error) {
 	stat, err := statfs(fs.dir)
 	if err != nil {
@@ -94,7 +96,7 @@ func (fs *FS) ReadOnly() (bool, error) {
 	return stat.Flags&unix.ST_RDONLY != 0, nil
 }
 
-// adopt makes an FS of f, whose owner it becomes if it succeeds.
+// adopt makes an FS of f. If it succeeds, the FS owns f.
 func adopt(f *os.File) (*FS, error) {
 	if err := onBtrfs(f); err != nil {
 		return nil, failed("open", f.Name(), err)
@@ -114,7 +116,7 @@ func (fs *FS) info() (fsInfoArgs, error) {
 	return args, err
 }
 
-// sysfsPath is where the kernel shows this filesystem (Documentation: btrfs(5), "sysfs interface").
+// sysfsPath returns a path in the sysfs directory of this filesystem (btrfs(5), "sysfs interface").
 func (fs *FS) sysfsPath(elem ...string) string {
 	return filepath.Join(append([]string{fs.sysfs, "fs/btrfs", fs.fsid.String()}, elem...)...)
 }
@@ -143,7 +145,7 @@ func statfs(f *os.File) (unix.Statfs_t, error) {
 	return stat, errors.Join(err, callErr)
 }
 
-// reopen returns a second descriptor of what f has open.
+// reopen returns a duplicate of the descriptor of f.
 func reopen(f *os.File) (*os.File, error) {
 	var own int
 	var callErr error

@@ -10,11 +10,11 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// group is a commitGroup whose commits take 4 ms and count.
+// group is a commitGroup with commits that take 4 ms. It counts them.
 type group struct {
 	commitGroup
 	commits int
-	fails   int // which of them
+	fails   int // the commit that fails
 }
 
 func (g *group) commit() error {
@@ -32,7 +32,7 @@ func (g *group) wait() error {
 	return round.err
 }
 
-// client makes changes one after the other, each of which takes 1 ms and a commit.
+// client makes changes one after the other. Each change takes 1 ms and a commit.
 func (g *group) client(changes int) {
 	for range changes {
 		time.Sleep(time.Millisecond)
@@ -40,7 +40,7 @@ func (g *group) client(changes int) {
 	}
 }
 
-// Eight clients who began in two halves come to share each commit, and do not make twice as many.
+// Eight clients that start in two halves end up in shared commits. They do not cause twice as many.
 func TestHalvesMeet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const changes = 100
@@ -67,7 +67,7 @@ func TestAloneIsNotHeldUp(t *testing.T) {
 	})
 }
 
-// When all but one have gone, the one waits for them once and no more.
+// When all clients but one have left, the remaining one waits for the others only once.
 func TestThoseWhoLeftAreNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g group
@@ -83,7 +83,8 @@ func TestThoseWhoLeftAreNotWaitedFor(t *testing.T) {
 	})
 }
 
-// Whoever comes while a commit is under way gets one that begins after, with its own outcome.
+// A caller that arrives during a commit gets a commit that begins later, and the result of that
+// commit.
 func TestLateCallerHasANewCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := group{fails: 1}

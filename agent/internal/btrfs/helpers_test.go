@@ -16,7 +16,7 @@ import (
 
 const mib = 1 << 20
 
-// fixture is a filesystem and the directory that tests work in.
+// fixture is a filesystem and the directory in which tests work.
 type fixture struct {
 	*btrfs.FS
 	t    testing.TB
@@ -48,7 +48,7 @@ func (f *fixture) path(elem ...string) string {
 	return filepath.Join(append([]string{f.pool.Dir}, elem...)...)
 }
 
-// subvolume makes one, and returns it opened.
+// subvolume creates a subvolume and returns it opened.
 func (f *fixture) subvolume(name string) (*os.File, btrfs.SubvolumeInfo) {
 	f.t.Helper()
 	assert.NilError(f.t, btrfs.CreateSubvolume(f.dir, name))
@@ -76,7 +76,7 @@ func openDir(t testing.TB, path string) *os.File {
 	return opened
 }
 
-// write writes size random bytes and brings them to the device, as an NFS client's COMMIT does.
+// write writes size random bytes to the device, as a COMMIT of an NFS client does.
 func write(path string, size int) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Layouts and numbers are those of linux/btrfs.h (linux-libc-dev); the tests compile that header
+// Layouts and numbers are those of linux/btrfs.h (linux-libc-dev). The tests compile that header
 // and compare. All structs have explicit sizes and no implicit padding on 64-bit machines.
 
 const (
@@ -43,8 +43,8 @@ type volArgsV2 struct {
 	FD      int64
 	TransID uint64
 	Flags   uint64
-	_       [4]uint64              // qgroup inheritance: never used, see Snapshot
-	Name    [volArgsV2NameLen]byte // or, with subvolByID, the ID in the first 8 bytes
+	_       [4]uint64              // qgroup inheritance, unused: see Snapshot
+	Name    [volArgsV2NameLen]byte // with subvolByID, the ID in the first 8 bytes
 }
 
 type fsInfoArgs struct {
@@ -91,7 +91,7 @@ type scrubArgs struct {
 type balanceArgs struct {
 	_     uint64
 	State uint64
-	_     [3][17]uint64 // filters of data, metadata and system
+	_     [3][17]uint64 // filters for data, metadata and system
 	Stat  Balance
 	_     [72]uint64
 }
@@ -203,8 +203,8 @@ type searchArgsV2Head struct {
 	BufSize uint64
 }
 
-// The encoding of ioctl numbers is that of asm-generic/ioctl.h, which amd64, arm64, riscv64 and
-// s390x share (powerpc and mips do not).
+// Ioctl numbers are encoded as in asm-generic/ioctl.h, which amd64, arm64, riscv64 and s390x share.
+// powerpc and mips differ.
 const (
 	dirNone  = 0
 	dirWrite = 1
@@ -239,8 +239,8 @@ const (
 	iocSnapDestroyV2     = dirWrite<<30 | unsafe.Sizeof(volArgsV2{})<<16 | ioctlMagic<<8 | 63
 )
 
-// ioctl calls the kernel on f. A Close of f that comes meanwhile waits, so that the number of the
-// descriptor cannot be reused under the call.
+// ioctl calls the kernel on f. A concurrent Close of f waits, so that the descriptor number is not
+// reused during the call.
 func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	var errno unix.Errno
 	err := withFD(f, func(fd uintptr) {
@@ -260,20 +260,20 @@ func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// withFD lends f's descriptor to use, and keeps it open for that long. Unlike f.Fd() it leaves the
-// descriptor's blocking mode alone.
+// withFD passes the descriptor of f to use, and keeps it open during the call. Unlike f.Fd() it
+// does not change the blocking mode of the descriptor.
 func withFD(f *os.File, use func(fd uintptr)) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
 	if err := conn.Control(use); err != nil {
-		return os.ErrClosed // the only reason there is, under a name that is not exported (poll.ErrFileClosing)
+		return os.ErrClosed // the only possible cause; poll.ErrFileClosing is not exported
 	}
 	return nil
 }
 
-// cString returns the bytes before the first NUL.
+// cString returns the bytes before the first NUL byte.
 func cString(b []byte) string {
 	for i, c := range b {
 		if c == 0 {

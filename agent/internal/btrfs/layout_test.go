@@ -12,11 +12,11 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// layout is a size or number of linux/btrfs.h, in C, and what this package has for it.
+// layout is a size or number of linux/btrfs.h in C, and its value in this package.
 type layout struct {
 	c      string
 	have   uintptr
-	pinned uintptr // as the header of Linux 6.1 has it
+	pinned uintptr // the value in the header of Linux 6.1
 }
 
 func layouts() []layout {
@@ -102,7 +102,7 @@ func TestLayoutIsPinned(t *testing.T) {
 	}
 }
 
-// The numbers that are pinned are those of the header that is installed.
+// The pinned numbers match the installed header.
 func TestLayoutMatchesHeader(t *testing.T) {
 	compiler, err := exec.LookPath("cc")
 	if err != nil {
@@ -154,7 +154,7 @@ func TestFollowingKey(t *testing.T) {
 }
 
 func TestParseBlockStat(t *testing.T) {
-	// From Documentation/block/stat.rst: 11 fields, then those of discards and flushes.
+	// From Documentation/block/stat.rst: 11 fields, then the fields of discards and flushes.
 	got := parseBlockStat("    446216   784926  9550688  4382310   424847   312726  5922052 19310380        3  3376340 23705160 1 2 3 4 5 6\n")
 	assert.Equal(t, got, DeviceIO{
 		Known:   true,

@@ -11,20 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SubvolumeRef is one subvolume of a filesystem, as its tree of roots shows it.
+// SubvolumeRef is one subvolume of a filesystem, as the tree of roots shows it.
 type SubvolumeRef struct {
 	ID         uint64
-	ParentID   uint64 // of the subvolume that contains it
+	ParentID   uint64 // the subvolume that contains it
 	UUID       uuid.UUID
-	ParentUUID uuid.UUID // of what it is a snapshot of; zero if it is none
+	ParentUUID uuid.UUID // the source if it is a snapshot; otherwise zero
 	ReadOnly   bool
-	Path       string // slash-separated, from the top of the filesystem (not from the mount point), no leading slash
+	Path       string // slash-separated, relative to the top of the filesystem (not to the mount point)
 }
 
-// Subvolumes lists all subvolumes but the top of the filesystem, in the order of their IDs. Destroyed
-// ones that the kernel has not cleaned up yet are left out. It reads only the tree of roots and the
-// names of directories: its cost is in the number of subvolumes, not of files. What is created,
-// renamed or destroyed meanwhile may be seen or not.
+// Subvolumes lists all subvolumes except the top of the filesystem, in the order of their IDs. It
+// omits destroyed subvolumes that the kernel has not cleaned up yet. It reads only the tree of
+// roots and the names of directories, so its cost depends on the number of subvolumes, not of
+// files. It may or may not see concurrent creations, renames and removals.
 func (fs *FS) Subvolumes() ([]SubvolumeRef, error) {
 	roots, err := listRoots(fs.dir)
 	if err != nil {
@@ -35,7 +35,7 @@ func (fs *FS) Subvolumes() ([]SubvolumeRef, error) {
 	for _, root := range roots {
 		path, err := paths.of(root.id)
 		if errors.Is(err, unix.ENOENT) {
-			continue // destroyed since
+			continue // destroyed in the meantime
 		}
 		if err != nil {
 			return nil, failed("list subvolumes", "", err)
@@ -48,9 +48,9 @@ func (fs *FS) Subvolumes() ([]SubvolumeRef, error) {
 	return subvolumes, nil
 }
 
-// SubvolumesNamed lists the subvolumes called name that hang in the subvolume that dir lies in, by the inode number of the
-// directory that holds each. Of the fields, Path is empty. It reads only the tree of roots, some 140 of them a system call,
-// and does not open them.
+// SubvolumesNamed lists the subvolumes called name in the subvolume that contains dir. The key is
+// the inode number of the directory that holds each one. Path is empty. It reads only the tree of
+// roots, about 140 subvolumes per system call, and does not open the subvolumes.
 func (fs *FS) SubvolumesNamed(dir *os.File, name string) (map[uint64]SubvolumeRef, error) {
 	parent, err := ContainingSubvolume(dir)
 	if err != nil {
@@ -71,8 +71,8 @@ func (fs *FS) SubvolumesNamed(dir *os.File, name string) (map[uint64]SubvolumeRe
 	return found, nil
 }
 
-// PathOf returns where the directory dir is, from the top of the filesystem: what the paths of
-// Subvolumes begin with for subvolumes below it. The top itself is "".
+// PathOf returns the path of the directory dir from the top of the filesystem. The paths of
+// Subvolumes start with it for subvolumes below dir. The path of the top is "".
 func (fs *FS) PathOf(dir *os.File) (string, error) {
 	path, err := fs.pathOf(dir)
 	return path, failed("path of", dir.Name(), err)
@@ -103,7 +103,7 @@ func (fs *FS) pathOf(dir *os.File) (string, error) {
 	return strings.TrimSuffix(join(subvolume, directory), "/"), err
 }
 
-// rootRef is where a subvolume hangs: the directory dirID of the subvolume parentID, under name.
+// rootRef locates a subvolume: directory dirID of the subvolume parentID, under name.
 type rootRef struct {
 	id, parentID, dirID uint64
 	name                string
@@ -125,8 +125,8 @@ func (l rootList) byID() map[uint64]root {
 	return m
 }
 
-// listRoots reads the tree of roots: for each subvolume an item that describes it and, unless it was
-// destroyed, a reference back to where it hangs. The first sorts before the second.
+// listRoots reads the tree of roots. Each subvolume has an item that describes it. Unless it was
+// destroyed, it also has a reference to its parent directory. The item sorts before the reference.
 func listRoots(f *os.File) (rootList, error) {
 	var roots rootList
 	var current root
@@ -148,8 +148,8 @@ func listRoots(f *os.File) (rootList, error) {
 	return roots, err
 }
 
-// listRootIDs returns every subvolume that has a root item: also those that were destroyed and wait
-// for the kernel to clean them up, which are dropping.
+// listRootIDs returns every subvolume that has a root item. That includes subvolumes that were
+// destroyed and that the kernel has not cleaned up yet: dropping reports whether there are any.
 func listRootIDs(f *os.File) (ids map[uint64]bool, dropping bool, err error) {
 	ids = map[uint64]bool{}
 	first, last := key{firstFreeObjectID, 0, 0}, key{lastFreeObjectID, rootItemKey, ^uint64(0)}
@@ -163,7 +163,7 @@ func listRootIDs(f *os.File) (ids map[uint64]bool, dropping bool, err error) {
 	return ids, dropping, err
 }
 
-// childrenOf returns the subvolumes that hang directly in the subvolume id.
+// childrenOf returns the subvolumes directly in the subvolume id.
 func childrenOf(f *os.File, id uint64) ([]rootRef, error) {
 	var children []rootRef
 	err := search(f, rootTree, key{id, rootRefKey, 0}, key{id, rootRefKey, ^uint64(0)}, func(it item) bool {
@@ -175,22 +175,22 @@ func childrenOf(f *os.File, id uint64) ([]rootRef, error) {
 	return children, err
 }
 
-// Where things are in struct btrfs_root_item and struct btrfs_root_ref (linux/btrfs_tree.h, packed).
+// Offsets in struct btrfs_root_item and struct btrfs_root_ref (linux/btrfs_tree.h, packed).
 const (
 	rootItemInodeSize  = 160
 	rootItemFlags      = rootItemInodeSize + 48
-	rootItemRefs       = rootItemFlags + 8 // 0 after its destruction
+	rootItemRefs       = rootItemFlags + 8 // 0 after the destruction
 	rootItemUUID       = 247
 	rootItemParentUUID = rootItemUUID + 16
 
 	rootRefNameLen = 16
-	rootRefName    = 18 // behind the struct
+	rootRefName    = 18 // follows the struct
 )
 
 func parseRootItem(it item) root {
 	r := root{rootRef: rootRef{id: it.object}}
 	r.readOnly = field64(it.data, rootItemFlags)&rootFlagReadOnly != 0
-	if len(it.data) >= rootItemParentUUID+16 { // items of filesystems from before Linux 3.6 are shorter
+	if len(it.data) >= rootItemParentUUID+16 { // items from before Linux 3.6 are shorter
 		copy(r.uuid[:], it.data[rootItemUUID:])
 		copy(r.parentUUID[:], it.data[rootItemParentUUID:])
 	}
@@ -205,7 +205,7 @@ func parseRootRef(data []byte) rootRef {
 	return rootRef{dirID: field64(data, 0), name: string(data[rootRefName:min(end, len(data))])}
 }
 
-// pathResolver builds paths from references, each subvolume once.
+// pathResolver builds paths from references, once for each subvolume.
 type pathResolver struct {
 	dir   *os.File
 	roots map[uint64]root
@@ -233,8 +233,8 @@ func (p *pathResolver) of(id uint64) (string, error) {
 	return path, nil
 }
 
-// lookupDirectory returns the path of a directory within its subvolume: empty for the subvolume's
-// root, else with a slash at the end.
+// lookupDirectory returns the path of a directory within its subvolume, with a slash at the end.
+// The path of the root of the subvolume is empty.
 func lookupDirectory(f *os.File, subvolume, inode uint64) (string, error) {
 	if inode == firstFreeObjectID {
 		return "", nil

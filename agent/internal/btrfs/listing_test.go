@@ -26,7 +26,7 @@ func paths(t *testing.T, f *fixture) []string {
 	return found
 }
 
-// The paths are those from the top of the filesystem, though only the subvolume "@" is mounted.
+// Paths are relative to the top of the filesystem, although only the subvolume "@" is mounted.
 func TestSubvolumesBelowAMountedSubvolume(t *testing.T) {
 	f := newFixture(t, testpool.Options{Subvolume: "@"})
 	assert.NilError(t, os.MkdirAll(f.path("base", "tenant", "volume"), 0o700))
@@ -72,7 +72,7 @@ func TestSubvolumesNamed(t *testing.T) {
 		assert.NilError(t, btrfs.CreateSubvolume(openDir(t, f.path(filepath.Dir(path))), filepath.Base(path)))
 	}
 	want := map[uint64]btrfs.SubvolumeRef{}
-	for _, directory := range []string{"tenant/volume", "."} { // not the one in another subvolume
+	for _, directory := range []string{"tenant/volume", "."} { // without the one in another subvolume
 		var st unix.Stat_t
 		assert.NilError(t, unix.Stat(f.path(directory), &st))
 		_, info := f.opened(directory + "/data")
@@ -97,7 +97,7 @@ func TestSubvolumesAfterRenameAndDestroy(t *testing.T) {
 	assert.Equal(t, top, "")
 }
 
-// More than one call of the kernel returns.
+// The list needs more than one system call.
 func TestManySubvolumes(t *testing.T) {
 	f := newFixture(t, testpool.Options{Quota: btrfs.QuotaFull})
 	const count, rootItemSize, qgroupItemSize = 1200, 439 + 32, 40 + 32
@@ -115,10 +115,10 @@ func TestManySubvolumes(t *testing.T) {
 	assert.NilError(t, err)
 	subvolumes, err := f.Subvolumes()
 	assert.NilError(t, err)
-	assert.Equal(t, len(qgroups), count+1) // and the top
+	assert.Equal(t, len(qgroups), count+1) // including the top
 	counts := map[uint64]btrfs.Qgroup{}
 	assert.NilError(t, f.EachQgroupCounts(func(q btrfs.Qgroup) { counts[q.ID] = q }))
-	assert.DeepEqual(t, counts, qgroups) // there are no limits
+	assert.DeepEqual(t, counts, qgroups) // no limits are set
 	for _, subvolume := range subvolumes {
 		one, err := f.Qgroup(subvolume.ID)
 		assert.NilError(t, err)

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process identifies a process for good. A PID alone can become that of another process.
+// Process identifies a process permanently. The kernel can reuse a PID alone for another process.
 type Process struct {
 	PID   int    `json:"pid"`
-	Birth string `json:"birth"` // the ID of the host's boot and the start time in it, proc(5)
+	Birth string `json:"birth"` // the boot ID of the host and the start time since boot, proc(5)
 }
 
-// ProcessOf is the process that has the PID now.
+// ProcessOf returns the process that currently has the PID.
 func ProcessOf(pid int) (Process, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -28,7 +28,8 @@ func ProcessOf(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	// The name in parentheses may hold any characters. After it, the start time is the 20th field.
+	// The name in parentheses may contain any characters. After it, the start time is the 20th
+	// field.
 	_, rest, found := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
 	fields := strings.Fields(rest)
 	const starttime = 19
@@ -38,8 +39,9 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Birth: strings.TrimSpace(string(boot)) + " " + fields[starttime]}, nil
 }
 
-// End sends the signal to the process and its children until the process has ended, or ctx, and at
-// least once. In the end it kills them. A process that is there no more has ended.
+// End sends the signal to the process and its children until the process has ended or ctx ends. It
+// sends the signal at least once. After killAfter it sends SIGKILL. A process that no longer exists
+// has ended.
 func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if errors.Is(err, unix.ESRCH) || p.PID == 0 {
@@ -49,13 +51,13 @@ func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 		return err
 	}
 	defer unix.Close(fd)
-	now, err := ProcessOf(p.PID) // with the descriptor open, the PID is not given to another
+	now, err := ProcessOf(p.PID) // while the descriptor is open, the kernel does not reuse the PID
 	if err != nil || now != p {
 		return nil
 	}
 	since := time.Now()
 	for {
-		_ = unix.Kill(-p.PID, nextSignal(signal, since)) // the group of Command. It may have ended
+		_ = unix.Kill(-p.PID, nextSignal(signal, since)) // the process group of Command, which may have ended
 		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(signalEvery/time.Millisecond))
 		if ended > 0 {
 			return nil

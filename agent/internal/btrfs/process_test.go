@@ -13,29 +13,29 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// A task can have timed out while no agent ran. Its process is ended all the same, and so are the
-// children of a script.
+// A task can time out while no agent runs. End still ends its process, and the children of a
+// script.
 func TestEndWhenTheTimeIsOver(t *testing.T) {
 	script := exec.Command("sh", "-c", "sleep 60 & echo; wait")
 	script.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	output, err := script.StdoutPipe()
 	assert.NilError(t, err)
 	assert.NilError(t, script.Start())
-	_, err = output.Read(make([]byte, 1)) // it has its child
+	_, err = output.Read(make([]byte, 1)) // the script has started its child
 	assert.NilError(t, err)
 	process, err := ProcessOf(script.Process.Pid)
 	assert.NilError(t, err)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	_ = process.End(over, unix.SIGTERM) // which may be over before the process is
+	_ = process.End(over, unix.SIGTERM) // ctx may end before the process does
 	begin := time.Now()
-	_, err = io.ReadAll(output) // while one has it open
+	_, err = io.ReadAll(output) // returns when no process has the pipe open
 	assert.NilError(t, err)
 	assert.Assert(t, time.Since(begin) < 30*time.Second, "the child went on")
 	assert.Error(t, script.Wait(), "signal: terminated")
 }
 
-// The same for a command that runs: its program may be a script.
+// Run also ends the children of a command, because the program may be a script.
 func TestRunEndsChildren(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := filepath.Join(t.TempDir(), "ready")
@@ -52,7 +52,7 @@ func TestRunEndsChildren(t *testing.T) {
 	assert.Assert(t, time.Since(begin) < 30*time.Second, "the child went on")
 }
 
-// A process that its signal does not end is killed.
+// A process that ignores its signal is killed.
 func TestNextSignal(t *testing.T) {
 	assert.Equal(t, nextSignal(unix.SIGINT, time.Now()), unix.SIGINT)
 	assert.Equal(t, nextSignal(unix.SIGINT, time.Now().Add(-killAfter)), unix.SIGKILL)

@@ -34,14 +34,14 @@ func (e *CommandError) Error() string {
 
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// FindProgram is the path of the program, given its name or its path. Without it, the error wraps
-// exec.ErrNotFound or fs.ErrNotExist.
+// FindProgram returns the path of the program, given its name or its path. If it is missing, the
+// error wraps exec.ErrNotFound or fs.ErrNotExist.
 func FindProgram(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil || strings.Contains(name, "/") {
 		return path, err
 	}
-	// A user's PATH need not have the directories of programs for administrators.
+	// The PATH of a user may lack the directories of administrator programs.
 	inSbin, sbinErr := exec.LookPath("/usr/sbin/" + name)
 	if sbinErr != nil {
 		return "", err
@@ -50,16 +50,16 @@ func FindProgram(name string) (string, error) {
 }
 
 const (
-	// signalEvery is how often a process gets its signal until it ends. The first one may come
-	// before the process has reached the kernel, where it has no effect. Once it has had its
-	// effect, another one must not come soon: the handler of btrfs-scrub(8) calls perror(3), and two
-	// of its threads in it can wait for each other for good (seen with btrfs-progs 6.2).
+	// signalEvery is how often a process gets its signal until it ends. The first signal may arrive
+	// before the process has entered the kernel, where it has no effect. After a signal has had its
+	// effect, the next one must not follow soon. The handler of btrfs-scrub(8) calls perror(3), and
+	// two of its threads in it can deadlock (seen with btrfs-progs 6.2).
 	signalEvery = 2 * time.Second
-	// killAfter is how long after the first signal a process is killed instead.
+	// killAfter is the time after the first signal when the process gets SIGKILL instead.
 	killAfter = 20 * time.Second
 )
 
-// nextSignal is what a process gets that has been getting signals since then.
+// nextSignal returns the next signal for a process that got its first signal at since.
 func nextSignal(stop syscall.Signal, since time.Time) syscall.Signal {
 	if time.Since(since) >= killAfter {
 		return syscall.SIGKILL
@@ -67,33 +67,33 @@ func nextSignal(stop syscall.Signal, since time.Time) syscall.Signal {
 	return stop
 }
 
-// Command is one run of the btrfs program that works for minutes to hours.
+// Command is one run of the btrfs program that takes minutes to hours.
 type Command struct {
 	Path string // of the program
 	Args []string
 
-	// Stop is the signal that ends the work of this process, and no other work on the filesystem. A
-	// process that goes on all the same is killed. Its children get the same signals: the program
+	// Stop is the signal that ends the work of this process, and no other work on the filesystem.
+	// Run kills a process that ignores it. The children get the same signals, because the program
 	// may be a script that runs the one of btrfs-progs.
 	Stop syscall.Signal
 
-	// Begun reports whether the kernel works for the process. The first signal waits for it, at most
-	// killAfter: one that reaches btrfs-scrub(8) earlier makes it note a finished scrub that has read
-	// nothing (seen with btrfs-progs 6.2). Where it is nil, the signal does not wait.
+	// Begun reports whether the kernel works for the process. The first signal waits for it, at
+	// most killAfter. A signal that reaches btrfs-scrub(8) earlier makes it record a finished scrub
+	// that has read nothing (seen with btrfs-progs 6.2). If Begun is nil, the signal does not wait.
 	Begun func() bool
 
-	// Started is told the process, before anything waits for it. An error ends the process.
+	// Started gets the PID before Run waits for the process. An error ends the process.
 	Started func(pid int) error
 }
 
-// Run runs the command in the C locale and returns what it prints. When ctx ends, it sends the
-// signal Stop and waits for the end of the process.
+// Run runs the command in the C locale and returns its output. When ctx ends, it sends the signal
+// Stop and waits until the process has ended.
 func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	var out, complaints bytes.Buffer
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C for the agent is not for the process
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C that ends the agent must not reach the process
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	cmd.WaitDelay = 2 * killAfter // for a child that has left the group and keeps the output open
 	if err := cmd.Start(); err != nil {
@@ -147,8 +147,7 @@ func (c Command) waitUntilBegun(ended <-chan struct{}) {
 	}
 }
 
-// signalUntil calls signal again and again until the process has ended, with the time of the first
-// call.
+// signalUntil calls signal repeatedly until the process has ended, with the time of the first call.
 func signalUntil(ended <-chan struct{}, signal func(since time.Time)) {
 	since := time.Now()
 	again := time.NewTicker(signalEvery)
@@ -180,7 +179,7 @@ func (c Command) failed(cmd *exec.Cmd, stderr string, err error) error {
 	}
 }
 
-// ExitCode is that of a failed run, 0 without an error, and -1 for another error.
+// ExitCode returns the exit code of a failed run, 0 without an error, and -1 for another error.
 func ExitCode(err error) int {
 	if err == nil {
 		return 0

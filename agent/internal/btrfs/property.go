@@ -17,17 +17,17 @@ const (
 	immutableFlag = 0x00000010
 )
 
-// SetCompression says how new data of a file, or of new files in a directory, is compressed: "zstd",
-// "zlib" or "lzo", with a level where the algorithm has some ("zstd:3", 1-15; "zlib:5", 1-9); "none"
-// for never; "" to leave it to the directory or the mount option. What is written already stays as it
-// is. Another value is EINVAL, and so is compression together with NoCOW. It is durable after the next
-// Commit.
+// SetCompression sets the compression of new data of a file, or of new files in a directory. The
+// value is "zstd", "zlib" or "lzo". zstd and zlib accept a level ("zstd:3", 1-15; "zlib:5", 1-9).
+// "none" disables compression. "" leaves it to the directory or the mount option. Existing data
+// does not change. Other values are EINVAL, and so is compression together with NoCOW. The change
+// is durable after the next Commit.
 func SetCompression(f *os.File, value string) error {
 	return failed("set compression", value, setCompression(f, value))
 }
 
 func setCompression(f *os.File, value string) error {
-	// The kernel looks only at how the value begins, and would take "zstd:banana".
+	// The kernel checks only the beginning of the value and would accept "zstd:banana".
 	if !validCompression(value) {
 		return unix.EINVAL
 	}
@@ -44,9 +44,9 @@ func setCompression(f *os.File, value string) error {
 	return withXattr(f, func(fd int) error { return unix.Fsetxattr(fd, compressionXattr, []byte(value), 0) })
 }
 
-// Compression returns what SetCompression set, "" if nothing is.
+// Compression returns the value of SetCompression, or "" if none is set.
 func Compression(f *os.File) (string, error) {
-	value := make([]byte, 32) // the longest valid one has 7
+	value := make([]byte, 32) // the longest valid value has 7 bytes
 	n := 0
 	err := withXattr(f, func(fd int) (err error) {
 		n, err = unix.Fgetxattr(fd, compressionXattr, value)
@@ -58,25 +58,25 @@ func Compression(f *os.File) (string, error) {
 	return string(value[:max(n, 0)]), failed("compression", f.Name(), err)
 }
 
-// SetNoCOW makes data of new files in a directory be overwritten in place, without checksums and
-// compression. It acts on files that are still empty, and does nothing for others. Together with
-// compression it is EINVAL. It is durable after the next Commit.
+// SetNoCOW makes new files in a directory overwrite their data in place, without checksums and
+// compression. It takes effect on empty files only. Together with compression it is EINVAL. The
+// change is durable after the next Commit.
 func SetNoCOW(f *os.File, on bool) error {
 	return failed("set nocow", f.Name(), setInodeFlag(f, noCOWFlag, on))
 }
 
-// NoCOW says whether SetNoCOW is on.
+// NoCOW reports whether NoCOW is set.
 func NoCOW(f *os.File) (bool, error) {
 	flags, err := inodeFlags(f)
 	return flags&noCOWFlag != 0, failed("nocow", f.Name(), err)
 }
 
-// SetImmutable keeps a file from being changed, renamed or removed, even by root: chattr(1) +i.
+// SetImmutable prevents changes, renames and the removal of a file, even by root: chattr(1) +i.
 func SetImmutable(f *os.File, on bool) error {
 	return failed("set immutable", f.Name(), setInodeFlag(f, immutableFlag, on))
 }
 
-// Immutable says whether SetImmutable is on.
+// Immutable reports whether the immutable flag is set.
 func Immutable(f *os.File) (bool, error) {
 	flags, err := inodeFlags(f)
 	return flags&immutableFlag != 0, failed("immutable", f.Name(), err)
@@ -105,7 +105,7 @@ func inodeFlags(f *os.File) (uint32, error) {
 	var flags uint32
 	var callErr error
 	err := withFD(f, func(fd uintptr) {
-		// The kernel reads and writes 32 bits, though the number of the ioctl says long.
+		// The kernel reads and writes 32 bits, although the ioctl number encodes a long.
 		flags, callErr = unix.IoctlGetUint32(int(fd), unix.FS_IOC_GETFLAGS)
 	})
 	return flags, errors.Join(err, callErr)

@@ -28,7 +28,7 @@ func TestCompression(t *testing.T) {
 	assert.Equal(t, got, "")
 }
 
-// It acts on what is written then, and clones inherit it.
+// Compression takes effect on new data, and clones inherit it.
 func TestCompressionSavesSpace(t *testing.T) {
 	f := newFixture(t, testpool.Options{})
 	volume, _ := f.subvolume("volume")

@@ -11,26 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Qgroup is what the filesystem counts for one subvolume. All sizes are bytes, before compression and
-// without redundancy, including some metadata: an empty subvolume references one node (Info.NodeSize).
-// Numbers are those of the last commit.
+// Qgroup holds the numbers of the qgroup of one subvolume. All sizes are in bytes, before
+// compression and without redundancy. They include some metadata: an empty subvolume references one
+// node (Info.NodeSize). The numbers are those of the last commit.
 type Qgroup struct {
 	ID         uint64 // of the subvolume
-	Referenced uint64 // what it references, also what it shares with others
-	// Exclusive is what its destruction would free: always equal to Referenced in simple mode, and in
-	// full mode what it shares with no other.
+	Referenced uint64 // all referenced data, including data shared with other subvolumes
+	// Exclusive is what a destruction would free. In simple mode it equals Referenced. In full mode
+	// it is the data that no other subvolume shares.
 	Exclusive     uint64
-	MaxReferenced uint64 // limit; 0 is none
-	MaxExclusive  uint64 // limit; 0 is none
+	MaxReferenced uint64 // limit; 0 means none
+	MaxExclusive  uint64 // limit; 0 means none
 }
 
-// SetLimit limits what a subvolume may reference, in bytes; 0 removes the limit. Writes beyond it fail
-// with EDQUOT, as do snapshots and new files. It acts at once and is durable after the next Commit.
-// A limit below what is referenced already is accepted, and stops further writes.
+// SetLimit limits the referenced bytes of a subvolume. 0 removes the limit. Writes, snapshots and
+// new files beyond the limit fail with EDQUOT. The limit takes effect at once and is durable after
+// the next Commit. A limit below the current usage is accepted, and stops further writes.
 func (fs *FS) SetLimit(subvolume, maxReferenced uint64) error {
 	args := qgroupLimitArgs{QgroupID: subvolume, Flags: limitMaxReferenced, MaxReferenced: maxReferenced}
 	if maxReferenced == 0 {
-		args.MaxReferenced = math.MaxUint64 // CLEAR_VALUE in fs/btrfs/qgroup.c: take the limit away
+		args.MaxReferenced = math.MaxUint64 // CLEAR_VALUE in fs/btrfs/qgroup.c: removes the limit
 	}
 	err := ioctl(fs.dir, iocQgroupLimit, unsafe.Pointer(&args))
 	return failed("set limit", strconv.FormatUint(subvolume, 10), qgroupError(err))
@@ -42,7 +42,7 @@ func (fs *FS) Qgroup(subvolume uint64) (Qgroup, error) {
 	return qgroup, failed("qgroup", strconv.FormatUint(subvolume, 10), err)
 }
 
-// QgroupCounts is Qgroup without the limits, for half the system calls.
+// QgroupCounts is Qgroup without the limits. It needs half the system calls.
 func (fs *FS) QgroupCounts(subvolume uint64) (Qgroup, error) {
 	qgroup, err := fs.qgroupCounts(subvolume)
 	return qgroup, failed("qgroup", strconv.FormatUint(subvolume, 10), err)
@@ -73,8 +73,8 @@ func (fs *FS) qgroup(id uint64) (Qgroup, error) {
 	return qgroup, err
 }
 
-// Qgroups reads the numbers of all subvolumes, by their IDs. It takes about one system call for each 900.
-// The top of the filesystem is in it, as 5; groups of groups are not.
+// Qgroups reads the numbers of all subvolumes, by ID. One system call returns about 900. The result
+// contains the top of the filesystem as ID 5, but no qgroups of higher levels.
 func (fs *FS) Qgroups() (map[uint64]Qgroup, error) {
 	qgroups := map[uint64]Qgroup{}
 	err := fs.visitQgroups(qgroupLimitKey, func(it item) {
@@ -96,7 +96,8 @@ func (fs *FS) Qgroups() (map[uint64]Qgroup, error) {
 	return qgroups, nil
 }
 
-// EachQgroupCounts shows visit what Qgroups returns without the limits: for half the system calls, and without keeping it.
+// EachQgroupCounts calls visit for each subvolume of Qgroups, without the limits. It needs half the
+// system calls, and does not keep the result in memory.
 func (fs *FS) EachQgroupCounts(visit func(Qgroup)) error {
 	return failed("list qgroups", "", fs.visitQgroups(qgroupInfoKey, func(it item) {
 		if it.typ == qgroupInfoKey {
@@ -107,7 +108,8 @@ func (fs *FS) EachQgroupCounts(visit func(Qgroup)) error {
 	}))
 }
 
-// visitQgroups visits the items of subvolumes' qgroups up to that type: all infos come before all limits.
+// visitQgroups visits the items of subvolume qgroups up to that type. All info items come before
+// all limit items.
 func (fs *FS) visitQgroups(lastType uint32, visit func(item)) error {
 	first, last := key{0, qgroupInfoKey, 0}, key{0, lastType, maxLevel0}
 	err := search(fs.dir, quotaTree, first, last, func(it item) bool {
@@ -122,20 +124,22 @@ func (fs *FS) visitQgroups(lastType uint32, visit func(item)) error {
 	return err
 }
 
-// RemoveQgroup removes the qgroup of a subvolume that no longer exists. One that is still needed is
-// EBUSY: its subvolume exists or, in simple mode, others still use what it wrote.
+// RemoveQgroup removes the qgroup of a destroyed subvolume. The error is EBUSY if the subvolume
+// exists or, in simple mode, if other subvolumes still use its data.
 func (fs *FS) RemoveQgroup(id uint64) error {
 	args := qgroupCreateArgs{Create: 0, QgroupID: id}
 	err := ioctl(fs.dir, iocQgroupCreate, unsafe.Pointer(&args))
 	return failed("remove qgroup", strconv.FormatUint(id, 10), qgroupError(err))
 }
 
-// StaleQgroups lists the qgroups whose subvolumes are gone, in order. Kernels before about 6.10 leave
-// them behind, and in simple mode all kernels do while others use what the subvolume wrote.
-// It costs a commit: a subvolume that is being created has its qgroup first and its root after, both in
-// one transaction, so that only a qgroup that has no root after the next commit is a stale one. There
-// may be more later where subvolumes are dropping: destroyed, and not cleaned up by the kernel yet,
-// which takes it minutes, or for as long as somebody has a file open.
+// StaleQgroups lists the qgroups whose subvolumes are gone, in order. Kernels before about 6.10
+// leave them behind. In simple mode all kernels do, while other subvolumes use the data that the
+// subvolume wrote.
+//
+// It costs a commit. The kernel creates the qgroup of a new subvolume before its root, both in one
+// transaction. So a qgroup is stale only if it has no root after the next commit. More qgroups may
+// become stale later if dropping is true. The kernel has then not cleaned up all destroyed
+// subvolumes. That takes minutes, or as long as a file in them is open.
 func (fs *FS) StaleQgroups(ctx context.Context) (stale []uint64, dropping bool, err error) {
 	qgroups, err := fs.Qgroups()
 	if err != nil {
@@ -157,8 +161,8 @@ func (fs *FS) StaleQgroups(ctx context.Context) (stale []uint64, dropping bool, 
 	return stale, dropping, nil
 }
 
-// maxLevel0 is the highest ID of a subvolume's own qgroup: the upper 16 bits are the level in the
-// hierarchy of groups (BTRFS_QGROUP_LEVEL_SHIFT).
+// maxLevel0 is the highest ID of the qgroup of a subvolume. The upper 16 bits are the level in the
+// hierarchy of qgroups (BTRFS_QGROUP_LEVEL_SHIFT).
 const maxLevel0 = 1<<48 - 1
 
 // setInfo reads struct btrfs_qgroup_info_item: generation, rfer, rfer_cmpr, excl, excl_cmpr.

@@ -12,31 +12,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// QuotaMode is how a filesystem counts for quotas.
+// QuotaMode is how btrfs accounts for quotas.
 type QuotaMode string
 
 const (
-	// QuotaOff counts nothing.
+	// QuotaOff disables accounting.
 	QuotaOff QuotaMode = "off"
 	// QuotaFull counts what each subvolume references, shared or not ("qgroups").
 	QuotaFull QuotaMode = "full"
-	// QuotaSimple charges each extent to the subvolume that wrote it, for as long as anybody uses it
-	// ("squota"). Cheaper; needs kernel 6.7.
+	// QuotaSimple charges each extent to the subvolume that wrote it, as long as any subvolume uses
+	// the extent ("squota"). It is cheaper and needs kernel 6.7.
 	QuotaSimple QuotaMode = "simple"
 )
 
-// MaxTreeLevel is the height limit of btrfs trees (BTRFS_MAX_LEVEL). As a drop threshold it means never.
+// MaxTreeLevel is the height limit of btrfs trees (BTRFS_MAX_LEVEL). As a drop threshold it means
+// never.
 const MaxTreeLevel = 8
 
 // QuotaStatus is the state of a filesystem's quotas.
 type QuotaStatus struct {
 	Enabled bool
 	Mode    QuotaMode
-	// Inconsistent says that the numbers are wrong and limits are not enforced. A rescan cures it.
+	// Inconsistent means that the numbers are wrong and limits are not enforced. A rescan fixes it.
 	Inconsistent bool
 	Rescanning   bool
-	// DropThreshold is the height of a destroyed subvolume's tree from which on the kernel does not
-	// count what it drops but declares the quotas inconsistent. MaxTreeLevel where that never happens.
+	// DropThreshold is a height of the tree of a destroyed subvolume. From this height on, the
+	// kernel does not update the numbers when it drops the tree, and marks the quotas inconsistent.
+	// MaxTreeLevel means that this never happens.
 	DropThreshold int
 }
 
@@ -48,8 +50,8 @@ const (
 	qgroupStatusSimple       = 1 << 3
 )
 
-// Quota reads the state of the quotas: from sysfs, and where the kernel does not show it there from
-// the quota tree, whose state is that of the last commit.
+// Quota reads the state of the quotas from sysfs. If the kernel does not show it there, Quota reads
+// the quota tree, which has the state of the last commit.
 func (fs *FS) Quota() (QuotaStatus, error) {
 	status, err := fs.quotaFromSysfs()
 	if errors.Is(err, os.ErrNotExist) {
@@ -61,8 +63,8 @@ func (fs *FS) Quota() (QuotaStatus, error) {
 	return status, failed("quota status", "", err)
 }
 
-// quotaFromSysfs reads /sys/fs/btrfs/<fsid>/qgroups, which is there while quotas are enabled, since
-// Linux 5.9. mode came with simple quotas in 6.7, drop_subtree_threshold in 6.2.
+// quotaFromSysfs reads /sys/fs/btrfs/<fsid>/qgroups, which exists while quotas are enabled, since
+// Linux 5.9. The file mode exists since 6.7, and drop_subtree_threshold since 6.2.
 func (fs *FS) quotaFromSysfs() (QuotaStatus, error) {
 	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
 	enabled, err := fs.readSysfs("qgroups/enabled")
@@ -114,10 +116,10 @@ func (fs *FS) quotaFromTree() (QuotaStatus, error) {
 	return status, nil
 }
 
-// EnableQuota makes the filesystem count for quotas. It is durable when it returns. In QuotaFull the
-// kernel then scans what is there already: until WaitRescan returns, numbers are too low. QuotaSimple
-// counts only what is written from now on, and is EINVAL before kernel 6.7. If quotas are enabled in
-// this mode, nothing happens; in the other mode, it is ErrQuotaMode.
+// EnableQuota enables quotas in the given mode. The change is durable when it returns. In QuotaFull
+// the kernel then scans existing data, and numbers are too low until WaitRescan returns.
+// QuotaSimple counts only new data, and is EINVAL before kernel 6.7. If quotas are enabled in this
+// mode already, EnableQuota does nothing. In the other mode it returns ErrQuotaMode.
 func (fs *FS) EnableQuota(mode QuotaMode) error {
 	return failed("enable quota", string(mode), fs.enableQuota(mode))
 }
@@ -135,7 +137,7 @@ func (fs *FS) enableQuota(mode QuotaMode) error {
 	if err := ioctl(fs.dir, iocQuotaCtl, unsafe.Pointer(&args)); err != nil {
 		return err
 	}
-	// The kernel answers success, and changes nothing, if they are enabled in whichever mode.
+	// If quotas are enabled in either mode, the kernel reports success and changes nothing.
 	status, err := fs.Quota()
 	if err != nil {
 		return err
@@ -146,7 +148,8 @@ func (fs *FS) enableQuota(mode QuotaMode) error {
 	return nil
 }
 
-// DisableQuota ends the counting, and forgets all numbers and limits. If quotas are off, nothing happens.
+// DisableQuota disables quotas, and removes all numbers and limits. If quotas are disabled already,
+// it does nothing.
 func (fs *FS) DisableQuota() error {
 	args := quotaCtlArgs{Cmd: quotaCtlDisable}
 	err := ioctl(fs.dir, iocQuotaCtl, unsafe.Pointer(&args))
@@ -156,17 +159,17 @@ func (fs *FS) DisableQuota() error {
 	return failed("disable quota", "", err)
 }
 
-// SetDropThreshold sets QuotaStatus.DropThreshold until the filesystem is unmounted or its quotas are
-// disabled. MaxTreeLevel keeps quotas consistent whatever is destroyed, at the price of slower commits
-// while the kernel cleans up large subvolumes. Needs kernel 6.2: os.ErrNotExist before, where the
-// kernel always behaves as with MaxTreeLevel.
+// SetDropThreshold sets QuotaStatus.DropThreshold until the filesystem is unmounted or its quotas
+// are disabled. With MaxTreeLevel, quotas stay consistent whatever is destroyed. The cost is slower
+// commits while the kernel cleans up large subvolumes. It needs kernel 6.2. Older kernels always
+// behave as with MaxTreeLevel, and the error is os.ErrNotExist.
 func (fs *FS) SetDropThreshold(level int) error {
 	return failed("set drop threshold", strconv.Itoa(level),
 		os.WriteFile(fs.sysfsPath("qgroups/drop_subtree_threshold"), []byte(strconv.Itoa(level)), 0))
 }
 
-// StartRescan makes the kernel count everything anew, in the background. If it does so already,
-// nothing happens. Only full quotas can be rescanned: in simple mode it is EINVAL.
+// StartRescan makes the kernel count everything again in the background. If a rescan runs already,
+// it does nothing. In simple mode it is EINVAL.
 func (fs *FS) StartRescan() error {
 	args := quotaRescanArgs{}
 	err := ioctl(fs.dir, iocQuotaRescan, unsafe.Pointer(&args))
@@ -179,8 +182,8 @@ func (fs *FS) StartRescan() error {
 	return failed("start rescan", "", err)
 }
 
-// WaitRescan returns when no rescan is running. It asks for the state instead of blocking in
-// QUOTA_RESCAN_WAIT, which cannot be told to give up when ctx ends.
+// WaitRescan returns when no rescan is running. It polls the state. QUOTA_RESCAN_WAIT would block
+// and cannot be interrupted when ctx ends.
 func (fs *FS) WaitRescan(ctx context.Context) error {
 	const interval = 50 * time.Millisecond
 	ticker := time.NewTicker(interval)

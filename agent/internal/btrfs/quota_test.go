@@ -19,7 +19,7 @@ import (
 
 var quotaModes = []btrfs.QuotaMode{btrfs.QuotaFull, btrfs.QuotaSimple}
 
-// forEachMode runs a test in both modes; simple quotas are left out, with a message, on old kernels.
+// forEachMode runs a test in both modes. On old kernels it skips simple quotas with a message.
 func forEachMode(t *testing.T, options testpool.Options, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	for _, mode := range quotaModes {
@@ -41,7 +41,7 @@ func TestQuotaStatus(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, status, off)
 
-		for range 2 { // again is no error
+		for range 2 { // the second call is no error
 			assert.NilError(t, f.EnableQuota(mode))
 			assert.NilError(t, f.WaitRescan(t.Context()))
 		}
@@ -62,7 +62,7 @@ func TestQuotaStatus(t *testing.T) {
 	assert.ErrorIs(t, f.EnableQuota("sometimes"), unix.EINVAL)
 }
 
-// What the quota tree tells is what sysfs tells, so that kernels that show less there do as well.
+// The quota tree and sysfs show the same state. Kernels that show less in sysfs need the tree.
 func TestQuotaStatusWithoutSysfs(t *testing.T) {
 	forEachMode(t, testpool.Options{}, func(t *testing.T, f *fixture) {
 		f.commit()
@@ -112,9 +112,9 @@ func TestLimitIsEnforced(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, counts, btrfs.Qgroup{ID: info.ID, Referenced: qgroup.Referenced, Exclusive: qgroup.Exclusive})
 
-		assert.NilError(t, f.SetLimit(info.ID, 40*mib)) // grown
+		assert.NilError(t, f.SetLimit(info.ID, 40*mib)) // raised
 		assert.NilError(t, write(f.path("volume", "more"), 15*mib))
-		assert.NilError(t, f.SetLimit(info.ID, 10*mib)) // below what it has
+		assert.NilError(t, f.SetLimit(info.ID, 10*mib)) // below the current usage
 		assert.ErrorIs(t, write(f.path("volume", "too-much"), mib), unix.EDQUOT)
 		assert.NilError(t, f.SetLimit(info.ID, 0))
 		assert.NilError(t, write(f.path("volume", "unlimited"), 30*mib))
@@ -145,7 +145,7 @@ func TestUsageIsRightAfterCommit(t *testing.T) {
 	})
 }
 
-// A clone in full mode references all that it shares; in simple mode only what it wrote itself.
+// In full mode a clone references all shared data. In simple mode it references only what it wrote.
 func TestUsageOfClones(t *testing.T) {
 	forEachMode(t, testpool.Options{}, func(t *testing.T, f *fixture) {
 		source, sourceInfo := f.subvolume("source")
@@ -185,13 +185,13 @@ func TestNoSuchQgroup(t *testing.T) {
 	})
 }
 
-// After a destruction, the qgroup goes by itself or is stale until it is removed.
+// After a destruction, the kernel removes the qgroup, or the qgroup is stale until it is removed.
 func TestQgroupOfDestroyedSubvolume(t *testing.T) {
 	forEachMode(t, testpool.Options{}, func(t *testing.T, f *fixture) {
 		_, kept := f.subvolume("kept")
 		volume, info := f.subvolume("volume")
 		assert.NilError(t, write(f.path("volume", "file"), mib))
-		assert.NilError(t, volume.Close()) // the kernel keeps what is open
+		assert.NilError(t, volume.Close()) // the kernel keeps an open subvolume
 		assert.NilError(t, btrfs.DestroySubvolume(f.dir, "volume"))
 		f.reapUntilGone(t, info.ID)
 		_, err := f.Qgroup(kept.ID)
@@ -199,7 +199,7 @@ func TestQgroupOfDestroyedSubvolume(t *testing.T) {
 	})
 }
 
-// In simple mode the source's qgroup carries what a clone still shares.
+// In simple mode the qgroup of the source counts what a clone still shares.
 func TestQgroupOfDestroyedSource(t *testing.T) {
 	forEachMode(t, testpool.Options{}, func(t *testing.T, f *fixture) {
 		source, info := f.subvolume("source")
@@ -234,7 +234,7 @@ func (f *fixture) awaitStale(t *testing.T, id uint64) {
 	}, waitOptions...)
 }
 
-// reapUntilGone removes stale qgroups, as a reaper does, until that of id is gone.
+// reapUntilGone removes stale qgroups, as a reaper does, until the qgroup of id is gone.
 func (f *fixture) reapUntilGone(t *testing.T, id uint64) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -243,7 +243,7 @@ func (f *fixture) reapUntilGone(t *testing.T, id uint64) {
 			return poll.Error(err)
 		}
 		for _, each := range stale {
-			// ErrNoQgroup: the kernel was faster. EBUSY: others still use it.
+			// ErrNoQgroup: the kernel removed it first. EBUSY: other subvolumes still use it.
 			err := f.RemoveQgroup(each)
 			if err != nil && !errors.Is(err, btrfs.ErrNoQgroup) && !errors.Is(err, unix.EBUSY) {
 				return poll.Error(err)
@@ -258,10 +258,10 @@ func (f *fixture) reapUntilGone(t *testing.T, id uint64) {
 
 var waitOptions = []poll.SettingOp{poll.WithTimeout(30 * time.Second), poll.WithDelay(20 * time.Millisecond)}
 
-// Subvolumes that are being created are never taken for stale.
+// StaleQgroups never returns subvolumes that are being created.
 func TestStaleQgroupsDuringCreation(t *testing.T) {
 	f := newFixture(t, testpool.Options{Quota: btrfs.QuotaFull})
-	const count = 3000 // some 100 MB of metadata
+	const count = 3000 // about 100 MB of metadata
 	created := make(chan error, 1)
 	go func() {
 		for i := range count {
@@ -290,7 +290,7 @@ func TestRescanCuresInconsistency(t *testing.T) {
 	f := newFixture(t, testpool.Options{Quota: btrfs.QuotaFull})
 	f.subvolume("source")
 	assert.NilError(t, write(f.path("source", "file"), mib))
-	// A snapshot with qgroup inheritance, which this package never makes, is what breaks them.
+	// A snapshot with qgroup inheritance, which this package never uses, makes quotas inconsistent.
 	command(t, "btrfs", "qgroup", "create", "1/0", f.pool.Dir)
 	command(t, "btrfs", "subvolume", "snapshot", "-i", "1/0", f.path("source"), f.path("clone"))
 	status, err := f.Quota()
@@ -315,11 +315,11 @@ func TestWaitRescanGivesUp(t *testing.T) {
 	f := newFixture(t, testpool.Options{Quota: btrfs.QuotaFull})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for range 200 { // enough for a rescan that takes a moment
+	for range 200 { // enough for a rescan that takes some time
 		f.subvolume(fmt.Sprintf("volume%d", time.Now().UnixNano()))
 	}
 	assert.NilError(t, f.StartRescan())
-	assert.NilError(t, f.StartRescan()) // while one runs
+	assert.NilError(t, f.StartRescan()) // while one is running
 	if err := f.WaitRescan(ctx); err != nil {
 		assert.ErrorIs(t, err, context.Canceled)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// The state of a scrub, and what btrfs-progs notes of it.
+// The test covers the state of a scrub, and what btrfs-progs records about it.
 func TestScrub(t *testing.T) {
 	f := newFixture(t, testpool.Options{Mkfs: []string{"-d", "single"}})
 	assert.NilError(t, write(f.path("file"), 8*mib))
@@ -79,7 +79,7 @@ func TestBalanceState(t *testing.T) {
 	assert.Assert(t, !running)
 }
 
-// Each process is in its own group.
+// Each process has a separate process group.
 func TestCommandHasAGroup(t *testing.T) {
 	command := shell("-c", "exit 0")
 	command.Started = func(pid int) error {
@@ -96,7 +96,7 @@ func shell(args ...string) btrfs.Command {
 	return btrfs.Command{Path: "/bin/sh", Args: args, Stop: unix.SIGTERM, Started: func(int) error { return nil }}
 }
 
-// A failed run says what the program has said.
+// The error of a failed run contains the output of the program.
 func TestCommand(t *testing.T) {
 	out, said, err := shell("-c", "echo out; echo $LC_ALL >&2").Run(t.Context())
 	assert.NilError(t, err)
@@ -111,7 +111,7 @@ func TestCommand(t *testing.T) {
 	assert.ErrorIs(t, err, exec.ErrNotFound)
 }
 
-// The first signal may come before the program listens to it.
+// The first signal may arrive before the program handles it.
 func TestCommandIsStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	command := shell("-c", "n=0; trap 'n=$((n+1))' TERM; while [ $n -lt 3 ]; do sleep 0.01; done; echo $n")
@@ -122,7 +122,7 @@ func TestCommandIsStopped(t *testing.T) {
 	command.Stop = unix.SIGTERM
 	_, _, err := command.Run(ctx)
 	if err != nil {
-		assert.Equal(t, btrfs.ExitCode(err), -1, "%v", err) // before the trap was set
+		assert.Equal(t, btrfs.ExitCode(err), -1, "%v", err) // before the script set the trap
 	}
 
 	refused := errors.New("refused")
@@ -132,7 +132,7 @@ func TestCommandIsStopped(t *testing.T) {
 	assert.ErrorIs(t, err, refused)
 }
 
-// A process is ended, and one that has got its PID later is not.
+// End ends a process, but not a later process with the same PID.
 func TestProcess(t *testing.T) {
 	child := exec.Command("sleep", "60")
 	child.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // as Command does

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// ScrubStatusDir is where btrfs-scrub(8) notes the results of scrubs. The kernel keeps them only
-// while it scrubs.
+// ScrubStatusDir is where btrfs-scrub(8) writes the results of scrubs. The kernel keeps results
+// only while it scrubs.
 const ScrubStatusDir = "/var/lib/btrfs"
 
 // ScrubRun is the last scrub of one device.
@@ -19,10 +19,10 @@ type ScrubRun struct {
 	Scrub
 
 	Device    uint64
-	Started   time.Time     // to the second; of the first part, where it was resumed
+	Started   time.Time     // to the second; for a resumed scrub, the start of its first part
 	Took      time.Duration // to the second
 	Cancelled bool          // or failed
-	Finished  bool          // or cancelled. False while it runs, and after its process was killed
+	Finished  bool          // or cancelled; false while it runs, and after its process was killed
 }
 
 // Complete reports whether the scrub has read all of the device.
@@ -32,10 +32,10 @@ func scrubStatusFile(dir string, fsid uuid.UUID) string {
 	return filepath.Join(dir, "scrub.status."+fsid.String())
 }
 
-// ReadScrubStatus reads the status file of btrfs-progs (cmds/scrub.c), which has a line for each
-// device, "filesystem:device|counter:value|...". It is written every five seconds, and at the end.
-// A resumed scrub adds to the counters of its first part. Fields that are not known here are left
-// out. The error is os.ErrNotExist where no scrub was noted.
+// ReadScrubStatus reads the status file of btrfs-progs (cmds/scrub.c). The file has a line for each
+// device, "filesystem:device|counter:value|...". btrfs-progs writes it every five seconds, and at
+// the end. A resumed scrub adds to the counters of its first part. ReadScrubStatus ignores unknown
+// fields. If no scrub was recorded, the error is os.ErrNotExist.
 func ReadScrubStatus(dir string, fsid uuid.UUID) ([]ScrubRun, error) {
 	text, err := os.ReadFile(scrubStatusFile(dir, fsid))
 	if err != nil {
@@ -79,13 +79,13 @@ func (r *ScrubRun) take(name string, value uint64) {
 	}
 }
 
-// Counter is one count of a scrub under the name that btrfs-progs has for it.
+// Counter is one count of a scrub, with its name in btrfs-progs.
 type Counter struct {
 	Name  string
 	Value *uint64
 }
 
-// Counters are all but UnverifiedErrors, in the order of the kernel's struct.
+// Counters returns all counts except UnverifiedErrors, in the order of the kernel's struct.
 func (s *Scrub) Counters() []Counter {
 	return []Counter{
 		{"data_extents_scrubbed", &s.DataExtents}, {"tree_extents_scrubbed", &s.TreeExtents},

@@ -26,44 +26,45 @@ const (
 	lastFreeObjectID = math.MaxUint64 - 255 // BTRFS_LAST_FREE_OBJECTID, -256
 )
 
-// searchSize bounds what one call of a search returns. The kernel and the garbage collector touch all of the buffer, and the
-// kernel looks at every item of a leaf that the last one is in, unless it has as many as are wanted.
+// searchSize limits the result of one search call. The kernel and the garbage collector touch the
+// whole buffer. The kernel also looks at every item of the leaf that holds the last result, unless
+// the requested number of items is reached.
 type searchSize struct {
-	bytes int // of the buffer, a multiple of 8; an item that is longer is EOVERFLOW
+	bytes int // buffer size, a multiple of 8; a longer item is EOVERFLOW
 	items uint32
 }
 
 const searchBufferSize = 64 << 10
 
 var (
-	// manyItems holds some 900 qgroup items. A call that fills it is continued by the next.
+	// manyItems holds about 900 qgroup items. If a call fills it, search calls the kernel again.
 	manyItems = searchSize{searchBufferSize, math.MaxUint32}
-	// oneItem holds any item of the quota tree, of which the largest has 40 bytes, behind its header.
+	// oneItem holds any item of the quota tree. The largest one has 40 bytes, after its header.
 	oneItem = searchSize{256, 1}
 )
 
-// key is where an item stands in a tree. Trees are ordered by it: object first, then type, then offset.
+// key is the position of an item in a tree. Trees are sorted by object, then type, then offset.
 type key struct {
 	object uint64
 	typ    uint32
 	offset uint64
 }
 
-// item is one item of a tree. data is valid only until the visit that it is passed to returns.
+// item is one item of a tree. data is valid only during the visit.
 type item struct {
 	key
 	data []byte
 }
 
-// search visits the items of a tree whose keys are from first to last, in order, until visit returns
-// false. A tree that does not exist is ENOENT. The range is one of whole keys: items of other types
-// that lie between are visited too.
+// search visits the items of a tree with keys from first to last, in order, until visit returns
+// false. A tree that does not exist is ENOENT. The range compares whole keys, so search also visits
+// items of other types between first and last.
 func search(f *os.File, tree uint64, first, last key, visit func(item) bool) error {
 	return searchWith(manyItems, f, tree, first, last, visit)
 }
 
 func searchWith(size searchSize, f *os.File, tree uint64, first, last key, visit func(item) bool) error {
-	buffer := make([]uint64, (int(unsafe.Sizeof(searchArgsV2Head{}))+size.bytes)/8) // uint64: aligned
+	buffer := make([]uint64, (int(unsafe.Sizeof(searchArgsV2Head{}))+size.bytes)/8) // uint64 for the alignment
 	head := (*searchArgsV2Head)(unsafe.Pointer(&buffer[0]))
 	found := unsafe.Slice((*byte)(unsafe.Pointer(&buffer[unsafe.Sizeof(*head)/8])), size.bytes)
 	for next, more := first, true; more; {
@@ -92,7 +93,8 @@ func searchWith(size searchSize, f *os.File, tree uint64, first, last key, visit
 	return nil
 }
 
-// searchOne returns a copy of the data of the item of the quota tree at k, and whether there is one.
+// searchOne returns a copy of the data of the item at k in the quota tree, and whether the item
+// exists.
 func searchOne(f *os.File, k key) ([]byte, bool, error) {
 	var data []byte
 	found := false
@@ -103,12 +105,13 @@ func searchOne(f *os.File, k key) ([]byte, bool, error) {
 	return data, found, err
 }
 
-// visitItems visits count items in buffer, and returns the key of the last and whether to go on.
+// visitItems visits count items in buffer. It returns the key of the last one, and whether to
+// continue.
 func visitItems(buffer []byte, count int, visit func(item) bool) (key, bool) {
 	const headerSize = int(unsafe.Sizeof(searchHeader{}))
 	var last key
 	for at, n := 0, 0; n < count; n++ {
-		// Headers follow items of any length, and so may be unaligned: copy, do not point.
+		// Headers follow items of any length and may be unaligned: copy them.
 		var header searchHeader
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(&header)), headerSize), buffer[at:])
 		at += headerSize
@@ -121,7 +124,7 @@ func visitItems(buffer []byte, count int, visit func(item) bool) (key, bool) {
 	return last, true
 }
 
-// following is the smallest key greater than k, if there is one.
+// following returns the smallest key greater than k, if there is one.
 func (k key) following() (key, bool) {
 	const maxType = math.MaxUint8 // types have 8 bits on disk
 	switch {
@@ -135,7 +138,8 @@ func (k key) following() (key, bool) {
 	return key{}, false
 }
 
-// field64 reads the little-endian number at a byte offset of an item; 0 if the item is shorter.
+// field64 reads the little-endian number at a byte offset of an item. It returns 0 if the item is
+// shorter.
 func field64(data []byte, offset int) uint64 {
 	if len(data) < offset+8 {
 		return 0

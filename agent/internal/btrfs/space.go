@@ -4,28 +4,28 @@ import (
 	"unsafe"
 )
 
-// Usage is what one kind of block groups takes, in bytes before redundancy.
+// Usage is the space of one type of block groups, in bytes before redundancy.
 type Usage struct {
 	TotalBytes uint64 // allocated
-	UsedBytes  uint64 // of those, in use
+	UsedBytes  uint64 // the used part of TotalBytes
 }
 
-// Space is how full a filesystem is. Sizes are in bytes. "Raw" counts every copy that redundancy
-// makes; everything else counts data once.
+// Space describes how full a filesystem is. Sizes are in bytes. "Raw" sizes count every redundant
+// copy. All other sizes count data once.
 type Space struct {
-	TotalBytes uint64 // what the filesystem could hold if all of it were data, as df shows
-	UsedBytes  uint64 // TotalBytes less what is free, as df shows
-	// FreeBytes is how much data can still be written. It is 0, whatever df says, once there is no room
-	// for the metadata that any write needs.
+	TotalBytes uint64 // capacity if all space were data, as df shows
+	UsedBytes  uint64 // TotalBytes minus free space, as df shows
+	// FreeBytes is how much data can still be written. It is 0 if there is no room for the metadata
+	// that any write needs, even if df shows free space.
 	FreeBytes        uint64
-	RawBytes         uint64 // the devices' sizes
-	RawUsedBytes     uint64 // in use, data and metadata
-	UnallocatedBytes uint64 // raw, what no block group has taken yet
+	RawBytes         uint64 // size of the devices
+	RawUsedBytes     uint64 // used by data and metadata
+	UnallocatedBytes uint64 // raw, not allocated to block groups
 	Data             Usage
 	Metadata         Usage
 	System           Usage
-	GlobalReserve    Usage   // kept within Metadata for the kernel itself, so that deleting works on a full filesystem
-	DataRatio        float64 // raw bytes that a byte of new data takes: 1 single or RAID0, 2 RAID1 or DUP
+	GlobalReserve    Usage   // part of Metadata that the kernel reserves, so that deletes work on a full filesystem
+	DataRatio        float64 // raw bytes per byte of new data: 1 for single or RAID0, 2 for RAID1 or DUP
 }
 
 // Block group flags of linux/btrfs_tree.h.
@@ -43,9 +43,9 @@ const (
 	globalReserve      = 1 << 49 // BTRFS_SPACE_INFO_GLOBAL_RSV
 )
 
-// minMetadataChunk is the smallest piece that new metadata is allocated in; with less unallocated
-// than this for each copy, metadata cannot grow (btrfs allocates chunks in stripes of at least 16 MiB
-// for metadata on small filesystems, decide_stripe_size in fs/btrfs/volumes.c).
+// minMetadataChunk is the smallest chunk that btrfs allocates for metadata. If less space than this
+// is unallocated for each copy, metadata cannot grow. On small filesystems, btrfs allocates
+// metadata chunks in stripes of at least 16 MiB (decide_stripe_size in fs/btrfs/volumes.c).
 const minMetadataChunk = 16 << 20
 
 // Space reads how full the filesystem is.
@@ -89,7 +89,7 @@ func (fs *FS) space() (Space, error) {
 		switch {
 		case group.Flags&globalReserve != 0:
 			space.GlobalReserve.add(group)
-		case group.Flags&blockGroupData != 0: // mixed groups hold metadata as well
+		case group.Flags&blockGroupData != 0: // mixed block groups also hold metadata
 			space.Data.add(group)
 			space.DataRatio = ratio
 		case group.Flags&blockGroupMetadata != 0:
@@ -105,12 +105,13 @@ func (fs *FS) space() (Space, error) {
 	return space, nil
 }
 
-// metadataMargin is what the smallest changes reserve for the time they run. btrfs_statfs (fs/btrfs/super.c)
-// uses the same; it shows no free space either then, but only from when an allocation has failed.
+// metadataMargin is what the smallest changes reserve while they run. btrfs_statfs
+// (fs/btrfs/super.c) uses the same value. It also reports no free space then, but only after an
+// allocation has failed.
 const metadataMargin = 4 << 20
 
-// metadataExhausted says whether the metadata that is allocated is full but for the kernel's reserve,
-// and cannot grow.
+// metadataExhausted reports whether the allocated metadata space is full, apart from the reserve of
+// the kernel, and cannot grow.
 func (s *Space) metadataExhausted(ratio float64) bool {
 	if s.Metadata.TotalBytes == 0 { // mixed block groups
 		return false
@@ -124,8 +125,9 @@ func (u *Usage) add(group spaceInfo) {
 	u.UsedBytes += group.Used
 }
 
-// spaceInfo asks twice: how many entries there are, then for them. Block groups of a new kind may be
-// made between the two; the kernel then leaves out what does not fit, so there is some room to spare.
+// spaceInfo calls the kernel twice: for the number of entries, then for the entries. The kernel may
+// create block groups of a new type between the calls, and omits entries that do not fit. So the
+// second call has spare room.
 func (fs *FS) spaceInfo() ([]spaceInfo, error) {
 	const spare = 4
 	count := spaceArgs{}
@@ -144,8 +146,8 @@ func (fs *FS) spaceInfo() ([]spaceInfo, error) {
 	return entries[:min(head.Total, slots)], nil
 }
 
-// redundancy is how many raw bytes a byte takes in a block group of these flags. For parity, the
-// widest stripe is assumed, which uses all devices.
+// redundancy returns how many raw bytes a byte takes in a block group with these flags. For parity
+// profiles it assumes the widest stripe, which uses all devices.
 func redundancy(flags uint64, devices int) float64 {
 	n := float64(devices)
 	switch {

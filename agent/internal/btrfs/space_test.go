@@ -38,7 +38,7 @@ func TestSpaceFollowsWrites(t *testing.T) {
 	assert.Assert(t, near(empty.FreeBytes-after.FreeBytes, size, slack), "%+v", after)
 }
 
-// FreeBytes keeps its word: about that much can be written, and then nothing.
+// FreeBytes is accurate: about that many bytes can be written, and then no more.
 func TestFreeBytesCanBeWritten(t *testing.T) {
 	f := newFixture(t, testpool.Options{SizeBytes: 512 * mib})
 	promised := f.space().FreeBytes
@@ -49,11 +49,11 @@ func TestFreeBytesCanBeWritten(t *testing.T) {
 	assert.Assert(t, f.space().FreeBytes < promised/20, "%+v", f.space())
 }
 
-// With metadata full nothing can be written, though much of what is allocated for data is free.
+// When metadata is full, no write succeeds, although much of the space for data is free.
 func TestFreeBytesWithoutRoomForMetadata(t *testing.T) {
 	f := newFixture(t, testpool.Options{SizeBytes: 256 * mib})
 	f.subvolume("volume")
-	// All that is unallocated goes to data first, so that metadata cannot grow.
+	// Data takes all unallocated space first, so that metadata cannot grow.
 	for i := 0; ; i++ {
 		if err := write(f.path(fmt.Sprintf("data%d", i)), 4*mib); err != nil {
 			assert.ErrorIs(t, err, unix.ENOSPC)
@@ -66,7 +66,7 @@ func TestFreeBytesWithoutRoomForMetadata(t *testing.T) {
 	}
 	f.commit()
 	assert.Assert(t, f.space().FreeBytes >= 8*mib, "%+v", f.space())
-	for round := range 3 { // what waits to be committed has more reserved than it needs
+	for round := range 3 { // uncommitted changes reserve more than they need
 		assert.ErrorIs(t, f.fillMetadata(fmt.Sprintf("round%d", round)), unix.ENOSPC)
 		f.commit()
 	}
@@ -74,13 +74,13 @@ func TestFreeBytesWithoutRoomForMetadata(t *testing.T) {
 	assert.Assert(t, space.Data.TotalBytes-space.Data.UsedBytes >= 8*mib, "%+v", space)
 	assert.Assert(t, space.FreeBytes == 0, "%+v", space)
 
-	// Removing still works, which is what the reserve is for.
+	// Deletes still work because of the reserve.
 	assert.NilError(t, btrfs.DestroySubvolume(f.dir, "volume"))
 	assert.NilError(t, os.Remove(f.path("round0-0")))
 	f.commit()
 }
 
-// fillMetadata makes files with xattrs until it fails.
+// fillMetadata creates files with xattrs until that fails.
 func (f *fixture) fillMetadata(name string) error {
 	value := make([]byte, 3000)
 	for i := 0; ; i++ {

@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SubvolumeState is what an administrator of the host can change of a subvolume by hand.
+// SubvolumeState holds properties of a subvolume that an administrator of the host can change by
+// hand.
 type SubvolumeState struct {
 	ReadOnly bool
-	Nested   bool // subvolumes hang directly in it
+	Nested   bool // it contains subvolumes directly
 }
 
-// SubvolumeStates reads the states of all subvolumes, by their IDs. It reads only the tree of
-// roots.
+// SubvolumeStates reads the states of all subvolumes, by ID. It reads only the tree of roots.
 func (fs *FS) SubvolumeStates() (map[uint64]SubvolumeState, error) {
 	roots, err := listRoots(fs.dir)
 	if err != nil {
@@ -32,8 +32,8 @@ func (fs *FS) SubvolumeStates() (map[uint64]SubvolumeState, error) {
 	return states, nil
 }
 
-// NestedSubvolumes are the paths, within it, of the subvolumes that hang directly in the
-// subvolume id: at most limit of them, and how many there are.
+// NestedSubvolumes returns the relative paths of the subvolumes directly in the subvolume id, at
+// most limit of them, and their total number.
 func (fs *FS) NestedSubvolumes(id uint64, limit int) (paths []string, total int, err error) {
 	children, err := childrenOf(fs.dir, id)
 	if err != nil {
@@ -42,9 +42,9 @@ func (fs *FS) NestedSubvolumes(id uint64, limit int) (paths []string, total int,
 	for _, child := range children[:min(limit, len(children))] {
 		directory, err := lookupDirectory(fs.dir, id, child.dirID)
 		if errors.Is(err, unix.ENOENT) {
-			continue // removed since
+			continue // removed in the meantime
 		}
-		if errors.Is(err, unix.ENAMETOOLONG) { // longer than BTRFS_INO_LOOKUP_PATH_MAX
+		if errors.Is(err, unix.ENAMETOOLONG) { // the path exceeds BTRFS_INO_LOOKUP_PATH_MAX
 			directory, err = ".../", nil
 		}
 		if err != nil {

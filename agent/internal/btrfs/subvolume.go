@@ -10,27 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firstFreeObjectID is the inode number of every subvolume's root directory, and the lowest ID of
-// those subvolumes that are not the top of the filesystem (BTRFS_FIRST_FREE_OBJECTID).
+// firstFreeObjectID is the inode number of the root directory of every subvolume. It is also the
+// lowest subvolume ID below the top of the filesystem (BTRFS_FIRST_FREE_OBJECTID).
 const firstFreeObjectID = 256
 
 // SubvolumeInfo describes one subvolume.
 type SubvolumeInfo struct {
-	ID           uint64    // unique in its filesystem, never given again; also the number of its qgroup
-	ParentID     uint64    // of the subvolume that contains it; 0 for the top and for a destroyed one
+	ID           uint64    // unique in its filesystem, never reused; also the number of its qgroup
+	ParentID     uint64    // the subvolume that contains it; 0 for the top and for a destroyed one
 	Name         string    // its directory entry in the parent; empty for the top
-	UUID         uuid.UUID // given at creation; zero for the top of filesystems made before mkfs.btrfs 4.16
-	ParentUUID   uuid.UUID // of what it is a snapshot of; zero if it is none
-	ReceivedUUID uuid.UUID // zero unless made by btrfs receive
-	Generation   uint64    // of the transaction that changed it last
-	CTransID     uint64    // of the transaction that changed an inode in it last
-	OTransID     uint64    // of the transaction that created it
+	UUID         uuid.UUID // set at creation; zero for the top of filesystems made before mkfs.btrfs 4.16
+	ParentUUID   uuid.UUID // the source if it is a snapshot; otherwise zero
+	ReceivedUUID uuid.UUID // zero unless btrfs receive created it
+	Generation   uint64    // transaction that changed it last
+	CTransID     uint64    // transaction that changed an inode in it last
+	OTransID     uint64    // transaction that created it
 	ReadOnly     bool
 	CreatedAt    time.Time
 }
 
-// CreateSubvolume makes the empty subvolume name in dir. It is durable after the next Commit.
-// An existing name is EEXIST.
+// CreateSubvolume creates the empty subvolume name in dir. It is durable after the next Commit. An
+// existing name is EEXIST.
 func CreateSubvolume(dir *os.File, name string) error {
 	args := volArgs{}
 	err := checkName(name)
@@ -41,13 +41,13 @@ func CreateSubvolume(dir *os.File, name string) error {
 	return failed("create subvolume", name, err)
 }
 
-// Snapshot makes name in dir a snapshot of the subvolume that source is the root directory of.
-// The call commits a transaction: the snapshot and all earlier tree changes (see Commit) are durable
-// when it returns. Data that is still in the page cache for source is in the snapshot, but nested
-// subvolumes are not: they are empty directories there. An existing name is EEXIST.
+// Snapshot creates name in dir as a snapshot of the subvolume with the root directory source. The
+// call commits a transaction, so the snapshot and all earlier tree changes (see Commit) are durable
+// when it returns. The snapshot includes data of source that is still in the page cache. Nested
+// subvolumes are empty directories in it. An existing name is EEXIST.
 //
-// It never uses qgroup inheritance, with which a filesystem in full quota mode becomes inconsistent
-// and stops enforcing limits until it is rescanned.
+// Snapshot never uses qgroup inheritance. It would make a filesystem in full quota mode
+// inconsistent, and limits are not enforced until a rescan.
 func Snapshot(source, dir *os.File, name string, readOnly bool) error {
 	return failed("snapshot", name, snapshot(source, dir, name, readOnly))
 }
@@ -56,7 +56,7 @@ func snapshot(source, dir *os.File, name string, readOnly bool) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	// Older kernels take any descriptor, and would snapshot the subvolume that it lies in.
+	// Older kernels accept any descriptor, and would snapshot the subvolume that contains it.
 	if err := requireSubvolume(source); err != nil {
 		return err
 	}
@@ -73,7 +73,8 @@ func snapshot(source, dir *os.File, name string, readOnly bool) error {
 	return errors.Join(err, callErr)
 }
 
-// Subvolume describes the subvolume that f is the root directory of, else it returns ErrNotSubvolume.
+// Subvolume describes the subvolume with the root directory f. For other files it returns
+// ErrNotSubvolume.
 func Subvolume(f *os.File) (SubvolumeInfo, error) {
 	if err := requireSubvolume(f); err != nil {
 		return SubvolumeInfo{}, failed("subvolume info", f.Name(), err)
@@ -81,7 +82,7 @@ func Subvolume(f *os.File) (SubvolumeInfo, error) {
 	return ContainingSubvolume(f)
 }
 
-// ContainingSubvolume describes the subvolume that f, a file or directory, lies in.
+// ContainingSubvolume describes the subvolume that contains f, which is a file or directory.
 func ContainingSubvolume(f *os.File) (SubvolumeInfo, error) {
 	args := subvolInfoArgs{}
 	if err := ioctl(f, iocGetSubvolInfo, unsafe.Pointer(&args)); err != nil {
@@ -105,13 +106,13 @@ func ContainingSubvolume(f *os.File) (SubvolumeInfo, error) {
 	}, nil
 }
 
-// rootFlagReadOnly is BTRFS_ROOT_SUBVOL_RDONLY: GET_SUBVOL_INFO shows the flags of the root item
+// rootFlagReadOnly is BTRFS_ROOT_SUBVOL_RDONLY. GET_SUBVOL_INFO returns the flags of the root item
 // (linux/btrfs_tree.h), not those of SUBVOL_GETFLAGS.
 const rootFlagReadOnly = 1 << 0
 
-// SetReadOnly makes the subvolume that f is the root directory of read-only, or writable again.
-// Making it read-only is refused with ETXTBSY while files in it are being swapped to. It is durable
-// after the next Commit.
+// SetReadOnly makes the subvolume with the root directory f read-only or writable. The kernel
+// refuses with ETXTBSY to make it read-only while it contains an active swap file. The change is
+// durable after the next Commit.
 func SetReadOnly(f *os.File, readOnly bool) error {
 	return failed("set read-only", f.Name(), setReadOnly(f, readOnly))
 }
@@ -142,7 +143,7 @@ func requireSubvolume(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	// Nothing but a subvolume's root has this number; the empty directory that stands for a nested
+	// Only the root of a subvolume has this number. The empty directory in place of a nested
 	// subvolume in a snapshot has number 2.
 	if !isDir || inode != firstFreeObjectID {
 		return ErrNotSubvolume

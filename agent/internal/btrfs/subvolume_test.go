@@ -30,7 +30,7 @@ func TestOpen(t *testing.T) {
 	again, err := btrfs.OpenFile(inside.File())
 	assert.NilError(t, err)
 	assert.NilError(t, inside.Close())
-	sameInfo, err := again.Info() // through a descriptor of its own
+	sameInfo, err := again.Info() // through a separate descriptor
 	assert.NilError(t, err)
 	assert.NilError(t, again.Close())
 
@@ -165,7 +165,7 @@ func TestSnapshotRefusesWhatIsNoSubvolume(t *testing.T) {
 func TestSetReadOnly(t *testing.T) {
 	f := newFixture(t, testpool.Options{})
 	volume, _ := f.subvolume("volume")
-	for range 2 { // again is no error
+	for range 2 { // the second call is no error
 		assert.NilError(t, btrfs.SetReadOnly(volume, true))
 		assert.ErrorIs(t, os.WriteFile(f.path("volume", "file"), nil, 0o600), unix.EROFS)
 	}
@@ -206,7 +206,7 @@ func TestConcurrentSnapshots(t *testing.T) {
 	assert.Assert(t, !status.Inconsistent)
 }
 
-// Two who create the same name: one of them does.
+// Several clients create the same name, and exactly one of them succeeds.
 func TestConcurrentCreationsOfOneName(t *testing.T) {
 	f := newFixture(t, testpool.Options{})
 	const clients = 8
