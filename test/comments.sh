@@ -10,6 +10,7 @@ directories=(
 	agent/internal/cli
 	agent/internal/doctor
 	agent/internal/nfs
+	agent/internal/pool
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' | sort | xargs awk '

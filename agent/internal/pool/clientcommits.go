@@ -8,40 +8,42 @@ import (
 )
 
 const (
-	// commitPatience is how long a commit may take before the log says so.
+	// commitPatience is how long a commit may take before the agent logs it as slow.
 	commitPatience = 30 * time.Second
 
-	// commitRest is the pause after a commit, as a multiple of the time that the commit took. It
-	// keeps slow commits from holding up clients most of the time: with commits under way for 17 %
-	// of the time, clients wrote about 10 % fewer small files (docs/benchmarks-method.md).
+	// commitRest is the pause after a commit, as a multiple of the duration of the commit. It keeps
+	// slow commits from delaying clients most of the time. With commits running 17 % of the time,
+	// clients wrote about 10 % fewer small files (docs/benchmarks-method.md).
 	commitRest = 10
-	// commitLatest bounds that: it is the kernel's own interval (BTRFS_DEFAULT_COMMIT_INTERVAL).
+	// commitLatest limits that pause. It is the kernel's own interval
+	// (BTRFS_DEFAULT_COMMIT_INTERVAL).
 	commitLatest = 30 * time.Second
 )
 
-// clientCommits makes durable what NFS clients change in the tree: files made, renamed, removed and
-// truncated, directories, attributes. The NFS server answers them before: it asks the filesystem to
-// make the change durable (commit_metadata in fs/nfsd/vfs.c), and btrfs has no such operation. A
-// client cannot ask for it either, as an fsync of a directory sends no request.
+// clientCommits makes tree changes of NFS clients durable: files that they create, rename, remove
+// and truncate, directories, attributes. The NFS server replies before these changes are durable.
+// It asks the filesystem to commit them (commit_metadata in fs/nfsd/vfs.c), and btrfs does not
+// implement that operation. A client cannot request it either, because an fsync of a directory
+// sends no request.
 //
-// Invariant: what was answered a pause and two commits ago is durable, as long as commits succeed.
-// The first of the two was under way at the answer and may have begun too early for the change. A
-// pause is the interval, or commitRest commits if these take longer. A filesystem without changes
-// by clients is not committed, so that its disks can sleep.
+// Invariant: a change that the server acknowledged one pause and two commits ago is durable, as long
+// as commits succeed. The first of the two ran at that moment and may have begun too early for the
+// change. A pause is the interval, or commitRest commits if that is longer. The agent does not
+// commit a filesystem without changes by clients, so that its disks can sleep.
 type clientCommits struct {
-	interval   time.Duration // between the end of a commit and the next look
+	interval   time.Duration // from the end of a commit to the next check
 	patience   time.Duration
-	operations func() (uint64, error) // of clients, that were answered: see nfsd.Server
+	operations func() (uint64, error) // number of acknowledged client operations: see nfsd.Server
 	commit     func(context.Context) error
 	log        *slog.Logger
 
-	covered  uint64 // operations that the last commit has made durable
+	covered  uint64 // operations that the last commit made durable
 	failing  bool
 	cancel   context.CancelFunc
 	finished chan struct{}
 }
 
-// newClientCommits is nil where they are turned off.
+// newClientCommits returns nil if these commits are turned off.
 func newClientCommits(config Config, commit func(context.Context) error) *clientCommits {
 	if config.CommitInterval == 0 || config.ClientOperations == nil {
 		return nil
@@ -64,7 +66,7 @@ func (c *clientCommits) start() {
 	}()
 }
 
-// stop does not wait for a commit that is under way.
+// stop does not wait for a running commit.
 func (c *clientCommits) stop() {
 	if c == nil || c.cancel == nil {
 		return
@@ -73,8 +75,8 @@ func (c *clientCommits) stop() {
 	<-c.finished
 }
 
-// run has one commit under way at a time. One that hangs is joined by the next, which starts
-// nothing: see btrfs.FS.Commit.
+// run has one commit running at a time. If a commit hangs, the next one joins it and starts no
+// other: see btrfs.FS.Commit.
 func (c *clientCommits) run(ctx context.Context) {
 	timer := time.NewTimer(c.interval)
 	defer timer.Stop()
@@ -90,13 +92,13 @@ func (c *clientCommits) run(ctx context.Context) {
 	}
 }
 
-// pause is how long to wait after a look.
+// pause returns how long to wait after a check.
 func (c *clientCommits) pause(took time.Duration) time.Duration {
 	return max(c.interval, min(commitRest*took, commitLatest))
 }
 
-// look commits if clients have changed something since the last commit. Where it cannot tell, it
-// commits: that costs nothing if nothing has changed.
+// look commits if clients have changed something since the last commit. If it cannot tell, it
+// commits anyway, which costs nothing without changes.
 func (c *clientCommits) look(ctx context.Context) {
 	operations, err := c.operations()
 	if err == nil && operations == c.covered && !c.failing {
@@ -114,7 +116,7 @@ func (c *clientCommits) look(ctx context.Context) {
 	c.report(errors.Join(err, commitErr))
 }
 
-// report logs the first failure and the first success after it, however many there are between.
+// report logs the first of a series of failures, and the first success after them.
 func (c *clientCommits) report(err error) {
 	switch {
 	case err != nil && !c.failing:

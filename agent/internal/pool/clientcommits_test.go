@@ -22,10 +22,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// clientOperations stands for the NFS server's counters.
+// clientOperations is a fake of the counters of the NFS server.
 type clientOperations struct {
 	count atomic.Uint64
-	looks atomic.Int64 // how often the counters were read
+	looks atomic.Int64 // number of reads of the counters
 }
 
 func (o *clientOperations) read() (uint64, error) {
@@ -33,15 +33,15 @@ func (o *clientOperations) read() (uint64, error) {
 	return o.count.Load(), nil
 }
 
-// awaitLooks returns when the counters were read n more times, and so what was there before was
-// acted upon.
+// awaitLooks returns after n more reads of the counters. The pool has then handled all earlier
+// changes.
 func (o *clientOperations) awaitLooks(t *testing.T, n int64) {
 	t.Helper()
 	until := o.looks.Load() + n
 	eventually(t, func() poll.Result { return when(o.looks.Load() >= until, "%d looks of %d", o.looks.Load(), until) })
 }
 
-// lockedBuffer is a log that is written and read at the same time.
+// lockedBuffer is a log that tests read while the agent writes it.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	all bytes.Buffer
@@ -64,11 +64,10 @@ const (
 	commitsAgain = "committed changes of NFS clients again"
 )
 
-// What clients have changed is durable without any other change, and where they change nothing
-// there is no commit.
+// Changes of clients become durable without any other change. Without changes there is no commit.
 func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	t.Parallel()
-	disk := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
+	disk := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: the kernel does not commit on a timer
 	var clients clientOperations
 	p := open(t, Config{BasePath: disk.Dir, CommitInterval: 10 * time.Millisecond, ClientOperations: clients.read})
 	p.StartCommits()
@@ -91,7 +90,8 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 		clients.count.Add(1)
 		eventually(t, func() poll.Result { return when(commits(t, info.FSID) > before, "no commit after %s", change.name) })
 	}
-	// A busy machine makes the wait for a commit ask for another: see startCommit in package btrfs.
+	// On a busy machine, the wait for a commit requests another one: see startCommit in package
+	// btrfs.
 	const rounds = 10
 	for round := 1; ; round++ {
 		clients.awaitLooks(t, 2) // the last commit has ended
@@ -114,8 +114,8 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	assert.Assert(t, slices.Contains(left, "renamed") && !slices.Contains(left, "dir") && !slices.Contains(left, "link"), "%v", left)
 }
 
-// Commits that fail are tried again at each look, and the log says so once; and once when they
-// succeed again.
+// Each check retries a failed commit. The agent logs the first failure and the first success after
+// it.
 func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	disk := testpool.New(t, testpool.Options{})
 	var clients clientOperations
@@ -145,8 +145,7 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	assert.NilError(t, p.Check())
 }
 
-// A disk that hangs has one commit waiting for it, and one line in the log. The agent ends all the
-// same.
+// If a disk hangs, one commit waits for it and the log has one line. The agent can still stop.
 func TestHungCommit(t *testing.T) {
 	var clients clientOperations
 	var log lockedBuffer
@@ -172,10 +171,10 @@ func TestHungCommit(t *testing.T) {
 	before := calls.Load()
 	c.start()
 	eventually(t, func() poll.Result { return when(calls.Load() > before, "no commit has begun") })
-	c.stop() // while it hangs
+	c.stop() // while the commit hangs
 }
 
-// Where commits are slow they do not take up the time of clients.
+// Slow commits do not take up most of the time of clients.
 func TestPauseBetweenCommits(t *testing.T) {
 	c := &clientCommits{interval: time.Second}
 	for took, want := range map[time.Duration]time.Duration{
@@ -185,7 +184,7 @@ func TestPauseBetweenCommits(t *testing.T) {
 	}
 }
 
-// Counters that cannot be read do not keep changes from being committed.
+// Changes are committed even if the counters cannot be read.
 func TestCommitsWithoutCounters(t *testing.T) {
 	var log lockedBuffer
 	commits := 0
@@ -201,8 +200,8 @@ func TestCommitsWithoutCounters(t *testing.T) {
 	assert.Equal(t, log.count("no counters"), 1)
 }
 
-// A failure whose cause has gone is over, also where clients change nothing: the log tells of the
-// next one.
+// A failure ends when its cause is gone, even if clients change nothing. The agent then logs the
+// next failure.
 func TestFailureEndsWithoutChanges(t *testing.T) {
 	var log lockedBuffer
 	var unreadable, failure error

@@ -8,17 +8,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// risingFor is how long after its last error a device's errors count as rising.
+// risingFor is how long the errors of a device count as rising after its last error.
 const risingFor = time.Hour
 
-// deviceErrors remembers the devices' error counts, to tell errors that happen from errors that have happened.
+// deviceErrors remembers the error counts of the devices, to tell new errors from old ones.
 type deviceErrors struct {
 	mu   sync.Mutex
 	last map[uint64]btrfs.DeviceErrors // by device
 	rose map[uint64]time.Time
 }
 
-// rising notes the counts of a device and tells whether they have risen lately. What was counted before the first look is old.
+// rising records the counts of a device and reports whether they have risen recently. Errors from
+// before the first call count as old.
 func (l *deviceErrors) rising(id uint64, now btrfs.DeviceErrors) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -30,7 +31,7 @@ func (l *deviceErrors) rising(id uint64, now btrfs.DeviceErrors) bool {
 	switch {
 	case known && total(now) > total(before):
 		l.rose[id] = time.Now()
-	case known && total(now) < total(before): // reset, which follows a repair
+	case known && total(now) < total(before): // an administrator reset the counts after a repair
 		delete(l.rose, id)
 	}
 	at, rose := l.rose[id]
@@ -41,7 +42,8 @@ func total(e btrfs.DeviceErrors) uint64 {
 	return e.Read + e.Write + e.Flush + e.Corruption + e.Generation
 }
 
-// WatchDevices notes the error counts of all devices, so that a rise shows even where nobody asks.
+// WatchDevices records the error counts of all devices, so that a rise is noticed even without
+// health requests.
 func (p *Pool) WatchDevices() {
 	var ignored Conditions
 	p.deviceConditions(&ignored)

@@ -6,18 +6,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// nearlyFull is the part of the space from which on it is worth a condition, in percent.
+// nearlyFull is the used part of the space, in percent, from which on the pool has a condition.
 const nearlyFull = 95
 
-// Conditions are what is wrong.
+// Conditions are the problems of a pool or volume.
 type Conditions []agentapi.Condition
 
-// Add a condition.
+// Add adds a condition.
 func (c *Conditions) Add(reason, format string, args ...any) {
 	*c = append(*c, agentapi.Condition{Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// AccessConditions are why the pool takes no changes. With gone it cannot be read either.
+// AccessConditions returns why the pool accepts no changes. If gone is true, the pool cannot be
+// read either.
 func (p *Pool) AccessConditions() (out Conditions, gone bool) {
 	readOnly, err := p.fs.ReadOnly()
 	if err == nil && readOnly && p.isThere() == nil {
@@ -31,7 +32,7 @@ func (p *Pool) AccessConditions() (out Conditions, gone bool) {
 	return nil, false
 }
 
-// FilesystemConditions take reads of sysfs and of files, and several ioctls for each device.
+// FilesystemConditions reads sysfs and files, and calls several ioctls for each device.
 func (p *Pool) FilesystemConditions() Conditions {
 	var out Conditions
 	p.deviceConditions(&out)

@@ -14,26 +14,26 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// A pool has an ID: random, in a file of ownDir. It tells the pool from the filesystem below its
-// mount point, and from another pool. The UUID of the filesystem would not do: it changes with
-// btrfstune -u, and where the pool is copied to a new filesystem.
+// A pool has a random ID, in a file of ownDir. The ID tells the pool from the filesystem below its
+// mount point, and from another pool. The UUID of the filesystem is not suitable: it changes with
+// btrfstune -u, and when the pool is copied to a new filesystem.
 //
-//  1. Init writes the ID, once, because the administrator says that the pool is new. No setting
-//     does.
-//  2. A start takes a base path that has an ID: the one of AGENT_POOL_ID, if that is set.
-//  3. Older agents gave no ID. Where one has run, which its key shows, a start without
-//     AGENT_POOL_ID writes the ID.
-//  4. What is refused is not written to.
+//  1. Init writes the ID once, when the administrator declares the pool as new. No setting writes
+//     it.
+//  2. A start accepts a base path that has an ID. If AGENT_POOL_ID is set, the ID must match it.
+//  3. Older agents wrote no ID. The key of the pool shows that an agent has run on it. A start
+//     without AGENT_POOL_ID then writes the ID.
+//  4. The agent never writes to a pool that it refuses.
 
-// Identity is what a base path shows of the pool on it.
+// Identity is what the agent finds out about the pool at a base path.
 type Identity struct {
 	ID uuid.UUID // zero: none
 
-	// Older says that an agent has run here that gave pools no ID.
+	// Older means that an agent that wrote no IDs has run here.
 	Older bool
 
-	// Unmounted is a mount point of /etc/fstab that holds the base path, and where nothing is
-	// mounted. "" if there is none.
+	// Unmounted is a mount point of /etc/fstab that contains the base path, and where nothing is
+	// mounted. "" means that there is none.
 	Unmounted string
 }
 
@@ -52,8 +52,8 @@ func Identify(basePath, fstab string) (Identity, error) {
 	return readIdentity(base, fstab)
 }
 
-// Init makes the base path a new pool, and returns its ID. A pool that has an ID keeps it: created
-// is false then.
+// Init makes the base path a new pool and returns its ID. A pool that has an ID keeps it, and
+// created is false.
 func Init(config Config) (poolID uuid.UUID, created bool, err error) {
 	p, err := Open(config, toInit)
 	if err != nil {
@@ -83,7 +83,7 @@ func readIdentity(base *os.File, fstab string) (Identity, error) {
 	return identity, beneath.IgnoreNotExist(err)
 }
 
-// readPoolID refuses what is not an ID. The error of a missing file is fs.ErrNotExist.
+// readPoolID refuses content that is not an ID. The error of a missing file is fs.ErrNotExist.
 func readPoolID(own *os.File) (uuid.UUID, error) {
 	content, err := beneath.ReadFile(own, poolIDFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -100,10 +100,10 @@ func readPoolID(own *os.File) (uuid.UUID, error) {
 	return poolID, nil
 }
 
-// Verify refuses a base path that is not the wanted pool. uuid.Nil is any.
+// Verify refuses a base path that is not the wanted pool. uuid.Nil accepts any pool.
 func (i Identity) Verify(path string, want uuid.UUID) error { return i.verify(path, want, ForReading) }
 
-// verify refuses a base path that is not the wanted pool. Without a wanted one, looking is allowed
+// verify refuses a base path that is not the wanted pool. Without a wanted pool, reading is allowed
 // everywhere.
 func (i Identity) verify(path string, want uuid.UUID, why Purpose) error {
 	if want != uuid.Nil {
@@ -137,7 +137,7 @@ func (i Identity) verifyPinned(path string, want uuid.UUID, why Purpose) error {
 		"See findmnt -T %s", want, path, path)
 }
 
-// giveID writes a new ID, unless there is one meanwhile. The pool is locked.
+// giveID writes a new ID, unless the pool has one. The caller holds the lock of the pool.
 func (p *Pool) giveID() error {
 	poolID, err := readPoolID(p.own)
 	if errors.Is(err, os.ErrNotExist) {
@@ -151,8 +151,8 @@ func (p *Pool) giveID() error {
 	return nil
 }
 
-// EnsureID gives the pool of an older agent an ID. Where that is not possible now, as on a full
-// pool, the pool works as before, and the next start tries again.
+// EnsureID gives the pool of an older agent an ID. If that fails, as on a full pool, the pool works
+// as before, and the next start tries again.
 func (p *Pool) EnsureID() {
 	if p.identity.ID == uuid.Nil {
 		if err := p.giveID(); err != nil {
@@ -169,12 +169,12 @@ func (p *Pool) EnsureID() {
 
 const fstabFile = "/etc/fstab"
 
-// unmountedPoint is the innermost mount point of fstab(5) that holds path, if nothing is
+// unmountedPoint returns the innermost mount point of fstab(5) that contains path, if nothing is
 // mounted there.
 func unmountedPoint(fstab, path string) string {
 	content, err := os.ReadFile(fstab)
 	if err != nil {
-		return "" // a host need not have one
+		return "" // the file is optional
 	}
 	innermost := ""
 	for line := range strings.Lines(string(content)) {
@@ -193,12 +193,12 @@ func unmountedPoint(fstab, path string) string {
 	return innermost
 }
 
-// unescapeFstab undoes the octal escapes of fstab(5).
+// unescapeFstab replaces the octal escapes of fstab(5).
 var unescapeFstab = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// isNoMount says that nothing is mounted at point. Kernels before 5.8 do not tell. In the
-// sandbox of the unit for exportfs the base path is always a mount (ReadWritePaths=). There
-// RequiresMountsFor= of the unit mounts what fstab has.
+// isNoMount reports whether nothing is mounted at point. Kernels before 5.8 cannot tell. In the
+// sandbox of the unit for exportfs the base path is always a mount (ReadWritePaths=). There the
+// RequiresMountsFor= of the unit mounts the filesystems of fstab.
 func isNoMount(point string) bool {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, point, 0, 0, &stat); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// The agent's own files in the base directory: docs/architecture.md, "On disk".
+// Names of the agent's files in the base directory: docs/architecture.md, "On disk".
 const (
 	ownDir          = ".agent"
 	lockFile        = "lock"
@@ -23,8 +23,8 @@ const (
 	keyBytes = 32
 )
 
-// Key reads the pool's own key, and makes one the first time. It lives with the pool, so that tokens go on working on
-// another host after a failover.
+// Key reads the key of the pool, and creates it the first time. The key is stored in the pool, so
+// that tokens stay valid on another host after a failover.
 func (p *Pool) Key() ([]byte, error) {
 	key, err := beneath.ReadFile(p.own, keyFile)
 	if err == nil && len(key) == keyBytes {
@@ -41,8 +41,8 @@ func (p *Pool) Key() ([]byte, error) {
 	return key, nil
 }
 
-// writeOwn puts a whole file into ownDir. After a power cut the file is there whole or not at all,
-// and after a return it is there.
+// writeOwn writes a file into ownDir. When it returns, the file is durable. After a power cut the
+// file is complete or missing.
 func writeOwn(own *os.File, name string, content []byte) error {
 	temporary := name + temporarySuffix
 	if err := unix.Unlinkat(int(own.Fd()), temporary, 0); err != nil && err != unix.ENOENT {

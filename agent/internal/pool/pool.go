@@ -1,5 +1,5 @@
-// Package pool is the filesystem that volumes are on: its identity and lock, its devices, space and
-// quotas, its commits, and the agent's own files on it. It knows no volumes.
+// Package pool manages the filesystem of the volumes: its identity and lock, its devices, space and
+// quotas, its commits, and the files of the agent on it. It does not know volumes.
 package pool
 
 import (
@@ -23,21 +23,21 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Config of a Pool.
+// Config configures a Pool.
 type Config struct {
 	BasePath string       // directory on a btrfs filesystem
-	ID       uuid.UUID    // the pool that must be there, zero: any
-	Quota    Quota        // "": QuotaAuto
-	ScrubDir string       // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
-	Logger   *slog.Logger // nil: none
+	ID       uuid.UUID    // required ID of the pool; zero accepts any
+	Quota    Quota        // "" means QuotaAuto
+	ScrubDir string       // where btrfs-scrub(8) writes its results; "" means btrfs.ScrubStatusDir
+	Logger   *slog.Logger // nil disables logging
 
-	// CommitInterval is how often changes of NFS clients are made durable, 0: only by the kernel.
-	// ClientOperations counts those changes: see nfsd.Server.
+	// CommitInterval is how often the agent makes changes of NFS clients durable. With 0, only the
+	// kernel commits them. ClientOperations counts those changes: see nfsd.Server.
 	CommitInterval   time.Duration
 	ClientOperations func() (uint64, error)
 
 	Fault func(step string) error // tests only: see Step
-	Fstab string                  // tests only, "": /etc/fstab
+	Fstab string                  // tests only; "" means /etc/fstab
 }
 
 func (c Config) withDefaults() Config {
@@ -56,43 +56,45 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Pool is the base directory and the filesystem that it is on, held open from start to end. It is safe for concurrent use.
+// Pool is the base directory and the filesystem that contains it. It holds both open until Close.
+// It is safe for concurrent use.
 type Pool struct {
 	config Config
 	log    *slog.Logger
-	path   string // absolute, without symbolic links: what the NFS server is told
+	path   string // absolute, without symbolic links; the NFS server gets this path
 	base   *os.File
 	fs     *btrfs.FS
 	own    *os.File // ownDir
-	lock   *os.File // ownDir/lock, while this agent has the pool
-	// identity is what the base path showed when it was opened.
+	lock   *os.File // ownDir/lock, while this agent has the pool open
+	// identity is what the base path showed when the pool was opened.
 	identity Identity
-	// above are the directories that the base path is in, locked against agents that would take this pool for a part of theirs.
+	// above are the parent directories of the base path. Their locks keep agents away that would
+	// use this pool as a part of theirs.
 	above []*os.File
 	dev   uint64
 	ino   uint64
 
-	quota      Quota // off: no limits are set
+	quota      Quota // off: the agent sets no limits
 	held       heldQgroups
-	reserve    sync.Mutex // of the reserve for references: see reserve.go
+	reserve    sync.Mutex // protects the reserve for references: see reserve.go
 	reserveLow atomic.Bool
 	devices    deviceErrors
 	scrubs     scrubFindings
-	commits    *clientCommits // nil where they are turned off
+	commits    *clientCommits // nil if they are turned off
 }
 
-// Purpose is what a pool is opened for.
+// Purpose is why a pool is opened.
 type Purpose int
 
 // Purposes.
 const (
 	ForChanges Purpose = iota
-	ForReading         // changes nothing, and may be read-only
-	toInit             // makes it a pool
+	ForReading         // changes nothing; the pool may be read-only
+	toInit             // creates the pool
 )
 
-// Open locks the pool for this process. It fails if the path is missing, not a directory, not
-// btrfs, read-only, not the wanted pool, or another agent's.
+// Open locks the pool for this process. It fails if the path is missing, not a directory, not on
+// btrfs, read-only, not the wanted pool, or in use by another agent.
 func Open(config Config, why Purpose) (*Pool, error) {
 	config = config.withDefaults()
 	path := config.BasePath
@@ -139,14 +141,14 @@ func (p *Pool) open(why Purpose) (err error) {
 		return fmt.Errorf("base path %s: %w", p.path, err)
 	}
 	if err := p.identity.verify(p.path, p.config.ID, why); err != nil {
-		return err // nothing is written to what may be the wrong filesystem
+		return err // write nothing, because this may be the wrong filesystem
 	}
 	switch why {
 	case ForReading:
-		return beneath.IgnoreNotExist(p.lockOwn(0)) // without the directory no agent was ever here
+		return beneath.IgnoreNotExist(p.lockOwn(0)) // without the directory, no agent has run here
 	case toInit:
 		if p.identity.ID != uuid.Nil {
-			return nil // also while an agent runs
+			return nil // even while an agent runs
 		}
 		if err := p.makeOwn(); err != nil {
 			return err
@@ -158,7 +160,7 @@ func (p *Pool) open(why Purpose) (err error) {
 	return p.lockAround()
 }
 
-// makeOwn makes the directory durable under its name before anything is put into it.
+// makeOwn makes the entry of the directory durable before the agent writes into the directory.
 func (p *Pool) makeOwn() error {
 	if err := unix.Mkdirat(int(p.base.Fd()), ownDir, 0o700); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make %s in %s: %w", ownDir, p.path, err)
@@ -169,8 +171,9 @@ func (p *Pool) makeOwn() error {
 	return nil
 }
 
-// lockOwn keeps a second agent away: flock(2) goes with the process, however it ends. The file is not open for writing, which
-// would keep an administrator from remounting the filesystem read-only.
+// lockOwn keeps a second agent away. The kernel releases a flock(2) when the process ends for any
+// reason. The file is not open for writing, because that would keep an administrator from
+// remounting the filesystem read-only.
 func (p *Pool) lockOwn(create int) error {
 	var err error
 	if p.own, err = beneath.OpenDir(p.base, ownDir); err != nil {
@@ -187,9 +190,10 @@ func (p *Pool) lockOwn(create int) error {
 	return nil
 }
 
-// lockAround refuses a base path inside another agent's, and one that another agent's is somewhere in: the outer agent would
-// revoke every export of the inner one, as nobody asked the outer one for it. Each locks the directory itself, which no other
-// may share, and shares the locks of those that it is in.
+// lockAround refuses a base path inside the base path of another agent, and one that contains the
+// base path of another agent. The outer agent would revoke every export of the inner one, because
+// it knows no volume for it. Each agent takes an exclusive lock of its base directory, and shared
+// locks of the directories above.
 func (p *Pool) lockAround() error {
 	if err := unix.Flock(int(p.base.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another agent has a directory in %s, and its exports would be revoked: only one agent may run on a pool", p.path)
@@ -207,11 +211,12 @@ func (p *Pool) lockAround() error {
 	return nil
 }
 
-// shareLock locks a directory together with others who share it; nil where it is not on btrfs, and no agent can have it.
+// shareLock takes a shared lock of a directory. It returns nil if the directory is not on btrfs,
+// where no agent can use it.
 func shareLock(path string) (*os.File, error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, nil //nolint:nilerr // what cannot be opened keeps nobody away
+		return nil, nil //nolint:nilerr // no agent uses a directory that cannot be opened
 	}
 	var on unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &on); err != nil || on.Type != unix.BTRFS_SUPER_MAGIC {
@@ -225,10 +230,11 @@ func shareLock(path string) (*os.File, error) {
 	return dir, nil
 }
 
-// unlock does not leave it to the closing: a program that is being started has this descriptor too, until its exec(2).
+// unlock releases the lock explicitly. Closing the descriptor is not enough: a child process has a
+// copy of it until its exec(2).
 func unlock(lock *os.File) {
 	if lock != nil {
-		_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN) // fails for nothing that closing would not do
+		_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN) // fails only in cases where closing works too
 		lock.Close()
 	}
 }
@@ -247,8 +253,9 @@ func (p *Pool) Close() {
 	}
 }
 
-// Check says whether the base path still leads to the directory that it led to at start, and takes changes. All work is
-// done on the descriptor that has been open since then, so that between check and use nothing can come in between.
+// Check verifies that the base path still leads to the same directory as at start, and is writable.
+// All work uses the descriptor that is open since then, so that no path is resolved between check
+// and use.
 func (p *Pool) Check() error {
 	if err := p.isThere(); err != nil {
 		return err
@@ -274,17 +281,17 @@ func (p *Pool) isThere() error {
 	return nil
 }
 
-// Path of the base directory: absolute, without symbolic links.
+// Path returns the path of the base directory: absolute, without symbolic links.
 func (p *Pool) Path() string { return p.path }
 
-// Base is the base directory.
+// Base returns the base directory.
 func (p *Pool) Base() *os.File { return p.base }
 
 // VerifyID refuses a pool that a start of the agent would refuse.
 func (p *Pool) VerifyID() error { return p.identity.verify(p.path, p.config.ID, ForChanges) }
 
-// Step is a fail point. It comes before each system call that changes the pool, so that tests can fail or cut off a change
-// between any two of them.
+// Step is a fail point. It runs before each system call that changes the pool, so that tests can
+// fail or interrupt a change between any two of them.
 func (p *Pool) Step(step, what string) error {
 	if p.config.Fault == nil {
 		return nil
@@ -295,7 +302,7 @@ func (p *Pool) Step(step, what string) error {
 	return nil
 }
 
-// Commit makes durable what was changed before. Callers that wait at the same time share a commit.
+// Commit makes all earlier changes durable. Concurrent callers share a commit.
 func (p *Pool) Commit(ctx context.Context) error {
 	if err := p.Step("commit", ""); err != nil {
 		return err
@@ -311,14 +318,15 @@ func (p *Pool) Sync() error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(p.base.Fd())))
 }
 
-// StartCommits commits the changes of NFS clients from now on, until Close.
+// StartCommits starts to commit the changes of NFS clients, until Close.
 func (p *Pool) StartCommits() { p.commits.start() }
 
-// keepFree is what a new volume, clone or snapshot must leave free, so that deletes and unexports go on working.
+// keepFree is the space that a new volume, clone or snapshot must leave free, so that deletes and
+// unexports keep working.
 const keepFree = 16 << 20
 
-// CheckRoom refuses what would fill up the pool, and a size that the pool could never hold. Below that, sizes may add up to
-// more than the pool has.
+// CheckRoom refuses changes that would fill up the pool, and a size that exceeds the pool. Below
+// that, the sum of the sizes may exceed the pool.
 func (p *Pool) CheckRoom(size int64) error {
 	space, err := p.fs.Space()
 	if err != nil {
@@ -330,7 +338,7 @@ func (p *Pool) CheckRoom(size int64) error {
 	return fits(size, space)
 }
 
-// CheckSize refuses a size that the pool could never hold.
+// CheckSize refuses a size that exceeds the pool.
 func (p *Pool) CheckSize(size int64) error {
 	space, err := p.fs.Space()
 	if err != nil {

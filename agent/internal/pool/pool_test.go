@@ -20,7 +20,7 @@ import (
 
 var smallPool = testpool.Options{SizeBytes: 512 << 20}
 
-// open opens a pool, which it makes one first, and closes it at the end of the test.
+// open initializes and opens a pool, and closes it at the end of the test.
 func open(t *testing.T, config Config) *Pool {
 	t.Helper()
 	_, _, err := Init(config)
@@ -31,7 +31,7 @@ func open(t *testing.T, config Config) *Pool {
 	return p
 }
 
-// A process that is being started has the descriptors of the one that starts it, until its exec(2): no lock goes on with them.
+// A child process has copies of the descriptors until its exec(2). They keep no lock alive.
 func TestLocksEndWithThePool(t *testing.T) {
 	t.Parallel()
 	base := testpool.New(t, smallPool).Dir
@@ -48,8 +48,8 @@ func TestLocksEndWithThePool(t *testing.T) {
 	}
 }
 
-// A snapshot of the pool has an empty directory in place of the reserve, into which nothing can be
-// put. A pool that is restored from one gets a reserve again.
+// A snapshot of the pool has an empty directory in place of the reserve, which accepts no files. A
+// pool that is restored from such a snapshot gets a reserve again.
 func TestReserveOfARestoredPool(t *testing.T) {
 	t.Parallel()
 	p := open(t, Config{BasePath: testpool.New(t, smallPool).Dir})
@@ -65,7 +65,7 @@ func TestReserveOfARestoredPool(t *testing.T) {
 	}
 }
 
-// A reserve that cannot be filled is logged once, and not each time maintenance tries again.
+// The agent logs once that it cannot fill the reserve, although maintenance tries again.
 func TestReserveThatCannotBeFilled(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
@@ -99,7 +99,7 @@ func TestUnmountedPoint(t *testing.T) {
 		{"x " + mounted + " btrfs\n", mounted, ""},
 		{"x " + mounted + " btrfs\n", mounted + "/in", ""},
 		{"x " + mounted + " btrfs\nx " + mounted + "/in btrfs\n", mounted + "/in", mounted + "/in"},
-		{"x " + root + " btrfs\nx " + mounted + " btrfs\n", mounted, ""}, // an outer one is hidden
+		{"x " + root + " btrfs\nx " + mounted + " btrfs\n", mounted, ""}, // the inner mount hides the outer one
 		{"x " + mounted + "/gone btrfs\n", mounted + "/gone", ""},
 	} {
 		assert.Equal(t, unmountedPoint(writeFstab(t, test.fstab), test.path), test.want, "%+v", test)

@@ -12,9 +12,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// RemovableQgroups are those of subvolumes that are gone. One with numbers is left for later: in full mode its subvolume was dropped
-// in the transaction that is running now, which will count it out, and to remove it before makes the kernel declare the quotas
-// inconsistent (btrfs_remove_qgroup in fs/btrfs/qgroup.c); in simple mode clones use the data.
+// RemovableQgroups returns the qgroups of destroyed subvolumes that can be removed. It leaves
+// qgroups with nonzero counts for later. In full mode the kernel has dropped such a subvolume in
+// the running transaction and still has to subtract it. Removing the qgroup earlier makes the
+// kernel mark the quotas inconsistent (btrfs_remove_qgroup in fs/btrfs/qgroup.c). In simple mode
+// clones use the data.
 func (p *Pool) RemovableQgroups(ctx context.Context) ([]uint64, error) {
 	if p.quota == QuotaOff {
 		return nil, nil
@@ -40,7 +42,7 @@ func (p *Pool) RemovableQgroups(ctx context.Context) ([]uint64, error) {
 	return removable, nil
 }
 
-// countedOut are those whose numbers are all zero.
+// countedOut returns the qgroups with only zero counts.
 func countedOut(stale []uint64, groups map[uint64]btrfs.Qgroup) (out []uint64) {
 	for _, id := range stale {
 		if groups[id].Referenced == 0 && groups[id].Exclusive == 0 {
@@ -50,11 +52,13 @@ func countedOut(stale []uint64, groups map[uint64]btrfs.Qgroup) (out []uint64) {
 	return out
 }
 
-// kernelCleans is the time in which the kernel itself removes the qgroup of a subvolume that it has just dropped.
+// kernelCleans is the time within which the kernel removes the qgroup of a subvolume that it has
+// just dropped.
 const kernelCleans = time.Second
 
-// InspectQgroups finds those of subvolumes that are gone, without what the kernel is still busy with. It takes a commit, which a read-only
-// filesystem does not make: then there are none.
+// InspectQgroups finds the qgroups of destroyed subvolumes, without those that the kernel is still
+// processing. It needs a commit. A read-only filesystem cannot commit, and the result is then
+// empty.
 func (p *Pool) InspectQgroups(ctx context.Context) ([]uint64, error) {
 	readOnly, err := p.fs.ReadOnly()
 	if err != nil || readOnly {
@@ -73,7 +77,7 @@ func (p *Pool) InspectQgroups(ctx context.Context) ([]uint64, error) {
 	return slices.DeleteFunc(second, func(id uint64) bool { return !slices.Contains(first, id) }), err
 }
 
-// RemoveQgroup leaves one that is still in use for later.
+// RemoveQgroup leaves a qgroup that is still in use for later.
 func (p *Pool) RemoveQgroup(id uint64) error {
 	err := p.fs.RemoveQgroup(id)
 	switch {
@@ -86,17 +90,18 @@ func (p *Pool) RemoveQgroup(id uint64) error {
 	return err
 }
 
-// QgroupsDue says whether it is time to try again to remove qgroups, as it is after a deletion.
+// QgroupsDue reports whether to try again to remove qgroups. A deletion makes them due.
 func (p *Pool) QgroupsDue(deleted bool) bool { return p.held.due(deleted) }
 
-// heldQgroups are qgroups of deleted subvolumes that cannot be removed yet. The kernel drops a subvolume, and counts it out,
-// within moments, but a client may hold it open for hours, and a clone its source's qgroup for years: they are tried again at
-// the next look, then after two more, four, and so on to about an hour, and from the beginning after a deletion. A try walks
-// twice over all qgroups, and commits.
+// heldQgroups are qgroups of deleted subvolumes that cannot be removed yet. The kernel drops and
+// subtracts a subvolume within moments. But a client may hold it open for hours, and a clone may
+// hold the qgroup of its source for years. The agent tries again at the next check, then after two
+// more, four, and so on up to about an hour. A deletion resets the interval. Each try walks twice
+// over all qgroups, and commits.
 type heldQgroups struct {
 	mu            sync.Mutex
 	waiting       bool
-	skipped, most int // looks since the last try, and how many at most
+	skipped, most int // checks since the last try, and their limit
 }
 
 const mostSkipped = 63
@@ -107,7 +112,7 @@ func (h *heldQgroups) wait() {
 	h.waiting = true
 }
 
-// due says whether this look is to try, as it is after a deletion.
+// due reports whether this check should try. A deletion makes it try.
 func (h *heldQgroups) due(deleted bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// The moment in which the kernel has dropped a subvolume and not yet counted it out lies between two of its own steps: no test
-// can stop it there, so this one makes up the numbers.
+// The kernel has dropped a subvolume and has not yet subtracted it. This moment lies between two
+// steps of the kernel, and no test can stop it there. So this test makes up the numbers.
 func TestQgroupThatStillCountsIsLeftAlone(t *testing.T) {
 	groups := map[uint64]btrfs.Qgroup{
 		1: {},
@@ -19,7 +19,8 @@ func TestQgroupThatStillCountsIsLeftAlone(t *testing.T) {
 	assert.DeepEqual(t, countedOut([]uint64{1, 2, 3, 4}, groups), []uint64{1, 4})
 }
 
-// What a clone may hold for years is tried ever more rarely, and again from the beginning after a deletion.
+// The agent retries a qgroup that a clone may hold for years at growing intervals. A deletion
+// resets the interval.
 func TestHeldQgroupsAreTriedEverMoreRarely(t *testing.T) {
 	var held heldQgroups
 	tries := func(looks int) (out []int) {

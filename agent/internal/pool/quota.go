@@ -9,22 +9,22 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// Quota says how sizes are enforced: docs/architecture.md, "Quotas".
+// Quota is how the agent enforces sizes: docs/architecture.md, "Quotas".
 type Quota string
 
 // Modes of AGENT_QUOTA_MODE.
 const (
-	QuotaAuto   Quota = "auto"   // whatever the filesystem has; full where it has none
+	QuotaAuto   Quota = "auto"   // the mode of the filesystem; full if it has none
 	QuotaFull   Quota = "full"   // limits what a volume references
-	QuotaSimple Quota = "simple" // limits what a volume writes anew; kernel 6.7
-	QuotaOff    Quota = "off"    // sizes are not enforced, and limits that the agent has set are lifted
+	QuotaSimple Quota = "simple" // limits the data that a volume itself wrote; kernel 6.7
+	QuotaOff    Quota = "off"    // sizes are not enforced, and the agent removes limits that it has set
 )
 
-// Quota is how sizes are enforced since SetUpQuota: not QuotaAuto.
+// Quota returns the mode that SetUpQuota chose. It is never QuotaAuto.
 func (p *Pool) Quota() Quota { return p.quota }
 
-// SetUpQuota brings the filesystem's quotas into the configured mode. It never turns off or converts quotas that
-// an administrator turned on: another mode than the configured one is an error.
+// SetUpQuota sets up quotas in the configured mode. It never disables or converts quotas that an
+// administrator enabled. A mode other than the configured one is an error.
 func (p *Pool) SetUpQuota() error {
 	status, err := p.fs.Quota()
 	if err != nil {
@@ -54,8 +54,8 @@ func (p *Pool) SetUpQuota() error {
 	return keepConsistent(p.fs, mode)
 }
 
-// InspectQuota takes the mode that the filesystem has, and changes nothing. It says whether quotas are off that the
-// configuration asks for, and whether they count wrongly.
+// InspectQuota adopts the mode of the filesystem, and changes nothing. It reports whether quotas
+// are off although the configuration asks for them, and whether they are inconsistent.
 func (p *Pool) InspectQuota() (off, inconsistent bool, err error) {
 	p.quota = QuotaOff
 	if p.config.Quota == QuotaOff {
@@ -79,10 +79,10 @@ func (p *Pool) Rescan(ctx context.Context) error {
 	return p.fs.WaitRescan(ctx)
 }
 
-// WaitRescan returns when no rescan runs.
+// WaitRescan returns when no rescan is running.
 func (p *Pool) WaitRescan(ctx context.Context) error { return p.fs.WaitRescan(ctx) }
 
-// KeepConsistent starts a rescan where quotas are inconsistent: while they are, limits are not enforced.
+// KeepConsistent starts a rescan if quotas are inconsistent, because limits are not enforced then.
 func (p *Pool) KeepConsistent() {
 	if p.quota != QuotaFull {
 		return
@@ -97,8 +97,9 @@ func (p *Pool) KeepConsistent() {
 	}
 }
 
-// keepConsistent makes the kernel count also when it drops large deleted subvolumes, where it would otherwise give up and
-// stop enforcing limits until a rescan (sysfs qgroups/drop_subtree_threshold, kernel 6.2).
+// keepConsistent makes the kernel also count the drop of large deleted subvolumes. By default the
+// kernel marks the quotas inconsistent instead, and limits are not enforced until a rescan (sysfs
+// qgroups/drop_subtree_threshold, kernel 6.2).
 func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
 	if mode != btrfs.QuotaFull {
 		return nil
@@ -109,7 +110,8 @@ func keepConsistent(fs *btrfs.FS, mode btrfs.QuotaMode) error {
 	return nil
 }
 
-// SetLimit sets the limit of a subvolume; 0 is none, and so is any where quotas are off.
+// SetLimit sets the limit of a subvolume. 0 means no limit. If quotas are off, any limit means no
+// limit.
 func (p *Pool) SetLimit(id uint64, bytes int64) error {
 	if err := p.Step("limit", fmt.Sprint(id)); err != nil {
 		return err
@@ -119,12 +121,13 @@ func (p *Pool) SetLimit(id uint64, bytes int64) error {
 	}
 	err := p.fs.SetLimit(id, uint64(bytes))
 	if p.quota == QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {
-		return nil // there is nothing to set
+		return nil // quotas are disabled, so there is no limit to remove
 	}
 	return err
 }
 
-// HasLimit says whether a subvolume has its limit already. To ask takes microseconds, to set it a change to the quota tree.
+// HasLimit reports whether a subvolume has this limit already. A read takes microseconds. Setting a
+// limit changes the quota tree.
 func (p *Pool) HasLimit(id uint64, bytes int64) bool {
 	if p.quota == QuotaOff {
 		bytes = 0
@@ -133,8 +136,8 @@ func (p *Pool) HasLimit(id uint64, bytes int64) bool {
 	return err == nil && int64(group.MaxReferenced) == bytes
 }
 
-// Limits are those of all subvolumes, by their IDs. It is nil without an error where the filesystem has no quotas,
-// and is to have none.
+// Limits returns the limits of all subvolumes, by ID. It returns nil without an error if quotas are
+// disabled and the configuration wants them off.
 func (p *Pool) Limits() (map[uint64]int64, error) {
 	groups, err := p.fs.Qgroups()
 	if p.quota == QuotaOff && errors.Is(err, btrfs.ErrQuotaDisabled) {

@@ -13,28 +13,29 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// On a full pool a pod that is to delete files must still start, and so its node must attach. Two
-// things make room for the reference:
+// On a full pool, a pod that deletes files must still be able to start, so its node must attach.
+// Two mechanisms make room for the reference:
 //
-//   - Where no room for data is left, writeRef makes a symbolic link, whose text btrfs keeps in
+//   - If there is no room for data, writeRef creates a symbolic link. btrfs stores its text in
 //     metadata.
-//   - Where no room for metadata is left either, the agent gives up the reserve: symbolic links
-//     that take up metadata, and that nothing reads. Measured on pools of 300 MiB to 4 GiB, 2 MiB
-//     are enough for the reservation that btrfs makes for a new file, and 1 MiB are not.
+//   - If there is no room for metadata either, the agent gives up the reserve. The reserve consists
+//     of symbolic links that occupy metadata and that no process reads. On pools of 300 MiB to 4
+//     GiB, measurements show that 2 MiB are enough for the reservation that btrfs makes for a new
+//     file, and 1 MiB are not.
 //
-// The reserve is a subvolume, because a snapshot of what holds the base path would keep its room.
-// Maintenance fills the reserve again, so far as there is room.
+// The reserve is a subvolume, because a snapshot of the subvolume that contains the base path would
+// otherwise keep its space. Maintenance fills the reserve again as far as there is room.
 const (
 	reserveDir   = "reserve"
 	reserveLinks = 1400
-	reserveBytes = 3000 // of each link: five fill a node of 16 KiB
+	reserveBytes = 3000 // of each link; five fill a node of 16 KiB
 )
 
 // ReserveLow reports whether the reserve could not be filled.
 func (p *Pool) ReserveLow() bool { return p.reserveLow.Load() }
 
-// FillReserve makes the links that are missing, while nothing uses their room. A pool that is full
-// keeps the ones that it has.
+// FillReserve creates the missing links. It waits for a write that uses their room. If the pool is
+// full, the reserve keeps the links that it has.
 func (p *Pool) FillReserve() {
 	p.reserve.Lock()
 	defer p.reserve.Unlock()
@@ -74,9 +75,8 @@ func (p *Pool) writeReserve() error {
 	return nil
 }
 
-// isLeftOut reports whether name is the directory that a snapshot has in place of a subvolume.
-// Nothing can be put into it. Its inode is BTRFS_EMPTY_SUBVOL_DIR_OBJECTID
-// (include/uapi/linux/btrfs_tree.h).
+// isLeftOut reports whether name is the empty directory in place of a subvolume in a snapshot. It
+// accepts no files. Its inode is BTRFS_EMPTY_SUBVOL_DIR_OBJECTID (include/uapi/linux/btrfs_tree.h).
 func isLeftOut(dir *os.File, name string) bool {
 	const emptySubvolume = 2
 	var stat unix.Stat_t
@@ -84,7 +84,7 @@ func isLeftOut(dir *os.File, name string) bool {
 	return err == nil && stat.Ino == emptySubvolume
 }
 
-// WithReserve calls write, and where that finds no room calls it again without the reserve.
+// WithReserve calls write. If there is no room, it gives up the reserve and calls write again.
 func (p *Pool) WithReserve(ctx context.Context, write func() error) error {
 	err := write()
 	if !errors.Is(err, unix.ENOSPC) {
@@ -99,7 +99,7 @@ func (p *Pool) WithReserve(ctx context.Context, write func() error) error {
 	return write()
 }
 
-// giveUpReserve makes the reserve's room usable, which takes a commit.
+// giveUpReserve frees the room of the reserve. That takes a commit.
 func (p *Pool) giveUpReserve(ctx context.Context) error {
 	dir, err := beneath.OpenDir(p.own, reserveDir)
 	if err != nil {

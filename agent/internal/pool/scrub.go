@@ -15,16 +15,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// scrubFindings remembers what scrubs could not repair. The status file of btrfs-scrub(8) tells of
-// the last scrub only, and the next one replaces it when it starts. So the agent keeps the
-// findings in another file of the same directory.
+// scrubFindings remembers errors that scrubs could not repair. The status file of btrfs-scrub(8)
+// holds only the last scrub, and the next scrub overwrites it when it starts. So the agent keeps
+// the findings in another file of the same directory.
 type scrubFindings struct {
 	mu       sync.Mutex
 	loaded   bool
-	byDevice map[uint64]uint64 // uncorrectable errors, by the device's ID
+	byDevice map[uint64]uint64 // uncorrectable errors, by device ID
 }
 
-// add takes the results of scrubs and reports whether they change what is known. Only a complete
+// add takes the results of scrubs and reports whether they change the findings. Only a complete
 // scrub without such errors removes a finding.
 func (f *scrubFindings) add(runs []btrfs.ScrubRun) bool {
 	before := maps.Clone(f.byDevice)
@@ -65,11 +65,11 @@ func (f *scrubFindings) save(file string) error {
 	return renameio.WriteFile(file, text, 0o600)
 }
 
-// NoteScrubFindings remembers what the last scrub could not repair.
+// NoteScrubFindings records errors that the last scrub could not repair.
 func (p *Pool) NoteScrubFindings() { _ = p.scrubFindings() }
 
-// scrubFindings are the uncorrectable errors that scrubs have found, by the device's ID. They
-// include those of a scrub that runs, or was cancelled.
+// scrubFindings returns the uncorrectable errors that scrubs have found, by device ID. They include
+// those of a running or cancelled scrub.
 func (p *Pool) scrubFindings() map[uint64]uint64 {
 	info, err := p.fs.Info()
 	if err != nil {
@@ -94,11 +94,11 @@ func (p *Pool) scrubFindings() map[uint64]uint64 {
 	return maps.Clone(f.byDevice)
 }
 
-// scrubConditions tells of what scrubs could not repair.
+// scrubConditions adds conditions for errors that scrubs could not repair.
 func (p *Pool) scrubConditions(out *Conditions) {
 	devices, err := p.fs.Devices()
 	if err != nil {
-		return // deviceConditions says so
+		return // deviceConditions reports this error
 	}
 	found := p.scrubFindings()
 	for _, device := range devices {

@@ -10,19 +10,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// wholeScan is from how many subvolumes on one walk over the quota tree is cheaper than a search for each.
+// wholeScan is the number of subvolumes from which on one walk over the quota tree is cheaper than
+// a search for each.
 const wholeScan = 256
 
-// Usage of one subvolume as the kernel counts it. Counts move when the filesystem commits.
+// Usage holds the kernel's counts of one subvolume. The counts change when the filesystem commits.
 type Usage struct {
-	UsedBytes      int64 // referenced data; 0 where quotas are off
-	ExclusiveBytes int64 // what deleting it would free
+	UsedBytes      int64 // referenced data; 0 if quotas are off
+	ExclusiveBytes int64 // what a deletion would free
 }
 
-// Usage reads what the kernel counts for subvolumes, by their IDs. One that is not counted is
-// missing from the answer. Counts are those of the filesystem's last commit. The kernel commits
-// every 30 seconds where something was written, unless the mount option commit= says otherwise,
-// and each change by the agent commits too.
+// Usage reads the kernel's counts of subvolumes, by ID. The result omits subvolumes without counts.
+// The counts are those of the last commit of the filesystem. The kernel commits every 30 seconds if
+// there are changes, unless the mount option commit= sets another interval. Each change by the
+// agent also commits.
 func (p *Pool) Usage(ids ...uint64) (map[uint64]Usage, error) {
 	out := make(map[uint64]Usage, len(ids))
 	if p.quota == QuotaOff {
@@ -60,16 +61,16 @@ func usageOf(g btrfs.Qgroup) Usage {
 	return Usage{UsedBytes: int64(g.Referenced), ExclusiveBytes: int64(g.Exclusive)}
 }
 
-// UsageOne reads the usage of one subvolume. counted is false where quotas are off, or do not
-// count it.
+// UsageOne reads the usage of one subvolume. counted is false if quotas are off or have no counts
+// for it.
 func (p *Pool) UsageOne(id uint64) (used Usage, counted bool, err error) {
 	usage, err := p.Usage(id)
 	used, counted = usage[id]
 	return used, counted, err
 }
 
-// UsageNow writes out all that clients have written, which a commit does not, and commits before it
-// reads. It is for changes that depend on the exact number, which are rare, and not for readers.
+// UsageNow writes out all data of clients, which a commit does not, and commits before it reads. It
+// is for rare changes that depend on the exact number, not for status requests.
 func (p *Pool) UsageNow(id uint64) (Usage, error) {
 	if p.quota == QuotaOff {
 		return Usage{}, nil
@@ -81,7 +82,8 @@ func (p *Pool) UsageNow(id uint64) (Usage, error) {
 	return used, err
 }
 
-// SharedBytes is how much of a subvolume's data others share, as of a commit that it makes. Only full quotas count it.
+// SharedBytes returns how much of the data of a subvolume other subvolumes share, after a commit.
+// Only full quotas count it.
 func (p *Pool) SharedBytes(ctx context.Context, id uint64) (int64, error) {
 	if err := p.Commit(ctx); err != nil {
 		return 0, err
@@ -93,7 +95,7 @@ func (p *Pool) SharedBytes(ctx context.Context, id uint64) (int64, error) {
 	return int64(group.Referenced) - int64(group.Exclusive), err
 }
 
-// Stats are the numbers of the filesystem.
+// Stats holds the numbers of the filesystem.
 type Stats struct {
 	StatfsTotal, StatfsUsed, StatfsFree int64 // bytes, as df shows them
 	Space                               btrfs.Space
