@@ -11,6 +11,7 @@ directories=(
 	agent/internal/doctor
 	agent/internal/nfs
 	agent/internal/pool
+	controller
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' | sort | xargs awk '

@@ -15,17 +15,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// kubeQPS and kubeBurst bound the requests a second to the Kubernetes API. Each new volume reads its claim: client-go's own limit of 5
-// would be that of new volumes as well, and those that come at once would wait beyond their deadlines. The chart's provisioner may
-// make as many, of which a volume takes four.
+// kubeQPS and kubeBurst limit the requests per second to the Kubernetes API. The controller reads
+// the claim of each new volume. With client-go's default of 5, volumes that are created at once
+// would wait beyond their deadlines. The chart's provisioner has the same limit and makes four
+// requests per volume.
 const (
 	kubeQPS   = 100
 	kubeBurst = 200
 )
 
-// connect prepares the Kubernetes API: that of KUBECONFIG, else that of the cluster this pod is in, else nil.
+// connect returns a client of the Kubernetes API. KUBECONFIG selects the cluster, otherwise it is
+// the cluster of this pod. Without either, connect returns nil.
 func connect(settings *config.Config, logger *slog.Logger) (*kube.API, error) {
-	klog.SetSlogLogger(logger) // client-go's own messages, in our format
+	klog.SetSlogLogger(logger) // formats client-go's messages like ours
 	access, err := restConfig(settings.Kubeconfig)
 	if err != nil || access == nil {
 		return nil, err

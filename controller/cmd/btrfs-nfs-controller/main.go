@@ -1,5 +1,5 @@
-// Command btrfs-nfs-controller serves the CSI controller of btrfs-nfs-csi. It is configured by its environment, see
-// internal/config.
+// Command btrfs-nfs-controller serves the CSI controller of btrfs-nfs-csi. The environment
+// configures it, see internal/config.
 package main
 
 import (
@@ -51,7 +51,8 @@ func run(ctx context.Context) error {
 	}
 	registry := agents.NewRegistry(api, static, clients)
 
-	// The informers outlive the server, so that calls that are drained can still resolve.
+	// The informers outlive the server, so that calls can still resolve classes while the server
+	// drains.
 	informers, stopInformers := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(ctx)
 	if api != nil {
@@ -71,7 +72,8 @@ func run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// sources opens what tells about classes: the Kubernetes API where there is one, the classes file where one is named.
+// sources opens the sources of classes: the Kubernetes API if there is one, and the classes file if
+// one is configured.
 func sources(settings *config.Config, logger *slog.Logger) (*kube.API, *agents.Static, error) {
 	var static *agents.Static
 	if settings.ClassesFile != "" {

@@ -22,7 +22,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 
-// asMain has the test's binary be the driver.
+// asMain makes the test binary run the driver's main function.
 const asMain = "BNC_TEST_AS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestRun starts the driver as its environment says, makes a volume at an agent, and ends it with the signal that the kubelet sends.
+// TestRun starts the driver from its environment, creates a volume at an agent, and stops the
+// driver with the kubelet's signal.
 func TestRun(t *testing.T) {
 	agent := fakeagent.New(map[string]string{"the-token": "tenant"})
 	url := agent.Start()

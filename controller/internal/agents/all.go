@@ -11,10 +11,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// All gives every tenant of every agent that a class of ours names, or a volume whose class is gone. Two classes with one
-// tenant give one Target, of the class that comes first by name. Targets are in the order of the classes, and those of one class
-// that is gone in an order that stays while volumes come and go. A class that cannot be resolved is
-// an error: a list that lacks its volumes in silence would be worse.
+// All returns every tenant of every agent that one of our classes names, or that holds a volume of
+// a deleted class. If two classes have one tenant, All returns one Target, with the class that is
+// first by name. Targets are in the order of the classes. The order of the Targets of a deleted
+// class is stable while volumes are created and deleted. All fails if it cannot resolve a class,
+// because a list would omit its volumes silently.
 func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Target, error) {
 	if err := r.Ready(); err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	seen := map[string]bool{}
 	for _, l := range r.listed() {
 		ofRequest := secrets
-		if l.tokens != nil { // one token cannot be that of every class
+		if l.tokens != nil { // one request's token cannot be valid for every class
 			ofRequest = nil
 		}
 		target, err := r.target(ctx, l, ofRequest)
@@ -41,8 +42,9 @@ func (r *Registry) All(ctx context.Context, secrets map[string]string) ([]*Targe
 	return out, nil
 }
 
-// listed are locations, where those of its volumes stand for a class that is refused because of its
-// secrets. It has volumes from before, perhaps of several tenants, and gets no new ones.
+// listed returns the locations to list. If a class is refused because of its secrets, listed
+// returns the locations of its existing volumes. Such a class may have volumes of several tenants
+// and gets no new volumes.
 func (r *Registry) listed() []location {
 	var out []location
 	for _, l := range r.locations() {
@@ -50,7 +52,7 @@ func (r *Registry) listed() []location {
 		if l.tokensErr != nil && r.kube != nil {
 			ofVolumes = r.kube.ofVolumes(l.key)
 		}
-		if len(ofVolumes) == 0 { // and All says why
+		if len(ofVolumes) == 0 { // All reports the cause
 			ofVolumes = []location{l}
 		}
 		out = append(out, ofVolumes...)
@@ -58,7 +60,8 @@ func (r *Registry) listed() []location {
 	return out
 }
 
-// locations are those of all sources by name. A static class that a StorageClass of the same name shadows is left out.
+// locations returns the locations of all sources by name. A StorageClass takes precedence over a
+// static class of the same name.
 func (r *Registry) locations() []location {
 	var out []location
 	if r.kube != nil {
@@ -74,9 +77,9 @@ func (r *Registry) locations() []location {
 	return byName(out)
 }
 
-// Pools gives the tenants of each agent, who share its pool. With parameters of a class only
-// the tenants of the classes that fit them, which are several where the parameters name no
-// class; none fitting is agentapi.Invalid.
+// Pools returns the tenants of each agent. The tenants of one agent share its pool. With the
+// parameters of a class, Pools returns only the tenants of the classes that match. Several classes
+// can match if the parameters name no class. If no class matches, the error is agentapi.Invalid.
 func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([][]*Target, error) {
 	asked, err := class.Parse(parameters)
 	if err != nil {
@@ -87,7 +90,7 @@ func (r *Registry) Pools(ctx context.Context, parameters map[string]string) ([][
 		return nil, err
 	}
 	var out [][]*Target
-	seen := map[string]int{} // where in out
+	seen := map[string]int{} // index in out
 	for _, t := range targets {
 		url := agentclient.NormalURL(t.URL())
 		at, found := seen[url]
@@ -135,7 +138,7 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	return nil, agentapi.Errorf(agentapi.Invalid, "no storage class fits the parameters %s", describe(asked))
 }
 
-// fits compares what tells classes apart.
+// fits compares the parameters that distinguish classes.
 func fits(l location, parsed, asked class.Parameters) bool {
 	return (asked.Name == "" || asked.Name == l.name) &&
 		(asked.AgentURL == "" || agentclient.NormalURL(asked.AgentURL) == agentclient.NormalURL(parsed.AgentURL)) &&

@@ -11,8 +11,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// A call that needs what an older agent does not have fails without a request for it, and says
-// which agent to upgrade. After the upgrade it works, and the agent is not asked again.
+// A call that needs a feature which an older agent lacks fails without a request for it. The error
+// names the agent to upgrade. After the upgrade the call works, and the client does not ask the
+// agent for its features again.
 func TestOlderAgentIsNotAskedForWhatItDoesNotKnow(t *testing.T) {
 	fake := fakeagent.New(map[string]string{"token": "tenant"})
 	fake.Features = nil // 57e475d

@@ -8,8 +8,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// KnownVolumes are the IDs of the volumes that the cluster knows of a target's tenant, sorted. known is false where it knows none of
-// that agent at all, as without Kubernetes. The agent is not asked.
+// KnownVolumes returns the sorted IDs of the volumes of a target's tenant that the cluster knows.
+// known is false if the cluster knows no volume of that agent, for example without Kubernetes.
+// KnownVolumes does not ask the agent.
 func (r *Registry) KnownVolumes(ctx context.Context, t *Target) (ids []string, known bool) {
 	if r.kube == nil {
 		return nil, false
@@ -28,8 +29,8 @@ func (r *Registry) KnownVolumes(ctx context.Context, t *Target) (ids []string, k
 	return ids, known
 }
 
-// KnownAs is the ID by which the cluster knows the volume of that name at a target's tenant. Of several it is that of the class, else
-// the first.
+// KnownAs returns the volume ID that the cluster has for the volume of that name at a target's
+// tenant. If there are several, it prefers the ID with the class, and otherwise returns the first.
 func (r *Registry) KnownAs(ctx context.Context, t *Target, name, classKey string) (v id.Volume, found bool) {
 	if r.kube == nil {
 		return id.Volume{}, false
@@ -47,8 +48,9 @@ func (r *Registry) KnownAs(ctx context.Context, t *Target, name, classKey string
 	return v, found
 }
 
-// isAt tells whether a volume is at a target's agent, and there of its tenant. One whose tenant cannot be told, because its
-// token comes with requests only or cannot be read now, may be any tenant's.
+// isAt reports whether a volume is at a target's agent, and whether it belongs to the target's
+// tenant. If the tenant is unknown, the volume may belong to any tenant. The tenant is unknown if
+// the token comes only with requests, or if it cannot be read now.
 func (r *Registry) isAt(ctx context.Context, handle string, t *Target) (host, tenant bool) {
 	v, err := id.ParseVolume(handle)
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// cluster makes locations of what the Kubernetes API tells.
+// cluster derives locations from the Kubernetes API.
 type cluster struct{ *kube.API }
 
-// locationOf finds where a volume or snapshot is. A class that is there tells by itself. A class that
-// is gone is told by the PersistentVolume, or, for a snapshot, by the PersistentVolumes of its class as
-// long as they agree.
+// locationOf returns the location of a volume or snapshot. An existing class gives the location
+// itself. If the class is deleted, the PersistentVolume gives the location of a volume. For a
+// snapshot, the PersistentVolumes of its class give it if they all agree.
 func (c *cluster) locationOf(v id.Volume) (location, bool, error) {
 	var pv *corev1.PersistentVolume
 	if found := c.VolumesWithHandle(v.String()); len(found) > 0 {
@@ -49,7 +49,7 @@ func (c *cluster) locationOf(v id.Volume) (location, bool, error) {
 	}
 }
 
-// locations are those of all classes, and of the volumes whose class is gone.
+// locations returns the locations of all classes, and of the volumes whose class is deleted.
 func (c *cluster) locations() []location {
 	var out []location
 	known := map[string]bool{}
@@ -65,7 +65,7 @@ func (c *cluster) locations() []location {
 	return out
 }
 
-// named is the location of the StorageClass of that name.
+// named returns the location of the StorageClass with that name.
 func (c *cluster) named(name string) (location, bool) {
 	for _, sc := range c.ClassesOf(id.ClassKey(name)) {
 		if sc.Name == name {
@@ -75,8 +75,8 @@ func (c *cluster) named(name string) (location, bool) {
 	return location{}, false
 }
 
-// withParameters are the locations of the StorageClasses with these very parameters. Those that speak
-// to the sidecars do not count: the provisioner removes them, and adds others.
+// withParameters returns the locations of the StorageClasses with exactly these parameters. It
+// ignores parameters for the sidecars: the provisioner removes them and adds others.
 func (c *cluster) withParameters(parameters map[string]string) []location {
 	var out []location
 	for _, sc := range c.Classes() {
@@ -99,7 +99,8 @@ func (c *cluster) ofClass(sc *storagev1.StorageClass) location {
 	return l
 }
 
-// ofVolume is the location of a volume whose class is gone; none where the volume tells no agent.
+// ofVolume returns the location of a volume whose class is deleted. It returns false if the volume
+// names no agent.
 func (c *cluster) ofVolume(key string, pv *corev1.PersistentVolume) (location, bool) {
 	parsed, err := class.FromVolumeContext(pv.Spec.CSI.VolumeAttributes)
 	if err != nil || parsed.AgentURL == "" {
@@ -111,14 +112,14 @@ func (c *cluster) ofVolume(key string, pv *corev1.PersistentVolume) (location, b
 	return l, true
 }
 
-// useTokenOf takes the token from the secret that a PersistentVolume names, if it names one.
+// useTokenOf sets the token from the secret that a PersistentVolume names, if it names one.
 func (c *cluster) useTokenOf(pv *corev1.PersistentVolume, l *location) {
 	if tokens := c.VolumeToken(pv); tokens != nil {
 		l.tokens, l.tokensErr = tokens, nil
 	}
 }
 
-// ofVolumes are the different locations of the volumes of a class that is gone.
+// ofVolumes returns the distinct locations of the volumes of a deleted class.
 func (c *cluster) ofVolumes(key string) []location {
 	var out []location
 	for _, pv := range c.VolumesOf(key) {
@@ -130,7 +131,7 @@ func (c *cluster) ofVolumes(key string) []location {
 	return out
 }
 
-// same reports whether both are one agent and one secret.
+// same reports whether both locations have the same agent and secret.
 func (l location) same(other location) bool {
 	return l.tokens == other.tokens &&
 		agentclient.NormalURL(l.parameters[class.AgentURL]) == agentclient.NormalURL(other.parameters[class.AgentURL])

@@ -12,20 +12,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// ErrUnknownClass means that nothing tells where the class's agent is: neither a StorageClass, nor a
-// PersistentVolume, nor the static classes file.
+// ErrUnknownClass means that no source gives the location of the class's agent: no StorageClass, no
+// PersistentVolume and no entry of the static classes file.
 var ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class tells where its agent is: make a class of that name again")
 
-// location is where a class's volumes are, as one of the sources tells it.
+// location is the agent and the token of a class's volumes, as one of the sources gives them.
 type location struct {
-	name       string                  // of the class; its key where the class is gone
+	name       string                  // name of the class, or its key if the class is deleted
 	key        string                  // id.ClassKey(name)
-	parameters map[string]string       // as written
-	tokens     agentclient.TokenSource // nil where there is none
+	parameters map[string]string       // as the source has them
+	tokens     agentclient.TokenSource // nil if there is none
 	tokensErr  error                   // why there is none
 }
 
-// parse reads the parameters of a location that exists already, so a mistake in them is not the caller's.
+// parse reads the parameters of an existing location. An error in them is not the caller's fault.
 func (l location) parse() (class.Parameters, error) {
 	parsed, err := class.Parse(l.parameters)
 	if err == nil && parsed.AgentURL == "" {
@@ -46,7 +46,8 @@ func byName(locations []location) []location {
 	return locations
 }
 
-// clientFor is the client of the tenant at a location, with the request's token if it brings one.
+// clientFor returns the client for the tenant at a location. A token in the request takes
+// precedence.
 func (r *Registry) clientFor(ctx context.Context, l location, agentURL string, secrets map[string]string) (*agentclient.Client, error) {
 	token, given, err := class.TokenFrom(secrets)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package agents finds the agent and the tenant behind a StorageClass, a volume or a snapshot, at the time of each call,
-// so that URLs and tokens may change under existing volumes.
+// Package agents resolves a StorageClass, volume or snapshot to its agent and tenant. It does so on
+// each call, so that URLs and tokens can change for existing volumes.
 package agents
 
 import (
@@ -23,7 +23,7 @@ type Registry struct {
 	clients *agentclient.Pool
 }
 
-// NewRegistry resolves by Kubernetes, by a classes file, or by both; one of them may be nil.
+// NewRegistry resolves with Kubernetes, with a classes file, or with both. One of them may be nil.
 func NewRegistry(api *kube.API, static *Static, clients *agentclient.Pool) *Registry {
 	r := &Registry{static: static, clients: clients}
 	if api != nil {
@@ -32,7 +32,7 @@ func NewRegistry(api *kube.API, static *Static, clients *agentclient.Pool) *Regi
 	return r
 }
 
-// Ready tells why resolving does not work yet, nil when it does.
+// Ready returns nil once resolving works. Before that, the error gives the reason.
 func (r *Registry) Ready() error {
 	if r.kube == nil {
 		return nil
@@ -40,16 +40,17 @@ func (r *Registry) Ready() error {
 	return r.kube.Ready()
 }
 
-// Target is an agent's tenant together with what the class asks for.
+// Target is a tenant of an agent, and the settings of the class.
 type Target struct {
 	*agentclient.Client
-	Class      string // key of the class, as volume IDs carry it
+	Class      string // key of the class, as in volume IDs
 	Parameters class.Parameters
 }
 
-// ForVolume finds the agent of an existing volume or snapshot. Order: the StorageClass, the PersistentVolume (or, for a
-// snapshot, the volumes of the class), the static classes. A token in secrets goes before the class's own.
-// Errors: ErrUnknownClass, class.ErrMisconfigured, or those of agentapi.
+// ForVolume returns the agent of an existing volume or snapshot. It tries the StorageClass, then
+// the PersistentVolume, then the static classes. For a snapshot, it uses the PersistentVolumes of
+// its class. A token in secrets takes precedence over the token of the class. Errors:
+// ErrUnknownClass, class.ErrMisconfigured, or those of agentapi.
 func (r *Registry) ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*Target, error) {
 	l, err := r.locationOf(v)
 	if err != nil {
@@ -58,7 +59,7 @@ func (r *Registry) ForVolume(ctx context.Context, v id.Volume, secrets map[strin
 	return r.target(ctx, l, secrets)
 }
 
-// target is the tenant of a location that exists already.
+// target returns the tenant of an existing location.
 func (r *Registry) target(ctx context.Context, l location, secrets map[string]string) (*Target, error) {
 	parsed, err := l.parse()
 	if err != nil {
@@ -88,25 +89,25 @@ func (r *Registry) locationOf(v id.Volume) (location, error) {
 	return location{}, fmt.Errorf("storage class %q: %w", v.Class, ErrUnknownClass)
 }
 
-// Provision is what a new volume is made by.
+// Provision holds the settings of a new volume.
 type Provision struct {
 	*Target
-	Properties class.Properties // the class's, overridden by the claim
-	ClaimErr   error            // why what the claim's annotations ask for cannot be had; Invalid
+	Properties class.Properties // the class's properties, overridden by the claim
+	ClaimErr   error            // why the claim's annotations are invalid; Invalid
 
-	// ClaimGone: the request names a claim that is gone, and so are the properties that it asked
-	// for. The provisioner asks on for such a volume until it has a final answer, and then deletes
-	// the volume.
+	// ClaimGone is true if the claim that the request names is deleted. The requested properties are
+	// unknown then. The provisioner keeps retrying until it has a final answer, and then deletes the
+	// volume.
 	ClaimGone bool
-	// Classes are the keys of the classes that the volume of such a claim may be of. The Target is
-	// of the first.
+	// Classes holds the keys of the classes that such a claim's volume may belong to. The Target is of
+	// the first class.
 	Classes []string
 }
 
-// ForCreate finds the class and agent for a new volume. The class's name is the parameter storageClassName, else that of
-// the claim which the provisioner names, else that of the one static class that the parameters fit. Where the claim is
-// gone, it is any class with the parameters. What the caller did wrong is agentapi.Invalid and names the parameter or
-// annotation.
+// ForCreate returns the class and agent for a new volume. The parameter storageClassName names the
+// class. Without it, the claim that the provisioner names gives the class. Without a claim, it is
+// the only static class that matches the parameters. If the claim is deleted, it is any class with
+// these parameters. Errors of the caller are agentapi.Invalid and name the parameter or annotation.
 func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string]string) (*Provision, error) {
 	if err := r.Ready(); err != nil {
 		return nil, err
@@ -140,9 +141,10 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 	return out, nil
 }
 
-// newTarget is where a new volume is made: in a class, whose parameters those of the request override.
+// newTarget returns the Target for a new volume in a class. The request's parameters override those
+// of the class.
 func (r *Registry) newTarget(ctx context.Context, l location, parameters, secrets map[string]string) (*Target, error) {
-	if l.tokensErr != nil { // also where the request brings a token
+	if l.tokensErr != nil { // even if the request brings a token
 		return nil, l.misconfigured(l.tokensErr)
 	}
 	merged := maps.Clone(l.parameters)
@@ -164,8 +166,8 @@ func (r *Registry) newTarget(ctx context.Context, l location, parameters, secret
 	return &Target{Client: client, Class: l.key, Parameters: parsed}, nil
 }
 
-// claim reads the claim that the provisioner names in the parameters, nil where it names none. gone
-// tells that there is none any more, or another one of that name.
+// claim reads the claim that the provisioner names in the parameters. It returns nil if they name
+// none. gone means that the claim is deleted, or that a new claim has its name.
 func (r *Registry) claim(ctx context.Context, parameters map[string]string) (claim *kube.Claim, gone bool, err error) {
 	namespace, name := parameters[class.ClaimNamespace], parameters[class.ClaimName]
 	if r.kube == nil || namespace == "" || name == "" {
@@ -178,8 +180,8 @@ func (r *Registry) claim(ctx context.Context, parameters map[string]string) (cla
 	return nil, true, nil
 }
 
-// isAnother reports whether a PersistentVolume is of a former claim of the same name. By default, the
-// provisioner ends the volume's name with the claim's UID.
+// isAnother reports whether a PersistentVolume belongs to an earlier claim of the same name. By
+// default, the provisioner ends the volume's name with the claim's UID.
 func isAnother(c *kube.Claim, volume string) bool {
 	if c.UID == "" || len(volume) < len(c.UID) {
 		return false
@@ -188,8 +190,8 @@ func isAnother(c *kube.Claim, volume string) bool {
 	return end != c.UID && uuid.Validate(end) == nil
 }
 
-// locationsFor finds the classes that a volume may be made in. There are several only where the claim is
-// gone.
+// locationsFor returns the classes that a volume may be created in. There are several only if the
+// claim is deleted.
 func (r *Registry) locationsFor(asked class.Parameters, claim *kube.Claim, gone bool, parameters map[string]string) ([]location, error) {
 	if !gone {
 		l, err := r.locationFor(asked, claim)
@@ -213,12 +215,12 @@ func (r *Registry) locationsFor(asked class.Parameters, claim *kube.Claim, gone 
 		"parameters of the request. Make the class again", parameters[class.ClaimNamespace], parameters[class.ClaimName])
 }
 
-// formerClass is a class that is gone. Its parameters come with the request.
+// formerClass returns a deleted class. Its parameters come with the request.
 func (r *Registry) formerClass(name string) location {
 	return location{name: name, key: id.ClassKey(name), parameters: map[string]string{}}
 }
 
-// locationFor finds the class to create in.
+// locationFor returns the class to create the volume in.
 func (r *Registry) locationFor(asked class.Parameters, claim *kube.Claim) (location, error) {
 	ofClaim := ""
 	if claim != nil {
@@ -231,7 +233,7 @@ func (r *Registry) locationFor(asked class.Parameters, claim *kube.Claim) (locat
 		if l, found := r.named(ofClaim); found {
 			return l, nil
 		}
-		return r.formerClass(ofClaim), nil // the claim proves that there was one
+		return r.formerClass(ofClaim), nil // the claim proves that the class existed
 	case asked.Name != "":
 		if l, found := r.named(asked.Name); found {
 			return l, nil
@@ -244,7 +246,7 @@ func (r *Registry) locationFor(asked class.Parameters, claim *kube.Claim) (locat
 	return location{}, agentapi.Errorf(agentapi.Invalid, "cannot tell the StorageClass: set its parameter %q, or run the provisioner with --extra-create-metadata", class.Name)
 }
 
-// named finds a class by its whole name: a key of a long name stands for that name only.
+// named returns a class by its full name. The key of a long name does not match.
 func (r *Registry) named(name string) (location, bool) {
 	if r.kube != nil {
 		if l, found := r.kube.named(name); found {
@@ -259,7 +261,7 @@ func (r *Registry) named(name string) (location, bool) {
 	return location{}, false
 }
 
-// NodeKnown tells whether there is such a node. Without Kubernetes every ID that parses is one.
+// NodeKnown reports whether a node exists. Without Kubernetes, every ID that parses is a node.
 func (r *Registry) NodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	if r.kube == nil {
 		return true, nil

@@ -16,13 +16,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// StaticClass is one entry of the classes file, which is a YAML or JSON list of them:
+// StaticClass is an entry of the classes file, which is a YAML or JSON list of entries:
 //
 //   - name: fast
 //     parameters: {agentURL: "http://10.0.0.1:8080", compression: zstd}
 //     tokenFile: /etc/btrfs-nfs-csi/fast.token
 //
-// Parameters are those of a StorageClass. The token may be left out where every request brings it.
+// Parameters are those of a StorageClass. The token is optional if every request brings one.
 type StaticClass struct {
 	Name       string            `json:"name"`
 	Parameters map[string]string `json:"parameters"`
@@ -30,8 +30,8 @@ type StaticClass struct {
 	TokenFile  string            `json:"tokenFile,omitempty"`
 }
 
-// Static is the classes file. A changed file is read anew on the next call; one that has become wrong is logged, and
-// what was read before stays in use.
+// Static is the classes file. The next call reads a changed file. If the file is invalid, Static
+// logs the error and keeps the last valid content.
 type Static struct {
 	path   string
 	logger *slog.Logger
@@ -68,7 +68,7 @@ func (s *Static) byKey(key string) (location, bool) {
 	return location{}, false
 }
 
-// match finds the one class that parameters without a name fit.
+// match returns the only class that matches parameters without a name.
 func (s *Static) match(asked class.Parameters) (location, error) {
 	var found []location
 	for _, l := range s.all() {
@@ -158,7 +158,7 @@ type fixedToken string
 
 func (t fixedToken) Token(context.Context, bool) (string, error) { return string(t), nil }
 
-// tokenFile is read at each call, so that a rotated token counts at once.
+// tokenFile is read on each call, so that a rotated token takes effect at once.
 type tokenFile string
 
 func (f tokenFile) Token(context.Context, bool) (string, error) {

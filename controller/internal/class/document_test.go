@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// docs/configuration.md has each parameter and each annotation that the code takes, and no others.
+// docs/configuration.md lists exactly the parameters and annotations that the code accepts.
 func TestDocumentIsCurrent(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/configuration.md")
 	assert.NilError(t, err)
@@ -33,7 +33,7 @@ func section(t *testing.T, document, heading string) string {
 	return part
 }
 
-// firstColumn is what stands between backquotes in the first column of a table.
+// firstColumn returns the texts between backquotes in the first column of a table.
 func firstColumn(section string) []string {
 	var names []string
 	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*`) \\|").FindAllStringSubmatch(section, -1) {

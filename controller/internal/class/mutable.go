@@ -9,30 +9,31 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// SizeLimit is the mutable parameter that says whether a volume's size is enforced: on or off.
+// SizeLimit is the mutable parameter that enforces the size of a volume: on or off.
 const SizeLimit = "sizeLimit"
 
-// Mutable are the mutable parameters of a volume, as a VolumeAttributesClass has them: what may change while the volume
-// lives. What is not given stays as it is.
+// Mutable holds the mutable parameters of a volume, as a VolumeAttributesClass has them. They can
+// change while the volume exists. Parameters that are not given stay as they are.
 type Mutable struct {
-	Properties // but for NoCOW, which would take the checksums of data away that was written with them
-	// MountOptions replace those that were set for the volume before. Those of the class stay, where these do not contradict.
-	// They count from the volume's next attachment to a node on. nil unset.
+	Properties // without NoCOW, which would remove the checksums of existing data
+	// MountOptions replace the options that were set for the volume before. Options of the class stay
+	// if they do not contradict these. They take effect at the volume's next attachment to a node. nil
+	// means unset.
 	MountOptions []string
-	Caching      string // one of mountoptions.CachingPolicies; "" unset. It counts from then on, too.
+	Caching      string // one of mountoptions.CachingPolicies; "" means unset; it takes effect at the same time
 	SizeLimit    *bool
 }
 
-// mutableKeys are what can be given.
+// mutableKeys returns the keys that are allowed.
 func mutableKeys() []string {
 	return []string{keyCompression, keyUID, keyGID, keyMode, keyLabels, MountOptions, Caching, SizeLimit}
 }
 
-// ParseMutable checks mutable parameters. The error names the one that is wrong.
+// ParseMutable checks mutable parameters. The error names the invalid parameter.
 func ParseMutable(parameters map[string]string) (Mutable, error) {
 	var m Mutable
 	for _, key := range slices.Sorted(maps.Keys(parameters)) {
-		if strings.HasPrefix(key, ProvisionerPrefix) { // the resizer's --extra-modify-metadata
+		if strings.HasPrefix(key, ProvisionerPrefix) { // from the resizer's --extra-modify-metadata
 			continue
 		}
 		if err := m.set(key, parameters[key]); err != nil {
@@ -59,7 +60,7 @@ func (m *Mutable) set(key, value string) (err error) {
 		if err := mountoptions.Check(options); err != nil {
 			return fmt.Errorf("is wrong: %w", err)
 		}
-		m.MountOptions = append([]string{}, options...) // none is not unset
+		m.MountOptions = append([]string{}, options...) // an empty list is not unset
 	case Caching:
 		if err := checkCaching(value); err != nil {
 			return err
@@ -77,7 +78,7 @@ func (m *Mutable) set(key, value string) (err error) {
 	return err
 }
 
-// Mutate lets mutable parameters override what a class and a claim ask for.
+// Mutate overrides the properties of a class and a claim with mutable parameters.
 func (p Properties) Mutate(m Mutable) (Properties, error) {
 	if m.Compression != "" {
 		p.Compression = m.Compression

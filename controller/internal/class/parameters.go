@@ -1,4 +1,4 @@
-// Package class reads what a StorageClass and a claim's annotations ask for.
+// Package class reads the parameters of a StorageClass and the annotations of a claim.
 package class
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// Keys of StorageClass parameters. The first four are also those of a volume's volume_context.
+// Keys of StorageClass parameters. The first four are also keys of a volume's volume_context.
 const (
 	AgentURL     = "agentURL"
 	NFSServer    = "nfsServer"
@@ -21,28 +21,29 @@ const (
 	Caching      = "caching"
 	Name         = "storageClassName"
 
-	// TokenKey is the key in a secret that holds the tenant's token.
+	// TokenKey is the key of the tenant's token in a secret.
 	TokenKey = "agentToken"
 
-	// ProvisionerPrefix marks parameters that speak to the sidecars, or that they add. All of them are accepted.
+	// ProvisionerPrefix marks parameters for the sidecars, and parameters that the sidecars add. All
+	// of them are accepted.
 	ProvisionerPrefix = "csi.storage.k8s.io/"
-	// ClaimName, ClaimNamespace and VolumeName are added by the provisioner with --extra-create-metadata.
+	// The provisioner adds ClaimName, ClaimNamespace and VolumeName with --extra-create-metadata.
 	VolumeName     = ProvisionerPrefix + "pv/name"
 	ClaimName      = ProvisionerPrefix + "pvc/name"
 	ClaimNamespace = ProvisionerPrefix + "pvc/namespace"
 )
 
-// Parameters are a class's parameters, checked.
+// Parameters holds a class's checked parameters.
 type Parameters struct {
 	AgentURL     string   // http(s)://host[:port]; may be empty
-	NFSServer    string   // what nodes mount from, an IPv6 address without brackets; empty for the host of AgentURL
+	NFSServer    string   // address that nodes mount from, IPv6 without brackets; empty means the host of AgentURL
 	MountOptions []string // NFS mount options
-	Caching      string   // one of mountoptions.CachingPolicies; empty for that of the access mode
-	Name         string   // the class's own name; may be empty
+	Caching      string   // one of mountoptions.CachingPolicies; empty means the default of the access mode
+	Name         string   // name of the class; may be empty
 	Properties
 }
 
-// Parse checks a class's parameters. The error names the parameter that is wrong.
+// Parse checks a class's parameters. The error names the invalid parameter.
 func Parse(parameters map[string]string) (Parameters, error) {
 	var p Parameters
 	for _, key := range slices.Sorted(maps.Keys(parameters)) {
@@ -102,7 +103,7 @@ func knownParameters() []string {
 	return append([]string{AgentURL, NFSServer, MountOptions, Caching, Name, keyRootSquash}, propertyKeys()...)
 }
 
-// Server is what nodes mount from: a host name or an address, IPv6 without brackets.
+// Server returns the host name or address that nodes mount from, IPv6 without brackets.
 func (p Parameters) Server() string {
 	if p.NFSServer != "" {
 		return p.NFSServer
@@ -114,7 +115,8 @@ func (p Parameters) Server() string {
 	return u.Hostname()
 }
 
-// VolumeContext is what a volume has to carry so that it can be reached when its class is gone. It holds no secret.
+// VolumeContext returns the parameters that a volume carries, so that it stays reachable when its
+// class is deleted. It holds no secret.
 func (p Parameters) VolumeContext() map[string]string {
 	out := map[string]string{AgentURL: p.AgentURL}
 	if p.NFSServer != "" {
@@ -129,7 +131,7 @@ func (p Parameters) VolumeContext() map[string]string {
 	return out
 }
 
-// FromVolumeContext reads VolumeContext back and ignores what others added.
+// FromVolumeContext parses the result of VolumeContext and ignores keys that others added.
 func FromVolumeContext(attributes map[string]string) (Parameters, error) {
 	own := map[string]string{}
 	for _, key := range []string{AgentURL, NFSServer, MountOptions, Caching} {
@@ -164,7 +166,8 @@ func parseHost(s string) (string, error) {
 	return host, nil
 }
 
-// CheckMountOptions applies the node's rules. Parse does not: volumes that were made before these rules must be found.
+// CheckMountOptions applies the node's rules. Parse does not apply them, because volumes that are
+// older than the rules must still be found.
 func (p Parameters) CheckMountOptions() error {
 	if err := mountoptions.Check(p.MountOptions); err != nil {
 		return fmt.Errorf("parameter %q: %w", MountOptions, err)

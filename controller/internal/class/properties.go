@@ -12,14 +12,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Properties are the settings of a volume that a class or a claim may choose. An unset one is left to the agent.
+// Properties holds the settings of a volume that a class or a claim may choose. The agent chooses
+// unset properties.
 type Properties struct {
 	NoCOW       *bool
-	Compression string // none, zstd[:1-15], zlib[:1-9] or lzo; "" unset
+	Compression string // none, zstd[:1-15], zlib[:1-9] or lzo; "" means unset
 	UID, GID    *int64
-	Mode        string            // octal text; "" unset
-	RootSquash  *bool             // only by the class: who claims must not be able to switch it off
-	Labels      map[string]string // by annotation or mutable parameter; nil unset
+	Mode        string            // octal text; "" means unset
+	RootSquash  *bool             // only for a class: a claim must not disable it
+	Labels      map[string]string // from annotations or mutable parameters; nil means unset
 }
 
 const (
@@ -31,7 +32,7 @@ const (
 	keyRootSquash  = "rootSquash"
 	keyLabels      = "labels"
 
-	// AnnotationPrefix begins the claim annotations that override the class for that claim.
+	// AnnotationPrefix is the prefix of the claim annotations that override the class for that claim.
 	AnnotationPrefix = "btrfs-nfs-csi/"
 )
 
@@ -39,7 +40,7 @@ func propertyKeys() []string { return []string{keyNoCOW, keyCompression, keyUID,
 
 var octalMode = regexp.MustCompile(`^[0-7]{1,5}$`)
 
-// set reads one property. known is false for a key that is none.
+// set parses one property. known is false if the key is not a property.
 func (p *Properties) set(key, value string) (known bool, err error) {
 	switch key {
 	case keyNoCOW:
@@ -77,8 +78,8 @@ func (p *Properties) set(key, value string) (known bool, err error) {
 	return true, nil
 }
 
-// parseOwner allows what the kernel does: every 32-bit ID but the last, which means "none" (user_namespaces(7)). The
-// agent may allow less and then says so.
+// parseOwner allows the IDs that the kernel allows: every 32-bit ID except the last, which means
+// "none" (user_namespaces(7)). The agent may allow fewer IDs and reports that itself.
 func parseOwner(value string) (*int64, error) {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < 0 || n >= math.MaxUint32 {
@@ -94,8 +95,8 @@ func (p Properties) check() error {
 	return nil
 }
 
-// Override applies a claim's annotations of the form btrfs-nfs-csi/{nocow,compression,uid,gid,mode,labels}. The error
-// names the annotation that is wrong.
+// Override applies a claim's annotations of the form
+// btrfs-nfs-csi/{nocow,compression,uid,gid,mode,labels}. The error names the invalid annotation.
 func (p Properties) Override(annotations map[string]string) (Properties, error) {
 	for _, annotation := range slices.Sorted(maps.Keys(annotations)) {
 		key, ours := strings.CutPrefix(annotation, AnnotationPrefix)
@@ -125,21 +126,21 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 	return p, nil
 }
 
-// ReservedLabels are set by the driver.
+// ReservedLabels returns the labels that the driver sets.
 func ReservedLabels() []string { return append(labelsOfAll(), LabelCaching) }
 
-// labelsOfAll are those that the driver sets on every volume of a claim.
+// labelsOfAll returns the labels that the driver sets on every volume of a claim.
 func labelsOfAll() []string {
 	return []string{agentapi.CreatedByLabel, LabelClass, LabelClaim, LabelClaimNamespace}
 }
 
-// Labels that the driver sets on what it creates.
+// Labels that the driver sets on the volumes and snapshots that it creates.
 const (
 	LabelClass          = "storage-class"
 	LabelClaim          = "pvc-name"
 	LabelClaimNamespace = "pvc-namespace"
-	// LabelCaching has the caching that a VolumeAttributesClass names for a volume. It is a label
-	// because every agent keeps labels.
+	// LabelCaching holds the caching policy that a VolumeAttributesClass names for a volume. It is a
+	// label because every agent stores labels.
 	LabelCaching = "caching"
 )
 

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// ErrMisconfigured means that an administrator has to change a class or a secret.
+// ErrMisconfigured means that an administrator has to correct a class or a secret.
 var ErrMisconfigured = errors.New("wrong configuration")
 
-// TokenFrom reads a token out of a secret, as it came with a request or from the API. What stands around it, such as the
-// newline of an editor, is not part of it.
+// TokenFrom reads a token from a secret of a request or of the API. It trims surrounding white
+// space, such as an editor's newline.
 func TokenFrom(secret map[string]string) (token string, given bool, err error) {
 	value, given := secret[TokenKey]
 	if !given {
@@ -23,7 +23,7 @@ func TokenFrom(secret map[string]string) (token string, given bool, err error) {
 	return value, true, nil
 }
 
-// CheckToken refuses what cannot be sent in a header. The error does not hold the token.
+// CheckToken refuses a token that a header cannot carry. The error does not contain the token.
 func CheckToken(token string) error {
 	if token == "" {
 		return errors.New("is empty")

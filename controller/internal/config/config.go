@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// Config is what the environment says. Durations are Go's, such as 30s.
+// Config holds the settings from the environment. Durations are in Go's format, such as 30s.
 type Config struct {
 	DriverName  string `envconfig:"DRIVER_NAME" default:"btrfs-nfs-csi" desc:"name of the CSI driver: provisioner of the StorageClasses that are ours"`
 	Endpoint    string `envconfig:"DRIVER_ENDPOINT" default:"unix:///csi/csi.sock" desc:"where to serve CSI: unix:///path or tcp://host:port"`
@@ -45,7 +45,7 @@ func Load() (*Config, error) {
 	return &c, c.validate()
 }
 
-// TLS are the files for https agents.
+// TLS returns the files for https agents.
 func (c *Config) TLS() agentclient.TLSFiles {
 	return agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey}
 }

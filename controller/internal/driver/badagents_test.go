@@ -27,19 +27,20 @@ type errTooMany int
 
 func (e errTooMany) Error() string { return fmt.Sprintf("%d descriptors more than before", int(e)) }
 
-// Every call for an agent that is down, slow, mad, broken or somebody else ends in time and with the right code, and neither another
-// agent's volumes nor its list suffer.
+// Every call to an agent that is down, slow, broken, or a different server ends in time and with
+// the right code. Neither another agent's volumes nor its list are affected.
 func TestAgentsThatFail(t *testing.T) {
 	for name, bad := range map[string]struct {
 		start func(t *testing.T) (url string)
 		codes []codes.Code
-		// timeout is each call's. Whatever it is, an answer that needs no waiting comes at once.
+		// timeout limits each call. An answer that needs no waiting arrives at once, whatever the
+		// timeout.
 		timeout time.Duration
 	}{
 		"down": {refusing, []codes.Code{codes.Unavailable}, harness.AgentTimeout},
 		"slow": {serving(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
-			select { // a call takes 30 s, or what the client gives it
+			select { // a call takes 30 s, or the client's deadline
 			case <-r.Context().Done():
 			case <-time.After(30 * time.Second):
 			}
@@ -51,7 +52,7 @@ func TestAgentsThatFail(t *testing.T) {
 		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal, codes.Unavailable}, harness.AgentTimeout},
 		"foreign certificate": {func(t *testing.T) string {
 			server := httptest.NewUnstartedServer(http.NotFoundHandler())
-			server.Config.ErrorLog = log.New(io.Discard, "", 0) // of each handshake
+			server.Config.ErrorLog = log.New(io.Discard, "", 0) // drops the error of each handshake
 			server.StartTLS()
 			t.Cleanup(server.Close)
 			return server.URL
@@ -75,7 +76,7 @@ func TestAgentsThatFail(t *testing.T) {
 				}
 			}
 			health, err := e.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: "bad|pvc-1"})
-			if slices.Contains(bad.codes, codes.Internal) { // it answers
+			if slices.Contains(bad.codes, codes.Internal) { // the agent answers
 				failed(t, err, codes.Internal)
 			} else {
 				assert.NilError(t, err)
@@ -94,18 +95,19 @@ func TestAgentsThatFail(t *testing.T) {
 	}
 }
 
-// refusing is the URL of an agent that is down. Its port is held, so that nobody else can come to listen there.
+// refusing returns the URL of an agent that is down. The test holds the port, so that no other
+// process listens there.
 func refusing(t *testing.T) string {
 	return "http://" + hold(t, netip.MustParseAddrPort("127.0.0.1:0"))
 }
 
-// hold takes a port and does not listen.
+// hold binds a port and does not listen.
 func hold(t *testing.T, address netip.AddrPort) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.NilError(t, syscall.Close(fd)) })
-	assert.NilError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)) // connections of a server that was there may linger
+	assert.NilError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)) // connections of an earlier server may linger
 	assert.NilError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}))
 	bound, err := syscall.Getsockname(fd)
 	assert.NilError(t, err)
@@ -120,7 +122,7 @@ func serving(handler http.HandlerFunc) func(t *testing.T) string {
 	}
 }
 
-// callsOf is every call that needs the agent of a class.
+// callsOf returns every call that needs the agent of a class.
 func callsOf(class string) map[string]func(context.Context, *env) error {
 	volume := class + "|pvc-1"
 	return map[string]func(context.Context, *env) error{

@@ -12,23 +12,23 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// mounting is what a class and a volume say of how nodes mount the volume.
+// mounting holds the mount options and the caching policy of a class and a volume.
 type mounting struct {
 	class   class.Parameters
-	options []string // the volume's own
-	caching string   // the volume's own; "" for that of the class
+	options []string // the volume's options
+	caching string   // the volume's policy; "" means that of the class
 }
 
 func mountingOf(p class.Parameters, v *agentapi.VolumeDetail) mounting {
 	m := mounting{class: p, options: v.MountOptions}
-	// Before there was a caching, a label of that name could be a user's.
+	// Before the driver had caching policies, users could set a label of that name.
 	if caching := v.Labels[class.LabelCaching]; slices.Contains(mountoptions.CachingPolicies(), caching) {
 		m.caching = caching
 	}
 	return m
 }
 
-// with is the mounting after a change by mutable parameters.
+// with returns the mounting after a change by mutable parameters.
 func (m mounting) with(mutable class.Mutable) mounting {
 	if mutable.MountOptions != nil {
 		m.options = mutable.MountOptions
@@ -38,7 +38,7 @@ func (m mounting) with(mutable class.Mutable) mounting {
 }
 
 // forMode returns the options for a node that gets the volume in an access mode, after those that
-// the server needs. Each level overrides those before it.
+// the server needs. Each level overrides the levels before it.
 func (m mounting) forMode(server []string, mode csi.VolumeCapability_AccessMode_Mode) []string {
 	var byMode []string
 	if !isSingleNode(modeLabel(mode)) {
@@ -51,8 +51,8 @@ func (m mounting) levels() [][]string {
 	return [][]string{mountoptions.Caching(m.class.Caching), m.class.MountOptions, mountoptions.Caching(m.caching), m.options}
 }
 
-// check returns an error if options contradict the caching that the volume, or else its class,
-// names. Where neither does, options that set it are in order.
+// check returns an error if options contradict the caching policy of the volume, or that of the
+// class if the volume names none. Without a policy, options may set the caching.
 func (m mounting) check(capabilities ...*csi.VolumeCapability) error {
 	caching := cmp.Or(m.caching, m.class.Caching)
 	if err := mountoptions.CheckCaching(caching, mountoptions.Override(m.levels()...)); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// ControllerGetCapabilities tells what the service can do.
+// ControllerGetCapabilities returns the capabilities of the service.
 func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	out := &csi.ControllerGetCapabilitiesResponse{}
 	for _, capability := range []csi.ControllerServiceCapability_RPC_Type{
@@ -40,7 +40,8 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 	return out, nil
 }
 
-// ValidateVolumeCapabilities confirms what the volume can do, which every volume of ours can, and that it is as the parameters say.
+// ValidateVolumeCapabilities confirms that the volume supports the capabilities and matches the
+// parameters. Every volume of this driver supports the same capabilities.
 func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *controller) ValidateVolumeCapabilities(ctx context.Context, r *csi.Vali
 	}}, nil
 }
 
-// checkParameters tells whether a volume could have been made with parameters.
+// checkParameters returns an error if the parameters cannot have produced the volume.
 func checkParameters(volume *agentapi.VolumeDetail, classKey string, parameters map[string]string) error {
 	parsed, err := class.Parse(parameters)
 	if err == nil {
@@ -86,13 +87,13 @@ func checkParameters(volume *agentapi.VolumeDetail, classKey string, parameters 
 		return err
 	case parsed.Name != "" && id.ClassKey(parsed.Name) != classKey:
 		return fmt.Errorf("the volume is not of storage class %s", parsed.Name)
-	case volume.SourceSnapshot != "" || volume.SourceVolume != "": // a copy has its source's properties
+	case volume.SourceSnapshot != "" || volume.SourceVolume != "": // a copy has the properties of its source
 		return nil
 	}
 	return differs(volume, parsed.Properties)
 }
 
-// unconfirmed is an answer, not a failure: the caller asked whether.
+// unconfirmed is a response without an error: the caller asked whether the volume matches.
 func unconfirmed(reason error) *csi.ValidateVolumeCapabilitiesResponse {
 	return &csi.ValidateVolumeCapabilitiesResponse{Message: reason.Error()}
 }

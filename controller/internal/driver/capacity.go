@@ -10,9 +10,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// GetCapacity is what can really be written to the agents' pools, in bytes: of the class that
-// the parameters name, or of all of them. Two tenants of one agent share its pool, and each can
-// have its limits. What the driver cannot make has capacity 0.
+// GetCapacity returns the bytes that can be written to the agents' pools: to those of the class
+// that the parameters name, or to all. Two tenants of one agent share its pool, and each can have
+// limits. The capacity for parameters that the driver does not support is 0.
 func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	pools, err := c.agents.Pools(ctx, r.GetParameters())
 	if err != nil {
@@ -32,7 +32,8 @@ func (c *controller) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest)
 	return out, nil
 }
 
-// poolCapacity is what the tenants of one agent can still make, and no more than its pool has free.
+// poolCapacity returns the bytes that the tenants of one agent can still allocate, at most the free
+// space of its pool.
 func poolCapacity(ctx context.Context, tenants []*agents.Target) (int64, error) {
 	var free, allowed int64
 	for _, tenant := range tenants {
@@ -46,7 +47,8 @@ func poolCapacity(ctx context.Context, tenants []*agents.Target) (int64, error) 
 	return min(free, allowed), nil
 }
 
-// allowance is how much its limits let a tenant make. An agent that knows no limits sends none.
+// allowance returns the bytes that its limits leave to a tenant. An agent without the feature sends
+// no limits.
 func allowance(stats *agentapi.Stats) int64 {
 	limits := stats.TenantLimits
 	switch {

@@ -13,8 +13,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A tenant has the capacity that its limits leave, and the tenants of one agent together no
-// more than is free.
+// The capacity of a tenant is what its limits leave. The tenants of one agent together have at most
+// the free space.
 func TestCapacityUnderLimits(t *testing.T) {
 	const free = 1 << 40
 	agent := fakeagent.New(map[string]string{"token-a": "a", "token-b": "b"})

@@ -19,7 +19,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// lostAnswer is a cluster in which the agent makes a volume for the claim team-a/data, and its answer is lost.
+// lostAnswer returns a cluster in which the agent creates a volume for the claim team-a/data and
+// the answer is lost.
 func lostAnswer(t *testing.T, r *csi.CreateVolumeRequest, annotations map[string]string, classes ...*storagev1.StorageClass) *kubeEnv {
 	t.Helper()
 	var lose atomic.Bool
@@ -43,7 +44,7 @@ func lostAnswer(t *testing.T, r *csi.CreateVolumeRequest, annotations map[string
 	k.waitReady(t)
 	r.Parameters = fromProvisioner(classes[0], "team-a", "data")
 	r.Parameters[inSystem+"pv/name"] = r.Name
-	eventually(t, func() error { // until the informer has heard of the classes
+	eventually(t, func() error { // until the informer has seen the classes
 		source, err := k.CreateVolume(t.Context(), createRequest("source", r.Parameters))
 		if err == nil && source.Volume.VolumeId != classes[0].Name+"|source" {
 			err = errors.New(source.Volume.VolumeId)
@@ -62,7 +63,7 @@ func (k *kubeEnv) deleteClaim(t *testing.T) {
 	assert.NilError(t, k.client.CoreV1().PersistentVolumeClaims("team-a").Delete(t.Context(), "data", metav1.DeleteOptions{}))
 }
 
-// deleteClass returns once the informer has heard.
+// deleteClass returns once the informer has seen the deletion.
 func (k *kubeEnv) deleteClass(t *testing.T, name string) {
 	t.Helper()
 	assert.NilError(t, k.client.StorageV1().StorageClasses().Delete(t.Context(), name, metav1.DeleteOptions{}))
@@ -77,8 +78,9 @@ func (k *kubeEnv) deleteClass(t *testing.T, name string) {
 
 const volumeOfClaim = "pvc-11111111-2222-4333-8444-555555555555"
 
-// A volume is made, its answer is lost, and then its claim is deleted. The provisioner asks on, and deletes the volume after the answer.
-// An error would be final, and leave the volume without an owner.
+// The agent creates a volume, the answer is lost, and the claim is deleted. The provisioner
+// retries, and deletes the volume after the answer. An error would be final and leave the volume
+// without an owner.
 func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	for name, c := range map[string]struct {
 		class       map[string]string
@@ -114,7 +116,7 @@ func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 			assert.NilError(t, err)
 			assert.Equal(t, answer.Volume.VolumeId, "fast|"+volumeOfClaim)
 			_, err = k.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: answer.Volume.VolumeId, Secrets: r.Secrets})
-			if name != "class deleted as well" { // whose PersistentVolume tells where the volume is
+			if name != "class deleted as well" { // the PersistentVolume gives the location of the volume
 				assert.NilError(t, err)
 				assert.Assert(t, k.agent.Volume(token, volumeOfClaim) == nil)
 			}
@@ -122,8 +124,9 @@ func TestVolumeWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	}
 }
 
-// A volume is made, its answer is lost, and then its claim changes so that the volume is not the answer any more. No error is final, so
-// that the provisioner asks on: when the claim is deleted, the volume goes.
+// The agent creates a volume, the answer is lost, and the claim changes so that the volume no
+// longer matches. No error is final, so that the provisioner retries: when the claim is deleted,
+// the volume is deleted.
 func TestVolumeWhoseClaimChangesBeforeTheRetry(t *testing.T) {
 	for name, annotations := range map[string]map[string]string{
 		"to another value": {"btrfs-nfs-csi/uid": "8"},
@@ -149,7 +152,7 @@ func TestVolumeWhoseClaimChangesBeforeTheRetry(t *testing.T) {
 	}
 }
 
-// Two classes with the same parameters: the volume tells which one it is of.
+// Two classes have the same parameters: the volume names its class.
 func TestVolumeOfADeletedClaimIsFoundInItsClass(t *testing.T) {
 	r := createRequest(volumeOfClaim, nil)
 	k := lostAnswer(t, r, nil, storageClass("retain", "", nil), storageClass("delete", "", nil))
@@ -159,7 +162,7 @@ func TestVolumeOfADeletedClaimIsFoundInItsClass(t *testing.T) {
 	assert.Equal(t, answer.Volume.VolumeId, "retain|"+volumeOfClaim)
 }
 
-// The same with a copy, whose source is gone too.
+// The same with a copy whose source is also deleted.
 func TestCopyWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	r := createRequest(volumeOfClaim, nil)
 	r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: "fast|source"}}}
@@ -172,7 +175,7 @@ func TestCopyWhoseClaimIsDeletedBeforeTheRetry(t *testing.T) {
 	assert.Equal(t, answer.Volume.VolumeId, "fast|"+volumeOfClaim)
 }
 
-// What is there under the name and was not made for the claim is not given away.
+// The answer is never a volume of that name that was not created for the claim.
 func TestVolumeOfADeletedClaimIsNotAnother(t *testing.T) {
 	for label, value := range map[string]string{"pvc-name": "other", "pvc-namespace": "other", "storage-class": "other"} {
 		t.Run(label, func(t *testing.T) {
@@ -186,7 +189,7 @@ func TestVolumeOfADeletedClaimIsNotAnother(t *testing.T) {
 	}
 }
 
-// Where nothing tells the class, nothing tells whether there is a volume.
+// If no source knows the class, the driver cannot tell whether the volume exists.
 func TestDeletedClaimOfAnUnknownClass(t *testing.T) {
 	r := createRequest(volumeOfClaim, nil)
 	k := lostAnswer(t, r, nil, storageClass("fast", "", nil))

@@ -17,7 +17,7 @@ import (
 
 func body(text string) io.ReadCloser { return io.NopCloser(strings.NewReader(text)) }
 
-// gate holds back the requests that match until it is opened.
+// gate blocks the matching requests until it is opened.
 type gate struct {
 	entered, open chan struct{}
 	once          sync.Once
@@ -81,12 +81,12 @@ func TestASecondCallForAVolumeIsAborted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { failed(t, call(), codes.Aborted, "pvc-1") })
 	}
-	e.create(t, "pvc-2") // another volume is not held up
+	e.create(t, "pvc-2") // another volume is not blocked
 	_, err := e.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: "fast|pvc-1"})
 	assert.NilError(t, err, "nor is reading")
 	g.release()
 	assert.NilError(t, <-first)
-	e.create(t, "pvc-1") // and the lock is free again
+	e.create(t, "pvc-1") // the lock is free again
 }
 
 func TestManyNodesAreServedSideBySide(t *testing.T) {
@@ -102,7 +102,7 @@ func TestManyNodesAreServedSideBySide(t *testing.T) {
 		}()
 	}
 	<-g.entered
-	<-g.entered // both are at the agent at once
+	<-g.entered // both are at the agent at the same time
 	_, err := e.ControllerPublishVolume(t.Context(), publishRequest("fast|pvc-1", node1, manyWriters))
 	failed(t, err, codes.Aborted)
 	_, err = e.ControllerPublishVolume(t.Context(), publishRequest("fast|pvc-1", "worker-3|192.0.2.3", oneNode))
@@ -112,7 +112,8 @@ func TestManyNodesAreServedSideBySide(t *testing.T) {
 	assert.NilError(t, <-results)
 }
 
-// Another replica of the controller publishes the volume between our look and our export.
+// Another replica of the controller publishes the volume between this replica's check and its
+// export.
 func TestASingleNodeVolumeIsNeverLeftAtTwoNodes(t *testing.T) {
 	e := start(t, func(a *fakeagent.Agent) {
 		a.Intercept = func(_ http.ResponseWriter, r *http.Request) bool {

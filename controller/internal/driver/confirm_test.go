@@ -14,8 +14,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Another replica of the controller publishes to another node between the look and the export. What this call gave is taken back; what
-// the node had before, and may be using, is not.
+// Another replica of the controller publishes to another node between the check and the export. The
+// call revokes the reference that it added. It keeps the references that the node had before,
+// because they may be in use.
 func TestPublishedElsewhereAtTheSameTime(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		var race atomic.Bool

@@ -1,4 +1,5 @@
-// Package driver is the CSI controller service: each method validates, asks or changes the agent, and translates the answer.
+// Package driver is the CSI controller service. Each method validates the request, calls the agent,
+// and translates the answer.
 package driver
 
 import (
@@ -16,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// Agents resolves classes and volumes; *agents.Registry is it.
+// Agents resolves classes and volumes. *agents.Registry implements it.
 type Agents interface {
 	ForCreate(ctx context.Context, parameters, secrets map[string]string) (*agents.Provision, error)
 	ForVolume(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error)
@@ -28,28 +29,29 @@ type Agents interface {
 	Ready() error
 }
 
-// controller is the service without locks; New adds them.
+// controller is the service without locks. New adds them.
 type controller struct {
 	csi.UnimplementedControllerServer
 
-	name   string // of the driver
+	name   string // name of the driver
 	agents Agents
 	logger *slog.Logger
 }
 
-// New makes the controller service of a driver.
+// New returns the controller service of a driver.
 func New(name string, agents Agents, logger *slog.Logger) csi.ControllerServer {
 	return &exclusive{ControllerServer: &controller{name: name, agents: agents, logger: logger}}
 }
 
-// target finds the agent of a volume or snapshot that a request names.
+// target returns the agent of the volume or snapshot that a request names.
 func (c *controller) target(ctx context.Context, v id.Volume, secrets map[string]string) (*agents.Target, error) {
 	t, err := c.agents.ForVolume(ctx, v, secrets)
 	return t, withCode(err)
 }
 
-// withCode gives the resolver's own errors their codes. Those of the agent pass to the one table (csiserver.StatusError).
-// An unknown class is not NotFound: the volume may well exist, and a caller must not take it for deleted or detached.
+// withCode gives the resolver's errors their codes. csiserver.StatusError maps the errors of the
+// agent. An unknown class is not NotFound: the volume may exist, and a caller must not treat it as
+// deleted or detached.
 func withCode(err error) error {
 	if errors.Is(err, agents.ErrUnknownClass) || errors.Is(err, class.ErrMisconfigured) {
 		return status.Error(codes.FailedPrecondition, err.Error())
@@ -67,10 +69,10 @@ func isFinal(err error) bool {
 	}
 }
 
-// notFinal makes Internal Unavailable in calls that make or change something: with such an answer,
-// the agent or a server before it may have done it. Sidecars forget what they have asked for after
-// each code but Canceled, DeadlineExceeded, Unavailable and Aborted, which are those that do not mean
-// "nothing was made".
+// notFinal replaces Internal with Unavailable in calls that create or change an object: the agent,
+// or a proxy before it, may have done the work. Sidecars forget a request after each code except
+// Canceled, DeadlineExceeded, Unavailable and Aborted. Only these four codes do not mean "nothing
+// was made".
 func notFinal(err *error) {
 	s := status.Convert(csiserver.StatusError(*err))
 	if s.Code() == codes.Internal {

@@ -10,15 +10,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// source is what a copy is made of, as its agent has it.
+// source is the source of a copy, as its agent describes it.
 type source struct {
 	origin
-	id    string // as the request names it
+	id    string // as in the request
 	class string // key of the class in that ID
 
 	size       int64
 	labels     agentapi.Labels
-	properties agentapi.VolumeDetail // of which rootSquash is not known of a snapshot
+	properties agentapi.VolumeDetail // without rootSquash for a snapshot, which does not record it
 }
 
 func (c *controller) makeFromSnapshot(ctx context.Context, w *createRequest, snapshotID string) (*agentapi.VolumeDetail, error) {
@@ -53,11 +53,12 @@ func (c *controller) makeFromVolume(ctx context.Context, w *createRequest, volum
 	})
 }
 
-// makeCopy makes a copy of v, which read reads, by one request to the agent.
+// makeCopy creates a copy of v with one request to the agent. read reads v.
 //
-// An earlier call may have made the copy and lost the answer. So a source that cannot be copied now
-// is an error only where there is no copy: the caller takes the error for "nothing was made". The
-// source is read first. What changes it waits at the agent for a copy that is under way.
+// An earlier call may have created the copy and lost the answer. The caller takes an error for
+// "nothing was made". So makeCopy returns the error of a source that cannot be copied only if no
+// copy exists. It reads the source first. A change of the source waits at the agent while a copy is
+// in progress.
 func (c *controller) makeCopy(ctx context.Context, w *createRequest, v id.Volume, from origin, read func() (source, error)) (*agentapi.VolumeDetail, error) {
 	proved, err := c.sameTenant(ctx, w, v)
 	if err != nil {
@@ -74,7 +75,7 @@ func (c *controller) makeCopy(ctx context.Context, w *createRequest, v id.Volume
 	}
 	volume, err := w.clone(ctx, from, size, w.Properties)
 	if agentapi.IsCode(err, agentapi.Unsupported) {
-		volume, err = w.clone(ctx, from, size, s.lacks(w.Properties)) // an older agent
+		volume, err = w.clone(ctx, from, size, s.lacks(w.Properties)) // for an older agent
 	}
 	return w.answer(ctx, from, volume, err)
 }
@@ -95,7 +96,7 @@ func (w *createRequest) clone(ctx context.Context, from origin, size int64, p cl
 	})
 }
 
-// optional is nil for what was not asked for.
+// optional returns nil for an unset property.
 func optional(property string) *string {
 	if property == "" {
 		return nil
@@ -103,7 +104,7 @@ func optional(property string) *string {
 	return &property
 }
 
-// lacks are the properties that the source does not have. The others come with a copy.
+// lacks returns the properties that the source does not have. The copy inherits the others.
 func (s source) lacks(p class.Properties) class.Properties {
 	has := func(one class.Properties) bool { return differs(&s.properties, one) == nil }
 	if has(class.Properties{NoCOW: p.NoCOW}) {
@@ -127,7 +128,7 @@ func (s source) lacks(p class.Properties) class.Properties {
 	return p
 }
 
-// existingOr answers with the copy that an earlier call made, and with err where there is none.
+// existingOr returns the copy that an earlier call created, or err if there is none.
 func (w *createRequest) existingOr(ctx context.Context, from origin, err error) (*agentapi.VolumeDetail, error) {
 	volume, errVolume := w.GetVolume(ctx, w.name)
 	switch {
@@ -139,7 +140,7 @@ func (w *createRequest) existingOr(ctx context.Context, from origin, err error) 
 	return volume, w.checkExisting(volume, from)
 }
 
-// answer checks what a request that makes a volume came to.
+// answer checks the result of a request that creates a volume.
 func (w *createRequest) answer(ctx context.Context, from origin, volume *agentapi.VolumeDetail, err error) (*agentapi.VolumeDetail, error) {
 	if agentapi.IsCode(err, agentapi.AlreadyExists) {
 		volume, err = w.existing(ctx, err)
@@ -150,9 +151,9 @@ func (w *createRequest) answer(ctx context.Context, from origin, volume *agentap
 	return volume, w.checkExisting(volume, from)
 }
 
-// sameTenant refuses a source that is at another agent or tenant, since data is never copied between them. proved is false
-// where the source's class does not tell: it is gone, or names no token of its own. The request's token is that of the new
-// volume's class and proves nothing about the source's.
+// sameTenant refuses a source at another agent or tenant, because the driver never copies data
+// between them. proved is false if the source's class is deleted or names no token. The request's
+// token belongs to the new volume's class, so it proves nothing about the source.
 func (c *controller) sameTenant(ctx context.Context, w *createRequest, v id.Volume) (proved bool, err error) {
 	if v.Class == w.Class {
 		return true, nil
@@ -173,8 +174,8 @@ func notReachable(source, target string) error {
 	return invalidf("the source is of storage class %s, which is not at the same agent and tenant as %s", source, target)
 }
 
-// checkSource tells the size of the copy, or why there cannot be one. Where nothing else proves that the source is what
-// the request means, the class noted on it must.
+// checkSource returns the size of the copy, or the reason why it cannot be made. If nothing proves
+// that the source is the requested one, the class in its labels must match.
 func (w *createRequest) checkSource(s source, proved bool) (int64, error) {
 	if !proved && s.labels[class.LabelClass] != labelValue(s.class) {
 		return 0, notReachable(s.class, w.Class)

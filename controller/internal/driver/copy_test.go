@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// copyOf asks for a copy of the snapshot "snap", which it makes, of the volume "source".
+// copyOf requests a copy of the snapshot "snap" of the volume "source". It creates both.
 func copyOf(t *testing.T, e *env, name string, parameters map[string]string) *csi.CreateVolumeRequest {
 	t.Helper()
 	source := e.create(t, "source")
@@ -27,7 +27,8 @@ func copyOf(t *testing.T, e *env, name string, parameters map[string]string) *cs
 
 var allProperties = map[string]string{"uid": "1000", "gid": "2000", "mode": "0751", "compression": "zstd", "rootSquash": "true"}
 
-// A volume is complete after one request to the agent, whatever it is made of. A second request could be refused, and leave it incomplete.
+// A volume is complete after one request to the agent, whatever its source. A second request could
+// be refused and leave the volume incomplete.
 func TestOneRequestMakesAVolume(t *testing.T) {
 	var changes atomic.Int32
 	e := start(t, func(a *fakeagent.Agent) {
@@ -66,7 +67,8 @@ func TestOneRequestMakesAVolume(t *testing.T) {
 	}
 }
 
-// An older agent makes volumes for which it needs no properties that it does not take. Others are refused before anything is made.
+// An older agent creates volumes that need only properties it supports. The driver refuses others
+// before anything is created.
 func TestOlderAgentMakesWhatItCan(t *testing.T) {
 	for name, features := range map[string][]string{"57e475d": nil, "main": {agentapi.FeatureVolumeID}} {
 		t.Run(name, func(t *testing.T) {
@@ -102,7 +104,8 @@ func TestOlderAgentMakesWhatItCan(t *testing.T) {
 	}
 }
 
-// The agent has made what was asked for, and then answers with an error of its own or not at all: the sidecar must ask again.
+// The agent creates the object, and then returns an internal error or no answer. The sidecar must
+// retry.
 func TestNoFinalCodeAfterTheAgentHasMadeSomething(t *testing.T) {
 	var now atomic.Bool
 	e := start(t, func(a *fakeagent.Agent) {
@@ -134,7 +137,8 @@ func TestNoFinalCodeAfterTheAgentHasMadeSomething(t *testing.T) {
 	})
 }
 
-// A copy was made and the answer lost. Whatever has become of the source since, the copy is the answer.
+// A copy was created and the answer lost. The copy is the answer, whatever happened to the source
+// since.
 func TestCopyWhoseSourceHasChangedSince(t *testing.T) {
 	for name, change := range map[string]func(e *env) error{
 		"grown": func(e *env) error {
@@ -165,8 +169,8 @@ func TestCopyWhoseSourceHasChangedSince(t *testing.T) {
 	}
 }
 
-// A snapshot was made and the answer lost, and the volume is deleted. While the agent does not tell whether there is a snapshot, the
-// sidecar must not take it for not made.
+// A snapshot was created, the answer was lost, and the volume is deleted. While the agent cannot
+// say whether the snapshot exists, the sidecar must not treat it as not made.
 func TestSnapshotOfADeletedVolumeIsNotForgotten(t *testing.T) {
 	var fail atomic.Bool
 	e := start(t, func(a *fakeagent.Agent) {

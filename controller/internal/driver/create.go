@@ -14,8 +14,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// CreateVolume makes an empty volume, or one with the contents of a snapshot or of another volume. It is idempotent by
-// name: a volume that is there and fits the request is the answer; one that does not is AlreadyExists.
+// CreateVolume creates an empty volume, or a copy of a snapshot or another volume. It is idempotent
+// by name: an existing volume that matches the request is the answer. One that does not match is
+// AlreadyExists.
 func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (_ *csi.CreateVolumeResponse, err error) {
 	defer notFinal(&err)
 	if err := checkName(r.GetName()); err != nil {
@@ -50,18 +51,18 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	}}, nil
 }
 
-// createRequest is a volume as a request asks for it.
+// createRequest is the volume that a request asks for.
 type createRequest struct {
 	*agents.Provision
 	name    string // on the agent
 	size    sizeRange
 	labels  agentapi.Labels
-	mutable class.Mutable // of which Provision.Properties has the properties
-	invalid error         // why the claim's annotations, the mutable parameters or the mount flags cannot be fulfilled
+	mutable class.Mutable // its properties are in Provision.Properties
+	invalid error         // why the claim's annotations, the mutable parameters or the mount flags cannot be honored
 }
 
-// sizeLimit is what a request that makes a volume says of the limit. A volume has one by itself, so
-// that an older agent, which cannot be asked for it, need not be asked.
+// sizeLimit returns the size limit for a request that creates a volume. A volume has a limit by
+// default. So the driver does not send it, and an older agent without the field works.
 func (w *createRequest) sizeLimit() *bool {
 	if w.mutable.SizeLimit == nil || *w.mutable.SizeLimit {
 		return nil
@@ -123,8 +124,8 @@ func (c *controller) makeEmpty(ctx context.Context, w *createRequest) (*agentapi
 	return w.answer(ctx, origin{}, volume, err)
 }
 
-// existing reads the volume that is in the way. One that has gone in the meantime is for the caller to try again: to
-// report success without having seen the volume would be a lie.
+// existing reads the volume that conflicts. If it is deleted in the meantime, the caller has to
+// retry, because the driver reports success only for a volume that it has read.
 func (w *createRequest) existing(ctx context.Context, conflict error) (*agentapi.VolumeDetail, error) {
 	volume, err := w.GetVolume(ctx, w.name)
 	if agentapi.IsCode(err, agentapi.NotFound) {

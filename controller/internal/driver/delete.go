@@ -9,8 +9,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// DeleteVolume removes a volume. An ID that is not of ours names nothing that could be there. A volume that is published
-// is FailedPrecondition.
+// DeleteVolume deletes a volume. It succeeds for an ID of another driver, because no such volume
+// can exist. A published volume is FailedPrecondition.
 func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalidf("volume_id must not be empty")
@@ -30,7 +30,7 @@ func (c *controller) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeReques
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
-// DeleteSnapshot removes a snapshot. Volumes made from it stay.
+// DeleteSnapshot deletes a snapshot. Volumes that were created from it stay.
 func (c *controller) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
 	if r.GetSnapshotId() == "" {
 		return nil, invalidf("snapshot_id must not be empty")

@@ -31,7 +31,7 @@ const (
 	oneNode     = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
 )
 
-// env is a driver before an agent in memory.
+// env is a driver with an agent in memory.
 type env struct {
 	csi.ControllerClient
 	csi.IdentityClient
@@ -40,7 +40,8 @@ type env struct {
 	log   *harness.Log
 }
 
-// startAgent starts an agent with one tenant. prepare sets it up before it serves; nil for none.
+// startAgent starts an agent with one tenant. prepare configures the agent before it serves, and
+// may be nil.
 func startAgent(t *testing.T, prepare func(*fakeagent.Agent)) (*fakeagent.Agent, string) {
 	t.Helper()
 	agent := fakeagent.New(map[string]string{token: "tenant"})
@@ -52,7 +53,7 @@ func startAgent(t *testing.T, prepare func(*fakeagent.Agent)) (*fakeagent.Agent,
 	return agent, url
 }
 
-// start is a driver with the static class "fast".
+// start starts a driver with the static class "fast".
 func start(t *testing.T, prepare func(*fakeagent.Agent)) *env {
 	t.Helper()
 	agent, url := startAgent(t, prepare)
@@ -102,7 +103,7 @@ func failed(t *testing.T, err error, code codes.Code, parts ...string) {
 	}
 }
 
-// eventually waits for what an informer has yet to hear of.
+// eventually waits for an event that an informer has not yet seen.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -113,7 +114,7 @@ func eventually(t *testing.T, check func() error) {
 	}, poll.WithTimeout(time.Minute), poll.WithDelay(5*time.Millisecond))
 }
 
-// within fails when a call takes longer than it may, however it ends.
+// within fails if a call takes longer than the limit, whatever its result.
 func within(t *testing.T, limit time.Duration, call func(ctx context.Context) error) error {
 	t.Helper()
 	begin := time.Now()

@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// origin is what a volume is a copy of; both are empty for a volume that was made empty.
+// origin is the source of a volume. Both fields are empty for a volume that is not a copy.
 type origin struct{ snapshot, volume string }
 
 func (o origin) String() string {
@@ -27,7 +27,8 @@ func (o origin) String() string {
 	return "nothing"
 }
 
-// checkExisting tells whether a volume of the wanted name is the wanted volume. AlreadyExists says in what it differs.
+// checkExisting checks whether an existing volume of that name matches the request. AlreadyExists
+// names the difference.
 func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) error {
 	if w.ClaimGone {
 		return w.checkOwner(v)
@@ -51,9 +52,9 @@ func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) err
 	return nil
 }
 
-// checkOwner tells whether a volume was made for the wanted volume's claim, which is gone. Which
-// properties the claim asked for is not known any more. A volume that is not answered now stays on the
-// agent without an owner.
+// checkOwner checks whether a volume was created for the request's claim, which is deleted. The
+// properties that the claim requested are no longer known. A volume that is not returned now stays
+// on the agent without an owner.
 func (w *createRequest) checkOwner(v *agentapi.VolumeDetail) error {
 	for _, label := range []string{class.LabelClaim, class.LabelClaimNamespace} {
 		if v.Labels[label] != w.labels[label] {
@@ -66,9 +67,9 @@ func (w *createRequest) checkOwner(v *agentapi.VolumeDetail) error {
 	return nil
 }
 
-// notFinalIfMade is Unavailable in place of a final error where an earlier call has made the volume
-// for the same claim, which has changed since. After a final error and the end of the claim, nothing
-// would delete the volume.
+// notFinalIfMade replaces a final error with Unavailable if an earlier call created the volume for
+// the same claim, and the claim has changed since. After a final error and the deletion of the
+// claim, nothing would delete the volume.
 func (w *createRequest) notFinalIfMade(ctx context.Context, err error) error {
 	if !isFinal(err) || w.labels[class.LabelClaim] == "" {
 		return err
@@ -85,7 +86,8 @@ func (w *createRequest) notFinalIfMade(ctx context.Context, err error) error {
 	return status.Errorf(codes.Unavailable, "volume %s was made for this claim, which has changed since: change it back or delete it: %v", w.name, err)
 }
 
-// classOf is the key of the class that a volume was made in, which is one of those that fit the request.
+// classOf returns the key of the class that a volume was created in, if that class matches the
+// request.
 func (w *createRequest) classOf(v *agentapi.VolumeDetail) (key string, found bool) {
 	i := slices.IndexFunc(w.Classes, func(key string) bool { return labelValue(key) == v.Labels[class.LabelClass] })
 	if i < 0 {
@@ -94,7 +96,7 @@ func (w *createRequest) classOf(v *agentapi.VolumeDetail) (key string, found boo
 	return w.Classes[i], true
 }
 
-// comesFrom allows for an agent that notes, beside the snapshot, the volume that the snapshot was of.
+// comesFrom accepts an agent that records the volume of the snapshot together with the snapshot.
 func (o origin) comesFrom(from origin) bool {
 	if from.snapshot != "" {
 		return o.snapshot == from.snapshot
@@ -102,7 +104,7 @@ func (o origin) comesFrom(from origin) bool {
 	return o == from
 }
 
-// differs compares what was asked for. What was not is the agent's choice.
+// differs compares the requested properties. The agent chooses the others.
 func differs(v *agentapi.VolumeDetail, p class.Properties) error {
 	if p.NoCOW != nil && *p.NoCOW != v.Nocow {
 		return fmt.Errorf("nocow is %t", v.Nocow)
@@ -125,7 +127,7 @@ func differs(v *agentapi.VolumeDetail, p class.Properties) error {
 	return nil
 }
 
-// differsMutable is differs for what only mutable parameters ask for.
+// differsMutable compares the properties that only mutable parameters set.
 func differsMutable(v *agentapi.VolumeDetail, m class.Mutable) error {
 	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
 		return fmt.Errorf("nfsMountOptions are %q", strings.Join(v.MountOptions, ","))
@@ -146,7 +148,7 @@ func orNone(compression string) string {
 	return compression
 }
 
-// sameMode compares as numbers: 0770 is 770.
+// sameMode compares modes as numbers: 0770 is 770.
 func sameMode(a, b string) bool {
 	x, errX := strconv.ParseUint(a, 8, 32)
 	y, errY := strconv.ParseUint(b, 8, 32)

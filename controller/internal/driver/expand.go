@@ -8,8 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// ControllerExpandVolume grows a volume; the nodes have nothing to do. A volume that is large enough is left as it is,
-// one that is larger than the limit is OutOfRange: volumes never shrink.
+// ControllerExpandVolume grows a volume. The nodes have nothing to do. A volume that is large
+// enough stays as it is. One that is larger than the limit is OutOfRange: volumes never shrink.
 func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (_ *csi.ControllerExpandVolumeResponse, err error) {
 	defer notFinal(&err)
 	v, err := existingVolume(r.GetVolumeId())

@@ -21,7 +21,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// on answers requests of one method and path in place of the agent.
+// on answers requests of one method and path instead of the agent.
 func on(method, path string, answer func(w http.ResponseWriter, r *http.Request) bool) func(*fakeagent.Agent) {
 	return func(a *fakeagent.Agent) {
 		a.Intercept = func(w http.ResponseWriter, r *http.Request) bool {
@@ -37,7 +37,8 @@ func failWith(code agentapi.Code) func(http.ResponseWriter, *http.Request) bool 
 	}
 }
 
-// The peer answered 409 for ever after an interrupted create, and reported success with an empty path.
+// The peer returned 409 forever after an interrupted create, and reported success with an empty
+// path.
 func TestFault04ConflictWithoutAVolumeIsNoSuccess(t *testing.T) {
 	e := start(t, on("POST", "/v1/volumes", failWith(agentapi.AlreadyExists)))
 	_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", nil))
@@ -52,11 +53,12 @@ func TestFault04ConflictWithoutAVolumeIsNoSuccess(t *testing.T) {
 func TestFault04ConflictWithAFittingVolumeIsSuccess(t *testing.T) {
 	e := start(t, nil)
 	want := e.create(t, "pvc-1")
-	e.agent.Edit(token, "pvc-1", func(v *agentapi.VolumeDetail) { v.Uid = 7 }) // the agent now sees a difference that nobody asked about
+	e.agent.Edit(token, "pvc-1", func(v *agentapi.VolumeDetail) { v.Uid = 7 }) // the agent now sees a difference in a property that was not requested
 	assert.Equal(t, e.create(t, "pvc-1").VolumeId, want.VolumeId)
 }
 
-// The peer only warned when the resize after a clone failed, and reported the larger size. Here the agent makes a copy in its full size.
+// The peer only logged a warning when the resize after a clone failed, and reported the larger
+// size. Here the agent creates a copy in its full size.
 func TestFault16ASmallerCopyIsAnError(t *testing.T) {
 	e := start(t, on("POST", "/v1/clones", func(_ http.ResponseWriter, r *http.Request) bool {
 		r.Body = body(`{"snapshot":"snap","name":"copy"}`) // an agent that ignores the size
@@ -107,7 +109,7 @@ func TestAForeignServerIsNoAgent(t *testing.T) {
 
 func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 	e := start(t, on("POST", "/v1/volumes", func(_ http.ResponseWriter, r *http.Request) bool {
-		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client has gone
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client is gone
 		<-r.Context().Done()
 		return true
 	}))
@@ -115,7 +117,7 @@ func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 		_, err := e.CreateVolume(ctx, createRequest("pvc-1", nil))
 		return err
 	})
-	failed(t, err, codes.DeadlineExceeded, e.url) // the driver's own bound
+	failed(t, err, codes.DeadlineExceeded, e.url) // the driver's own limit
 
 	err = within(t, 5*time.Second, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
@@ -123,10 +125,10 @@ func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 		_, err := e.CreateVolume(ctx, createRequest("pvc-2", nil))
 		return err
 	})
-	failed(t, err, codes.DeadlineExceeded) // the caller's
+	failed(t, err, codes.DeadlineExceeded) // the caller's limit
 }
 
-// An incomplete list would say that the volumes of the agent that is down are gone.
+// An incomplete list would mean that the volumes of the unreachable agent are deleted.
 func TestAListNeverLacksTheVolumesOfAnAgentThatIsDown(t *testing.T) {
 	_, up := startAgent(t, nil)
 	downURL := refusing(t)

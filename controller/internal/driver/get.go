@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// ControllerGetVolume reads one volume and where it is published.
+// ControllerGetVolume reads a volume and the nodes that it is published to.
 func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
@@ -31,7 +31,7 @@ func (c *controller) ControllerGetVolume(ctx context.Context, r *csi.ControllerG
 	}, nil
 }
 
-// volumeOf is a volume as CSI shows it, with the ID of a class.
+// volumeOf translates a volume to CSI, with the ID of a class.
 func volumeOf(target *agents.Target, v *agentapi.VolumeDetail, classKey string) *csi.Volume {
 	return &csi.Volume{
 		VolumeId:      id.NewVolume(classKey, v.Name).String(),
@@ -41,7 +41,8 @@ func volumeOf(target *agents.Target, v *agentapi.VolumeDetail, classKey string) 
 	}
 }
 
-// contentSource names the source by this class, which is at the same tenant as the source's own.
+// contentSource names the source with this class, which has the same tenant as the class of the
+// source.
 func contentSource(v *agentapi.VolumeDetail, classKey string) *csi.VolumeContentSource {
 	switch {
 	case v.SourceSnapshot != "":
@@ -56,7 +57,7 @@ func contentSource(v *agentapi.VolumeDetail, classKey string) *csi.VolumeContent
 	return nil
 }
 
-// publishedNodes are the IDs of the nodes that have the volume, sorted.
+// publishedNodes returns the sorted IDs of the nodes that the volume is published to.
 func publishedNodes(v *agentapi.VolumeDetail) []string {
 	nodes := map[string]bool{}
 	for _, reference := range v.Clients {
@@ -67,8 +68,10 @@ func publishedNodes(v *agentapi.VolumeDetail) []string {
 	return slices.Sorted(maps.Keys(nodes))
 }
 
-// volumeClass is the class that a list shows a volume under: that of the PersistentVolume, whose ID the orchestrator compares with
-// (a volume that was adopted need not be of the class that made it), else the one that is noted on it.
+// volumeClass returns the class that a list shows for a volume. It is the class in the
+// PersistentVolume, because the orchestrator compares IDs with that. An adopted volume may have a
+// different class than the one that created it. Without a PersistentVolume, it is the class in the
+// volume's labels.
 func (c *controller) volumeClass(ctx context.Context, target *agents.Target, v *agentapi.VolumeDetail) string {
 	key := cmp.Or(v.Labels[class.LabelClass], target.Class)
 	if known, found := c.agents.KnownAs(ctx, target, v.Name, key); found {
@@ -77,7 +80,7 @@ func (c *controller) volumeClass(ctx context.Context, target *agents.Target, v *
 	return key
 }
 
-// firstUnknown is the first parameter, by name, that does not speak to a sidecar.
+// firstUnknown returns the first parameter, by name, that is not for a sidecar.
 func firstUnknown(parameters map[string]string) (string, bool) {
 	for _, key := range slices.Sorted(maps.Keys(parameters)) {
 		if !strings.HasPrefix(key, class.ProvisionerPrefix) {

@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// ControllerGetVolumeHealth tells what is wrong with a volume, its pool and its agent.
+// ControllerGetVolumeHealth returns the problems of a volume, its pool and its agent.
 func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
 	v, err := existingVolume(r.GetVolumeId())
 	if err != nil {
@@ -42,8 +42,9 @@ func (c *controller) ControllerGetVolumeHealth(ctx context.Context, r *csi.Contr
 	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: health}, nil
 }
 
-// ControllerListVolumeHealth lists the volumes that something is wrong with. Of an agent that cannot be reached it lists those that
-// the cluster knows; where the cluster knows none, as without Kubernetes, the call fails: an empty list would say that all are well.
+// ControllerListVolumeHealth lists the volumes that have problems. For an unreachable agent it
+// lists the volumes that the cluster knows. If the cluster knows none, for example without
+// Kubernetes, the call fails: an empty list would mean that all volumes are healthy.
 func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
 	if err := checkMaxEntries(r.GetMaxEntries()); err != nil {
 		return nil, err
@@ -79,8 +80,9 @@ func (c *controller) ControllerListVolumeHealth(ctx context.Context, r *csi.Cont
 	return out, nil
 }
 
-// unreachables are the agents that did not answer in one call. It does not wait for them again, for another page or tenant, and does
-// not have them answer in the middle of what the cluster knows of them.
+// unreachables holds the agents that did not answer in one call. The call does not wait for them
+// again for another page or tenant. It also ignores later answers of them, so that the cluster's
+// list of such an agent stays whole.
 type unreachables []unreachableAgent
 
 type unreachableAgent struct {
@@ -103,8 +105,9 @@ func (u *unreachables) listDegraded(ctx context.Context, target *agents.Target, 
 	return list, err
 }
 
-// listUnreachable lists a page of the volumes that the cluster knows of a tenant. The cursor is the last volume's ID. Where the agent
-// has listed a page itself the list begins anew: the cluster does not know which volumes that page went up to.
+// listUnreachable lists a page of the volumes of a tenant that the cluster knows. The cursor is the
+// ID of the last volume. If the agent listed an earlier page itself, the list starts again: the
+// cluster does not know where that page ended.
 func (c *controller) listUnreachable(ctx context.Context, target *agents.Target, page agentclient.Page, out *csi.ControllerListVolumeHealthResponse, why error) (string, error) {
 	after, ours := strings.CutPrefix(page.After, knownCursor)
 	if page.After != "" && !ours {
@@ -128,15 +131,17 @@ func (c *controller) listUnreachable(ctx context.Context, target *agents.Target,
 	return "", nil
 }
 
-// knownCursor begins cursors of listUnreachable. An agent takes none of them: when it is back, the list begins anew.
+// knownCursor is the prefix of the cursors of listUnreachable. Agents refuse them: when the agent
+// is back, the list starts again.
 const knownCursor = "known:"
 
-// unreachable tells an agent that does not answer from a caller that has no time left.
+// unreachable distinguishes an agent that does not answer from a caller whose deadline has passed.
 func unreachable(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && (agentapi.IsCode(err, agentapi.Unavailable) || errors.Is(err, context.DeadlineExceeded))
 }
 
-// halfOf leaves a caller's other half for an answer that says who did not give one.
+// halfOf returns a context with half of the caller's time. The other half is for the answer that
+// names the unreachable agents.
 func halfOf(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
@@ -145,8 +150,8 @@ func halfOf(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, time.Until(deadline)/2)
 }
 
-// agentUnreachable is INACCESSIBLE, but where the host refuses connections: then the host lives, and NFS is served without the
-// agent.
+// agentUnreachable returns INACCESSIBLE, except if the host refuses connections: then the host is
+// up, and the kernel serves NFS without the agent.
 func agentUnreachable(err error) *csi.VolumeHealth_VolumeHealthEntry {
 	status := csi.VolumeHealthErrorType_INACCESSIBLE
 	if errors.Is(err, syscall.ECONNREFUSED) {

@@ -33,8 +33,8 @@ func sick(conditions ...agentapi.Condition) func(*agentapi.VolumeDetail) {
 	}
 }
 
-// A quarantined volume may have clients that the agent cannot name: it is not unpublished as long
-// as the agent says so.
+// A quarantined volume may have clients that the agent cannot name. Unpublish fails as long as the
+// agent reports that.
 func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
 	d := start(t, nil)
 	volume := d.create(t, "sick").VolumeId
@@ -45,9 +45,9 @@ func TestUnpublishOfAQuarantinedVolume(t *testing.T) {
 	}
 }
 
-// Every unpublish from a node with an address ends with the agent's answer to an unexport, also where
-// the agent names no reference of the node, or knows no such volume. While the agent cannot shut the
-// node out, the unpublish fails.
+// Every unpublish from a node with an address ends with the agent's answer to an unexport. This
+// holds even if the agent has no reference of the node, or does not know the volume. While the
+// agent cannot fence the node, the unpublish fails.
 func TestUnpublishEndsWithAFence(t *testing.T) {
 	var broken atomic.Bool
 	requests := make(chan string, 10)
@@ -177,10 +177,11 @@ func TestAgentThatCannotBeReachedIsACondition(t *testing.T) {
 	assert.Equal(t, status.Status, csi.VolumeHealthErrorType_DEGRADED, "the host refuses the connection, so it lives")
 	assert.Assert(t, time.Since(begin) < 10*time.Second)
 	_, err = d.ControllerListVolumeHealth(t.Context(), &csi.ControllerListVolumeHealthRequest{})
-	failed(t, err, codes.Unavailable) // nobody knows which volumes there are
+	failed(t, err, codes.Unavailable) // the volumes are unknown
 }
 
-// Kubernetes knows the volumes of an agent that does not answer: they are listed beside those of the agents that do.
+// Kubernetes knows the volumes of an agent that does not answer. The list contains them together
+// with those of the agents that answer.
 func TestVolumesOfAnAgentThatCannotBeReachedAreListed(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	gone, goneURL := startAgent(t, nil)
@@ -206,7 +207,8 @@ func TestVolumesOfAnAgentThatCannotBeReachedAreListed(t *testing.T) {
 	}
 }
 
-// A caller that gives less time than a call to an agent may take is told of one that is silent, too.
+// A caller with a deadline shorter than the timeout of a call to an agent also gets the condition
+// of a silent agent.
 func TestASilentAgentIsAConditionForAHurriedCaller(t *testing.T) {
 	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
 	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
@@ -226,7 +228,8 @@ func silent(_ http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// Each volume of an agent that is silent is listed once, whatever its tenant, and the agent is waited for once.
+// The list has each volume of a silent agent once, whatever its tenant. The driver waits for the
+// agent once.
 func TestTenantsOfASilentAgentAreListedOnce(t *testing.T) {
 	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
 	k, want := twoTenants(t, agent, url)
@@ -250,7 +253,7 @@ func sickOf(answer *csi.ControllerListVolumeHealthResponse) []string {
 	return out
 }
 
-// An agent that goes in the middle of its list takes with it where the list was.
+// An agent that fails in the middle of its list loses the position of the list.
 func TestAnAgentThatGoesInTheMiddleOfItsListAbortsIt(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast := storageClass("fast", url, nil)
@@ -271,7 +274,8 @@ func TestAnAgentThatGoesInTheMiddleOfItsListAbortsIt(t *testing.T) {
 	failed(t, err, codes.Aborted, "from the start")
 }
 
-// One that comes back in the middle of what the cluster knows of it does not break the call.
+// An agent that comes back in the middle of the cluster's list of its volumes does not fail the
+// call.
 func TestAnAgentThatComesBackInTheMiddleIsListedToTheEnd(t *testing.T) {
 	var asked atomic.Bool
 	agent, url := startAgent(t, func(a *fakeagent.Agent) {
@@ -280,7 +284,7 @@ func TestAnAgentThatComesBackInTheMiddleIsListedToTheEnd(t *testing.T) {
 		}
 	})
 	objects, want := []runtime.Object{storageClass("fast", url, nil), secret("kube-system", "agent", token)}, []string{}
-	for i := range 450 { // more than are read at once
+	for i := range 450 { // more than one page
 		want = append(want, fmt.Sprintf("fast|pvc-%03d", i))
 		objects = append(objects, persistentVolume(&csi.Volume{VolumeId: want[i]}, fmt.Sprint("pv-", i), "team", nil))
 	}

@@ -23,7 +23,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// existingVolume parses the ID of a volume that has to exist. One that does not parse was never given out by us.
+// existingVolume parses the ID of a volume that has to exist. This driver never issued an ID that
+// does not parse.
 func existingVolume(volumeID string) (id.Volume, error) {
 	if volumeID == "" {
 		return id.Volume{}, invalidf("volume_id must not be empty")
@@ -47,7 +48,7 @@ func existingSnapshot(snapshotID string) (id.Volume, error) {
 	return v, nil
 }
 
-// parse is for calls that have an answer for an ID that is not of this driver.
+// parse serves calls that answer for IDs of other drivers.
 func parse(volumeOrSnapshotID string) (v id.Volume, ours bool) {
 	v, err := id.ParseVolume(volumeOrSnapshotID)
 	return v, err == nil

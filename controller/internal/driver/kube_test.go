@@ -25,7 +25,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
-// kube is a driver in a cluster that exists in memory.
+// kubeEnv is a driver in a cluster in memory.
 type kubeEnv struct {
 	*env
 	client *fake.Clientset
@@ -43,7 +43,7 @@ func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent
 	if prepare != nil {
 		prepare(client)
 	}
-	source, err := kube.New(client, harness.DriverName, 2*time.Second, time.Hour) // an hour: what is noticed is not by expiry
+	source, err := kube.New(client, harness.DriverName, 2*time.Second, time.Hour) // one hour: no secret expires during the test
 	assert.NilError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -95,7 +95,8 @@ func claim(namespace, name, class string, annotations map[string]string) *corev1
 	}
 }
 
-// volume is the PersistentVolume that the provisioner makes of an answer to CreateVolume.
+// persistentVolume returns the PersistentVolume that the provisioner creates from an answer to
+// CreateVolume.
 func persistentVolume(v *csi.Volume, name, namespace string, secretRef *corev1.SecretReference) *corev1.PersistentVolume {
 	return &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -112,7 +113,7 @@ func csiNode(name, nodeID string) *storagev1.CSINode {
 	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: harness.DriverName, NodeID: nodeID}}}}
 }
 
-// fromProvisioner are a class's parameters as the provisioner sends them.
+// fromProvisioner returns a class's parameters as the provisioner sends them.
 func fromProvisioner(class *storagev1.StorageClass, namespace, claim string) map[string]string {
 	out := map[string]string{inSystem + "pvc/namespace": namespace, inSystem + "pvc/name": claim, inSystem + "pv/name": "pv"}
 	for key, value := range class.Parameters {
@@ -144,7 +145,8 @@ func TestProbeIsFalseUntilTheInformersAreFilled(t *testing.T) {
 	assert.Assert(t, !answer.Ready.GetValue())
 	eventually(t, func() error {
 		_, _ = k.Probe(t.Context(), &csi.ProbeRequest{})
-		// Which is named first depends on which list the stand-in API happens to serve last: it serves one at a time.
+		// The error names the list that the stand-in API serves last. That order is random: it serves one
+		// at a time.
 		if !strings.Contains(k.log.String(), "have not been read") {
 			return errors.New("the log does not say why")
 		}
@@ -221,7 +223,7 @@ func many(n int) string {
 	return strings.Join(pairs, ",")
 }
 
-// The peer's volumes could not be deleted once their StorageClass was.
+// The peer could not delete volumes after their StorageClass was deleted.
 func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast := storageClass("fast", url, map[string]string{"nfsServer": "nfs.example.com", "nfsMountOptions": "hard"})
@@ -233,7 +235,7 @@ func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 	snapshot, err := k.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: volume.VolumeId, Name: "snap-1"})
 	assert.NilError(t, err)
 	assert.NilError(t, k.client.StorageV1().StorageClasses().Delete(t.Context(), "fast", metav1.DeleteOptions{}))
-	eventually(t, func() error { // until the informer has heard of the deletion, which GetCapacity shows
+	eventually(t, func() error { // until the informer has seen the deletion, which GetCapacity shows
 		_, err := k.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"nfsServer": "nfs.example.com", "agentURL": url, "storageClassName": "none"}})
 		answer, errList := k.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 		if err == nil || errList != nil || len(answer.Entries) != 1 {
@@ -261,7 +263,8 @@ func TestFault15ADeletedClassDoesNotStrandItsVolumes(t *testing.T) {
 	failed(t, err, codes.FailedPrecondition, "other")
 }
 
-// A snapshot outlives its class and the volumes of the class. docs/troubleshooting.md has the way out: a class of the same name.
+// A snapshot outlives its class and the volumes of the class. docs/troubleshooting.md has the
+// remedy: a class of the same name.
 func TestSnapshotOfADeletedClass(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast := storageClass("fast", url, nil)
@@ -280,7 +283,7 @@ func TestSnapshotOfADeletedClass(t *testing.T) {
 	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), storageClass("fast", url, nil), metav1.CreateOptions{})
 	assert.NilError(t, err)
 	r.Secrets = nil
-	eventually(t, func() error { // until the informer has heard
+	eventually(t, func() error { // until the informer has seen it
 		_, err := k.DeleteSnapshot(t.Context(), r)
 		return err
 	})
@@ -288,8 +291,8 @@ func TestSnapshotOfADeletedClass(t *testing.T) {
 	assert.Equal(t, snapshots, 0)
 }
 
-// A class cannot be renamed: it is deleted and made under another name. Its volumes keep their IDs and go on, new ones have the new
-// class's, and neither is listed twice.
+// A class cannot be renamed: it is deleted and created under another name. Its volumes keep their
+// IDs and keep working. New volumes have the name of the new class. No volume is listed twice.
 func TestARenamedClassKeepsItsVolumes(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast, quick := storageClass("fast", url, nil), storageClass("quick", url, nil)
@@ -302,7 +305,7 @@ func TestARenamedClassKeepsItsVolumes(t *testing.T) {
 	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), quick, metav1.CreateOptions{})
 	assert.NilError(t, err)
 	var renewed *csi.Volume
-	eventually(t, func() error { // until the informer has heard
+	eventually(t, func() error { // until the informer has seen it
 		answer, err := k.CreateVolume(t.Context(), createRequest("pvc-2", fromProvisioner(quick, "team", "new")))
 		renewed = answer.GetVolume()
 		return err
@@ -323,7 +326,7 @@ func TestARenamedClassKeepsItsVolumes(t *testing.T) {
 	assert.Equal(t, volumes, 0)
 }
 
-// The peer went on with the token that it had read first.
+// The peer kept using the token that it read first.
 func TestFault15ARotatedTokenIsPickedUp(t *testing.T) {
 	agent, url := startAgent(t, nil)
 	fast := storageClass("fast", url, nil)
@@ -353,7 +356,7 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	_, err := k.client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(volume, "pv-1", "team", nil), metav1.CreateOptions{})
 	assert.NilError(t, err)
 
-	_, moved := startAgent(t, nil) // another address; empty, so an answer from it is known by NotFound
+	_, moved := startAgent(t, nil) // another address; empty, so NotFound identifies its answer
 	assert.NilError(t, k.client.StorageV1().StorageClasses().Delete(t.Context(), "fast", metav1.DeleteOptions{}))
 	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), storageClass("fast", moved, nil), metav1.CreateOptions{})
 	assert.NilError(t, err)
@@ -366,8 +369,9 @@ func TestAnAgentMayMoveUnderExistingVolumes(t *testing.T) {
 	})
 }
 
-// A class whose secret depends on the claim is refused in words, whether the request brings the token or not. Other classes, and the
-// volumes that it has from before, go on, also in lists.
+// A class whose secret depends on the claim is refused with an explanation, with and without a
+// token in the request. Other classes keep working. So do the volumes that the class already has,
+// including in lists.
 func TestSecretsThatDependOnTheClaim(t *testing.T) {
 	for parameter, value := range map[string]string{
 		"provisioner-secret-name": "${pvc.name}", "provisioner-secret-namespace": "${pvc.namespace}", "controller-publish-secret-name": "${pv.name}",

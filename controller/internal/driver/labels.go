@@ -12,21 +12,22 @@ import (
 
 // Labels of an export reference.
 const (
-	labelNode = "node"        // labelValue of the node's name: which references are a node's
-	labelMode = "access-mode" // how it was published, see modeLabel
-	// A node name too long for one label value is kept whole in two, so that node IDs can be told again.
+	labelNode = "node"        // labelValue of the node's name: identifies a node's references
+	labelMode = "access-mode" // how the volume was published, see modeLabel
+	// A node name that is too long for one label value is kept in two, so that the node ID can be
+	// restored.
 	labelNodeHead = "node-name-1"
 	labelNodeTail = "node-name-2"
 )
 
 const maxLabelValue = 128 // bytes (agentapi.Labels)
 
-// labels are those of everything that the driver creates.
+// labels returns the labels of every object that the driver creates.
 func (c *controller) labels(classKey string) agentapi.Labels {
 	return agentapi.Labels{agentapi.CreatedByLabel: labelValue(c.name), class.LabelClass: labelValue(classKey)}
 }
 
-// addClaim notes the claim, where its name is a legal label value.
+// addClaim records the claim if its name is a legal label value.
 func addClaim(labels agentapi.Labels, parameters map[string]string) {
 	for label, parameter := range map[string]string{class.LabelClaim: class.ClaimName, class.LabelClaimNamespace: class.ClaimNamespace} {
 		if value := parameters[parameter]; value != "" && labelValue(value) == value {
@@ -35,8 +36,9 @@ func addClaim(labels agentapi.Labels, parameters map[string]string) {
 	}
 }
 
-// labelValue makes any text a label value, [A-Za-z0-9._-]{0,128}: a legal one is kept, any other is cleaned, cut and
-// given a hash, so that different texts give different values.
+// labelValue converts any text to a label value, [A-Za-z0-9._-]{0,128}. A legal text stays as it
+// is. Any other text is cleaned, truncated and given a hash, so that different texts give different
+// values.
 func labelValue(s string) string {
 	cleaned := []byte(s)
 	for i, b := range cleaned {
@@ -52,7 +54,7 @@ func labelValue(s string) string {
 	return string(cleaned[:min(len(cleaned), maxLabelValue-len(suffix))]) + suffix
 }
 
-// nodeLabels are the labels of a node's references, whatever its address.
+// nodeLabels returns the labels of a node's references, whatever its address.
 func nodeLabels(name string) agentapi.Labels {
 	labels := agentapi.Labels{labelNode: labelValue(name)}
 	if len(name) > maxLabelValue {
@@ -61,7 +63,7 @@ func nodeLabels(name string) agentapi.Labels {
 	return labels
 }
 
-// nodeOf is the node that a reference belongs to; ok is false for a reference that is not from a CSI driver.
+// nodeOf returns the node of a reference. ok is false for a reference that no CSI driver added.
 func nodeOf(reference agentapi.ExportEntry) (node id.Node, ok bool) {
 	name, ok := reference.Labels[labelNode]
 	if !ok {

@@ -12,8 +12,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// ListVolumes lists the volumes of all classes and where they are published. When one agent cannot be asked the call
-// fails: a list without its volumes would say that they are gone.
+// ListVolumes lists the volumes of all classes and the nodes that they are published to. The call
+// fails if one agent is unreachable: a list without its volumes would mean that they are deleted.
 func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
 	if err := checkMaxEntries(r.GetMaxEntries()); err != nil {
 		return nil, err
@@ -45,8 +45,8 @@ func (c *controller) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest)
 	return out, nil
 }
 
-// ListSnapshots lists the snapshots of all classes, of one volume, or the one with an ID. An ID of nothing gives an empty
-// list.
+// ListSnapshots lists the snapshots of all classes, of one volume, or the one with an ID. An
+// unknown ID gives an empty list.
 func (c *controller) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	if err := checkMaxEntries(r.GetMaxEntries()); err != nil {
 		return nil, err

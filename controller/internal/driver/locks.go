@@ -9,8 +9,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// exclusive locks the volume or snapshot of each call that changes it. Calls that only read pass, and
-// so do those for different nodes of one volume that many nodes may have.
+// exclusive locks the volume or snapshot of each call that changes it. Calls that only read take no
+// lock. Calls for different nodes of a multi-node volume do not exclude each other.
 type exclusive struct {
 	csi.ControllerServer
 	locks csiserver.Locks
@@ -49,7 +49,8 @@ func (e *exclusive) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotReq
 	return csiserver.Locked(ctx, &e.locks, snapshotKey(r.GetSnapshotId()), r, e.ControllerServer.DeleteSnapshot)
 }
 
-// volumeKey takes a name or an ID: CreateVolume knows only the name, and must exclude a DeleteVolume of the same.
+// volumeKey takes a name or an ID. CreateVolume knows only the name, and must exclude a
+// DeleteVolume of the same volume.
 func volumeKey(nameOrID string) csiserver.Keys {
 	return csiserver.Keys{"volume/" + nameOf(nameOrID): true}
 }
@@ -58,7 +59,7 @@ func snapshotKey(nameOrID string) csiserver.Keys {
 	return csiserver.Keys{"snapshot/" + nameOf(nameOrID): true}
 }
 
-// nodeKeys are those of a volume at one node. alone excludes the volume's other nodes as well.
+// nodeKeys returns the keys of a volume at one node. alone also excludes the volume's other nodes.
 func nodeKeys(volumeID, nodeID string, alone bool) csiserver.Keys {
 	volume := "volume/" + nameOf(volumeID)
 	node, _, _ := strings.Cut(nodeID, "|")

@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// ControllerModifyVolume changes what mutable parameters name, in one step: all of it or nothing. What they do not name stays.
+// ControllerModifyVolume applies mutable parameters in one step: all of them or none. Properties
+// that they do not name stay.
 func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.ControllerModifyVolumeRequest) (_ *csi.ControllerModifyVolumeResponse, err error) {
 	defer notFinal(&err)
 	v, err := existingVolume(r.GetVolumeId())
@@ -41,8 +42,8 @@ func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.Controll
 	return &csi.ControllerModifyVolumeResponse{}, nil
 }
 
-// modification is the update that mutable parameters ask for. Owner and mode are set even where the agent has them so: pods
-// may have changed those of the volume's root meanwhile.
+// modification returns the update that mutable parameters request. It sets owner and mode even if
+// the agent already has these values: pods may have changed those of the volume's root.
 func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeUpdate, needed bool) {
 	u = agentapi.VolumeUpdate{Uid: m.UID, Gid: m.GID}
 	needed = m.UID != nil || m.GID != nil
@@ -64,8 +65,8 @@ func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeU
 	return u, needed
 }
 
-// withLabels replaces the labels that are not the driver's own, where the parameters name labels,
-// and sets the caching that they name.
+// withLabels replaces the labels that are not the driver's if the parameters name labels, and sets
+// the caching policy that they name.
 func withLabels(have agentapi.Labels, m class.Mutable) agentapi.Labels {
 	labels := agentapi.Labels{}
 	maps.Copy(labels, have)

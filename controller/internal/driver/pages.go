@@ -15,13 +15,14 @@ import (
 )
 
 const (
-	pageItems = 200 // asked of an agent at once
-	// maxAnswer is where a list without max_entries is cut and goes on by next_token, in bytes. gRPC clients take 4 MiB.
+	pageItems = 200 // requested from an agent at once
+	// maxAnswer is the size in bytes at which a list without max_entries is cut. The list continues
+	// with next_token. gRPC clients accept 4 MiB.
 	maxAnswer = 2 << 20
 )
 
-// cursor is where a list goes on: at a tenant of an agent, and there behind what the agent's own cursor says. A class would not
-// do for the tenant, since one that is gone can lead to several.
+// cursor is the position of a list: a tenant of an agent, and the agent's own cursor. A class
+// cannot replace the tenant, because a deleted class can have several.
 type cursor struct {
 	Target string `json:"t"` // tenantKey
 	After  string `json:"a,omitempty"`
@@ -38,7 +39,8 @@ func (c cursor) String() string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// parseCursor reads a starting_token. One that is not of ours is Aborted (CSI spec, "ListVolumes Errors").
+// parseCursor parses a starting_token. A token of another origin is Aborted (CSI spec, "ListVolumes
+// Errors").
 func parseCursor(token string) (cursor, error) {
 	var c cursor
 	if token == "" {
@@ -58,11 +60,12 @@ func badToken(token string) error {
 	return status.Errorf(codes.Aborted, "starting_token %q is not one of this driver, or what it points to is gone: list from the start", token)
 }
 
-// fetch reads a page of an agent into the answer, and gives the agent's cursor for the next one.
+// fetch reads a page of an agent into the answer, and returns the agent's cursor of the next page.
 type fetch func(ctx context.Context, target *agents.Target, page agentclient.Page) (next string, err error)
 
-// walk goes through the agents from a token on, until limit entries (0: no limit) are in the answer or it is large. count
-// and answer are asked what the fetches have put together so far. It gives the token to go on with, "" at the end.
+// walk visits the agents, starting at a token, until limit entries (0: no limit) are in the answer
+// or the answer is large. count and answer give the entries that the fetches have collected so far.
+// It returns the next token, "" at the end.
 func walk(ctx context.Context, targets []*agents.Target, token string, limit int, answer proto.Message, count func() int, fetch fetch) (string, error) {
 	at, err := parseCursor(token)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// volumeAt makes a volume and a snapshot of it behind the driver's back.
+// volumeAt creates a volume and a snapshot of it without the driver.
 func volumeAt(t *testing.T, url, token, name string) {
 	t.Helper()
 	client, err := agentclient.New(url, agentclient.Options{Token: token})
@@ -68,7 +68,8 @@ func inPages(t *testing.T, read func(token string) (ids []string, next string)) 
 	return nil
 }
 
-// twoTenants is a cluster whose class "fast" is gone, and the volumes that it knows of each of two tenants.
+// twoTenants returns a cluster whose class "fast" is deleted, and the volumes that it knows of two
+// tenants.
 func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kubeEnv, volumes []string) {
 	t.Helper()
 	objects := []runtime.Object{
@@ -106,7 +107,7 @@ func TestPagesOfAClassWithSeveralTenants(t *testing.T) {
 	}
 }
 
-// The class is gone, and its volumes are at two agents.
+// The class is deleted, and its volumes are at two agents.
 func TestPagesOfADeletedClass(t *testing.T) {
 	first, firstURL := startAgent(t, nil)
 	second, secondURL := startAgent(t, nil)
@@ -132,8 +133,8 @@ func TestPagesOfADeletedClass(t *testing.T) {
 	}
 }
 
-// A volume that was adopted into a class is listed as its PersistentVolume names it, and not as the class that made it; the same name at
-// another tenant is another volume.
+// The list shows a volume that was adopted into a class with the class in its PersistentVolume, and
+// not with the class that created it. The same name at another tenant is another volume.
 func TestAnAdoptedVolumeIsListedAsTheClusterKnowsIt(t *testing.T) {
 	agent := fakeagent.New(map[string]string{token: "one", "second-token": "two"})
 	url := agent.Start()

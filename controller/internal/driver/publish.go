@@ -77,9 +77,10 @@ func (c *controller) node(ctx context.Context, nodeID string) (id.Node, error) {
 	return node, err
 }
 
-// confirm looks again after a volume for one node, or one writer, was published: another replica of the controller may have published it
-// to another node between the look and the export. Both then take their own back, and one of the retries wins. What the node had before
-// stays: it may be in use, and it is the other that came too late.
+// confirm reads the volume again after it was published for one node or one writer. Another replica
+// of the controller may have published it to another node between the check and the export. Both
+// replicas then revoke the references that they added, and one of the retries succeeds. References
+// that the node had before stay: they may be in use, and the other node came too late.
 func (p publishRequest) confirm(ctx context.Context, target *agents.Target, before *agentapi.VolumeDetail) error {
 	if !p.oneAtATime() {
 		return nil

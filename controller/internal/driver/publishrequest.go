@@ -16,16 +16,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// publishRequest is a volume at a node, as a request asks for it.
+// publishRequest is the request to publish a volume to a node.
 type publishRequest struct {
 	node     id.Node
 	mode     csi.VolumeCapability_AccessMode_Mode
-	readOnly bool // as the request says; see onlyReads
+	readOnly bool // from the request; see onlyReads
 }
 
 func (p publishRequest) singleNode() bool { return isSingleNode(modeLabel(p.mode)) }
 
-// onlyReads tells whether the node gets a read-only export.
+// onlyReads reports whether the node gets a read-only export.
 func (p publishRequest) onlyReads() bool {
 	return p.readOnly || csiserver.OnlyReads(p.mode)
 }
@@ -40,8 +40,9 @@ const (
 	modeMultiNode          = "multi-node-multi-writer"
 )
 
-// modeLabel notes how a volume was published. SINGLE_NODE_WRITER and SINGLE_NODE_MULTI_WRITER are the same to us: which of
-// them ReadWriteOnce becomes depends on the sidecars' version, and an upgrade must not make a publication incompatible.
+// modeLabel records how a volume was published. SINGLE_NODE_WRITER and SINGLE_NODE_MULTI_WRITER are
+// equivalent for this driver. The sidecars' version decides which of them ReadWriteOnce becomes,
+// and an upgrade must not make a publication incompatible.
 func modeLabel(mode csi.VolumeCapability_AccessMode_Mode) string {
 	switch mode {
 	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:
@@ -61,9 +62,9 @@ func modeLabel(mode csi.VolumeCapability_AccessMode_Mode) string {
 
 func isSingleNode(label string) bool { return strings.HasPrefix(label, "single-node-") }
 
-// conflict compares the request with the volume's references. A reference of the same node that
-// was published in another way is AlreadyExists. A reference of another node, or of another client,
-// is FailedPrecondition when an access mode of the two does not allow it.
+// conflict compares the request with the volume's references. A reference of the same node that was
+// published in another way is AlreadyExists. A reference of another node, or of another client, is
+// FailedPrecondition when an access mode of the two does not allow it.
 func (p publishRequest) conflict(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		node, ok := nodeOf(reference)
@@ -84,10 +85,10 @@ func (p publishRequest) conflict(volume *agentapi.VolumeDetail) error {
 	return p.conflictWithClients(volume)
 }
 
-// conflictWithClients compares with the references that name no node: those taken over from an
-// older agent, and those made with the command line or by another program. Each lets a client in,
-// and its access mode is not known, so the request's own mode decides. References at the node's
-// own address let no other client in.
+// conflictWithClients checks the references that name no node: migrated from an older agent, or
+// added with the command line or by another program. Each lets a client in. Its access mode is
+// unknown, so the request's access mode decides. References at the node's address let no other
+// client in.
 func (p publishRequest) conflictWithClients(volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		_, ofNode := nodeOf(reference)
@@ -109,8 +110,8 @@ func (p publishRequest) conflictWithClients(volume *agentapi.VolumeDetail) error
 	return nil
 }
 
-// excludes is the rule of an access mode by which the request cannot be added to the reference
-// of another node or client. It is empty when both can be published.
+// excludes returns the rule of an access mode that forbids the request together with the reference
+// of another node or client. It is empty if both can be published.
 func (p publishRequest) excludes(reference agentapi.ExportEntry) string {
 	const oneNode, oneWriter = "access mode %s allows one node only", "access mode %s allows one writer only"
 	mode := reference.Labels[labelMode]
@@ -125,12 +126,12 @@ func (p publishRequest) excludes(reference agentapi.ExportEntry) string {
 	return ""
 }
 
-// owns tells whether a reference is the node's, at whatever address.
+// owns reports whether a reference belongs to the node, at any address.
 func (p publishRequest) owns(reference agentapi.ExportEntry) bool {
 	return reference.Labels[labelNode] == labelValue(p.node.Name)
 }
 
-// present tells whether the node has the volume at its present address.
+// present reports whether the node has the volume at its present address.
 func (p publishRequest) present(volume *agentapi.VolumeDetail) bool {
 	return slices.ContainsFunc(volume.Clients, func(reference agentapi.ExportEntry) bool {
 		node, ok := nodeOf(reference)
@@ -138,17 +139,17 @@ func (p publishRequest) present(volume *agentapi.VolumeDetail) bool {
 	})
 }
 
-// leaves tells whether a reference is at an address that the node had before its present one, as a
-// reference of the node's shows.
+// leaves reports whether a reference is at a former address of the node. Another reference of the
+// node shows that.
 func (p publishRequest) leaves(volume *agentapi.VolumeDetail, reference agentapi.ExportEntry) bool {
 	return !isAtAddress(reference, p.node.IP) && slices.ContainsFunc(volume.Clients, func(other agentapi.ExportEntry) bool {
 		return p.owns(other) && other.Client == reference.Client
 	})
 }
 
-// moveAway revokes what the node has at other addresses: its address changed, and the old one may
-// be another machine's now. What was taken over from an older agent at such an address goes as
-// well.
+// moveAway revokes the node's references at other addresses: its address changed, and another
+// machine may have the old one now. It also revokes references at such an address that were
+// migrated from an older agent.
 func (p publishRequest) moveAway(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail) error {
 	for _, reference := range volume.Clients {
 		var key string
@@ -181,7 +182,8 @@ func (c *controller) referenceLabels(p publishRequest) agentapi.Labels {
 	return labels
 }
 
-// oneAtATime is for modes where what one node gets depends on what the others have.
+// oneAtATime reports whether the access mode makes a node's access depend on that of the other
+// nodes.
 func (p publishRequest) oneAtATime() bool {
 	return p.singleNode() || p.mode == csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER
 }

@@ -20,13 +20,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
 )
 
-// step is a controller call with the answer that it must give however often it is made.
+// step is a controller call with the answer that it must give, however often the call is made.
 type step struct {
 	name string
 	call func(ctx context.Context, c csi.ControllerClient) (proto.Message, error)
 }
 
-// life is one of every call that changes something, in an order in which each works.
+// life returns one of every call that changes an object, in an order in which each succeeds.
 func life() []step {
 	const volume, snapshot = "fast|pvc-1", "fast|snap-1"
 	copyRequest := createRequest("copy-1", nil)
@@ -83,7 +83,8 @@ func TestEveryCallTenTimes(t *testing.T) {
 	assert.Equal(t, volumes+snapshots, 0)
 }
 
-// Ten of the same call at once: each says what one alone says, or Aborted, and nothing is made twice.
+// Ten identical calls at once: each returns the answer of a single call, or Aborted. Nothing is
+// created twice.
 func TestEveryCallTenTimesAtOnce(t *testing.T) {
 	e := start(t, nil)
 	for _, s := range life() {
@@ -107,8 +108,9 @@ func TestEveryCallTenTimesAtOnce(t *testing.T) {
 	assert.Equal(t, volumes+snapshots, 0)
 }
 
-// Every call ten times and at once with all the others: each does its work or says what is in its way, an aborted one is made
-// again as a sidecar would, and what is there at the end can be deleted as if nothing had been.
+// Every call runs ten times and at once with all the others. Each does its work or names the
+// conflict. An aborted call is retried, as a sidecar does. All remaining objects can be deleted
+// normally at the end.
 func TestEveryCallTenTimesAmongTheOthers(t *testing.T) {
 	e := start(t, nil)
 	inTheWay := []codes.Code{codes.OK, codes.NotFound, codes.FailedPrecondition, codes.AlreadyExists}
@@ -146,8 +148,8 @@ func TestEveryCallTenTimesAmongTheOthers(t *testing.T) {
 	assert.Equal(t, volumes+snapshots, 0)
 }
 
-// The agent does what it is told and its answer is lost, once for each request of a call: the call fails or goes on, and its
-// retry gives what a call without a loss gives.
+// The agent does the work and the answer is lost, once for each request of a call. The call fails
+// or continues, and its retry returns the answer of a call without a loss.
 func TestEveryCallWithAnAnswerLost(t *testing.T) {
 	loss := &losing{}
 	undisturbed, e := start(t, nil), start(t, loss.prepare)
@@ -164,7 +166,7 @@ func TestEveryCallWithAnAnswerLost(t *testing.T) {
 				answer, err = s.call(t.Context(), e)
 				assert.NilError(t, err, "%s again", s.name)
 			}
-			if s.name != "publish" && s.name != "create" && s.name != "copy" && s.name != "snapshot" { // whose answers name the agent or a time
+			if s.name != "publish" && s.name != "create" && s.name != "copy" && s.name != "snapshot" { // the answers of these name the agent or a time
 				assert.Assert(t, proto.Equal(answer, want), "%s: %v, want %v", s.name, answer, want)
 			}
 			if !lost {
@@ -176,14 +178,15 @@ func TestEveryCallWithAnAnswerLost(t *testing.T) {
 	assert.Equal(t, volumes+snapshots, 0)
 }
 
-// losing loses the answer to the nth request.
+// losing drops the answer to the nth request.
 type losing struct {
 	mu   sync.Mutex
-	left int // requests up to the one
+	left int // requests until the lost one
 	lost bool
 }
 
-// lose counts from now on; 0 for none. It tells whether the one before was reached.
+// lose counts requests from now on. 0 drops none. It reports whether the previous count was
+// reached.
 func (l *losing) lose(nth int) (lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,7 +212,7 @@ func (l *losing) prepare(a *fakeagent.Agent) {
 	}
 }
 
-// Neither calls that work nor calls that fail leave descriptors open. Goroutines are watched in TestMain.
+// Neither successful nor failed calls leave descriptors open. TestMain watches goroutines.
 func TestNoDescriptorIsLeftOpen(t *testing.T) {
 	loss := &losing{}
 	e := start(t, loss.prepare)
@@ -228,7 +231,7 @@ func TestNoDescriptorIsLeftOpen(t *testing.T) {
 		round()
 	}
 	eventually(t, func() error {
-		if now := descriptors(t); now > before+2 { // connections that wait for their next request
+		if now := descriptors(t); now > before+2 { // idle connections
 			return errTooMany(now - before)
 		}
 		return nil

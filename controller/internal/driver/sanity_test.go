@@ -19,13 +19,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
 )
 
-// notOurs are the specs that may be skipped: those of services and capabilities that this server does not advertise.
-// Everything else has to run.
+// notOurs lists the specs that may be skipped: those of services and capabilities that this server
+// does not advertise. All others have to run.
 var notOurs = []string{
-	"Node Service", // the node driver has its own run
+	"Node Service", // the node driver runs them
 	"GroupController Service",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
-	"node max attach limit", // the node driver sets none
+	"node max attach limit", // the node driver sets no limit
 }
 
 func TestSanity(t *testing.T) {
@@ -51,7 +51,7 @@ func TestSanity(t *testing.T) {
 		switch report.State {
 		case types.SpecStatePassed:
 			ran++
-		case types.SpecStatePending: // sanity's own, disabled upstream
+		case types.SpecStatePending: // disabled upstream in sanity
 			skipped++
 		case types.SpecStateSkipped:
 			skipped++
@@ -77,7 +77,7 @@ func allowed(spec string) bool {
 	return false
 }
 
-// ids are well-formed and of the class that there is.
+// ids returns well-formed IDs of the existing class.
 type ids struct{}
 
 func (ids) GenerateUniqueValidVolumeID() string { return "sanity|" + uuid.NewString() }
@@ -85,7 +85,7 @@ func (ids) GenerateInvalidVolumeID() string     { return "fake-vol-id" }
 func (ids) GenerateUniqueValidNodeID() string   { return "fake-node-" + uuid.NewString() }
 func (ids) GenerateInvalidNodeID() string       { return "fake-node-id" }
 
-// standInNode is as much of a node driver as the controller's specs need.
+// standInNode implements only the part of a node driver that the controller's specs need.
 type standInNode struct {
 	csi.UnimplementedNodeServer
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// DefaultSizeBytes is the size of a volume whose request names none: 1 GiB.
+// DefaultSizeBytes is the size of a volume whose request names no size: 1 GiB.
 const DefaultSizeBytes = 1 << 30
 
-// sizeRange is a checked CapacityRange: what a volume must at least and may at most have, in bytes.
+// sizeRange is a checked CapacityRange: the minimum and maximum size of a volume in bytes.
 type sizeRange struct {
 	required int64 // 0 for none
 	limit    int64 // math.MaxInt64 for none
@@ -36,8 +36,8 @@ func parseRange(r *csi.CapacityRange) (sizeRange, error) {
 	return sizeRange{required, limit}, nil
 }
 
-// forNew is the size of a new, empty volume: what is required, else the default or the limit if that is less; at least
-// agentapi.MinSizeBytes, if the limit allows that.
+// forNew returns the size of a new, empty volume. It is the required size, otherwise the default or
+// the limit, whichever is less. It is at least agentapi.MinSizeBytes, if the limit allows that.
 func (r sizeRange) forNew() (int64, error) {
 	size := r.required
 	if size == 0 {
@@ -50,8 +50,8 @@ func (r sizeRange) forNew() (int64, error) {
 	return size, nil
 }
 
-// forCopy is the size of a volume with the contents of another: what is required, else the source's; never less than the
-// source's.
+// forCopy returns the size of a copy: the required size, otherwise the source's size. It is never
+// less than the source's.
 func (r sizeRange) forCopy(source string, sourceSize int64) (int64, error) {
 	size := r.required
 	if size == 0 {
@@ -66,8 +66,8 @@ func (r sizeRange) forCopy(source string, sourceSize int64) (int64, error) {
 	return size, nil
 }
 
-// sourceSize is what a copy must at least have, in bytes: the source's limit, or, where that is lifted, its size and what is in
-// it.
+// sourceSize returns the minimum size of a copy in bytes: the source's limit. If the limit is off,
+// it is the source's size and usage, whichever is larger.
 func sourceSize(quota, size, used int64) int64 {
 	if quota > 0 {
 		return quota
@@ -75,7 +75,7 @@ func sourceSize(quota, size, used int64) int64 {
 	return max(size, used, agentapi.MinSizeBytes)
 }
 
-// check tells in words why a size is not in the range.
+// check returns the reason if a size is not in the range.
 func (r sizeRange) check(size int64) error {
 	switch {
 	case size < r.required:
@@ -90,7 +90,8 @@ func outOfRange(format string, args ...any) error {
 	return status.Errorf(codes.OutOfRange, format, args...)
 }
 
-// capacity is what a volume can really hold: its quota; where quotas are off, its nominal size.
+// capacity returns the bytes that a volume can hold: its quota, or its nominal size if quotas are
+// off.
 func capacity(v *agentapi.VolumeDetail) int64 {
 	if v.QuotaBytes > 0 {
 		return v.QuotaBytes

@@ -14,8 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// CreateSnapshot makes a snapshot, ready at once. It is idempotent by name; the name of another volume's snapshot is
-// AlreadyExists.
+// CreateSnapshot creates a snapshot, which is ready at once. It is idempotent by name. The name of
+// another volume's snapshot is AlreadyExists.
 func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (_ *csi.CreateSnapshotResponse, err error) {
 	defer notFinal(&err)
 	if err := checkName(r.GetName()); err != nil {
@@ -44,7 +44,7 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 			err = ofThisVolume(ctx, target, snapshot)
 		}
 	case agentapi.IsCode(err, agentapi.NotFound):
-		// The volume may have gone after an earlier call made the snapshot.
+		// The volume may have been deleted after an earlier call created the snapshot.
 		before, errBefore := target.GetSnapshot(ctx, name)
 		if !agentapi.IsCode(errBefore, agentapi.NotFound) {
 			snapshot, err = before, errBefore
@@ -67,8 +67,8 @@ func existingOf(ctx context.Context, target *agents.Target, name string, conflic
 	return snapshot, err
 }
 
-// ofThisVolume is AlreadyExists for a snapshot of a deleted volume that had the name of a
-// present one.
+// ofThisVolume returns AlreadyExists for a snapshot of a deleted volume whose name a new volume has
+// now.
 func ofThisVolume(ctx context.Context, target *agents.Target, snapshot *agentapi.SnapshotDetail) error {
 	volume, err := target.GetVolume(ctx, snapshot.Volume)
 	switch {
@@ -83,7 +83,8 @@ func ofThisVolume(ctx context.Context, target *agents.Target, snapshot *agentapi
 	return nil
 }
 
-// checkSnapshotParameters: a VolumeSnapshotClass has none of ours, only those that speak to the sidecar.
+// checkSnapshotParameters refuses all parameters except those for the sidecar: a
+// VolumeSnapshotClass has none of this driver.
 func checkSnapshotParameters(parameters map[string]string) error {
 	if key, found := firstUnknown(parameters); found {
 		return invalidf("parameter %q is not known; snapshots take no parameters but those of the sidecar (%s…)", key, class.ProvisionerPrefix)
@@ -108,7 +109,7 @@ func (c *controller) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest)
 	return &csi.GetSnapshotResponse{Snapshot: snapshotOf(snapshot, v.Class)}, nil
 }
 
-// snapshotOf is a snapshot as CSI shows it, with the IDs of a class.
+// snapshotOf translates a snapshot to CSI, with the IDs of a class.
 func snapshotOf(s *agentapi.SnapshotDetail, classKey string) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId:     id.NewVolume(classKey, s.Name).String(),
@@ -119,7 +120,7 @@ func snapshotOf(s *agentapi.SnapshotDetail, classKey string) *csi.Snapshot {
 	}
 }
 
-// snapshotClass is the class that a snapshot, and so its volume, belongs to.
+// snapshotClass returns the class of a snapshot, which is that of its volume.
 func snapshotClass(s *agentapi.SnapshotDetail, otherwise string) string {
 	if key := s.Labels[class.LabelClass]; key != "" {
 		return key
@@ -127,7 +128,8 @@ func snapshotClass(s *agentapi.SnapshotDetail, otherwise string) string {
 	return otherwise
 }
 
-// snapshotSize is what a volume made from it must at least have, in bytes. It is never 0, which would mean "unknown".
+// snapshotSize returns the minimum size in bytes of a volume that is created from the snapshot. It
+// is never 0, which would mean "unknown".
 func snapshotSize(s *agentapi.SnapshotDetail) int64 {
 	return sourceSize(s.QuotaBytes, s.SizeBytes, s.UsedBytes)
 }

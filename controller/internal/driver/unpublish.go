@@ -15,9 +15,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// ControllerUnpublishVolume revokes a node's access, and when it returns the node can no longer read or write. It goes by the
-// node's name, so that a node is found whose address is not what its ID says any more. Without a node it revokes that
-// of all nodes.
+// ControllerUnpublishVolume revokes a node's access. When it returns, the node can no longer read
+// or write. It matches the node's name, so that it finds a node whose address is no longer the one
+// in its ID. Without a node ID, it revokes the access of all nodes.
 func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.ControllerUnpublishVolumeRequest) (*csi.ControllerUnpublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalidf("volume_id must not be empty")
@@ -55,11 +55,11 @@ func (c *controller) ControllerUnpublishVolume(ctx context.Context, r *csi.Contr
 	return &csi.ControllerUnpublishVolumeResponse{}, err
 }
 
-// shutOut asks the agent to shut the node out of a volume none of whose references names it, so that
-// every unpublish ends with the agent's fence. The NFS server may let the node in all the same: the
-// volume is quarantined and its references cannot be read, its directory was moved away, or an
-// earlier call failed half-way. The agent refuses where it cannot tell. A node ID without an address
-// is that of a client only where a reference names it.
+// shutOut asks the agent to fence the node from a volume that has no reference of it, so that every
+// unpublish ends with the agent's fence. The NFS server may still let the node in if the volume is
+// quarantined and its references cannot be read, if its directory was moved away, or if an earlier
+// call failed half-way. The agent refuses if it cannot tell. A node ID without an address
+// identifies a client only if a reference names it.
 func shutOut(ctx context.Context, target *agents.Target, volume *agentapi.VolumeDetail, nodeID string) error {
 	node, err := id.ParseNode(nodeID)
 	switch {
@@ -78,9 +78,10 @@ func isQuarantined(volume *agentapi.VolumeDetail) bool {
 	})
 }
 
-// labelsOfNode are those by which a reference is the node's, or, with nodeID "", any node's. What is behind the separator of the ID, and whether
-// it is an address, does not matter, but for a reference that was taken over from an older agent: nobody else will ever take that one back, and all
-// that is known of its owner is the address.
+// labelsOfNode returns the labels that identify a reference as the node's, or as any node's with
+// nodeID "". The text after the separator of the ID does not matter, nor whether it is an address.
+// The exception is a reference that was migrated from an older agent: no other node will ever
+// revoke it, and the address is all that is known of its owner.
 func labelsOfNode(reference agentapi.ExportEntry, nodeID string) (agentapi.Labels, bool) {
 	name, _, _ := strings.Cut(nodeID, "|")
 	if label, ofNode := reference.Labels[labelNode]; ofNode && (nodeID == "" || label == labelValue(name)) {
@@ -100,7 +101,7 @@ func isAtAddress(reference agentapi.ExportEntry, address netip.Addr) bool {
 	return err == nil && client.Unmap() == address.Unmap()
 }
 
-// isMigrated tells whether a reference was taken over from an older agent and names no node.
+// isMigrated reports whether a reference was migrated from an older agent and names no node.
 func isMigrated(reference agentapi.ExportEntry) bool {
 	_, migrated := reference.Labels[agentapi.MigratedLabel]
 	_, ofNode := reference.Labels[labelNode]

@@ -1,5 +1,5 @@
-// Package kube looks up what the Kubernetes API tells: StorageClasses, PersistentVolumes and CSINodes by informers; secrets,
-// claims and nodes on demand.
+// Package kube reads objects from the Kubernetes API: StorageClasses, PersistentVolumes and
+// CSINodes with informers, and secrets, claims and nodes on demand.
 package kube
 
 import (
@@ -21,11 +21,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// API is the Kubernetes API as far as a driver needs it. It shows only what is of that driver.
+// API is the part of the Kubernetes API that a driver needs. It returns only objects of that
+// driver.
 type API struct {
 	client  kubernetes.Interface
 	driver  string
-	timeout time.Duration // of one call to the API
+	timeout time.Duration // for one call to the API
 	secrets *secrets
 
 	factory informers.SharedInformerFactory
@@ -36,13 +37,13 @@ type API struct {
 
 // Indexes of the informers.
 const (
-	byClassKey   = "class" // StorageClasses of ours, and our PersistentVolumes, by id.ClassKey
+	byClassKey   = "class" // StorageClasses and PersistentVolumes of this driver, by id.ClassKey
 	byHandle     = "handle"
-	byVolumeName = "volume" // our PersistentVolumes, by the name that the agent knows
-	byNodeName   = "node"   // CSINodes where our driver runs, by the name in the node ID
+	byVolumeName = "volume" // PersistentVolumes of this driver, by the name that the agent knows
+	byNodeName   = "node"   // CSINodes that run this driver, by the name in the node ID
 )
 
-// New prepares the informers; Run starts them. driver is the provisioner name of our classes.
+// New prepares the informers. Run starts them. driver is the provisioner name of the classes.
 func New(client kubernetes.Interface, driver string, timeout, secretTTL time.Duration) (*API, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(withoutManagedFields))
 	k := &API{
@@ -64,7 +65,7 @@ func New(client kubernetes.Interface, driver string, timeout, secretTTL time.Dur
 	return k, nil
 }
 
-// Run keeps the informers going until ctx ends.
+// Run runs the informers until ctx ends.
 func (k *API) Run(ctx context.Context) {
 	k.factory.StartWithContext(ctx)
 	<-ctx.Done()
@@ -84,15 +85,15 @@ func (k *API) Ready() error {
 	return nil
 }
 
-// Claim is what a PersistentVolumeClaim tells.
+// Claim is the part of a PersistentVolumeClaim that the driver uses.
 type Claim struct {
 	Namespace, Name string
-	Class           string // "" where it names none
+	Class           string // "" if it names none
 	Annotations     map[string]string
 	UID             string
 }
 
-// Claim reads a claim, nil where it is gone.
+// Claim reads a claim. It returns nil if the claim does not exist.
 func (k *API) Claim(ctx context.Context, namespace, name string) (*Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.timeout)
 	defer cancel()
@@ -110,7 +111,8 @@ func (k *API) Claim(ctx context.Context, namespace, name string) (*Claim, error)
 	return out, nil
 }
 
-// NodeKnown looks among the nodes where the driver runs; for one that has just joined it asks the API as well.
+// NodeKnown looks for a node that runs the driver. For a node that has just joined, it also asks
+// the API.
 func (k *API) NodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	found, err := k.nodes.GetIndexer().ByIndex(byNodeName, node.Name)
 	if err != nil || len(found) > 0 {
@@ -142,14 +144,14 @@ func (k *API) handleIndex(object any) ([]string, error) {
 	return nil, nil
 }
 
-// idIndex is by a part of our volumes' IDs.
+// idIndex indexes by a part of the volume IDs of this driver.
 func (k *API) idIndex(part func(id.Volume) string) cache.IndexFunc {
 	return func(object any) ([]string, error) {
 		pv, ok := k.ours(object)
 		if !ok {
 			return nil, nil
 		}
-		// A volume made by hand may have a handle that is not of ours.
+		// A PersistentVolume that a user wrote may have a handle of another format.
 		if v, err := id.ParseVolume(pv.Spec.CSI.VolumeHandle); err == nil {
 			return []string{part(v)}, nil
 		}
@@ -179,29 +181,30 @@ func (k *API) nodeIndex(object any) ([]string, error) {
 	return nil, nil
 }
 
-// Classes are the StorageClasses, by name.
+// Classes returns the StorageClasses, by name.
 func (k *API) Classes() []*storagev1.StorageClass {
 	return byName(slices.DeleteFunc(typed[*storagev1.StorageClass](k.classes.GetIndexer().List(), nil),
 		func(c *storagev1.StorageClass) bool { return c.Provisioner != k.driver }))
 }
 
-// ClassesOf are the StorageClasses with a key (id.ClassKey), by name.
+// ClassesOf returns the StorageClasses with a key (id.ClassKey), by name.
 func (k *API) ClassesOf(key string) []*storagev1.StorageClass {
 	return byName(typed[*storagev1.StorageClass](k.classes.GetIndexer().ByIndex(byClassKey, key)))
 }
 
-// ClassKeys are the keys of the classes of all volumes.
+// ClassKeys returns the keys of the classes of all volumes.
 func (k *API) ClassKeys() []string { return k.volumes.GetIndexer().ListIndexFuncValues(byClassKey) }
 
-// VolumesOf are the PersistentVolumes of a class, by name.
+// VolumesOf returns the PersistentVolumes of a class, by name.
 func (k *API) VolumesOf(key string) []*corev1.PersistentVolume { return k.volumesBy(byClassKey, key) }
 
-// VolumesWithHandle are the PersistentVolumes with a volume ID, by name.
+// VolumesWithHandle returns the PersistentVolumes with a volume ID, by name.
 func (k *API) VolumesWithHandle(handle string) []*corev1.PersistentVolume {
 	return k.volumesBy(byHandle, handle)
 }
 
-// VolumesCalled are the PersistentVolumes that have a name on their agent, by their own name.
+// VolumesCalled returns the PersistentVolumes whose volume has this name on its agent, by their own
+// name.
 func (k *API) VolumesCalled(name string) []*corev1.PersistentVolume {
 	return k.volumesBy(byVolumeName, name)
 }
@@ -210,7 +213,7 @@ func (k *API) volumesBy(index, key string) []*corev1.PersistentVolume {
 	return byName(typed[*corev1.PersistentVolume](k.volumes.GetIndexer().ByIndex(index, key)))
 }
 
-// typed casts what an index gives. The only error is an index that does not exist.
+// typed casts the result of an index. The only error is an index that does not exist.
 func typed[T any](objects []any, err error) []T {
 	if err != nil {
 		return nil
@@ -229,7 +232,8 @@ func byName[T metav1.Object](objects []T) []T {
 	return objects
 }
 
-// withoutManagedFields keeps out of memory what nobody reads and what is often the larger half of an object.
+// withoutManagedFields drops the managed fields, which the driver does not use. They are often the
+// larger half of an object in memory.
 func withoutManagedFields(object any) (any, error) {
 	if accessor, err := meta.Accessor(object); err == nil { // the tombstone of a missed delete has no metadata
 		accessor.SetManagedFields(nil)

@@ -14,10 +14,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// secrets reads tokens on demand, so that the driver needs no right to list secrets, and keeps each for a short time.
+// secrets reads tokens on demand and caches each for a short time. So the driver needs no
+// permission to list secrets.
 type secrets struct {
 	client  kubernetes.Interface
-	timeout time.Duration // of one read
+	timeout time.Duration // for one read
 	ttl     time.Duration
 	now     func() time.Time
 

@@ -16,22 +16,21 @@ import (
 // secretRef names a secret.
 type secretRef struct{ namespace, name string }
 
-// classRefs are the class parameters that name a secret, in the order in which they are tried
+// classRefs holds the class parameters that name a secret, in the order in which they are tried
 // (kubernetes-csi.github.io, "StorageClass Secrets").
 var classRefs = []string{"provisioner-secret", "controller-publish-secret", "controller-expand-secret", "secret"}
 
-// The provisioner notes here which secret it will delete the volume with.
+// Annotations in which the provisioner records the secret for the deletion of the volume.
 const (
 	annotationDeletionSecretName      = "volume.kubernetes.io/provisioner-deletion-secret-name"
 	annotationDeletionSecretNamespace = "volume.kubernetes.io/provisioner-deletion-secret-namespace"
 )
 
-// ClassToken is the source of the token in the first secret that a class names, nil where it names
-// none.
+// ClassToken returns the source of the token in the first secret that a class names. It returns nil
+// if the class names none.
 //
 // It refuses a class whose secrets depend on the claim, such as ${pvc.namespace}. Without a claim,
-// nothing tells the tenant of such a class: GetCapacity and the lists have none, and neither has a
-// snapshot.
+// the tenant of such a class is unknown. GetCapacity, the lists and snapshots have no claim.
 func (k *API) ClassToken(c *storagev1.StorageClass) (agentclient.TokenSource, error) {
 	for _, key := range slices.Sorted(maps.Keys(c.Parameters)) {
 		value := c.Parameters[key]
@@ -49,8 +48,8 @@ func (k *API) ClassToken(c *storagev1.StorageClass) (agentclient.TokenSource, er
 	return nil, nil
 }
 
-// VolumeToken is the source of the token in the secret that a PersistentVolume names, nil where it
-// names none.
+// VolumeToken returns the source of the token in the secret that a PersistentVolume names. It
+// returns nil if the volume names none.
 func (k *API) VolumeToken(pv *corev1.PersistentVolume) agentclient.TokenSource {
 	for _, ref := range []*corev1.SecretReference{pv.Spec.CSI.ControllerPublishSecretRef, pv.Spec.CSI.ControllerExpandSecretRef} {
 		if ref != nil && ref.Name != "" {

@@ -56,7 +56,7 @@ func badCreate(t *testing.T, b Backend) {
 	_, err := e.CreateVolume(e.ctx, r)
 	failed(t, err, codes.OutOfRange, "required_bytes", "limit_bytes") // fault 16
 
-	assert.DeepEqual(t, e.listAll(0), []string{}) // nothing was made
+	assert.DeepEqual(t, e.listAll(0), []string{}) // nothing was created
 	r = request("flags", gib)
 	r.VolumeCapabilities[0].GetMount().MountFlags = []string{"ro,noatime", "", "nconnect=4"}
 	e.create(r)
@@ -98,7 +98,7 @@ func badParameters(t *testing.T, b Backend) {
 	r.Parameters["nocow"], r.Parameters["compression"] = "true", "zstd"
 	_, err := e.CreateVolume(e.ctx, r)
 	failed(t, err, codes.InvalidArgument, "nocow", "compression")
-	assert.DeepEqual(t, e.listAll(0), []string{}) // nothing was made
+	assert.DeepEqual(t, e.listAll(0), []string{}) // nothing was created
 
 	r = request("good", gib)
 	for _, key := range []string{"csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name", "csi.storage.k8s.io/whatever"} {

@@ -19,7 +19,7 @@ var cachingTests = []behaviour{
 	{"a volume and a copy are made with it", cachingAtCreation},
 }
 
-// lookups is what the options for a node say of lookupcache; "" for nothing.
+// lookups returns the lookupcache option for a node, "" if there is none.
 func (e *env) lookups(volumeID string, mode csi.VolumeCapability_AccessMode_Mode) string {
 	e.Helper()
 	context := e.publish(volumeID, node1, mode)
@@ -73,7 +73,7 @@ func cachingByOptions(t *testing.T, b Backend) {
 	}
 }
 
-// contradictions are mount options by the caching that they contradict.
+// contradictions maps a caching policy to the mount options that contradict it.
 var contradictions = map[string][]string{
 	"shared": {"lookupcache=all", "lookupcache=positive", "lookupcache=pos", "nocto", "noatime,lookupcache=all", "lookupcache=none,lookupcache=all"},
 	"fast":   {"lookupcache=none", "lookupcache=positive", "noac", "hard,noac"},
@@ -123,7 +123,7 @@ func cachingContradictions(t *testing.T, b Backend) {
 	assert.Equal(t, e.lookups(volume, manyWriters), "lookupcache=none")
 }
 
-// What was made before is found and deleted, and is published to no node.
+// Existing volumes are found and can be deleted, and are not published to any node.
 func cachingOfNewClass(t *testing.T, b Backend) {
 	e := start(t, b)
 	volume := e.volume("pvc-1").VolumeId
@@ -167,7 +167,7 @@ func cachingOfVolume(t *testing.T, b Backend) {
 	want("lookupcache=all")
 	assert.Assert(t, strings.Contains(before["nfsMountOptions"], "lookupcache=none"))
 
-	// What is not named stays.
+	// Properties that are not named stay.
 	for _, other := range []map[string]string{{"labels": "team=blue"}, {"nfsMountOptions": "noatime"}, {"nfsMountOptions": ""}, {"labels": ""}, {"gid": "7"}} {
 		assert.NilError(t, e.modify(volume, other))
 		want("lookupcache=all")

@@ -67,7 +67,7 @@ func classesOfOneTenant(t *testing.T, b Backend) {
 
 	_, err := e.agent.CreateVolume(e.ctx, agentapi.VolumeCreate{Name: "pvc-3", SizeBytes: gib})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, e.listAll(0), []string{first, second, "a|pvc-3"}) // one without a label belongs to the first class by name
+	assert.DeepEqual(t, e.listAll(0), []string{first, second, "a|pvc-3"}) // a volume without a label belongs to the first class by name
 
 	r := request("pvc-1", mib)
 	r.Parameters["storageClassName"] = "b"
@@ -95,7 +95,8 @@ func classesCopies(t *testing.T, b Backend) {
 			r.Parameters["storageClassName"] = class
 			_, err := e.CreateVolume(e.ctx, r)
 			failed(t, err, codes.InvalidArgument, "storage class a", class)
-			// A token in the request is that of the new volume's class and proves nothing about the source's.
+			// The token in the request belongs to the new volume's class. It proves nothing about the
+			// source's.
 			r.Secrets = map[string]string{"agentToken": token}
 			if class == "agent" {
 				_, err = e.CreateVolume(e.ctx, r)

@@ -28,7 +28,7 @@ func fromVolume(id string) *csi.VolumeContentSource {
 	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id}}}
 }
 
-// sources are a snapshot and a volume to copy, of 1 GiB.
+// sources returns a snapshot and a volume to copy, of 1 GiB.
 func (e *env) sources() map[string]*csi.VolumeContentSource {
 	e.Helper()
 	volume := e.volume("source")

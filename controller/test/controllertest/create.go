@@ -92,7 +92,7 @@ func createAgain(t *testing.T, b Backend) {
 		assert.Equal(t, again.VolumeId, first.VolumeId)
 		assert.Equal(t, again.CapacityBytes, first.CapacityBytes)
 	}
-	// A volume that has grown since still fits, as long as the limit allows.
+	// A volume that has grown since still matches, as long as the limit allows.
 	_, err := e.ControllerExpandVolume(e.ctx, &csi.ControllerExpandVolumeRequest{VolumeId: first.VolumeId, CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gib}})
 	assert.NilError(t, err)
 	assert.Equal(t, e.volume("pvc-1").CapacityBytes, int64(2*gib))
@@ -154,7 +154,7 @@ func deleteVolume(t *testing.T, b Backend) {
 	for _, unknown := range []string{"fast|never-was", "malformed", "|", "a|b|c", "fast|..", "fast|" + strings.Repeat("x", 200), "fast|snapshots"} {
 		e.delete(unknown)
 	}
-	// A class that nothing is known of may have the volume: an OK would lose it.
+	// An unknown class may have the volume. An OK would lose it.
 	_, err = e.DeleteVolume(e.ctx, &csi.DeleteVolumeRequest{VolumeId: "nosuchclass|pvc-1"})
 	failed(t, err, codes.FailedPrecondition, "nosuchclass")
 }
@@ -186,7 +186,8 @@ func createAtOnce(t *testing.T, b Backend) {
 	assert.Equal(t, e.volume("pvc-1").CapacityBytes, int64(gib))
 }
 
-// createModes: a volume can be had for each access mode, and published as it was asked for; a single request may name several.
+// createModes creates a volume for each access mode and publishes it with that mode. A single
+// request may name several modes.
 func createModes(t *testing.T, b Backend) {
 	e := start(t, b)
 	all := request("pvc-all", gib)
@@ -224,7 +225,7 @@ func validateAndGet(t *testing.T, b Backend) {
 	assert.Assert(t, answer.Confirmed == nil && strings.Contains(answer.Message, "block"))
 	for name, c := range map[string]struct {
 		parameters, context map[string]string
-		message             string // "" where it is confirmed
+		message             string // "" if it is confirmed
 	}{
 		"as it was made":      {parameters: map[string]string{"storageClassName": className, "nocow": "false", "compression": "none"}, context: volume.VolumeContext},
 		"additions of others": {context: map[string]string{"storage.kubernetes.io/csiProvisionerIdentity": "x"}},

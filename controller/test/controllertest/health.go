@@ -12,7 +12,7 @@ var healthTests = []behaviour{
 	{"a volume that is well", healthWell},
 }
 
-// healthWell is all that can be had of any agent. Backends that can break something test the rest.
+// healthWell checks the results that any agent gives. Backends that can cause faults test the rest.
 func healthWell(t *testing.T, b Backend) {
 	e := start(t, b)
 	volume := e.volume("pvc-1").VolumeId

@@ -21,7 +21,7 @@ var listTests = []behaviour{
 	{"capacity is that of the pools, each once", listCapacity},
 }
 
-// twoAgents are three classes: two of one agent's two tenants, one of another agent.
+// twoAgents returns three classes: two of two tenants of one agent, one of another agent.
 func twoAgents(t *testing.T, b Backend) *env {
 	t.Helper()
 	first, second := b.Agent(t, map[string]string{token: "one", token2: "two"}), b.Agent(t, map[string]string{token: "three"})
@@ -39,7 +39,7 @@ func (e *env) createIn(class, name string) string {
 	return e.create(r).VolumeId
 }
 
-// listAll lists by pages and checks that none is larger than most.
+// listAll lists in pages and checks that none is larger than most.
 func (e *env) listAll(most int32) []string {
 	e.Helper()
 	ids, next := []string{}, ""
@@ -158,7 +158,7 @@ func listCapacity(t *testing.T, b Backend) {
 	stats, err := e.agent.Stats(e.ctx)
 	assert.NilError(t, err)
 	free := stats.Btrfs.FreeBytes
-	near := func(got, want int64) bool { return got > want/10*9 && got < want/10*11 } // a pool in use moves a little
+	near := func(got, want int64) bool { return got > want/10*9 && got < want/10*11 } // the free space of a pool in use changes a little
 	assert.Assert(t, near(capacity(map[string]string{"storageClassName": "a"}), free))
 	assert.Assert(t, near(capacity(map[string]string{"agentURL": e.url}), free), "two tenants share the pool")
 	all, one, other := capacity(nil), capacity(map[string]string{"storageClassName": "b"}), capacity(map[string]string{"storageClassName": "c"})

@@ -81,7 +81,7 @@ func modifyBad(t *testing.T, b Backend) {
 	want := e.stored(volume)
 	for key, values := range map[string][]string{
 		"bogus":                     {"", "x"},
-		"nocow":                     {"true"}, // takes checksums away: for new volumes only
+		"nocow":                     {"true"}, // removes checksums: for new volumes only
 		"agentURL":                  {"http://elsewhere"},
 		"Compression":               {"zstd"},
 		"compression":               {"", "gzip", "zstd:16"},

@@ -125,7 +125,7 @@ func publishIncompatible(t *testing.T, b Backend) {
 	failed(t, err, codes.AlreadyExists, "worker-1")
 	_, err = e.publishAs(volume.VolumeId, node1, manyWriters, false)
 	failed(t, err, codes.AlreadyExists, "worker-1")
-	// Which of these ReadWriteOnce becomes depends on the sidecars' version.
+	// The sidecars' version decides which of these ReadWriteOnce becomes.
 	_, err = e.publishAs(volume.VolumeId, node1, csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER, false)
 	assert.NilError(t, err)
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.1"})
@@ -171,7 +171,7 @@ func publishMoved(t *testing.T, b Backend) {
 	e.publish(volume.VolumeId, "worker-1|192.0.2.99", oneNode)
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.99"})
 
-	e.unpublish(volume.VolumeId, "worker-1|2001:db8::1") // a third address, which it never had here
+	e.unpublish(volume.VolumeId, "worker-1|2001:db8::1") // a third address, which the node never had here
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
 
 	e.publish(volume.VolumeId, node1, oneNode)
@@ -192,7 +192,7 @@ func publishOthers(t *testing.T, b Backend) {
 	e.unpublish(volume.VolumeId, "")
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.1", "192.0.2.1"})
 
-	// Two nodes behind one address: each has its own reference.
+	// Two nodes with one address: each has its own reference.
 	e.publish(volume.VolumeId, "worker-1|192.0.2.7", manyWriters)
 	e.publish(volume.VolumeId, "worker-2|192.0.2.7", manyWriters)
 	e.unpublish(volume.VolumeId, "worker-1|192.0.2.7")
@@ -201,7 +201,8 @@ func publishOthers(t *testing.T, b Backend) {
 	assert.DeepEqual(t, got.Status.PublishedNodeIds, []string{"worker-2|192.0.2.7"})
 }
 
-// References of an older agent's go with the node at their address: the older driver is gone, and nobody else would take them back.
+// A node's unpublish also revokes references that were migrated from an older agent at its address.
+// The older driver is gone, so no other call would revoke them.
 func publishMigrated(t *testing.T, b Backend) {
 	e := start(t, b)
 	volume := e.volume("pvc-1")
@@ -216,7 +217,7 @@ func publishMigrated(t *testing.T, b Backend) {
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
 }
 
-// exportMigrated adds a reference as migration from an older agent does.
+// exportMigrated adds a reference as the migration from an older agent does.
 func (e *env) exportMigrated(name, client string, labels agentapi.Labels) {
 	e.Helper()
 	labels[agentapi.MigratedLabel] = "true"
@@ -224,7 +225,7 @@ func (e *env) exportMigrated(name, client string, labels agentapi.Labels) {
 	assert.NilError(e, err)
 }
 
-// The access mode of an export without a node is not known: only the publication's own mode can
+// The access mode of an export without a node is unknown. Only the publication's own mode can
 // exclude it.
 func publishBesideClients(t *testing.T, b Backend) {
 	const oneWriter = csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER
@@ -266,7 +267,7 @@ func publishBesideClients(t *testing.T, b Backend) {
 				refused(oneWriter, false, "one writer only")
 			}
 
-			// As the message says.
+			// As the message advises.
 			assert.NilError(t, e.agent.Unexport(e.ctx, name, agentapi.UnexportRequest{Client: "192.0.2.7"}))
 			e.publish(id, node1, oneNode)
 		})
@@ -309,7 +310,7 @@ func publishLongNames(t *testing.T, b Backend) {
 	e.publish(volume.VolumeId, second, manyWriters)
 	got, err := e.ControllerGetVolume(e.ctx, &csi.ControllerGetVolumeRequest{VolumeId: volume.VolumeId})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, got.Status.PublishedNodeIds, []string{first, second}) // the IDs are told whole
+	assert.DeepEqual(t, got.Status.PublishedNodeIds, []string{first, second}) // the IDs are complete
 	e.unpublish(volume.VolumeId, first)
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{"192.0.2.2"})
 }
@@ -330,7 +331,8 @@ func publishMissing(t *testing.T, b Backend) {
 	assert.DeepEqual(t, e.clients(volume.VolumeId), []string{})
 }
 
-// publishAfterExportRemove is the way out of docs/troubleshooting.md: btrfs-nfs-agent export remove VOLUME ADDRESS.
+// publishAfterExportRemove follows docs/troubleshooting.md: btrfs-nfs-agent export remove VOLUME
+// ADDRESS.
 func publishAfterExportRemove(t *testing.T, b Backend) {
 	e := start(t, b)
 	volume := e.volume("pvc-1").VolumeId

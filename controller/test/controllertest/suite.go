@@ -1,5 +1,5 @@
-// Package controllertest is the behaviour that a controller must have, whatever agent is behind it. The controller's own tests
-// run it against an agent in memory, the lab against the real one.
+// Package controllertest is the behaviour suite of the controller for any agent. The controller's
+// own tests run it against an agent in memory, and the lab runs it against the real agent.
 package controllertest
 
 import (
@@ -20,11 +20,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// Backend gives the suite what it runs on. What it starts ends with the test.
+// Backend provides the environment of the suite. What it starts ends with the test.
 type Backend interface {
-	// Agent starts an agent with an empty pool of at least 8 GiB, and less than 1 PiB, and these tenants (token to name), and gives its URL.
+	// Agent starts an agent with these tenants (token to name) and returns its URL. The agent has an
+	// empty pool of at least 8 GiB and less than 1 PiB.
 	Agent(t *testing.T, tenants map[string]string) string
-	// Controller starts a controller named btrfs-nfs-csi with these static classes, without Kubernetes.
+	// Controller starts a controller named btrfs-nfs-csi with these static classes, without
+	// Kubernetes.
 	Controller(t *testing.T, classes []Class) grpc.ClientConnInterface
 }
 
@@ -60,7 +62,7 @@ type behaviour struct {
 const (
 	mib = 1 << 20
 	gib = 1 << 30
-	pib = 1 << 50 // more than any pool of a test
+	pib = 1 << 50 // more than the pool of any test
 
 	className = "fast"
 	token     = "token-of-the-first-tenant"
@@ -75,7 +77,7 @@ type env struct {
 	*testing.T
 	csi.ControllerClient
 	url   string
-	agent *agentclient.Client // the tenant's own view
+	agent *agentclient.Client // a client with the tenant's token
 	ctx   context.Context
 }
 
@@ -112,7 +114,7 @@ const (
 	oneNode     = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
 )
 
-// request is a valid CreateVolumeRequest for the class.
+// request returns a valid CreateVolumeRequest for the class.
 func request(name string, size int64) *csi.CreateVolumeRequest {
 	return &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: size},
@@ -166,7 +168,7 @@ func (e *env) delete(volumeID string) {
 	assert.NilError(e, err)
 }
 
-// clients are the addresses that the volume is exported to, by the agent.
+// clients returns the addresses that the agent exports the volume to.
 func (e *env) clients(volumeID string) []string {
 	e.Helper()
 	clients := e.stored(volumeID).Clients
@@ -177,7 +179,7 @@ func (e *env) clients(volumeID string) []string {
 	return out
 }
 
-// stored is the volume as the agent has it.
+// stored returns the volume as the agent has it.
 func (e *env) stored(volumeID string) *agentapi.VolumeDetail {
 	e.Helper()
 	_, name, _ := strings.Cut(volumeID, "|")

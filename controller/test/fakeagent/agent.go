@@ -1,5 +1,5 @@
-// Package fakeagent is an agent in memory: the HTTP behaviour of shared/agentapi/openapi.yaml without btrfs and NFS. It
-// is for tests of the controller, and as strict as the real one.
+// Package fakeagent is an agent in memory: the HTTP behaviour of shared/agentapi/openapi.yaml
+// without btrfs and NFS. It is for tests of the controller, and as strict as the real agent.
 package fakeagent
 
 import (
@@ -12,14 +12,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// DefaultPoolBytes is the pool's size, and its free space in the beginning.
+// DefaultPoolBytes is the size of the pool and its initial free space.
 const DefaultPoolBytes = 100 << 40
 
-// Agent is one agent. Its exported fields are set before Start.
+// Agent is one agent. Set its exported fields before Start.
 type Agent struct {
-	// Intercept sees every request first; it returns true when it has answered. nil for none.
+	// Intercept sees every request first. It returns true if it has answered. It may be nil.
 	Intercept func(w http.ResponseWriter, r *http.Request) bool
-	// Features are what the agent lists. New sets those of this version; an agent of 57e475d has none.
+	// Features is the agent's feature list. New sets that of this version. An agent of 57e475d has
+	// none.
 	Features []string
 
 	mu      sync.Mutex
@@ -29,7 +30,7 @@ type Agent struct {
 	server  *httptest.Server
 }
 
-// Request is what a client sent.
+// Request is a request of a client.
 type Request struct {
 	Method, Path     string
 	Token, RequestID string
@@ -42,7 +43,7 @@ type tenant struct {
 	snapshots map[string]*agentapi.SnapshotDetail
 }
 
-// New makes an agent with tenants, as token to name.
+// New returns an agent with tenants, as token to name.
 func New(tenants map[string]string) *Agent {
 	a := &Agent{tenants: map[string]*tenant{}, free: DefaultPoolBytes, Features: agentapi.Features()}
 	for token, name := range tenants {
@@ -51,16 +52,16 @@ func New(tenants map[string]string) *Agent {
 	return a
 }
 
-// Start serves on a port of the loopback interface. Close it.
+// Start serves on a port of the loopback interface. The caller has to call Close.
 func (a *Agent) Start() string {
 	a.server = httptest.NewServer(a)
 	return a.server.URL
 }
 
-// Close ends the server and its connections.
+// Close stops the server and closes its connections.
 func (a *Agent) Close() { a.server.Close() }
 
-// Requests are those that were seen so far.
+// Requests returns the requests so far.
 func (a *Agent) Requests() []Request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -89,14 +90,14 @@ func (a *Agent) SetFree(bytes int64) {
 	a.free = bytes
 }
 
-// SetLimits sets what the agent says of a tenant's limits. It does not hold the tenant to them.
+// SetLimits sets the limits that the agent reports for a tenant. The agent does not enforce them.
 func (a *Agent) SetLimits(token string, limits agentapi.TenantLimits) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.tenants[token].limits = &limits
 }
 
-// Volume is a tenant's volume as it is, nil where there is none.
+// Volume returns the present state of a tenant's volume, nil if there is none.
 func (a *Agent) Volume(token, name string) *agentapi.VolumeDetail {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,14 +109,14 @@ func (a *Agent) Volume(token, name string) *agentapi.VolumeDetail {
 	return &copied
 }
 
-// Edit changes a tenant's volume behind the clients' backs.
+// Edit changes a tenant's volume without a request.
 func (a *Agent) Edit(token, name string, change func(*agentapi.VolumeDetail)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	change(a.tenants[token].volumes[name])
 }
 
-// Count is how many volumes and snapshots a tenant has.
+// Count returns the number of volumes and snapshots of a tenant.
 func (a *Agent) Count(token string) (volumes, snapshots int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

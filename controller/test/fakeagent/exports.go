@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// export adds a reference. One with the same client and labels is the same one.
+// export adds a reference. A reference with the same client and labels is the same one.
 func (c *call) export(name string) error {
 	var r agentapi.ExportRequest
 	if err := c.read(&r); err != nil {
@@ -67,7 +67,8 @@ func (c *call) unexport(name string) error {
 	return nil
 }
 
-// usage is that of the tenant's own volume. The usage token of an export is checked where one is sent.
+// usage is for the tenant's own volumes. It checks the usage token of an export if the request has
+// one.
 func (c *call) usage(name string) error {
 	v, err := c.volume(name)
 	if err != nil {

@@ -58,7 +58,8 @@ func (c *call) listSnapshots(volume string) error {
 	return nil
 }
 
-// page selects by labels, goes behind the cursor and takes up to the limit. A cursor holds the tenant and the last name.
+// page selects by labels, skips to the cursor and returns at most limit items. A cursor holds the
+// tenant and the last name.
 func page[T any](c *call, all map[string]T, labels func(T) agentapi.Labels) (items []T, total int, next string, err error) {
 	query := c.r.URL.Query()
 	limit, after := agentapi.MaxPage, ""

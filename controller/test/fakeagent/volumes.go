@@ -112,7 +112,7 @@ func (c *call) createVolume() error {
 	return c.put(v)
 }
 
-// put answers 200 for the same request again and 409 for another of that name.
+// put answers 200 for a repeated request and 409 for another request with that name.
 func (c *call) put(v *agentapi.VolumeDetail) error {
 	old, exists := c.tenant.volumes[v.Name]
 	if !exists {
@@ -137,7 +137,7 @@ func (c *call) newVolume(name string, size int64, labels agentapi.Labels) *agent
 	}
 }
 
-// newID is "" at an agent that has no volume IDs.
+// newID returns "" at an agent without volume IDs.
 func (c *call) newID() string {
 	if !slices.Contains(c.agent.Features, agentapi.FeatureVolumeID) {
 		return ""
@@ -269,7 +269,7 @@ func (c *call) cloneSnapshot() error {
 	return c.putCopy(v, source.SizeBytes, properties)
 }
 
-// sameCopy answers a request whose copy is there already.
+// sameCopy answers a request whose copy already exists.
 func (c *call) sameCopy(made *agentapi.VolumeDetail, size int64, properties agentapi.VolumeUpdate) error {
 	asked := cloned(made)
 	override(&asked, properties)
@@ -280,7 +280,7 @@ func (c *call) sameCopy(made *agentapi.VolumeDetail, size int64, properties agen
 	return nil
 }
 
-// override sets the properties that are given, but for sizes.
+// override sets the properties that are given, except sizes.
 func override(v *agentapi.VolumeDetail, r agentapi.VolumeUpdate) {
 	set(&v.Nocow, r.Nocow)
 	set(&v.Compression, r.Compression)

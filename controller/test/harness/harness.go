@@ -1,4 +1,4 @@
-// Package harness runs the driver in a test, behind the same server that the binary has.
+// Package harness runs the driver in a test, with the same server as the binary.
 package harness
 
 import (
@@ -27,20 +27,21 @@ import (
 // DriverName is the name of drivers under test.
 const DriverName = "btrfs-nfs-csi"
 
-// Driver is one under test.
+// Driver is a driver under test.
 type Driver struct {
 	*grpc.ClientConn
 	Endpoint string
 	Log      *Log // everything, at level debug
 }
 
-// What a call to an agent may take in tests: longer than one takes on a busy machine, and where the agent is silent and the test has to wait for that.
+// Timeouts of calls to an agent in tests. The first is longer than a call takes on a busy machine.
+// The second is for a silent agent, which the test has to wait for.
 const (
 	AgentTimeout       = 15 * time.Second
 	SilentAgentTimeout = 2 * time.Second
 )
 
-// Clients are agent clients as the binary makes them. They are closed with the test.
+// Clients returns agent clients as the binary creates them. The test closes them at its end.
 func Clients(t *testing.T, timeout time.Duration) *agentclient.Pool {
 	clients := agentclient.NewPool(agentclient.Options{Timeout: timeout, RequestID: csiserver.RequestID, NameAgent: true})
 	t.Cleanup(clients.Close)
@@ -66,7 +67,7 @@ func WriteClasses(t *testing.T, path string, classes []controllertest.Class) {
 	assert.NilError(t, os.Rename(path+".new", path))
 }
 
-// Serve runs a driver until the test ends. register adds services; nil for none.
+// Serve runs a driver until the test ends. register adds services and may be nil.
 func Serve(t *testing.T, registry *agents.Registry, register func(*grpc.Server)) *Driver {
 	t.Helper()
 	d := &Driver{Log: &Log{}, Endpoint: "unix://" + filepath.Join(t.TempDir(), "csi.sock")}
