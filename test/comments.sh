@@ -12,6 +12,7 @@ directories=(
 	agent/internal/nfs
 	agent/internal/pool
 	controller
+	node
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' | sort | xargs awk '

@@ -1,4 +1,4 @@
-// btrfs-nfs-node is the CSI node driver: it mounts volumes over NFS on the worker node that it runs on.
+// btrfs-nfs-node is the CSI node driver. It mounts volumes over NFS on its worker node.
 package main
 
 import (

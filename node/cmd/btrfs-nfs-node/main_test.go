@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
 )
 
-// TestRun starts the driver as its environment says, asks it, and ends it.
+// TestRun starts the driver from its environment, calls it, and stops it.
 func TestRun(t *testing.T) {
 	dir, metrics := t.TempDir(), csiservertest.MetricsAddr()
 	for key, value := range map[string]string{
@@ -85,7 +85,7 @@ func TestRunRefusesABadEnvironment(t *testing.T) {
 			for key, value := range env {
 				t.Setenv(key, value)
 			}
-			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // ends a driver that starts all the same
+			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second) // stops a driver that starts despite the error
 			defer stop()
 			err := run(ctx)
 			assert.Assert(t, err != nil && strings.Contains(err.Error(), name), "%v", err)

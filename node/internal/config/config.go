@@ -1,4 +1,4 @@
-// Package config reads the node driver's environment.
+// Package config reads the node driver's settings from the environment.
 package config
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// Config is the environment of the node driver. Durations are in Go's form: 30s, 1m30s.
+// Config holds the settings from the environment. Durations are in Go's format: 30s, 1m30s.
 type Config struct {
 	DriverName  string `envconfig:"DRIVER_NAME" default:"btrfs-nfs-csi" desc:"Name of the CSI driver."`
 	Endpoint    string `envconfig:"DRIVER_ENDPOINT" default:"unix:///csi/csi.sock" desc:"Where to serve CSI: unix:///path or tcp://host:port."`

@@ -7,10 +7,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// AgentPool asks agents over HTTP, without a tenant's token.
+// AgentPool calls agents over HTTP, without a tenant's token.
 type AgentPool struct{ *agentclient.Pool }
 
-// Usage asks the agent at the URL.
+// Usage calls the agent at the URL.
 func (p AgentPool) Usage(ctx context.Context, agentURL, volume, usageToken string) (*agentapi.Usage, error) {
 	client, err := p.Get(agentURL, "", nil)
 	if err != nil {
@@ -19,7 +19,7 @@ func (p AgentPool) Usage(ctx context.Context, agentURL, volume, usageToken strin
 	return client.UsageWithToken(ctx, volume, usageToken)
 }
 
-// Health asks the agent at the URL.
+// Health calls the agent at the URL.
 func (p AgentPool) Health(ctx context.Context, agentURL string) (*agentapi.Health, error) {
 	client, err := p.Get(agentURL, "", nil)
 	if err != nil {

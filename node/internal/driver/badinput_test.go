@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// badPath are paths that no request may name.
+// badPaths are paths that the driver refuses in every request.
 var badPaths = map[string]string{
 	"missing": "", "relative": "a/b", "root": "/", "root in disguise": "/./", "dotdot": "/a/../b", "dotdot at the end": "/a/..", "NUL": "/a\x00b",
 	"newline": "/a\nb", "too long": "/" + strings.Repeat("a/", 2048), "control": "/a\x1bb",
@@ -156,14 +156,14 @@ func TestBadInput(t *testing.T) {
 	}
 	_, err := w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id})
 	refused("stats/volume_path/missing", err, "volume_path")
-	// The specification has a code of its own for this.
+	// The specification has a separate code for this.
 	hasCode(t, publish(func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "" }), codes.FailedPrecondition, "staging_target_path")
 
 	assert.DeepEqual(t, w.mounts(t), before)
 	assert.NilError(t, v.publish(t, "pod", false))
 }
 
-// What was made under rules that have changed since must still be taken away.
+// The driver must still remove volumes that were staged under older rules.
 func TestAnyIDThatThereEverWasCanBeTakenAway(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range badFullIDs {

@@ -13,23 +13,24 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// Reasons of health conditions, of volumes and of the node's storage. Those that an agent finds keep their own.
+// Reasons of health conditions, of volumes and of the node's storage. Conditions that an agent
+// reports keep their reasons.
 const (
-	reasonMountMissing  = "MountMissing"               // it was mounted and is not any more
-	reasonMountStale    = "MountStale"                 // mounted before the volume was attached again
-	reasonMountForeign  = "MountForeign"               // another volume is mounted in its place
-	reasonMountBroken   = "MountBroken"                // the mount fails in another way
-	reasonMountReadOnly = "MountReadOnly"              // it was mounted writable and is not any more
-	reasonMountFailed   = "MountFailed"                // it could not be mounted
-	reasonExportMissing = agentapi.ReasonExportMissing // the server does not let this node in, or no more
+	reasonMountMissing  = "MountMissing"               // it was mounted and no longer is
+	reasonMountStale    = "MountStale"                 // the mount is older than the volume's present attachment
+	reasonMountForeign  = "MountForeign"               // another volume is mounted at its place
+	reasonMountBroken   = "MountBroken"                // the mount fails with another error
+	reasonMountReadOnly = "MountReadOnly"              // it was mounted writable and is now read-only
+	reasonMountFailed   = "MountFailed"                // the mount failed
+	reasonExportMissing = agentapi.ReasonExportMissing // the server does not or no longer let this node in
 	reasonServerSilent  = "ServerNotResponding"        // within the deadline
 	reasonVolumeFull    = agentapi.ReasonVolumeFull    // its limit is reached
 	reasonAgentSilent   = csiserver.ReasonAgentUnreachable
 
 	reasonNoHelper       = "MountHelperMissing"    // no mount.nfs(8)
 	reasonNoKernelNFS    = "KernelWithoutNFS"      // no NFSv4 client
-	reasonNoAddress      = "StorageAddressMissing" // nothing to mount from
-	reasonAddressChanged = "StorageAddressChanged" // since the orchestrator was told
+	reasonNoAddress      = "StorageAddressMissing" // there is no address to mount from
+	reasonAddressChanged = "StorageAddressChanged" // since the orchestrator read it
 )
 
 const (
@@ -37,7 +38,7 @@ const (
 	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
 )
 
-// reasonOf is the reason for which a mount is of no use.
+// reasonOf returns the reason why a mount is unusable.
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, nfsmount.ErrUnresponsive):
@@ -46,23 +47,25 @@ func reasonOf(err error) string {
 		return reasonMountMissing
 	case errors.Is(err, nfsmount.ErrDenied), errors.Is(err, unix.EACCES):
 		return reasonExportMissing
-	case errors.Is(err, unix.ESTALE): // nfsmount.ErrStale is also other errors that a new mount cures
+	case errors.Is(err, unix.ESTALE): // nfsmount.ErrStale also includes other errors that a new mount cures
 		return reasonMountStale
 	}
 	return reasonMountBroken
 }
 
-// maxFailures bounds the memory of volumes that could not be mounted: an orchestrator need not come back for one.
+// maxFailures limits the number of stored failures, because an orchestrator may never retry a
+// volume.
 const maxFailures = 1000
 
-// failures are the reasons why volumes could not be staged, until they are or until the orchestrator gives up. They are not
-// kept over a restart: the orchestrator tries again. It is safe for concurrent use.
+// failures holds the reasons why volumes could not be staged. An entry ends when the volume is
+// staged or the orchestrator gives up. A restart of the driver drops all entries: the orchestrator
+// retries. It is safe for concurrent use.
 type failures struct {
 	mu     sync.Mutex
 	errors map[string]error // by volume ID
 }
 
-// note forgets another one where there are too many. That the caller has gone is nobody's failure.
+// note drops another entry if there are too many. It ignores the cancellation of a call.
 func (f *failures) note(volumeID string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return

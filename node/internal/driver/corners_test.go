@@ -23,7 +23,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
-// calls are all that a node is asked about a volume and a pod of it.
+// calls returns all node calls about a volume and a pod that uses it.
 func (v *volume) calls(pod string) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"stage": func(ctx context.Context) error { _, err := v.w.NodeStageVolume(ctx, v.stageRequest()); return err },
@@ -54,7 +54,8 @@ func (v *volume) calls(pod string) map[string]func(context.Context) error {
 	}
 }
 
-// A caller who waits for less than the driver would is answered in time, whatever the server does.
+// A caller with a deadline shorter than the driver's gets an answer in time, whatever the server
+// does.
 func TestTheCallersDeadlineCounts(t *testing.T) {
 	w := newWorld(t)
 	f, g := w.backend.NewFragile(t), w.backend.NewFragile(t)
@@ -63,7 +64,7 @@ func TestTheCallersDeadlineCounts(t *testing.T) {
 	assert.NilError(t, staged.publish(t, "pod", false))
 	f.Silence()
 	g.Silence()
-	patience := w.backend.Limits().Stat // the shortest of the driver's own
+	patience := w.backend.Limits().Stat // the shortest deadline of the driver
 	in := func(name string, call func(context.Context) error) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience/3)
@@ -95,8 +96,8 @@ func TestManyCallsAtOnce(t *testing.T) {
 			wait.Go(func() {
 				err := call(t.Context())
 				switch status.Code(err) {
-				case codes.OK, codes.Aborted: // another one is under way
-				case codes.FailedPrecondition, codes.NotFound: // publish before stage; stats of what is not there
+				case codes.OK, codes.Aborted: // another call is in progress
+				case codes.FailedPrecondition, codes.NotFound: // publish before stage, or stats of a volume that is not mounted
 				default:
 					t.Errorf("%s: %v", name, err)
 				}
@@ -146,10 +147,11 @@ func TestNoFileStaysOpen(t *testing.T) {
 			return poll.Continue("%d files were open, and now %v", before, now)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	}, poll.WithTimeout(90*time.Second)) // an NFS client retransmits after at most 60 s
 }
 
-// openFiles are this process's, without connections, which belong to clients and are kept for a while.
+// openFiles returns this process's open files. It ignores connections, which clients keep open for
+// a while.
 func openFiles(t *testing.T) []string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -167,7 +169,7 @@ func TestEveryAccessMode(t *testing.T) {
 	w := newWorld(t)
 	for mode, want := range map[csi.VolumeCapability_AccessMode_Mode]struct {
 		writable bool
-		second   codes.Code // of a second target on this node
+		second   codes.Code // for a second target on this node
 	}{
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {true, codes.OK},
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:   {false, codes.OK},
@@ -199,13 +201,14 @@ func TestEveryAccessMode(t *testing.T) {
 	}
 }
 
-// kubelet gives the first access mode of a PersistentVolume, external-attacher the widest: how the volume was published counts.
+// The kubelet sends the first access mode of a PersistentVolume, external-attacher the widest. The
+// node applies the mode that the volume was published with.
 func TestThePublishedModeCounts(t *testing.T) {
 	w := newWorld(t)
 	for name, c := range map[string]struct {
-		mode     csi.VolumeCapability_AccessMode_Mode // kubelet's
+		mode     csi.VolumeCapability_AccessMode_Mode // from the kubelet
 		context  map[string]string
-		readOnly bool // the pod's
+		readOnly bool // from the pod
 		writable bool
 	}{
 		"ROX before RWX":                {rox, map[string]string{"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "false"}, false, true},
@@ -267,7 +270,7 @@ func TestAGroupOfAReadOnlyVolumeIsSkipped(t *testing.T) {
 			assert.NilError(t, v.unstage(t))
 		})
 	}
-	// The export is read-only, and a controller of before does not say so.
+	// The export is read-only, and an older controller does not say so.
 	v := w.volume(t, rwx)
 	v.group = "2000"
 	w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(ctx context.Context, options []string) error {
@@ -303,7 +306,7 @@ func TestTheSameVolumeStagedTwice(t *testing.T) {
 	isEmpty(t, elsewhere)
 }
 
-// A process that does not end must not keep the volume from going elsewhere, nor from coming back.
+// A process that does not end must not prevent the volume from moving to another node or back.
 func TestAProcessStaysInside(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)
@@ -321,14 +324,14 @@ func TestAProcessStaysInside(t *testing.T) {
 	assert.NilError(t, os.WriteFile(filepath.Join(v.target("pod"), "g"), []byte("x"), 0o644))
 }
 
-// The server falls silent at any moment of an unstage, which ends in time all the same.
+// The server stops answering at any point of an unstage. The unstage still ends in time.
 func TestTheServerDiesDuringUnstage(t *testing.T) {
 	w := newWorld(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 5 {
 		f := w.backend.NewFragile(t)
 		v := w.volumeOf(f.Source, rwx)
-		poll.WaitOn(t, func(poll.LogT) poll.Result { // until the server of the round before is back for the client, too
+		poll.WaitOn(t, func(poll.LogT) poll.Result { // until the server of the previous round answers the client again
 			if err := v.stage(t); err != nil {
 				return poll.Continue("%v", err)
 			}
@@ -361,7 +364,8 @@ func TestTheServerDiesDuringUnstage(t *testing.T) {
 	}
 }
 
-// dirty leaves pages that are still to be written to the server. The local backend's fragile volumes hold no files.
+// dirty leaves dirty pages, which are not yet written to the server. The local backend's fragile
+// volumes hold no files.
 func dirty(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -380,7 +384,8 @@ func dirty(t *testing.T, path string) {
 	go f.Close() // may hang with the server
 }
 
-// The driver is killed when the volume is mounted and nothing of it is kept yet, or when it is unmounted and all is kept still.
+// The driver is killed when the volume is mounted and has no record yet, or when it is unmounted
+// and still has its record.
 func TestTheDriverDiesInTheMiddle(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)

@@ -1,5 +1,5 @@
-// Package driver is the CSI node service: it checks requests, lets nfsmount do what they ask for, and gives errors
-// their codes.
+// Package driver is the CSI node service. It checks requests, calls nfsmount, and maps errors to
+// gRPC codes.
 package driver
 
 import (
@@ -16,7 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// Mounts is what the node service asks of nfsmount.Mounter, which tells what each does.
+// Mounts is the part of nfsmount.Mounter that the node service uses. The methods are documented
+// there.
 type Mounts interface {
 	Mount(ctx context.Context, source nfsmount.Source, dir string, options []string) error
 	Unmount(ctx context.Context, dir string) error
@@ -31,14 +32,14 @@ type Mounts interface {
 	EndGroup(ctx context.Context, dir string)
 }
 
-// Agents reads the quota and usage of a volume with the capability that came with its publishing, and an agent's health, which
-// takes none.
+// Agents reads the quota and usage of a volume with the token from the publish context. It reads an
+// agent's health without a token.
 type Agents interface {
 	Usage(ctx context.Context, agentURL, volume, usageToken string) (*agentapi.Usage, error)
 	Health(ctx context.Context, agentURL string) (*agentapi.Health, error)
 }
 
-// Store keeps what the driver must know of a volume after a restart.
+// Store keeps the data that the driver needs of a volume after a restart.
 type Store interface {
 	Save(staged.Record) error
 	Load(volumeID string) (staged.Record, error)
@@ -50,13 +51,13 @@ type Store interface {
 type Node struct {
 	csi.UnimplementedNodeServer
 
-	Driver    string                      // the plugin's name
-	Name      string                      // of this node
-	Address   func() (netip.Addr, error)  // from which this node mounts
-	Supported func(context.Context) error // whether this node can mount NFS at all: nfsmount.Supported
-	// SourceTo is the address from which this node reaches a server, nil where that cannot be told.
+	Driver    string                      // name of the plugin
+	Name      string                      // name of this node
+	Address   func() (netip.Addr, error)  // address that this node mounts from
+	Supported func(context.Context) error // reports whether this node can mount NFS: nfsmount.Supported
+	// SourceTo returns the address from which this node reaches a server, nil if it is unknown.
 	SourceTo func(server string) (netip.Addr, error)
-	// EndDirectoryDelegations is called when a volume has been mounted with the caching shared:
+	// EndDirectoryDelegations is called after a volume is mounted with the caching policy shared:
 	// nfsmount.EndDirectoryDelegations. It may be nil.
 	EndDirectoryDelegations func() error
 
@@ -65,17 +66,18 @@ type Node struct {
 	Store  Store
 	Logger *slog.Logger
 
-	announced atomic.Pointer[netip.Addr] // in the last node ID that was given out
+	announced atomic.Pointer[netip.Addr] // in the last node ID that NodeGetInfo returned
 	failures  failures
 	groups    groupCalls
 }
 
 var _ csi.NodeServer = (*Node)(nil)
 
-// NodeGetInfo answers Unavailable while the node's address is not known. There is no limit to the number of volumes. All nodes are
-// in one topology, since every node reaches every agent. That has to be said: external-provisioner publishes storage
-// capacity by topology, and deletes what it has published for none at all (isObsolete in its pkg/capacity: an empty map is not
-// equal to the nil that the API server makes of it), so that no pod could be scheduled by capacity.
+// NodeGetInfo returns Unavailable while the node's address is unknown. The number of volumes has no
+// limit. All nodes have one topology, because every node reaches every agent. The topology is
+// necessary: external-provisioner publishes storage capacity by topology. Without a topology it
+// deletes the capacity that it published, because an empty map is not equal to the nil that the API
+// server makes of it (isObsolete in its pkg/capacity). Then no pod could be scheduled by capacity.
 func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	address, err := n.Address()
 	if err != nil {
@@ -88,7 +90,7 @@ func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeG
 	}, nil
 }
 
-// NodeGetCapabilities tells what the node service can do.
+// NodeGetCapabilities returns the capabilities of the node service.
 func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	response := &csi.NodeGetCapabilitiesResponse{}
 	for _, capability := range []csi.NodeServiceCapability_RPC_Type{

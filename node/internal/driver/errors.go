@@ -11,18 +11,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// mountCodes is the one place where mount errors get their gRPC codes. The first row that matches counts.
+// mountCodes is the only place that maps mount errors to gRPC codes. The first row that matches
+// applies.
 var mountCodes = []struct {
 	err  error
 	code codes.Code
 }{
-	// Before the deadlines, which are its reason: not the caller's time is over but the server's.
+	// Before the deadlines, which are its cause: the server did not answer in time, and the caller
+	// still has time.
 	{nfsmount.ErrUnresponsive, codes.Unavailable},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
 	{nfsmount.ErrInvalid, codes.InvalidArgument},
 	{nfsmount.ErrConflict, codes.AlreadyExists},
-	// Staging, or cleaning up, comes first.
+	// The caller has to stage or clean up first.
 	{nfsmount.ErrNotMounted, codes.FailedPrecondition},
 	{nfsmount.ErrTarget, codes.FailedPrecondition},
 	{nfsmount.ErrNotPermitted, codes.FailedPrecondition},
@@ -41,9 +43,10 @@ func mountError(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
-// retriable makes an error Unavailable where a mount is, or may be, left at dir. A code that kubelet takes for final means
-// to it that nothing is mounted, and it would never take the mount away (k8s.io/kubernetes pkg/volume/csi/csi_client.go,
-// isFinalError). AlreadyExists and InvalidArgument stay: the request differs from the one that made the mount.
+// retriable makes an error Unavailable if a mount is, or may be, left at dir. For the kubelet, a
+// final code means that nothing is mounted, and it would never unmount (k8s.io/kubernetes
+// pkg/volume/csi/csi_client.go, isFinalError). AlreadyExists and InvalidArgument stay: the request
+// differs from the one that made the mount.
 func (n *Node) retriable(ctx context.Context, dir string, err error) error {
 	switch status.Code(err) {
 	case codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Unavailable, codes.AlreadyExists, codes.InvalidArgument:

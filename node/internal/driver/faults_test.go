@@ -20,7 +20,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
-// soon fails when a call against a server that does not answer takes longer than its deadlines.
+// soon fails if a call to a server that does not answer takes longer than its deadlines.
 func (w *world) soon(t *testing.T, call func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -40,7 +40,7 @@ func TestTheServerDies(t *testing.T) {
 	v, healthy := w.volumeOf(f.Source, rwx), w.volume(t, rwx)
 
 	f.Silence()
-	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable) // no answer, or no route to it
+	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable) // no answer, or no route to the server
 	assert.Equal(t, len(w.mounts(t)), 0)
 	f.Revive()
 	assert.NilError(t, v.stage(t))
@@ -87,7 +87,7 @@ func TestAnExportIsRevokedAndGivenAgain(t *testing.T) {
 	assert.Equal(t, len(w.mounts(t)), 0)
 }
 
-// fake mounts as its functions say.
+// fake implements Mounts with its functions.
 type fake struct {
 	driver.Mounts
 	mount func(ctx context.Context, options []string) error
@@ -187,7 +187,7 @@ func TestOptionsOfTheCapabilityGoBeforeThoseOfTheClass(t *testing.T) {
 	assert.DeepEqual(t, got, []string{"vers=4.1", "soft", "retry=0", "nconnect=8", "noatime"})
 }
 
-// What ends the delegations is in the kernel's module, which the first mount loads.
+// The parameter that ends the delegations belongs to a kernel module, which the first mount loads.
 func TestDirectoryDelegationsEndWithASharedVolume(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)
@@ -255,13 +255,13 @@ func TestADeniedMountNamesTheAddress(t *testing.T) {
 	}
 }
 
-// fullDisk is a state directory that takes nothing more.
+// fullDisk is a state directory without free space.
 type fullDisk struct{ driver.Store }
 
 func (fullDisk) Save(staged.Record) error     { return unix.ENOSPC }
 func (fullDisk) Delete(volumeID string) error { return unix.EROFS }
 
-// To kubelet an error that is final means that nothing is mounted: it would not unmount.
+// For the kubelet, a final error means that nothing is mounted, and it would not unmount.
 func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)
@@ -293,7 +293,7 @@ func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	mounts.group = nil
 	assert.NilError(t, v.publish(t, "pod", false))
 	mounts.group = func() error { return broken }
-	fails(v.publish(t, "pod", false)) // as after a restart of kubelet
+	fails(v.publish(t, "pod", false)) // as after a restart of the kubelet
 	assert.NilError(t, unix.Unmount(v.staging+"/data", unix.MNT_DETACH))
 	fails(v.publish(t, "pod", false))
 	assert.NilError(t, v.unpublish(t, "pod"))

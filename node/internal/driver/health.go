@@ -15,9 +15,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// NodeGetVolumeHealth looks at a volume as this node has it: whether it is mounted where it should be, the server answers and
-// knows it, and what the agent says of it. Mounts and agent are asked side by side, each within its own deadline. Of a volume that could
-// not be staged it tells why. NotFound where the volume never was on this node, as far as it remembers.
+// NodeGetVolumeHealth checks a volume on this node: whether it is mounted where it should be,
+// whether the server answers and knows it, and what its agent reports. It asks mounts and agent in
+// parallel, each within its deadline. For a volume that could not be staged, it returns the reason.
+// It returns NotFound if the driver has no record that the volume was on this node.
 func (n *Node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
 	if err := requireVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -68,7 +69,7 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 	}
 	var stale []string
 	for i, place := range places {
-		writable := i == 0 && !record.ReadOnly // whether a pod was to write is not known here
+		writable := i == 0 && !record.ReadOnly // the record does not say whether a pod may write
 		if n.mountConditions(ctx, &found, place, record.Source, writable) {
 			stale = append(stale, place)
 		}
@@ -82,13 +83,13 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 	return found, nil
 }
 
-// staleInPods are the other places where the volume that is mounted at dir is stale. A pod keeps a
-// stale mount when the one at dir was replaced for another pod. Mounts of one file system are asked
-// once.
+// staleInPods returns the other mount points at which the volume mounted at dir is stale. A pod
+// keeps a stale mount when the one at dir was replaced for another pod. staleInPods checks mounts
+// of one filesystem once.
 func (n *Node) staleInPods(ctx context.Context, dir string, staleAtDir bool) []string {
 	current, err := n.Mounts.Volume(ctx, dir)
 	if err != nil {
-		return nil // mountConditions has reported it
+		return nil // mountConditions reports it
 	}
 	others, err := n.Mounts.Others(ctx, dir, dir)
 	if err != nil {
@@ -118,7 +119,7 @@ func staleCondition(found *csiserver.Conditions, stale []string, answer agentAns
 		return
 	}
 	places := strings.Join(stale, ", ")
-	if answer.usage == nil { // it does not answer, or there is none
+	if answer.usage == nil { // the agent does not answer, or there is none
 		found.Add(inaccessible, reasonMountStale, "stale mount at %s: the NFS server no longer knows the mounted directory; restart the pod to mount the volume again", places)
 		return
 	}
@@ -126,7 +127,8 @@ func staleCondition(found *csiserver.Conditions, stale []string, answer agentAns
 		"or its data was replaced; the agent lets this node in, but the old mount stays stale: restart the pod to mount the volume again", places)
 }
 
-// recordFor is what is kept of the volume or, where that is lost, what its mount tells.
+// recordFor returns the record of the volume. If the record is lost, it derives one from the
+// volume's mount.
 func (n *Node) recordFor(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (staged.Record, error) {
 	record, err := n.Store.Load(r.VolumeId)
 	if err == nil {
@@ -149,13 +151,13 @@ func (n *Node) recordFor(ctx context.Context, volume id.Volume, r *csi.NodeGetVo
 	return staged.Record{}, notFound(err)
 }
 
-// isVolumeAt goes by the name of the volume in the mounted directory ({volume}/data).
+// isVolumeAt compares the name of the volume in the mounted directory ({volume}/data).
 func isVolumeAt(volume id.Volume, point nfsmount.Point) bool {
 	return strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir)
 }
 
-// mountConditions adds what is wrong with the mount at a place. It only returns that the mount is
-// stale: what that means depends on the agent's answer.
+// mountConditions adds the problems of the mount at a place. A stale mount is only returned: its
+// meaning depends on the agent's answer.
 func (n *Node) mountConditions(ctx context.Context, found *csiserver.Conditions, place, source string, writable bool) (stale bool) {
 	point, err := n.Mounts.Volume(ctx, place)
 	switch {
@@ -189,7 +191,7 @@ func agentConditions(found *csiserver.Conditions, record staged.Record, answer a
 	usage, err := answer.usage, answer.err
 	switch {
 	case record.AgentURL == "" || record.UsageToken == "":
-		return // there is nobody to ask
+		return // the volume has no agent
 	case agentapi.IsCode(err, agentapi.Forbidden), agentapi.IsCode(err, agentapi.NotFound):
 		found.Add(inaccessible, reasonExportMissing, "the agent at %s does not let this node have the volume any more: %v", record.AgentURL, err)
 		return
@@ -202,14 +204,15 @@ func agentConditions(found *csiserver.Conditions, record staged.Record, answer a
 	}
 	for _, c := range usage.Health.Conditions {
 		if c.Reason == agentapi.ReasonVolumeNearlyFull && found.Has(reasonVolumeFull) {
-			continue // which says it
+			continue // the agent's condition reports it
 		}
 		found.AddFromAgent(c)
 	}
 }
 
-// fullWithin is how near to its limit a volume counts as full, in bytes and as a part of the limit: btrfs reserves room for a
-// write and its metadata before it makes it, so that usage never reaches the limit itself.
+// fullWithin is the distance to the limit at which a volume counts as full, in bytes and as a part
+// of the limit. btrfs reserves space for data and metadata before a write, so that usage never
+// reaches the limit.
 const (
 	fullWithinBytes = 4 << 20
 	fullWithinPart  = 100
@@ -219,11 +222,11 @@ func isFull(u *agentapi.Usage) bool {
 	return u.QuotaBytes > 0 && u.QuotaBytes-u.UsedBytes <= min(fullWithinBytes, u.QuotaBytes/fullWithinPart)
 }
 
-// failureReason names why a volume could not be mounted.
+// failureReason returns the reason why a volume could not be mounted.
 func failureReason(err error) string {
 	switch reason := reasonOf(err); {
 	case errors.Is(err, context.DeadlineExceeded):
-		return reasonServerSilent // what else takes that long
+		return reasonServerSilent // no other step takes that long
 	case reason == reasonMountBroken, reason == reasonMountMissing:
 		return reasonMountFailed
 	default:

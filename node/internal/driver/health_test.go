@@ -29,7 +29,8 @@ const (
 	inaccessible = csi.VolumeHealthErrorType_INACCESSIBLE
 )
 
-// health is what the node tells of a volume, by reason; with a pod's name also of its target.
+// health returns the conditions of a volume by reason. With a pod's name, it includes the pod's
+// target.
 func (v *volume) health(t *testing.T, pod string) (map[string]csi.VolumeHealthErrorType, error) {
 	t.Helper()
 	r := &csi.NodeGetVolumeHealthRequest{VolumeId: v.id}
@@ -70,9 +71,9 @@ func TestHealthOfWhatIsWell(t *testing.T) {
 		v.hasHealth(t, pod, reasons{})
 	}
 	v.w.restart(t)
-	v.hasHealth(t, "", reasons{}) // where it is mounted is kept
+	v.hasHealth(t, "", reasons{}) // the record has its mount point
 	assert.NilError(t, os.RemoveAll(v.w.state))
-	v.hasHealth(t, "pod", reasons{}) // and else seen from the mounts that the orchestrator names
+	v.hasHealth(t, "pod", reasons{}) // without the record, the driver finds it from the mounts that the orchestrator names
 	_, err := v.health(t, "")
 	hasCode(t, err, codes.NotFound)
 }
@@ -131,9 +132,9 @@ func TestHealthOfARevokedExport(t *testing.T) {
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	f.Revoke()
-	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // which is the agent's word for a client that is let in no more
+	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // the agent returns this for a client that is no longer let in
 	for _, pod := range []string{"", "pod"} {
-		v.hasHealth(t, pod, reasons{"ExportMissing": inaccessible}) // the mount is stale because of it
+		v.hasHealth(t, pod, reasons{"ExportMissing": inaccessible}) // this is the cause of the stale mount
 	}
 	f.Restore()
 	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
@@ -143,7 +144,7 @@ func TestHealthOfARevokedExport(t *testing.T) {
 	w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
 	v.hasHealth(t, "pod", reasons{"MountStale": inaccessible, "AgentUnreachable": degraded})
 
-	// A new pod gets a new mount, where it is staged as well. The old pod keeps its own.
+	// A new pod gets a new mount, also at the staging path. The old pod keeps its mount.
 	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
 	assert.NilError(t, v.publish(t, "new", false))
 	v.hasHealth(t, "new", reasons{})
@@ -158,7 +159,7 @@ func TestHealthOfARevokedExport(t *testing.T) {
 	}
 }
 
-// isStale checks that a stale mount is all that is wrong, and what the message names.
+// isStale checks that a stale mount is the only condition, and that the message contains the words.
 func (v *volume) isStale(t *testing.T, pod string, words ...string) (message string) {
 	t.Helper()
 	v.hasHealth(t, pod, reasons{"MountStale": inaccessible})
@@ -175,7 +176,7 @@ func (v *volume) isStale(t *testing.T, pod string, words ...string) (message str
 	return message
 }
 
-// A mount can fail in other ways that mounting again cures, such as EIO of a soft mount.
+// A mount can fail with other errors that a new mount cures, such as EIO of a soft mount.
 func TestHealthOfAMountThatFails(t *testing.T) {
 	v, _ := published(t)
 	for errno, want := range map[unix.Errno]string{unix.ESTALE: "MountStale", unix.EIO: "MountBroken", unix.EACCES: "ExportMissing"} {
@@ -186,7 +187,7 @@ func TestHealthOfAMountThatFails(t *testing.T) {
 	}
 }
 
-// Without an agent, nothing tells that the node is let in.
+// Without an agent, the driver does not know whether the node is let in.
 func TestStaleMountOfAVolumeWithoutAgent(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)
@@ -223,7 +224,7 @@ func TestHealthWithADeadServer(t *testing.T) {
 			return poll.Continue("%v, %v", got, err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	}, poll.WithTimeout(90*time.Second)) // an NFS client retransmits after at most 60 s
 	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
 }
 
@@ -263,7 +264,7 @@ func TestHealthTheAgentTells(t *testing.T) {
 			reasons{"DeviceErrors": degraded, "QuotaInconsistent": degraded}},
 		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("PoolUnavailable", "ScrubUncorrectable")}},
 			reasons{"PoolUnavailable": inaccessible, "ScrubUncorrectable": csi.VolumeHealthErrorType_DATA_LOSS}},
-		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("ExportMissing")}}, reasons{"ExportMissing": inaccessible}}, // as the controller says
+		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("ExportMissing")}}, reasons{"ExportMissing": inaccessible}}, // as the controller reports
 	} {
 		v.w.agent.usage(c.usage)
 		v.hasHealth(t, "pod", c.want)
@@ -272,7 +273,8 @@ func TestHealthTheAgentTells(t *testing.T) {
 	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
 }
 
-// An agent that answers late, wrongly or for somebody else costs no more than its deadline, and not the volume.
+// An agent that answers late, wrongly or for another volume delays the call at most by its
+// deadline, and does not affect the volume.
 func TestABadAgent(t *testing.T) {
 	for name, c := range map[string]struct {
 		tls     bool

@@ -61,7 +61,7 @@ func TestCallsInAnyOrderEndWhereTheLastOnesLead(t *testing.T) {
 		func() error { return v.unpublish(t, "b") },
 	}
 	for range 300 {
-		_ = calls[random.IntN(len(calls))]() // publishing before staging is refused; what counts is the end
+		_ = calls[random.IntN(len(calls))]() // publishing before staging is refused; only the final state counts
 	}
 	for _, call := range []func() error{calls[3], calls[4], func() error { return v.unstage(t) }} {
 		assert.NilError(t, call())
@@ -85,11 +85,11 @@ func TestAWorkerReboots(t *testing.T) {
 	isEmpty(t, v.target("pod"))
 	_, err := v.stats(t, v.target("pod"))
 	hasCode(t, err, codes.NotFound)
-	// What kubelet does with pods that come back ...
+	// The kubelet's calls for pods that come back ...
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	assert.NilError(t, os.WriteFile(filepath.Join(v.target("pod"), "f"), nil, 0o644))
-	// ... and with those that do not.
+	// ... and for pods that do not.
 	assert.NilError(t, other.unpublish(t, "pod"))
 	assert.NilError(t, other.unstage(t))
 	isEmpty(t, other.staging)

@@ -8,7 +8,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// OneAtATime locks the volume of each call that changes it. Calls that change nothing pass.
+// OneAtATime locks the volume of each call that changes it. Calls that only read take no lock.
 func OneAtATime(next csi.NodeServer) csi.NodeServer { return &oneAtATime{NodeServer: next} }
 
 type oneAtATime struct {

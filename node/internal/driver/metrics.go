@@ -10,8 +10,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// Measured counts and times the operations of next, by the operation and by the gRPC code that its result has.
-// Make one a registry.
+// Measured counts and times the operations of next, by operation and by the gRPC code of the
+// result. Call it once per registry.
 func Measured(next Mounts, registry prometheus.Registerer) Mounts {
 	m := &measured{
 		Mounts: next,

@@ -9,8 +9,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 )
 
-// An orchestrator whose directories moved stages a volume anew before it unstages it where it was: what is kept of it stays until it is
-// staged nowhere.
+// An orchestrator whose directories moved stages a volume at the new path before it unstages it at
+// the old path. The record of the volume stays until the volume is staged nowhere.
 func TestUnstageOfTheOlderOfTwoPlaces(t *testing.T) {
 	w := newWorld(t)
 	store, err := staged.Open(w.state)

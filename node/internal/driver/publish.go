@@ -19,14 +19,14 @@ import (
 // publishRequest is a checked NodePublishVolumeRequest.
 type publishRequest struct {
 	volumeID string
-	dir      string // where the volume is staged
+	dir      string // staging directory of the volume
 	target   string
 	access   access
-	attach   *publishContext // nil where the request carries no publish context
+	attach   *publishContext // nil if the request has no publish context
 }
 
-// NodePublishVolume shows the staged volume at target_path, and hands it to the mount group first. What is not mounted is
-// never bound: the workload would write to the node's own disk.
+// NodePublishVolume sets the mount group of the staged volume and binds the volume to target_path.
+// It never binds a directory that is not a mount: the workload would write to the node's disk.
 func (n *Node) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	p, err := parsePublish(r)
 	if err != nil {
@@ -51,7 +51,8 @@ func (n *Node) publish(ctx context.Context, p publishRequest) error {
 	return mountError(n.Mounts.Bind(ctx, p.dir, p.target, p.access.readOnly))
 }
 
-// setGroup hands the volume to the mount group. kubelet, too, leaves the ownership of read-only volumes alone.
+// setGroup gives the volume to the mount group. Like the kubelet, it leaves read-only volumes as
+// they are.
 func (n *Node) setGroup(ctx context.Context, p publishRequest) error {
 	if p.access.group == nil {
 		return nil
@@ -71,11 +72,12 @@ func (n *Node) setGroup(ctx context.Context, p publishRequest) error {
 	return nil
 }
 
-// groupCalls are the targets whose NodePublishVolume ended before the volume's group was set. The setting goes on, until it is
-// done or the last such target of the volume is given up. It is safe for concurrent use.
+// groupCalls holds the targets whose NodePublishVolume ended before the volume's group was set. The
+// change goes on until it is done, or until the last such target of the volume is unpublished. It
+// is safe for concurrent use.
 type groupCalls struct {
 	mu   sync.Mutex
-	dirs map[string]string // where the volume is staged, by target
+	dirs map[string]string // staging directory by target
 }
 
 func (g *groupCalls) note(p publishRequest, err error) {
@@ -91,7 +93,7 @@ func (g *groupCalls) note(p publishRequest, err error) {
 	g.dirs[p.target] = p.dir
 }
 
-// forget tells whether the target was the last one of the volume at dir.
+// forget removes a target. It reports whether the target was the last one of the volume at dir.
 func (g *groupCalls) forget(target string) (dir string, last bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -108,7 +110,7 @@ func (g *groupCalls) unstaged(dir string) {
 	maps.DeleteFunc(g.dirs, func(_, of string) bool { return of == dir })
 }
 
-// NodeUnpublishVolume takes the volume from target_path and removes that.
+// NodeUnpublishVolume unmounts the volume from target_path and removes target_path.
 func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if err := requireVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -160,8 +162,9 @@ func parsePublish(r *csi.NodePublishVolumeRequest) (publishRequest, error) {
 	return p, nil
 }
 
-// ensureStaged fails unless the volume is mounted where it was staged. A mount gone stale since (the export was revoked and
-// given again) is replaced: the orchestrator takes it for staged and would not do that again.
+// ensureStaged fails unless the volume is mounted at its staging path. It replaces a mount that has
+// become stale because the export was revoked and granted again. The orchestrator considers the
+// volume staged and would not stage it again.
 func (n *Node) ensureStaged(ctx context.Context, p publishRequest) error {
 	if _, err := n.Mounts.Volume(ctx, p.dir); err != nil {
 		return err

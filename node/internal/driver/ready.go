@@ -5,8 +5,9 @@ import (
 	"errors"
 )
 
-// Ready says why the node cannot mount volumes: no mount.nfs, a kernel without NFS, or no address to mount from. All that is
-// missing is in the error. Once there was nothing, it is NodeGetStorageHealth that goes on asking.
+// Ready returns an error if the node cannot mount volumes: no mount.nfs, a kernel without NFS, or
+// no address to mount from. The error names all that is missing. After the first success, only
+// NodeGetStorageHealth repeats the check.
 func (n *Node) Ready(ctx context.Context) error {
 	_, err := n.Address()
 	return errors.Join(n.Supported(ctx), err)

@@ -42,16 +42,16 @@ const (
 
 // world is a node with its kubelet directory and an agent.
 type world struct {
-	csi.NodeServer // the driver as it runs now
+	csi.NodeServer // the driver that runs now
 
 	backend mounttest.Backend
-	dir     string // kubelet's
+	dir     string // the kubelet's directory
 	state   string
 	agent   *agent
-	// What the node of a driver started next finds about itself.
+	// The state of the node for the next driver that starts.
 	supported func(context.Context) error
 	address   func() (netip.Addr, error)
-	// agentTimeout is short only where an agent is silent: a well one may be slow on a busy machine.
+	// agentTimeout is short only if an agent is silent: a working agent may be slow on a busy machine.
 	agentTimeout time.Duration
 }
 
@@ -69,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// restart puts a new driver in the place of the old one. Nothing but disk and mounts is handed on.
+// restart replaces the driver with a new one. The new one inherits only disk and mounts.
 func (w *world) restart(t *testing.T) {
 	t.Helper()
 	w.NodeServer = driver.OneAtATime(w.node(t, w.backend.Mounter()))
@@ -87,7 +87,7 @@ func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 	}
 }
 
-// mounts are all below the world's directory, in the kernel's order.
+// mounts returns all mounts below the test's directory, in the kernel's order.
 func (w *world) mounts(t *testing.T) []string {
 	t.Helper()
 	infos, err := mountinfo.GetMounts(nil)
@@ -101,7 +101,7 @@ func (w *world) mounts(t *testing.T) []string {
 	return found
 }
 
-// reboot takes all mounts away, as a reboot does: the directories stay.
+// reboot removes all mounts, as a reboot does. The directories stay.
 func (w *world) reboot(t *testing.T) {
 	t.Helper()
 	for _, m := range slices.Backward(w.mounts(t)) {
@@ -109,7 +109,7 @@ func (w *world) reboot(t *testing.T) {
 	}
 }
 
-// volume is one with its place in the world and its requests.
+// volume is a volume with its paths and requests.
 type volume struct {
 	w       *world
 	id      string
@@ -117,7 +117,7 @@ type volume struct {
 	mode    csi.VolumeCapability_AccessMode_Mode
 	group   string
 	staging string
-	more    map[string]string // of the publish context
+	more    map[string]string // more keys of the publish context
 }
 
 func (w *world) volume(t *testing.T, mode csi.VolumeCapability_AccessMode_Mode) *volume {
@@ -202,7 +202,7 @@ func isEmpty(t *testing.T, dir string) {
 	assert.Equal(t, len(entries), 0, "%v", entries)
 }
 
-// agent answers for usage as the test says.
+// agent answers for usage as the test configures it.
 type agent struct {
 	server *httptest.Server
 
@@ -266,5 +266,5 @@ func (a *agent) fail(httpStatus int, code agentapi.Code) {
 func reply(w http.ResponseWriter, httpStatus int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(httpStatus)
-	_ = json.NewEncoder(w).Encode(body) // the client tells
+	_ = json.NewEncoder(w).Encode(body) // the client reports the error
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// NodeStageVolume mounts the volume at {staging_target_path}/data and keeps whom to ask for its usage.
+// NodeStageVolume mounts the volume at {staging_target_path}/data and saves the agent's URL and
+// token, which usage needs.
 func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	if err := requireValidVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -39,13 +40,13 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 	}
 	n.failures.forget(r.VolumeId)
 	if err := n.Store.Save(record); err != nil {
-		return nil, unavailable(err) // with the mount in place: see retriable
+		return nil, unavailable(err) // the mount stays: see retriable
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-// mount adds to the error of a server that does not let this node in, where the address that it sees is not the one that volumes
-// are exported to.
+// mount extends the error of a server that does not let this node in. The extension says if the
+// server sees an address that volumes are not exported to.
 func (n *Node) mount(ctx context.Context, a publishContext, dir string) error {
 	err := n.Mounts.Mount(ctx, a.source, dir, a.options)
 	if err == nil {
@@ -64,9 +65,9 @@ func (n *Node) mount(ctx context.Context, a publishContext, dir string) error {
 		"(DRIVER_STORAGE_CIDR) to the network of %s, or DRIVER_NODE_IP", err, registered, source, source)
 }
 
-// endDelegations keeps the kernel from trusting names of directories in a volume that is mounted
-// with the caching shared. It follows the mount, which loads the kernel's module. The volume is of
-// use without it, so an error only goes to the log.
+// endDelegations makes the kernel ask the server for the names of directories in a volume with the
+// caching policy shared. It runs after the mount, which loads the kernel module. The volume works
+// without it, so an error is only logged.
 func (n *Node) endDelegations(ctx context.Context, a publishContext) {
 	shared := mountoptions.Caching(mountoptions.CachingShared)
 	isShared := slices.ContainsFunc(shared, func(option string) bool { return slices.Contains(a.options, option) })
@@ -79,7 +80,7 @@ func (n *Node) endDelegations(ctx context.Context, a publishContext) {
 	}
 }
 
-// registered is the address that the orchestrator knows this node by.
+// registered returns the address that the orchestrator knows this node by.
 func (n *Node) registered() (netip.Addr, error) {
 	if announced := n.announced.Load(); announced != nil {
 		return *announced, nil
@@ -87,7 +88,8 @@ func (n *Node) registered() (netip.Addr, error) {
 	return n.Address()
 }
 
-// NodeUnstageVolume unmounts the volume, whether its server answers or not, and leaves staging_target_path empty.
+// NodeUnstageVolume unmounts the volume, whether its server answers or not, and leaves
+// staging_target_path empty.
 func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := requireVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -110,8 +112,9 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
-// stagedElsewhere tells whether what is kept of a volume is of another staging directory, where it is still mounted: an
-// orchestrator that moved its directories stages anew before it unstages.
+// stagedElsewhere reports whether the record of a volume names another staging directory in which
+// the volume is still mounted. An orchestrator whose directories moved stages at the new path
+// before it unstages at the old path.
 func (n *Node) stagedElsewhere(ctx context.Context, volumeID string) bool {
 	record, err := n.Store.Load(volumeID)
 	if err != nil {

@@ -13,9 +13,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// NodeGetVolumeStats tells quota and usage as the agent counts them. Where the agent does not answer, the answer is
-// Unavailable: what statfs(2) says over NFS is about the server's whole pool. That is the answer where quotas are off, as the
-// pool is then the limit, and where the volume was staged without an agent.
+// NodeGetVolumeStats returns quota and usage as the agent counts them. If the agent does not
+// answer, the result is Unavailable, because statfs(2) over NFS describes the server's whole pool.
+// The driver uses statfs(2) only if quotas are off, as the pool is then the limit, and if the
+// volume was staged without an agent.
 func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	if err := requireVolumeID(r.VolumeId); err != nil {
 		return nil, err
@@ -43,8 +44,9 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	return poolStats(capacity, usage), nil
 }
 
-// findVolume answers NotFound unless the volume is what is mounted at the path: by what was kept when it was staged, or,
-// where that is lost, by the name of the volume in the mounted directory ({volume}/data).
+// findVolume returns NotFound unless the volume is mounted at the path. It compares with the record
+// from staging. If the record is lost, it compares the name of the volume in the mounted directory
+// ({volume}/data).
 func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume, staged.Record, error) {
 	volume, err := id.ParseVolume(volumeID)
 	if err != nil {
@@ -74,7 +76,7 @@ func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume
 	return volume, record, nil
 }
 
-// agentUsage is nil for a volume that has no agent.
+// agentUsage returns nil for a volume without an agent.
 func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.Record) (*agentapi.Usage, error) {
 	if record.VolumeID == "" {
 		return nil, errors.New("what was kept of it on this node is lost until it is staged again")
@@ -98,7 +100,7 @@ func quotaStats(usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
 
 func poolStats(c nfsmount.Capacity, usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
 	bytes := &csi.VolumeUsage{Unit: csi.VolumeUsage_BYTES, Total: c.TotalBytes, Available: c.AvailableBytes, Used: c.UsedBytes}
-	if usage != nil { // quotas are off, and the agent counts all the same
+	if usage != nil { // quotas are off, but the agent counts usage
 		bytes.Used = usage.UsedBytes
 	}
 	stats := []*csi.VolumeUsage{bytes}
@@ -111,7 +113,7 @@ func poolStats(c nfsmount.Capacity, usage *agentapi.Usage) *csi.NodeGetVolumeSta
 	return &csi.NodeGetVolumeStatsResponse{Usage: appendInodes(stats, usage)}
 }
 
-// appendInodes adds the number of files where the agent knows it. btrfs has no limit for it.
+// appendInodes adds the number of files if the agent knows it. btrfs has no limit for it.
 func appendInodes(stats []*csi.VolumeUsage, usage *agentapi.Usage) []*csi.VolumeUsage {
 	if usage == nil || usage.Inodes == nil {
 		return stats

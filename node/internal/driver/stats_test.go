@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// published is a volume in a pod, and what statfs says of it.
+// published returns a volume in a pod and its size from statfs.
 func published(t *testing.T) (*volume, int64) {
 	t.Helper()
 	w := newWorld(t)
@@ -71,7 +71,7 @@ func TestStatsWithoutQuotasAreThePools(t *testing.T) {
 	assert.Equal(t, byUnit(stats, csi.VolumeUsage_BYTES).Used, int64(5), "the agent counts all the same")
 }
 
-// The pool's numbers would be taken for the volume's.
+// A caller would mistake the pool's numbers for the volume's.
 func TestNoStatsWithoutTheAgent(t *testing.T) {
 	v, _ := published(t)
 	// In this order: the last two cannot be undone.

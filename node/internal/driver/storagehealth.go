@@ -21,9 +21,10 @@ const (
 	storageUnreachable = csi.StorageHealthErrorType_STORAGE_UNREACHABLE
 )
 
-// NodeGetStorageHealth looks at what all volumes of this node need: that NFS can be mounted, that there is an address to mount from
-// and the orchestrator knows it, that the servers of the staged volumes answer, and their agents. All are asked side by side,
-// each once and within its deadline.
+// NodeGetStorageHealth checks what all volumes of this node need. It checks that the node can mount
+// NFS, has an address to mount from, and that the orchestrator knows this address. It also checks
+// that the servers and agents of the staged volumes answer. It asks all of them in parallel, each
+// once and within its deadline.
 func (n *Node) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
 	found := &storageConditions{}
 	n.nodeConditions(ctx, found)
@@ -73,8 +74,9 @@ func (n *Node) nodeConditions(ctx context.Context, found *storageConditions) {
 	}
 }
 
-// serverConditions asks a server about one of its volumes after the other until it answers. That the answer is "stale" is
-// that volume's condition and not the server's. After the first silence nothing else is asked: the others would be silent as long.
+// serverConditions asks a server about its volumes one by one, until it answers. The answer "stale"
+// is a condition of the volume and not of the server. After the first timeout it stops, because the
+// other volumes would take as long.
 func (n *Node) serverConditions(ctx context.Context, found *storageConditions, server string, volumes []staged.Record) {
 	for _, v := range volumes {
 		err := n.Mounts.Check(ctx, v.Dir)
@@ -88,8 +90,8 @@ func (n *Node) serverConditions(ctx context.Context, found *storageConditions, s
 	}
 }
 
-// agentConditions also repeats what is wrong with the agent's pool. Without its agent a volume goes on; what needs it is to
-// attach, to detach, and to tell usage.
+// agentConditions also repeats the conditions of the agent's pool. A volume works without its
+// agent. Attach, detach and usage need the agent.
 func (n *Node) agentConditions(ctx context.Context, found *storageConditions, url string) {
 	health, err := n.Agents.Health(ctx, url)
 	if err != nil {
@@ -105,7 +107,8 @@ func (n *Node) agentConditions(ctx context.Context, found *storageConditions, ur
 	}
 }
 
-// storageConditions collects by status and reason, each of which the specification wants once. It is safe for concurrent use.
+// storageConditions collects conditions by status and reason. The specification allows each pair
+// once. It is safe for concurrent use.
 type storageConditions struct {
 	mu       sync.Mutex
 	messages map[storageCondition][]string
@@ -126,7 +129,7 @@ func (s *storageConditions) add(status csi.StorageHealthErrorType, reason, forma
 	s.messages[key] = append(s.messages[key], fmt.Sprintf(format, args...))
 }
 
-// entries are in the same order each time: the worst first.
+// entries returns the conditions in a stable order, the worst first.
 func (s *storageConditions) entries() []*csi.NodeGetStorageHealthResponse_StorageBackendHealth {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,7 +22,7 @@ const (
 
 type storageReasons = map[string]csi.StorageHealthErrorType
 
-// storageHealth is what the node tells of its storage, by reason.
+// storageHealth returns the conditions of the node's storage by reason.
 func (w *world) storageHealth(t *testing.T) storageReasons {
 	t.Helper()
 	var answer *csi.NodeGetStorageHealthResponse
@@ -65,7 +65,7 @@ func TestStorageHealthOfTheNodeItself(t *testing.T) {
 	w.restart(t)
 	_, err = w.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	assert.NilError(t, err)
-	assert.DeepEqual(t, w.storageHealth(t), storageReasons{}) // the orchestrator was told anew
+	assert.DeepEqual(t, w.storageHealth(t), storageReasons{}) // the orchestrator has read the new address
 }
 
 func TestStorageHealthOfAgents(t *testing.T) {
@@ -79,8 +79,8 @@ func TestStorageHealthOfAgents(t *testing.T) {
 
 	assert.NilError(t, os.WriteFile(filepath.Join(w.state, "torn.json"), []byte("{"), 0o600))
 	w.agent.server.Close()
-	assert.DeepEqual(t, w.storageHealth(t), storageReasons{"AgentUnreachable": storageDegraded}) // once, although two volumes have it
+	assert.DeepEqual(t, w.storageHealth(t), storageReasons{"AgentUnreachable": storageDegraded}) // once, although it affects two volumes
 	assert.NilError(t, one.unstage(t))
 	assert.NilError(t, two.unstage(t))
-	assert.DeepEqual(t, w.storageHealth(t), storageReasons{}) // an agent that no volume here needs is not asked
+	assert.DeepEqual(t, w.storageHealth(t), storageReasons{}) // the driver does not ask an agent without volumes on this node
 }

@@ -24,7 +24,7 @@ const (
 	maxGroup = 1<<32 - 2 // the largest gid; 2^32-1 means "leave as it is" to chown(2)
 )
 
-// publishContext is what a publish context says.
+// publishContext is a parsed publish context.
 type publishContext struct {
 	source     nfsmount.Source
 	options    []string
@@ -33,7 +33,7 @@ type publishContext struct {
 	published  *access // nil in contexts of older controllers
 }
 
-// requireValidVolumeID is for calls that make something of a volume.
+// requireValidVolumeID is for calls that mount or publish a volume.
 func requireValidVolumeID(s string) error {
 	if s == "" {
 		return invalid("volume_id", "must not be empty")
@@ -44,7 +44,8 @@ func requireValidVolumeID(s string) error {
 	return nil
 }
 
-// requireVolumeID is for calls that take things away: they must work for every ID that there ever was.
+// requireVolumeID is for calls that remove mounts. They must accept every ID that any version has
+// issued.
 func requireVolumeID(s string) error {
 	switch {
 	case s == "":
@@ -62,10 +63,11 @@ func requirePath(field, path string) error {
 	return nil
 }
 
-// dataDir is where a volume is mounted below its staging path.
+// dataDir is the mount point of a volume below its staging path.
 func dataDir(stagingPath string) string { return filepath.Join(stagingPath, "data") }
 
-// parseContext reads a publish context and the options of the capability, which go before those of the class.
+// parseContext parses a publish context and the options of the capability. These options come
+// before those of the class.
 func parseContext(context map[string]string, capability *csi.VolumeCapability) (publishContext, error) {
 	size := 0
 	for key, value := range context {
@@ -111,7 +113,7 @@ func (a publishContext) checkAgent() error {
 			return invalid("publish_context", "(%s): %v", csiserver.ContextAgentURL, err)
 		}
 	}
-	// The token itself is never repeated.
+	// The error never contains the token.
 	switch {
 	case len(a.usageToken) > maxTokenBytes:
 		return invalid("publish_context", "(%s): is %d bytes long, the limit is %d", csiserver.ContextUsageToken, len(a.usageToken), maxTokenBytes)
@@ -121,11 +123,11 @@ func (a publishContext) checkAgent() error {
 	return nil
 }
 
-// access is what a capability and the read-only flag of a request come to.
+// access is the result of a request's capability and read-only flag.
 type access struct {
 	mode     csi.VolumeCapability_AccessMode_Mode
 	readOnly bool
-	group    *uint32 // nil for none
+	group    *uint32 // nil if there is none
 }
 
 func parseCapability(capability *csi.VolumeCapability) (access, error) {

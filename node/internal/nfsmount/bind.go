@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bind shows the volume that is mounted at dir also at target, which is made where it is missing. A read-only bind mount is
-// never writable, not even for an instant. Where target shows the volume already in the same way, that is all; a stale one
-// is replaced. ErrNotMounted where no volume is mounted at dir: a directory of the node's own disk is never bound.
-// ErrConflict where target is a mount of something else or differs in being read-only.
+// Bind binds the volume that is mounted at dir to target, and creates target if it is missing. A
+// read-only bind mount is never writable, not even for an instant. If target already is the same
+// bind mount, Bind does nothing. It replaces a stale one. The error is ErrNotMounted if no volume
+// is mounted at dir: Bind never binds a directory of the node's disk. It is ErrConflict if another
+// volume is mounted at target, or if the mount at target differs in being read-only.
 func (m *Mounter) Bind(ctx context.Context, dir, target string, readOnly bool) error {
 	volume, err := m.Volume(ctx, dir)
 	if err != nil {
@@ -35,7 +36,7 @@ func (m *Mounter) Bind(ctx context.Context, dir, target string, readOnly bool) e
 	return m.verifyBind(ctx, volume, target)
 }
 
-// bound reports whether target is as it should be. A mount there that is broken is taken away.
+// bound reports whether target is the requested bind mount. It removes a broken mount.
 func (m *Mounter) bound(ctx context.Context, volume Point, target string, readOnly bool) (bool, error) {
 	present, err := m.Lookup(target)
 	switch {
@@ -59,12 +60,12 @@ func (m *Mounter) bound(ctx context.Context, volume Point, target string, readOn
 	return true, nil
 }
 
-// bind makes a detached copy of the mount, makes that read-only, and only then puts it in its place
-// (open_tree(2), mount_setattr(2), move_mount(2); Linux 5.12).
+// bind creates a detached copy of the mount, makes the copy read-only, and then attaches it to
+// target (open_tree(2), mount_setattr(2), move_mount(2); Linux 5.12).
 func (m *Mounter) bind(ctx context.Context, volume Point, target string, readOnly bool) error {
 	patience, cancel := m.patience(ctx)
 	defer cancel()
-	// The only step that may ask the server.
+	// Only this step may ask the server.
 	tree, err := Bounded(patience, func() (int, error) {
 		return unix.OpenTree(unix.AT_FDCWD, volume.Dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	}, func(late int) { _ = unix.Close(late) })
@@ -88,8 +89,8 @@ func (m *Mounter) place(tree int, target string, readOnly bool) error {
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// bindOld is for kernels before 5.12. The read-only bind mount is writable until its second step, so one that gets no
-// further is taken away.
+// bindOld is for kernels before 5.12. The read-only bind mount is writable until the second step.
+// If that step fails, bindOld removes the mount.
 func (m *Mounter) bindOld(ctx context.Context, volume Point, target string, readOnly bool) error {
 	patience, cancel := m.patience(ctx)
 	defer cancel()
@@ -103,7 +104,8 @@ func (m *Mounter) bindOld(ctx context.Context, volume Point, target string, read
 	return nil
 }
 
-// keptFlags are what a remount of a bind mount would otherwise drop (mount(2), MS_REMOUNT|MS_BIND).
+// keptFlags returns the flags that a remount of a bind mount would otherwise drop (mount(2),
+// MS_REMOUNT|MS_BIND).
 func keptFlags(p Point) uintptr {
 	var flags uintptr
 	for name, flag := range map[string]uintptr{
@@ -117,8 +119,8 @@ func keptFlags(p Point) uintptr {
 	return flags
 }
 
-// verifyBind makes sure that what arrived at target is the volume and not the directory that it was mounted on, in case the
-// volume was unmounted by somebody else meanwhile.
+// verifyBind checks that target shows the volume and not the directory below its mount. The latter
+// happens if another process unmounts the volume in the meantime.
 func (m *Mounter) verifyBind(ctx context.Context, volume Point, target string) error {
 	made, err := m.Lookup(target)
 	if err != nil {

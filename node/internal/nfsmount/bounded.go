@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Bounded runs f on a goroutine of its own and waits for it until ctx ends; then it answers with the reason of that, and
-// f's goroutine, which may be stuck in the kernel, is left behind. What f returns after that goes to late (nil to
-// drop it), so that an abandoned call can give back what it got.
+// Bounded runs f in a new goroutine and waits for it until ctx ends. Then it returns the cause of
+// ctx, and leaves f's goroutine behind, which may be stuck in the kernel. late receives a result
+// that arrives after that, so that an abandoned call can release it. late may be nil.
 //
-// An abandoned goroutine costs one operating system thread until the server answers or the mount is forced away. Calls
-// that are made again and again go through a probe, so that the cost is one thread a mount and not one a call.
+// An abandoned goroutine occupies one operating system thread until the server answers or the mount
+// is forcibly removed. Repeated calls use a probe, so that the cost is one thread per mount and not
+// one per call.
 func Bounded[T any](ctx context.Context, f func() (T, error), late func(T)) (T, error) {
 	type result struct {
 		value T
@@ -43,13 +44,14 @@ func Bounded[T any](ctx context.Context, f func() (T, error), late func(T)) (T, 
 	}
 }
 
-// boundedErr is Bounded for calls that return nothing but an error.
+// boundedErr is Bounded for functions that return only an error.
 func boundedErr(ctx context.Context, f func() error) error {
 	_, err := Bounded(ctx, func() (struct{}, error) { return struct{}{}, f() }, nil)
 	return err
 }
 
-// probe joins questions about the same mount: while one is still stuck in the kernel, the next waits for that one's answer.
+// probe joins requests about the same mount. While one is stuck in the kernel, the next one waits
+// for its result.
 type probe[T any] struct{ group singleflight.Group }
 
 func (p *probe[T]) ask(ctx context.Context, key string, f func() (T, error)) (T, error) {

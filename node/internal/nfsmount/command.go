@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// reapTime is how long killed mount processes are waited for. NFS waits in the kernel end with SIGKILL
-	// (TASK_KILLABLE), so this is ample.
+	// reapTime is how long runMount waits for killed mount processes. SIGKILL ends NFS waits in the
+	// kernel (TASK_KILLABLE), so the time is ample.
 	reapTime = 5 * time.Second
 
-	maxMountOutput = 1024 // bytes of mount(8)'s words in an error
+	maxMountOutput = 1024 // bytes of mount(8)'s output in an error
 )
 
-// NFS mounts through mount(8) and mount.nfs(8), which find the server's address, the transport and this client's address.
+// NFS mounts with mount(8) and mount.nfs(8), which determine the server's address, the transport
+// and this client's address.
 func NFS() Filesystem {
 	return Filesystem{
 		Types: []string{"nfs4", "nfs"},
@@ -30,7 +31,8 @@ func NFS() Filesystem {
 	}
 }
 
-// runMount runs mount(8) and kills it with its children when ctx ends, so that no mount appears after the call has failed.
+// runMount runs mount(8). When ctx ends, it kills mount(8) and its children, so that no mount
+// appears after the call has failed.
 func runMount(ctx context.Context, program string, source Source, dir string, options []string) error {
 	command := exec.CommandContext(ctx, program, mount.MakeMountArgs(source.String(), dir, "nfs", options)...)
 	command.Env = append(os.Environ(), "LC_ALL=C")
@@ -38,7 +40,7 @@ func runMount(ctx context.Context, program string, source Source, dir string, op
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = reapTime
 
-	// Not ctx: it kills the processes, and what counts is whether they are gone.
+	// Not ctx, which kills the processes. The wait is for their end.
 	reap, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() {
@@ -64,7 +66,7 @@ func oneLine(s string) string {
 	return s
 }
 
-// plainExit drops what an exit error repeats of the output.
+// plainExit drops the part of an exit error that repeats the output.
 func plainExit(err error) error {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		exit.Stderr = nil

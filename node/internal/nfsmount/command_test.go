@@ -16,7 +16,7 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// program writes a shell script to take the place of mount(8).
+// program writes a shell script that replaces mount(8).
 func program(t *testing.T, script string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mount")
@@ -63,7 +63,7 @@ func TestWhatMountSaysIsInTheError(t *testing.T) {
 
 func TestADeadlineKillsMountAndItsChildren(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
-	// mount.nfs is a child of mount; both ignore what can be ignored.
+	// mount.nfs is a child of mount. Both ignore all signals that a process can ignore.
 	script := fmt.Sprintf("trap '' TERM INT HUP\n(trap '' TERM INT HUP; while :; do sleep 100; done) &\necho $$ $! >%s\nwait", pids)
 	ctx, deadline := context.WithCancelCause(t.Context())
 	defer deadline(nil)
@@ -93,7 +93,7 @@ func TestADeadlineKillsMountAndItsChildren(t *testing.T) {
 	}
 }
 
-// isAlive does not count a zombie that init has not reaped yet.
+// isAlive ignores a zombie that init has not reaped yet.
 func isAlive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -6,18 +6,18 @@ import (
 	"os"
 )
 
-// delegationsFile is a parameter of the kernel's module nfsv4 (fs/nfs/delegation.c,
+// delegationsFile is a parameter of the kernel module nfsv4 (fs/nfs/delegation.c,
 // "directory_delegations"; not in Linux 6.1, on in 7.2).
 const delegationsFile = "/sys/module/nfsv4/parameters/directory_delegations"
 
-// EndDirectoryDelegations makes the kernel's NFS client ask for no more directory delegations. As
-// long as a node has one for a directory, it trusts the name by which it has found the directory,
-// whatever lookupcache says (fs/nfs/dir.c, nfs_lookup_revalidate_delegated). The server does not
-// recall it when another node renames that directory (fs/namei.c, vfs_rename). A kernel without
-// directory delegations is left as it is.
+// EndDirectoryDelegations makes the kernel's NFS client stop requesting directory delegations.
+// While a node has a delegation of a directory, the client trusts the name by which it found the
+// directory, whatever lookupcache says (fs/nfs/dir.c, nfs_lookup_revalidate_delegated). The server
+// does not recall the delegation when another node renames that directory (fs/namei.c, vfs_rename).
+// On a kernel without directory delegations, it does nothing.
 func EndDirectoryDelegations() error { return turnOff(delegationsFile) }
 
-// turnOff sets a parameter of a module (sysfs(5)). One that there is not is as good.
+// turnOff sets a module parameter (sysfs(5)). It succeeds if the parameter does not exist.
 func turnOff(parameter string) error {
 	file, err := os.OpenFile(parameter, os.O_WRONLY, 0)
 	switch {

@@ -7,30 +7,31 @@ import (
 )
 
 var (
-	// ErrNotMounted is that mountinfo shows no volume at a directory.
+	// ErrNotMounted means that mountinfo shows no volume at a directory.
 	ErrNotMounted = errors.New("not mounted")
-	// ErrConflict is that something else is mounted at a directory, or the same in another way, and is in order.
+	// ErrConflict means that a directory has an intact mount of another source or with other flags.
 	ErrConflict = errors.New("occupied by another mount")
-	// ErrTarget is that a path cannot be mounted on or removed: a file, a symbolic link, a directory with content.
+	// ErrTarget means that a path cannot be mounted on or removed: a file, a symbolic link, a
+	// directory with content.
 	ErrTarget = errors.New("not an empty directory")
-	// ErrInvalid is that a source or an option is malformed or not allowed.
+	// ErrInvalid means that a source or an option is malformed or not allowed.
 	ErrInvalid = errors.New("invalid")
-	// ErrStale is that the server answers and knows the mounted directory no more.
+	// ErrStale means that the server answers and no longer knows the mounted directory.
 	ErrStale = errors.New("stale mount")
-	// ErrUnresponsive is that the server did not answer within the deadline.
+	// ErrUnresponsive means that the server did not answer within the deadline.
 	ErrUnresponsive = errors.New("the NFS server does not answer")
-	// ErrDenied is that the server does not let this node in, or shows it no such volume.
+	// ErrDenied means that the server does not let this node in, or does not show it the volume.
 	ErrDenied = errors.New("the NFS server does not let this node in")
-	// ErrNotPermitted is that the server does not let root of this node change a volume.
+	// ErrNotPermitted means that the server does not let root of this node change a volume.
 	ErrNotPermitted = errors.New("the NFS server does not let root of this node change the volume")
-	// ErrBusy is that a mount is still there after every way to take it away.
+	// ErrBusy means that every method to remove a mount has failed.
 	ErrBusy = errors.New("mount cannot be removed")
 )
 
-// MountError is what mount(8) said when it failed.
+// MountError is the output of mount(8) when it failed.
 type MountError struct {
 	Source string
-	Output string // of mount(8) and mount.nfs(8), one line
+	Output string // of mount(8) and mount.nfs(8), in one line
 	Err    error  // exit status or deadline
 }
 
@@ -41,11 +42,12 @@ func (e *MountError) Error() string {
 	return fmt.Sprintf("mounting %s: %v: %s", e.Source, e.Err, e.Output)
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *MountError) Unwrap() error { return e.Err }
 
-// Is makes a refused or lost connection an ErrUnresponsive (trying again later is what helps), and a server that says no an
-// ErrDenied. mount.nfs(8) has one exit status (32) for everything, so its words decide; the C locale is set for it.
+// Is maps a refused or lost connection to ErrUnresponsive, because a retry helps. It maps a refusal
+// by the server to ErrDenied. mount.nfs(8) has one exit status (32) for all errors, so Is compares
+// its messages. The package sets the C locale for that.
 func (e *MountError) Is(target error) bool {
 	for _, words := range mountWords[target] {
 		if strings.Contains(e.Output, words) {
@@ -55,8 +57,8 @@ func (e *MountError) Is(target error) bool {
 	return false
 }
 
-// mountWords are what mount.nfs(8) says (nfs-utils, utils/mount/error.c). An NFSv4 server does not show a client what is not
-// exported to it, so that "No such file" is also how it refuses.
+// mountWords holds messages of mount.nfs(8) (nfs-utils, utils/mount/error.c). An NFSv4 server hides
+// from a client what is not exported to it, so "No such file" can also mean a refusal.
 var mountWords = map[error][]string{
 	ErrUnresponsive: {"timed out", "refused", "unreachable", "No route to host", "Host is down", "resolve"},
 	ErrDenied:       {"access denied", "Permission denied", "Operation not permitted", "No such file or directory", "Stale file handle"},

@@ -14,12 +14,13 @@ import (
 )
 
 const (
-	// What the group may do. The same as kubelet gives for fsGroup (k8s.io/kubernetes pkg/volume/volume_linux.go): read
-	// and write; on directories also enter, and the setgid bit, so that what is made later belongs to the group as well.
+	// Permissions of the group, the same as the kubelet gives for fsGroup (k8s.io/kubernetes
+	// pkg/volume/volume_linux.go): read and write. On directories it adds execute, and the setgid bit,
+	// so that new files also belong to the group.
 	groupFileMode = 0o060
 	groupDirMode  = unix.S_ISGID | 0o070
 
-	// maxGroupDepth bounds open directories, as each level of the walk holds one.
+	// maxGroupDepth limits open directories, because each level of the walk holds one.
 	maxGroupDepth = 1000
 
 	nameBatch = 512 // directory entries read at a time
@@ -27,16 +28,19 @@ const (
 	maxSkippedNames = 10 // in the log
 )
 
-// SetGroup makes the volume that is mounted at dir and all in it belong to the group and writable for it, in this order:
+// SetGroup gives the volume that is mounted at dir and all its content to the group and makes it
+// group-writable, in this order:
 //
-//  1. Where the root is so already, that is all. This takes no permission on the server.
-//  2. A walk in the background changes the content, depth first. Only what is wrong is changed. Symbolic links are changed,
-//     never followed. What is mounted below and subvolumes within the volume are left alone.
-//  3. The walk changes the root, so that a walk that was cut off begins again.
+//  1. If the root already has the group and mode, SetGroup is done. This needs no permission on the
+//     server.
+//  2. A walk in the background changes the content, depth first. It changes only wrong groups and
+//     modes. It changes symbolic links and never follows them. It skips subvolumes and filesystems
+//     that are mounted below.
+//  3. The walk changes the root last, so that an interrupted walk starts again.
 //
-// There is one walk a mount. A call waits for it until the caller's deadline or its own; the walk goes on, and the next call
-// waits for the same one and gets its result. EndGroup, Unmount and the end of the process end it. A call for another group
-// waits for the walk that is there first.
+// There is one walk per mount. A call waits for it until the caller's deadline or its own. The walk
+// goes on, and the next call waits for the same walk and gets its result. EndGroup, Unmount and the
+// end of the process stop it. A call for another group first waits for the walk in progress.
 func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
@@ -62,13 +66,14 @@ func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
 	}
 }
 
-// EndGroup ends what SetGroup left running at dir, and waits for that as long as one question to the server may take.
+// EndGroup stops the walk that SetGroup left at dir. It waits for that as long as one request to
+// the server may take.
 func (m *Mounter) EndGroup(ctx context.Context, dir string) {
 	ctx, cancel := m.patience(ctx)
 	defer cancel()
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
-		return // no mount can be below what cannot be resolved
+		return // a path that cannot be resolved has no mount
 	}
 	walk := m.groups.end(dir)
 	if walk == nil {
@@ -80,23 +85,23 @@ func (m *Mounter) EndGroup(ctx context.Context, dir string) {
 	}
 }
 
-// groupWalks are the walks by the directory of the mount: one goroutine each, until the mount is gone.
+// groupWalks holds the walks by mount directory: one goroutine each, until the mount is gone.
 type groupWalks struct {
 	mu    sync.Mutex
 	byDir map[string]*groupWalk
 }
 
 type groupWalk struct {
-	mount   int // the mount's own number
+	mount   int // mount ID
 	gid     uint32
 	cancel  context.CancelFunc
 	entries atomic.Int64
 
 	done chan struct{}
-	err  error // when done
+	err  error // once done
 }
 
-// groupWalk is the walk at dir. One of a mount that was replaced since is left behind.
+// groupWalk returns the walk at dir. It abandons the walk of a mount that was replaced since.
 func (m *Mounter) groupWalk(dir string, gid uint32) (*groupWalk, error) {
 	point, err := m.Lookup(dir)
 	if err != nil {
@@ -120,7 +125,7 @@ func (m *Mounter) groupWalk(dir string, gid uint32) (*groupWalk, error) {
 		defer cancel()
 		walk.err = m.setGroup(ctx, dir, walk)
 		if walk.err == nil {
-			m.groups.forget(dir, walk) // an error is kept for the next call
+			m.groups.forget(dir, walk) // the walk keeps an error for the next call
 		}
 		close(walk.done)
 	}()
@@ -168,14 +173,14 @@ type regroup struct {
 	gid     uint32
 	root    unix.Stat_t
 	rootDir *os.File
-	entries *atomic.Int64 // looked at
+	entries *atomic.Int64 // visited
 
 	skipped      []string // the first subvolumes within the volume
 	skippedTotal int
 }
 
-// volume opens the root for reading only where something has to be changed. With root_squash, the server may not let root of
-// this node read it.
+// volume opens the root for reading only if it has to change an entry. With root_squash, the server
+// may not let root of this node read it.
 func (r *regroup) volume(ctx context.Context, dir string) error {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -199,7 +204,7 @@ func (r *regroup) volume(ctx context.Context, dir string) error {
 	return r.change(fd, dir)
 }
 
-// content changes all that is in a directory, whatever is in it first.
+// content changes all entries of a directory, depth first.
 func (r *regroup) content(ctx context.Context, dir *os.File, depth int) error {
 	if depth > maxGroupDepth {
 		return fmt.Errorf("%s: deeper than %d directories: set the group by hand", dir.Name(), maxGroupDepth)
@@ -211,7 +216,7 @@ func (r *regroup) content(ctx context.Context, dir *os.File, depth int) error {
 				return context.Cause(ctx)
 			}
 			if err := r.entry(ctx, dir, name, depth); err != nil && !errors.Is(err, unix.ENOENT) {
-				return err // what is gone meanwhile needs no group
+				return err // an entry that was deleted in the meantime needs no group
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -278,16 +283,17 @@ func openDir(at int, name, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// isSubvolume tells whether a directory in the volume is another subvolume, or the empty directory that a snapshot has in
-// the place of one (BTRFS_FIRST_FREE_OBJECTID, BTRFS_EMPTY_SUBVOL_DIR_OBJECTID in linux/btrfs_tree.h). Over NFS they have
-// the device number of the volume. Their group cannot be changed where they are read-only, or empty.
+// isSubvolume reports whether a directory in the volume is another subvolume, or the empty
+// directory that replaces one in a snapshot (BTRFS_FIRST_FREE_OBJECTID,
+// BTRFS_EMPTY_SUBVOL_DIR_OBJECTID in linux/btrfs_tree.h). Over NFS they have the device number of
+// the volume. Their group cannot be changed if they are read-only or empty.
 func (r *regroup) isSubvolume(inode uint64) bool {
 	const subvolume, placeholder = 256, 2
 	return r.root.Ino == subvolume && (inode == subvolume || inode == placeholder)
 }
 
-// unlessPlaceholder drops ESTALE while the volume's root answers: the server has no file handle for the empty directory in
-// the place of a subvolume.
+// unlessPlaceholder drops ESTALE while the volume's root answers: the server has no file handle for
+// the empty directory that replaces a subvolume.
 func (r *regroup) unlessPlaceholder(path string, err error) error {
 	var s unix.Statfs_t
 	if !errors.Is(err, unix.ESTALE) || r.root.Ino != 256 || unix.Fstatfs(int(r.rootDir.Fd()), &s) != nil {
@@ -304,7 +310,7 @@ func (r *regroup) skip(path string) {
 	}
 }
 
-// change works on the one file that fd holds, so that a client who swaps names meanwhile gains nothing.
+// change works on the file that fd holds, so that a client cannot redirect it by swapping names.
 func (r *regroup) change(fd int, path string) error {
 	var s unix.Stat_t
 	if err := unix.Fstat(fd, &s); err != nil {
@@ -316,14 +322,14 @@ func (r *regroup) change(fd int, path string) error {
 		}
 	}
 	if s.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return nil // its mode means nothing
+		return nil // the mode of a symbolic link has no meaning
 	}
 	want := groupMode(s.Mode)
 	cleared := s.Gid != r.gid && s.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 // by chown(2)
 	if s.Mode&want == want && !cleared {
 		return nil
 	}
-	// fchmod(2) does not take an O_PATH descriptor.
+	// fchmod(2) does not accept an O_PATH descriptor.
 	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), s.Mode&0o7777|want); err != nil {
 		return fmt.Errorf("%s: changing the mode: %w", path, err)
 	}

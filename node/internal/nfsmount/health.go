@@ -10,23 +10,25 @@ import (
 	"k8s.io/mount-utils"
 )
 
-// Check asks the server whether the directory that is mounted at dir is still there: nil, ErrStale, ErrUnresponsive, or
-// ErrNotMounted without a question.
+// Check asks the server whether the directory that is mounted at dir still exists. It returns nil,
+// ErrStale or ErrUnresponsive. It returns ErrNotMounted without a request to the server.
 //
-// The question is statfs(2), which an NFS client always passes on. To statx(2) it may answer itself, even with
-// AT_STATX_FORCE_SYNC, while it holds a delegation of the directory (RFC 8881 section 10.9; seen on Linux 7.2), dead server or not.
+// It uses statfs(2), which an NFS client always sends to the server. The client may answer statx(2)
+// itself, even with AT_STATX_FORCE_SYNC and with a dead server, while it holds a delegation of the
+// directory (RFC 8881 section 10.9; seen on Linux 7.2).
 func (m *Mounter) Check(ctx context.Context, dir string) error {
 	_, err := m.statfs(ctx, dir)
 	return err
 }
 
-// Capacity is what statfs(2) says of a volume's filesystem. Over NFS that is the server's whole pool, not the volume's quota.
+// Capacity is the result of statfs(2) for a volume's filesystem. Over NFS it describes the server's
+// whole pool and not the volume's quota.
 type Capacity struct {
 	TotalBytes, UsedBytes, AvailableBytes    int64
-	TotalInodes, UsedInodes, AvailableInodes int64 // 0 where the filesystem does not count, as btrfs
+	TotalInodes, UsedInodes, AvailableInodes int64 // 0 if the filesystem has no count, like btrfs
 }
 
-// Capacity asks the server. Errors are those of Check.
+// Capacity asks the server. It returns the errors of Check.
 func (m *Mounter) Capacity(ctx context.Context, dir string) (Capacity, error) {
 	s, err := m.statfs(ctx, dir)
 	if err != nil {
@@ -42,8 +44,8 @@ func (m *Mounter) Capacity(ctx context.Context, dir string) (Capacity, error) {
 	}, nil
 }
 
-// statfs asks about the mount at dir. Only one question is under way for a mount at any time. The mount's own number is its
-// name, so that a question stuck in a mount that was replaced does not stand for the new one.
+// statfs queries the mount at dir. At most one request per mount is in progress. The mount ID is
+// its key, so that a request that is stuck in a replaced mount does not count for the new one.
 func (m *Mounter) statfs(ctx context.Context, dir string) (unix.Statfs_t, error) {
 	ctx, cancel := m.patience(ctx)
 	defer cancel()

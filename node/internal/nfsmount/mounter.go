@@ -13,26 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits are the deadlines of the single steps. A caller's earlier deadline counts.
+// Limits are the deadlines of the steps. An earlier deadline of the caller takes precedence.
 type Limits struct {
 	Mount   time.Duration // one NFS mount, until its processes are killed
-	Unmount time.Duration // writing back and unmounting in an orderly way, before the mount is taken away
-	Stat    time.Duration // one question to the server
-	Group   time.Duration // waiting for a volume's group to be set, which goes on after that
+	Unmount time.Duration // writing back and a regular unmount, before the mount is forcibly removed
+	Stat    time.Duration // one request to the server
+	Group   time.Duration // the wait for a volume's group, which continues in the background
 }
 
-// replacementSuffix is of the directory in which the successor of a broken mount is made.
+// replacementSuffix ends the name of the directory in which the replacement of a broken mount is
+// made.
 const replacementSuffix = ".new"
 
-// Filesystem makes the mounts that a Mounter manages.
+// Filesystem makes the mounts of a Mounter.
 type Filesystem struct {
-	Types []string // as mountinfo names them
+	Types []string // as in mountinfo
 	Mount func(ctx context.Context, source Source, dir string, options []string) error
 }
 
-// Mounter mounts volumes and bind mounts. It keeps no state but the walks of SetGroup: what is mounted
-// where is read from mountinfo each time. It is safe for concurrent use on different directories;
-// callers serialise calls on the same one.
+// Mounter mounts volumes and bind mounts. Its only state are the walks of SetGroup: it reads the
+// existing mounts from mountinfo each time. It is safe for concurrent use on different directories.
+// Callers serialize calls on the same directory.
 type Mounter struct {
 	limits     Limits
 	filesystem Filesystem
@@ -42,20 +43,21 @@ type Mounter struct {
 	groups     groupWalks
 }
 
-// New makes a Mounter for NFS volumes.
+// New returns a Mounter for NFS volumes.
 func New(limits Limits, log *slog.Logger) *Mounter {
 	return NewFor(NFS(), limits, log)
 }
 
-// NewFor makes a Mounter for volumes of another filesystem, on machines whose kernel has no NFS.
+// NewFor returns a Mounter for volumes of another filesystem, for machines whose kernel has no NFS.
 func NewFor(filesystem Filesystem, limits Limits, log *slog.Logger) *Mounter {
 	return &Mounter{limits: limits, filesystem: filesystem, mountInfo: mountInfoFile, log: log}
 }
 
-// Mount mounts source at dir, which is made where it is missing. Where the same source is mounted already, as writable as the
-// options say, and answers, that is all. A mount that is stale or whose server does not answer is replaced as soon as the new
-// one is there: until then, and for those who use it, it stays. A mount that is in order and of another source, or
-// read-only in another way, is ErrConflict; a dir that is no directory or has content is ErrTarget.
+// Mount mounts source at dir, and creates dir if it is missing. If the same source is already
+// mounted, is as writable as the options say, and answers, Mount does nothing. It replaces a mount
+// that is stale or whose server does not answer. The old mount stays until the new one is ready,
+// and for its present users. The error is ErrConflict for an intact mount of another source, or one
+// that differs in being read-only. It is ErrTarget if dir is not a directory or has content.
 func (m *Mounter) Mount(ctx context.Context, source Source, dir string, options []string) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
@@ -84,8 +86,9 @@ func (m *Mounter) Mount(ctx context.Context, source Source, dir string, options 
 	return m.replace(ctx, source, dir, options)
 }
 
-// replace mounts beside dir first, so that a failure changes nothing. The new mount is then bound to dir and not moved: a
-// mount below a shared one cannot be moved (mount_namespaces(7)).
+// replace first mounts at a directory next to dir, so that a failure changes nothing. It then binds
+// the new mount to dir. It does not move it, because a mount below a shared mount cannot be moved
+// (mount_namespaces(7)).
 func (m *Mounter) replace(ctx context.Context, source Source, dir string, options []string) (err error) {
 	beside := dir + replacementSuffix
 	if err := m.Unbind(ctx, beside); err != nil {
@@ -94,8 +97,8 @@ func (m *Mounter) replace(ctx context.Context, source Source, dir string, option
 	if err := m.mountNew(ctx, source, beside, options); err != nil {
 		return errors.Join(err, removeMountPoint(beside))
 	}
-	// From here on the work is finished even if the caller's time ends: between the two steps there would be no mount at all, and the
-	// orchestrator takes the volume for staged.
+	// From here on the work continues even if the caller's deadline passes. Between the two steps
+	// there is no mount, and the orchestrator considers the volume staged.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*m.limits.Stat)
 	defer cancel()
 	defer func() { err = errors.Join(err, m.Unbind(ctx, beside)) }()
@@ -116,8 +119,8 @@ func (m *Mounter) mountNew(ctx context.Context, source Source, dir string, optio
 	limited, cancel := context.WithTimeoutCause(ctx, m.limits.Mount, fmt.Errorf("%w within %v", ErrUnresponsive, m.limits.Mount))
 	defer cancel()
 	failed := m.filesystem.Mount(limited, source, dir, options)
-	// Nothing but the kernel's table counts: mount(8) can say yes and mean another thing, or be killed in the moment in
-	// which it has succeeded.
+	// Only the kernel's table counts: mount(8) can report success for a different mount, or be killed
+	// just after it has succeeded.
 	made, err := m.Lookup(dir)
 	switch {
 	case failed != nil && err != nil:
@@ -133,7 +136,7 @@ func (m *Mounter) mountNew(ctx context.Context, source Source, dir string, optio
 	return nil
 }
 
-// Lookup is the mount at dir itself. It asks no server. ErrNotMounted where there is none.
+// Lookup returns the mount at dir. It asks no server. The error is ErrNotMounted if there is none.
 func (m *Mounter) Lookup(dir string) (Point, error) {
 	points, err := readTable(m.mountInfo, func(i *mountinfo.Info) bool { return i.Mountpoint == dir })
 	if err != nil {
@@ -146,8 +149,8 @@ func (m *Mounter) Lookup(dir string) (Point, error) {
 	return p, nil
 }
 
-// Volume is the volume mounted at dir, which may be a bind mount of it. ErrNotMounted where none is, also where
-// something that is no volume is mounted. It asks no server.
+// Volume returns the volume mounted at dir, which may be a bind mount of it. The error is
+// ErrNotMounted if there is no mount, or if the mount is not a volume. It asks no server.
 func (m *Mounter) Volume(ctx context.Context, dir string) (Point, error) {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
@@ -163,8 +166,8 @@ func (m *Mounter) Volume(ctx context.Context, dir string) (Point, error) {
 	return p, nil
 }
 
-// Others are the places besides dir and target where the volume that is mounted at dir is mounted whole. Mounts of its
-// subdirectories, which kubelet makes for subPath, are not among them.
+// Others returns the mount points other than dir and target that show the whole volume mounted at
+// dir. It omits mounts of subdirectories, which the kubelet makes for subPath.
 func (m *Mounter) Others(ctx context.Context, dir, target string) ([]Point, error) {
 	volume, err := m.Volume(ctx, dir)
 	if err != nil {
@@ -184,8 +187,8 @@ func (m *Mounter) isVolume(p Point) bool {
 	return slices.Contains(m.filesystem.Types, p.Type)
 }
 
-// resolve follows symbolic links in front of the last element, as mountinfo shows paths without them. The last element is
-// never followed: it is a mount, or must be a directory.
+// resolve follows symbolic links before the last element, because mountinfo shows paths without
+// them. It never follows the last element, which is a mount or must be a directory.
 func (m *Mounter) resolve(ctx context.Context, dir string) (string, error) {
 	ctx, cancel := m.patience(ctx)
 	defer cancel()
@@ -199,7 +202,7 @@ func (m *Mounter) resolve(ctx context.Context, dir string) (string, error) {
 	}, nil)
 }
 
-// patience is how long one question to the server may take.
+// patience limits one request to the server.
 func (m *Mounter) patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, m.limits.Stat, fmt.Errorf("%w within %v", ErrUnresponsive, m.limits.Stat))
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// superOptions are what the kernel made of the mount options.
+// superOptions returns the kernel's form of the mount options.
 func superOptions(t *testing.T, dir string) string {
 	t.Helper()
 	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
@@ -87,8 +87,8 @@ func TestAReadOnlyMountCanOnlyBeBoundReadOnly(t *testing.T) {
 	assert.NilError(t, b.Mounter().Unmount(t.Context(), data))
 }
 
-// What a process wrote and left in memory when it died is on the server when unmounting returns, before the server revokes
-// this node's access.
+// Data that a process wrote and left in memory when it died is on the server when unmounting
+// returns. Only then does the server revoke this node's access.
 func TestUnmountWritesBackFirst(t *testing.T) {
 	b := mounttest.New(t)
 	source, data := b.NewVolume(t), place(t)
@@ -105,13 +105,14 @@ func TestUnmountWritesBackFirst(t *testing.T) {
 		assert.NilError(t, f.Close())
 	}()
 	assert.NilError(t, b.Mounter().Unmount(t.Context(), data), "with the process still inside")
-	got, err := os.ReadFile(filepath.Join(source.Path, "f")) // on the server's own filesystem
+	got, err := os.ReadFile(filepath.Join(source.Path, "f")) // on the server's filesystem
 	assert.NilError(t, err)
 	assert.Equal(t, string(got), string(content))
 }
 
-// A client that has a delegation of the directory, as Linux 7 gets when it lists a directory that has a file, need not ask the
-// server for its attributes. That server or export are gone is noticed all the same.
+// A client with a delegation of the directory need not ask the server for its attributes. Linux 7
+// gets one when it lists a directory that has a file. The driver still notices that the server or
+// the export is gone.
 func TestADelegationHidesNothing(t *testing.T) {
 	b := mounttest.New(t)
 	f, data := b.NewFragile(t), place(t)
@@ -137,7 +138,7 @@ func TestADelegationHidesNothing(t *testing.T) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	}, poll.WithTimeout(90*time.Second)) // an NFS client retransmits after at most 60 s
 	use()
 	f.Revoke()
 	t.Logf("without the export, statx by itself: %v", statx(t, data))
@@ -147,7 +148,7 @@ func TestADelegationHidesNothing(t *testing.T) {
 }
 
 // An export that ends and begins again has another file system ID. Mounts from before stay stale,
-// and a mount made after it is another file system with the same files.
+// and a mount made after it is another filesystem with the same files.
 func TestMountsOfTwoAttachments(t *testing.T) {
 	b := mounttest.New(t)
 	f, before := b.NewFragile(t), place(t)
@@ -184,7 +185,7 @@ func TestMountsOfTwoAttachments(t *testing.T) {
 	}
 }
 
-// statx asks for what the server says, for a second.
+// statx asks the server, for at most a second.
 func statx(t *testing.T, dir string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -196,7 +197,8 @@ func statx(t *testing.T, dir string) error {
 	return err
 }
 
-// The worst case: pages that no server takes, a process that waits for it, and the volume in two places.
+// The worst case: dirty pages that no server accepts, a process that waits for it, and the volume
+// at two mount points.
 func TestUnmountingWithDirtyPagesAndADeadServer(t *testing.T) {
 	b := mounttest.New(t)
 	f, data := b.NewFragile(t), place(t)

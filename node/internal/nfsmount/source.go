@@ -13,7 +13,7 @@ const (
 	maxPathLen = 4095 // PATH_MAX without the final NUL (linux/limits.h)
 )
 
-// Source is the directory of an NFS server that a volume is.
+// Source is the directory of a volume on an NFS server.
 type Source struct {
 	Server string // host name, IPv4 address, or IPv6 address without brackets
 	Path   string // absolute and clean
@@ -30,7 +30,8 @@ func NewSource(server, dir string) (Source, error) {
 	return Source{Server: server, Path: path.Clean(dir)}, nil
 }
 
-// String is the form that mount(8) takes and mountinfo shows: an IPv6 address in brackets (nfs(5), "MOUNT OPTIONS").
+// String returns the form of mount(8) and mountinfo: an IPv6 address in brackets (nfs(5), "MOUNT
+// OPTIONS").
 func (s Source) String() string {
 	if strings.Contains(s.Server, ":") {
 		return "[" + s.Server + "]:" + s.Path
@@ -59,7 +60,8 @@ func validateServer(server string) error {
 	return nil
 }
 
-// isHostLabel allows the letters, digits and hyphens of RFC 1123 section 2.1, and the underscore that some sites use.
+// isHostLabel allows the letters, digits and hyphens of RFC 1123 section 2.1, and the underscore
+// that some sites use.
 func isHostLabel(label string) bool {
 	if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 		return false
@@ -69,8 +71,8 @@ func isHostLabel(label string) bool {
 	}) < 0
 }
 
-// ValidatePath allows an absolute path of at most 4,095 bytes without "..", without control characters and with nothing that
-// mount(8) or mountinfo could read in another way. Spaces and other scripts are allowed.
+// ValidatePath allows an absolute path of at most 4,095 bytes without "..", control characters and
+// characters that mount(8) or mountinfo could interpret. It allows spaces and other scripts.
 func ValidatePath(p string) error {
 	switch {
 	case p == "":

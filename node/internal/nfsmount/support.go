@@ -14,9 +14,9 @@ import (
 )
 
 var (
-	// ErrNoHelper is that this node has no mount.nfs(8).
+	// ErrNoHelper means that this node has no mount.nfs(8).
 	ErrNoHelper = errors.New("mount.nfs is not installed (package nfs-common or nfs-utils)")
-	// ErrNoKernelNFS is that this node's kernel has no NFSv4 client, built in or as a module.
+	// ErrNoKernelNFS means that this node's kernel has no NFSv4 client, built in or as a module.
 	ErrNoKernelNFS = errors.New("the kernel has no NFSv4 client (module nfsv4)")
 )
 
@@ -27,8 +27,9 @@ var helperDirs = []string{"/sbin", "/usr/sbin"}
 
 const filesystemsFile = "/proc/filesystems"
 
-// Supported says why this node cannot make any NFS mount: ErrNoHelper, ErrNoKernelNFS, or both joined. It loads the kernel's
-// module where it is not loaded yet, as a mount would.
+// Supported returns the reason why this node cannot make any NFS mount: ErrNoHelper,
+// ErrNoKernelNFS, or both joined. It loads the kernel module if it is not loaded yet, as a mount
+// does.
 func Supported(ctx context.Context) error {
 	return errors.Join(hasHelper(), boundedErr(ctx, hasKernelNFS))
 }
@@ -42,9 +43,10 @@ func hasHelper() error {
 	return ErrNoHelper
 }
 
-// hasKernelNFS opens a context for a mount without making one (fsopen(2), Linux 5.2): the kernel then loads the module if it
-// can, also where this process sees no /lib/modules. ENODEV is the answer of a kernel that has none. On older kernels, or
-// without the right to mount, what is loaded already has to do.
+// hasKernelNFS opens a context for a mount without making one (fsopen(2), Linux 5.2). The kernel
+// then loads the module if it can, even if this process sees no /lib/modules. A kernel without the
+// module returns ENODEV. On older kernels, or without the right to mount, hasKernelNFS checks only
+// whether the module is loaded.
 func hasKernelNFS() error {
 	fd, err := unix.Fsopen("nfs4", unix.FSOPEN_CLOEXEC)
 	switch {
@@ -58,7 +60,7 @@ func hasKernelNFS() error {
 	return fmt.Errorf("looking for the kernel's NFSv4 client: %w", err)
 }
 
-// isKnown looks for nfs4 among the filesystems that the kernel has now (proc_filesystems(5)).
+// isKnown looks for nfs4 in the kernel's list of filesystems (proc_filesystems(5)).
 func isKnown(file string) error {
 	content, err := os.ReadFile(file)
 	if err != nil {

@@ -27,16 +27,16 @@ type Point struct {
 	ReadOnly bool   // of this mount or of its whole filesystem
 
 	id, parent int
-	options    []string // of this mount alone
+	options    []string // of this mount only
 }
 
 // sameAs reports whether two mounts show the same directory of the same filesystem.
 func (p Point) sameAs(other Point) bool { return p.Device == other.Device && p.Root == other.Root }
 
-// table is all mounts of this mount namespace, in the kernel's order.
+// table holds all mounts of this mount namespace, in the kernel's order.
 type table []Point
 
-// readTable reads the mounts that keep wants; nil wants all.
+// readTable reads the mounts that keep selects. A nil keep selects all.
 func readTable(file string, keep func(*mountinfo.Info) bool) (table, error) {
 	content, err := readWhole(file)
 	if err != nil {
@@ -66,8 +66,8 @@ func readTable(file string, keep func(*mountinfo.Info) bool) (table, error) {
 	return points, nil
 }
 
-// readWhole reads the table. Before Linux 5.8 (commit 9f6c61f96f2d) a read can leave out mounts when others are unmounted
-// meanwhile; there it is repeated until it is the same twice.
+// readWhole reads the table. Before Linux 5.8 (commit 9f6c61f96f2d), a read can miss mounts while
+// others are unmounted. On these kernels, it repeats the read until two results are the same.
 func readWhole(file string) ([]byte, error) {
 	var kernel unix.Utsname
 	var major, minor int
@@ -80,7 +80,8 @@ func readWhole(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// at is the mount that a path walk to dir arrives at: of several on one directory, the one that no other covers.
+// at returns the mount that a path walk to dir reaches: the topmost one of several on one
+// directory.
 func (t table) at(dir string) (Point, bool) {
 	var here table
 	for _, p := range t {

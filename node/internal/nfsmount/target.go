@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountPointMode is for directories that wait for a mount: nobody but root has business there.
+// mountPointMode is the mode of directories for mounts: only root needs access.
 const mountPointMode = 0o750
 
-// makeMountPoint makes dir where it is missing, and refuses what must not be covered by a mount: a file, a symbolic link, a
-// directory with content. Nothing is mounted at dir: its own filesystem is local and answers.
+// makeMountPoint creates dir if it is missing. It refuses paths that a mount must not cover: a
+// file, a symbolic link, a directory with content. Nothing is mounted at dir, so its filesystem is
+// local and answers.
 func makeMountPoint(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), mountPointMode); err != nil {
 		return fmt.Errorf("%w: %w", ErrTarget, err)
@@ -48,8 +49,8 @@ func requireEmpty(dir string) error {
 	return nil
 }
 
-// removeMountPoint removes an empty directory on which nothing is mounted; a missing one is as good. It uses rmdir(2),
-// which by itself spares files, content and mounts.
+// removeMountPoint removes an empty directory without a mount. It succeeds if the directory is
+// missing. It uses rmdir(2), which refuses files, content and mounts.
 func removeMountPoint(dir string) error {
 	err := unix.Rmdir(dir)
 	switch {
@@ -63,7 +64,7 @@ func removeMountPoint(dir string) error {
 	return fmt.Errorf("removing %s: %w", dir, err)
 }
 
-// evalExisting resolves symbolic links in as much of a path as exists.
+// evalExisting resolves symbolic links in the part of a path that exists.
 func evalExisting(dir string) (string, error) {
 	resolved, err := filepath.EvalSymlinks(dir)
 	switch {

@@ -9,24 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLayers bounds how many mounts on top of each other are taken from one directory.
+// maxLayers limits how many stacked mounts are removed from one directory.
 const maxLayers = 16
 
-// Unbind takes the bind mount at target away and removes target, which must then be empty. It is content with what is
-// done already.
+// Unbind removes the bind mount at target and then target, which must be empty. It succeeds if that
+// is already done.
 //
-// A process that is still inside does not stop it: the mount is then detached (MNT_DETACH), and goes when the process does.
-// MNT_FORCE is never used here: it would fail the requests of everyone who has the same volume mounted.
+// A process that still uses the mount does not prevent it: the mount is then detached (MNT_DETACH)
+// and ends with the process. Unbind never uses MNT_FORCE, which would fail the requests of all
+// users of the same volume.
 func (m *Mounter) Unbind(ctx context.Context, target string) error {
 	return m.clear(ctx, target, m.unbindOne)
 }
 
-// Unmount takes the volume at dir away and removes dir, which must then be empty. It is content with what is done already.
+// Unmount removes the mount of the volume at dir and then dir, which must be empty. It succeeds if
+// that is already done.
 //
-// While the server answers, what is not yet written is written back first and the mount is unmounted in an orderly way; if a
-// process is still inside it is detached, and goes when the process does: at this point nobody is to use the volume any
-// more, and the server revokes this node's access next. When the server does not answer, what was not written cannot be
-// saved: requests that wait are failed (MNT_FORCE), unless the volume is still bound elsewhere, and the mount is detached.
+// While the server answers, Unmount first writes back dirty data and then unmounts normally. If a
+// process still uses the mount, the mount is detached and ends with the process. At this point no
+// process should use the volume, and the server revokes this node's access next. If the server does
+// not answer, dirty data is lost: Unmount fails the waiting requests (MNT_FORCE), unless the volume
+// is still bound to another directory, and detaches the mount.
 func (m *Mounter) Unmount(ctx context.Context, dir string) error {
 	m.EndGroup(ctx, dir) // its open directories would keep the mount busy
 	if err := m.clear(ctx, dir+replacementSuffix, m.unbindOne); err != nil {
@@ -35,7 +38,7 @@ func (m *Mounter) Unmount(ctx context.Context, dir string) error {
 	return m.clear(ctx, dir, m.unmountOne)
 }
 
-// clear takes every mount from dir, and then dir. What is done is what mountinfo says.
+// clear removes every mount from dir, and then dir. It checks the result in mountinfo.
 func (m *Mounter) clear(ctx context.Context, dir string, one func(context.Context, string) error) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
@@ -87,19 +90,19 @@ func (m *Mounter) unmountOrderly(ctx context.Context, dir string) error {
 	if err := writeBack(polite, dir); errors.Is(err, ErrUnresponsive) || polite.Err() != nil {
 		return err
 	} else if err != nil {
-		// It is about what was written before, perhaps beyond the volume's limit: trying again changes nothing.
+		// The error is about earlier writes, perhaps beyond the volume's limit. A retry changes nothing.
 		m.log.WarnContext(ctx, "the server did not take all that was written", "dir", dir, "reason", err)
 	}
 	return m.umount(polite, dir, 0)
 }
 
-// isLast reports whether this node has the volume mounted nowhere else.
+// isLast reports whether this is the node's only mount of the volume.
 func (m *Mounter) isLast(ctx context.Context, dir string) bool {
 	others, err := m.Others(ctx, dir, dir)
 	return err == nil && len(others) == 0
 }
 
-// detach takes all mounts from dir without waiting for their users or the server.
+// detach removes all mounts from dir without waiting for their users or the server.
 func (m *Mounter) detach(ctx context.Context, dir string) error {
 	for range maxLayers {
 		if _, err := m.Lookup(dir); errors.Is(err, ErrNotMounted) {
@@ -123,9 +126,10 @@ func (m *Mounter) takeAway(ctx context.Context, dir string, force int) error {
 	return nil
 }
 
-// umount calls umount2(2). The call takes the mount from the table first and may then wait for the server to take what is
-// still in memory, for ever if it is gone: so a deadline that passes with the mount gone is a success. UMOUNT_NOFOLLOW also
-// spares the kernel's question to the server whether the directory is still there (fs/namei.c, LOOKUP_MOUNTPOINT).
+// umount calls umount2(2). The call first removes the mount from the table. It may then wait for
+// the server to accept dirty data, and forever if the server is gone. So a deadline that passes
+// with the mount removed is a success. UMOUNT_NOFOLLOW also avoids the kernel's request to the
+// server whether the directory still exists (fs/namei.c, LOOKUP_MOUNTPOINT).
 func (m *Mounter) umount(ctx context.Context, dir string, flags int) error {
 	before, err := m.Lookup(dir)
 	if errors.Is(err, ErrNotMounted) {
@@ -145,7 +149,8 @@ func (m *Mounter) umount(ctx context.Context, dir string, flags int) error {
 	return err
 }
 
-// writeBack sends what processes have written and left in memory, also that of processes that have ended (syncfs(2)).
+// writeBack sends dirty data to the server, including that of processes that have ended
+// (syncfs(2)).
 func writeBack(ctx context.Context, dir string) error {
 	return boundedErr(ctx, func() error {
 		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -160,7 +165,7 @@ func writeBack(ctx context.Context, dir string) error {
 	})
 }
 
-// polite leaves some of the caller's time for taking the mount away by other means.
+// polite reserves some of the caller's time for the forced removal of the mount.
 func (m *Mounter) polite(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := m.limits.Unmount
 	if deadline, ok := ctx.Deadline(); ok {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// lookupTimeout bounds a name lookup: a driver that waits for DNS does not answer its liveness probe.
+// lookupTimeout limits a name lookup: a driver that waits for DNS does not answer its liveness
+// probe.
 const lookupTimeout = 2 * time.Second
 
 // Machine is this machine's network.
@@ -48,7 +49,7 @@ func (Machine) RouteSource(to netip.Addr) (netip.Addr, error) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), nil
 }
 
-// Lookup asks the resolver, for 2 seconds at most.
+// Lookup asks the resolver, for at most 2 seconds.
 func (Machine) Lookup(host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()

@@ -1,4 +1,5 @@
-// Package nodeip finds the address from which this node mounts volumes, which is the one that the storage host lets in.
+// Package nodeip finds the address from which this node mounts volumes. The storage host lets this
+// address in.
 package nodeip
 
 import (
@@ -9,18 +10,19 @@ import (
 	"slices"
 )
 
-// Choice says which address to take. The first that is set counts: IP; Interface (with CIDR: an
-// address of it inside of that); CIDR. Of several addresses, the one counts from which the node
-// reaches the network. Where none is set, the address of the default route counts, and where there is
-// no route, the one that the host name stands for.
+// Choice selects the address. The first field that is set applies: IP, then Interface (with CIDR:
+// an address of the interface in that network), then CIDR. Of several addresses, Find takes the one
+// from which the node reaches the network. If no field is set, it takes the address of the default
+// route. Without a route, it takes the address of the host name.
 type Choice struct {
 	IP        string
 	Interface string
 	CIDR      string
-	HostName  string // this node's name
+	HostName  string // name of this node
 }
 
-// Interface is a network interface with its addresses in the kernel's order. The prefix of an address is its network's.
+// Interface is a network interface with its addresses in the kernel's order. The prefix of an
+// address is that of its network.
 type Interface struct {
 	Name      string
 	Up        bool
@@ -28,16 +30,17 @@ type Interface struct {
 	Addresses []netip.Prefix
 }
 
-// Network is what is asked of the machine.
+// Network is the part of the machine that Find uses.
 type Network interface {
 	Interfaces() ([]Interface, error)
-	// RouteSource is the address with which a packet to the other would leave. Nothing is sent.
+	// RouteSource returns the source address of a packet to the destination. It sends nothing.
 	RouteSource(to netip.Addr) (netip.Addr, error)
 	Lookup(host string) ([]netip.Addr, error)
 }
 
-// Find applies the choice. IPv4 goes before IPv6. An address that others cannot use is never the answer: link-local,
-// multicast, unspecified, and, unless given as IP, loopback. The error names the setting and what was found in place of it.
+// Find applies the choice. IPv4 has priority over IPv6. It never returns an address that other
+// machines cannot use: link-local, multicast, unspecified, and, unless given as IP, loopback. The
+// error names the setting and the addresses that were found.
 func Find(c Choice, network Network) (netip.Addr, error) {
 	if c.IP != "" {
 		return explicit(c.IP)
@@ -102,16 +105,17 @@ func onInterface(c Choice, network Network) (netip.Addr, error) {
 	return choose(candidates, within, network), nil
 }
 
-// candidate is an address that fits the choice.
+// candidate is an address that matches the choice.
 type candidate struct {
 	ip      netip.Addr
-	network netip.Prefix // that the interface is in
-	// virtual addresses are those on the loopback interface and those without a network. Load balancers have such
-	// addresses, which several hosts may share.
+	network netip.Prefix // network of the interface
+	// virtual addresses are those on the loopback interface and those without a network. Load
+	// balancers have such addresses, and several hosts may share one.
 	virtual bool
 }
 
-// compare puts IPv4 before IPv6, then virtual addresses last, and keeps the kernel's order otherwise.
+// compare puts IPv4 before IPv6, then virtual addresses last, and keeps the kernel's order
+// otherwise.
 func (c candidate) compare(other candidate) int {
 	return cmp.Compare(c.rank(), other.rank())
 }
@@ -123,8 +127,9 @@ func (c candidate) rank() int {
 	return c.ip.BitLen()
 }
 
-// choose takes the candidate from which a packet to the storage network would leave, as the servers see that one. The storage
-// network is the given one, or that of the interface. Where no route tells, the first candidate counts.
+// choose returns the candidate that is the source address of a packet to the storage network,
+// because servers see that one. The storage network is the configured one, or that of the
+// interface. If no route decides, choose returns the first candidate.
 func choose(candidates []candidate, storage netip.Prefix, network Network) netip.Addr {
 	for _, c := range candidates {
 		if c.ip.BitLen() != candidates[0].ip.BitLen() {
@@ -146,7 +151,8 @@ func choose(candidates []candidate, storage netip.Prefix, network Network) netip
 	return candidates[0].ip
 }
 
-// neighbourIn is an address of the network that is none of this node's: a packet to its own would not leave the node.
+// neighbourIn returns an address of the network that does not belong to this node: a packet to an
+// own address would not leave the node.
 func neighbourIn(network netip.Prefix, own []candidate) (netip.Addr, bool) {
 	for ip := network.Addr().Next(); network.Contains(ip); ip = ip.Next() {
 		if !slices.ContainsFunc(own, func(c candidate) bool { return c.ip == ip }) {
@@ -156,7 +162,7 @@ func neighbourIn(network netip.Prefix, own []candidate) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// SourceTo is the address from which this node reaches a host, which is a name or an address.
+// SourceTo returns the address from which this node reaches a host, which is a name or an address.
 func SourceTo(host string, network Network) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
@@ -174,7 +180,8 @@ func SourceTo(host string, network Network) (netip.Addr, error) {
 }
 
 func ofDefaultRoute(network Network) (netip.Addr, bool) {
-	// Addresses of documentation networks (RFC 5737, RFC 3849), so that no route but the default one leads there.
+	// Addresses of documentation networks (RFC 5737, RFC 3849), so that only the default route leads
+	// to them.
 	for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
 		if ip, err := network.RouteSource(netip.MustParseAddr(to)); err == nil && isUsable(ip.Unmap()) {
 			return ip.Unmap(), true
@@ -198,7 +205,7 @@ func ofHostName(host string, network Network) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no default route, and %q stands for %v, which cannot be used: name the address, interface or network for storage", host, found)
 }
 
-// first is the first IPv4 address, else the first.
+// first returns the first IPv4 address, or the first address if there is none.
 func first(candidates []netip.Addr) (netip.Addr, bool) {
 	if i := slices.IndexFunc(candidates, netip.Addr.Is4); i >= 0 {
 		return candidates[i], true
@@ -209,5 +216,5 @@ func first(candidates []netip.Addr) (netip.Addr, bool) {
 	return candidates[0], true
 }
 
-// isUsable leaves out link-local, multicast, unspecified, broadcast and loopback addresses.
+// isUsable excludes link-local, multicast, unspecified, broadcast and loopback addresses.
 func isUsable(ip netip.Addr) bool { return ip.IsGlobalUnicast() }

@@ -47,7 +47,7 @@ func addresses(all ...string) []netip.Addr {
 	return out
 }
 
-// networks are addresses with the length of their network, /24 or /64 where none is given.
+// networks returns addresses with the length of their network, by default /24 or /64.
 func networks(all ...string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, s := range all {
@@ -104,7 +104,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// An address of a load balancer on the node is not the one that servers see.
+// Servers do not see the address of a load balancer on the node.
 func TestVirtualAddresses(t *testing.T) {
 	eth0 := func(all ...string) nodeip.Interface {
 		return nodeip.Interface{Name: "eth0", Up: true, Addresses: networks(all...)}

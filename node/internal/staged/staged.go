@@ -1,5 +1,5 @@
-// Package staged keeps, over restarts of the driver, what it must know of the volumes staged on this node and cannot read
-// from mountinfo: where and with which token their usage is asked.
+// Package staged keeps the data of staged volumes that the driver needs after a restart and cannot
+// read from mountinfo: the agent's URL and the token for usage.
 package staged
 
 import (
@@ -15,30 +15,31 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// formatVersion is raised when a record gains a meaning that an older driver must not ignore.
+// formatVersion increases when a record gets a meaning that an older driver must not ignore.
 const formatVersion = 1
 
 const suffix = ".json"
 
-// ErrNotFound is that nothing is kept of a volume.
+// ErrNotFound means that the volume has no record.
 var ErrNotFound = errors.New("volume is not known on this node")
 
-// Record is what is kept of one volume.
+// Record is the saved data of one volume.
 type Record struct {
 	Version    int    `json:"version"`
 	VolumeID   string `json:"volume_id"`
 	Source     string `json:"source"`              // server:path, as mountinfo shows it
-	Dir        string `json:"dir,omitempty"`       // where it is mounted
-	ReadOnly   bool   `json:"read_only,omitempty"` // as it was asked for
+	Dir        string `json:"dir,omitempty"`       // mount point
+	ReadOnly   bool   `json:"read_only,omitempty"` // as requested
 	AgentURL   string `json:"agent_url,omitempty"`
 	UsageToken string `json:"usage_token,omitempty"`
 }
 
-// Store is a directory with one file a volume, named by the hash of the volume's ID. Files are readable for root only and
-// replaced as a whole. It is safe for concurrent use on different volumes.
+// Store is a directory with one file per volume, named by the hash of the volume's ID. Only root
+// can read the files. Store replaces a file atomically. It is safe for concurrent use on different
+// volumes.
 type Store struct{ dir string }
 
-// Open makes the directory where it is missing.
+// Open creates the directory if it is missing.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
@@ -46,7 +47,8 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// Save replaces the volume's record. It survives a restart of the driver, and a power cut whole or not at all.
+// Save replaces the volume's record. The record survives a restart of the driver. After a power
+// cut, the file is either the old or the new record.
 func (s *Store) Save(r Record) error {
 	r.Version = formatVersion
 	content, err := json.Marshal(r)
@@ -59,7 +61,8 @@ func (s *Store) Save(r Record) error {
 	return nil
 }
 
-// Load reads a volume's record. ErrNotFound where there is none; another error where it cannot be read.
+// Load reads a volume's record. The error is ErrNotFound if there is none, and another error if it
+// cannot be read.
 func (s *Store) Load(volumeID string) (Record, error) {
 	r, err := read(s.file(volumeID))
 	switch {
@@ -73,7 +76,7 @@ func (s *Store) Load(volumeID string) (Record, error) {
 	return r, nil
 }
 
-// List reads all records, in no order. What cannot be read is left out of them and in the error.
+// List reads all records, in no order. Records that it cannot read are in the error.
 func (s *Store) List() ([]Record, error) {
 	files, err := filepath.Glob(filepath.Join(s.dir, "*"+suffix))
 	if err != nil {
@@ -86,7 +89,7 @@ func (s *Store) List() ([]Record, error) {
 		switch {
 		case err == nil:
 			records = append(records, r)
-		case !errors.Is(err, fs.ErrNotExist): // that one was deleted meanwhile
+		case !errors.Is(err, fs.ErrNotExist): // a record deleted in the meantime is no error
 			errs = append(errs, err)
 		}
 	}
@@ -108,7 +111,7 @@ func read(file string) (Record, error) {
 	return r, nil
 }
 
-// Delete removes a volume's record; a missing one is as good.
+// Delete removes a volume's record. It succeeds if there is none.
 func (s *Store) Delete(volumeID string) error {
 	if err := os.Remove(s.file(volumeID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the state of volume %q: %w", volumeID, err)
@@ -116,7 +119,7 @@ func (s *Store) Delete(volumeID string) error {
 	return nil
 }
 
-// file is named by a hash, as an ID may hold any byte.
+// file is named by a hash, because an ID may contain any byte.
 func (s *Store) file(volumeID string) string {
 	sum := sha256.Sum256([]byte(volumeID))
 	return filepath.Join(s.dir, hex.EncodeToString(sum[:])+suffix)

@@ -31,13 +31,14 @@ const (
 	fuseInHeader = 40 // bytes of struct fuse_in_header
 )
 
-// server is an empty directory served over FUSE by the test itself. It can fall silent and can forget what it served, which
-// to the kernel is the same as an NFS server that does: calls hang, or fail with ESTALE.
+// server is an empty directory that the test serves over FUSE. It can stop answering and can forget
+// the directory. For the kernel, both look like an NFS server that does so: calls hang, or fail
+// with ESTALE.
 type server struct {
 	mu      sync.Mutex
 	silent  bool
-	closed  bool         // to new mounts
-	devices map[int]bool // /dev/fuse, one a mount; true: gone stale
+	closed  bool         // closed for new mounts
+	devices map[int]bool // /dev/fuse, one per mount; true means stale
 	waiting []request    // while silent
 }
 
@@ -55,7 +56,7 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// set changes how the server behaves and answers what waits, if it answers at all.
+// set changes the behaviour of the server and answers waiting requests, if the server answers.
 func (s *server) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +70,7 @@ func (s *server) set(change func()) {
 	s.waiting = nil
 }
 
-// mount does what mount.nfs would: it asks the server first.
+// mount asks the server first, like mount.nfs.
 func (s *server) mount(ctx context.Context, source nfsmount.Source, dir string) error {
 	s.mu.Lock()
 	silent, closed := s.silent, s.closed
@@ -94,7 +95,7 @@ func (s *server) mount(ctx context.Context, source nfsmount.Source, dir string) 
 	return nil
 }
 
-// serve ends when the filesystem is unmounted everywhere: the device then reads ENODEV.
+// serve ends when the filesystem is unmounted everywhere: the device then returns ENODEV.
 func (s *server) serve(device int) {
 	defer s.forget(device)
 	buffer := make([]byte, 1<<17+4096) // at least FUSE_MIN_READ_BUFFER and one write
@@ -120,11 +121,11 @@ func (s *server) serve(device int) {
 func (s *server) forget(device int) {
 	s.set(func() {
 		delete(s.devices, device)
-		_ = unix.Close(device) // nothing is lost with it
+		_ = unix.Close(device) // no data is lost
 	})
 }
 
-// revoke makes all mounts stale that there are.
+// revoke makes all existing mounts stale.
 func (s *server) revoke() {
 	s.set(func() {
 		s.closed = true
@@ -172,15 +173,15 @@ func (s *server) answer(r request) {
 	}
 	var out bytes.Buffer
 	for _, field := range []any{uint32(16 + len(body)), -int32(errno), r.unique} {
-		_ = binary.Write(&out, binary.LittleEndian, field) // a bytes.Buffer takes all
+		_ = binary.Write(&out, binary.LittleEndian, field) // a bytes.Buffer accepts any write
 	}
 	out.Write(body)
-	// ENOENT: the caller was interrupted and the request is gone. ENODEV: so is the mount.
+	// ENOENT: the caller was interrupted and the request is gone. ENODEV: the mount is gone.
 	_, _ = unix.Write(r.device, out.Bytes())
 }
 
 func rootAttributes() []byte {
-	body := make([]byte, 104)                            // struct fuse_attr_out, valid for no time
+	body := make([]byte, 104)                            // struct fuse_attr_out, without a validity time
 	binary.LittleEndian.PutUint64(body[16:], 1)          // ino
 	binary.LittleEndian.PutUint32(body[16+60:], 0o40755) // mode
 	binary.LittleEndian.PutUint32(body[16+64:], 2)       // nlink

@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// Local is a Backend of what every kernel has: tmpfs for volumes, FUSE for fragile ones.
+// Local is a Backend that runs on every kernel: tmpfs for volumes, FUSE for fragile ones.
 type Local struct {
 	mounter *nfsmount.Mounter
 	count   atomic.Int64
@@ -24,14 +24,15 @@ type Local struct {
 	servers map[string]*server // by source
 }
 
-// NewLocal makes a Local.
+// NewLocal returns a Local.
 func NewLocal() *Local {
 	l := &Local{servers: map[string]*server{}}
 	l.mounter = nfsmount.NewFor(l.Filesystem(), l.Limits(), slog.New(slog.DiscardHandler))
 	return l
 }
 
-// Limits leave room for a machine that is busy with other tests; the servers answer within microseconds.
+// Limits leave room for a machine that is busy with other tests. The servers answer within
+// microseconds.
 func (l *Local) Limits() nfsmount.Limits {
 	return nfsmount.Limits{Mount: 2 * time.Second, Unmount: 2 * time.Second, Stat: 2 * time.Second, Group: 30 * time.Second}
 }
@@ -44,10 +45,10 @@ func (l *Local) Filesystem() nfsmount.Filesystem {
 	return nfsmount.Filesystem{Types: []string{"tmpfs", "fuse"}, Mount: l.mount}
 }
 
-// Options are none: tmpfs knows not those of NFS.
+// Options returns none: tmpfs does not have the options of NFS.
 func (l *Local) Options() []string { return nil }
 
-// NewVolume is a tmpfs that goes with its last mount.
+// NewVolume returns a tmpfs that ends with its last mount.
 func (l *Local) NewVolume(t *testing.T) nfsmount.Source {
 	t.Helper()
 	source, err := nfsmount.NewSource("storage.test", fmt.Sprintf("/pool/tenant/vol-%d/data", l.count.Add(1)))
@@ -57,7 +58,7 @@ func (l *Local) NewVolume(t *testing.T) nfsmount.Source {
 	return source
 }
 
-// NewFragile is served over FUSE.
+// NewFragile returns a volume that is served over FUSE.
 func (l *Local) NewFragile(t *testing.T) Fragile {
 	t.Helper()
 	source := l.NewVolume(t)

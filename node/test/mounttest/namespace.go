@@ -1,5 +1,5 @@
-// Package mounttest lets tests make real mounts, and holds the behaviour that every volume filesystem must show: the suite runs
-// against filesystems that every kernel has, and in the lab against NFS.
+// Package mounttest lets tests make real mounts, and holds the behaviour suite for volume
+// filesystems. The suite runs on filesystems that every kernel has, and in the lab on NFS.
 package mounttest
 
 import (
@@ -14,14 +14,15 @@ import (
 	"go.uber.org/goleak"
 )
 
-// namespaceMark tells a test binary that it runs in a mount namespace of its own.
+// namespaceMark tells a test binary that it runs in a private mount namespace.
 const namespaceMark = "MOUNTTEST_PRIVATE_NAMESPACE"
 
-// resendTime is longer than an NFS client waits before it sends again to a server that has come back, 60 s.
+// resendTime is longer than the 60 s after which an NFS client retransmits to a server that has
+// come back.
 const resendTime = 90 * time.Second
 
-// patient waits, when the tests are done, for calls that hung in the kernel while a server was silent. That they end at all is
-// what goleak looks at.
+// patient waits after the tests for calls that hung in the kernel while a server was silent. goleak
+// checks that they end.
 type patient struct {
 	tests   *testing.M
 	ignored []goleak.Option
@@ -30,22 +31,22 @@ type patient struct {
 func (p patient) Run() int {
 	code := p.tests.Run()
 	for begin := time.Now(); code == 0 && time.Since(begin) < resendTime; {
-		if goleak.Find(p.ignored...) == nil { // which takes its time
+		if goleak.Find(p.ignored...) == nil { // the search takes time
 			break
 		}
 	}
 	return code
 }
 
-// Main runs the tests in a mount namespace of their own, in which nothing that they mount is seen by the machine, and which
-// takes all mounts with it when it ends, however it ends. At last it looks for goroutines left
-// behind, but not for the ignored ones. It needs root.
+// Main runs the tests in a private mount namespace. The machine sees none of its mounts, and all of
+// them end with the namespace. At the end, Main looks for leaked goroutines, except the ignored
+// ones. It needs root.
 func Main(m *testing.M, ignored ...goleak.Option) {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make mounts: run them as root (sudo make test)")
 		os.Exit(1)
 	}
-	// The lab's servers go on until the goroutines are counted.
+	// The lab's servers run until the goroutines are counted.
 	ignored = append(ignored, goleak.IgnoreAnyFunction("github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab.(*shell).await"))
 	if os.Getenv(namespaceMark) != "" {
 		goleak.VerifyTestMain(patient{m, ignored}, append(ignored, goleak.Cleanup(func(code int) {
@@ -57,7 +58,7 @@ func Main(m *testing.M, ignored ...goleak.Option) {
 	inside := &exec.Cmd{
 		Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), namespaceMark+"=1"),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		// With Unshareflags the os package also makes all mounts private there.
+		// With Unshareflags, the os package also makes all mounts private in the namespace.
 		SysProcAttr: &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL},
 	}
 	err := inside.Run()

@@ -4,10 +4,10 @@ package mounttest
 
 import "testing"
 
-// Many is a number of volumes that a node may well have.
+// Many is a realistic number of volumes on a node.
 const Many = 200
 
-// New is a backend for this machine: a Local. With build tag lab it is NFS.
+// New returns the backend of this machine: a Local. With build tag lab it is NFS.
 func New(*testing.T) Backend { return NewLocal() }
 
 func shutdown() {}

@@ -30,17 +30,17 @@ type NFS struct {
 	count             atomic.Int64
 }
 
-// Many is a number of volumes whose making does not take minutes on an emulated machine.
+// Many is a number of volumes that an emulated machine creates within minutes.
 const Many = 40
 
-// shared is the one backend of a test binary: servers take seconds to start.
+// shared is the only backend of a test binary: servers take seconds to start.
 var shared struct {
 	once sync.Once
 	nfs  *NFS
 	err  error
 }
 
-// New is the machine's NFS backend.
+// New returns the machine's NFS backend.
 func New(t *testing.T) Backend {
 	t.Helper()
 	shared.once.Do(func() { shared.nfs, shared.err = newNFS() })
@@ -48,10 +48,10 @@ func New(t *testing.T) Backend {
 	return shared.nfs
 }
 
-// shutdown ends the servers. The machine is thrown away after that.
+// shutdown stops the servers. The machine is discarded after that.
 func shutdown() {
 	if shared.nfs != nil {
-		_ = shared.nfs.lab.Close() // as good as can be: tests may have mounts that are busy
+		_ = shared.nfs.lab.Close() // errors are expected: mounts of tests may be busy
 	}
 }
 
@@ -76,22 +76,22 @@ func (n *NFS) Limits() nfsmount.Limits {
 	return nfsmount.Limits{Mount: 6 * time.Second, Unmount: 6 * time.Second, Stat: 2 * time.Second, Group: 30 * time.Second}
 }
 
-// Options are the driver's own.
+// Options returns the driver's defaults.
 func (n *NFS) Options() []string { return mountoptions.Defaults() }
 
-// NewVolume is a subvolume on the reliable server, exported to this machine.
+// NewVolume returns a subvolume on the reliable server, exported to this machine.
 func (n *NFS) NewVolume(t *testing.T) nfsmount.Source {
 	t.Helper()
 	return n.volume(t, n.reliable, n.reliable.IP)
 }
 
-// NewVolume6 is a volume whose server is reached over IPv6.
+// NewVolume6 returns a volume whose server is reached over IPv6.
 func (n *NFS) NewVolume6(t *testing.T) nfsmount.Source {
 	t.Helper()
 	return n.volume(t, n.reliable, n.reliable.IP6)
 }
 
-// NewFragile is a subvolume on the other server.
+// NewFragile returns a subvolume on the other server.
 func (n *NFS) NewFragile(t *testing.T) Fragile {
 	t.Helper()
 	source := n.volume(t, n.fragile, n.fragile.IP)
@@ -123,9 +123,8 @@ func (n *NFS) volume(t *testing.T, server *lab.Host, address netip.Addr) nfsmoun
 	return source
 }
 
-// export lets this machine in, from both of its addresses. As the agent does for each attachment,
-// it gives each export its own file system ID, so that mounts from before an unexport stay
-// stale.
+// export lets this machine in, from both of its addresses. Like the agent for each attachment, it
+// gives each export another file system ID, so that mounts from before an unexport stay stale.
 func (n *NFS) export(server *lab.Host, path string) error {
 	for _, client := range n.clients() {
 		fsid, err := os.ReadFile("/proc/sys/kernel/random/uuid")

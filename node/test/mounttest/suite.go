@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// Suite is the behaviour of a nfsmount.Mounter on any volume filesystem.
+// Suite tests a nfsmount.Mounter on any volume filesystem.
 func Suite(t *testing.T, b Backend) {
 	for name, test := range map[string]func(*testing.T, Backend){
 		"mount is idempotent":                                            mountIsIdempotent,

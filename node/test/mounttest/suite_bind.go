@@ -33,9 +33,9 @@ func bindRefusesLocalDisk(t *testing.T, b Backend) {
 	dir := place(t)
 	data, target := filepath.Join(dir, "data"), filepath.Join(dir, "target")
 	assert.ErrorIs(t, b.Mounter().Bind(t.Context(), data, target, false), nfsmount.ErrNotMounted)
-	assert.NilError(t, os.Mkdir(data, 0o755)) // as a reboot leaves it
+	assert.NilError(t, os.Mkdir(data, 0o755)) // as after a reboot
 	assert.ErrorIs(t, b.Mounter().Bind(t.Context(), data, target, false), nfsmount.ErrNotMounted)
-	// A mount that is no volume is as good as none.
+	// A mount that is not a volume counts as no mount.
 	assert.NilError(t, unix.Mount(dir, data, "", unix.MS_BIND, ""))
 	assert.ErrorIs(t, b.Mounter().Bind(t.Context(), data, target, false), nfsmount.ErrNotMounted)
 	gone(t, target)
@@ -89,7 +89,7 @@ func others(t *testing.T, b Backend) {
 	assert.NilError(t, b.Mounter().Bind(t.Context(), data, one, true))
 	assert.Equal(t, len(find(one)), 0)
 	assert.DeepEqual(t, find(two), []string{one})
-	// What kubelet makes for subPath.
+	// The kubelet makes this for subPath.
 	sub, subTarget := filepath.Join(data, "sub"), filepath.Join(dir, "subpath")
 	assert.NilError(t, os.Mkdir(sub, 0o755))
 	assert.NilError(t, os.Mkdir(subTarget, 0o755))

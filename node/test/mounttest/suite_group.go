@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// tree makes a volume with all kinds of entries, and a file outside that a link in it leads to.
+// tree creates a volume with all kinds of entries. A symbolic link in it leads to a file outside.
 func tree(t *testing.T, b Backend) (data, outside string) {
 	t.Helper()
 	data, dir, _ := mounted(t, b)
@@ -60,7 +60,7 @@ func groupChangesContent(t *testing.T, b Backend) {
 	assert.Equal(t, mode, uint32(0o600))
 	gid, _ = ownership(t, filepath.Dir(outside))
 	assert.Equal(t, gid, uint32(0))
-	// What is made later belongs to the group.
+	// New files belong to the group.
 	write(t, filepath.Join(data, "a", "new"), "x")
 	gid, _ = ownership(t, filepath.Join(data, "a", "new"))
 	assert.Equal(t, gid, uint32(2345))
@@ -93,7 +93,7 @@ func groupGoesOn(t *testing.T, b Backend) {
 	assert.Equal(t, gid, uint32(2345))
 }
 
-// hurried waits for no group.
+// hurried does not wait for a group.
 func hurried(b Backend) *nfsmount.Mounter {
 	limits := b.Limits()
 	limits.Group = time.Nanosecond

@@ -35,7 +35,7 @@ func mountOverLeftovers(t *testing.T, b Backend) {
 	assert.Equal(t, layers(t, data), 1)
 }
 
-// hostile are paths in dir that must not be mounted on, and a check that they are as they were.
+// hostile returns paths in dir that must not be mounted on, and a check that they are unchanged.
 func hostile(t *testing.T, dir string) (paths map[string]string, untouched func()) {
 	t.Helper()
 	elsewhere := filepath.Join(dir, "elsewhere")
@@ -97,7 +97,7 @@ func mountFailure(t *testing.T, b Backend) {
 	assert.NilError(t, b.Mounter().Mount(t.Context(), f.Source, data, b.Options()))
 }
 
-// mount(8) can say yes and mean another thing.
+// mount(8) can report success for a different mount.
 func mountOfAnother(t *testing.T, b Backend) {
 	dir := place(t)
 	source, another := b.NewVolume(t), b.NewVolume(t)
@@ -127,8 +127,8 @@ func mountReplacesStale(t *testing.T, b Backend) {
 	assert.Equal(t, len(entries), 1)
 }
 
-// The caller's time ends when the new mount is there and the old one is not yet away. The orchestrator takes the volume for staged, so
-// one of them has to be in its place.
+// The caller's deadline passes when the new mount is ready and the old one is not yet removed. The
+// orchestrator considers the volume staged, so one of them has to be mounted.
 func mountReplacesForNobody(t *testing.T, b Backend) {
 	data, dir, f := mountedFragile(t, b)
 	f.Revoke()

@@ -35,7 +35,7 @@ func checkAndCapacity(t *testing.T, b Backend) {
 			return poll.Success()
 		}
 		return poll.Continue("used: %d, before: %d, %v", after.UsedBytes, capacity.UsedBytes, err)
-	}, poll.WithTimeout(time.Minute)) // btrfs counts with its next commit
+	}, poll.WithTimeout(time.Minute)) // btrfs updates its counters with the next commit
 	for _, f := range []func() error{
 		func() error { return b.Mounter().Check(t.Context(), dir) },
 		func() error { _, err := b.Mounter().Capacity(t.Context(), filepath.Join(dir, "none")); return err },
@@ -54,14 +54,14 @@ func silentServer(t *testing.T, b Backend) {
 	err = within(t, Patience(b), func() error { _, err := b.Mounter().Capacity(t.Context(), data); return err })
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
 
-	// A caller with less patience is not kept waiting.
+	// A caller with a shorter deadline does not wait longer.
 	hurried, cancel := context.WithTimeout(t.Context(), b.Limits().Stat/4)
 	defer cancel()
 	begin := time.Now()
 	assert.Assert(t, b.Mounter().Check(hurried, data) != nil)
 	assert.Assert(t, time.Since(begin) < b.Limits().Stat)
 
-	// Others go on.
+	// Other mounts keep working.
 	assert.NilError(t, within(t, Patience(b), func() error { return b.Mounter().Check(t.Context(), healthy) }))
 	assert.NilError(t, within(t, Patience(b), func() error {
 		return b.Mounter().Bind(t.Context(), healthy, filepath.Join(dir, "target"), false)
@@ -72,17 +72,18 @@ func silentServer(t *testing.T, b Backend) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(90*time.Second)) // an NFS client sends again after 60 s at the latest
+	}, poll.WithTimeout(90*time.Second)) // an NFS client retransmits after at most 60 s
 }
 
 func silentServerIsAskedOnce(t *testing.T, b Backend) {
 	data, _, f := mountedFragile(t, b)
 	f.Silence()
 	defer f.Revive()
-	// Other tests may have left calls in the kernel, which end when their servers answer: ours bear a label.
+	// Other tests may have left calls in the kernel, which end when their servers answer. The label
+	// marks the goroutines of this test.
 	pprof.Do(t.Context(), pprof.Labels("test", t.Name()), func(ctx context.Context) {
 		for range 5 {
-			// What comes before the question, on a busy machine, must not use it up.
+			// The steps before the request, on a busy machine, must not use up the deadline.
 			hurried, cancel := context.WithTimeout(ctx, b.Limits().Stat/4)
 			assert.ErrorIs(t, b.Mounter().Check(hurried, data), nfsmount.ErrUnresponsive)
 			cancel()
@@ -92,13 +93,15 @@ func silentServerIsAskedOnce(t *testing.T, b Backend) {
 	assert.Equal(t, stuck, 1, "one call waits in the kernel:\n%s", stacks)
 }
 
-// goroutinesIn counts the goroutines that bear the test's label and are in a call of function, and returns the stacks of all.
+// goroutinesIn counts the goroutines that have the test's label and are in a call of function. It
+// returns the stacks of all.
 func goroutinesIn(t *testing.T, function string) (int, string) {
 	var profile strings.Builder
 	assert.NilError(t, pprof.Lookup("goroutine").WriteTo(&profile, 1))
 	_, records, _ := strings.Cut(profile.String(), "\n") // "goroutine profile: total N"
 	total := 0
-	// A record is "COUNT @ ADDRESS...", "# labels: {...}" and a line for each function; an empty line ends it.
+	// A record is "COUNT @ ADDRESS...", "# labels: {...}" and a line for each function. An empty
+		// line ends it.
 	for record := range strings.SplitSeq(records, "\n\n") {
 		if !strings.Contains(record, strconv.Quote(t.Name())) || !strings.Contains(record, function) {
 			continue
@@ -133,11 +136,11 @@ func silentServerMount(t *testing.T, b Backend) {
 	data, dir, f := mountedFragile(t, b)
 	f.Silence()
 	defer f.Revive()
-	// Staged already: the mount stays, as it comes back with its server.
+	// The volume is already staged: the mount stays, because it recovers with its server.
 	err := within(t, Patience(b), func() error { return b.Mounter().Mount(t.Context(), f.Source, data, b.Options()) })
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
 	assert.DeepEqual(t, mountsBelow(t, dir), []string{data})
-	// Anew: nothing appears, then or later.
+	// A new mount: nothing appears, then or later.
 	second := filepath.Join(dir, "second")
 	err = within(t, Patience(b), func() error { return b.Mounter().Mount(t.Context(), f.Source, second, b.Options()) })
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)

@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
-// place is a directory for mounts on local disk. Whatever is mounted below is detached at the end.
+// place returns a directory for mounts on local disk. Its cleanup detaches all mounts below.
 func place(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -41,7 +41,7 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return below
 }
 
-// mounted is a new volume, mounted at dir/staging/data.
+// mounted returns a new volume, mounted at dir/staging/data.
 func mounted(t *testing.T, b Backend) (data, dir string, source nfsmount.Source) {
 	t.Helper()
 	dir, source = place(t), b.NewVolume(t)
@@ -88,7 +88,7 @@ func gone(t *testing.T, path string) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// within fails when f takes longer, and does not wait for it for ever.
+// within fails if f takes longer, and does not wait for f forever.
 func within(t *testing.T, limit time.Duration, f func() error) error {
 	t.Helper()
 	done := make(chan error, 1)

@@ -25,7 +25,7 @@ func unmountIsIdempotent(t *testing.T, b Backend) {
 	entries, err := os.ReadDir(filepath.Dir(data))
 	assert.NilError(t, err)
 	assert.Equal(t, len(entries), 0, "the staging directory is empty")
-	// Directories without mounts, as a reboot leaves them.
+	// Directories without mounts, as after a reboot.
 	assert.NilError(t, os.Mkdir(target, 0o755))
 	assert.NilError(t, os.Mkdir(data, 0o755))
 	assert.NilError(t, b.Mounter().Unbind(t.Context(), target))

@@ -1,5 +1,5 @@
-// Package sanity runs the parts of csi-sanity that speak to a node, against the node driver with local mounts in the place
-// of NFS. The whole of it, on real NFS with the real controller, is in module test.
+// Package sanity runs the node specs of csi-sanity against the node driver, with local mounts
+// instead of NFS. Module test runs all specs on real NFS with the real controller.
 package sanity
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// Ginkgo waits for signals as long as the process lives.
+// Ginkgo waits for signals for the life of the process.
 func TestMain(m *testing.M) {
 	mounttest.Main(m, goleak.IgnoreAnyFunction("github.com/onsi/ginkgo/v2/internal/interrupt_handler.(*InterruptHandler).registerForInterrupts.func2"))
 }
@@ -90,7 +90,7 @@ func (noAgents) Health(context.Context, string) (*agentapi.Health, error) {
 	return nil, errors.New("there is no agent here")
 }
 
-// controller makes what the node specs need: volumes that it only remembers.
+// controller implements the calls that the node specs need. It only remembers its volumes.
 type controller struct {
 	csi.UnimplementedControllerServer
 
