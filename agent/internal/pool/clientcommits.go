@@ -26,9 +26,9 @@ const (
 // implement that operation. A client cannot request it either, because an fsync of a directory
 // sends no request.
 //
-// Invariant: a change that the server acknowledged one pause and two commits ago is durable, as long
-// as commits succeed. The first of the two ran at that moment and may have begun too early for the
-// change. A pause is the interval, or commitRest commits if that is longer. The agent does not
+// Invariant: a change that the server acknowledged one pause and two commits ago is durable, as
+// long as commits succeed. The first of the two ran at that moment and may have begun too early for
+// the change. A pause is the interval, or commitRest commits if that is longer. The agent does not
 // commit a filesystem without changes by clients, so that its disks can sleep.
 type clientCommits struct {
 	interval   time.Duration // from the end of a commit to the next check
