@@ -13,9 +13,10 @@ directories=(
 	agent/internal/pool
 	controller
 	node
+	agent/internal/storage
 )
 
-find "${directories[@]}" -name '*.go' ! -name '*.gen.go' | sort | xargs awk '
+find "${directories[@]}" -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '
 	function report(problem) {
 		printf "%s:%d: %s: %s\n", FILENAME, FNR, problem, $0
 		bad = 1

@@ -22,8 +22,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// An attachment has one file system ID from its first reference to its last, over restarts, and no
-// other attachment has it.
+// An attachment keeps one file system ID from its first reference to its last, across restarts. No
+// other attachment has the same ID.
 func TestAttachmentID(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
@@ -66,8 +66,7 @@ func TestAttachmentID(t *testing.T) {
 	fresh(client1, "attached a third time")
 }
 
-// The server is told of an attachment when its ID is on disk for good, in the file of each
-// reference.
+// The NFS server gets an attachment only after the ID is durable in the file of each reference.
 func TestAttachmentIDIsDurableFirst(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -101,8 +100,9 @@ func TestAttachmentIDIsDurableFirst(t *testing.T) {
 	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 2)
 }
 
-// After an unexport that the server did not confirm, or that a kill cut off, the client stays out,
-// the reference still counts, and the next export begins a new attachment.
+// An unexport can end without a confirmation of the NFS server, or be interrupted by a kill. The
+// client then has no access, the reference still counts, and the next export begins a new
+// attachment.
 func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -172,7 +172,7 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 			r.open()
 			assert.Equal(t, r.fsid(client1), second)
 			assertRules(t, r.store)
-			// The other reference is still ended, and goes when its owner tries again.
+			// The other reference is also marked as ended. Its owner can remove it.
 			assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, pod("2")))
 			assert.Equal(t, r.fsid(client1), second)
 			assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 1)
@@ -184,8 +184,8 @@ func TestHalfUnexportEndsTheAttachment(t *testing.T) {
 	}
 }
 
-// A new attachment begins only when the fence of the client's former one has succeeded: the server
-// may have a write of the client under way until then.
+// A new attachment begins only after the client's previous one was fenced. Until then, the NFS
+// server may still be processing a write of the client.
 func TestExportFinishesTheFence(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
@@ -216,13 +216,13 @@ func TestExportFinishesTheFence(t *testing.T) {
 		assertRules(t, r.store)
 	}
 
-	// Another reference of a live attachment has no fence to wait for.
+	// Another reference of a live attachment needs no fence.
 	r.faults.arm(math.MaxInt, math.MaxInt, nil)
 	r.export(client1, "3")
 	assert.Assert(t, !slices.Contains(r.faults.disarm(), "unexport"))
 }
 
-// A filesystem that has no room, or no quota, to mark a reference as ended does not keep a client in.
+// If there is no room, or no quota, to mark a reference as ended, the client still loses access.
 func TestUnexportWithoutRoomForTheMark(t *testing.T) {
 	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
 		r := newTestEnv(t, smallPool)
@@ -237,7 +237,7 @@ func TestUnexportWithoutRoomForTheMark(t *testing.T) {
 	}
 }
 
-// Handles do not outlive a replacement of the data, which can leave the former subvolume in place.
+// Handles become stale when the data is replaced, even if the previous subvolume still exists.
 func TestReplacedDataEndsHandles(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -265,8 +265,8 @@ func TestReplacedDataEndsHandles(t *testing.T) {
 	assert.Equal(t, r.fsid(client1), first)
 }
 
-// References that 57e475d has written keep the subvolume's UUID, also in what joins them, until the
-// last has gone.
+// References that 57e475d wrote use the UUID of the subvolume. So do references that join them,
+// until the last one is gone.
 func TestOlderReferences(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -281,7 +281,7 @@ func TestOlderReferences(t *testing.T) {
 	r.store.abandon()
 	clients := filepath.Join(v.Path, clientsDir)
 	assert.NilError(t, os.Mkdir(clients, 0o700))
-	// The name as 57e475d made it: see Ref.stem.
+	// The file name that 57e475d wrote: see Ref.stem.
 	file := filepath.Join(clients, "fe63e69ec99669cfa0aa290728249b55.json")
 	assert.NilError(t, os.WriteFile(file, []byte(older), 0o600))
 	r.open()
@@ -311,8 +311,8 @@ func TestOlderReferences(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// An agent of 57e475d recognises no reference of version 2: it knows of each the name
-// that it would have given it.
+// An agent of 57e475d does not recognize references of version 2. It compares each file name with
+// the name that it would have written.
 func TestOlderAgentRefusesReferences(t *testing.T) {
 	ref := Ref{Client: client1, Attachment: Attachment{FSID: uuid.New()}, CreatedAt: time.Unix(0, 0)}
 	assert.Assert(t, ref.file() != ref.stem()+".json")
@@ -322,7 +322,7 @@ func TestOlderAgentRefusesReferences(t *testing.T) {
 	assert.Equal(t, ref.file(), ref.stem()+".json")
 }
 
-// What no agent writes quarantines the volume, and shuts no client out.
+// References that no agent can have written quarantine the volume. No client loses access.
 func TestReferencesThatDisagree(t *testing.T) {
 	for _, test := range []struct {
 		name, want string
@@ -363,7 +363,7 @@ func TestReferencesThatDisagree(t *testing.T) {
 	}
 }
 
-// addReference puts a file of another client next to those of the volume.
+// addReference adds a file of another client to those of the volume.
 func addReference(client netip.Addr) func(t *testing.T, clients string, refs []Ref) {
 	return func(t *testing.T, clients string, _ []Ref) {
 		t.Helper()
@@ -383,8 +383,8 @@ func (r *testEnv) export(client netip.Addr, name string) ExportGrant {
 	return grant
 }
 
-// fsid is under which file system ID the NFS server has the volume v for a client; uuid.Nil where
-// it has not.
+// fsid returns the file system ID with which the NFS server exports volume v to a client. It
+// returns uuid.Nil if v is not exported to the client.
 func (r *testEnv) fsid(client netip.Addr) uuid.UUID {
 	r.t.Helper()
 	v := mustGet(r.t, r.ten, "v")
@@ -396,7 +396,7 @@ func (r *testEnv) fsid(client netip.Addr) uuid.UUID {
 	return uuid.Nil
 }
 
-// killedAt ends the agent before a step of an unexport, and starts it again.
+// killedAt kills the agent before a step of an unexport, and starts it again.
 func (r *testEnv) killedAt(t *testing.T, step string) {
 	t.Helper()
 	r.faults.killBefore(step)
@@ -406,7 +406,7 @@ func (r *testEnv) killedAt(t *testing.T, step string) {
 	r.open()
 }
 
-// recoverFromFailure does what the agent does by itself after a failure.
+// recoverFromFailure does what the agent does in the background after a failure.
 func (r *testEnv) recoverFromFailure() {
 	r.store.maintain(context.Background())
 	r.store.maintenance.reconcile(context.Background(), r.store)

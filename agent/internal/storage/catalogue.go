@@ -7,8 +7,9 @@ import (
 	"github.com/google/btree"
 )
 
-// catalogue holds one kind of a tenant's things in the order of their names, so that no lookup touches the disk and a page
-// costs the page. An item is never changed, only replaced. Copies share its labels and lists.
+// catalogue holds the volumes or the snapshots of a tenant, sorted by name. No lookup reads the
+// disk, and a page costs only its items. An item is never changed, only replaced. Copies share its
+// labels and lists.
 type catalogue[T any] struct {
 	mu    sync.RWMutex
 	items *btree.BTreeG[entry[T]]
@@ -16,9 +17,9 @@ type catalogue[T any] struct {
 	tally func(*T) totals
 	total totals
 
-	// groups are the names of the items of each group, in order. An item can be in several.
+	// groups holds the sorted names of the items of each group. An item can be in several groups.
 	groups   map[string][]string
-	groupsOf func(*T) []string // nil: in none
+	groupsOf func(*T) []string // nil: in no group
 }
 
 type entry[T any] struct {
@@ -26,7 +27,7 @@ type entry[T any] struct {
 	item *T
 }
 
-// totals are added up whenever an item changes, so that to ask for them costs no walk.
+// totals are updated with every change of an item, so that reading them costs no walk.
 type totals struct {
 	items       int
 	size        int64
@@ -114,7 +115,7 @@ func (c *catalogue[T]) remove(name string) {
 	}
 }
 
-// forget takes an item out of the totals and the groups.
+// forget subtracts an item from the totals and removes it from the groups.
 func (c *catalogue[T]) forget(e entry[T]) {
 	c.total.subtract(c.tally(e.item))
 	if c.groupsOf == nil {
@@ -138,11 +139,11 @@ func (c *catalogue[T]) totals() totals {
 	return c.total
 }
 
-// all is a copy of the list as it is now.
+// all returns a copy of the current list.
 func (c *catalogue[T]) all() []T { return c.page("", 0, nil).Items }
 
-// page collects up to limit (0: all) items that match and whose names follow after, where that is not "". With match nil it
-// costs no more than the page; else it looks at every item, for the total.
+// page collects up to limit (0: all) items that match and whose names follow after. With match nil
+// it costs only the page. Otherwise it checks every item for the total.
 func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -155,7 +156,7 @@ func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T
 	return page.Page
 }
 
-// pageOf is page of the items in at least one of the groups. It looks at no others.
+// pageOf is page for the items in at least one of the groups. It visits no other items.
 func (c *catalogue[T]) pageOf(groups []string, after string, limit int, match func(*T) bool) Page[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -173,7 +174,7 @@ func (c *catalogue[T]) pageOf(groups []string, after string, limit int, match fu
 	return c.matching(walk, after, limit, match)
 }
 
-// matching is the page of the items that walk visits and that match.
+// matching returns the page of the matching items that walk visits.
 func (c *catalogue[T]) matching(walk func(btree.ItemIteratorG[entry[T]]), after string, limit int, match func(*T) bool) Page[T] {
 	page := newPage(c, limit)
 	walk(func(e entry[T]) bool {
@@ -203,7 +204,7 @@ func newPage[T any](c *catalogue[T], limit int) *openPage[T] {
 	return &openPage[T]{Page: Page[T]{Items: make([]T, 0, min(limit, c.items.Len()))}, limit: limit}
 }
 
-// collect adds an item, or notes that there are more than the page holds: false.
+// collect adds an item. If the page is full, it records that there are more and returns false.
 func (p *openPage[T]) collect(e entry[T]) bool {
 	if len(p.Items) == p.limit {
 		p.Next = p.last
@@ -213,7 +214,7 @@ func (p *openPage[T]) collect(e entry[T]) bool {
 	return true
 }
 
-// count is how many match.
+// count returns the number of matching items.
 func (c *catalogue[T]) count(match func(*T) bool) int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -14,42 +14,42 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A change of a volume acts on metadata, on the subvolume and on the NFS server. It is made in
-// this order:
+// A change of a volume affects metadata, the subvolume and the NFS server. It has these steps:
 //
-//  1. The metadata notes the change, with the subvolume's values before and after it. Its other
-//     fields keep the old values.
-//  2. The subvolume gets the new values.
-//  3. The NFS server is told.
-//  4. The metadata gets the new values, without the note, and is committed.
+//  1. The agent notes the change in the metadata, with the old and the new values of the subvolume.
+//     The other fields keep the old values.
+//  2. The agent sets the new values on the subvolume.
+//  3. The agent updates the NFS server.
+//  4. The agent writes the new values to the metadata, without the note, and commits.
 //
-// Until 4 the old values hold. Whatever ends the change before 4 has ended undoes it: the
-// operation itself, a reload of the volume or the next start, all with resolve. What cannot be
-// undone yet stays noted, however often the metadata is written meanwhile.
+// Invariant: until step 4 has ended, the old values are valid. If the change ends earlier, it is
+// undone by the operation itself, by a reload of the volume, or by the next start. All of them call
+// resolve. What cannot be undone yet stays noted in the metadata, even if the agent rewrites the
+// metadata meanwhile.
 
-// maxPending bounds the notes of changes that could not be undone.
+// maxPending limits the notes of changes that could not be undone.
 const maxPending = 16
 
 // change is a note of step 1.
 type change struct {
-	// From is what the subvolume had before. It is absent where the metadata has the new values
-	// already: the change is then finished, not undone. So it is in a clone, which has no values of
-	// its own before, and in a change of 57e475d.
+	// From holds the previous values of the subvolume. It is absent if the metadata already has the
+	// new values. The change is then finished, not undone. That is the case in a clone, which had
+	// no values before, and in a change of 57e475d.
 	From *settings `json:"from,omitempty"`
 	To   settings  `json:"to"`
 }
 
-// settings are those of a subvolume that a change is about.
+// settings are the settings of a subvolume that a change sets.
 type settings struct {
 	QuotaBytes  *int64  `json:"quota_bytes,omitempty"`
-	NoCOW       *bool   `json:"nocow,omitempty"` // together with compression
+	NoCOW       *bool   `json:"nocow,omitempty"` // always set together with compression
 	Compression *string `json:"compression,omitempty"`
 	UID         *int64  `json:"uid,omitempty"`
 	GID         *int64  `json:"gid,omitempty"`
 	Mode        *uint32 `json:"mode,omitempty"`
 }
 
-// fields are the names of what is set, as people call it.
+// fields returns the names of the set fields for users.
 func (s settings) fields() []string {
 	var out []string
 	for _, field := range []struct {
@@ -90,7 +90,7 @@ func (s settings) without(others settings) settings {
 
 func (s settings) isEmpty() bool { return s == settings{} }
 
-// settings are those of v that the update is about.
+// settings returns the settings of v that the update changes.
 func (u VolumeUpdate) settings(v Volume) settings {
 	return changed{
 		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
@@ -98,8 +98,8 @@ func (u VolumeUpdate) settings(v Volume) settings {
 	}.of(v.Properties)
 }
 
-// changed says which settings a change is about. 57e475d noted no more than that of a change,
-// and had the new values in the other fields of the metadata.
+// changed says which settings a change sets. 57e475d noted only that, and had the new values in the
+// other fields of the metadata.
 type changed struct {
 	Limit   bool `json:"limit,omitempty"`
 	Storage bool `json:"storage,omitempty"` // NoCOW and compression
@@ -108,7 +108,7 @@ type changed struct {
 	Mode    bool `json:"mode,omitempty"`
 }
 
-// of takes these settings from the properties.
+// of returns these settings from the properties.
 func (c changed) of(p Properties) settings {
 	var s settings
 	if c.Limit {
@@ -129,7 +129,7 @@ func (c changed) of(p Properties) settings {
 	return s
 }
 
-// pendingChanges are the changes that a volume's metadata notes, in the order in which they began.
+// pendingChanges are the changes that the metadata of a volume notes, oldest first.
 type pendingChanges []change
 
 func (p pendingChanges) fields() []string {
@@ -140,10 +140,10 @@ func (p pendingChanges) fields() []string {
 	return out
 }
 
-// with notes a change. Where others are noted already, it leaves out one that is among them or sets
-// nothing: a caller may try again and again. With no other, also a change that sets nothing is
-// noted, so that a reload writes the old metadata where neither the new one could be committed nor
-// the old one written back.
+// with notes a change. If other changes are noted already, it omits a change that is among them or
+// sets nothing, because a caller may retry many times. If no other change is noted, it also notes a
+// change that sets nothing. A reload then writes the old metadata if neither the commit of the new
+// metadata nor the write of the old one succeeded.
 func (p pendingChanges) with(c change) pendingChanges {
 	same := func(noted change) bool { return reflect.DeepEqual(noted, c) }
 	if len(p) > 0 && (reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same)) {
@@ -152,7 +152,7 @@ func (p pendingChanges) with(c change) pendingChanges {
 	return append(slices.Clip(p), c)
 }
 
-// without leaves out what is set in s: a later change has set it, and nothing is to be undone.
+// without removes the settings in s. A later change has set them, so they must not be undone.
 func (p pendingChanges) without(s settings) pendingChanges {
 	var out pendingChanges
 	for _, c := range p {
@@ -169,7 +169,7 @@ func (p pendingChanges) without(s settings) pendingChanges {
 	return out
 }
 
-// update changes a volume from old to v, or leaves it as it is.
+// update changes a volume from old to v, or leaves it unchanged.
 func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) error {
 	d := t.store.disk
 	dir, err := d.open(t.name + "/" + v.Name)
@@ -211,8 +211,8 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	return err
 }
 
-// makeChange takes the steps 1 to 4. written reports whether the metadata may have the new
-// values. A change of metadata alone needs no note before.
+// makeChange runs steps 1 to 4. written reports whether the metadata may have the new values. A
+// change of metadata alone needs no note.
 func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Volume, to settings) (written bool, err error) {
 	d := t.store.disk
 	if !to.isEmpty() {
@@ -234,8 +234,8 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 	return true, d.Commit(ctx)
 }
 
-// undoChange makes subvolume and metadata what they were before a change that failed. What it
-// cannot undo stays noted.
+// undoChange restores subvolume and metadata after a failed change. What it cannot undo stays
+// noted.
 func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) error {
 	var err error
 	if written {
@@ -248,7 +248,7 @@ func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) erro
 	return err
 }
 
-// tellClients tells the server what holds for the volume's clients now.
+// tellClients updates the exports of the volume on the NFS server.
 func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
 	if len(v.Refs) == 0 {
 		return nil
@@ -256,7 +256,7 @@ func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
 	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
 }
 
-// resolveChange ends what an interruption has left of changes of the volume in dir.
+// resolveChange resolves interrupted changes of the volume in dir.
 func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 	if len(v.Pending) == 0 {
 		return nil
@@ -272,8 +272,8 @@ func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 	})
 }
 
-// resolve undoes the changes that v notes, the last one first, and finishes those without a value
-// from before. Then it takes the notes off the metadata.
+// resolve undoes the changes that v notes, the last one first. It finishes those without previous
+// values. Then it removes the notes from the metadata.
 func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 	for _, c := range slices.Backward(v.Pending) {
 		back := c.To
@@ -297,8 +297,8 @@ func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 	return nil
 }
 
-// where leaves out owner, group and mode that are not what the change has made them: a client
-// has set them since.
+// where omits owner, group and mode if they no longer have the values of the change. A client has
+// set them since.
 func (s settings) where(now, to settings) settings {
 	if s.UID != nil && *now.UID != *to.UID {
 		s.UID = nil
@@ -312,8 +312,8 @@ func (s settings) where(now, to settings) settings {
 	return s
 }
 
-// currentSettings reads from the subvolume what others are about. A limit is the one that v
-// intends.
+// currentSettings reads the current values of the same settings from the subvolume. For a limit it
+// returns the one that v intends.
 func currentSettings(data *os.File, v Volume, others settings) (settings, error) {
 	var s settings
 	var stat unix.Stat_t
@@ -346,8 +346,9 @@ func currentSettings(data *os.File, v Volume, others settings) (settings, error)
 	return s, nil
 }
 
-// applyProperties gives the subvolume the settings. The others are the clients': a pod may have changed
-// owner and mode of its volume's root, and growing the volume must not change them back.
+// applyProperties applies the settings to the subvolume. It leaves other settings to the clients: a
+// pod may have changed owner and mode of its volume's root, and growing the volume must not reset
+// them.
 func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
 	d := t.store.disk
 	if s.QuotaBytes != nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A change has failed, and cannot be undone. It stays noted whatever else happens to the
-// volume, and is undone when that works again: what was answered with an error never holds
-// later.
+// A change has failed and cannot be undone. It stays noted during other changes of the volume, and
+// is undone as soon as that works again. A change that was answered with an error never takes
+// effect later.
 func TestChangeThatCannotBeUndone(t *testing.T) {
 	for _, test := range []struct {
 		name, step string
@@ -35,7 +35,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 				before := mustGet(t, r.ten, "v")
 				r.faults.fail(unix.EIO, test.step)
 				r.faults.watch(func(step string) {
-					if step == "chmod" { // then the owner is changed already
+					if step == "chmod" { // the owner has changed already
 						r.faults.fail(unix.EIO, "chmod", "chown")
 					}
 				})
@@ -52,7 +52,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 				if attached {
 					_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Labels: map[string]string{"a": "b"}})
 					assert.NilError(t, err)
-					for range 3 { // a caller that tries again adds no notes
+					for range 3 { // a retry adds no notes
 						_, err = r.ten.UpdateVolume(t.Context(), "v", test.update)
 						assert.ErrorIs(t, err, unix.EIO)
 					}
@@ -61,7 +61,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 				defer dir.Close()
 				m, _, err := readMarkedMetadata(dir)
 				assert.NilError(t, err)
-				assert.Assert(t, len(m.Changes) == 1 || len(m.Changes) == 2, "%v", m.Changes) // 2: of half and of the whole
+				assert.Assert(t, len(m.Changes) == 1 || len(m.Changes) == 2, "%v", m.Changes) // 2: one for the half, one for the whole change
 				assert.Equal(t, m.Version, 2, "an older agent would drop the note")
 				assert.Equal(t, m.SizeBytes, before.SizeBytes)
 
@@ -79,8 +79,8 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 	}
 }
 
-// A volume is full when its compression is changed half-way. Growing it works meanwhile, and
-// lets the agent undo the change.
+// A volume fills up during a change of its compression. Growing it still works, and lets the agent
+// undo the change.
 func TestGrowWhileAChangeIsPending(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -98,15 +98,15 @@ func TestGrowWhileAChangeIsPending(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// A caller that tries again with more room, or with another value, succeeds: it need not wait until
-// the change that failed is undone. What the caller does not name is undone as before.
+// A retry with more room, or with another value, succeeds before the failed change is undone. The
+// agent still undoes the settings that the retry does not name.
 func TestChangeOfWhatIsPending(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		r := newTestEnv(t, testpool.Options{})
 		withVolume(t, r.ten)
 		before := mustGet(t, r.ten, "v")
 		r.faults.watch(func(step string) {
-			if step == "chmod" { // then the owner is changed already
+			if step == "chmod" { // the owner has changed already
 				r.faults.fail(unix.EDQUOT, "chmod", "chown", "storage")
 			}
 		})
@@ -127,7 +127,7 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 			if step == "limit" {
 				limits++
 			}
-			if limits == 2 { // the first is of the reload, which cannot undo anything
+			if limits == 2 { // the first is that of the reload, which cannot undo anything
 				r.faults.fail(nil)
 			}
 		})
@@ -144,7 +144,7 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 	}
 }
 
-// A copy has nothing of a change that has failed, once that can be undone.
+// A copy has no part of a failed change, once that change can be undone.
 func TestCopyAfterAFailedChange(t *testing.T) {
 	for name, copied := range map[string]CloneSpec{"clone": {Name: "c", Volume: "v"}, "snapshot": {Name: "c", Snapshot: "s"}} {
 		t.Run(name, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestCopyAfterAFailedChange(t *testing.T) {
 			r := newTestEnv(t, testpool.Options{})
 			mustCreate(t, r.ten, "v")
 			r.faults.watch(func(step string) {
-				if step == "chmod" { // then the owner is changed already
+				if step == "chmod" { // the owner has changed already
 					r.faults.fail(unix.EDQUOT, "chmod", "chown")
 				}
 			})
@@ -174,7 +174,8 @@ func TestCopyAfterAFailedChange(t *testing.T) {
 	}
 }
 
-// The notes of changes that cannot be undone are bounded. A change that is noted already needs none.
+// The number of notes of changes that cannot be undone is limited. A change that is noted already
+// needs no other note.
 func TestMostPendingChanges(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -195,7 +196,7 @@ func TestMostPendingChanges(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// What a pod has done to its volume's root after the change stays.
+// Changes that a pod made to the root of its volume after the change stay.
 func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -206,7 +207,7 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 		if step == "replace" {
 			replaced++
 		}
-		if replaced == 2 { // the subvolume has the new values, the metadata not yet
+		if replaced == 2 { // the subvolume has the new values, the metadata does not
 			r.faults.kill(1)
 		}
 	})
@@ -227,8 +228,8 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 	assert.Equal(t, mustGet(t, r.ten, "v").Mode, uint32(0o711))
 }
 
-// 57e475d had the new values in its metadata before the subvolume had them, and finished what
-// was interrupted. Its note survives what else happens to the volume, too.
+// 57e475d wrote the new values to its metadata before it set them on the subvolume, and finished
+// interrupted changes. Its note also survives other changes of the volume.
 func TestUnfinishedChangeOfVersion1(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)

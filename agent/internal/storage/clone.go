@@ -18,8 +18,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// Clone makes a volume with the contents of a volume or of a snapshot at this moment, or returns the one that the same
-// request made. It is of use at once and shares its data with the source until either writes.
+// Clone creates a volume with the current contents of a volume or of a snapshot. If the same
+// request created the volume earlier, it returns that volume. The clone is usable at once, and
+// shares its data with the source until one of them writes.
 func (t *Tenant) Clone(ctx context.Context, spec CloneSpec) (v Volume, created bool, err error) {
 	source, err := t.planClone(spec)
 	if err != nil {
@@ -65,7 +66,7 @@ func (t *Tenant) planClone(spec CloneSpec) (source nameLock, err error) {
 	return source, labels.Check(spec.Labels)
 }
 
-// sameClone compares what the request names. The rest was the source's when the clone was made.
+// sameClone compares the fields that the request names. The clone took the others from the source.
 func sameClone(have Volume, spec CloneSpec) error {
 	want := have
 	want.Properties = spec.override(have.Properties)
@@ -86,13 +87,13 @@ func (c CloneSpec) override(p Properties) Properties {
 	}.override(p)
 }
 
-// original is what a clone or snapshot is made from.
+// original is the source of a clone or snapshot.
 type original struct {
 	Properties
 	volumeID uuid.UUID
 	uuid     uuid.UUID
 	id       uint64
-	path     string // below the base directory
+	path     string // relative to the base directory
 }
 
 func (t *Tenant) original(spec CloneSpec) (original, error) {
@@ -115,16 +116,16 @@ func usable(err error, quarantine, path string) error {
 	return err
 }
 
-// quarantined is the error of what cannot be done with a quarantined volume or snapshot. The
-// commands are for the administrator.
+// quarantined returns the error of an operation on a quarantined volume or snapshot. It contains
+// commands for the administrator.
 func quarantined(reason, path string) error {
 	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations/quarantine.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
 }
 
-// clone makes the volume with one commit: see publishSnapshot. The snapshot has its source's
-// properties, and with full quotas its source's limit. The next commit has the other
-// properties of the request. Until then they are in the metadata, with a note of the change, from
-// which the next start would set them.
+// clone creates the volume with one commit: see publishSnapshot. The snapshot has the properties of
+// its source and, with full quotas, its limit. The next commit contains the other properties of the
+// request. Until then the metadata has them with a note of the change, and the next start would set
+// them.
 func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
@@ -154,7 +155,8 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	return v, nil
 }
 
-// plannedVolume is the volume that a clone becomes, with a note of what to change of the snapshot.
+// plannedVolume returns the volume that a clone becomes. Its note says what to change on the
+// snapshot.
 func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) {
 	p, err := t.store.sized(source, spec.SizeBytes)
 	if err != nil {
@@ -182,7 +184,7 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 	return v, validateMountOptions(spec.MountOptions)
 }
 
-// changedTo are the settings in which p differs, but for the limit.
+// changedTo returns the settings in which p differs, without the limit.
 func (p Properties) changedTo(other Properties) settings {
 	return changed{
 		Storage: p.NoCOW != other.NoCOW || p.Compression != other.Compression,
@@ -190,8 +192,8 @@ func (p Properties) changedTo(other Properties) settings {
 	}.of(other)
 }
 
-// complete gives a clone what its snapshot does not have from the source. The limit comes first:
-// the source may be full.
+// complete sets the properties of a clone that its snapshot does not have from the source. It sets
+// the limit first, because the source may be full.
 func (t *Tenant) complete(v *Volume) error {
 	if !t.store.pool.HasLimit(v.ID, v.QuotaBytes) {
 		if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
@@ -214,9 +216,10 @@ func (t *Tenant) complete(v *Volume) error {
 	return t.resolve(dir, data, v)
 }
 
-// sized are the properties of a clone of that size; 0 is the source's. The clone of a volume whose
-// limit is lifted has one. It holds at least what the source has in it, and has a quarter of that
-// free where the request names no size: its owner has to be able to write.
+// sized returns the properties of a clone of that size. 0 means the size of the source. The clone
+// of a volume without a limit has a limit. That limit covers at least the data of the source. If
+// the request names no size, it leaves a quarter of that free, because the owner has to be able to
+// write.
 func (s *Store) sized(source original, size int64) (Properties, error) {
 	p, least := source.Properties, source.SizeBytes
 	if p.QuotaBytes == 0 {
@@ -241,16 +244,16 @@ func (s *Store) sized(source original, size int64) (Properties, error) {
 	return p, nil
 }
 
-// publishSnapshot makes parent/name with metadata and a snapshot of the original, durably. On
-// failure nothing of it stays.
+// publishSnapshot creates parent/name with metadata and a durable snapshot of the original. On
+// failure it removes everything.
 //
-//  1. A directory is made under a temporary name, with metadata that carries the mark Creating.
-//  2. It gets its name.
-//  3. The snapshot is made in it. Its commit makes all of this durable.
-//  4. The mark is cleared.
+//  1. Create a directory under a temporary name, with metadata that has the mark Creating.
+//  2. Rename it to its name.
+//  3. Create the snapshot in it. The commit of the snapshot makes all of this durable.
+//  4. Clear the mark.
 //
-// An interruption before 3 leaves a directory that its name or its mark tells as half made.
-// After 3 it is whole: with data, the mark says nothing.
+// Invariant: an interruption before 3 leaves a directory whose name or mark shows that it is
+// incomplete. After 3 it is complete: the mark of a directory with data means nothing.
 func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	d := t.store.disk
 	from, err := t.openOriginal(source)
@@ -276,7 +279,7 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 	return info, nil
 }
 
-// stageSnapshot makes a directory that is to have a snapshot, and opens it.
+// stageSnapshot creates and opens a directory for a snapshot.
 func (d *disk) stageSnapshot(parent *os.File, stage string, m metadata, mode uint32) (*os.File, error) {
 	if err := d.mkdir(parent, stage, mode); err != nil {
 		return nil, err
@@ -296,7 +299,7 @@ func (d *disk) stageSnapshot(parent *os.File, stage string, m metadata, mode uin
 	return dir, nil
 }
 
-// fillWithSnapshot puts the snapshot into the directory that is to have it.
+// fillWithSnapshot creates the snapshot in its directory.
 func (d *disk) fillWithSnapshot(dir, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	if err := d.snapshot(from, dir, readOnly); err != nil {
 		return btrfs.SubvolumeInfo{}, err
@@ -308,7 +311,7 @@ func (d *disk) fillWithSnapshot(dir, from *os.File, readOnly bool) (btrfs.Subvol
 	return info, errors.Join(data.Close(), d.clearMark(dir))
 }
 
-// openOriginal opens the subvolume and makes sure that it is the one that the catalogue means.
+// openOriginal opens the subvolume and verifies that it is the one in the catalogue.
 func (t *Tenant) openOriginal(source original) (*os.File, error) {
 	dir, err := t.store.disk.open(source.path)
 	if err != nil {

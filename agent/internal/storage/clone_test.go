@@ -11,8 +11,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// One request makes a clone with all of its properties. The same request again gets the clone, and
-// so does an older controller's request, which names no properties. Another one is refused.
+// One request creates a clone with all its properties. The same request again returns the clone. So
+// does the request of an older controller, which names no properties. A different request is
+// refused.
 func TestCloneWithProperties(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -60,7 +61,7 @@ func TestCloneWithProperties(t *testing.T) {
 	}
 }
 
-// A clone whose properties are refused leaves nothing behind.
+// A refused clone leaves nothing behind.
 func TestCloneWithRefusedProperties(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)
@@ -73,7 +74,7 @@ func TestCloneWithRefusedProperties(t *testing.T) {
 		"gid":           {GID: ptr(int64(-1))},
 		"mode":          {Mode: ptr(uint32(0o10000))},
 		"compression":   {Compression: ptr("gzip")},
-		"nocow":         {NoCOW: ptr(true)}, // beside the source's compression
+		"nocow":         {NoCOW: ptr(true)}, // together with the compression of the source
 		"mount_options": {MountOptions: []string{"hard,bg"}},
 	} {
 		spec.Name, spec.Volume = "c", "v"
@@ -85,7 +86,8 @@ func TestCloneWithRefusedProperties(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// What the clone is to have as its source has it intended stays as the source's users have it.
+// If the request equals the intended properties of the source, the clone keeps what users of the
+// source have set.
 func TestCloneKeepsWhatUsersHaveSet(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -99,7 +101,7 @@ func TestCloneKeepsWhatUsersHaveSet(t *testing.T) {
 	assert.Equal(t, stat.Gid, uint32(5))
 }
 
-// A larger clone of a full volume takes properties: it has its own limit before.
+// A larger clone of a full volume gets its properties, because it gets its limit first.
 func TestCloneOfAFullVolumeWithProperties(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)

@@ -12,21 +12,23 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// A change that is alone waits for one commit, a snapshot for its own. In full quota mode the kernel makes more by itself after a
-// deletion (btrfs_qgroup_cleanup_dropped_subvolume in fs/btrfs/qgroup.c, Linux 6.10).
+// A single change waits for one commit, and a snapshot for the commit that it makes. In full quota
+// mode the kernel makes more commits after a deletion (btrfs_qgroup_cleanup_dropped_subvolume in
+// fs/btrfs/qgroup.c, Linux 6.10).
 func TestEachChangeTakesOneCommit(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaOff, QuotaFull} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: none by the kernel itself
+			pool := testpool.New(t, testpool.Options{MountOptions: "commit=300"}) // seconds: the kernel does not commit on a timer
 			ten := mustTenant(t, open(t, Config{BasePath: pool.Dir, Quota: mode}, newMemoryExporter()))
 			ctx, fs := t.Context(), fsOf(t, ten.store)
 			assert.NilError(t, fs.WaitRescan(ctx))
 			assert.NilError(t, fs.Commit(ctx))
 			info, err := fs.Info()
 			assert.NilError(t, err)
-			// A busy machine makes the wait for a commit ask for another: see startCommit in package btrfs.
+			// On a busy machine, the wait for a commit requests another one: see startCommit in
+			// package btrfs.
 			const rounds = 10
 			for round := 1; ; round++ {
 				took := commitsOfChanges(t, ten, round, func() int { return commits(t, info.FSID) })
@@ -84,7 +86,8 @@ func commitsOfChanges(t *testing.T, ten *Tenant, round int, commits func() int) 
 	return took
 }
 
-// commits is how many the filesystem has made since it was mounted (sysfs commit_stats, Linux 6.0).
+// commits returns the number of commits since the filesystem was mounted (sysfs commit_stats, Linux
+// 6.0).
 func commits(t *testing.T, filesystem uuid.UUID) (n int) {
 	t.Helper()
 	content, err := os.ReadFile(fmt.Sprintf("/sys/fs/btrfs/%s/commit_stats", filesystem))

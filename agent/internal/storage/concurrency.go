@@ -16,45 +16,46 @@ import (
 // Every change of a volume or snapshot goes through Store.change, in these steps:
 //
 //  1. The change is counted as in flight. Drain refuses new changes, and Close waits until none is
-//     in flight. Invariant: a change that has started is finished, whatever becomes of the request.
-//  2. It takes the locks of its names, in the order of the names, so that no two changes wait for
-//     each other. Waiting ends with the request's context.
-//  3. Names that are marked to be reloaded are loaded from disk, as at start, and what is there is
-//     committed. Invariant: no answer rests on what a power cut could still take back, and what a
-//     change has left half-made is finished or undone without a restart.
-//  4. It works. A create or delete holds the create semaphore while it works on the trees, and not
-//     while it waits for a commit. Snapshots and clones do not take it: they commit inside their
-//     ioctl, and are to share one commit.
-//  5. If it fails with anything but a refusal, it is not known what of it is on disk, nor how
-//     durably. Its names, but for those that it only copied, are marked to be reloaded.
-//  6. It releases the locks, and is no longer in flight.
+//     in flight. Invariant: a change that has started finishes, even if its request is canceled.
+//  2. The change takes the locks of its names, sorted by name, so that no two changes deadlock. The
+//     wait ends with the context of the request.
+//  3. Names that are marked for a reload are loaded from disk, as at start, and committed.
+//     Invariant: no reply depends on state that a power cut could still revert. A change that was
+//     left incomplete is finished or undone without a restart.
+//  4. The change does its work. A create or delete holds the create semaphore while it works on the
+//     trees, but not while it waits for a commit. Snapshots and clones do not take the semaphore:
+//     they commit inside their ioctl, and should share one commit.
+//  5. If the change fails with anything but a refusal, it is unknown which part of it is on disk,
+//     and whether that part is durable. All its names are marked for a reload, except names that it
+//     only copied.
+//  6. The change releases the locks, and is no longer in flight.
 //
-// Each name has two locks, for its contents and for its references. A change takes them in one of
-// three ways:
+// Each name has two locks, one for its contents and one for its references. A change takes them in
+// one of three ways:
 //
 //	                                        contents   references
 //	changing   create, clone to, patch,
-//	           delete, load from disk       alone      alone
+//	           delete, load from disk       exclusive  exclusive
 //	copying    snapshot of, clone of        shared     -
-//	referring  export, unexport, reconcile  -          alone
+//	referring  export, unexport, reconcile  -          exclusive
 //
 // An export or unexport writes references, metadata.json and the catalogue, but not the contents. A
 // snapshot or clone only reads the contents, and waits until the kernel has written them to the
 // disk. So these two kinds do not wait for each other. All other changes of one name exclude each
 // other:
 //
-//   - Only one change at a time writes the metadata and the catalogue entry of a volume, because all
-//     that do hold the lock for references.
-//   - A deletion finds no reference that an export is about to write, and an export no volume that
-//     is being deleted.
+//   - Only one change at a time writes the metadata and the catalogue entry of a volume, because
+//     all such changes hold the lock for references.
+//   - A deletion never misses a reference that an export is about to write. An export never finds a
+//     volume that is being deleted.
 //   - Properties do not change while a snapshot copies them.
-//   - Only a changing lock allows a reload. A change that finds its name marked takes the locks again
-//     as changing. So no copy has what a failed change has left.
+//   - Only a changing lock allows a reload. A change that finds its name marked takes the locks
+//     again as changing. So no copy contains the remains of a failed change.
 //
-// Contents are locked before references. A change that waits for contents therefore holds no
-// references of the same name, and keeps no unexport waiting.
+// The lock for contents comes before the lock for references. A change that waits for contents
+// therefore holds no references of the same name, and delays no unexport.
 
-// change runs do with the names locked, once the pool is known to be the pool.
+// change verifies the pool and runs do with the names locked.
 func (s *Store) change(ctx context.Context, do func(context.Context) error, locks ...nameLock) error {
 	end, err := s.inFlight.begin()
 	if err != nil {
@@ -89,18 +90,18 @@ func (s *Store) change(ctx context.Context, do func(context.Context) error, lock
 	return classify(err)
 }
 
-// reloadMarked loads those of the locked names that are marked.
+// reloadMarked loads the locked names that are marked.
 func (s *Store) reloadMarked(ctx context.Context, locks []nameLock) error {
 	for _, l := range locks {
 		if l.use != changing || !s.reloads.take(l) {
 			continue
 		}
 		quarantined := l.quarantined()
-		err := l.reload() // which may mark the name again
+		err := l.reload() // may mark the name again
 		if quarantined && l.quarantined() {
-			continue // nothing was changed
+			continue // the change wrote nothing
 		}
-		s.maintenance.drifted.Store(true) // and other references than there were
+		s.maintenance.drifted.Store(true) // the references may have changed, too
 		if err == nil {
 			err = s.disk.Commit(ctx)
 		}
@@ -121,11 +122,11 @@ func (s *Store) reloadAll(ctx context.Context) {
 	}
 }
 
-// inFlight counts changes under way.
+// inFlight counts running changes.
 type inFlight struct {
 	mu      sync.Mutex
 	count   int
-	drained chan struct{} // nil until drain; closed when the count is zero after it
+	drained chan struct{} // nil until drain; closed when the count reaches zero after that
 }
 
 var errDraining = agentapi.Errorf(agentapi.Unavailable, "the agent is shutting down")
@@ -149,7 +150,7 @@ func (f *inFlight) end() {
 	}
 }
 
-// drain refuses changes from now on.
+// drain refuses new changes.
 func (f *inFlight) drain() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,7 +169,7 @@ func (f *inFlight) isDraining() bool {
 	return f.drained != nil
 }
 
-// wait drains, and returns when the last change has ended, or with the error of ctx.
+// wait drains, and returns when the last change has ended or ctx ends.
 func (f *inFlight) wait(ctx context.Context) error {
 	f.drain()
 	select {
@@ -179,9 +180,10 @@ func (f *inFlight) wait(ctx context.Context) error {
 	}
 }
 
-// createSemaphore keeps the creates and deletes that work on the trees at the same time to about the number of cores. More
-// would not be faster: the kernel takes one at a time into a directory and a qgroup, and those that wait spin
-// (mutex_spin_on_owner in kernel/locking/mutex.c) and switch, which costs more than the work itself.
+// createSemaphore limits concurrent creates and deletes on the trees to about the number of cores.
+// More would not be faster. The kernel serializes changes of a directory and of a qgroup. Waiting
+// threads spin (mutex_spin_on_owner in kernel/locking/mutex.c) and switch, which costs more than
+// the work itself.
 type createSemaphore chan struct{}
 
 func newCreateSemaphore() createSemaphore {
@@ -200,7 +202,7 @@ type nameLock struct {
 	use    use
 	reload func() error // loads the name from disk, as at start
 
-	// quarantined reports whether what has the name is quarantined.
+	// quarantined reports whether the volume or snapshot of that name is quarantined.
 	quarantined func() bool
 }
 
@@ -247,22 +249,22 @@ func (t *Tenant) snapshotLock(name string) nameLock {
 	}
 }
 
-// nameLocks are the locks that are held or waited for.
+// nameLocks holds the locks that are held or waited for.
 type nameLocks struct {
 	mu    sync.Mutex
 	pairs map[string]*lockPair
 }
 
-// lockPair is fair, and waiting ends with the caller's context.
+// lockPair is fair. A wait ends with the context of the caller.
 type lockPair struct {
 	contents   *semaphore.Weighted
 	references *semaphore.Weighted
-	users      int // holders and waiters; the pair is forgotten with the last
+	users      int // holders and waiters; the last one removes the pair
 }
 
 const allCopying = 1 << 30
 
-// acquire takes all locks, in the order of their keys, and returns what gives them back.
+// acquire takes all locks, in the order of their keys. It returns a function that releases them.
 func (n *nameLocks) acquire(ctx context.Context, locks ...nameLock) (release func(), err error) {
 	locks = slices.Clone(locks)
 	slices.SortFunc(locks, func(a, b nameLock) int { return cmp.Compare(a.key, b.key) })
@@ -340,12 +342,12 @@ func (p *lockPair) release(u use) {
 	}
 }
 
-// reloads are the names that are to be loaded from disk before their next change.
+// reloads are the names to load from disk before their next change.
 type reloads struct {
 	locks sync.Map // key -> nameLock
 }
 
-// mark notes the names, but not those that were only copied.
+// mark marks the names, except those that were only copied.
 func (r *reloads) mark(locks ...nameLock) {
 	for _, l := range locks {
 		if l.use != copying {
@@ -360,8 +362,8 @@ func (r *reloads) take(l nameLock) bool {
 	return marked
 }
 
-// forgetTenant removes the marks of a tenant that could not be loaded: their locks reload into what
-// was loaded of it, and the next load reads all of its names.
+// forgetTenant removes the marks of a tenant that could not be loaded. Their locks would reload
+// into a discarded Tenant, and the next load reads all names of the tenant.
 func (r *reloads) forgetTenant(name string) {
 	for _, l := range r.all() {
 		if strings.HasPrefix(l.key, name+"/") {
@@ -370,7 +372,7 @@ func (r *reloads) forgetTenant(name string) {
 	}
 }
 
-// needChanging reports whether a name is marked whose lock does not allow a reload.
+// needChanging reports whether a marked name has a lock that does not allow a reload.
 func (r *reloads) needChanging(locks []nameLock) bool {
 	return slices.ContainsFunc(locks, func(l nameLock) bool {
 		_, marked := r.locks.Load(l.key)

@@ -15,7 +15,7 @@ import (
 )
 
 // held runs do in the background and stops it before its first step of that name. resume lets it
-// end, and returns its error.
+// continue, and returns its error.
 func (r *testEnv) held(step string, do func() error) (resume func() error) {
 	r.t.Helper()
 	reached, leave, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
@@ -39,7 +39,7 @@ func (r *testEnv) held(step string, do func() error) (resume func() error) {
 	}
 }
 
-// users is how many hold the name of a volume or wait for it.
+// users returns how many callers hold or wait for the name of a volume.
 func (r *testEnv) users(volume string) int {
 	r.store.locks.mu.Lock()
 	defer r.store.locks.mu.Unlock()
@@ -50,8 +50,8 @@ func (r *testEnv) users(volume string) int {
 	return lock.users
 }
 
-// A snapshot waits until the kernel has written the volume. Clients come and go meanwhile, also
-// behind a change that waits for the snapshot.
+// A snapshot waits until the kernel has written the volume. Meanwhile clients can attach and
+// detach, even behind a change that waits for the snapshot.
 func TestExportsDoNotWaitForCopies(t *testing.T) {
 	t.Parallel()
 	for name, copied := range map[string]func(context.Context, *Tenant) error{
@@ -103,7 +103,8 @@ func TestExportsDoNotWaitForCopies(t *testing.T) {
 	}
 }
 
-// A change of references and one of the volume write the same files: they wait for each other.
+// A change of references and a change of the volume write the same files, so they wait for each
+// other.
 func TestExportsAndChangesExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, testpool.Options{})
@@ -136,8 +137,8 @@ func TestExportsAndChangesExcludeEachOther(t *testing.T) {
 	}
 }
 
-// What a failed export left open is settled by the next one, which changes the volume and waits
-// for a snapshot under way.
+// After a failed export, the next export reloads the volume. The reload is a change of the volume
+// and waits for a running snapshot.
 func TestExportSettlesDoubtsAlone(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, testpool.Options{})

@@ -16,8 +16,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// CreateVolume makes a volume, or returns the one that the same request made. A volume of that name that is not as asked
-// for is AlreadyExists, saying in what it differs.
+// CreateVolume creates a volume. If the same request created the volume earlier, it returns that
+// volume. If a volume of that name differs from the request, the error is AlreadyExists and names
+// the difference.
 func (t *Tenant) CreateVolume(ctx context.Context, spec VolumeSpec) (v Volume, created bool, err error) {
 	want, err := t.planVolume(spec)
 	if err != nil {
@@ -83,8 +84,8 @@ func valueOr[T any](p *T, otherwise T) T {
 	return *p
 }
 
-// sameVolume says in what the volume that there is differs from the one asked for. The limit is
-// compared as the request names it.
+// sameVolume reports in which fields the existing volume differs from the request. It compares the
+// limit in the form that the request uses.
 func sameVolume(have, want Volume, limit [3]any) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
@@ -116,8 +117,8 @@ func quarantinedName(name, reason string) error {
 	return agentapi.Errorf(agentapi.AlreadyExists, "%q is quarantined and keeps its name until an administrator has repaired or removed it: %s", name, reason)
 }
 
-// create builds a volume under a name of the agent's own and publishes it with one rename. One commit makes all of it
-// durable; should the power fail before, the next start removes what is there of it.
+// create builds a volume under a temporary name and publishes it with one rename. One commit makes
+// all of it durable. If the power fails before that, the next start removes the remains.
 func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	if err := t.store.pool.CheckRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
@@ -151,7 +152,8 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	return v, nil
 }
 
-// build makes the directory dir with all that belongs to the volume, and completes v with what the kernel gave it.
+// build creates the directory dir with the contents of the volume, and adds the values from the
+// kernel to v.
 func (t *Tenant) build(name string, v *Volume) error {
 	d := t.store.disk
 	if err := d.mkdir(t.dir, name, t.store.config.DirMode); err != nil {
@@ -188,7 +190,8 @@ func (t *Tenant) build(name string, v *Volume) error {
 	return d.createMetadata(dir, v.metadata())
 }
 
-// takenOnDisk explains a name that is free in the catalogue and taken on disk, by something that somebody put there.
+// takenOnDisk explains a name that is free in the catalogue and exists on disk. The agent did not
+// create it.
 func takenOnDisk(name string, err error) error {
 	if !isErrno(err, unix.EEXIST) {
 		return err
@@ -196,12 +199,12 @@ func takenOnDisk(name string, err error) error {
 	return agentapi.Errorf(agentapi.AlreadyExists, "the storage host has a directory %q that the agent did not make: move it away, or restart the agent to see what is wrong with it", name)
 }
 
-// path of a volume's directory, as the NFS server and the admin see it.
+// path returns the path of the directory of a volume for the NFS server and the administrator.
 func (t *Tenant) path(volume string) string {
 	return filepath.Join(t.store.pool.Path(), t.name, volume)
 }
 
 func (t *Tenant) snapshotPath(name string) string { return t.path(filepath.Join(snapshotsDir, name)) }
 
-// now in whole milliseconds UTC: what metadata.json keeps is what an answer says.
+// now returns the time in whole milliseconds UTC, so that metadata.json and replies agree.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

@@ -9,9 +9,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Defragmentable gives the path of a volume's data below the base directory, for a
-// defragmentation. That gives the volume a copy of what it shares with others, so it is refused
-// where there may be such, unless force is true.
+// Defragmentable returns the path of the data of a volume for a defragmentation, relative to the
+// base directory. A defragmentation copies data that the volume shares with others. So it is
+// refused if there may be shared data, unless force is true.
 func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (path string, err error) {
 	if err := validateName("volume", name); err != nil {
 		return "", err
@@ -35,8 +35,8 @@ func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (p
 	return path, nil
 }
 
-// sharers says with what a volume shares its extents, or may share them. Only full quotas count
-// what is shared with any subvolume.
+// sharers lists what a volume shares extents with, or may share them with. Only full quotas count
+// sharing with any subvolume.
 func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error) {
 	groups, isOf := t.snapshotsOf(v.Name)
 	if n := t.snapshots.pageOf(groups, "", 1, isOf).Total; n > 0 {
@@ -61,9 +61,9 @@ func (t *Tenant) sharers(ctx context.Context, v Volume) (out []string, err error
 	return out, err
 }
 
-// isCloneOf reports whether c may be a clone of v. The ID of c's source proves it, and disproves it
-// where 57e475d has not derived or dropped an ID. Otherwise the names decide. They include the clones
-// of snapshots that are gone, whose volume is not known any more.
+// isCloneOf reports whether c may be a clone of v. The ID of the source of c proves it, and
+// disproves it unless 57e475d has caused an ID to be derived or dropped. Otherwise the names
+// decide. They include the clones of deleted snapshots, whose volume is unknown.
 func (t *Tenant) isCloneOf(c *Volume, v Volume) bool {
 	switch {
 	case c.Name == v.Name:

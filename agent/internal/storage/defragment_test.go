@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A volume that shares data with others is defragmented by force only, whatever it shares it with.
+// A volume that shares data needs force for a defragmentation, whatever it shares the data with.
 func TestDefragmentable(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaFull, QuotaSimple, QuotaOff} {
@@ -44,7 +44,7 @@ func TestDefragmentable(t *testing.T) {
 			assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
 			refused("v") // with the clone
 			refused("c")
-			// A new volume of the name shares nothing with what is left of the old one.
+			// A new volume of the name shares nothing with the remains of the old one.
 			mustCreate(t, ten, "old")
 			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s-of-old", Volume: "old"})
 			assert.NilError(t, err)

@@ -14,8 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// DeleteVolume deletes a volume and its data; one that is not there is deleted already. While clients have it exported it
-// is Busy. Snapshots and clones of it stay.
+// DeleteVolume deletes a volume and its data. A missing volume counts as deleted. A volume that is
+// exported to clients is Busy. Snapshots and clones of the volume stay.
 func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 	if err := validateName("name", name); err != nil {
 		return err
@@ -35,16 +35,17 @@ func (t *Tenant) DeleteVolume(ctx context.Context, name string) error {
 	}, t.volumeLock(name))
 }
 
-// delete takes the name away with one rename, then destroys what it held, then commits both together. What a crash or a
-// failure leaves in the trash, maintenance and the next start remove. forget is called last: until the commit a power cut brings the
-// thing back, and a reader that was told it is gone would see it again.
+// delete renames the directory to a temporary name, destroys its contents, and commits both
+// together. Maintenance and the next start remove what a crash or a failure leaves. delete calls
+// forget last: a power cut before the commit restores the volume, so no reader may see it disappear
+// earlier.
 //
-// What is in use on the storage host is deleted as well: its name is free, and maintenance removes the
-// data when the use has ended.
+// delete also succeeds if the data is in use on the storage host. The name becomes free, and
+// maintenance removes the data when the use has ended.
 //
-// A filesystem so full that it cannot rename still sets times, destroys subvolumes and unlinks
-// files (measured: btrfs lets these use its global reserve). Then the mark Deleting takes the
-// place of the temporary name.
+// A filesystem that is too full for a rename still sets times, destroys subvolumes and unlinks
+// files (measured: btrfs lets these operations use its global reserve). In that case the mark
+// Deleting replaces the temporary name.
 func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uuid.UUID, forget func()) error {
 	if err := t.store.creates.hold(func() error { return t.remove(parent, name, id) }); err != nil {
 		return err
@@ -57,7 +58,7 @@ func (t *Tenant) delete(ctx context.Context, parent *os.File, name string, id uu
 	return nil
 }
 
-// remove is all of a deletion but the commit.
+// remove does all of a deletion except the commit.
 func (t *Tenant) remove(parent *os.File, name string, id uuid.UUID) error {
 	if err := t.checkSubvolume(parent, name, id); err != nil {
 		return err
@@ -80,7 +81,7 @@ func (t *Tenant) removeNamed(parent *os.File, name string) error {
 	switch path := parent.Name() + "/" + trash; {
 	case err == nil:
 		return nil
-	case trash == name: // which stays taken
+	case trash == name: // the name stays taken
 		return err
 	case isInUse(err):
 		t.store.log.Warn("deleted what is in use on the storage host: its data is removed later", "path", path, "error", err)
@@ -94,9 +95,9 @@ func (t *Tenant) removeNamed(parent *os.File, name string) error {
 	}
 }
 
-// abandon removes what a creation has made under its name that failed with the cause. As with a
-// deletion, the name goes first: a kill must not leave it to a directory without data. The mark
-// tells that the data in a temporary directory is the agent's.
+// abandon removes what a failed creation left under its name. As in a deletion, the name goes
+// first: a kill must not leave a directory without data under it. The mark shows that the data in a
+// temporary directory belongs to the agent.
 func (t *Tenant) abandon(parent *os.File, name string, cause error) error {
 	err := t.markDeleting(parent, name)
 	if err == nil {
@@ -105,8 +106,9 @@ func (t *Tenant) abandon(parent *os.File, name string, cause error) error {
 	return leftBehind(cause, err)
 }
 
-// isInUse recognises a subvolume that the kernel does not destroy now: "btrfs send" reads it, a swap
-// file in it is active, or it is the default subvolume (btrfs_delete_subvolume in fs/btrfs/inode.c).
+// isInUse recognizes a subvolume that the kernel refuses to destroy now: "btrfs send" reads it, a
+// swap file in it is active, or it is the default subvolume (btrfs_delete_subvolume in
+// fs/btrfs/inode.c).
 func isInUse(err error) bool { return isErrno(err, unix.EPERM) || isErrno(err, unix.EBUSY) }
 
 func (t *Tenant) markDeleting(parent *os.File, name string) error {
@@ -118,8 +120,8 @@ func (t *Tenant) markDeleting(parent *os.File, name string) error {
 	return t.store.disk.mark(dir, inspect.Deleting)
 }
 
-// checkSubvolume makes sure that what is to be destroyed is what the catalogue means. Data that is gone already is no
-// hindrance.
+// checkSubvolume verifies that the subvolume to destroy is the one in the catalogue. Missing data
+// is no error.
 func (t *Tenant) checkSubvolume(parent *os.File, name string, want uuid.UUID) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -143,5 +145,5 @@ func (t *Tenant) checkSubvolume(parent *os.File, name string, want uuid.UUID) er
 	return nil
 }
 
-// isForeign recognises a directory that is not empty because of files that are not the agent's.
+// isForeign recognizes a directory that still contains files that the agent did not create.
 func isForeign(err error) bool { return isErrno(err, unix.ENOTEMPTY) }

@@ -18,17 +18,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-// disk makes every system call that changes volumes and snapshots, each behind a fail point. It works on descriptors below the base directory and follows no symbolic link.
+// disk makes every system call that changes volumes and snapshots. Each one follows a fail point.
+// It uses descriptors below the base directory and follows no symbolic link.
 type disk struct {
 	*pool.Pool
 }
 
-// open opens a directory below the base.
+// open opens a directory below the base directory.
 func (d *disk) open(path string) (*os.File, error) {
 	return beneath.OpenDir(d.Base(), path)
 }
 
-// openSubvolume opens the data subvolume in a volume's or snapshot's directory, and says what it is.
+// openSubvolume opens and describes the data subvolume in the directory of a volume or snapshot.
 func (d *disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error) {
 	f, err := beneath.OpenDir(dir, dataDir)
 	if err != nil {
@@ -55,7 +56,8 @@ func (d *disk) mkdir(dir *os.File, name string, mode uint32) error {
 	if err := d.Step("mode", name); err != nil {
 		return err
 	}
-	// The umask of the process must not decide. No sane one takes anything away from the owner.
+	// The mode must not depend on the umask of the process. No reasonable umask removes rights of
+	// the owner.
 	return unix.Fchmodat(int(dir.Fd()), name, mode, 0)
 }
 
@@ -80,7 +82,7 @@ func ignoreMissing(err error, op, name string) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
-// rename moves within one directory and never replaces: renameat2(2) RENAME_NOREPLACE.
+// rename renames within one directory and never replaces: renameat2(2) RENAME_NOREPLACE.
 func (d *disk) rename(dir *os.File, from, to string) error {
 	if err := d.Step("rename", to); err != nil {
 		return err
@@ -91,8 +93,8 @@ func (d *disk) rename(dir *os.File, from, to string) error {
 	return nil
 }
 
-// publish gives a directory its name. An empty directory that has it gives way: nothing is lost
-// with it.
+// publish renames a directory to its name. It replaces an empty directory of that name, because
+// nothing is lost.
 func (d *disk) publish(dir *os.File, stage, name string) error {
 	err := d.rename(dir, stage, name)
 	if isErrno(err, unix.EEXIST) && isEmptyDir(dir, name) && d.rmdir(dir, name) == nil {
@@ -101,7 +103,7 @@ func (d *disk) publish(dir *os.File, stage, name string) error {
 	return takenOnDisk(name, err)
 }
 
-// isEmptyDir reports whether name is an empty directory, and not a subvolume. The device number
+// isEmptyDir reports whether name is an empty directory and not a subvolume. The device number
 // tells them apart.
 func isEmptyDir(parent *os.File, name string) bool {
 	dir, err := beneath.OpenDir(parent, name)
@@ -117,8 +119,8 @@ func isEmptyDir(parent *os.File, name string) bool {
 	return err == nil && len(names) == 0 && outside.Dev == inside.Dev
 }
 
-// writeFile puts a whole file in place of name. After the next commit, or snapshot, either the old or the new one is
-// there, never a part.
+// writeFile replaces the file name. After the next commit or snapshot, the old or the new file is
+// there, and never a partial one.
 func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
 	temporary := name + temporarySuffix
 	err := d.replaceFile(dir, name, temporary, content)
@@ -128,10 +130,10 @@ func (d *disk) writeFile(dir *os.File, name string, content []byte) error {
 	return err
 }
 
-// writeLink is writeFile for a pool without room for data: the content becomes the text of a symbolic
-// link, which takes metadata alone. For a file, btrfs reserves room for data
-// (btrfs_check_data_free_space) even where it then stores it inline. The text has no more than
-// 4095 bytes: symlink(2).
+// writeLink is writeFile for a pool without room for data. The content becomes the text of a
+// symbolic link, which needs only metadata. For a file, btrfs reserves room for data
+// (btrfs_check_data_free_space) even if it then stores the file inline. The text has at most 4095
+// bytes: symlink(2).
 func (d *disk) writeLink(dir *os.File, name string, content []byte) error {
 	var text bytes.Buffer
 	if err := json.Compact(&text, content); err != nil {
@@ -168,8 +170,8 @@ func (d *disk) replace(dir *os.File, temporary, name string) error {
 	return nil
 }
 
-// createFile writes a file whose name means nothing yet, or lies in a directory whose name does not: a power cut may leave
-// any part of it.
+// createFile writes a file that means nothing under its name yet, or that is in a directory with
+// such a name. A power cut may leave any part of the file.
 func (d *disk) createFile(dir *os.File, name string, content []byte) error {
 	if err := d.Step("write", name); err != nil {
 		return err
@@ -214,8 +216,8 @@ func (d *disk) destroySubvolume(dir *os.File) error {
 	return beneath.IgnoreNotExist(btrfs.DestroyTree(dir, dataDir))
 }
 
-// setStorage says how new data is stored. btrfs refuses compression beside NoCOW, so what goes is taken away before what
-// comes is set.
+// setStorage sets how new data is stored. btrfs refuses compression together with NoCOW, so
+// setStorage first removes the old setting and then adds the new one.
 func (d *disk) setStorage(f *os.File, p Properties) error {
 	if err := d.Step("storage", f.Name()); err != nil {
 		return err
@@ -238,7 +240,7 @@ func (d *disk) setStorage(f *os.File, p Properties) error {
 	return btrfs.SetCompression(f, p.Compression)
 }
 
-// chown leaves alone what is -1.
+// chown does not change an ID that is -1.
 func (d *disk) chown(f *os.File, uid, gid int64) error {
 	if err := d.Step("chown", f.Name()); err != nil {
 		return err
@@ -253,11 +255,11 @@ func (d *disk) chmod(f *os.File, mode uint32) error {
 	return unix.Fchmod(int(f.Fd()), mode)
 }
 
-// errLeftBehind means that something is there that the request has failed to make.
+// errLeftBehind means that a failed request left something that it created.
 var errLeftBehind = errors.New("what was made cannot be removed yet")
 
-// leftBehind is the error of a creation that failed with the cause, and of which the removal failed
-// with err, if it did.
+// leftBehind returns the error of a failed creation. cause is the failure of the creation, and err
+// that of the removal, if the removal failed.
 func leftBehind(cause, err error) error {
 	if err != nil {
 		return errors.Join(cause, fmt.Errorf("%w: %w", errLeftBehind, err))
@@ -265,13 +267,14 @@ func leftBehind(cause, err error) error {
 	return cause
 }
 
-// abandon removes what a creation has made under a temporary name that failed with the cause.
+// abandon removes what a failed creation left under a temporary name.
 func (d *disk) abandon(parent *os.File, stage string, cause error) error {
 	return leftBehind(cause, d.removeDirectory(parent, stage))
 }
 
-// removeDirectory removes a directory of the agent's making and the subvolume in it. It can be called again after a failure.
-// What it did not put there it does not remove: the directory then stays, and the error says so.
+// removeDirectory removes a directory that the agent created and the subvolume in it. It can be
+// called again after a failure. It does not remove other files: the directory then stays, and the
+// error says so.
 func (d *disk) removeDirectory(parent *os.File, name string) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -284,8 +287,8 @@ func (d *disk) removeDirectory(parent *os.File, name string) error {
 	return d.removeFiles(parent, dir, name)
 }
 
-// removeEmpty removes a directory in which no data was found, with the metadata in it. Data
-// that has come since is kept, and the metadata with it.
+// removeEmpty removes a directory in which the agent found no data, with its metadata. If data has
+// appeared since, it keeps the data and the metadata.
 func (d *disk) removeEmpty(parent *os.File, name string, m metadata) error {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -299,8 +302,8 @@ func (d *disk) removeEmpty(parent *os.File, name string, m metadata) error {
 	return err
 }
 
-// removeFiles removes parent/name, which is dir, with the agent's files in it. The metadata
-// goes last: it can carry a mark.
+// removeFiles removes parent/name, which is dir, with the files of the agent in it. It removes the
+// metadata last, because the metadata can carry a mark.
 func (d *disk) removeFiles(parent, dir *os.File, name string) error {
 	if err := d.removeClients(dir); err != nil {
 		return err
@@ -325,7 +328,7 @@ func (d *disk) removeClients(dir *os.File) error {
 	}
 	for _, name := range names {
 		if !isRefFile(name) {
-			continue // not the agent's
+			continue // the agent did not create it
 		}
 		if err := d.unlink(clients, name); err != nil {
 			return err
@@ -334,7 +337,7 @@ func (d *disk) removeClients(dir *os.File) error {
 	return d.rmdir(dir, clientsDir)
 }
 
-// temporaryName makes a name that no volume can have.
+// temporaryName returns a name that no volume can have.
 func temporaryName(prefix string) string {
 	var b [inspect.RandomBytes]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand

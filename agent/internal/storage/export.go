@@ -17,20 +17,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// maxRefs bounds the references of one volume.
+// maxRefs limits the references of one volume.
 const maxRefs = 4096
 
-// mountOptions are what a client needs to mount from this server.
+// mountOptions returns the options that a client needs to mount from this server.
 func (s *Store) mountOptions() []string {
 	options := []string{"vers=" + s.config.NFSVersion}
 	if modes := s.config.Exports.XprtSec.List(); len(modes) > 0 && !slices.Contains(modes, "none") {
-		options = append(options, "xprtsec="+modes[0]) // nfs(5): without it a client does not try
+		options = append(options, "xprtsec="+modes[0]) // nfs(5): clients use TLS only with this option
 	}
 	return options
 }
 
-// Export lets a client in. A client with several references may write if one of them may. It is kept over restarts of
-// everything until the reference is taken back.
+// Export gives a client access. A client with several references may write if one of them allows
+// it. The access survives restarts of agent, server and host until the reference is removed.
 func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (grant ExportGrant, err error) {
 	if err := validateName("name", volume); err != nil {
 		return ExportGrant{}, err
@@ -69,8 +69,9 @@ func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 	}
 }
 
-// export keeps the reference first, durably, then lets the client in: should the power fail between the two, the next start
-// finishes. A reference that there is already only has the server told again.
+// export first makes the reference durable, then gives the client access. If the power fails
+// between the two, the next start continues. For an existing reference it only updates the NFS
+// server.
 func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
 	if found && v.Refs[at].ReadOnly == ref.ReadOnly && !v.Refs[at].Ended {
@@ -104,7 +105,7 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	return nil
 }
 
-// attachment is that of the client's live references, or a new one.
+// attachment returns the attachment of the client's live references, or a new one.
 func (v Volume) attachment(client netip.Addr) Attachment {
 	for _, ref := range v.Refs {
 		if ref.Client == client && !ref.Ended {
@@ -116,7 +117,7 @@ func (v Volume) attachment(client netip.Addr) Attachment {
 	return a
 }
 
-// fsid is the file system ID for handles of the subvolume data.
+// fsid returns the file system ID for handles of the subvolume data.
 func (a Attachment) fsid(data uuid.UUID) uuid.UUID {
 	switch {
 	case a == Attachment{}:
@@ -128,7 +129,8 @@ func (a Attachment) fsid(data uuid.UUID) uuid.UUID {
 	}
 }
 
-// restore tells the server what v has for the client, after an export that failed and may have had its effect.
+// restore sets the client's access on the NFS server to that of v, after a failed export that may
+// have taken effect.
 func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error {
 	if v.hasClient(client) {
 		return t.store.exporter.Export(ctx, t.store.exportsOf(v, client))
@@ -136,9 +138,10 @@ func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error
 	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
 }
 
-// Unexport takes back the client's references that carry all these labels; without any, every one of the client. When the
-// last is gone and Unexport has returned, the client can neither read nor write. That also holds for
-// a volume that is not there: the server may still serve a directory that was moved away.
+// Unexport removes the client's references that carry all these labels. Without labels it removes
+// all references of the client. When the last one is gone and Unexport has returned, the client can
+// neither read nor write. That also holds for a missing volume: the server may still serve a
+// directory that was moved away.
 func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr, carrying map[string]string) error {
 	if err := validateName("name", volume); err != nil {
 		return err
@@ -155,7 +158,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if !found {
 			v = Volume{Name: volume, Path: t.path(volume)}
 		}
-		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and it is not known whether the client is let in
+		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and the access of the client is unknown
 			return usable(nil, v.Quarantine, v.Path)
 		}
 		if err := t.unexport(ctx, v, client, carrying); err != nil || !v.RefsUnknown {
@@ -165,7 +168,8 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 	}, t.volumeLock(volume).as(referring))
 }
 
-// unexport shuts the client out first and forgets the reference after: as long as the client may be in, a reference says so.
+// unexport first revokes the client's access and then removes the reference. As long as the client
+// may have access, a reference exists.
 func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labels map[string]string) error {
 	var gone []Ref
 	left := v
@@ -178,7 +182,7 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	})
 	var err error
 	if left.hasClient(client) {
-		err = t.store.exporter.Export(ctx, t.store.exportsOf(left, client)) // perhaps read-only from now on
+		err = t.store.exporter.Export(ctx, t.store.exportsOf(left, client)) // the client may be read-only from now on
 	} else {
 		err = t.fence(ctx, v, client, gone)
 	}
@@ -188,9 +192,9 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	return t.dropRefs(ctx, left, gone)
 }
 
-// fence ends the client's attachment and shuts the client out. It marks the references first, so
-// that an export that follows a failure or a kill begins a new attachment. Without the marks it
-// goes on: that the client stays in would be worse.
+// fence ends the client's attachment and revokes its access. It marks the references first, so that
+// an export after a failure or a kill begins a new attachment. If the marks fail, it continues,
+// because leaving the client its access would be worse.
 func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []Ref) error {
 	exports := t.store.exportsOf(v, client)
 	unmarked := t.markEnded(v, gone)
@@ -203,8 +207,8 @@ func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []
 	return unmarked
 }
 
-// finishFence does for a client whose attachment has ended what an earlier unexport may have failed
-// to do: the server may still serve the client, or have a request of it under way.
+// finishFence completes an earlier unexport of a client whose attachment has ended. The server may
+// still serve the client, or process one of its requests.
 func (t *Tenant) finishFence(ctx context.Context, v Volume, client netip.Addr) error {
 	if !v.refersTo(client) || v.hasClient(client) {
 		return nil
@@ -225,7 +229,7 @@ func (t *Tenant) markEnded(v Volume, gone []Ref) error {
 	return t.store.disk.endRefs(dir, gone)
 }
 
-// ended returns the volume with the references marked.
+// ended returns the volume with these references marked as ended.
 func (v Volume) ended(refs []Ref) Volume {
 	v.Refs = slices.Clone(v.Refs)
 	for i := range v.Refs {
@@ -236,7 +240,7 @@ func (v Volume) ended(refs []Ref) Volume {
 	return v
 }
 
-// keepRef writes a reference to disk and makes v, which has it, the volume.
+// keepRef writes a reference to disk, and puts v, which contains it, into the catalogue.
 func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 	d := t.store.disk
 	dir, err := d.open(t.name + "/" + v.Name)
@@ -248,7 +252,7 @@ func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 		return err
 	}
 	err = d.writeMetadata(dir, v.metadata())
-	if isErrno(err, unix.ENOSPC) { // it lacks the time of the attachment alone
+	if isErrno(err, unix.ENOSPC) { // only the attach time is not updated
 		before, _ := t.volumes.get(v.Name)
 		v.LastAttachAt, err = before.LastAttachAt, nil
 	}
@@ -262,7 +266,7 @@ func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 	return nil
 }
 
-// dropRefs removes references from the disk and makes left the volume.
+// dropRefs removes references from the disk, and puts left into the catalogue.
 func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 	if len(gone) == 0 {
 		return nil
@@ -285,20 +289,20 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 	return nil
 }
 
-// refersTo reports whether a reference, live or ended, names the client.
+// refersTo reports whether a live or ended reference names the client.
 func (v Volume) refersTo(client netip.Addr) bool {
 	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client })
 }
 
-// hasClient reports whether a reference lets the client in.
+// hasClient reports whether a reference gives the client access.
 func (v Volume) hasClient(client netip.Addr) bool {
 	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client && !r.Ended })
 }
 
-// hasData is false for a quarantined volume whose subvolume is missing.
+// hasData is false for a quarantined volume with a missing subvolume.
 func (v Volume) hasData() bool { return v.ID != 0 }
 
-// export is what the NFS server is to be told of one client.
+// export returns the export of the volume to one client.
 func (v Volume) export(client netip.Addr) nfs.Export {
 	e := nfs.Export{
 		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
@@ -316,7 +320,7 @@ func (v Volume) export(client netip.Addr) nfs.Export {
 	return e
 }
 
-// exportsOf are what the NFS server is to be told of the clients, with what holds for all volumes.
+// exportsOf returns the exports of the volume to the clients, with the options of all volumes.
 func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
 	out := make([]nfs.Export, 0, len(clients))
 	for _, client := range clients {
@@ -328,10 +332,10 @@ func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
 	return out
 }
 
-// clients that references let in, each once.
+// clients returns the clients that have access, each one once.
 func (v Volume) clients() []netip.Addr {
 	var out []netip.Addr
-	for _, ref := range v.Refs { // ordered by client
+	for _, ref := range v.Refs { // sorted by client
 		if !ref.Ended && (len(out) == 0 || out[len(out)-1] != ref.Client) {
 			out = append(out, ref.Client)
 		}

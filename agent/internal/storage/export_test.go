@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-// The agent's own files: see package pool.
+// Names of the agent's files: see package pool.
 const (
 	ownDir     = ".agent"
 	poolIDFile = "id"
@@ -31,7 +31,7 @@ func fsOf(t testing.TB, s *Store) *btrfs.FS {
 	return fs
 }
 
-// commitNow commits as another program does, past all fail points.
+// commitNow commits as another program does, without fail points.
 func commitNow(s *Store) error {
 	fs, err := btrfs.Open(s.pool.Path())
 	if err != nil {
@@ -41,13 +41,13 @@ func commitNow(s *Store) error {
 	return fs.Commit(context.Background())
 }
 
-// abandon leaves the store as a killed process would: nothing is waited for but the store's own goroutine, and the kernel
-// gets the descriptors, and with them the lock, back.
+// abandon leaves the store as a killed process would. It waits only for the goroutine of the store.
+// The kernel closes the descriptors, which releases the lock.
 func (s *Store) abandon() {
 	s.inFlight.drain()
 	s.maintenance.stop()
 	s.release()
 }
 
-// maintain is one round of maintenance, which else comes every minute.
+// maintain is one round of maintenance, which otherwise runs every minute.
 func (s *Store) maintain(ctx context.Context) { s.maintenance.maintainPool(ctx, s) }

@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// testEnv is a store whose steps can be made to fail, and what its changes should look like.
+// testEnv is a store whose steps can be made to fail, with its test pool and NFS server.
 type testEnv struct {
 	t        *testing.T
 	pool     *testpool.Pool
@@ -67,7 +67,7 @@ func initialised(t *testing.T, config Config) Config {
 	return config
 }
 
-// config has a directory mode other than the default, which takes a step more.
+// config has a directory mode other than the default, which needs one more step.
 func (r *testEnv) config() Config {
 	return Config{BasePath: r.pool.Dir, Tenants: []string{tenant}, Quota: r.quota, DirMode: 0o750, fault: r.faults.step}
 }
@@ -77,7 +77,7 @@ func (r *testEnv) view() view {
 	return viewOf(r.t, r.ten)
 }
 
-// learn runs the operation without faults and returns what it turned what into, and its steps.
+// learn runs the operation without faults. It returns the views before and after it, and its steps.
 func (r *testEnv) learn(op operation) (before, after view, steps []string) {
 	r.t.Helper()
 	op.prepare(r.t, r.ten)
@@ -92,7 +92,7 @@ func (r *testEnv) learn(op operation) (before, after view, steps []string) {
 	return before, after, steps
 }
 
-// again brings the state that the operation starts from back.
+// again restores the state from which the operation starts.
 func (r *testEnv) again(op operation, before view) {
 	r.t.Helper()
 	wipe(r.t, r.ten)
@@ -100,14 +100,15 @@ func (r *testEnv) again(op operation, before view) {
 	assert.DeepEqual(r.t, r.view(), before)
 }
 
-// Each step of each change fails, alone or together with those that follow it (the clean-up too, then): the change says so
-// with the right code, nothing is half-made, what there was is as it was, and the same request again succeeds.
+// Each step of each change fails, alone or together with the following ones, including the
+// clean-up. The change then returns the right code, nothing is incomplete, earlier state is
+// unchanged, and the same request succeeds when it is repeated.
 func TestEveryStepFails(t *testing.T) {
 	kinds := []struct {
 		name string
 		err  error
 		code agentapi.Code
-		many []int // how many steps fail together
+		many []int // number of steps that fail together
 	}{
 		{"EIO", unix.EIO, agentapi.InternalError, []int{1, 2, math.MaxInt32}},
 		{"ENOSPC", unix.ENOSPC, agentapi.NoSpace, []int{1, math.MaxInt32}},
@@ -141,17 +142,17 @@ func (r *testEnv) failStep(op operation, before, after view, k, width int, failu
 		t.Errorf("step %d and %d in all of %v fail with %v: "+format, append([]any{k, width, steps, failure}, args...)...)
 	}
 	if width > 1 && errors.Is(err, errLeftBehind) {
-		code = agentapi.Unavailable // a caller must take it neither for made nor for not made
+		code = agentapi.Unavailable // a caller must not conclude that it was created, or that it was not
 	}
 	want := []view{before}
 	switch forward := strings.HasPrefix(op.name, "delete") || strings.HasPrefix(op.name, "unexport"); {
-	case err == nil: // there is another way to do it, on a full filesystem
+	case err == nil: // there is another way on a full filesystem
 		want = []view{after}
 	case !errors.Is(err, failure) || agentapi.CodeOf(err) != code:
 		fail("the error is %v (%s)", err, agentapi.CodeOf(err))
-	case forward: // goes as far as it gets, and never back
+	case forward: // only ever continues, and is never undone
 		want = nil
-	case width > 1 && !strings.HasPrefix(op.name, "patch") && op.name != "resize": // where the undoing failed too, either is right
+	case width > 1 && !strings.HasPrefix(op.name, "patch") && op.name != "resize": // if the undo failed too, either state is right
 		want = []view{before, after}
 	}
 	r.store.maintain(context.Background())

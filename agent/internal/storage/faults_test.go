@@ -10,19 +10,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// errKilled stands for the end of the process: every step from then on fails with it.
+// errKilled simulates the end of the process: every later step fails with it.
 var errKilled = errors.New("the process was killed")
 
-// faults counts the steps of a change and fails some of them.
+// faults counts the steps of a change and makes some of them fail.
 type faults struct {
 	mu       sync.Mutex
 	steps    []string
-	from, to int    // steps that fail, counted from 1; to is not one of them
+	from, to int    // range of steps that fail, counted from 1, without to
 	named    string // a kill waits for the first step of this name
 	err      error
 	at       func(step string) // called before each step
 
-	failing []string // each step of these names fails with failure
+	failing []string // each step with one of these names fails with failure
 	failure error
 }
 
@@ -33,10 +33,10 @@ func (f *faults) arm(from, to int, err error) {
 	f.steps, f.from, f.to, f.err, f.named = nil, from, to, err, ""
 }
 
-// kill makes every step fail from the given one on.
+// kill makes every step fail, starting with the given one.
 func (f *faults) kill(from int) { f.arm(from, math.MaxInt, errKilled) }
 
-// killBefore makes every step fail from the first of that name on.
+// killBefore makes every step fail, starting with the first one of that name.
 func (f *faults) killBefore(step string) {
 	f.arm(math.MaxInt, math.MaxInt, errKilled)
 	f.mu.Lock()
@@ -44,14 +44,14 @@ func (f *faults) killBefore(step string) {
 	f.named = step
 }
 
-// fail makes each step of the names fail, until it is called again.
+// fail makes each step of these names fail, until the next call.
 func (f *faults) fail(err error, steps ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failing, f.failure = steps, err
 }
 
-// watch has each step told, before it is made; nil ends that.
+// watch calls at before each step. nil ends that.
 func (f *faults) watch(at func(step string)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,7 +89,8 @@ func (f *faults) step(name string) error {
 	return nil
 }
 
-// faultyExporter has fault points around what the NFS server is told: a call that fails may have had its effect.
+// faultyExporter has fail points around the calls of the NFS server. A call that fails may have
+// taken effect.
 type faultyExporter struct {
 	*memoryExporter
 	faults *faults
@@ -111,7 +112,7 @@ func (m *memoryExporter) drop(e nfs.Export) {
 	delete(m.exports, e.Key())
 }
 
-// setRoots are exports of other programs with fsid=0.
+// setRoots sets the exports of other programs with fsid=0.
 func (m *memoryExporter) setRoots(roots ...nfs.Export) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

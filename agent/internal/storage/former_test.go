@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// former is the commit that made the first tarball: see test/release/previous.sh.
+// former is the commit of the first tarball: see test/release/previous.sh.
 const former = "57e475dfd1ea88cbad4ab563509ef37893a17900"
 
 // formerPool is a pool on which an agent of the former commit was killed.
@@ -30,10 +30,10 @@ type formerPool struct {
 	Before, After   view
 }
 
-// An agent of 57e475d was killed before each step of each change, beside a volume with a snapshot, a
-// client and a writer. This agent starts on what that left. It loses nothing, makes no half of a
-// change whole that was refused, and takes the change when it is asked for again. It quarantines
-// what docs/architecture.md names, and nothing else.
+// An agent of 57e475d was killed before each step of each change. The pool also has a volume with a
+// snapshot, a client and a writer. This agent starts on that pool. It loses nothing, does not
+// complete refused changes, and accepts the change when it is repeated. It quarantines only what
+// docs/architecture.md names.
 func TestUpgradeOfInterruptedPools(t *testing.T) {
 	program := formerTests(t)
 	pool := testpool.New(t, testpool.Options{SizeBytes: 4 << 30})
@@ -45,7 +45,7 @@ func TestUpgradeOfInterruptedPools(t *testing.T) {
 	pools := formerPools(t, pool.Dir)
 	for _, op := range operations() {
 		interrupted, known := pools[op.name]
-		if !known { // to the former agent
+		if !known { // the former agent does not know it
 			continue
 		}
 		delete(pools, op.name)
@@ -59,7 +59,7 @@ func TestUpgradeOfInterruptedPools(t *testing.T) {
 	assert.Equal(t, len(pools), 0, "no operation of that name: %v", pools)
 }
 
-// formerPools are the pools below dir, by the operation in which the agent was killed.
+// formerPools returns the pools below dir, by the operation during which the agent was killed.
 func formerPools(t *testing.T, dir string) map[string][]formerPool {
 	t.Helper()
 	pools := map[string][]formerPool{}
@@ -92,20 +92,20 @@ func upgradeInterrupted(t *testing.T, op operation, left formerPool) {
 	if path, found := quarantinedOf(ten); found {
 		assert.Assert(t, copies, "%s: %q", what, have)
 		assertCode(t, op.do(t.Context(), ten), agentapi.AlreadyExists)
-		assert.NilError(t, os.RemoveAll(path)) // no data is in it
+		assert.NilError(t, os.RemoveAll(path)) // contains no data
 		s.maintain(t.Context())
 		have = viewOf(t, ten)
 	}
 	switch {
 	case left.Acknowledged:
 		assert.DeepEqual(t, have, left.After)
-	case strings.HasPrefix(op.name, "unexport"): // of several references, some may be gone
+	case strings.HasPrefix(op.name, "unexport"): // some of several references may be gone
 		lost := have.lost(left.Before, left.After)
 		assert.Equal(t, len(lost), 0, "%s: there is no %q", what, lost)
 	case !slices.Equal(have, left.Before) && !slices.Equal(have, left.After):
 		t.Errorf("%s: there is\n%q, want\n%q or\n%q", what, have, left.Before, left.After)
 	}
-	if !copies { // which can leave an empty directory: it gives way to the next try
+	if !copies { // they can leave an empty directory, which the next try replaces
 		assertRules(t, s)
 	}
 	assert.NilError(t, op.do(t.Context(), ten), what)
@@ -119,7 +119,7 @@ func upgradeInterrupted(t *testing.T, op operation, left formerPool) {
 	assert.Equal(t, len(findings), 0, "%s: %v", what, findings)
 }
 
-// quarantinedOf is the path of a volume or snapshot that is quarantined.
+// quarantinedOf returns the path of a volume or snapshot that is quarantined.
 func quarantinedOf(ten *Tenant) (path string, found bool) {
 	for _, v := range ten.volumes.all() {
 		if v.Quarantine != "" {
@@ -134,7 +134,8 @@ func quarantinedOf(ten *Tenant) (path string, found bool) {
 	return "", false
 }
 
-// writeDuring appends to a file until the function is called that it returns, which checks that all of it is there.
+// writeDuring appends to a file until the caller calls the returned function. That function checks
+// that the file is complete.
 func writeDuring(t *testing.T, path string) (check func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
@@ -166,8 +167,8 @@ func writeDuring(t *testing.T, path string) (check func()) {
 	}
 }
 
-// formerTests builds this package's tests as they were in the former commit, with testdata/former_test.go. The program is kept in
-// the user's cache, under a name that changes with what it is made of.
+// formerTests builds the tests of this package in the former commit, with testdata/former_test.go.
+// It keeps the program in the cache of the user, under a name that depends on its sources.
 func formerTests(t *testing.T) string {
 	t.Helper()
 	made, err := os.ReadFile("testdata/former_test.go")

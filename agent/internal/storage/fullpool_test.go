@@ -20,13 +20,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// tinyPool is soon full.
+// tinyPool fills up quickly.
 var tinyPool = testpool.Options{SizeBytes: 300 << 20}
 
 var fullClient = netip.MustParseAddr("10.0.0.7")
 
-// A pool that clients have filled up: with data, or with so many small files that there is no room for metadata, which stops
-// btrfs while df still shows free space.
+// Clients have filled up a pool with data, or with so many small files that there is no room for
+// metadata. In the second case btrfs stops although df still shows free space.
 func TestFullPool(t *testing.T) {
 	for _, full := range []struct {
 		name string
@@ -60,7 +60,7 @@ func TestFullPool(t *testing.T) {
 	}
 }
 
-// A pool that was full at the first start has no reserve. It is still reported as full.
+// A pool that was full at the first start has no reserve. Its health still reports that it is full.
 func TestFullPoolWithoutAReserve(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	mustCreate(t, r.ten, "v")
@@ -70,7 +70,8 @@ func TestFullPoolWithoutAReserve(t *testing.T) {
 	assertCode(t, err, agentapi.NoSpace)
 }
 
-// A quota on the subvolume of the base path is reached: clients can be shut out all the same.
+// The quota of the subvolume of the base path is reached. Unexports still revoke the access of
+// clients.
 func TestQuotaOfBasePath(t *testing.T) {
 	r := newTestEnvWith(t, smallPool, QuotaFull)
 	mustCreate(t, r.ten, "v")
@@ -100,8 +101,8 @@ func TestQuotaOfBasePath(t *testing.T) {
 	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
 }
 
-// A first start on a pool that is full already either works or says that there is no room; with room again it works, and nothing
-// is left of the start before.
+// A first start on a full pool works, or fails because there is no room. With room it works, and
+// nothing is left of the earlier start.
 func TestFirstStartOnAFullPool(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, tinyPool)
@@ -131,7 +132,7 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 	}
 
 	assert.NilError(t, os.RemoveAll(others))
-	eventually(t, func() poll.Result { // the kernel cleans up behind us
+	eventually(t, func() poll.Result { // the kernel cleans up in the background
 		if s, err = initAndOpen(); isFull(err) {
 			return poll.Continue("%v", err)
 		}
@@ -147,7 +148,8 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
-// almostFullPool has a volume that may take all of the pool, and one of each kind to work with.
+// almostFullPool returns a pool with a volume that may fill it, and one volume, snapshot and clone
+// to work with.
 func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 	t.Helper()
 	pool, exporter := testpool.New(t, tinyPool), newMemoryExporter()
@@ -167,17 +169,18 @@ func almostFullPool(t *testing.T) (*Tenant, *memoryExporter) {
 		_, err = ten.Export(ctx, name, ExportSpec{Client: fullClient})
 		assert.NilError(t, err)
 	}
-	// As snapper makes them of the system's root. It must not keep what the agent gives up.
+	// A snapshot as snapper takes them of the system's root. It must not keep the space that the
+	// agent frees.
 	btrfsCommand(t, "subvolume", "snapshot", "-r", pool.Dir, filepath.Join(pool.Dir, "snapshot"))
 	return ten, exporter
 }
 
-// fillWithData returns when there is no room for more, or with what else went wrong.
+// fillWithData returns when there is no more room, or another error.
 func fillWithData(dir string) error {
 	return fillUp(dir, 1000, func(path string) error { return writeFull(path, 4<<20) })
 }
 
-// fillWithMetadata makes symbolic links, whose text takes no room for data.
+// fillWithMetadata creates symbolic links, whose text needs no room for data.
 func fillWithMetadata(dir string) error {
 	text := strings.Repeat("-", 3000)
 	return fillUp(dir, 1_000_000, func(path string) error { return os.Symlink(text, path) })
@@ -228,7 +231,8 @@ func assertNothingIsMade(t *testing.T, ten *Tenant) {
 	assertRules(t, ten.store)
 }
 
-// assertChangesAreWhole makes changes that write metadata: each happens or is NoSpace, and what is on disk is whole. Clients attach.
+// assertChangesAreWhole makes changes that write metadata. Each one succeeds or is NoSpace, and the
+// state on disk is complete. Clients can attach.
 func assertChangesAreWhole(t *testing.T, ten *Tenant, round byte) {
 	t.Helper()
 	ctx := t.Context()
@@ -241,7 +245,7 @@ func assertChangesAreWhole(t *testing.T, ten *Tenant, round byte) {
 	assertRules(t, ten.store) // reads all metadata
 }
 
-// assertThingsGo unexports and deletes everything, without room.
+// assertThingsGo unexports and deletes everything without free space.
 func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
 	t.Helper()
 	ctx := t.Context()
@@ -260,7 +264,7 @@ func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
 	assertRules(t, ten.store)
 }
 
-// assertRoomAgain waits for the kernel to clean up, and then makes what could not be made.
+// assertRoomAgain waits until the kernel has cleaned up, and then repeats the refused creations.
 func assertRoomAgain(t *testing.T, ten *Tenant) {
 	t.Helper()
 	eventually(t, func() poll.Result {
@@ -278,8 +282,8 @@ func assertRoomAgain(t *testing.T, ten *Tenant) {
 	assertRules(t, ten.store)
 }
 
-// The pool fills up while volumes, snapshots and references are made: what is refused is not there, what is answered is whole,
-// also for the next start.
+// The pool fills up while volumes, snapshots and references are created. A refused one does not
+// exist, and an acknowledged one is complete, also after the next start.
 func TestPoolFillsUpUnderChanges(t *testing.T) {
 	t.Parallel()
 	ten, exporter := almostFullPool(t)

@@ -17,7 +17,7 @@ func FuzzCursor(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		// Whatever is sent: no panic, and what is taken begins with a name.
+		// For any input: no panic, and an accepted position begins with a name.
 		got, err := position(text)
 		if err != nil || text == "" {
 			return
@@ -63,7 +63,7 @@ func FuzzDecodeMetadata(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What is taken is taken again, after it has been written, as the same.
+		// Accepted metadata is accepted again with the same value after a write.
 		assert.NilError(t, validateName("name", m.Name))
 		volume, err := m.volume()
 		assert.NilError(t, err)

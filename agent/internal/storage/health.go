@@ -11,22 +11,23 @@ import (
 )
 
 const (
-	// nearlyFull is the part of a size from which on it is worth a condition, in percent.
+	// nearlyFull is the used part of a size, in percent, from which on a volume has a condition.
 	nearlyFull = 95
-	// fullWithin is how close to its limit a volume counts as full, in bytes. Writes fail with 16 KiB left, which btrfs keeps for
-	// the metadata of deletes (measured, in both quota modes and whatever the limit).
+	// fullWithin is how close to its limit a volume counts as full, in bytes. Writes fail with 16
+	// KiB left, which btrfs reserves for the metadata of deletes (measured in both quota modes,
+	// with different limits).
 	fullWithin = 128 << 10
 )
 
-// Health is what is wrong at one moment. It is read once for all the volumes of an answer.
+// Health holds the problems at one moment. A request reads it once for all volumes of its reply.
 type Health struct {
-	pool    pool.Conditions // and so with every volume
-	exports map[string]int  // of a volume's data path: how many clients are to be let in and are not
+	pool    pool.Conditions // these also apply to every volume
+	exports map[string]int  // by data path of a volume: number of clients without their export
 
 	subvolumes subvolumeState
 }
 
-// Of says what is wrong with a volume, its pool included.
+// Of returns the conditions of a volume, including those of its pool.
 func (h Health) Of(v Volume, used Usage) []Condition {
 	out := slices.Clip(h.pool)
 	if v.Quarantine != "" {
@@ -39,7 +40,7 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 			used.UsedBytes, v.QuotaBytes)
 	case left < fullWithin:
 		out.Add(agentapi.ReasonVolumeFull, "%d of %d bytes are used: writes fail until something is deleted or the volume grown", used.UsedBytes, v.QuotaBytes)
-	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may be too much for an int64
+	case used.UsedBytes >= v.QuotaBytes/100*nearlyFull: // a quota times 100 may overflow an int64
 		out.Add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
 	}
 	h.subvolumes.of(v, &out)
@@ -49,8 +50,8 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 	return out
 }
 
-// OverLimit is how many bytes a volume has beyond its limit. btrfs reserves no space for a reflink,
-// which a copy on the server is, and lets deletes at the limit write some metadata. Those few
+// OverLimit returns by how many bytes a volume exceeds its limit. btrfs reserves no space for a
+// reflink, which a server-side copy uses, and lets deletes at the limit write some metadata. A few
 // kilobytes do not count.
 func (v Volume) OverLimit(used Usage) int64 {
 	over := used.UsedBytes - v.QuotaBytes
@@ -60,20 +61,22 @@ func (v Volume) OverLimit(used Usage) int64 {
 	return over
 }
 
-// poolHealthy tells whether only a volume of its own can be degraded.
+// poolHealthy reports whether the pool has no conditions. Then only conditions of single volumes
+// are possible.
 func (h Health) poolHealthy() bool { return len(h.pool) == 0 }
 
-// healthFor is how long a look at the pool counts.
+// healthFor is how long a health check of the pool stays valid.
 const healthFor = time.Second
 
-// Health looks at the pool and at the NFS server's exports, or returns what a look less than a second ago saw.
+// Health checks the pool and the exports of the NFS server. It returns the previous result if that
+// is less than a second old.
 func (t *Tenant) Health(ctx context.Context) Health {
 	return t.store.healthCache.health.get(healthFor, func() Health { return t.store.readHealth(ctx) })
 }
 
-// Conditions are what is wrong with the pool, its volumes and its exports now; none where all is well. They name no
-// volume. Anyone may ask for them, as often as they like, so they cost the same however many volumes there are,
-// and look at devices, space and quotas once a second at most.
+// Conditions returns the current problems of the pool, its volumes and its exports. They name no
+// volume. Any client may request them at any rate without a token. So their cost does not depend on
+// the number of volumes, and devices, space and quotas are read at most once a second.
 func (s *Store) Conditions() []Condition {
 	out := s.poolConditions(func() pool.Conditions {
 		return s.healthCache.filesystem.get(healthFor, s.pool.FilesystemConditions)
@@ -81,19 +84,19 @@ func (s *Store) Conditions() []Condition {
 	if n := s.quarantined(); n > 0 {
 		out.Add(agentapi.ReasonQuarantined, "%d volumes or snapshots are quarantined", n)
 	}
-	if n := len(s.brokenTenants()); n > 0 { // whose names no other tenant learns
+	if n := len(s.brokenTenants()); n > 0 { // other tenants must not learn their names
 		out.Add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
 	}
 	if n := s.maintenance.pendingDeletions(); n > 0 {
 		out.Add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
 	}
-	if s.maintenance.exportError() != nil { // which may name volumes: it is in the log
+	if s.maintenance.exportError() != nil { // the error may name volumes: the log has it
 		out.Add(agentapi.ReasonExportsDiffer, "the NFS server's exports cannot be brought in line: see the agent's log")
 	}
 	return out
 }
 
-// readHealth is Health as of now, but for the exports, which are looked at every exportsFor.
+// readHealth reads the current health, and the exports at most every exportsFor.
 func (s *Store) readHealth(ctx context.Context) Health {
 	conditions := s.poolConditions(s.pool.FilesystemConditions)
 	exports := s.healthCache.exports.get(exportsFor, func() exportState { return s.readExports(ctx) })
@@ -104,7 +107,7 @@ func (s *Store) readHealth(ctx context.Context) Health {
 	return Health{pool: conditions, exports: exports.missing, subvolumes: subvolumes}
 }
 
-// healthCache is what was read lately.
+// healthCache holds recent results.
 type healthCache struct {
 	health  cached[Health]
 	exports cached[exportState]
@@ -114,7 +117,8 @@ type healthCache struct {
 	filesystem cached[pool.Conditions]
 }
 
-// poolConditions are what is wrong with the pool and so with every volume on it; filesystem are those of the filesystem.
+// poolConditions returns the conditions of the pool, which apply to every volume on it. filesystem
+// returns those of the filesystem.
 func (s *Store) poolConditions(filesystem func() pool.Conditions) pool.Conditions {
 	out, gone := s.pool.AccessConditions()
 	if gone {
@@ -133,7 +137,7 @@ func (s *Store) quarantined() int {
 	return n
 }
 
-// degraded selects the volumes that something is wrong with. It reads the usage of all of them at once.
+// degraded selects the volumes with conditions. It reads the usage of all of them at once.
 func (t *Tenant) degraded(ctx context.Context) (func(*Volume) bool, error) {
 	health := t.Health(ctx)
 	if !health.poolHealthy() {
@@ -150,5 +154,5 @@ func (t *Tenant) degraded(ctx context.Context) (func(*Volume) bool, error) {
 	return func(v *Volume) bool { return len(health.Of(*v, usage[v.ID])) > 0 }, nil
 }
 
-// dataPath is what is exported.
+// dataPath returns the exported path.
 func (v Volume) dataPath() string { return filepath.Join(v.Path, dataDir) }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// cached keeps a value that is expensive to read for a while. While one caller reads it again, the others get the value from
-// before: only the first read is waited for.
+// cached keeps a value that is expensive to read for some time. While one caller reads it, the
+// others get the previous value. They wait only for the first read.
 type cached[T any] struct {
 	reading sync.Mutex // held during a read
 
@@ -28,7 +28,7 @@ func (c *cached[T]) get(age time.Duration, read func() T) T {
 	}
 	defer c.reading.Unlock()
 	if value, at := c.last(); !at.IsZero() && time.Since(at) < age {
-		return value // read by the caller that this one waited for
+		return value // the other caller has read it during the wait
 	}
 	value = read()
 	c.mu.Lock()
@@ -43,7 +43,7 @@ func (c *cached[T]) last() (T, time.Time) {
 	return c.value, c.at
 }
 
-// forget makes the next get read.
+// forget makes the next get read the value.
 func (c *cached[T]) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

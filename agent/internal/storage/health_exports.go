@@ -9,16 +9,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// exportsFor is how long a look at the NFS server's exports counts. It reads all of them.
+// exportsFor is how long a check of the exports of the NFS server stays valid. A check reads all of
+// them.
 const exportsFor = 10 * time.Second
 
-// exportsTimeout bounds one look: it must not hold up an answer.
+// exportsTimeout limits one check, so that it does not delay a reply.
 const exportsTimeout = 2 * time.Second
 
-// exportState is how the NFS server's exports compare with the intended ones.
+// exportState is the difference between the exports of the NFS server and the intended ones.
 type exportState struct {
-	missing map[string]int // clients that are to be let in and are not, by data path
-	unknown bool           // the server does not tell
+	missing map[string]int // number of clients without their export, by data path
+	unknown bool           // the server did not answer
 }
 
 func (s *Store) readExports(ctx context.Context) exportState {
@@ -31,8 +32,8 @@ func (s *Store) readExports(ctx context.Context) exportState {
 	return exportState{missing: missing, unknown: err != nil}
 }
 
-// exportRootCondition tells of exports that keep clients from mounting volumes. The message
-// does not name them, because anyone may read it.
+// exportRootCondition reports exports that prevent clients from mounting volumes. The message does
+// not name them, because anyone may read it.
 func (s *Store) exportRootCondition(out *pool.Conditions) {
 	n := s.healthCache.roots.get(exportsFor, s.foreignRoots)
 	if n > 0 {
@@ -41,7 +42,7 @@ func (s *Store) exportRootCondition(out *pool.Conditions) {
 	}
 }
 
-// foreignRoots counts the exports of others that are the root of NFSv4.
+// foreignRoots counts the exports of other programs that are the root of NFSv4.
 func (s *Store) foreignRoots() int {
 	ctx, cancel := context.WithTimeout(context.Background(), exportsTimeout)
 	defer cancel()
@@ -52,8 +53,9 @@ func (s *Store) foreignRoots() int {
 	return len(roots)
 }
 
-// missingExports counts the clients that are to be let in and are not, by data path. A client that is being let in just now
-// is noted as wanted before the server is told: what seems to be missing is looked at again once nobody changes its volume.
+// missingExports counts the clients without their export, by data path. An export that has just
+// begun is intended before the server has it. So missingExports checks missing exports again when
+// no change of the volume is running.
 func (s *Store) missingExports(ctx context.Context) (map[string]int, error) {
 	missing, err := s.wantedBut(ctx)
 	if err != nil || len(missing) == 0 {
@@ -79,7 +81,7 @@ func (s *Store) missingExports(ctx context.Context) (map[string]int, error) {
 	return out, nil
 }
 
-// wantedBut are the exports that there should be and are not.
+// wantedBut returns the intended exports that the server does not have.
 func (s *Store) wantedBut(ctx context.Context) (map[nfs.Key]nfs.Export, error) {
 	actual, err := s.exporter.List(ctx)
 	if err != nil {
@@ -98,8 +100,8 @@ func (s *Store) wantedBut(ctx context.Context) (map[nfs.Key]nfs.Export, error) {
 	return out, nil
 }
 
-// waitForChange returns when no change of the references to the volume with that data path is under way; false when one
-// still is.
+// waitForChange returns when no change of the references of the volume with that data path is
+// running. It returns false if one is still running.
 func (s *Store) waitForChange(ctx context.Context, path string) bool {
 	t, name := s.locate(path)
 	if t == nil {

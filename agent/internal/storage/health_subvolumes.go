@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	// subvolumesFor is how long a look at the subvolumes counts. It reads the tree of roots.
+	// subvolumesFor is how long a check of the subvolumes stays valid. It reads the tree of roots.
 	subvolumesFor = 30 * time.Second
 	// nestedInMessage is how many nested subvolumes a condition names.
 	nestedInMessage = 5
-	// nestedInSnapshot is how many a snapshot names.
+	// nestedInSnapshot is how many nested subvolumes a snapshot names.
 	nestedInSnapshot = 100
-	// nestedBytes bounds the names, which clients choose, in a snapshot's metadata.
+	// nestedBytes limits the names in the metadata of a snapshot, because clients choose them.
 	nestedBytes = 16 << 10
 )
 
-// subvolumeState are the volumes, by the IDs of their subvolumes, that were changed on the
-// storage host in ways that the agent never changes them.
+// subvolumeState holds volumes that an administrator changed on the storage host in ways that the
+// agent never does, by the IDs of their subvolumes.
 type subvolumeState struct {
 	readOnly map[uint64]bool
-	nested   map[uint64]string // which there are
+	nested   map[uint64]string // names of the nested subvolumes
 }
 
 func (s *Store) readSubvolumes() subvolumeState {
@@ -50,7 +50,7 @@ func (s *Store) readSubvolumes() subvolumeState {
 	for id := range seen.nested {
 		paths, total, err := s.pool.NestedSubvolumes(id, nestedInMessage)
 		if err != nil || total == 0 {
-			delete(seen.nested, id) // it is gone
+			delete(seen.nested, id) // the subvolume is gone
 			continue
 		}
 		seen.nested[id] = listNested(paths, total)
@@ -76,7 +76,7 @@ func (seen subvolumeState) of(v Volume, out *pool.Conditions) {
 	}
 }
 
-// nestedIn names the subvolumes that a snapshot of the subvolume will lack.
+// nestedIn names the subvolumes that a snapshot of the subvolume omits.
 func (s *Store) nestedIn(volume string, id uint64) ([]string, error) {
 	paths, total, err := s.pool.NestedSubvolumes(id, nestedInSnapshot)
 	if err == nil && total > 0 {
@@ -85,7 +85,7 @@ func (s *Store) nestedIn(volume string, id uint64) ([]string, error) {
 	return presentable(paths, nestedBytes), err
 }
 
-// presentable quotes names that are no printable text, and leaves out those beyond the bound.
+// presentable quotes names that are not printable, and omits those beyond the limit.
 func presentable(paths []string, bound int) (out []string) {
 	for _, path := range paths {
 		if quoted := strconv.Quote(path); quoted != `"`+path+`"` {

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Subvolumes within a volume are seen, and named by snapshots, which lack them.
+// Health reports nested subvolumes of a volume. Snapshots omit and name them.
 func TestNestedSubvolumes(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -35,7 +35,7 @@ func TestNestedSubvolumes(t *testing.T) {
 	btrfsCommand(t, "subvolume", "create", filepath.Join(data, "nested"))
 	assert.NilError(t, os.MkdirAll(filepath.Join(data, "some", "where"), 0o755))
 	btrfsCommand(t, "subvolume", "create", filepath.Join(data, "some", "where", "deep"))
-	btrfsCommand(t, "subvolume", "create", filepath.Join(data, "nested", "within")) // of the nested one
+	btrfsCommand(t, "subvolume", "create", filepath.Join(data, "nested", "within")) // in the nested one
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonNestedSubvolumes})
 	assert.DeepEqual(t, healthOf(t, ten, "well"), []string{})
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
@@ -62,13 +62,13 @@ func TestNestedSubvolumes(t *testing.T) {
 	assert.NilError(t, ten.DeleteVolume(t.Context(), "v"))
 }
 
-// The read-only flag, set by hand, is seen until it is gone.
+// Health reports a read-only flag that was set by hand, until it is cleared.
 func TestReadOnlySubvolume(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
 	v := mustCreate(t, ten, "v")
 	mustCreate(t, ten, "well")
-	withSnapshotOf(t, ten, "v") // which is read-only, as it should be
+	withSnapshotOf(t, ten, "v") // a snapshot is always read-only
 	for flag, want := range map[string][]string{"true": {agentapi.ReasonVolumeReadOnly}, "false": {}} {
 		btrfsCommand(t, "property", "set", "-ts", filepath.Join(v.Path, dataDir), "ro", flag)
 		assert.DeepEqual(t, healthOf(t, ten, "v"), want)
@@ -84,7 +84,7 @@ func TestReadOnlySubvolume(t *testing.T) {
 	}
 }
 
-// Names within a volume are the clients': whatever they are, snapshots can be made and read again.
+// Clients choose the names within a volume. With any names, snapshots can be created and read.
 func TestHostileNamesOfNestedSubvolumes(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -96,7 +96,7 @@ func TestHostileNamesOfNestedSubvolumes(t *testing.T) {
 	for i := range nestedInSnapshot + 20 {
 		assert.NilError(t, btrfs.CreateSubvolume(dir, fmt.Sprintf("%s\xff%d", strings.Repeat("\x01", 250), i)))
 	}
-	for range 20 { // deeper than the kernel gives paths for
+	for range 20 { // deeper than the paths that the kernel returns
 		name := strings.Repeat("d", 255)
 		assert.NilError(t, unix.Mkdirat(int(dir.Fd()), name, 0o755))
 		next, err := beneath.OpenDir(dir, name)

@@ -22,10 +22,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// healthOf looks anew.
+// healthOf checks the health without the cache.
 func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	t.Helper()
-	_ = commitNow(ten.store) // for the counts; a read-only filesystem makes none
+	_ = commitNow(ten.store) // updates the counts; fails on a read-only filesystem
 	ten.store.healthCache.health.forget()
 	ten.store.healthCache.exports.forget()
 	ten.store.healthCache.roots.forget()
@@ -37,11 +37,11 @@ func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	usage, err := ten.Usage(t.Context(), v.ID)
 	assert.NilError(t, err)
 	found := reasons(ten.Health(t.Context()).Of(v, usage[v.ID]))
-	assert.DeepEqual(t, found, reasons(report.Conditions)) // what the node is told
+	assert.DeepEqual(t, found, reasons(report.Conditions)) // the report for the node
 	return append([]string{}, found...)
 }
 
-// degradedVolumes are those that a list of the degraded has.
+// degradedVolumes returns the names in a list of degraded volumes.
 func degradedVolumes(t *testing.T, ten *Tenant) []string {
 	t.Helper()
 	page, err := ten.ListVolumes(t.Context(), Query{Degraded: true})
@@ -83,7 +83,7 @@ func TestHealthOfVolumes(t *testing.T) {
 	}
 }
 
-// writeToTheEnd writes until the kernel refuses, in small pieces.
+// writeToTheEnd writes small pieces until the kernel refuses.
 func writeToTheEnd(t *testing.T, dir string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, dataDir, "rest"))
@@ -118,7 +118,7 @@ func TestHealthOfExports(t *testing.T) {
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{})
 }
 
-// An export of another program takes the root of NFSv4 away from the volumes.
+// An export of another program replaces the NFSv4 root of the volumes.
 func TestHealthBesideAnotherRoot(t *testing.T) {
 	t.Parallel()
 	exporter := newMemoryExporter()
@@ -135,7 +135,7 @@ func TestHealthBesideAnotherRoot(t *testing.T) {
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
 }
 
-// A look that falls into the middle of an export does not take it for one that is missing.
+// A check during an export does not report that export as missing.
 func TestHealthWhileAnExportIsUnderWay(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)
@@ -192,7 +192,7 @@ func TestHealthOfAMissingDevice(t *testing.T) {
 	assert.Assert(t, cmp.Contains(healthOf(t, ten, "v"), agentapi.ReasonDeviceMissing))
 }
 
-// A volume in quarantine is the matter of that volume alone.
+// A volume in quarantine affects only its own health.
 func TestHealthOfQuarantine(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -209,7 +209,7 @@ func TestHealthOfQuarantine(t *testing.T) {
 	assert.DeepEqual(t, reasons(ten.store.Conditions()), []string{agentapi.ReasonQuarantined})
 }
 
-// A scrub meets data that somebody has damaged on the device.
+// A scrub finds data that was damaged on the device.
 func TestHealthAfterAScrub(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})
 	dir := t.TempDir()
@@ -223,7 +223,7 @@ func TestHealthAfterAScrub(t *testing.T) {
 
 	note := "/var/lib/btrfs/scrub.status." + fsid(t, s)
 	t.Cleanup(func() { _ = os.Remove(note) })
-	out, _ := exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).CombinedOutput() // fails where it finds errors
+	out, _ := exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).CombinedOutput() // fails if it finds errors
 	t.Logf("%s", out)
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonCorruptionFound, agentapi.ReasonDeviceErrorsRising})
 
@@ -243,8 +243,8 @@ func TestHealthAfterAScrub(t *testing.T) {
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
 }
 
-// A finding stays while later scrubs are cancelled, and after a restart of the agent. Only a complete
-// scrub without errors removes it.
+// A finding stays while later scrubs are cancelled, and after a restart of the agent. Only a
+// complete scrub without errors removes it.
 func TestScrubFindingStays(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})
 	s := open(t, Config{BasePath: pool.Dir}, newMemoryExporter())
@@ -266,7 +266,7 @@ func TestScrubFindingStays(t *testing.T) {
 		return slices.Contains(reasons(s.pool.FilesystemConditions()), agentapi.ReasonScrubUncorrectable)
 	}
 	assert.Assert(t, !found())
-	_ = exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).Run() // fails where it finds errors
+	_ = exec.Command("btrfs", "scrub", "start", "-B", pool.Dir).Run() // fails if it finds errors
 	s.maintenance.maintainPool(t.Context(), s)
 	assert.Assert(t, found())
 
@@ -304,7 +304,7 @@ func fsid(t *testing.T, s *Store) string {
 	return info.FSID.String()
 }
 
-// Nor does each request for health look at the devices.
+// Frequent requests for health do not read the devices each time.
 func TestConditionsLookAtTheFilesystemNowAndThen(t *testing.T) {
 	t.Parallel()
 	s := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, newMemoryExporter())).store
@@ -319,7 +319,8 @@ func TestConditionsLookAtTheFilesystemNowAndThen(t *testing.T) {
 	assert.Assert(t, last.Equal(first) || time.Since(begin) >= healthFor)
 }
 
-// Health and readiness are asked for by anyone, without a token: they look at no volume and no snapshot.
+// Clients request health and readiness without a token. These requests read no volume and no
+// snapshot.
 func TestConditionsWalkNoVolumes(t *testing.T) {
 	t.Parallel()
 	ten := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, newMemoryExporter()))

@@ -30,7 +30,7 @@ func poolIDOf(t *testing.T, base string) uuid.UUID {
 	return identity.ID
 }
 
-// openAndClose starts an agent once.
+// openAndClose starts and stops an agent.
 func openAndClose(t *testing.T, config Config) error {
 	t.Helper()
 	s, err := Open(t.Context(), config, newMemoryExporter())
@@ -40,7 +40,7 @@ func openAndClose(t *testing.T, config Config) error {
 	return err
 }
 
-// usedPool has a volume.
+// usedPool returns a pool with a volume.
 func usedPool(t *testing.T) (*testpool.Pool, Config) {
 	t.Helper()
 	pool := testpool.New(t, smallPool)
@@ -51,7 +51,7 @@ func usedPool(t *testing.T) (*testpool.Pool, Config) {
 	return pool, config
 }
 
-// olderPool is one that an agent has left which gave pools no ID.
+// olderPool returns a pool of an older agent that wrote no IDs.
 func olderPool(t *testing.T) (*testpool.Pool, Config) {
 	t.Helper()
 	pool, config := usedPool(t)
@@ -59,8 +59,8 @@ func olderPool(t *testing.T) (*testpool.Pool, Config) {
 	return pool, config
 }
 
-// The filesystem below the mount point is btrfs too. While the pool is not mounted the agent does
-// not start on it, and writes nothing to it.
+// The filesystem below the mount point is btrfs too. While the pool is not mounted, the agent
+// refuses to start on that filesystem, and writes nothing to it.
 func TestPoolIsNotMounted(t *testing.T) {
 	t.Parallel()
 	below := testpool.New(t, smallPool)
@@ -93,7 +93,7 @@ func TestPoolIsNotMounted(t *testing.T) {
 	assert.ErrorContains(t, err, "AGENT_POOL_ID is "+pinned.PoolID.String())
 	assert.DeepEqual(t, tree(t, below.Dir), before)
 
-	// An agent that gave no IDs has run on the filesystem below by accident.
+	// An agent that wrote no IDs has run on the filesystem below by accident.
 	initialised(t, config)
 	assert.NilError(t, openAndClose(t, config))
 	assert.NilError(t, os.Remove(idFile(base)))
@@ -132,7 +132,7 @@ func TestAnotherPoolIsRefused(t *testing.T) {
 	assert.NilError(t, openAndClose(t, otherConfig))
 }
 
-// Without the setting the log says what to set.
+// Without the setting, the log names the ID to set.
 func TestStartLogsThePoolID(t *testing.T) {
 	t.Parallel()
 	pool, config := usedPool(t)
@@ -151,7 +151,7 @@ func TestInit(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}
-	assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "file"), nil, 0o600)) // need not be empty
+	assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "file"), nil, 0o600)) // it need not be empty
 	poolID, created, err := initPool(config)
 	assert.NilError(t, err)
 	assert.Assert(t, created && poolID != uuid.Nil)
@@ -196,19 +196,19 @@ func TestInitTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// After a power cut an ID that was printed is there, also where the filesystem has another UUID.
+// After a power cut, a printed ID is there, even if the filesystem has another UUID.
 func TestPowerCutAfterInit(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
 	poolID, _, err := initPool(Config{BasePath: pool.Dir})
 	assert.NilError(t, err)
-	assert.Equal(t, poolIDOf(t, pool.Copy().Dir), poolID) // as after btrfstune -u
+	assert.Equal(t, poolIDOf(t, pool.Copy().Dir), poolID) // the copy has another UUID, as after btrfstune -u
 	pool.PowerCut()
 	assert.Equal(t, poolIDOf(t, pool.Dir), poolID)
 	assert.NilError(t, openAndClose(t, Config{BasePath: pool.Dir, PoolID: poolID, Tenants: []string{tenant}}))
 }
 
-// What a power cut during init leaves is not a pool yet, and init can be run again.
+// After a power cut during init, the directory is not a pool yet, and init can run again.
 func TestInitThatWasCutOff(t *testing.T) {
 	t.Parallel()
 	for _, left := range []string{"", poolIDFile + temporarySuffix, lockFile} {
@@ -239,7 +239,7 @@ func TestPoolOfAnOlderAgentGetsAnID(t *testing.T) {
 	found, err := Inspect(t.Context(), config, false)
 	assert.NilError(t, err)
 	assert.Equal(t, len(found), 0, "%v", found)
-	assert.DeepEqual(t, tree(t, pool.Dir), before) // looking makes no mark
+	assert.DeepEqual(t, tree(t, pool.Dir), before) // reading writes nothing
 
 	assert.NilError(t, openAndClose(t, config))
 	pinned.PoolID = poolIDOf(t, pool.Dir)
@@ -253,8 +253,8 @@ func TestPoolOfAnOlderAgentGetsAnID(t *testing.T) {
 	assert.NilError(t, openAndClose(t, pinned))
 }
 
-// The pool of an older agent that has no room for the file works as before. It gets its ID once
-// there is room.
+// If the pool of an older agent has no room for the file, it works as before. It gets its ID as
+// soon as there is room.
 func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, tinyPool)
@@ -267,9 +267,9 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	btrfsCommand(t, "qgroup", "limit", "none", hog)
 	assert.NilError(t, fillWithData(hog))
 	assert.NilError(t, fillWithMetadata(hog))
-	assert.NilError(t, openAndClose(t, config)) // whether there is room for the file is up to the kernel
+	assert.NilError(t, openAndClose(t, config)) // the kernel decides whether there is room for the file
 
-	// What cannot be replaced: a file that surely cannot be written.
+	// A directory that cannot be replaced ensures that the write fails.
 	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir))))
 	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
 	temporary := idFile(pool.Dir) + temporarySuffix
@@ -291,7 +291,7 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	for _, entry := range entries(t, hog) {
 		assert.NilError(t, os.RemoveAll(filepath.Join(hog, entry)))
 	}
-	eventually(t, func() poll.Result { // the kernel cleans up behind us
+	eventually(t, func() poll.Result { // the kernel cleans up in the background
 		assert.NilError(t, openAndClose(t, config))
 		if poolIDOf(t, pool.Dir) == uuid.Nil {
 			return poll.Continue("the pool has no ID yet")
@@ -300,7 +300,7 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	})
 }
 
-// What is in place of the ID and is none is refused, and stays for the administrator to look at.
+// The agent refuses a file that contains no ID, and keeps it for the administrator.
 func TestDamagedPoolID(t *testing.T) {
 	t.Parallel()
 	pool, config := usedPool(t)
@@ -335,11 +335,11 @@ func TestDamagedPoolID(t *testing.T) {
 		assert.DeepEqual(t, tree(t, pool.Dir), before)
 	}
 	assert.NilError(t, os.Remove(file))
-	assert.NilError(t, os.WriteFile(file, []byte(strings.ToUpper(config.PoolID.String())), 0o600)) // as an administrator puts it back
+	assert.NilError(t, os.WriteFile(file, []byte(strings.ToUpper(config.PoolID.String())), 0o600)) // as an administrator may restore it
 	assert.NilError(t, openAndClose(t, config))
 }
 
-// A look makes no mark, and says that a start would be refused.
+// A check writes nothing, and reports that a start would be refused.
 func TestLookAtWhatIsNoPool(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)

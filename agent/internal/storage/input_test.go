@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// badNames are those that no volume, snapshot or source may have.
+// badNames are names that no volume, snapshot or source may have.
 var badNames = map[string]string{
 	"empty": "", "too long": strings.Repeat("n", 129), "separator": "a/b", "parent": "..", "dot": ".", "hidden": ".agent",
 	"absolute": "/etc", "escape": "../other/v", "NUL": "a\x00b", "line break": "a\nb", "space": "a b", "unicode": "völume",
@@ -39,7 +39,8 @@ func badLabels() map[string]map[string]string {
 	}
 }
 
-// refusal is a request that must be refused, with words that say which field is wrong and what the limit is.
+// refusal is a request that must be refused, and the words that its error must contain: the field
+// and the limit.
 type refusal struct {
 	name  string
 	do    func(ctx context.Context, ten *Tenant) error
@@ -69,7 +70,7 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 	assertRules(t, ten.store)
 }
 
-// tree lists all that is below a directory, with sizes.
+// tree lists all files below a directory, with sizes.
 func tree(t *testing.T, dir string) []string {
 	t.Helper()
 	var out []string
@@ -178,7 +179,7 @@ func badLabelRefusals() []refusal {
 			out = append(out, refusal{method + " " + kind, do, agentapi.Invalid, []string{"labels"}})
 		}
 	}
-	// The creator's label is kept, and would be one too many.
+	// The label created-by is kept, and would exceed the limit.
 	full := map[string]string{}
 	for i := range agentapi.MaxLabels {
 		full[fmt.Sprint("k", i)] = "v"
@@ -364,7 +365,7 @@ func badQueryRefusals() []refusal {
 	}, agentapi.Invalid, []string{"name"}})
 }
 
-// lists are the three lists by one form: names in order, and the cursor.
+// lists calls the three lists in one form. Each returns names in order and the cursor.
 var lists = map[string]func(*Tenant, Query) (names []string, page Page[string], err error){
 	"volumes": func(ten *Tenant, q Query) ([]string, Page[string], error) {
 		page, err := ten.ListVolumes(context.Background(), q)
@@ -419,12 +420,12 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 		_, err = ten.Export(ctx, "0", ExportSpec{Client: netip.MustParseAddr(client)})
 		assert.NilError(t, err, client)
 	}
-	assert.NilError(t, ten.Unexport(ctx, "0", client1, nil)) // the mapped address is the same client
+	assert.NilError(t, ten.Unexport(ctx, "0", client1, nil)) // the IPv4-mapped address is the same client
 	assertRules(t, ten.store)
 }
 
-// Older agents exported to loopback and link-local addresses. Such a client keeps its export, also
-// when the request is repeated, until its references are removed. From then on it is refused.
+// Older agents exported to loopback and link-local addresses. Such a client keeps its export until
+// its references are removed, even if the request is repeated. After that it is refused.
 func TestClientsOfOlderAgents(t *testing.T) {
 	pool, exporter := newPool(t), newMemoryExporter()
 	config := Config{BasePath: pool.Dir, Tenants: []string{tenant}}

@@ -15,48 +15,49 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-// FindingKind is what is wrong with something on the pool.
+// FindingKind is the kind of a problem on the pool.
 type FindingKind string
 
-// What a start of the agent, and a check, can find.
+// Kinds that a start of the agent, and a check, can find.
 const (
-	InterruptedCreation FindingKind = "interrupted-creation" // half of a volume, clone or snapshot
+	InterruptedCreation FindingKind = "interrupted-creation" // incomplete volume, clone or snapshot
 	InterruptedDeletion FindingKind = "interrupted-deletion"
 	Temporary           FindingKind = "temporary-file"    // of an interrupted write
-	Unfinished          FindingKind = "unfinished-update" // the subvolume does not follow its metadata yet
+	Unfinished          FindingKind = "unfinished-update" // the subvolume does not match its metadata yet
 	WrongLimit          FindingKind = "wrong-limit"
 	StaleQgroup         FindingKind = "stale-qgroup"
 	QuotasOff           FindingKind = "quota-off"
 	QuotasInconsistent  FindingKind = "quota-inconsistent"
 	MissingDirectory    FindingKind = "missing-directory"
-	ReplacedData        FindingKind = "replaced-data" // another subvolume than the metadata names
+	ReplacedData        FindingKind = "replaced-data" // a subvolume other than the one in the metadata
 	NoPoolID            FindingKind = "no-pool-id"    // a start refuses the base path
-	Quarantined         FindingKind = "quarantined"   // holds data and is not understood: nothing but an administrator repairs it
+	Quarantined         FindingKind = "quarantined"   // has data that the agent cannot use; only an administrator can repair it
 
-	// No faults, but files that an agent of 57e475d quarantines.
+	// Not problems, but files that an agent of 57e475d quarantines.
 	NewerMetadata  FindingKind = "newer-metadata"
 	NewerReference FindingKind = "newer-reference"
 )
 
-// Finding is one thing that is not as a running agent leaves it.
+// Finding is one difference from the state in which a running agent leaves the pool.
 type Finding struct {
 	Kind     FindingKind
 	Path     string
 	Detail   string
 	Repaired bool
-	Err      error // why it could not be repaired
+	Err      error // why the repair failed
 }
 
-// Inspect looks at a pool that no agent has: what the next start of an agent would find and put right, as the same code
-// does it. With repair it does so, and marks the findings; else it changes nothing, and works on a read-only filesystem
-// too. What holds data is never removed. It fails where an agent has the pool, or where the pool cannot be read.
+// Inspect checks a pool that no agent uses. It finds what the next start of an agent would find and
+// repair, with the same code. With repair it repairs the findings and marks them. Otherwise it
+// changes nothing, and works on a read-only filesystem. It never removes data. It fails if an agent
+// uses the pool, or if the pool cannot be read.
 func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error) {
 	findings, _, err := InspectVersions(ctx, config, repair)
 	return findings, err
 }
 
 // InspectVersions is Inspect, and also names the volumes and snapshots that an agent of 57e475d
-// quarantines. That is no fault.
+// quarantines. Those are not problems.
 func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
 	purpose := pool.ForChanges
@@ -92,13 +93,13 @@ func InspectVersions(ctx context.Context, config Config, repair bool) (findings,
 	return s.inspection.findings, newer, nil
 }
 
-// errReadOnly is what a change meets that a look would make, which none does.
+// errReadOnly is the error of a change during an inspection without repair. Inspections make none.
 var errReadOnly = errors.New("this only looks")
 
-// inspection collects findings. An agent has none: it repairs and logs.
+// inspection collects findings. It is nil in an agent, which repairs and logs.
 type inspection struct {
 	repair   bool
-	stale    []uint64 // qgroups, before a repair adds what the kernel is then busy with
+	stale    []uint64 // qgroups found before a repair adds those that the kernel is still processing
 	mu       sync.Mutex
 	findings []Finding
 }
@@ -111,7 +112,7 @@ func (v *inspection) note(f Finding) {
 	v.findings = append(v.findings, f)
 }
 
-// repair puts something right with do, or only notes it.
+// repair repairs a finding with do, or only records it.
 func (s *Store) repair(f Finding, do func() error) error {
 	if s.inspection.readOnly() {
 		s.inspection.note(f)
@@ -132,8 +133,8 @@ func (s *Store) repair(f Finding, do func() error) error {
 	return f.Err
 }
 
-// levelOf is lower where the same repair has failed before in the same way: maintenance tries it every
-// minute, for as long as "btrfs send" reads a deleted snapshot, say.
+// levelOf returns a lower level if the same repair has failed before with the same error.
+// Maintenance tries it every minute, for example as long as "btrfs send" reads a deleted snapshot.
 func (s *Store) levelOf(f Finding) slog.Level {
 	if before, _ := s.failures.Swap(f.key(), f.Err.Error()); before == f.Err.Error() {
 		return slog.LevelDebug
@@ -143,7 +144,7 @@ func (s *Store) levelOf(f Finding) slog.Level {
 
 func (f Finding) key() string { return string(f.Kind) + " " + f.Path }
 
-// report notes what nobody but an administrator can put right.
+// report records a finding that only an administrator can repair.
 func (s *Store) report(f Finding) {
 	if s.inspection != nil {
 		s.inspection.note(f)
@@ -151,7 +152,8 @@ func (s *Store) report(f Finding) {
 	s.log.Error("something on the pool needs an administrator", "what", f.Kind, "path", f.Path, "reason", f.Detail)
 }
 
-// inspectQuota looks at the quotas, and with repair sets them up as a start does and waits for the counts to be right.
+// inspectQuota checks the quotas. With repair it sets them up as a start does, and waits until the
+// counts are right.
 func (s *Store) inspectQuota(ctx context.Context) error {
 	off, inconsistent, err := s.pool.InspectQuota()
 	switch {
@@ -170,7 +172,8 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 	return nil
 }
 
-// openInspected opens a tenant's directories where they are there; nil for a tenant that has none.
+// openInspected opens the existing directories of a tenant. It returns nil for a tenant that has
+// none.
 func (s *Store) openInspected(name string) (*Tenant, error) {
 	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
 	var err error

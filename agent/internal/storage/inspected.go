@@ -16,7 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// inspected is what a directory is, and what was read from it.
+// inspected is the state of a directory, and what was read from it.
 type inspected struct {
 	state  inspect.State
 	reason string
@@ -29,11 +29,11 @@ type inspected struct {
 	metadata metadata
 	info     btrfs.SubvolumeInfo
 	refs     []Ref
-	volume   Volume   // of a whole one,
-	snapshot Snapshot // which is either
+	volume   Volume   // if the directory is a complete volume
+	snapshot Snapshot // if the directory is a complete snapshot
 }
 
-// inspect finds out what lies under name in a directory of volumes, or of snapshots.
+// inspect determines the state of name in a directory of volumes or snapshots.
 func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	place := inspect.PlaceOf(name, id.ValidateName)
 	dir, err := beneath.OpenDir(parent, name)
@@ -63,7 +63,7 @@ func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	f.info, d.Data = t.lookAtData(dir, f.metadata, note)
 	if parent == t.dir {
 		f.refs, d.References = lookAtReferences(dir, note)
-		if otherName { // they let clients in to that volume, which an unpublish must be able to end
+		if otherName { // they give clients access to that volume, and an unpublish must be able to end it
 			f.refs = allEnded(f.refs)
 		}
 	}
@@ -84,7 +84,8 @@ func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	return f
 }
 
-// isLink recognises a symbolic link, which may lead to where an administrator has moved a volume.
+// isLink recognizes a symbolic link. It may lead to the place to which an administrator moved a
+// volume.
 func isLink(dir *os.File, name string) bool {
 	var stat unix.Stat_t
 	err := unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW)
@@ -158,7 +159,8 @@ func allEnded(refs []Ref) []Ref {
 	return refs
 }
 
-// others is the name of something in a volume's directory that the agent does not put there, or "".
+// others returns the name of a file in the directory of a volume that the agent does not create, or
+// "".
 func others(dir *os.File) (string, error) {
 	names, err := readDir(dir)
 	slices.Sort(names)

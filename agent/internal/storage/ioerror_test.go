@@ -17,8 +17,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A device that fails to write makes btrfs give up and turn read-only. Changes are refused, health says why, lookups go on; and
-// when the device is good again, all that was acknowledged is there.
+// A device that fails writes makes btrfs abort and turn read-only. The agent refuses changes,
+// reports the cause in its health, and serves lookups. When the device works again, all
+// acknowledged changes are there.
 func TestDeviceThatCannotBeWritten(t *testing.T) {
 	resize := imagesOnTmpfs(t, "48m")
 	pool := testpool.New(t, testpool.Options{})
@@ -31,7 +32,7 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 	fill(t, v.Path, "precious")
 	assert.NilError(t, commitNow(s))
 
-	// The image grows until the filesystem that holds it is full: from then on the loop device answers EIO.
+	// The image grows until its filesystem is full. From then on the loop device returns EIO.
 	before := entries(t, filepath.Join(pool.Dir, tenant))
 	eventually(t, func() poll.Result {
 		_ = os.WriteFile(filepath.Join(v.Path, dataDir, "ballast"), make([]byte, 60*mib), 0o600) // fails at some point
@@ -72,7 +73,8 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 	assertRules(t, ten.store)
 }
 
-// imagesOnTmpfs puts this test's temporary files on a filesystem of that size, which resize changes.
+// imagesOnTmpfs puts the temporary files of this test on a tmpfs of that size. resize changes the
+// size.
 func imagesOnTmpfs(t *testing.T, size string) (resize func(size string)) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "small-")
@@ -91,8 +93,8 @@ func imagesOnTmpfs(t *testing.T, size string) (resize func(size string)) {
 	return func(size string) { mount("remount,size=" + size) }
 }
 
-// A backing file that somebody has cut short: what was there cannot be read any more. The agent neither makes things that rest
-// on it nor removes any, and says so.
+// The backing file was truncated, so old data is unreadable. The agent creates nothing that depends
+// on it, removes nothing, and reports the error.
 func TestTruncatedDevice(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{SizeBytes: 256 << 20})
 	config, exporter := Config{BasePath: pool.Dir, Tenants: []string{tenant}}, newMemoryExporter()
@@ -101,7 +103,7 @@ func TestTruncatedDevice(t *testing.T) {
 	ten := mustTenant(t, s)
 	ctx := t.Context()
 	mustCreate(t, ten, "v")
-	const many, inline = 4000, 1900 // files in the tree's leaves: more than the few nodes that the kernel never forgets
+	const many, inline = 4000, 1900 // files in the leaves of the tree: more than the few nodes that the kernel always caches
 	assert.NilError(t, os.Mkdir(filepath.Join(pool.Dir, "ballast"), 0o700))
 	for i := range many {
 		assert.NilError(t, os.WriteFile(filepath.Join(pool.Dir, "ballast", fmt.Sprint(i)), make([]byte, inline), 0o600))
@@ -127,8 +129,8 @@ func TestTruncatedDevice(t *testing.T) {
 	assertCode(t, err, agentapi.NotFound)
 }
 
-// truncateDevice leaves the first superblock and nothing else. The loop device is told, or it would have what it writes later
-// make the file long again, with holes that read as zeros.
+// truncateDevice leaves only the first superblock. It also shrinks the loop device. Otherwise later
+// writes would extend the file again, with holes that read as zeros.
 func truncateDevice(t *testing.T, image string) {
 	t.Helper()
 	assert.NilError(t, os.Truncate(image, 1<<20))
@@ -138,7 +140,7 @@ func truncateDevice(t *testing.T, image string) {
 	assert.NilError(t, err, "%s", out)
 }
 
-// dropCaches makes the kernel forget what it can read again (proc_sys_vm(5)).
+// dropCaches drops the caches of the kernel (proc_sys_vm(5)).
 func dropCaches(t *testing.T) {
 	t.Helper()
 	assert.NilError(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))

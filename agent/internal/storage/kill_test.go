@@ -21,10 +21,10 @@ var (
 	cutAll  = flag.Bool("cut.all", false, "TestPowerCut cuts at every step")
 )
 
-// smallPool is enough for operations, and is copied sooner than a larger one.
+// smallPool is large enough for operations, and quick to copy.
 var smallPool = testpool.Options{SizeBytes: 512 << 20}
 
-// reopen is a new start of the agent after the old one is gone, whose last change was the operation.
+// reopen starts the agent again after the operation was its last change.
 func (r *testEnv) reopen(op operation, before, after view, acknowledged bool, what string) {
 	t := r.t
 	t.Helper()
@@ -33,7 +33,7 @@ func (r *testEnv) reopen(op operation, before, after view, acknowledged bool, wh
 	switch {
 	case acknowledged && !slices.Equal(have, after):
 		t.Errorf("%s: there is\n%q, want\n%q", what, have, after)
-	case strings.HasPrefix(op.name, "unexport"): // of several references, some may be gone
+	case strings.HasPrefix(op.name, "unexport"): // some of several references may be gone
 		lost := have.lost(before, after)
 		assert.Equal(t, len(lost), 0, "%s: there is no %q", what, lost)
 	case !slices.Equal(have, before) && !slices.Equal(have, after):
@@ -47,8 +47,8 @@ func (r *testEnv) reopen(op operation, before, after view, acknowledged bool, wh
 	}
 }
 
-// The agent is killed at each step of each change. The next start finds the change whole or not at all, and everything
-// else as it was.
+// The agent is killed at each step of each change. After the next start the change is complete or
+// absent, and all other state is unchanged.
 func TestKilledAtEveryStep(t *testing.T) {
 	forEachOperation(t, func(t *testing.T, _ int, op operation, quota Quota) {
 		r := newTestEnvWith(t, smallPool, quota)
@@ -64,7 +64,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	})
 }
 
-// forEachOperation runs a test of every change in both quota modes; number counts them all.
+// forEachOperation runs a test of every change in both quota modes. number counts the runs.
 func forEachOperation(t *testing.T, test func(t *testing.T, number int, op operation, quota Quota)) {
 	for i, op := range operations() {
 		for j, quota := range []Quota{QuotaFull, QuotaSimple} {
@@ -76,8 +76,9 @@ func forEachOperation(t *testing.T, test func(t *testing.T, number int, op opera
 	}
 }
 
-// The agent is killed at a step of a change, and again at a step of the start that follows. The start after that finds the change
-// whole or not at all. Every other change in simple quota mode.
+// The agent is killed at a step of a change, and again at a step of the following start. After the
+// start after that, the change is complete or absent. In simple quota mode the test uses every
+// other change.
 func TestKilledWhileItRecovers(t *testing.T) {
 	t.Logf("seed: -cut.seed=%d", *cutSeed)
 	const changesEach, startsEach = 2, 2
@@ -89,7 +90,7 @@ func TestKilledWhileItRecovers(t *testing.T) {
 			random := rand.New(rand.NewPCG(*cutSeed, uint64(i)))
 			for range changesEach {
 				k := 1 + random.IntN(len(steps))
-				recovery := math.MaxInt // how many steps it takes, once that is known
+				recovery := math.MaxInt // number of its steps, once known
 				for range startsEach {
 					r.again(op, before)
 					assert.Assert(t, !r.killAt(op, k))
@@ -98,7 +99,7 @@ func TestKilledWhileItRecovers(t *testing.T) {
 					r.faults.kill(j)
 					s, err := Open(t.Context(), r.config(), r.exporter)
 					recovery = max(1, len(r.faults.disarm()))
-					if err == nil { // what could not be put right is left for later
+					if err == nil { // what could not be repaired is left for later
 						s.abandon()
 					}
 					r.reopen(op, before, after, false, fmt.Sprintf("killed before %s, and before step %d of the start", nth(steps, k), j))
@@ -123,7 +124,7 @@ func TestKilledWhileItUndoes(t *testing.T) {
 			r := newTestEnvWith(t, smallPool, []Quota{QuotaFull, QuotaSimple}[i%2])
 			before, after, steps := r.learn(op)
 			for k := range steps {
-				const most = 20 // steps that undo
+				const most = 20 // steps of the undo
 				for n := k + 1; n <= k+most; n++ {
 					r.again(op, before)
 					undoing := r.failAndKill(op, k, n)
@@ -138,7 +139,7 @@ func TestKilledWhileItUndoes(t *testing.T) {
 }
 
 // failAndKill makes step k of the operation fail, and kills the agent at step n. It reports whether
-// the operation got as far.
+// the operation reached step n.
 func (r *testEnv) failAndKill(op operation, k, n int) (killed bool) {
 	r.t.Helper()
 	step := 0
@@ -178,8 +179,9 @@ func nth(steps []string, k int) string {
 	return steps[k-1]
 }
 
-// The power fails at a step of each change: what the agent has not committed is gone, or, if somebody else's commit comes just
-// before, is there. A change that was acknowledged is there, also if it was first refused and then acknowledged to a retry.
+// The power fails at a step of each change. Uncommitted state is gone, unless another program
+// committed just before. An acknowledged change is there, even if it was refused first and a retry
+// was acknowledged.
 func TestPowerCut(t *testing.T) {
 	t.Logf("seed: -cut.seed=%d", *cutSeed)
 	const cutsEach = 2
@@ -198,11 +200,11 @@ func TestPowerCut(t *testing.T) {
 	})
 }
 
-// cut is a moment for the power to fail.
+// cut is the moment of a power failure.
 type cut struct {
 	step      int
-	committed bool // somebody's commit comes just before
-	retried   bool // the step only fails, with the clean-up; the retry is acknowledged, and then the power fails
+	committed bool // another program commits just before
+	retried   bool // the step and the clean-up fail; the power fails after the acknowledgment of the retry
 }
 
 func allCuts(steps int) []cut {
@@ -220,7 +222,7 @@ func (r *testEnv) cut(op operation, before, after view, steps []string, c cut) {
 	var acknowledged bool
 	if c.retried {
 		r.faults.arm(c.step, math.MaxInt, unix.EIO)
-		_ = op.do(r.t.Context(), r.ten) // TestEveryStepFails looks at the answer
+		_ = op.do(r.t.Context(), r.ten) // TestEveryStepFails checks the result
 		r.faults.disarm()
 		acknowledged = op.do(r.t.Context(), r.ten) == nil
 		assert.Assert(r.t, acknowledged)
@@ -233,6 +235,6 @@ func (r *testEnv) cut(op operation, before, after view, steps []string, c cut) {
 	r.store.abandon()
 	r.faults.disarm()
 	r.pool.PowerCut()
-	clear(r.exporter.exports) // the NFS server is new too
+	clear(r.exporter.exports) // the NFS server restarts too
 	r.reopen(op, before, after, acknowledged, "power cut before "+nth(steps, c.step))
 }

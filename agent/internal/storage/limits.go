@@ -6,28 +6,27 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// TenantLimits bound what a tenant may have. 0 is no limit.
+// TenantLimits limit what a tenant may have. 0 means no limit.
 type TenantLimits struct {
 	Volumes   int
-	SizeBytes int64 // of all its volumes together
+	SizeBytes int64 // sum over all volumes
 }
 
-// TenantStats are what a tenant has, as its limits count it.
+// TenantStats holds the counts of a tenant that its limits apply to.
 type TenantStats struct {
 	Limits    TenantLimits
 	Volumes   int
 	SizeBytes int64
 }
 
-// countedSize is what a volume counts in its tenant's total.
+// countedSize is what a volume adds to the total of its tenant.
 func (v *Volume) countedSize() int64 { return max(v.SizeBytes, v.QuotaBytes) }
 
-// admission keeps a tenant within its limits where several volumes are made or grown at the
-// same time. What is admitted counts from then on: as pending at first, and as a volume once it
-// is kept.
+// admission enforces the limits of a tenant for concurrent creations and expansions. An admitted
+// change counts at once, first as pending, and as a volume after keep.
 type admission struct {
 	mu      sync.Mutex
-	pending map[string]admitted // by the name of the volume, of which one change is under way
+	pending map[string]admitted // by volume name; a volume has one change at a time
 }
 
 type admitted struct {
@@ -35,10 +34,9 @@ type admitted struct {
 	bytes   int64
 }
 
-// admit lets a new volume in, or one that grows from old, and fails with NoSpace where that
-// takes the tenant over a limit. A tenant that is over already, because the limit was lowered,
-// keeps what it has and gets no more. The caller calls end when the change is over, after keep
-// where it has succeeded.
+// admit admits a new volume, or one that grows from old. It fails with NoSpace if the tenant would
+// exceed a limit. A tenant that exceeds a lowered limit keeps its volumes and gets no more. The
+// caller calls end when the change is over, and keep before that if it succeeded.
 func (t *Tenant) admit(old, v Volume) (end func(), err error) {
 	more := admitted{bytes: v.countedSize() - old.countedSize()}
 	if old.Name == "" {
@@ -56,7 +54,7 @@ func (t *Tenant) admit(old, v Volume) (end func(), err error) {
 		return nil, agentapi.Errorf(agentapi.NoSpace, "tenant %q must have at most %d volumes (AGENT_TENANT_LIMITS), got %d with %q",
 			t.name, limits.Volumes, volumes, v.Name)
 	}
-	// Written so that sizes from requests cannot overflow.
+	// This order of operations prevents an overflow by sizes from requests.
 	if limits.SizeBytes > 0 && more.bytes > limits.SizeBytes-have.SizeBytes {
 		return nil, agentapi.Errorf(agentapi.NoSpace, "the sizes of all volumes of tenant %q must be at most %d bytes together (AGENT_TENANT_LIMITS), "+
 			"got %d bytes and %d more for %q", t.name, limits.SizeBytes, have.SizeBytes, more.bytes, v.Name)
@@ -72,7 +70,7 @@ func (t *Tenant) admit(old, v Volume) (end func(), err error) {
 	}, nil
 }
 
-// keep makes an admitted volume one of the tenant's.
+// keep puts an admitted volume into the catalogue.
 func (t *Tenant) keep(v Volume) {
 	t.admission.mu.Lock()
 	defer t.admission.mu.Unlock()
@@ -80,7 +78,7 @@ func (t *Tenant) keep(v Volume) {
 	delete(t.admission.pending, v.Name)
 }
 
-// stats are the tenant's with what is being made.
+// stats returns the counts of the tenant, including pending volumes.
 func (t *Tenant) stats() TenantStats {
 	t.admission.mu.Lock()
 	defer t.admission.mu.Unlock()

@@ -40,7 +40,7 @@ func TestLimitOfVolumes(t *testing.T) {
 	assertLimit(t, err, "at most 2 volumes")
 	_, _, err = ten.Clone(ctx, CloneSpec{Name: "more", Volume: "v"})
 	assertLimit(t, err, "at most 2 volumes")
-	_, created, err := ten.CreateVolume(ctx, VolumeSpec{Name: "v", SizeBytes: 64 * mib}) // the same request again
+	_, created, err := ten.CreateVolume(ctx, VolumeSpec{Name: "v", SizeBytes: 64 * mib}) // the same request
 	assert.NilError(t, err)
 	assert.Assert(t, !created)
 	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
@@ -81,7 +81,7 @@ func TestLimitOfSizes(t *testing.T) {
 	assert.Equal(t, ten.stats().SizeBytes, 100*mib)
 }
 
-// What is made and grown at the same time stays within the limits, and fills them.
+// Concurrent creations and expansions stay within the limits, and use them fully.
 func TestLimitsUnderConcurrentChanges(t *testing.T) {
 	t.Parallel()
 	const callers, fit = 24, 9
@@ -125,8 +125,7 @@ func TestLimitsUnderConcurrentChanges(t *testing.T) {
 	assert.Equal(t, len(ten.admission.pending), 0)
 }
 
-// Under a limit that was lowered below what a tenant has, all of it stays usable, and nothing
-// is added.
+// If a limit is lowered below what a tenant has, everything stays usable, and nothing can be added.
 func TestLoweredLimit(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -156,7 +155,7 @@ func TestLoweredLimit(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// A change that fails gives back what it was admitted for.
+// A failed change releases what it was admitted for.
 func TestFailedChangesCountForNothing(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)

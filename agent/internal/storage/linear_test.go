@@ -8,20 +8,22 @@ import (
 	"time"
 )
 
-// A checker of linearisability after Wing and Gong ("Testing and verifying concurrent objects", 1993), with the memory of
-// states seen after Lowe ("Testing for linearizability", 2017): is there an order of the calls, in keeping with which ended
-// before which began, in which a sequential model gives the same answers?
+// This is a checker of linearizability after Wing and Gong ("Testing and verifying concurrent
+// objects", 1993), which remembers visited states after Lowe ("Testing for linearizability", 2017).
+// It searches for an order of the calls in which a sequential model gives the same results. A call
+// that ended before another one began must come first.
 
-// call is one call by one client: what was asked and answered, and when.
+// call is one call by one client: its request, its result, and its times.
 type call struct {
 	client       int
 	start, end   time.Duration
 	text, answer string
-	pure         bool               // the answer says that nothing was changed
-	apply        func(model) string // what the model answers, changing it
+	pure         bool               // the result says that nothing changed
+	apply        func(model) string // returns the result of the model, and changes it
 }
 
-// linearise returns nil if there is such an order, else the calls up to where none goes on.
+// linearise returns nil if there is such an order. Otherwise it returns the calls up to the point
+// where no order continues.
 func linearise(calls []call, start model) (stuck []call) {
 	slices.SortFunc(calls, func(a, b call) int { return int(a.start - b.start) })
 	search := &linearSearch{calls: calls, done: make([]bool, len(calls)), seen: map[string]bool{}}
@@ -34,7 +36,7 @@ func linearise(calls []call, start model) (stuck []call) {
 type linearSearch struct {
 	calls    []call
 	done     []bool
-	seen     map[string]bool // sets of calls with the state they led to, from which there is no way on
+	seen     map[string]bool // sets of finished calls with their state that led to a dead end
 	furthest []call
 	best     int
 }
@@ -68,13 +70,13 @@ func (s *linearSearch) from(state model, n int) bool {
 		}
 		s.done[i] = false
 		if s.calls[i].pure {
-			return false // what changes nothing and may come now need not be tried later
+			return false // a call without a change that may come now need not be tried later
 		}
 	}
 	return false
 }
 
-// rank puts first what changes nothing.
+// rank puts calls without a change first.
 func (s *linearSearch) rank(i int) int {
 	if s.calls[i].pure {
 		return 0
@@ -82,7 +84,8 @@ func (s *linearSearch) rank(i int) int {
 	return 1
 }
 
-// candidates are the calls that may come next: those that began before any other that is left had ended.
+// candidates returns the calls that may come next: they began before any other remaining call
+// ended.
 func (s *linearSearch) candidates() []int {
 	var out []int
 	ended := time.Duration(1<<63 - 1)
@@ -108,7 +111,7 @@ func (s *linearSearch) key(state model) string {
 			fmt.Fprint(&b, i, ",")
 		}
 	}
-	for i := first; i < len(s.calls); i++ { // what is done beyond the first one's end
+	for i := first; i < len(s.calls); i++ { // finished calls that began after the end of the first unfinished one
 		if s.done[i] && s.calls[i].start > s.calls[first].end {
 			fmt.Fprint(&b, i, ";")
 		}
@@ -117,7 +120,7 @@ func (s *linearSearch) key(state model) string {
 	return b.String()
 }
 
-// The checker itself: it takes what can be put in order, and no more.
+// The checker accepts histories that can be ordered, and no others.
 func TestLinearise(t *testing.T) {
 	t.Parallel()
 	write := func(start, end time.Duration, value string) call {

@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// GetVolume fails with NotFound where there is none.
+// GetVolume fails with NotFound if there is no such volume.
 func (t *Tenant) GetVolume(_ context.Context, name string) (Volume, error) {
 	if err := validateName("name", name); err != nil {
 		return Volume{}, err
@@ -44,7 +44,8 @@ func (t *Tenant) ListVolumes(ctx context.Context, q Query) (Page[Volume], error)
 	return page, nil
 }
 
-// ListSnapshots lists snapshots in the order of their names; those of one volume where the query names it.
+// ListSnapshots lists snapshots in the order of their names. If the query names a volume, it lists
+// only the snapshots of that volume.
 func (t *Tenant) ListSnapshots(_ context.Context, q Query) (Page[Snapshot], error) {
 	selector, after, err := parseQuery(q)
 	if err != nil {
@@ -75,8 +76,8 @@ func (t *Tenant) snapshotPage(q Query, selector labels.Selector, after string) P
 	return t.snapshots.page(after, q.Limit, match)
 }
 
-// listExports walks the volumes from the one that the cursor names. The position is a volume and a reference's key, so that
-// it stays good while both come and go.
+// listExports walks the volumes from the one in the cursor on. A position is a volume and the key
+// of a reference, so it stays valid when both come and go.
 func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 	selector, after, err := parseQuery(q)
 	if err != nil {
@@ -119,12 +120,12 @@ func parseQuery(q Query) (labels.Selector, string, error) {
 	return s, after, err
 }
 
-// cursorPrefix is not in the alphabet of base64url. So no cursor of an older agent, which is a
-// signature and a position, can pass for one of this agent.
+// cursorPrefix is not in the alphabet of base64url. A cursor of an older agent is a signature and a
+// position. So it cannot be mistaken for a cursor of this agent.
 const cursorPrefix = "."
 
-// cursor makes an opaque text of a position in a list. The agent keeps nothing of it. A client that
-// makes one up gets a place in a list of its own tenant, or Invalid.
+// cursor encodes a position in a list as opaque text. The agent stores nothing for it. A client
+// that forges a cursor gets a position in a list of the same tenant, or Invalid.
 func cursor(position string) string {
 	if position == "" {
 		return ""

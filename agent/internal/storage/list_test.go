@@ -35,7 +35,7 @@ func pages(t *testing.T, ten *Tenant, kind string, q Query) (names []string) {
 	}
 }
 
-// offDisk is a tenant of a store without a pool, for what never touches the disk.
+// offDisk is a tenant of a store without a pool, for tests that never access the disk.
 func offDisk(name string) *Tenant {
 	s := &Store{key: []byte("0123456789abcdef0123456789abcdef"), locks: nameLocks{pairs: map[string]*lockPair{}}}
 	return &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
@@ -82,7 +82,7 @@ func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
 	assert.Equal(t, len(pages(t, ten, "snapshots", Query{Volume: "of9"})), 0)
 }
 
-// The list of a volume's snapshots looks at no others.
+// The list of the snapshots of a volume visits no other snapshots.
 func TestSnapshotsOfAVolumeAreFoundAlone(t *testing.T) {
 	t.Parallel()
 	ten := offDisk(tenant)
@@ -94,7 +94,7 @@ func TestSnapshotsOfAVolumeAreFoundAlone(t *testing.T) {
 	for _, s := range []Snapshot{
 		{Name: "c", Volume: "v", VolumeID: v.VolumeID},
 		{Name: "a", Volume: "renamed", VolumeID: v.VolumeID},
-		{Name: "b", Volume: "v", ParentUUID: v.UUID}, // of 57e475d
+		{Name: "b", Volume: "v", ParentUUID: v.UUID}, // from 57e475d
 		{Name: "predecessor", Volume: "v", VolumeID: uuid.New()},
 		{Name: "moved", Volume: "v", VolumeID: v.VolumeID},
 		{Name: "gone", Volume: "v", VolumeID: v.VolumeID},
@@ -111,16 +111,16 @@ func TestSnapshotsOfAVolumeAreFoundAlone(t *testing.T) {
 	assert.DeepEqual(t, pages(t, ten, "snapshots", Query{Volume: "v", Limit: 1}), []string{"a", "b", "c"})
 	assert.Assert(t, read < 50, "%d snapshots were read", read)
 
-	ten.volumes.remove("v") // then the name tells
+	ten.volumes.remove("v") // then the name decides
 	assert.DeepEqual(t, pages(t, ten, "snapshots", Query{Volume: "v"}), []string{"b", "c", "predecessor"})
 	for _, name := range []string{"a", "b", "c", "predecessor", "moved"} {
 		ten.snapshots.remove(name)
 	}
-	assert.Equal(t, len(ten.snapshots.groups), 501) // of the others: one name, and their IDs
+	assert.Equal(t, len(ten.snapshots.groups), 501) // groups of the others: one for the name, and one for each ID
 }
 
-// A cursor survives what it points to, and costs the agent nothing: hundreds of lists that are not
-// read to their end change nothing.
+// A cursor stays valid when its item is gone, and costs the agent nothing. Hundreds of unfinished
+// lists change nothing.
 func TestCursorsOutliveWhatTheyPointTo(t *testing.T) {
 	t.Parallel()
 	ten := offDisk(tenant)
@@ -139,7 +139,7 @@ func TestCursorsOutliveWhatTheyPointTo(t *testing.T) {
 			cursors[kind] = page.Next
 		}
 	}
-	// The names that the cursors point to go, and so do their neighbours.
+	// The names in the cursors disappear, and so do their neighbors.
 	for _, name := range []string{"n1", "n2", "n3"} {
 		ten.volumes.remove(name)
 		ten.snapshots.remove(name)
@@ -153,7 +153,7 @@ func TestCursorsOutliveWhatTheyPointTo(t *testing.T) {
 	}
 }
 
-// A cursor that a client makes up is Invalid, or a place in the list of the client's own tenant.
+// A forged cursor is Invalid, or a position in the list of the client's own tenant.
 func TestMadeUpCursors(t *testing.T) {
 	t.Parallel()
 	ten := offDisk(tenant)
@@ -175,7 +175,7 @@ func TestMadeUpCursors(t *testing.T) {
 	}
 }
 
-// Agents up to 57e475d signed cursors. A client that reads a list during an upgrade is told to begin
+// Agents up to 57e475d signed cursors. A client that reads a list during an upgrade has to start
 // again.
 func TestSignedCursorsAreRefused(t *testing.T) {
 	t.Parallel()
@@ -194,7 +194,7 @@ func TestSignedCursorsAreRefused(t *testing.T) {
 	}
 }
 
-// While names come and go, those that stay are in every walk once, in order.
+// While names come and go, each remaining name is in every walk once, in order.
 func TestPagesWhileNamesComeAndGo(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
@@ -241,7 +241,7 @@ func TestManyReferences(t *testing.T) {
 	_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client2})
 	assertCode(t, err, agentapi.Invalid)
 	assert.ErrorContains(t, err, "4096")
-	_, err = ten.Export(t.Context(), "v", ExportSpec{Client: v.Refs[0].Client, ReadOnly: true}) // none more
+	_, err = ten.Export(t.Context(), "v", ExportSpec{Client: v.Refs[0].Client, ReadOnly: true}) // adds none
 	assert.NilError(t, err)
 	assert.Equal(t, len(pages(t, ten, "exports", Query{Limit: 1000})), maxRefs)
 }

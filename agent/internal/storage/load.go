@@ -13,10 +13,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 )
 
-// What lies under one name is loaded at the start of the agent, and again after a change of the name
-// has failed. Both finish or undo what was interrupted, as package inspect decides.
+// The agent loads each name at start, and again after a change of the name has failed. Both finish
+// or undo interrupted changes, as package inspect decides.
 
-// loadVolume makes the catalogue say what is on disk under name.
+// loadVolume updates the catalogue with the state on disk under name.
 func (t *Tenant) loadVolume(name string) {
 	f := t.inspectAndRemove(t.dir, name)
 	switch f.state {
@@ -29,8 +29,8 @@ func (t *Tenant) loadVolume(name string) {
 	}
 }
 
-// inspectAndRemove inspects a directory and removes it where it is half made or half deleted. Where it
-// cannot be removed, it is quarantined for now: its name is still taken.
+// inspectAndRemove inspects a directory, and removes it if it is incomplete or partly deleted. If
+// the removal fails, the name stays taken, and the directory is quarantined for now.
 func (t *Tenant) inspectAndRemove(parent *os.File, name string) inspected {
 	f := t.inspect(parent, name)
 	if f.state == inspect.InterruptedCreation || f.state == inspect.InterruptedDeletion {
@@ -50,8 +50,9 @@ func (t *Tenant) wholeVolume(name string, f inspected) Volume {
 	return v
 }
 
-// repairWhole repairs what an interruption has left in the directory of a whole volume or
-// snapshot; more is what only one of the two has. A failure is logged, and maintenance tries again.
+// repairWhole repairs the remains of an interruption in the directory of a complete volume or
+// snapshot. more repairs what only one of the two has. A failure is logged, and maintenance tries
+// again.
 func (t *Tenant) repairWhole(parent *os.File, lock nameLock, name string, f inspected, more func(dir *os.File) error) {
 	dir, err := beneath.OpenDir(parent, name)
 	if err != nil {
@@ -70,7 +71,7 @@ func (t *Tenant) repairWhole(parent *os.File, lock nameLock, name string, f insp
 	}
 }
 
-// clearMark ends the mark of a creation that was interrupted after the data had come.
+// clearMark clears the mark of a creation that was interrupted after its data was complete.
 func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 	if mark == inspect.NoMark || t.store.inspection.readOnly() {
 		return nil
@@ -78,8 +79,8 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 	return t.store.disk.clearMark(dir)
 }
 
-// quarantineVolume keeps a volume's name and clients. Of the latter it finds out as many as it
-// can: they can be shut out.
+// quarantineVolume keeps the name and the clients of a volume. It reads as many references as it
+// can, because their clients can be unexported.
 func (t *Tenant) quarantineVolume(name string, f inspected) {
 	before, known := t.volumes.get(name)
 	v := Volume{
@@ -94,17 +95,17 @@ func (t *Tenant) quarantineVolume(name string, f inspected) {
 		v.RootSquash = f.metadata.RootSquash
 	case known:
 		v.RootSquash = before.RootSquash
-	default: // not known: less is let in, unless the server shows that more was (see takeOverSquash)
+	default: // unknown: squash root, unless the server shows otherwise (see takeOverSquash)
 		v.RootSquash = true
 	}
 	t.volumes.put(v)
-	t.store.reloads.mark(t.volumeLock(name)) // perhaps it can be read the next time
+	t.store.reloads.mark(t.volumeLock(name)) // the next read may succeed
 	if v.Quarantine != before.Quarantine {
 		t.store.report(Finding{Kind: Quarantined, Path: v.Path, Detail: v.Quarantine})
 	}
 }
 
-// adopt takes data that is another subvolume than before as it is: somebody has restored it.
+// adopt accepts data in another subvolume than before: an administrator has restored it.
 func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error {
 	if m.UUID == info.UUID || m.UUID == uuid.Nil {
 		return nil
@@ -116,7 +117,7 @@ func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error
 	})
 }
 
-// removeLeftoverFile removes a file that an interrupted write left.
+// removeLeftoverFile removes a file of an interrupted write.
 func (t *Tenant) removeLeftoverFile(dir *os.File, name string) error {
 	var stat unix.Stat_t
 	if unix.Fstatat(int(dir.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
@@ -154,7 +155,7 @@ func (t *Tenant) wholeSnapshot(name string, f inspected) Snapshot {
 	return s
 }
 
-// reloadVolume makes the catalogue, and the volume's limit, what is on disk.
+// reloadVolume updates the catalogue and the limit of the volume with the state on disk.
 func (t *Tenant) reloadVolume(name string) error {
 	if err := t.noteAgain(name); err != nil {
 		return err
@@ -166,8 +167,8 @@ func (t *Tenant) reloadVolume(name string) error {
 	}
 	switch err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); {
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
-		return nil // Conditions say so; the next start sets the limits
-	case errors.Is(err, btrfs.ErrNoQgroup): // kernels before 6.8 let it be taken from a living subvolume; a new one comes with the quotas' next start
+		return nil // Conditions report it; the next start sets the limits
+	case errors.Is(err, btrfs.ErrNoQgroup): // before 6.8, kernels allow its removal from a living subvolume; the next start of the quotas creates a new one
 		t.store.log.Error("the kernel does not count a volume, and its limit is not enforced: turn quotas off, and restart the agent", "path", v.Path)
 		return nil
 	default:
@@ -175,9 +176,9 @@ func (t *Tenant) reloadVolume(name string) error {
 	}
 }
 
-// noteAgain writes the metadata of a volume with changes that could not be undone. Perhaps the
-// disk has their new values without a note of them: a commit has failed, and so has the write
-// that followed it.
+// noteAgain writes the metadata of a volume with changes that could not be undone. The disk may
+// have their new values without a note. That happens if a commit and the following write both
+// failed.
 func (t *Tenant) noteAgain(name string) error {
 	v, _ := t.volumes.get(name)
 	if len(v.Pending) == 0 || v.Quarantine != "" {
@@ -189,7 +190,7 @@ func (t *Tenant) noteAgain(name string) error {
 	}
 	defer dir.Close()
 	_, unreadable := presentMetadata(dir, name)
-	if unreadable != nil { // the load that follows quarantines the volume, and says why
+	if unreadable != nil { // the following load quarantines the volume, and reports why
 		return nil
 	}
 	return t.store.disk.writeMetadata(dir, v.metadata())
@@ -200,16 +201,16 @@ func (t *Tenant) reloadSnapshot(name string) error {
 	return nil
 }
 
-// removeTemporary removes what an interrupted change left under a temporary name, and leaves
-// alone what the agent did not make.
+// removeTemporary removes the remains of an interrupted change under a temporary name. It keeps
+// what the agent did not create.
 func (t *Tenant) removeTemporary(parent *os.File, name string) {
 	if f := t.inspect(parent, name); f.state != inspect.NotOurs {
 		_ = t.removeLeftover(parent, name, f) // logged, and tried again by maintenance
 	}
 }
 
-// removeLeftover removes a directory that is half made or half deleted. What cannot be removed
-// is tried again by maintenance.
+// removeLeftover removes a directory that is incomplete or partly deleted. If that fails,
+// maintenance tries again.
 func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error {
 	kind := InterruptedCreation
 	if f.state == inspect.InterruptedDeletion {
@@ -229,10 +230,10 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error
 	})
 }
 
-// finishRemoval removes all that the agent has made of a leftover. A directory without data
-// that has a volume's name gets a temporary name first. Data that is put back just before goes
-// there with it, and then comes back with it: package inspect leaves data beside the mark
-// Creating alone.
+// finishRemoval removes all that the agent created of a leftover. A directory without data that has
+// the name of a volume gets a temporary name first. If an administrator restores the data just
+// before, the data moves with the directory, and comes back with it: package inspect keeps data
+// next to the mark Creating.
 func (t *Tenant) finishRemoval(parent *os.File, name string, f inspected) error {
 	d := t.store.disk
 	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {

@@ -12,17 +12,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// maintenanceInterval is how often the pool is looked after. What it looks at costs microseconds.
+// maintenanceInterval is how often maintenance runs. Its checks take microseconds.
 const maintenanceInterval = time.Minute
 
-// maintenance is what the store does by itself: exports that drifted, quotas that became inconsistent, leftovers that could not be
-// removed at once, qgroups of deleted subvolumes.
+// maintenance is the background work of the store. It handles drifted exports, inconsistent quotas,
+// leftovers that could not be removed at once, and qgroups of deleted subvolumes.
 type maintenance struct {
-	active   sync.Map    // temporary names in use: not leftovers
-	failed   atomic.Bool // something failed since the last look: there may be leftovers
-	reap     atomic.Bool // subvolumes were deleted since the last look
-	pending  sync.Map    // paths of deleted directories whose data is still there, because it is in use
-	drifted  atomic.Bool // a change failed: the NFS server may have been told half of it
+	active   sync.Map    // temporary names in use, which are no leftovers
+	failed   atomic.Bool // a change failed since the last run: there may be leftovers
+	reap     atomic.Bool // subvolumes were deleted since the last run
+	pending  sync.Map    // paths of deleted directories with data that is in use
+	drifted  atomic.Bool // a change failed: the NFS server may have a part of it
 	exports  atomic.Pointer[error]
 	cancel   context.CancelFunc
 	finished chan struct{}
@@ -78,7 +78,7 @@ func (m *maintenance) exportError() error {
 
 func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 	if s.pool.Check() != nil {
-		return // Conditions say so
+		return // Conditions report it
 	}
 	s.reloadAll(ctx)
 	s.retryTenants()
@@ -105,8 +105,8 @@ func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 	}
 }
 
-// removeLeftovers tries again what a failed change could not remove. It reads all of the directory, which is why it does so
-// only when there may be some.
+// removeLeftovers tries again to remove the leftovers of failed changes. It reads the whole
+// directory, so it runs only if there may be leftovers.
 func (t *Tenant) removeLeftovers(parent *os.File) {
 	names, err := readDir(parent)
 	if err != nil {
@@ -121,7 +121,7 @@ func (t *Tenant) removeLeftovers(parent *os.File) {
 	}
 }
 
-// newTemporaryName makes a name that is not taken for a leftover until done.
+// newTemporaryName returns a name that does not count as a leftover until done.
 func (m *maintenance) newTemporaryName(prefix string) string {
 	name := temporaryName(prefix)
 	m.active.Store(name, true)
@@ -134,7 +134,7 @@ func (m *maintenance) removeLater(path string) {
 	m.pending.Store(path, true)
 }
 
-// pendingDeletions is how many deleted directories still take space.
+// pendingDeletions returns how many deleted directories still take space.
 func (m *maintenance) pendingDeletions() (n int) {
 	m.pending.Range(func(path, _ any) bool {
 		if _, err := os.Lstat(path.(string)); errors.Is(err, os.ErrNotExist) {

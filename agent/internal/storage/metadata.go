@@ -25,17 +25,17 @@ const (
 	dataDir         = agentapi.DataDir
 	snapshotsDir    = "snapshots"
 	metadataFile    = "metadata.json"
-	clientsDir      = "clients" // in a volume's directory: a file a reference
+	clientsDir      = "clients" // in the directory of a volume: one file for each reference
 	temporarySuffix = ".new"
 )
 
-// metadata is what metadata.json holds, of a volume or of a snapshot. It says what is intended; what the kernel counts
-// is not in it, nor are references (see refs.go).
+// metadata is the content of metadata.json of a volume or snapshot. It describes the intended
+// state. It contains neither the kernel's counts nor references (see refs.go).
 type metadata struct {
 	Version        int        `json:"version"`
 	Name           string     `json:"name"`
-	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // a snapshot: of its volume
-	UUID           uuid.UUID  `json:"uuid,omitzero"`      // of data; absent where data is a snapshot made after this file
+	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // of the volume, also in a snapshot
+	UUID           uuid.UUID  `json:"uuid,omitzero"`      // of data; absent if data is a snapshot created after this file
 	SizeBytes      int64      `json:"size_bytes"`
 	QuotaBytes     int64      `json:"quota_bytes"`
 	NoCOW          bool       `json:"nocow"`
@@ -45,18 +45,18 @@ type metadata struct {
 	GID            int64      `json:"gid"`
 	Mode           string     `json:"mode"` // octal text
 	Labels         labels.Set `json:"labels,omitempty"`
-	Volume         string     `json:"volume,omitempty"` // a snapshot: of which volume
+	Volume         string     `json:"volume,omitempty"` // in a snapshot: its volume
 	MountOptions   []string   `json:"mount_options,omitempty"`
-	Nested         []string   `json:"nested_subvolumes,omitempty"` // a snapshot: which subvolumes it lacks
-	SourceVolume   string     `json:"source_volume,omitempty"`     // a clone: of which volume
-	SourceSnapshot string     `json:"source_snapshot,omitempty"`   // or snapshot
+	Nested         []string   `json:"nested_subvolumes,omitempty"` // in a snapshot: subvolumes that it omits
+	SourceVolume   string     `json:"source_volume,omitempty"`     // in a clone: its source volume
+	SourceSnapshot string     `json:"source_snapshot,omitempty"`   // in a clone: its source snapshot
 	SourceVolumeID uuid.UUID  `json:"source_volume_id,omitzero"`
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
 
-	Changes    pendingChanges `json:"changes,omitempty"`   // under way, or not undone yet: see change.go
-	Unfinished changed        `json:"unfinished,omitzero"` // the same, of 57e475d
+	Changes    pendingChanges `json:"changes,omitempty"`   // running, or not undone yet: see change.go
+	Unfinished changed        `json:"unfinished,omitzero"` // the same, written by 57e475d
 }
 
 func (m metadata) properties() (Properties, error) {
@@ -117,9 +117,9 @@ func (m metadata) snapshot() (Snapshot, error) {
 	}, err
 }
 
-// writeMetadata replaces the metadata in a directory that has its name. Fields of the present
-// file that this agent does not know stay. A file that it cannot read is not replaced: it may
-// be of a newer agent, or of another volume.
+// writeMetadata replaces the metadata in a directory that has its final name. It keeps fields of
+// the present file that this agent does not know. It does not replace a file that it cannot read:
+// the file may be that of a newer agent, or of another volume.
 func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 	content, err := m.encode()
 	if err != nil {
@@ -135,7 +135,7 @@ func (d *disk) writeMetadata(dir *os.File, m metadata) error {
 	return d.writeFile(dir, metadataFile, content)
 }
 
-// presentMetadata is the content of metadata.json, nil where there is none.
+// presentMetadata returns the content of metadata.json, or nil if the file is missing.
 func presentMetadata(dir *os.File, name string) ([]byte, error) {
 	content, err := beneath.ReadFile(dir, metadataFile)
 	if err != nil {
@@ -148,7 +148,7 @@ func presentMetadata(dir *os.File, name string) ([]byte, error) {
 	return content, err
 }
 
-// createMetadata writes metadata into a directory that is being made under a temporary name.
+// createMetadata writes metadata into a directory that still has a temporary name.
 func (d *disk) createMetadata(dir *os.File, m metadata) error {
 	content, err := m.encode()
 	if err != nil {
@@ -157,8 +157,8 @@ func (d *disk) createMetadata(dir *os.File, m metadata) error {
 	return d.createFile(dir, metadataFile, content)
 }
 
-// mark notes on the metadata file what is under way, durably with the next commit. It works on
-// a full filesystem.
+// mark sets the mark of a running operation on the metadata file. It is durable after the next
+// commit. It works on a full filesystem.
 func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
 	if err := d.Step("mark", metadataFile); err != nil {
 		return err
@@ -191,14 +191,14 @@ func (m metadata) encode() ([]byte, error) {
 	return encodeFile(m)
 }
 
-// encodeFile is how the agent writes its files, which people read as well.
+// encodeFile encodes a file of the agent in a form that administrators can read.
 func encodeFile(file any) ([]byte, error) {
 	content, err := json.MarshalIndent(file, "", "  ")
 	return append(content, '\n'), err
 }
 
-// readMarkedMetadata reads and checks metadata.json, with the mark that it carries. The error
-// of a missing file is fs.ErrNotExist.
+// readMarkedMetadata reads and checks metadata.json and its mark. The error of a missing file is
+// fs.ErrNotExist.
 func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
 	f, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {
@@ -217,7 +217,7 @@ func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
 	return m, inspect.MarkOf(content, info.ModTime()), err
 }
 
-// isOf makes sure that the metadata is of the volume or snapshot whose directory it is in.
+// isOf verifies that the metadata belongs to the volume or snapshot of its directory.
 func (m metadata) isOf(name string) error {
 	if m.Name != name {
 		return fmt.Errorf("%s %w %q", metadataFile, errOtherName, m.Name)
@@ -227,7 +227,7 @@ func (m metadata) isOf(name string) error {
 
 var errOtherName = errors.New("is that of")
 
-// namesOther reports whether the metadata names another subvolume as the data.
+// namesOther reports whether the metadata names a subvolume other than data.
 func (m metadata) namesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
 
 func decodeMetadata(content []byte) (metadata, error) {

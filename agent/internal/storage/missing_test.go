@@ -19,9 +19,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// An administrator has moved the data of volumes and snapshots away. Whatever the agent is
-// asked to do meanwhile, their directories, metadata and references stay, and with the data
-// back everything is as it was.
+// An administrator has moved the data of volumes and snapshots away. During any request, their
+// directories, metadata and references stay. When the data is back, everything is as before.
 func TestDataMovedAway(t *testing.T) {
 	requests := map[string]func(ctx context.Context, ten *Tenant, name string) error{
 		"attach": func(ctx context.Context, ten *Tenant, name string) error {
@@ -67,7 +66,7 @@ func TestDataMovedAway(t *testing.T) {
 				files[thing] = everythingIn(t, dir)
 			}
 
-			for range 3 { // the first failure has the agent look at the directory
+			for range 3 { // the first failure makes the agent inspect the directory
 				assert.Assert(t, request(t.Context(), r.ten, "v") != nil)
 				assert.Assert(t, request(t.Context(), r.ten, "c") != nil)
 				r.store.maintain(t.Context())
@@ -103,7 +102,7 @@ func TestDataMovedAway(t *testing.T) {
 	}
 }
 
-// A client of a volume whose data is gone can be shut out, and then the reference is gone for good.
+// A client of a volume without data can be unexported. The reference is then gone permanently.
 func TestUnexportWithoutData(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
@@ -120,8 +119,8 @@ func TestUnexportWithoutData(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// A client of a volume whose whole directory is gone is shut out of its path by the server, and the
-// answer is the server's.
+// If the whole directory of a volume is gone, the server still revokes a client's access to its
+// path. The request returns the result of the server.
 func TestUnexportWithoutVolume(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
@@ -147,9 +146,9 @@ func TestUnexportWithoutVolume(t *testing.T) {
 	assertExports(t, r.store)
 }
 
-// A volume's directory under another name lets nobody in, whether it was renamed or copied: an
-// unpublish of the volume shuts its clients out of the volume's own directory only. When it has its
-// name again, so have its clients.
+// A renamed or copied directory of a volume gives no client access under its new name. An unpublish
+// of the volume revokes access only to the directory of the volume. When the directory has its name
+// again, its clients have access.
 func TestVolumeUnderAnotherName(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
@@ -168,8 +167,8 @@ func TestVolumeUnderAnotherName(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// The data is put back just before any step with which the agent removes an interrupted clone.
-// It is never removed.
+// The data is restored just before any step of the removal of an interrupted clone. The agent never
+// removes it.
 func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -226,8 +225,8 @@ func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 	}
 }
 
-// A deletion on a filesystem that is too full to rename is interrupted anywhere, and is
-// finished by the next start.
+// A deletion on a filesystem that is too full to rename is interrupted at any step. The next start
+// finishes it.
 func TestDeletionInPlaceIsFinished(t *testing.T) {
 	for _, prepare := range []func(testing.TB, *Tenant){withVolume, wasExported} {
 		r := newTestEnv(t, testpool.Options{})
@@ -259,13 +258,13 @@ func TestDeletionInPlaceIsFinished(t *testing.T) {
 			assertCode(t, err, agentapi.NotFound)
 		}
 		r.faults.fail(nil)
-		prepare(t, r.ten) // also where an empty directory is left
+		prepare(t, r.ten) // in one case an empty directory is left
 		assertRules(t, r.store)
 	}
 }
 
-// Metadata that an interrupted clone left, but of an agent that set no mark, may be that of a
-// volume whose data was moved.
+// An interrupted clone of an agent that set no mark leaves metadata. It cannot be told from the
+// metadata of a volume whose data was moved.
 func TestUnmarkedLeftovers(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -284,7 +283,8 @@ func TestUnmarkedLeftovers(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// A mark of a creation that was interrupted after the snapshot says nothing, and goes.
+// The mark of a creation that was interrupted after the snapshot means nothing, and the agent
+// clears it.
 func TestMarkOfWholeClone(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
@@ -301,7 +301,7 @@ func TestMarkOfWholeClone(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// moveAway moves the data of the thing in dir out of the pool's tenants.
+// moveAway moves the data in dir out of the tenants of the pool.
 func (r *testEnv) moveAway(dir string) {
 	r.t.Helper()
 	moveSubvolume(r.t, filepath.Join(dir, dataDir), r.aside(dir))
@@ -316,7 +316,8 @@ func (r *testEnv) aside(dir string) string {
 	return filepath.Join(r.pool.Dir, "aside-"+filepath.Base(dir))
 }
 
-// moveSubvolume makes it writable meanwhile: the kernel moves no other.
+// moveSubvolume makes the subvolume writable during the move, because the kernel refuses to move a
+// read-only one.
 func moveSubvolume(t *testing.T, from, to string) {
 	t.Helper()
 	f := openPath(t, from)

@@ -1,6 +1,7 @@
-// Package storage is the agent's domain: volumes, snapshots, clones and exports as btrfs subvolumes below one base path.
-// It keeps the rules of docs/architecture.md: acknowledged means durable, whole or absent, same request same answer,
-// one writer a name.
+// Package storage is the domain of the agent. Volumes, snapshots, clones and exports are btrfs
+// subvolumes below one base path. It keeps the rules of docs/architecture.md: acknowledged means
+// durable, a change is complete or absent, the same request returns the same result, and each name
+// has one writer.
 package storage
 
 import (
@@ -14,34 +15,36 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Properties of a subvolume that volumes and snapshots share. Owner and mode are those of its root directory.
+// Properties are the properties that volumes and snapshots share. Owner and mode are those of the
+// root directory of the subvolume.
 type Properties struct {
 	SizeBytes   int64  `json:"size_bytes"`
-	QuotaBytes  int64  `json:"quota_bytes"` // 0: the limit is lifted
+	QuotaBytes  int64  `json:"quota_bytes"` // 0: no limit
 	NoCOW       bool   `json:"nocow"`
-	Compression string `json:"compression"` // btrfs.compression, "" for the filesystem's default
+	Compression string `json:"compression"` // btrfs.compression; "" means the default of the filesystem
 	UID         int64  `json:"uid"`
 	GID         int64  `json:"gid"`
-	RootSquash  bool   `json:"root_squash,omitempty"` // a client's root is nobody in the volume
+	RootSquash  bool   `json:"root_squash,omitempty"` // maps root of a client to the anonymous user
 	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
 }
 
-// Volume is one volume as the agent intends it. Copies share lists and labels, which are replaced and never changed.
+// Volume is the intended state of one volume. Copies share lists and labels, which are replaced and
+// never changed.
 type Volume struct {
 	Name     string
-	VolumeID uuid.UUID // for good, whatever becomes of the name; zero where the metadata cannot be read
+	VolumeID uuid.UUID // permanent, also if the name changes; zero if the metadata cannot be read
 	UUID     uuid.UUID // of the data subvolume
-	ID       uint64    // of the data subvolume in its filesystem; key to Usage. 0: a quarantined volume without data
-	Path     string    // directory that holds data
+	ID       uint64    // of the data subvolume; key to Usage; 0 for a quarantined volume without data
+	Path     string    // directory that contains data
 	Properties
 	Labels         labels.Set
 	MountOptions   []string  // NFS mount options for the next mount
-	SourceVolume   string    // a clone of this volume,
-	SourceSnapshot string    // or of this snapshot
-	SourceVolumeID uuid.UUID // of the volume that the contents come from; zero where that is unknown
+	SourceVolume   string    // the source if it is a clone of a volume
+	SourceSnapshot string    // the source if it is a clone of a snapshot
+	SourceVolumeID uuid.UUID // volume that the contents come from; zero if unknown
 	Refs           []Ref
-	Quarantine     string // why the volume cannot be used; "" for a good one
-	RefsUnknown    bool   // a quarantined volume may have clients beside Refs
+	Quarantine     string // why the volume cannot be used; "" if it can
+	RefsUnknown    bool   // a quarantined volume may have clients that Refs does not list
 	CreatedAt      time.Time
 	UpdatedAt      time.Time
 	LastAttachAt   time.Time // zero: never
@@ -49,8 +52,8 @@ type Volume struct {
 	Pending pendingChanges // see change.go
 }
 
-// Ref is one reason for a client to be let in: a client and the labels of who asked. Several may
-// name one client; together they are its attachment to the volume.
+// Ref is a reference that gives a client access: the client and the labels of the caller. Several
+// references may name one client. Together they are its attachment to the volume.
 type Ref struct {
 	Client   netip.Addr `json:"client"`
 	ReadOnly bool       `json:"read_only,omitempty"`
@@ -58,23 +61,24 @@ type Ref struct {
 
 	Attachment
 
-	// Ended: an unexport has begun, and has not returned without an error. The reference still
-	// counts as one, but lets the client in no more. Exporting it again begins a new attachment.
+	// Ended means that an unexport has begun and has not succeeded yet. The reference still counts,
+	// but no longer gives the client access. Another export of it begins a new attachment.
 	Ended bool `json:"-"`
 
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Attachment identifies the time from a client's first reference to a volume to its last. Live
-// references of one client to one volume have the same. It is zero in references of version 1,
-// whose file handles carry the subvolume's UUID.
+// Attachment identifies the period from the first reference of a client to a volume to its last.
+// All live references of one client to one volume have the same attachment. It is zero in
+// references of version 1, whose file handles contain the UUID of the subvolume.
 type Attachment struct {
-	// FSID is the file system ID that the client's file handles carry: 128 random bits, never used
+	// FSID is the file system ID in the file handles of the client: 128 random bits, never reused
 	// for another attachment.
 	FSID uuid.UUID `json:"fsid,omitzero"`
 
-	// Subvolume is the data that the ID was made for. Handles must not outlive a replacement of the
-	// data: with the same ID, they would lead to the former subvolume for as long as that exists.
+	// Subvolume is the data for which the ID was created. Handles must become stale when the data
+	// is replaced. With the same ID, they would lead to the previous subvolume as long as it
+	// exists.
 	Subvolume uuid.UUID `json:"subvolume,omitzero"`
 }
 
@@ -82,20 +86,20 @@ type Attachment struct {
 type Snapshot struct {
 	Name       string
 	UUID       uuid.UUID
-	ParentUUID uuid.UUID // of the data subvolume that it is a snapshot of
+	ParentUUID uuid.UUID // data subvolume of the volume
 	ID         uint64
 	Path       string
-	Volume     string    // name of the volume when the snapshot was taken
-	VolumeID   uuid.UUID // of that volume; zero where that is unknown
+	Volume     string    // name of the volume at the time of the snapshot
+	VolumeID   uuid.UUID // ID of that volume; zero if unknown
 	Properties
 	Labels     labels.Set
-	Nested     []string // subvolumes within the volume, which are empty directories here; not all where there are many
+	Nested     []string // subvolumes within the volume, which are empty directories here; not all of them if there are many
 	Quarantine string
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 }
 
-// VolumeSpec asks for a new volume.
+// VolumeSpec is a request for a new volume.
 type VolumeSpec struct {
 	Name        string
 	SizeBytes   int64
@@ -111,16 +115,17 @@ type VolumeSpec struct {
 	MountOptions []string
 }
 
-// CloneSpec asks for a new volume with the contents of a volume or of a snapshot: exactly one of the two is set.
+// CloneSpec is a request for a new volume with the contents of a volume or of a snapshot. Exactly
+// one of the two is set.
 type CloneSpec struct {
 	Name      string
 	Volume    string
 	Snapshot  string
-	SizeBytes int64 // 0: the source's
+	SizeBytes int64 // 0: the size of the source
 	Labels    map[string]string
 
-	// The source's where nil. What equals the source's intended value is not set on the data, where
-	// the source's users may have changed it.
+	// Nil means the value of the source. A value that equals the intended value of the source is
+	// not set on the data, because users of the source may have changed it there.
 
 	NoCOW       *bool
 	Compression *string
@@ -132,28 +137,28 @@ type CloneSpec struct {
 	MountOptions []string
 }
 
-// SnapshotSpec asks for a snapshot of a volume.
+// SnapshotSpec is a request for a snapshot of a volume.
 type SnapshotSpec struct {
 	Name   string
 	Volume string
 	Labels map[string]string
 }
 
-// VolumeUpdate changes what is not nil.
+// VolumeUpdate changes the fields that are not nil.
 type VolumeUpdate struct {
 	SizeBytes   *int64
 	NoCOW       *bool
 	Compression *string
-	RootSquash  *bool // of clients that are let in already, too
+	RootSquash  *bool // also for clients that have access already
 	UID, GID    *int64
 	Mode        *uint32
-	Labels      map[string]string // replaces all, but created-by, when not nil
+	Labels      map[string]string // replaces all labels except created-by, if not nil
 
-	SizeLimit    *bool    // false lifts the limit, true sets it to the size
-	MountOptions []string // replaces all when not nil
+	SizeLimit    *bool    // false removes the limit, true sets it to the size
+	MountOptions []string // replaces all, if not nil
 }
 
-// ExportSpec lets a client in.
+// ExportSpec is a request for access of a client.
 type ExportSpec struct {
 	Client   netip.Addr
 	ReadOnly bool
@@ -171,16 +176,16 @@ type ExportGrant struct {
 // ExportEntry is one reference of one volume.
 type ExportEntry struct {
 	Volume    string
-	CreatedBy string // who asked for the reference
+	CreatedBy string // who requested the reference
 	Ref
 }
 
 // Query selects a page of a list.
 type Query struct {
 	Limit  int      // 0: everything
-	After  string   // cursor from the page before
+	After  string   // cursor from the previous page
 	Labels []string // key=value or key; all must match
-	// Degraded volumes only, as Health says.
+	// Degraded selects volumes with conditions: see Health.
 	Degraded bool
 	Volume   string // snapshots of this volume only: see Tenant.snapshotsOf
 }
@@ -188,30 +193,30 @@ type Query struct {
 // Page is a part of a list in the order of names.
 type Page[T any] struct {
 	Items []T
-	Total int    // how many match in all
+	Total int    // number of all matching items
 	Next  string // cursor; "" at the end
 }
 
-// Report is what the user of one volume may know of it.
+// Report is what the user of one volume may know about it.
 type Report struct {
-	QuotaBytes int64 // 0 where quotas are off, or do not count the volume
+	QuotaBytes int64 // 0 if quotas are off or have no counts for the volume
 	UsedBytes  int64
 	Conditions []Condition
 }
 
-// Stats are the numbers of the pool and of its tenants.
+// Stats holds the numbers of the pool and of its tenants.
 type Stats struct {
 	pool.Stats
 	Tenants map[string]TenantStats // by name
 }
 
-// Condition is something that is wrong with the pool or a volume.
+// Condition is a problem of the pool or a volume.
 type Condition = agentapi.Condition
 
-// Usage of one subvolume as the kernel counts it.
+// Usage holds the kernel's counts of one subvolume.
 type Usage = pool.Usage
 
-// Quota says how sizes are enforced: docs/architecture.md, "Quotas".
+// Quota is how the agent enforces sizes: docs/architecture.md, "Quotas".
 type Quota = pool.Quota
 
 // Modes of AGENT_QUOTA_MODE.

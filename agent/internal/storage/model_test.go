@@ -21,10 +21,9 @@ import (
 
 var modelSeed = flag.Uint64("model.seed", rand.Uint64(), "what TestConcurrentChangesAreLinearisable asks for")
 
-// model is the store as a client sees it, as text: "volume a" -> its size and sources,
-// "snapshot s" -> its volume, "ref a 10.0.0.1" -> its options. "id a" tells the volumes apart
-// that have had the name, "from volume a" and "from snapshot s" say of which of them the
-// contents are.
+// model is the store as a client sees it, as text: "volume a" -> its size and sources, "snapshot s"
+// -> its volume, "ref a 10.0.0.1" -> its options. "id a" tells volumes apart that have had the same
+// name. "from volume a" and "from snapshot s" name the volume that the contents come from.
 type model map[string]string
 
 func (m model) clone() model { return maps.Clone(m) }
@@ -48,7 +47,7 @@ func (m model) exported(volume string) bool {
 	return false
 }
 
-// modelVolume is what the model keeps of a volume; the size is also a snapshot's.
+// modelVolume returns the text of a volume in the model. A snapshot has a size, too.
 func modelVolume(size int64, source string) string { return fmt.Sprintf("%d from %s", size, source) }
 
 func modelSize(value string) (size int64) {
@@ -63,7 +62,8 @@ func code(err error) string {
 	return string(agentapi.CodeOf(err))
 }
 
-// id is that of the volume whose contents the source has; "" where the source is gone.
+// id returns the ID of the volume that the contents of the source come from. It is "" if the source
+// is gone.
 func (m model) id(source string) string {
 	name, isVolume := strings.CutPrefix(source, "volume ")
 	switch {
@@ -75,12 +75,13 @@ func (m model) id(source string) string {
 	return m["from "+source]
 }
 
-// made notes a new volume of that name.
+// made records a new volume of that name.
 func (m model) made(name string) {
 	m["id "+name] = name + "+" + strings.TrimPrefix(m["id "+name], name)
 }
 
-// modelCalls are the calls that the test makes: each asks the store, and says what the model would answer.
+// modelCalls generates the calls of the test. Each call has a request to the store and the result
+// of the model.
 type modelCalls struct {
 	ten    *Tenant
 	random *rand.Rand
@@ -88,7 +89,7 @@ type modelCalls struct {
 
 func (c modelCalls) pick(names ...string) string { return names[c.random.IntN(len(names))] }
 
-// next chooses a call. call does it and returns the answer; apply is the same of the model.
+// next chooses a call. call runs it and returns the result. apply does the same on the model.
 func (c modelCalls) next() (text string, call func() string, apply func(model) string) {
 	volume, other, snapshot := c.pick("a", "b", "c"), c.pick("a", "b", "c"), c.pick("s", "t")
 	size := int64(c.random.IntN(3)+1) * 16 * mib
@@ -133,7 +134,7 @@ func (c modelCalls) create(name string, size int64) (string, func() string, func
 		}
 }
 
-// put is the answer to a request for something new.
+// put returns the result of a request for something new.
 func (m model) put(key, value string, same func(have string) bool) string {
 	have, found := m[key]
 	switch {
@@ -273,7 +274,7 @@ func (c modelCalls) get(name string) (string, func() string, func(model) string)
 		}
 }
 
-// describe is what the model would keep of the volume.
+// describe returns the text of the volume in the model.
 func describe(v Volume) string {
 	source := ""
 	if v.SourceVolume != "" {
@@ -295,8 +296,8 @@ func (c modelCalls) list(kind string) (string, func() string, func(model) string
 		}
 }
 
-// Many clients change few names at once: there is an order in which a simple model gives the same answers, and in the end
-// catalogue, disk, kernel and NFS server say the same.
+// Many clients change few names concurrently. There is an order in which a simple model returns the
+// same results. In the end catalogue, disk, kernel and NFS server agree.
 func TestConcurrentChangesAreLinearisable(t *testing.T) {
 	t.Parallel()
 	t.Logf("seed: -model.seed=%d", *modelSeed)
@@ -349,7 +350,8 @@ func clearAll(t testing.TB, ten *Tenant) {
 	}
 }
 
-// Same-name storms: all clients do one thing to one name, and then the opposite. Exactly one of them has done it.
+// All clients do the same thing to one name, and then the opposite. Exactly one of them succeeds in
+// changing it.
 func TestStormsOnOneName(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -398,7 +400,8 @@ func TestStormsOnOneName(t *testing.T) {
 	}
 }
 
-// A name that is created as two different things becomes one of them; who asked for the other is told so.
+// Concurrent requests create two different things under one name. One of them wins, and the callers
+// of the other get an error.
 func TestStormOfDifferentRequestsForOneName(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -432,7 +435,8 @@ func TestStormOfDifferentRequestsForOneName(t *testing.T) {
 	}
 }
 
-// A source is deleted while it is cloned and snapshotted: each either has all of its content or is refused as NotFound.
+// A source is deleted while it is cloned and snapshotted. Each copy has all contents or is refused
+// as NotFound.
 func TestSourceDeletedWhileCloned(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -462,7 +466,7 @@ func TestSourceDeletedWhileCloned(t *testing.T) {
 	}
 }
 
-// together runs do n times at once.
+// together runs do n times concurrently.
 func together(n int, do func(i int)) {
 	var wg sync.WaitGroup
 	start := make(chan struct{})
@@ -476,7 +480,7 @@ func together(n int, do func(i int)) {
 	wg.Wait()
 }
 
-// The caller hangs up in the middle: the change goes on to its end.
+// The caller disconnects in the middle, and the change still finishes.
 func TestChangeOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)
@@ -498,7 +502,7 @@ func TestChangeOutlivesItsCaller(t *testing.T) {
 			assert.DeepEqual(t, r.view(), after)
 		}
 		wipe(t, r.ten)
-		// Who has hung up before it starts changes nothing, and waits for nobody.
+		// A caller that disconnects before the start changes nothing, and does not wait.
 		r.again(op, before)
 		release, err := r.store.locks.acquire(t.Context(), r.ten.volumeLock("v"), r.ten.volumeLock("c"), r.ten.snapshotLock("s"))
 		assert.NilError(t, err)
@@ -514,7 +518,8 @@ func TestChangeOutlivesItsCaller(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// Close lets what has started finish, also under load, and refuses the rest; nothing acknowledged is lost.
+// Close lets running changes finish, also under load, and refuses new ones. No acknowledged change
+// is lost.
 func TestCloseDuringLoad(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -563,7 +568,8 @@ func TestCloseDuringLoad(t *testing.T) {
 	assertRules(t, s)
 }
 
-// Close waits no longer than its context: the change under way goes on, and the next Close is the one that gives the pool back.
+// Close waits no longer than its context. The running change continues, and the next Close releases
+// the pool.
 func TestCloseGivesUpWaiting(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)

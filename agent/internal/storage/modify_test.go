@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A limit can be lifted and set anew, in both quota modes, and both survive a restart.
+// A limit can be removed and set again, in both quota modes, and both survive a restart.
 func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
@@ -36,7 +36,7 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 			assert.Equal(t, report.QuotaBytes, int64(0))
 			assert.Equal(t, len(report.Conditions), 0)
 
-			if mode == QuotaFull { // what is not written out yet counts as well
+			if mode == QuotaFull { // data that is not written out yet counts too
 				assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "beyond")))
 				assert.NilError(t, os.WriteFile(filepath.Join(v.Path, dataDir, "beyond"), make([]byte, 24*mib), 0o600))
 			}
@@ -47,7 +47,7 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 			assert.NilError(t, err)
 			assert.Equal(t, v.QuotaBytes, int64(0), "growing does not bring the limit back")
 
-			// What is made from it has a limit, and room for what is in it.
+			// A copy of the volume has a limit, and room for its contents.
 			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"})
 			assert.NilError(t, err)
 			if mode == QuotaFull {
@@ -103,7 +103,8 @@ func TestMountOptionsAreKept(t *testing.T) {
 	assert.Equal(t, len(v.MountOptions), 0)
 }
 
-// Until the commit of a deletion a power cut brings the volume back: until then nobody is told that it is gone.
+// A power cut before the commit of a deletion restores the volume. Until then no caller sees it as
+// gone.
 func TestDeletionIsSeenOnceItLasts(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)

@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// operation is a change and the state that it starts from.
+// operation is a change and the state from which it starts.
 type operation struct {
 	name    string
 	prepare func(t testing.TB, ten *Tenant)
@@ -22,8 +22,8 @@ var (
 	client2 = netip.MustParseAddr("fd00::2")
 )
 
-// operations are all changes that there are, in all their forms. Beside what they act on there is always a volume, a snapshot
-// and an export that must not be touched.
+// operations returns all kinds of changes. There are always another volume, snapshot and export
+// that they must not touch.
 func operations() []operation {
 	return []operation{
 		creating("create", VolumeSpec{Name: "v", SizeBytes: 64 * mib}),
@@ -75,7 +75,8 @@ func operations() []operation {
 	}
 }
 
-// manyLabels make metadata longer than a page, which is written to the disk in another way: see btrfs.FlushFile.
+// manyLabels make metadata longer than a page. The agent writes such a file to the disk in another
+// way: see btrfs.FlushFile.
 func manyLabels() map[string]string {
 	out := map[string]string{}
 	for i := range 30 {
@@ -159,7 +160,7 @@ func wasExported(t testing.TB, ten *Tenant) {
 	assert.NilError(t, ten.Unexport(t.Context(), "v", client1, nil))
 }
 
-// withBystanders makes what no operation may touch.
+// withBystanders creates what no operation may touch.
 func withBystanders(t testing.TB, ten *Tenant) {
 	t.Helper()
 	ctx := t.Context()

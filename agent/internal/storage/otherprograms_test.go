@@ -10,9 +10,9 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Backup programs take read-only snapshots of volumes to a directory that is not below the base
-// path (docs/operations/other-programs.md). Limits hold as before, and volumes
-// start, are deleted and give their names back.
+// Backup programs take read-only snapshots of volumes in a directory outside the base path
+// (docs/operations/other-programs.md). Limits still hold. Volumes load at start, can be deleted,
+// and their names become free.
 func TestSnapshotsOfOtherPrograms(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaFull, QuotaSimple} {

@@ -21,7 +21,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// The tests here are named after what went wrong elsewhere, and show that it does not here.
+// The tests here are named after bugs in other projects, and show that this project does not have
+// them.
 
 func TestParallelCreatesOfOneNameMakeOneVolume(t *testing.T) {
 	t.Parallel()
@@ -104,7 +105,7 @@ func TestUnreadableMetadataIsQuarantinedWithItsData(t *testing.T) {
 		assertQuarantined(t, ten, name)
 	}
 	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "Quarantined"))
-	// Others go on.
+	// Other volumes still work.
 	healthy, err := ten.GetVolume(t.Context(), "healthy")
 	assert.NilError(t, err)
 	assert.Equal(t, healthy.Quarantine, "")
@@ -112,7 +113,8 @@ func TestUnreadableMetadataIsQuarantinedWithItsData(t *testing.T) {
 	mustCreate(t, ten, "healthy")
 }
 
-// assertQuarantined makes sure that every request for the volume is refused clearly, and that its data stays.
+// assertQuarantined verifies that every request for the volume is refused with a clear error, and
+// that its data stays.
 func assertQuarantined(t *testing.T, ten *Tenant, name string) {
 	t.Helper()
 	ctx := t.Context()
@@ -269,7 +271,7 @@ func TestUsedBytesBelowASubvolume(t *testing.T) {
 	assertRules(t, ten.store)
 }
 
-// writeBytes writes a new file of incompressible size durably.
+// writeBytes writes a new durable file of that size, which does not compress.
 func writeBytes(dir, name string, size int64) error {
 	f, err := os.Create(filepath.Join(dir, dataDir, name))
 	if err != nil {
@@ -318,7 +320,7 @@ func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 		assert.DeepEqual(t, r.view(), want)
 		assertRules(t, r.store)
 	}
-	// And by itself, when the engine tells of a change.
+	// In the background, when the engine reports a change.
 	drifts["everybody"]()
 	m.changed <- struct{}{}
 	eventually(t, func() poll.Result { return when(len(m.list()) == 2, "exports are %v", m.list()) })
@@ -336,7 +338,7 @@ func TestFailedUnexportKeepsTheReference(t *testing.T) {
 		assertCode(t, r.ten.DeleteVolume(t.Context(), "v"), agentapi.Busy)
 	}
 	assert.DeepEqual(t, r.view(), want)
-	// What needs no NFS server goes on.
+	// Changes that need no NFS server still work.
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 	assert.NilError(t, err)
 	r.store.maintenance.reconcile(t.Context(), r.store)
@@ -369,7 +371,7 @@ func TestFileSystemIDsDoNotCollide(t *testing.T) {
 		export("c")
 		mustCreate(t, ten, fmt.Sprint("v", i))
 		export(fmt.Sprint("v", i))
-		assert.NilError(t, ten.DeleteVolume(t.Context(), "c")) // its successor of the same name has another
+		assert.NilError(t, ten.DeleteVolume(t.Context(), "c")) // the next volume of the same name has another one
 	}
 }
 
@@ -443,7 +445,7 @@ func TestAttachKeepsLabels(t *testing.T) {
 	assert.Assert(t, !v.LastAttachAt.IsZero())
 }
 
-// What somebody gave, and what was handed out, is not what the catalogue keeps.
+// The catalogue shares no values with the arguments and results of calls.
 func TestValuesAreCopies(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)

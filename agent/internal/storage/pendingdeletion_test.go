@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// send begins to send a subvolume into a pipe that nobody reads. It goes on until end is called.
+// send starts to send a subvolume into a pipe without a reader. It runs until end is called.
 func send(t *testing.T, path string) (end func()) {
 	t.Helper()
 	process := exec.Command("btrfs", "send", path)
@@ -41,8 +41,8 @@ func send(t *testing.T, path string) (end func()) {
 	return end
 }
 
-// A snapshot that is sent is deleted for its users at once, and its data when the send has ended.
-// The same holds for a volume with a subvolume in it that is sent.
+// The deletion of a snapshot during a send takes effect for its users at once. Its data is removed
+// when the send has ended. The same holds for a volume that contains such a subvolume.
 func TestDeleteWhileSent(t *testing.T) {
 	pool := newPool(t)
 	var log bytes.Buffer
@@ -66,7 +66,7 @@ func TestDeleteWhileSent(t *testing.T) {
 	pending := func() []string { return reasons(ten.store.Conditions()) }
 	assert.DeepEqual(t, pending(), []string{agentapi.ReasonDeletionPending})
 
-	// Maintenance tries again, and logs no more of it.
+	// Maintenance tries again without more log messages.
 	ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	said := log.Len()
 	for range 3 {
@@ -75,7 +75,7 @@ func TestDeleteWhileSent(t *testing.T) {
 	assert.Equal(t, log.String()[said:], "")
 	assert.DeepEqual(t, pending(), []string{agentapi.ReasonDeletionPending})
 
-	// A new agent knows of them, and check too.
+	// A new agent finds them, and so does check.
 	assert.NilError(t, s.Close(t.Context()))
 	findings, err := Inspect(t.Context(), config, false)
 	assert.NilError(t, err)

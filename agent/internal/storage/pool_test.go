@@ -16,7 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// mounted is a base path where a pool is bind-mounted, so that it can be taken away while the pool itself stays.
+// mounted returns a base path with a bind mount of a pool, so that the test can unmount it while
+// the pool stays.
 func mounted(t *testing.T, source string) string {
 	t.Helper()
 	base := filepath.Join(t.TempDir(), "base")
@@ -31,7 +32,8 @@ func mountOn(t *testing.T, source, base string) {
 	t.Cleanup(func() { _ = unix.Unmount(base, unix.MNT_DETACH) })
 }
 
-// assertRefuses makes sure that the store takes no changes, says so, and writes nothing at the base path.
+// assertRefuses verifies that the store refuses changes, reports that, and writes nothing at the
+// base path.
 func assertRefuses(t *testing.T, s *Store, base string) {
 	t.Helper()
 	before := tree(t, base)
@@ -44,7 +46,7 @@ func assertRefuses(t *testing.T, s *Store, base string) {
 	}
 	s.maintain(t.Context())
 	assert.DeepEqual(t, tree(t, base), before)
-	// Lookups need no disk.
+	// Lookups do not need the disk.
 	_, err := ten.GetVolume(t.Context(), "v")
 	assert.NilError(t, err)
 }
@@ -98,7 +100,7 @@ func TestPoolTakenAwayUnderTheAgent(t *testing.T) {
 			func(t *testing.T, _ *testpool.Pool, base string) {
 				assert.NilError(t, unix.Unmount(base, unix.MNT_DETACH))
 				assert.NilError(t, os.Rename(base, base+".old"))
-				assert.NilError(t, os.Mkdir(base, 0o755)) // for the listing; the path below is looked at first
+				assert.NilError(t, os.Mkdir(base, 0o755)) // for the listing; the agent checks the path below first
 			},
 			func(t *testing.T, pool *testpool.Pool, base string) { mountOn(t, pool.Dir, base) },
 		},
@@ -181,7 +183,8 @@ func TestBasePathsThatAreRefused(t *testing.T) {
 	assert.DeepEqual(t, entries(t, notMounted), []string{})
 }
 
-// One agent a pool, also through another path to it. The pool is free again after Close, and after a failed Open.
+// A pool has one agent, also if another path leads to it. The pool is free again after Close, and
+// after a failed Open.
 func TestSecondAgentIsRefused(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
@@ -191,7 +194,7 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	config := Config{BasePath: link, Tenants: []string{tenant}}
 	s := reopened(t, config, newMemoryExporter())
 	v := mustCreate(t, mustTenant(t, s), "v")
-	assert.Equal(t, v.Path, filepath.Join(pool.Dir, tenant, "v")) // what the NFS server is told has no links
+	assert.Equal(t, v.Path, filepath.Join(pool.Dir, tenant, "v")) // the NFS server gets a path without links
 	for _, path := range []string{pool.Dir, link, base} {
 		_, err := Open(t.Context(), Config{BasePath: path, Tenants: []string{tenant}}, newMemoryExporter())
 		assert.ErrorContains(t, err, "only one agent may run on a pool")
@@ -203,7 +206,8 @@ func TestSecondAgentIsRefused(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
-// An agent in a part of another's pool would see its exports revoked, in whichever order they start; side by side they may be.
+// An agent in a directory of the pool of another agent would have its exports revoked. It is
+// refused, whichever starts first. Agents in separate directories may run.
 func TestNestedPoolsAreRefused(t *testing.T) {
 	t.Parallel()
 	pool := testpool.New(t, smallPool)
@@ -232,7 +236,7 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 	}
 
 	inner := mustOpen(deep)
-	refused(pool.Dir, "a directory in "+pool.Dir) // though no agent was ever here
+	refused(pool.Dir, "a directory in "+pool.Dir) // even though no agent has run here
 	assert.NilError(t, inner.Close(t.Context()))
 
 	outer := mustOpen(pool.Dir)
@@ -249,12 +253,13 @@ func TestNestedPoolsAreRefused(t *testing.T) {
 	assert.NilError(t, outer.Close(t.Context()))
 }
 
-// Somebody on the storage host puts links and other things in the agent's way: nothing outside is touched, what would go that
-// way is refused, and when all is put back as it was, so is the store.
+// Links and other files on the storage host replace the agent's directories. The agent touches
+// nothing outside, and refuses requests that would follow them. When the directories are back, the
+// store works as before.
 func TestLinksAreNotFollowed(t *testing.T) {
 	volumeRequests := []string{"resize", "patch owner", "patch mode", "snapshot", "clone of a volume", "delete"}
 	tricks := map[string]struct {
-		path    string // below the tenant's directory: is moved away and replaced
+		path    string // relative to the directory of the tenant; it is moved away and replaced
 		with    func(t *testing.T, path, outside string)
 		refused []string
 	}{
@@ -321,7 +326,7 @@ func (r *testEnv) trickAndRestore(t *testing.T, path, name string, with func(t *
 	away := filepath.Join(r.pool.Dir, ".away")
 	move(t, path, away)
 	with(t, path, outside)
-	for range 2 { // and again, when the name is reloaded
+	for range 2 { // twice, because the name is reloaded
 		assert.Assert(t, request(t.Context(), r.ten) != nil, name)
 		r.store.maintain(t.Context())
 		assert.DeepEqual(t, tree(t, outside), left)
@@ -340,7 +345,7 @@ func (r *testEnv) trickAndRestore(t *testing.T, path, name string, with func(t *
 	}
 }
 
-// move renames, a read-only subvolume too.
+// move renames a file, directory or subvolume, also a read-only one.
 func move(t *testing.T, from, to string) {
 	t.Helper()
 	err := os.Rename(from, to)
@@ -374,7 +379,7 @@ func exchange(t *testing.T, path, _ string) {
 	btrfsCommand(t, "subvolume", "create", path)
 }
 
-// What clients do below data is theirs, and changes nothing outside.
+// Links of clients below data stay, and change nothing outside.
 func TestLinksInDataAreTheClients(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)

@@ -8,8 +8,9 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// Qgroups are reaped while the kernel drops deleted subvolumes. To remove one that the running transaction still counts would
-// make the quotas inconsistent, and no limit would hold until a rescan.
+// The agent removes qgroups while the kernel drops deleted subvolumes. Removing one that the
+// running transaction still counts would make the quotas inconsistent, and no limit would be
+// enforced until a rescan.
 func TestReapingKeepsQuotasConsistent(t *testing.T) {
 	ten, _ := openTenant(t)
 	const rounds, volumes = 4, 32

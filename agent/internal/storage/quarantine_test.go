@@ -17,7 +17,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A volume whose metadata is damaged keeps its data, its name and its clients; they can be shut out, no other let in.
+// A volume with damaged metadata keeps its data, its name and its clients. The clients can be
+// unexported, and no other client gets access.
 func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
@@ -57,7 +58,7 @@ func TestQuarantinedVolumeKeepsItsClients(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// Each refusal names the directory as the commands for the administrator need it.
+// Each error names the directory as the commands for the administrator need it.
 func TestQuarantineNamesItsDirectory(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -87,9 +88,9 @@ func TestQuarantineNamesItsDirectory(t *testing.T) {
 	}
 }
 
-// A quarantined volume squashes root as its metadata says. Where that cannot be read, what the agent
-// knew or the server has counts, and after a restart of both root is squashed: nobody gets more
-// rights than before.
+// A quarantined volume squashes root as its metadata says. If the metadata cannot be read, the last
+// known setting or that of the server applies. After a restart of both, root is squashed, so no
+// client gets more rights than before.
 func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
 	for _, squash := range []bool{true, false} {
 		for name, spoil := range map[string]func(t *testing.T, v Volume){
@@ -132,7 +133,8 @@ func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
 	}
 }
 
-// A volume of whose references one is damaged: nobody can say whom that one lets in, so that nobody is shut out.
+// One reference of a volume is damaged. It is unknown to which client it gives access, so no client
+// loses access.
 func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
@@ -162,7 +164,7 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	assert.NilError(t, s.reconcileExports(t.Context()))
 	assert.DeepEqual(t, exporter.list(), before, compareAddr)
 	assertCode(t, ten.Unexport(t.Context(), "v", client1, nil), agentapi.Quarantined)
-	assertCode(t, ten.Unexport(t.Context(), "v", client2, nil), agentapi.MetadataError) // shut out, and perhaps not for good
+	assertCode(t, ten.Unexport(t.Context(), "v", client2, nil), agentapi.MetadataError) // access is revoked, but perhaps not permanently
 	assert.DeepEqual(t, exporter.list(), before[:1], compareAddr)
 
 	assert.NilError(t, s.Close(t.Context()))
@@ -174,8 +176,8 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
-// A client whose unexport failed half-way is shut out by the agent itself also where not all
-// references can be read, or where the data is missing. The other clients stay.
+// The agent revokes access of a client whose unexport failed midway. It does so even if some
+// references cannot be read, or if the data is missing. The other clients stay.
 func TestReconcileShutsEndedClientsOut(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, r *testEnv, v Volume){
 		"unreadable reference": func(t *testing.T, _ *testEnv, v Volume) {
@@ -208,8 +210,8 @@ func TestReconcileShutsEndedClientsOut(t *testing.T) {
 	}
 }
 
-// An export that cannot be restored keeps nothing else from being served, and is tried again. An NFS server that does not work
-// at all ends the start.
+// If one export cannot be restored, the others are still served, and the agent tries again. If the
+// NFS server does not work at all, the start fails.
 func TestExportThatCannotBeRestored(t *testing.T) {
 	pool := newPool(t)
 	exporter := newMemoryExporter()
@@ -233,15 +235,15 @@ func TestExportThatCannotBeRestored(t *testing.T) {
 	assert.NilError(t, s.Close(t.Context()))
 }
 
-// brokenExporter is an NFS server that cannot be reached, whatever else is wrong.
+// brokenExporter is an NFS server that is unreachable and always fails.
 type brokenExporter struct{ *memoryExporter }
 
 func (brokenExporter) Start(context.Context, []nfs.Export) error {
 	return errors.Join(&nfs.ExportError{Err: unix.EIO}, fmt.Errorf("%w: %w", nfs.ErrUnavailable, unix.EIO))
 }
 
-// What an administrator has put or left among the volumes is not removed, and neither is what
-// may be an interrupted change.
+// The agent does not remove files that an administrator put or left among the volumes, nor what may
+// be an interrupted change.
 func TestStrangersFilesAreKept(t *testing.T) {
 	pool := newPool(t)
 	s, err := Open(t.Context(), initialised(t, Config{BasePath: pool.Dir, Tenants: []string{tenant, "former"}}), newMemoryExporter())
@@ -250,7 +252,7 @@ func TestStrangersFilesAreKept(t *testing.T) {
 	assert.NilError(t, err)
 	half := mustCreate(t, ten, "half")
 	assert.NilError(t, s.Close(t.Context()))
-	assert.NilError(t, btrfs.DestroySubvolume(openPath(t, half.Path), dataDir)) // as a deletion does that is cut off
+	assert.NilError(t, btrfs.DestroySubvolume(openPath(t, half.Path), dataDir)) // as an interrupted deletion does
 
 	for _, dir := range []string{"home/snapshots", "home/project/clients", "home/.new-work", "home/empty", tenant + "/v/clients"} {
 		assert.NilError(t, os.MkdirAll(filepath.Join(pool.Dir, dir), 0o700))

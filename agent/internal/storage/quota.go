@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// reconcileLimits sets the limits that differ from the intended ones, as after a power cut
-// between a clone and the commit of its limit. Where sizes are not enforced and the filesystem
-// still has quotas, it takes away the limits that an earlier start has set.
+// reconcileLimits sets limits that differ from the intended ones, for example after a power cut
+// between a clone and the commit of its limit. If sizes are not enforced and the filesystem still
+// has quotas, it removes the limits of an earlier start.
 func (s *Store) reconcileLimits() error {
 	limits, err := s.pool.Limits()
 	if limits == nil {
@@ -21,7 +21,7 @@ func (s *Store) reconcileLimits() error {
 				want = 0
 			}
 			if v.Quarantine == "" && s.reconcileLimit(v.Path, v.ID, want, limits) != nil {
-				s.reloads.mark(t.volumeLock(v.Name)) // one volume keeps no other from being served
+				s.reloads.mark(t.volumeLock(v.Name)) // one volume must not keep others from being served
 			}
 		}
 		if off {
@@ -31,7 +31,7 @@ func (s *Store) reconcileLimits() error {
 	return nil
 }
 
-// liftSnapshotLimits is for clones: the kernel gives them the limits of their sources.
+// liftSnapshotLimits removes limits of snapshots, because the kernel copies them to clones.
 func (s *Store) liftSnapshotLimits(t *Tenant, limits map[uint64]int64) {
 	for _, snapshot := range t.snapshots.all() {
 		if snapshot.Quarantine == "" && s.reconcileLimit(snapshot.Path, snapshot.ID, 0, limits) != nil {
@@ -56,8 +56,9 @@ func limitText(bytes int64) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-// removeQgroups removes those of subvolumes that are gone: kernels before about 6.10 leave them, and in simple
-// mode all do while a clone uses the data; those are tried again later.
+// removeQgroups removes the qgroups of destroyed subvolumes. Kernels before about 6.10 leave them
+// behind. In simple mode all kernels leave a qgroup while a clone uses its data. The agent tries
+// those again later.
 func (s *Store) removeQgroups(ctx context.Context) error {
 	stale, err := s.staleQgroups(ctx)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// assertEnforced makes sure that the volume takes some megabytes more and not as many as are given.
+// assertEnforced verifies that the volume accepts some more bytes, but not tooMany.
 func assertEnforced(t *testing.T, dir string, some, tooMany int64) {
 	t.Helper()
 	assert.NilError(t, writeBytes(dir, time.Now().Format("some-150405.000000000"), some))
@@ -46,7 +46,7 @@ func TestLimitsAreEnforced(t *testing.T) {
 			assert.NilError(t, err)
 			assertEnforced(t, v.Path, 4*mib, 16*mib)
 
-			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"}) // of a volume that is full
+			_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"}) // of a full volume
 			assert.NilError(t, err)
 			c, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 64 * mib})
 			assert.NilError(t, err)
@@ -61,7 +61,7 @@ func TestLimitsAreEnforced(t *testing.T) {
 
 			assert.NilError(t, ten.DeleteSnapshot(ctx, "s"))
 			assertEnforcedStill(t, v.Path, c.Path, same.Path)
-			s.abandon() // as a crash does, and the last writes go with it
+			s.abandon() // as a crash does, which loses the last writes
 			pool.PowerCut()
 			s = reopened(t, config, newMemoryExporter())
 			assertEnforcedStill(t, v.Path, c.Path, same.Path)
@@ -138,8 +138,8 @@ func openFS(t *testing.T, dir string) *btrfs.FS {
 	return fs
 }
 
-// Somebody takes a snapshot with qgroup inheritance, which makes the quotas inconsistent: limits are not enforced, the
-// store says so, and maintenance cures it.
+// A snapshot with qgroup inheritance makes the quotas inconsistent, and limits are not enforced.
+// The store reports it, and maintenance repairs it.
 func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
 	t.Parallel()
 	ten, pool := openTenant(t)
@@ -168,7 +168,7 @@ func btrfsCommand(t *testing.T, args ...string) {
 	assert.NilError(t, err, "btrfs %v: %s", args, out)
 }
 
-// Limits that were lost are set again: by the next start.
+// The next start sets lost limits again.
 func TestLostLimitsAreSetAgain(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -191,8 +191,8 @@ func TestLostLimitsAreSetAgain(t *testing.T) {
 	assertEnforced(t, clone.Path, 8*mib, 128*mib)
 }
 
-// Somebody turns the quotas off under the agent: volumes without limits are not made, what needs no limit goes on, and the
-// next start turns them on again.
+// An administrator disables the quotas while the agent runs. The agent refuses new volumes with
+// limits, and continues with requests that need no limit. The next start enables the quotas.
 func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -229,7 +229,8 @@ func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
 	assertRules(t, s)
 }
 
-// In simple mode the qgroup of a deleted source stays for as long as a clone uses its data, and goes after.
+// In simple mode the qgroup of a deleted source stays as long as a clone uses its data, and is
+// removed after that.
 func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -251,11 +252,11 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 		}
 		assert.NilError(t, commitNow(s))
 		delete(groups, 5)
-		return when(len(groups) == 1, "qgroups are left: %v", groups) // that of the reserve is
+		return when(len(groups) == 1, "qgroups are left: %v", groups) // the qgroup of the reserve stays
 	})
 }
 
-// Subvolumes that somebody still holds open when the agent looks have qgroups that are left later, and go then.
+// The qgroups of subvolumes with open files are left for later, and removed then.
 func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	t.Parallel()
 	pool := newPool(t)
@@ -267,7 +268,8 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	assert.NilError(t, writeBytes(v.Path, "data", 4*mib))
 	c, _, err := ten.Clone(ctx, CloneSpec{Name: "c", Volume: "v"})
 	assert.NilError(t, err)
-	// An inode in use keeps its subvolume from being dropped (btrfs_add_dead_root is called at its eviction, fs/btrfs/inode.c).
+	// An inode in use keeps the kernel from dropping its subvolume (btrfs_add_dead_root is called
+	// at its eviction, fs/btrfs/inode.c).
 	source, clone := openPath(t, filepath.Join(v.Path, dataDir, "data")), openPath(t, filepath.Join(c.Path, dataDir, "data"))
 	defer source.Close()
 	defer clone.Close()
@@ -294,8 +296,8 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	})
 }
 
-// A limit that cannot be set at start is the matter of that volume alone, which is tried again, and can be deleted even if
-// nothing counts it.
+// A limit that cannot be set at start affects only its volume. The agent tries again, and can
+// delete the volume even if it has no qgroup.
 func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 	t.Parallel()
 	for _, failure := range []error{unix.EIO, btrfs.ErrNoQgroup} {
@@ -325,8 +327,8 @@ func TestLimitThatCannotBeSetAtStart(t *testing.T) {
 	}
 }
 
-// With quotas off nothing is enforced, also where an earlier start has set limits, and also for
-// clones of volumes and snapshots from then. The next start with quotas on sets the limits again.
+// With quotas off no limit is enforced, even if an earlier start has set limits. That includes
+// clones of older volumes and snapshots. The next start with quotas on sets the limits again.
 func TestQuotaOffAfterLimitsWereSet(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []Quota{QuotaFull, QuotaSimple} {
@@ -354,7 +356,7 @@ func TestQuotaOffAfterLimitsWereSet(t *testing.T) {
 				assert.NilError(t, err)
 				assert.NilError(t, writeBytes(c.Path, "more", 80*mib))
 			}
-			assert.NilError(t, fsOf(t, s).SetLimit(v.ID, uint64(mib))) // by hand, on the host
+			assert.NilError(t, fsOf(t, s).SetLimit(v.ID, uint64(mib))) // by hand on the host
 			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 			assert.NilError(t, err)
 			assert.NilError(t, writeBytes(v.Path, "further", 80*mib))
@@ -373,14 +375,14 @@ func withSnapshotOf(t *testing.T, ten *Tenant, volume string) {
 	assert.NilError(t, err)
 }
 
-// What the agent cannot do within a volume that is full says so, and not that the pool is.
+// If a volume is too full for a change, the error names the volume and not the pool.
 func TestChangesOfAFullVolume(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
 	v := mustCreate(t, ten, "v")
 	assert.ErrorIs(t, writeBytes(v.Path, "much", 80*mib), unix.EDQUOT)
 	writeToTheEnd(t, v.Path)
-	for round := range 4 { // a commit gives back what was reserved and not used
+	for round := range 4 { // a commit releases unused reservations
 		fillWithFiles(t, filepath.Join(v.Path, dataDir), fmt.Sprint("empty", round, "-"))
 		assert.NilError(t, commitNow(ten.store))
 	}
@@ -395,7 +397,7 @@ func TestChangesOfAFullVolume(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// fillWithFiles makes empty files until the kernel refuses.
+// fillWithFiles creates empty files until the kernel refuses.
 func fillWithFiles(t *testing.T, dir, name string) {
 	t.Helper()
 	for i := range 100_000 {

@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// intendedExports are what the NFS server is to serve below the base path.
+// intendedExports returns the exports that the NFS server should serve below the base path.
 func (s *Store) intendedExports() []nfs.Export {
 	var out []nfs.Export
 	for _, t := range s.Tenants() {
@@ -26,9 +26,10 @@ func (s *Store) intendedExports() []nfs.Export {
 	return out
 }
 
-// keptExports are what the NFS server serves of tenants that cannot be loaded, and of volumes
-// without data or of which some references cannot be read. Clients of those keep what they have
-// until an administrator has looked. A client whose attachment has ended is not one of them.
+// keptExports returns exports of the NFS server whose references are unknown. They are those of
+// tenants that cannot be loaded, and of volumes without data or with unreadable references. Their
+// clients keep their access until an administrator has repaired them. A client whose attachment has
+// ended is excluded.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
@@ -55,18 +56,18 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 		v, found := unknown[e.Path]
 		kept := found && v.keeps(e) || e.Spec == "" && slices.Contains(broken, s.tenantOf(e.Path))
 		if kept && !intended[e.Key()] {
-			e.Options.XprtSec = s.config.Exports.XprtSec // which the kernel does not tell
+			e.Options.XprtSec = s.config.Exports.XprtSec // the kernel does not return it
 			out = append(out, e)
 		}
 	}
 	return out, nil
 }
 
-// takeOverSquash finds out for quarantined volumes whose metadata cannot be read whether the server
-// lets a client's root be root. A running server has that from an earlier start of the agent. The
-// tenant is not served yet.
+// takeOverSquash handles quarantined volumes whose metadata cannot be read. It reads from the
+// server whether root of a client is squashed. A running server has that setting from an earlier
+// start of the agent. The tenant is not served yet.
 func (t *Tenant) takeOverSquash() {
-	if t.store.exporter == nil { // looked at only
+	if t.store.exporter == nil { // an inspection
 		return
 	}
 	var actual []nfs.Export
@@ -88,19 +89,20 @@ func (t *Tenant) takeOverSquash() {
 	}
 }
 
-// keepsExports reports whether the server may have exports of the volume, of which only the server
-// knows whether they are wanted.
+// keepsExports reports whether the server may have exports of the volume that the agent cannot
+// verify.
 func (v Volume) keepsExports() bool { return v.RefsUnknown || !v.hasData() }
 
-// keeps reports whether the export of a volume that keeps exports stays: it is to one client, whose
-// attachment is not known to have ended.
+// keeps reports whether the export of such a volume stays. It must name a single client, whose
+// attachment has not ended as far as the agent knows.
 func (v Volume) keeps(e nfs.Export) bool {
 	ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
 	return e.Spec == "" && !ended
 }
 
-// reconcileExports makes the server's exports equal the intended ones, in both directions. It compares without holding
-// anybody up; what differs is looked at again with the volume's references held, as it may have changed meanwhile.
+// reconcileExports makes the exports of the server equal the intended ones, in both directions. It
+// compares without locks. Then it checks each difference again with the references of the volume
+// locked, because it may have changed meanwhile.
 func (s *Store) reconcileExports(ctx context.Context) error {
 	actual, err := s.exporter.List(ctx)
 	if err != nil {
@@ -127,7 +129,7 @@ func (s *Store) reconcileExports(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// reconcilePath makes the exports of one path what they should be. Its references are held meanwhile.
+// reconcilePath corrects the exports of one path with its references locked.
 func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Export) error {
 	t, name := s.locate(path)
 	if slices.Contains(s.brokenTenants(), s.tenantOf(path)) {
@@ -149,7 +151,7 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 	}, t.volumeLock(name).as(referring))
 }
 
-// revoke takes back the exports of a path that are there and not wanted.
+// revoke revokes the unwanted exports of a path.
 func (s *Store) revoke(ctx context.Context, path string, actual []nfs.Export, wanted func(nfs.Export) bool) error {
 	var unwanted []nfs.Export
 	for _, e := range actual {
@@ -164,7 +166,7 @@ func (s *Store) revoke(ctx context.Context, path string, actual []nfs.Export, wa
 	return s.exporter.Unexport(ctx, unwanted)
 }
 
-// tenantOf is the name of the directory in the base path that the path is in.
+// tenantOf returns the name of the directory in the base path that contains the path.
 func (s *Store) tenantOf(path string) string {
 	below, err := filepath.Rel(s.pool.Path(), path)
 	if err != nil {
@@ -174,7 +176,8 @@ func (s *Store) tenantOf(path string) string {
 	return name
 }
 
-// locate finds the volume whose data path is; no tenant where there can be none.
+// locate returns the tenant and the volume with this data path. The tenant is nil if there can be
+// none.
 func (s *Store) locate(path string) (*Tenant, string) {
 	below, err := filepath.Rel(s.pool.Path(), path)
 	if err != nil {

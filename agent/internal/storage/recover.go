@@ -15,11 +15,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// loaders is how many directories are read at once at start.
+// loaders is how many directories a start reads concurrently.
 const loaders = 8
 
-// recover loads what is on disk, and finishes or undoes what a crash left, as package inspect
-// decides.
+// recover loads the state on disk. It finishes or undoes what a crash interrupted, as package
+// inspect decides.
 func (s *Store) recover(ctx context.Context) error {
 	begin := time.Now()
 	names, err := s.tenantNames()
@@ -54,7 +54,7 @@ func (s *Store) recover(ctx context.Context) error {
 	return nil
 }
 
-// tenantNames are the configured ones, and those that are on disk.
+// tenantNames returns the configured tenants and those on disk.
 func (s *Store) tenantNames() ([]string, error) {
 	names := slices.Clone(s.config.Tenants)
 	for _, name := range names {
@@ -76,8 +76,8 @@ func (s *Store) tenantNames() ([]string, error) {
 	return names, nil
 }
 
-// wasTenant reports whether a directory has a volume or a snapshot of the agent's in it. Its
-// directory of snapshots alone says little: others have directories of that name, too.
+// wasTenant reports whether a directory contains a volume or a snapshot of the agent. The directory
+// of snapshots alone proves little, because other programs use that name too.
 func (s *Store) wasTenant(name string) bool {
 	t := &Tenant{store: s, name: name}
 	var err error
@@ -92,7 +92,7 @@ func (s *Store) wasTenant(name string) bool {
 	return t.hasMetadata(t.dir) || t.hasMetadata(t.snapsDir)
 }
 
-// hasMetadata reports whether the directory has one with metadata that can be read.
+// hasMetadata reports whether a subdirectory has readable metadata.
 func (t *Tenant) hasMetadata(parent *os.File) bool {
 	names, err := readDir(parent)
 	if err != nil {
@@ -103,11 +103,11 @@ func (t *Tenant) hasMetadata(parent *os.File) bool {
 	})
 }
 
-// loadTenant loads one tenant. Where that fails, the others are served, the tenant's exports
-// stay as they are, and maintenance tries it again.
+// loadTenant loads one tenant. If that fails, the others are served, the exports of the tenant do
+// not change, and maintenance tries again.
 func (s *Store) loadTenant(name string) {
 	t, err := s.openTenant(name)
-	if err == nil && t != nil { // without repair, a tenant that is not there is not made
+	if err == nil && t != nil { // an inspection does not create a missing tenant
 		err = t.load()
 	}
 	if err == nil && t != nil {
@@ -133,7 +133,7 @@ func (s *Store) loadTenant(name string) {
 	}
 }
 
-// retryTenants loads those tenants that could not be loaded.
+// retryTenants loads the tenants that could not be loaded.
 func (s *Store) retryTenants() {
 	for _, name := range s.brokenTenants() {
 		s.loadTenant(name)
@@ -150,7 +150,7 @@ func (s *Store) brokenTenants() []string {
 	return slices.Sorted(maps.Keys(s.broken))
 }
 
-// readDir lists a directory that stays open.
+// readDir lists a directory and leaves it open.
 func readDir(dir *os.File) ([]string, error) {
 	again, err := beneath.OpenDir(dir, ".")
 	if err != nil {
@@ -168,13 +168,13 @@ func (t *Tenant) load() error {
 	}); err != nil {
 		return err
 	}
-	if t.snapsDir == nil { // looked at only
+	if t.snapsDir == nil { // an inspection of a tenant without snapshots
 		return nil
 	}
 	return t.loadAll(t.snapsDir, t.loadSnapshot)
 }
 
-// loadAll removes the leftovers in a directory and gives the other names to load.
+// loadAll removes the leftovers in a directory and calls load for the other names.
 func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
 	names, err := readDir(parent)
 	if err != nil {

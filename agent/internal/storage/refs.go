@@ -18,37 +18,37 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// A volume's directory keeps one file for each reference, so that dropping one is an unlink. On a
-// filesystem without room for even a rewritten metadata.json, unlink still works (btrfs lets it use
-// the global reserve), and so does unexport.
+// The directory of a volume contains one file for each reference, so dropping a reference is an
+// unlink. On a filesystem without room for a rewritten metadata.json, unlink still works, because
+// btrfs lets it use the global reserve. So unexport works, too.
 //
-// The name of a file tells its state; hash is of the reference's key:
+// The name of a file shows its state. hash is the hash of the key of the reference:
 //
-//	{hash}.json   version 1, written up to 57e475d: file handles carry the subvolume's UUID
-//	{hash}.ref    version 2: file handles carry the attachment's own file system ID
-//	{hash}.ended  either version, after an unexport has begun: it lets the client in no more
+//	{hash}.json   version 1, written up to 57e475d: file handles contain the subvolume's UUID
+//	{hash}.ref    version 2: file handles contain the file system ID of the attachment
+//	{hash}.ended  either version, after an unexport has begun: gives the client no access
 //
-// Written to a pool without room for data, it is a symbolic link, whose text is what the file would
-// hold.
+// On a pool without room for data, the file is a symbolic link. The text of the link is the content
+// of the file.
 //
-// An agent that knows version 1 alone finds that a .ref file is not what its name says. It
-// quarantines the volume and leaves its exports as they are, instead of exporting it by UUID.
+// An agent that knows only version 1 finds that the content of a .ref file does not match its name.
+// It quarantines the volume and does not change its exports, instead of exporting it by UUID.
 const (
 	refSuffix1  = ".json"
 	refSuffix   = ".ref"
 	endedSuffix = ".ended"
-	refSum      = 16 // bytes of a checksum that make a reference's name
+	refSum      = 16 // bytes of the checksum in the name of a reference
 )
 
 var refSuffixes = []string{refSuffix1, refSuffix, endedSuffix}
 
-// refFile is what a reference's file holds.
+// refFile is the content of the file of a reference.
 type refFile struct {
 	Version int `json:"version,omitempty"` // absent in version 1
 	Ref
 }
 
-// key tells references of one volume apart: the client and the labels of who asked.
+// key identifies a reference within a volume: the client and the labels of the caller.
 func (r Ref) key() string {
 	var b strings.Builder
 	b.WriteString(r.Client.String())
@@ -58,13 +58,13 @@ func (r Ref) key() string {
 	return b.String()
 }
 
-// stem is the part of a reference's file name that does not depend on its state.
+// stem is the part of the file name that does not depend on the state of the reference.
 func (r Ref) stem() string {
 	sum := sha256.Sum256([]byte(r.key()))
 	return hex.EncodeToString(sum[:refSum])
 }
 
-// file is the name of the reference's file.
+// file returns the name of the file of the reference.
 func (r Ref) file() string {
 	switch {
 	case r.Ended:
@@ -76,7 +76,7 @@ func (r Ref) file() string {
 	}
 }
 
-// isRefFile recognises the names that file gives, and those under which such a file is written.
+// isRefFile recognizes the names that file returns, and the temporary names of these files.
 func isRefFile(name string) bool {
 	name = strings.TrimSuffix(name, temporarySuffix)
 	suffix := filepath.Ext(name)
@@ -84,7 +84,7 @@ func isRefFile(name string) bool {
 	return slices.Contains(refSuffixes, suffix) && err == nil && len(sum) == refSum
 }
 
-// hasLabels reports whether the reference carries all of the labels.
+// hasLabels reports whether the reference carries all these labels.
 func (r Ref) hasLabels(labels map[string]string) bool {
 	for k, v := range labels {
 		if have, found := r.Labels.Get(k); !found || have != v {
@@ -98,8 +98,8 @@ func sortRefs(refs []Ref) {
 	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.key(), b.key()) })
 }
 
-// writeRef writes the reference's file, then removes those of its other states. It keeps what this
-// agent does not know of the present file, as writeMetadata does.
+// writeRef writes the file of the reference, then removes those of its other states. Like
+// writeMetadata, it keeps unknown fields of the present file.
 func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if os.IsNotExist(err) {
@@ -137,7 +137,7 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	return d.unlinkRef(clients, ref, ref.file())
 }
 
-// unlinkRef removes the files of the reference, in whatever state, but the one called kept.
+// unlinkRef removes the files of the reference in all states, except the file kept.
 func (d *disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
 	for _, suffix := range refSuffixes {
 		name := ref.stem() + suffix
@@ -159,8 +159,8 @@ func (r Ref) encode() ([]byte, error) {
 	return encodeFile(file)
 }
 
-// presentRef reads the file that the reference has, in whatever state, and nil where it has none. A
-// live one comes before an ended one.
+// presentRef reads the file of the reference in any state. It returns nil if there is none. A live
+// one takes precedence over an ended one.
 func presentRef(clients *os.File, ref Ref) ([]byte, error) {
 	for _, suffix := range refSuffixes {
 		content, err := readRefFile(clients, ref.stem()+suffix)
@@ -175,8 +175,8 @@ func presentRef(clients *os.File, ref Ref) ([]byte, error) {
 	return nil, nil
 }
 
-// endRefs marks references as ended. The mark is a rename, which needs no new block for data, and
-// waits for no commit: a power cut that takes it back also ends the NFS server that was told.
+// endRefs marks references as ended. The mark is a rename, which needs no new block for data. It
+// needs no commit: a power cut that reverts it also ends the NFS server.
 func (d *disk) endRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -203,8 +203,8 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	return d.unlinkRef(clients, ref, "")
 }
 
-// repairRefs removes what interrupted writes left: temporary files, and the ended file of a reference
-// that is live again. It marks the files of references that are ended.
+// repairRefs removes the remains of interrupted writes: temporary files, and the ended file of a
+// reference that is live again. It marks the files of ended references.
 func (t *Tenant) repairRefs(dir *os.File, refs []Ref) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -239,8 +239,8 @@ func isReplaced(name string, names []string) bool {
 	return ended && (slices.Contains(names, stem+refSuffix) || slices.Contains(names, stem+refSuffix1))
 }
 
-// readRefs reads the references of the volume in dir, in the order of their keys, and passes over
-// what interrupted writes left. With an error it returns those that can be read.
+// readRefs reads the references of the volume in dir, sorted by key, and skips the remains of
+// interrupted writes. With an error it returns those that can be read.
 func readRefs(dir *os.File) ([]Ref, error) {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if err != nil {
@@ -266,8 +266,8 @@ func readRefs(dir *os.File) ([]Ref, error) {
 	return refs, errors.Join(err, disagree)
 }
 
-// endAttachments marks all references of an attachment of which one is ended: a kill can come
-// between two marks.
+// endAttachments marks all references of an attachment if one of them has ended, because a kill can
+// come between two marks.
 func endAttachments(refs []Ref) {
 	type held struct {
 		client netip.Addr
@@ -296,7 +296,7 @@ func readRef(clients *os.File, name string) (Ref, error) {
 func readRefFile(clients *os.File, name string) ([]byte, error) {
 	text := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(clients.Fd()), name, text)
-	if err == unix.EINVAL { // no link: readlink(2)
+	if err == unix.EINVAL { // not a link: readlink(2)
 		return beneath.ReadFile(clients, name)
 	}
 	if err != nil {
@@ -321,15 +321,14 @@ func decodeRef(content []byte, name string) (Ref, error) {
 	if err := nfs.ValidateClient(ref.Client); err != nil {
 		return Ref{}, fmt.Errorf("%s/%s cannot be exported: %w", clientsDir, name, err)
 	}
-	if ref.Client.Is4In6() { // to the server one client with the IPv4 address, which other references may name
+	if ref.Client.Is4In6() { // for the server this is the IPv4 client, which other references may name
 		return Ref{}, fmt.Errorf("%s/%s must name client %s by its IPv4 address, got %s", clientsDir, name, ref.Client.Unmap(), ref.Client)
 	}
 	return ref, nil
 }
 
-// agreeing leaves out references of clients whose files no agent can have left so: two files of one
-// reference, or live references of different attachments. refs are in the order of their keys, and
-// so by client.
+// agreeing omits references of clients whose files cannot come from an agent: two files of one
+// reference, or live references of different attachments. refs are sorted by key, and so by client.
 func agreeing(refs []Ref) ([]Ref, error) {
 	var err error
 	bad := map[netip.Addr]bool{}

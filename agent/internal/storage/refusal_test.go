@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// What the NFS server does not take a client hears in words of the contract, and nothing is kept of it.
+// If the NFS server refuses an export, the client gets an error of the contract, and no reference
+// is kept.
 func TestExportThatTheServerRefuses(t *testing.T) {
 	exporter := newMemoryExporter()
 	ten := mustTenant(t, open(t, Config{BasePath: newPool(t).Dir}, exporter))

@@ -19,8 +19,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// assertRules checks what is true of a store whenever no change is under way: catalogue, disk, kernel and NFS server say
-// the same, and nothing else is there.
+// assertRules checks the invariants of a store without running changes. Catalogue, disk, kernel and
+// NFS server agree, and nothing is left over.
 func assertRules(t testing.TB, s *Store) {
 	t.Helper()
 	assertNothingHeld(t, s)
@@ -41,7 +41,7 @@ func assertRules(t testing.TB, s *Store) {
 	assertExports(t, s)
 }
 
-// assertNothingHeld makes sure that no lock or name is held, and no change in flight.
+// assertNothingHeld verifies that no lock or name is held, and no change is in flight.
 func assertNothingHeld(t testing.TB, s *Store) {
 	t.Helper()
 	s.inFlight.mu.Lock()
@@ -104,7 +104,7 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	assertRoot(t, v.Path, v.Properties)
 }
 
-// readMetadata reads metadata on which no change is under way.
+// readMetadata reads metadata without a running change.
 func readMetadata(t testing.TB, dir *os.File, name string) metadata {
 	t.Helper()
 	m, mark, err := readMarkedMetadata(dir)
@@ -131,7 +131,7 @@ func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
 	assert.DeepEqual(t, entries(t, s.Path), []string{dataDir, metadataFile})
 }
 
-// assertRoot compares the root of a volume's data with the properties.
+// assertRoot compares the root directory of the data of a volume with the properties.
 func assertRoot(t testing.TB, dir string, p Properties) {
 	t.Helper()
 	f := openPath(t, filepath.Join(dir, dataDir))
@@ -143,7 +143,7 @@ func assertRoot(t testing.TB, dir string, p Properties) {
 	assert.Equal(t, stat.Mode&0o7777, p.Mode, "mode is %o, want %o", stat.Mode, p.Mode)
 	compression, err := btrfs.Compression(f)
 	assert.NilError(t, err)
-	if !p.NoCOW { // btrfs keeps no compression beside NoCOW, not even "none"
+	if !p.NoCOW { // btrfs stores no compression together with NoCOW, not even "none"
 		assert.Equal(t, compression, p.Compression)
 	}
 	nocow, err := btrfs.NoCOW(f)
@@ -151,7 +151,7 @@ func assertRoot(t testing.TB, dir string, p Properties) {
 	assert.Equal(t, nocow, p.NoCOW)
 }
 
-// assertSubvolumes makes sure that the subvolumes below the base path are those and no others.
+// assertSubvolumes verifies that exactly these subvolumes are below the base path.
 func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef) {
 	t.Helper()
 	fs := fsOf(t, s)
@@ -174,7 +174,8 @@ func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef
 	assert.DeepEqual(t, have, want)
 }
 
-// assertLimits makes sure that limits are as intended, and that no qgroup is left of what is gone.
+// assertLimits verifies that limits are as intended, and that no qgroup of a destroyed subvolume is
+// left.
 func assertLimits(t testing.TB, s *Store) {
 	t.Helper()
 	fs := fsOf(t, s)
@@ -190,9 +191,9 @@ func assertLimits(t testing.TB, s *Store) {
 		}
 	}
 	if s.pool.Quota() == QuotaSimple {
-		return // they stay while clones use the data
+		return // qgroups stay while clones use the data
 	}
-	// The kernel drops a subvolume and then its qgroup: between the two it looks stale.
+	// The kernel drops a subvolume and then its qgroup. Between the two the qgroup looks stale.
 	eventually(t, func() poll.Result {
 		stale, _, err := fs.StaleQgroups(t.Context())
 		if err != nil || len(stale) > 0 {
@@ -202,7 +203,7 @@ func assertLimits(t testing.TB, s *Store) {
 	})
 }
 
-// assertExports makes sure that the NFS server serves what is intended and nothing else.
+// assertExports verifies that the NFS server serves exactly the intended exports.
 func assertExports(t testing.TB, s *Store) {
 	t.Helper()
 	want := s.intendedExports()
@@ -247,7 +248,7 @@ func openPath(t testing.TB, path string) *os.File {
 	return f
 }
 
-// when is Success if true, else the reason to wait on.
+// when returns success if ok is true, and otherwise the reason to wait.
 func when(ok bool, format string, args ...any) poll.Result {
 	if ok {
 		return poll.Success()

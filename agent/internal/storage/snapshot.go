@@ -8,7 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// CreateSnapshot makes a read-only snapshot of a volume, or returns the one that the same request made.
+// CreateSnapshot creates a read-only snapshot of a volume. If the same request created the snapshot
+// earlier, it returns that snapshot.
 func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snapshot, created bool, err error) {
 	if err := validateName("name", spec.Name); err != nil {
 		return Snapshot{}, false, err
@@ -31,8 +32,8 @@ func (t *Tenant) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (s Snaps
 	return s, created, err
 }
 
-// sameSnapshot reports in what a snapshot differs from the one that was asked for. Where the volume
-// is gone, an earlier call may have made the snapshot, and its name tells.
+// sameSnapshot reports how a snapshot differs from the requested one. If the volume is gone, an
+// earlier call may have created the snapshot, and its name decides.
 func (t *Tenant) sameSnapshot(have Snapshot, spec SnapshotSpec) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
@@ -73,7 +74,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 	return s, nil
 }
 
-// GetSnapshot fails with NotFound where there is none.
+// GetSnapshot fails with NotFound if there is no such snapshot.
 func (t *Tenant) GetSnapshot(_ context.Context, name string) (Snapshot, error) {
 	if err := validateName("name", name); err != nil {
 		return Snapshot{}, err
@@ -85,7 +86,8 @@ func (t *Tenant) GetSnapshot(_ context.Context, name string) (Snapshot, error) {
 	return t.withVolumeID(s), nil
 }
 
-// DeleteSnapshot deletes a snapshot; one that is not there is deleted already. Clones of it are not affected.
+// DeleteSnapshot deletes a snapshot. A missing snapshot counts as deleted. Clones of it are not
+// affected.
 func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 	if err := validateName("name", name); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// Whether a client's root is root is a property of the volume, which its copies have too.
+// Root squash is a property of the volume, and its copies have it too.
 func TestRootSquash(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	exporter := newMemoryExporter()
@@ -44,7 +44,7 @@ func TestRootSquash(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, squashed(), []bool{false})
 
-	// An update that the server does not take is none.
+	// An update that the server refuses changes nothing.
 	on := true
 	exporter.mu.Lock()
 	exporter.fail = nfs.ErrUnavailable
@@ -72,7 +72,7 @@ func TestRootSquash(t *testing.T) {
 	assert.DeepEqual(t, squashed(), []bool{true})
 }
 
-// What the agent's settings ask of all exports holds beside what a volume asks for.
+// The options of the agent's settings apply to all exports, in addition to those of the volume.
 func TestOptionsOfAllExports(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	exporter := newMemoryExporter()

@@ -27,7 +27,8 @@ const (
 
 var compareAddr = cmpopts.EquateComparable(netip.Addr{})
 
-// memoryExporter is an NFS server in a map. The real engines pass nfstest's suite; here only the calls matter.
+// memoryExporter is an NFS server in a map. The real engines pass the suite of nfstest. Here only
+// the calls matter.
 type memoryExporter struct {
 	mu      sync.Mutex
 	exports map[nfs.Key]nfs.Export
@@ -101,7 +102,7 @@ func (m *memoryExporter) Roots(context.Context) ([]nfs.Export, error) {
 
 func (m *memoryExporter) Changed() <-chan struct{} { return m.changed }
 
-// setFail makes Export and Unexport fail from now on; nil makes them work again.
+// setFail makes Export and Unexport fail with err. nil makes them work again.
 func (m *memoryExporter) setFail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -192,7 +193,7 @@ func TestLifecycle(t *testing.T) {
 	assertEmpty(t, ten)
 }
 
-// assertEmpty makes sure that nothing of a tenant's is left on disk.
+// assertEmpty verifies that nothing of a tenant is left on disk.
 func assertEmpty(t *testing.T, ten *Tenant) {
 	t.Helper()
 	names, err := readDir(ten.dir)

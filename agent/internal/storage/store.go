@@ -21,7 +21,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Exporter is what the domain needs of an export engine: see nfs.Exporter.
+// Exporter is the part of an export engine that the domain uses: see nfs.Exporter.
 type Exporter interface {
 	Start(ctx context.Context, initial []nfs.Export) error
 	Export(ctx context.Context, exports []nfs.Export) error
@@ -31,32 +31,32 @@ type Exporter interface {
 	Changed() <-chan struct{}
 }
 
-// Config of a Store.
+// Config configures a Store.
 type Config struct {
 	BasePath          string                  // directory on a btrfs filesystem
-	PoolID            uuid.UUID               // the pool that must be there, zero: any
-	ScrubDir          string                  // where btrfs-scrub(8) notes its results, "": btrfs.ScrubStatusDir
-	Tenants           []string                // made if they are not there; the API does not serve others on disk, whose exports are kept
-	Limits            map[string]TenantLimits // by tenant; one that is not in it has none
-	Quota             Quota                   // "" is QuotaAuto
-	DirMode           uint32                  // of a volume's directory, 0: 0700
-	DataMode          uint32                  // of a volume's data where the request names none, 0: 2770
-	MaxID             int64                   // largest uid and gid, 0: 65534
-	ReconcileInterval time.Duration           // how often exports are compared where nothing tells of drift, 0: 10 minutes
-	Exports           nfs.Options             // of all exports, beside what a volume asks for
-	NFSVersion        string                  // that clients are told to mount with, "": 4.2
-	Logger            *slog.Logger            // nil: none
+	PoolID            uuid.UUID               // required ID of the pool; zero accepts any
+	ScrubDir          string                  // where btrfs-scrub(8) writes its results; "" means btrfs.ScrubStatusDir
+	Tenants           []string                // created if missing; other tenants on disk keep their exports, but the API does not serve them
+	Limits            map[string]TenantLimits // by tenant; a tenant without an entry has no limits
+	Quota             Quota                   // "" means QuotaAuto
+	DirMode           uint32                  // mode of the directory of a volume; 0 means 0700
+	DataMode          uint32                  // mode of the data of a volume if the request names none; 0 means 2770
+	MaxID             int64                   // largest uid and gid; 0 means 65534
+	ReconcileInterval time.Duration           // how often exports are compared if the engine reports no drift; 0 means 10 minutes
+	Exports           nfs.Options             // of all exports, in addition to those of the volume
+	NFSVersion        string                  // that clients should mount with; "" means 4.2
+	Logger            *slog.Logger            // nil disables logging
 
-	// CommitInterval is how often changes of NFS clients are made durable, 0: only by the kernel.
-	// ClientOperations counts those changes: see nfsd.Server.
+	// CommitInterval is how often the agent makes changes of NFS clients durable. With 0, only the
+	// kernel commits them. ClientOperations counts those changes: see nfsd.Server.
 	CommitInterval   time.Duration
 	ClientOperations func() (uint64, error)
 
 	fault func(step string) error // tests only: see pool.Pool.Step
-	fstab string                  // tests only, "": /etc/fstab
+	fstab string                  // tests only; "" means /etc/fstab
 }
 
-// Pool is the part of the configuration that is about the pool alone.
+// Pool returns the part of the configuration for the pool.
 func (c Config) Pool() pool.Config {
 	return pool.Config{
 		BasePath: c.BasePath, ID: c.PoolID, Quota: c.Quota, ScrubDir: c.ScrubDir, Logger: c.Logger,
@@ -87,7 +87,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Store is the pool with everything in it. It is safe for concurrent use.
+// Store is the pool with all its tenants. It is safe for concurrent use.
 type Store struct {
 	config      Config
 	log         *slog.Logger
@@ -103,14 +103,15 @@ type Store struct {
 	healthCache healthCache
 	index       *pool.DataIndex // at start only
 	inspection  *inspection     // nil in an agent: see Inspect
-	failures    sync.Map        // error texts of repairs that have failed, by Finding.key
+	failures    sync.Map        // error texts of failed repairs, by Finding.key
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
 	broken  map[string]error // tenants that cannot be loaded
 }
 
-// Tenant is one tenant's part of the pool. No method of it can reach another's.
+// Tenant is the part of the pool that belongs to one tenant. No method of it can access that of
+// another tenant.
 type Tenant struct {
 	store     *Store
 	name      string
@@ -127,8 +128,8 @@ type Pool struct {
 	pool   *pool.Pool
 }
 
-// OpenPool opens and locks the pool. It fails if it is not a writable btrfs filesystem, is not the
-// configured pool, or is another agent's.
+// OpenPool opens and locks the pool. It fails if the pool is not a writable btrfs filesystem, is
+// not the configured pool, or is in use by another agent.
 func OpenPool(config Config) (*Pool, error) {
 	config = config.withDefaults()
 	p, err := pool.Open(config.Pool(), pool.ForChanges)
@@ -138,15 +139,15 @@ func OpenPool(config Config) (*Pool, error) {
 	return &Pool{config, p}, nil
 }
 
-// Close unlocks the pool, unless Open has it.
+// Close unlocks the pool, unless a Store owns it.
 func (p *Pool) Close() {
 	if p.pool != nil {
 		p.pool.Close()
 	}
 }
 
-// Open finishes or undoes what a crash left, makes limits and exports as intended, and then keeps
-// them so until Close of the Store, which unlocks the pool. It can be called once.
+// Open finishes or undoes what a crash interrupted, and corrects limits and exports. It then keeps
+// them correct until Close of the Store, which unlocks the pool. It can be called once.
 func (p *Pool) Open(ctx context.Context, exporter Exporter) (*Store, error) {
 	s := newStore(p.config, p.pool)
 	p.pool = nil
@@ -157,11 +158,11 @@ func (p *Pool) Open(ctx context.Context, exporter Exporter) (*Store, error) {
 	}
 	s.maintenance.start(s)
 	s.pool.StartCommits()
-	go debug.FreeOSMemory() // what reading the pool took goes back at once, not a little at a time for minutes
+	go debug.FreeOSMemory() // return the memory of the load at once, and not gradually over minutes
 	return s, nil
 }
 
-// Open opens the pool and what is in it.
+// Open opens the pool and its tenants.
 func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error) {
 	p, err := OpenPool(config)
 	if err != nil {
@@ -200,8 +201,9 @@ func (s *Store) start(ctx context.Context) (err error) {
 	return s.startExports(ctx)
 }
 
-// startExports brings the NFS server in line. An export that cannot be restored, as of data on a bad sector, keeps nobody
-// else's from being served: it is tried again by maintenance, and Conditions say so until it works.
+// startExports starts the NFS server with the intended exports. An export that cannot be restored,
+// for example because its data is on a bad sector, does not keep others from being served.
+// Maintenance tries it again, and Conditions report it until it works.
 func (s *Store) startExports(ctx context.Context) error {
 	kept, err := s.keptExports(ctx)
 	if err != nil {
@@ -222,7 +224,8 @@ func (s *Store) startExports(ctx context.Context) error {
 	return nil
 }
 
-// concernsExports tells an error that is about single exports, and so not about the NFS server, apart: all that it joins are.
+// concernsExports reports whether an error concerns only single exports, and not the NFS server.
+// All errors that it joins must do so.
 func concernsExports(err error) bool {
 	if joined, is := err.(interface{ Unwrap() []error }); is {
 		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !concernsExports(err) })
@@ -231,8 +234,9 @@ func concernsExports(err error) bool {
 	return is
 }
 
-// Close lets started changes finish, refuses new ones, and gives the pool back. Exports stay as they are. When ctx ends
-// first, Close returns its error with the changes still under way; the process may end then, as after a crash.
+// Close lets running changes finish, refuses new ones, and unlocks the pool. Exports do not change.
+// When ctx ends first, Close returns its error while changes are still running. The process may
+// then end, as in a crash.
 func (s *Store) Close(ctx context.Context) error {
 	if err := s.inFlight.wait(ctx); err != nil {
 		return fmt.Errorf("changes are still under way: %w", err)
@@ -242,7 +246,7 @@ func (s *Store) Close(ctx context.Context) error {
 	return nil
 }
 
-// Drain makes Ready fail and refuses new changes; those that have started go on.
+// Drain makes Ready fail and refuses new changes. Running changes continue.
 func (s *Store) Drain() { s.inFlight.drain() }
 
 func (s *Store) release() {
@@ -252,7 +256,7 @@ func (s *Store) release() {
 	s.pool.Close()
 }
 
-// Ready says why the store takes no changes: *agentapi.Error with Unavailable, or nil.
+// Ready returns why the store refuses changes: *agentapi.Error with Unavailable, or nil.
 func (s *Store) Ready() error {
 	if s.inFlight.isDraining() {
 		return errDraining
@@ -260,11 +264,11 @@ func (s *Store) Ready() error {
 	return s.pool.Check()
 }
 
-// NoteScrubFindings remembers what the last scrub could not repair.
+// NoteScrubFindings records errors that the last scrub could not repair.
 func (s *Store) NoteScrubFindings() { s.pool.NoteScrubFindings() }
 
-// Tenant returns a configured tenant's part. Another name is NotFound, and a tenant that cannot
-// be loaded is Unavailable.
+// Tenant returns a configured tenant. Another name is NotFound, and a tenant that cannot be loaded
+// is Unavailable.
 func (s *Store) Tenant(name string) (*Tenant, error) {
 	if t := s.tenantOnDisk(name); t != nil && s.isConfigured(name) {
 		return t, nil
@@ -277,7 +281,8 @@ func (s *Store) Tenant(name string) (*Tenant, error) {
 
 func (s *Store) isConfigured(tenant string) bool { return slices.Contains(s.config.Tenants, tenant) }
 
-// tenantOnDisk is also one that is no longer configured; nil where there is none.
+// tenantOnDisk returns a tenant even if it is no longer configured. It returns nil if there is
+// none.
 func (s *Store) tenantOnDisk(name string) *Tenant {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -290,7 +295,7 @@ func (s *Store) whyBroken(tenant string) error {
 	return s.broken[tenant]
 }
 
-// Tenants are all that are on disk, in no order.
+// Tenants returns all tenants on disk, in no order.
 func (s *Store) Tenants() []*Tenant {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -301,7 +306,7 @@ func (s *Store) Tenants() []*Tenant {
 	return out
 }
 
-// Name of the tenant.
+// Name returns the name of the tenant.
 func (t *Tenant) Name() string { return t.name }
 
 func (t *Tenant) close() {
@@ -311,7 +316,7 @@ func (t *Tenant) close() {
 	}
 }
 
-// openTenant opens, and where it is missing makes, a tenant's directories.
+// openTenant opens the directories of a tenant, and creates missing ones.
 func (s *Store) openTenant(name string) (*Tenant, error) {
 	if s.inspection != nil {
 		return s.openInspected(name)
@@ -345,17 +350,17 @@ func isCoded(err error) bool {
 	return coded
 }
 
-// isFull recognises a filesystem that takes nothing more: it has no room, or a quota is reached,
-// which can be that of the base path's subvolume.
+// isFull recognizes a filesystem that accepts no more data. Either it has no room, or a quota is
+// reached, which can be that of the subvolume of the base path.
 func isFull(err error) bool { return isErrno(err, unix.ENOSPC) || isErrno(err, unix.EDQUOT) }
 
-// classify gives the kernel's errors the code that a client can act on.
+// classify maps errors of the kernel to codes that a client can act on.
 func classify(err error) error {
 	if err == nil || isCoded(err) {
 		return err
 	}
 	switch {
-	case errors.Is(err, errLeftBehind): // a code that means "nothing was made" would be wrong
+	case errors.Is(err, errLeftBehind): // a code that means "nothing was created" would be wrong
 		return agentapi.Errorf(agentapi.Unavailable, "%w", err)
 	case isErrno(err, unix.ENOSPC):
 		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
@@ -368,9 +373,9 @@ func classify(err error) error {
 		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)
 	case errors.Is(err, nfs.ErrUnavailable):
 		return agentapi.Errorf(agentapi.Unavailable, "the NFS server: %w", err)
-	case errors.Is(err, nfs.ErrUnsupported): // what helps is done to the host, not to the request
+	case errors.Is(err, nfs.ErrUnsupported): // the host needs a change, not the request
 		return agentapi.Errorf(agentapi.Unavailable, "the host's NFS server: %w", err)
-	case errors.Is(err, nfs.ErrNotFound): // the volume is there, as the caller knows, and its data is not
+	case errors.Is(err, nfs.ErrNotFound): // the volume exists, as the caller knows, but its data is missing
 		return agentapi.Errorf(agentapi.MetadataError, "somebody removed the volume's data: %w", err)
 	case errors.Is(err, nfs.ErrInvalid):
 		return invalid("the NFS server cannot export this: %w", err)

@@ -11,8 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// A tenant whose directory cannot be used keeps its exports, and keeps no other tenant from
-// being served. Once it can be used again, it is served without a restart.
+// A tenant whose directory is unusable keeps its exports, and does not keep other tenants from
+// being served. When the directory is usable again, the tenant is served without a restart.
 func TestBrokenTenant(t *testing.T) {
 	for name, damage := range map[string]struct {
 		do, undo func(t *testing.T, dir string)
@@ -70,7 +70,7 @@ func TestBrokenTenant(t *testing.T) {
 			_, err = s.Tenant("broken")
 			assertCode(t, err, agentapi.Unavailable)
 			assert.DeepEqual(t, reasons(s.Conditions()), []string{agentapi.ReasonTenantUnavailable})
-			s.reloads.mark(broken.volumeLock("v")) // as a load that fails half-way
+			s.reloads.mark(broken.volumeLock("v")) // as a load that fails midway does
 			s.retryTenants()
 			assert.Equal(t, len(s.reloads.all()), 0)
 			mustCreate(t, mustTenant(t, s), "w")
@@ -93,8 +93,8 @@ func TestBrokenTenant(t *testing.T) {
 
 func asideOf(dir string) string { return filepath.Join(filepath.Dir(dir), ".aside") }
 
-// A directory in the base path is a former tenant's if there is something of the agent's in it,
-// and not for its name.
+// A directory in the base path belongs to a former tenant if it contains files of the agent. Its
+// name does not matter.
 func TestFormerTenants(t *testing.T) {
 	pool := newPool(t)
 	s := reopened(t, Config{BasePath: pool.Dir, Tenants: []string{tenant, "volumes", "saved", "damaged", "empty"}}, newMemoryExporter())

@@ -11,14 +11,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// usageToken lets its holder read the usage of one volume while the client is let in to it: tenant and client in
-// the clear, and an HMAC over them, the volume's name and its UUID. A new volume of the same name has another UUID.
+// usageToken lets its holder read the usage of one volume while the client has access to it. It
+// contains tenant and client in plain text, and an HMAC over them, the name and the UUID of the
+// volume. A new volume of the same name has another UUID.
 func (s *Store) usageToken(tenant string, v Volume, client netip.Addr) string {
 	subject := tenant + "|" + client.String()
 	return encode([]byte(subject)) + "." + encode(sign(s.key, "usage", subject, v.Name, v.UUID.String()))
 }
 
-// sign is an HMAC over the parts; none of them can pass for a piece of another.
+// sign returns an HMAC over the parts. No other split of the same bytes has the same HMAC.
 func sign(key []byte, parts ...string) []byte {
 	mac := hmac.New(sha256.New, key)
 	for _, part := range parts {
@@ -32,8 +33,8 @@ func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 var errToken = agentapi.Errorf(agentapi.Forbidden, "the usage token is not for this volume, or its client is no longer let in")
 
-// ReportByToken is Report for the holder of a usage token. Whatever is wrong is one and the same Forbidden: it does
-// not tell whether the volume exists.
+// ReportByToken is Report for the holder of a usage token. All problems return the same Forbidden,
+// so that it does not reveal whether the volume exists.
 func (s *Store) ReportByToken(ctx context.Context, volume, token string) (Report, error) {
 	encoded, signature, _ := strings.Cut(token, ".")
 	subject, err := base64.RawURLEncoding.DecodeString(encoded)

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// keepUnknown adds to content, which is the JSON of a T, the fields of the present file that T does
-// not have. An object that both hold keeps those inside it as well. One that content leaves out is
-// gone with all that was in it: the agent has ended what it described.
+// keepUnknown adds unknown fields of the present file to content, which is the JSON of a T. If both
+// contain an object, it also keeps unknown fields inside that object. An object that content omits
+// is removed with all its fields: the agent has ended what it described.
 func keepUnknown[T any](content, present []byte) ([]byte, error) {
 	if present == nil {
 		return content, nil
@@ -33,7 +33,7 @@ func mergeUnknown(t reflect.Type, content, present []byte) ([]byte, error) {
 	}
 	var members [][]byte
 	add := func(name string, value []byte) {
-		quoted, _ := json.Marshal(name) // a string can always be marshalled
+		quoted, _ := json.Marshal(name) // a string can always be marshaled
 		members = append(members, slices.Concat(quoted, []byte(":"), value))
 	}
 	fields := jsonFields(t)
@@ -51,7 +51,7 @@ func mergeUnknown(t reflect.Type, content, present []byte) ([]byte, error) {
 		add(field.name, value)
 	}
 	for _, name := range slices.Sorted(maps.Keys(former)) {
-		// encoding/json takes a name in any case for the field's.
+		// encoding/json matches field names in any case.
 		known := slices.ContainsFunc(fields, func(f jsonField) bool { return strings.EqualFold(f.name, name) })
 		if !known {
 			add(name, former[name])
@@ -65,7 +65,7 @@ func isObject(value []byte) bool { return bytes.HasPrefix(value, []byte("{")) }
 // jsonField is a field of a struct as encoding/json sees it.
 type jsonField struct {
 	name   string
-	object reflect.Type // what it is, or points to
+	object reflect.Type // its struct type, also if it is a pointer
 }
 
 // jsonFields lists the fields in the order in which they are written.

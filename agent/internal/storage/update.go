@@ -9,8 +9,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// UpdateVolume changes what is set in the update. The size never shrinks; NoCOW and compression act on new files and new
-// data. Labels are replaced as a whole, but for created-by, which is kept.
+// UpdateVolume changes the fields that are set in the update. The size never shrinks. NoCOW and
+// compression take effect on new files and new data. Labels are replaced as a whole, except
+// created-by, which is kept.
 func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpdate) (v Volume, err error) {
 	if err := validateName("name", name); err != nil {
 		return Volume{}, err
@@ -36,7 +37,7 @@ func (t *Tenant) UpdateVolume(ctx context.Context, name string, update VolumeUpd
 	return v, err
 }
 
-// usableVolume is NotFound where there is none and Quarantined where it is that.
+// usableVolume returns NotFound for a missing volume and Quarantined for a quarantined one.
 func (t *Tenant) usableVolume(name string) (Volume, error) {
 	v, err := t.GetVolume(context.Background(), name)
 	return v, usable(err, v.Quarantine, v.Path)
@@ -77,13 +78,13 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 		v.MountOptions = mountoptions.Split(u.MountOptions...)
 	}
 	v.UpdatedAt = now()
-	if err := labels.Check(v.Labels.Map()); err != nil { // the creator's may be one too many
+	if err := labels.Check(v.Labels.Map()); err != nil { // the label of the creator may exceed the limit
 		return v, err
 	}
 	return v, t.store.validateProperties(v.Properties)
 }
 
-// override sets what the update has, but for sizes.
+// override sets the fields of the update, except sizes.
 func (u VolumeUpdate) override(p Properties) Properties {
 	p.NoCOW = valueOr(u.NoCOW, p.NoCOW)
 	p.Compression = valueOr(u.Compression, p.Compression)
@@ -93,8 +94,9 @@ func (u VolumeUpdate) override(p Properties) Properties {
 	return p
 }
 
-// switchLimit lifts the limit or sets it anew. A volume that has more in it than the limit would allow keeps none: its users could
-// not even append to a log any more, and who asked for the limit would learn it from them.
+// switchLimit removes the limit or sets it again. A volume with more data than the limit would
+// allow gets none. Otherwise its users could not even append to a log, and the caller would learn
+// that only from them.
 func (t *Tenant) switchLimit(v *Volume, on bool) error {
 	v.QuotaBytes = 0
 	if !on {

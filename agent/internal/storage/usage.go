@@ -4,14 +4,14 @@ import (
 	"context"
 )
 
-// Usage reads what the kernel counts for subvolumes: see pool.Pool.Usage.
+// Usage reads the kernel's counts of subvolumes: see pool.Pool.Usage.
 func (t *Tenant) Usage(_ context.Context, ids ...uint64) (map[uint64]Usage, error) {
 	usage, err := t.store.pool.Usage(ids...)
 	return usage, classify(err)
 }
 
-// Report reads one volume's quota, and its usage as of the last commit. It makes no commit: those
-// who ask often would make all others on the pool wait.
+// Report reads the quota of one volume, and its usage as of the last commit. It does not commit,
+// because frequent requests would then delay all other users of the pool.
 func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	v, err := t.GetVolume(ctx, volume)
 	if err != nil {
@@ -28,7 +28,7 @@ func (t *Tenant) Report(ctx context.Context, volume string) (Report, error) {
 	return report, nil
 }
 
-// Stats reads the pool's numbers.
+// Stats reads the numbers of the pool.
 func (s *Store) Stats(context.Context) (Stats, error) {
 	stats, err := s.pool.Stats()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// reflink does what the NFS server does for a client that copies a file on the server: FICLONE.
+// reflink does what the NFS server does for a server-side copy: FICLONE.
 func reflink(t *testing.T, from, to string) {
 	t.Helper()
 	source, err := os.Open(from)
@@ -24,8 +24,8 @@ func reflink(t *testing.T, from, to string) {
 	assert.NilError(t, unix.IoctlFileClone(int(target.Fd()), int(source.Fd())))
 }
 
-// With full quotas a reflink takes a volume over its limit, which health says until the volume is
-// within it again. With simple quotas the copied data stays charged to its source.
+// With full quotas a reflink can make a volume exceed its limit. Its health reports that until the
+// volume is within the limit again. With simple quotas the copied data stays charged to its source.
 func TestCopyOverTheLimit(t *testing.T) {
 	t.Parallel()
 	for mode, want := range map[Quota][]string{QuotaFull: {agentapi.ReasonVolumeOverLimit}, QuotaSimple: {}} {
@@ -53,7 +53,7 @@ func TestCopyOverTheLimit(t *testing.T) {
 	}
 }
 
-// Those who ask for usage, health and lists cause no commits, however often they ask.
+// Requests for usage, health and lists cause no commits at any rate.
 func TestReadersDoNotCommit(t *testing.T) {
 	t.Parallel()
 	ten, _ := openTenant(t)
@@ -72,10 +72,10 @@ func TestReadersDoNotCommit(t *testing.T) {
 		time.Sleep(1100 * time.Millisecond)
 	}
 	made := commits(t, info.FSID) - before
-	assert.Assert(t, made <= 1, "%d commits in less than five seconds", made) // one is the kernel's own
+	assert.Assert(t, made <= 1, "%d commits in less than five seconds", made) // one is that of the kernel
 }
 
-// The clone of a volume without a limit holds what was written up to now, and can be written to.
+// The clone of a volume without a limit contains all earlier writes, and is writable.
 func TestCloneOfAVolumeWithoutALimit(t *testing.T) {
 	t.Parallel()
 	for _, from := range []CloneSpec{{Name: "c", Volume: "v"}, {Name: "c", Snapshot: "s"}} {

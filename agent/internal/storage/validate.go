@@ -43,7 +43,8 @@ func validateMode(mode uint32) error {
 	return nil
 }
 
-// ValidateCompression checks a compression setting: "" (the filesystem's default), or one of agentapi.CheckCompression.
+// ValidateCompression checks a compression setting: "" (the default of the filesystem), or one of
+// agentapi.CheckCompression.
 func ValidateCompression(value string) error {
 	if value == "" {
 		return nil
@@ -61,7 +62,7 @@ func validateMountOptions(options []string) error {
 	return nil
 }
 
-// validateUnlimited refuses a volume without a limit where the tenant's volumes have one together.
+// validateUnlimited refuses a volume without a limit if the tenant has a limit for all its volumes.
 func (t *Tenant) validateUnlimited() error {
 	if t.store.config.Limits[t.name].SizeBytes > 0 {
 		return invalid("size_limit must be on, because the volumes of tenant %q have a limit together (AGENT_TENANT_LIMITS), got off", t.name)
@@ -69,7 +70,8 @@ func (t *Tenant) validateUnlimited() error {
 	return nil
 }
 
-// validateClient returns the address in the one form in which it is kept: an IPv4-mapped IPv6 address means the IPv4 address.
+// validateClient returns the address in its canonical form. An IPv4-mapped IPv6 address means the
+// IPv4 address.
 func validateClient(client netip.Addr) (netip.Addr, error) {
 	if err := nfs.ValidateClient(client); err != nil {
 		return client, invalid("%w", err)
@@ -77,8 +79,8 @@ func validateClient(client netip.Addr) (netip.Addr, error) {
 	return client.Unmap(), nil
 }
 
-// validateNewClient also refuses addresses that older agents exported to. A volume's references to
-// those stay valid.
+// validateNewClient also refuses addresses that older agents accepted. Existing references of a
+// volume to them stay valid.
 func (v Volume) validateNewClient(client netip.Addr) error {
 	if v.hasClient(client) {
 		return nil
@@ -104,7 +106,8 @@ func (s *Store) validateProperties(p Properties) error {
 	return nil
 }
 
-// differences says in which fields a request asks for something else than there is; "" where it does not.
+// differences names the fields in which a request differs from the existing object. It returns ""
+// if there are none.
 func differences(pairs ...[3]any) string {
 	var out []string
 	for _, pair := range pairs {

@@ -2,14 +2,14 @@ package storage
 
 import "fmt"
 
-// An older agent ignores fields that it does not know. A field that protects must not be
-// ignored, and so raises the version of the file that has it: an older agent then quarantines
-// the volume. A file has the lowest version that covers what is set, so that an older agent
-// takes what it understands. docs/upgrade.md has the way back from each version.
+// An older agent ignores unknown fields. It must not ignore a field that protects data, so such a
+// field raises the version of its file. An older agent then quarantines the volume. A file has the
+// lowest version that covers its set fields, so that an older agent accepts what it understands.
+// docs/upgrade.md describes the way back from each version.
 
 const (
-	metadataVersion = 2 // the newest of metadata.json that this agent reads
-	refVersion      = 2 // and of a reference's file
+	metadataVersion = 2 // newest version of metadata.json that this agent reads
+	refVersion      = 2 // newest version of the file of a reference
 )
 
 // protectingField is a field that an agent must not ignore, with the version that introduced it.
@@ -29,7 +29,7 @@ var protectingRefs = []protectingField[Ref]{
 	{"fsid", 2, func(r Ref) bool { return r.Attachment != Attachment{} }},
 }
 
-// lowestVersion is the lowest version that covers what is set.
+// lowestVersion returns the lowest version that covers the set fields.
 func lowestVersion[T any](fields []protectingField[T], file T) int {
 	version := 1
 	for _, field := range fields {
@@ -42,7 +42,7 @@ func lowestVersion[T any](fields []protectingField[T], file T) int {
 
 func (m metadata) version() int { return lowestVersion(protectingMetadata, m) }
 
-// newerFiles lists the volumes that an agent of 57e475d quarantines, and the snapshots.
+// newerFiles lists the volumes and snapshots that an agent of 57e475d quarantines.
 func (s *Store) newerFiles() []Finding {
 	var out []Finding
 	note := func(kind FindingKind, path string, version int) {
@@ -57,7 +57,7 @@ func (s *Store) newerFiles() []Finding {
 			for _, ref := range v.Refs {
 				newest = max(newest, lowestVersion(protectingRefs, ref))
 				if ref.Ended {
-					newest = refVersion // 57e475d does not know the file's name either
+					newest = refVersion // 57e475d does not know the name of the file either
 				}
 			}
 			note(NewerReference, v.Path, newest)

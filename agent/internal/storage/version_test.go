@@ -15,20 +15,20 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// Each field of the agent's files is one that 57e475d knows, one that it must not ignore, or
-// one that it may drop. Decide for a new field which it is.
+// 57e475d knows each field of the agent's files, must not ignore it, or may drop it. Decide for
+// each new field which one holds.
 func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 	known := map[string]string{
 		"metadata": "version name uuid size_bytes quota_bytes nocow compression root_squash uid gid mode labels volume mount_options " +
 			"source_volume source_snapshot created_at updated_at last_attach_at unfinished",
 		"unfinished": "limit storage uid gid mode",
-		"change":     "from to", // with those of settings, of version 2: one more raises the version
+		"change":     "from to", // with the fields of settings of version 2; one more raises the version
 		"settings":   "quota_bytes nocow compression uid gid mode",
 		"reference":  "version client read_only labels created_at",
 	}
 	mayBeDropped := map[string]string{
 		"metadata":  "volume_id source_volume_id nested_subvolumes", // IDs are derived again, see volumeid.go
-		"reference": "subvolume",                                    // is only set with fsid
+		"reference": "subvolume",                                    // only set together with fsid
 	}
 	var protect = map[string][]string{}
 	for _, field := range protectingMetadata {
@@ -50,7 +50,7 @@ func TestFieldsAreKnownOrProtectOrMayBeDropped(t *testing.T) {
 	}
 }
 
-// A file has the lowest version that covers what is set, whatever the version was before.
+// A file has the lowest version that covers its set fields, whatever its previous version was.
 func TestLowestVersion(t *testing.T) {
 	type file struct{ quiet, old, new, newest bool }
 	fields := []protectingField[file]{
@@ -88,7 +88,7 @@ func TestLowestVersion(t *testing.T) {
 	}
 }
 
-// What an agent of another release has put into a file is there after this one has rewritten it.
+// Unknown fields of another release survive when this agent rewrites the file.
 func TestUnknownFieldsSurvive(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -118,21 +118,21 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	survive("patch", file)
 	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RootSquash: ptr(false)})
 	assert.NilError(t, err)
-	assert.Assert(t, !metadataOf(t, v).RootSquash) // a known field that is left out is gone
+	assert.Assert(t, !metadataOf(t, v).RootSquash) // a known field that is omitted is gone
 	r.export(client2, "1")
 	survive("publish", file)
 	_, err = r.ten.Export(t.Context(), "v", ExportSpec{Client: client1, ReadOnly: true, Labels: pod("1")})
 	assert.NilError(t, err)
 	survive("reference becomes read-only", file, ref)
 
-	// An unexport fails half-way, and the client attaches again.
+	// An unexport fails midway, and the client attaches again.
 	r.exporter.setFail(fmt.Errorf("out of order"))
 	assert.Assert(t, r.ten.Unexport(t.Context(), "v", client1, nil) != nil)
 	r.exporter.setFail(nil)
 	r.export(client1, "1")
 	survive("reference is live again", ref)
 
-	// An administrator restores the data, and a change is cut off.
+	// An administrator restores the data, and a change is interrupted.
 	r.store.abandon()
 	data := filepath.Join(v.Path, dataDir)
 	btrfsCommand(t, "subvolume", "snapshot", data, data+"-restored")
@@ -192,7 +192,7 @@ func TestKeepUnknown(t *testing.T) {
 	assert.Equal(t, string(got), "{\n  \"name\": \"a\",\n  \"flat\": 1,\n  \"b\": 2,\n  \"z\": 1\n}\n")
 }
 
-// A file that this agent cannot read may hold what it does not know: it is not replaced.
+// A file that this agent cannot read may contain unknown data, so the agent does not replace it.
 func TestUnreadableFilesAreNotReplaced(t *testing.T) {
 	for name, content := range map[string]string{
 		"a newer agent's": `{"version": 9, "name": "v", "mode": "7"}`,
@@ -217,7 +217,7 @@ func TestUnreadableFilesAreNotReplaced(t *testing.T) {
 	}
 }
 
-// A file of a reference that cannot be read is not replaced either.
+// The agent does not replace an unreadable file of a reference either.
 func TestUnreadableReferenceIsNotReplaced(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")

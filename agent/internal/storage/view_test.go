@@ -10,8 +10,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// view is what a client could know of a tenant, as text: without times and UUIDs, so that views of different runs can be
-// compared.
+// view is what a client can see of a tenant, as text. It omits times and UUIDs, so that views of
+// different runs can be compared.
 type view []string
 
 func viewOf(t testing.TB, ten *Tenant) view {
@@ -37,14 +37,14 @@ func viewOf(t testing.TB, ten *Tenant) view {
 	return out
 }
 
-// lost is what is in both of the others and not in v.
+// lost returns the lines that are in both before and after, and not in v.
 func (v view) lost(before, after view) view {
 	return slices.DeleteFunc(slices.Clone(before), func(line string) bool {
 		return !slices.Contains(after, line) || slices.Contains(v, line)
 	})
 }
 
-// contents are the file that fill wrote.
+// contents returns the file that fill wrote.
 func contents(t testing.TB, dir string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(dir, dataDir, "file"))
@@ -55,7 +55,7 @@ func contents(t testing.TB, dir string) string {
 	return string(content)
 }
 
-// fill writes the file durably, as a client would that has called fsync.
+// fill writes the file durably, as a client that calls fsync does.
 func fill(t testing.TB, dir, content string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, dataDir, "file"))

@@ -7,26 +7,26 @@ import (
 	"github.com/google/uuid"
 )
 
-// A volume's ID is random (UUID version 4) and never changes. A volume that 57e475d has made
-// gets a derived one (version 5) each time it is loaded, from what no change of a volume
-// changes. The next write of its metadata stores it. So no start has to rewrite all files, and
-// a read-only pool works.
+// The ID of a volume is random (UUID version 4) and never changes. A volume of 57e475d gets a
+// derived ID (version 5) each time it is loaded. The agent derives it from fields that no change of
+// a volume changes. The next write of its metadata stores it. So no start has to rewrite all files,
+// and a read-only pool works.
 //
-// 57e475d drops the ID of a volume whose metadata it rewrites, and takes snapshots without one. The
-// rules of isOf cover that as well.
+// 57e475d drops the ID of a volume when it rewrites its metadata, and takes snapshots without an
+// ID. The rules of isOf cover that as well.
 
 // derivedIDs is the namespace of derived volume IDs.
 var derivedIDs = uuid.MustParse("4c67f335-eeec-45cf-bcbb-c6b0ea3af051")
 
-// derivedID is the ID of a volume without a stored one.
+// derivedID returns the ID of a volume without a stored one.
 func derivedID(name string, createdAt time.Time) uuid.UUID {
 	return uuid.NewSHA1(derivedIDs, []byte(name+"\x00"+createdAt.UTC().Format(time.RFC3339Nano)))
 }
 
 func isDerived(id uuid.UUID) bool { return id.Version() == 5 }
 
-// ownVolumeID is the ID of the volume that this is the metadata of. It is zero for metadata that
-// could not be read.
+// ownVolumeID returns the ID of the volume of this metadata. It is zero for metadata that could not
+// be read.
 func (m metadata) ownVolumeID() uuid.UUID {
 	if m.VolumeID == uuid.Nil && m.Name != "" {
 		return derivedID(m.Name, m.CreatedAt)
@@ -34,11 +34,12 @@ func (m metadata) ownVolumeID() uuid.UUID {
 	return m.VolumeID
 }
 
-// isOf reports whether the snapshot is of this volume, and not of a deleted one of the same name.
+// isOf reports whether the snapshot is one of this volume, and not of a deleted volume of the same
+// name.
 //
-//  1. The same ID proves it.
-//  2. Two IDs that were stored when they were made disprove it.
-//  3. Where 57e475d wrote one of the two, the same data subvolume proves it.
+//  1. Equal IDs prove it.
+//  2. Two different IDs disprove it if both were stored at creation.
+//  3. If 57e475d wrote one of the two, the same data subvolume proves it.
 //  4. Otherwise the volume must be one that 57e475d wrote, and not younger than the snapshot.
 func (s *Snapshot) isOf(v *Volume) bool {
 	switch {
@@ -54,8 +55,8 @@ func (s *Snapshot) isOf(v *Volume) bool {
 	return isDerived(v.VolumeID) && !s.CreatedAt.Before(v.CreatedAt)
 }
 
-// groups are those of the catalogue that the snapshot is in: one for the ID of its volume, and one
-// for the name.
+// groups returns the groups of the catalogue that contain the snapshot: one for the ID of its
+// volume, and one for the name.
 func (s *Snapshot) groups() []string {
 	groups := []string{nameGroup(s.Volume)}
 	if s.VolumeID != uuid.Nil {
@@ -68,8 +69,8 @@ func nameGroup(volume string) string { return "name " + volume }
 
 func idGroup(volumeID uuid.UUID) string { return "id " + string(volumeID[:]) }
 
-// snapshotsOf selects the snapshots of a volume: those in the groups for which isOf is true. Where
-// no volume has the name, or its ID is unknown, it selects by the name alone.
+// snapshotsOf selects the snapshots of a volume: those in the groups for which isOf is true. If no
+// volume has the name, or its ID is unknown, the name alone decides.
 func (t *Tenant) snapshotsOf(volume string) (groups []string, isOf func(*Snapshot) bool) {
 	groups = []string{nameGroup(volume)}
 	v, found := t.volumes.get(volume)
@@ -79,7 +80,7 @@ func (t *Tenant) snapshotsOf(volume string) (groups []string, isOf func(*Snapsho
 	return append(groups, idGroup(v.VolumeID)), func(s *Snapshot) bool { return s.isOf(&v) }
 }
 
-// withVolumeID completes a snapshot that carries no ID, or another than its volume has now.
+// withVolumeID sets the ID of a snapshot that has no ID, or another ID than its volume has now.
 func (t *Tenant) withVolumeID(s Snapshot) Snapshot {
 	v, found := t.volumes.get(s.Volume)
 	if found && v.VolumeID != uuid.Nil && s.isOf(&v) {
@@ -88,8 +89,8 @@ func (t *Tenant) withVolumeID(s Snapshot) Snapshot {
 	return s
 }
 
-// sameSource refuses a clone that is there where the request names a source of the same name,
-// but of another volume. Where the source is gone, an earlier call may have made the clone.
+// sameSource refuses an existing clone if the request names a source of the same name, but of
+// another volume. If the source is gone, an earlier call may have created the clone.
 func (t *Tenant) sameSource(clone Volume, spec CloneSpec) error {
 	source, err := t.original(spec)
 	known := err == nil && clone.SourceVolumeID != uuid.Nil && !isDerived(source.volumeID)

@@ -26,7 +26,7 @@ func editJSON(t *testing.T, path string, change func(map[string]any)) {
 	assert.NilError(t, os.WriteFile(path, content, 0o600))
 }
 
-// asOlder makes metadata what 57e475d would have written, at a time after that of the base.
+// asOlder changes metadata to what 57e475d would have written, at a time after that of the base.
 func asOlder(t *testing.T, dir string, after time.Duration) {
 	t.Helper()
 	editJSON(t, filepath.Join(dir, metadataFile), func(fields map[string]any) {
@@ -51,7 +51,7 @@ func mustSnapshot(t *testing.T, ten *Tenant, name, volume string) Snapshot {
 	return s
 }
 
-// snapshotNames lists the snapshots of a volume by name; "" lists all.
+// snapshotNames lists the snapshots of a volume by name. "" lists all.
 func snapshotNames(t *testing.T, ten *Tenant, volume string) []string {
 	t.Helper()
 	page, err := ten.ListSnapshots(t.Context(), Query{Volume: volume})
@@ -59,14 +59,14 @@ func snapshotNames(t *testing.T, ten *Tenant, volume string) []string {
 	assert.Equal(t, page.Total, len(page.Items))
 	names := []string{}
 	for _, s := range page.Items {
-		if s.Name != "bystander" { // of withBystanders
+		if s.Name != "bystander" { // created by withBystanders
 			names = append(names, s.Name)
 		}
 	}
 	return names
 }
 
-// A volume that is made again under the name of a deleted one has none of its snapshots.
+// A new volume under the name of a deleted one has none of its snapshots.
 func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	first := mustCreate(t, r.ten, "v")
@@ -109,7 +109,7 @@ func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 	r.open()
 	check()
 
-	// A request that names the first volume's by mistake is no retry.
+	// A request that names the snapshot of the first volume is no retry.
 	_, _, err = r.ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "old", Volume: "v"})
 	assertCode(t, err, agentapi.AlreadyExists)
 	_, _, err = r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
@@ -124,8 +124,8 @@ func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// Volumes and snapshots of 57e475d, which have no IDs on disk, get them at each start without a
-// write.
+// Volumes and snapshots of 57e475d have no IDs on disk. They get the same IDs at each start,
+// without a write.
 func TestVolumesOfOlderAgents(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v := mustCreate(t, r.ten, "v")
@@ -138,7 +138,7 @@ func TestVolumesOfOlderAgents(t *testing.T) {
 	asOlder(t, filepath.Join(snapshots, "after"), time.Second)
 	asOlder(t, filepath.Join(snapshots, "before"), -time.Second)
 	asOlder(t, filepath.Join(snapshots, "clock-set-back"), -time.Second)
-	// The data of a predecessor: no snapshot of the present data.
+	// This is the data of a previous volume, and no snapshot of the present data.
 	predecessor := filepath.Join(snapshots, "before", dataDir)
 	btrfsCommand(t, "subvolume", "delete", predecessor)
 	btrfsCommand(t, "subvolume", "create", predecessor)
@@ -165,7 +165,7 @@ func TestVolumesOfOlderAgents(t *testing.T) {
 	assert.DeepEqual(t, tree(t, v.Path), disk)
 	assert.Equal(t, mustGet(t, r.ten, "v").VolumeID, id)
 
-	// The next write stores it.
+	// The next write stores the ID.
 	r.export(client1, "1")
 	m := metadataOf(t, v)
 	assert.Equal(t, m.VolumeID, id)
@@ -173,7 +173,7 @@ func TestVolumesOfOlderAgents(t *testing.T) {
 	assert.DeepEqual(t, snapshotNames(t, r.ten, "v"), []string{"after", "clock-set-back", "newer"})
 }
 
-// The derived ID of a volume must not change from release to release.
+// The derived ID of a volume must not change between releases.
 func TestDerivedID(t *testing.T) {
 	berlin := time.FixedZone("", 3600)
 	id := derivedID("v", time.Date(2026, 1, 2, 4, 4, 5, 6_000_000, berlin))
@@ -182,7 +182,7 @@ func TestDerivedID(t *testing.T) {
 	assert.Assert(t, isDerived(id) && !isDerived(uuid.New()))
 }
 
-// Each of two IDs may have been dropped or never written, because 57e475d was back for a while.
+// Each of two IDs may have been dropped or never written, because 57e475d ran for some time.
 func TestSnapshotIsOf(t *testing.T) {
 	const before, after = -time.Hour, time.Hour
 	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -215,7 +215,8 @@ func TestSnapshotIsOf(t *testing.T) {
 	}
 }
 
-// madeAgain makes a volume that has a snapshot, and of whose name there is an older one.
+// madeAgain creates a volume with a snapshot, and an older snapshot of a previous volume of the
+// same name.
 func (r *testEnv) madeAgain() (v Volume, own Snapshot) {
 	t := r.t
 	t.Helper()
@@ -225,8 +226,8 @@ func (r *testEnv) madeAgain() (v Volume, own Snapshot) {
 	return mustCreate(t, r.ten, "v"), mustSnapshot(t, r.ten, "own", "v")
 }
 
-// The ID of a volume whose metadata cannot be read is unknown: its name tells which snapshots
-// may be its own. When the metadata is repaired, the ID does again.
+// The ID of a volume with unreadable metadata is unknown. Its name then decides which snapshots may
+// belong to it. When the metadata is repaired, the ID decides again.
 func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v, own := r.madeAgain()
@@ -247,7 +248,7 @@ func TestSnapshotsOfQuarantinedVolume(t *testing.T) {
 	assert.DeepEqual(t, snapshotNames(t, r.ten, "v"), []string{"own"})
 }
 
-// A volume and a snapshot whose data is missing keep their IDs.
+// A volume and a snapshot with missing data keep their IDs.
 func TestVolumeIDWithoutData(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	v, own := r.madeAgain()
