@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 directories=(
+	agent/internal/api
 	agent/internal/beneath
 	agent/internal/btrfs
 	agent/internal/cli
@@ -21,7 +22,7 @@ find "${directories[@]}" -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' 
 		printf "%s:%d: %s: %s\n", FILENAME, FNR, problem, $0
 		bad = 1
 	}
-	/^[ \t]*\/\// && length > 100 { report("comment is wider than 100 columns") }
+	/^[ \t]*\/\/[ \t]/ && length > 100 { report("comment is wider than 100 columns") }
 	match($0, /(^|[ \t])\/\/ .*/) {
 		text = " " tolower(substr($0, RSTART)) " "
 		if (match(text, /[^a-z](somebody|nobody|whoever|anew|beside|else|of its own|of their own)[^a-z]/))

@@ -1,5 +1,6 @@
-// Package api is the agent's HTTP API: routes generated from shared/agentapi/openapi.yaml, authentication, and the
-// translation between the wire and the domain. It decides nothing about volumes.
+// Package api is the HTTP API of the agent: routes generated from shared/agentapi/openapi.yaml,
+// authentication, and the translation between the wire format and the domain. It makes no decision
+// about volumes.
 package api
 
 import (
@@ -12,22 +13,22 @@ import (
 // The generator cannot run in workspace mode: GOWORK=off go generate ./internal/api
 //go:generate env GOWORK=off go tool -modfile=../../../tools/go.mod oapi-codegen -config server.cfg.yaml ../../../shared/agentapi/openapi.yaml
 
-// Store is what the API needs of the domain as a whole. Errors that carry an agentapi.Code go to the client with it; all
-// others are internal errors, whose text stays in the log.
+// Store is what the API needs of the whole domain. Errors with an agentapi.Code go to the client
+// with that code. All others are internal errors, whose text appears only in the log.
 type Store interface {
-	// Tenant gives one tenant's part of the store. The tenant is one that has a token.
+	// Tenant returns one tenant, which must be one with a token.
 	Tenant(name string) (Tenant, error)
-	// ReportByToken is Forbidden where the token is not for that volume.
+	// ReportByToken returns Forbidden if the token is not for that volume.
 	ReportByToken(ctx context.Context, volume, usageToken string) (storage.Report, error)
 	Stats(ctx context.Context) (storage.Stats, error)
-	// Conditions are shown to anybody: they say nothing of tenants and volumes.
+	// Conditions are shown to any client, so they name no tenants and volumes.
 	Conditions() []storage.Condition
-	// Ready is nil while changes are taken, else Unavailable with the reason.
+	// Ready returns nil while changes are accepted, and otherwise Unavailable with the reason.
 	Ready() error
 }
 
-// Tenant is what the API needs of one tenant's volumes. Contexts bound how long a call waits for its turn; a change that
-// has begun is finished whatever becomes of the context.
+// Tenant is what the API needs of the volumes of one tenant. Contexts limit how long a call waits
+// for locks. A change that has begun finishes even if its context ends.
 type Tenant interface {
 	CreateVolume(ctx context.Context, spec storage.VolumeSpec) (v storage.Volume, created bool, err error)
 	GetVolume(ctx context.Context, name string) (storage.Volume, error)
@@ -48,6 +49,6 @@ type Tenant interface {
 	// Usage reads many subvolumes, by ID, in one call.
 	Usage(ctx context.Context, ids ...uint64) (map[uint64]storage.Usage, error)
 	Report(ctx context.Context, volume string) (storage.Report, error)
-	// Health is read once for all the volumes of an answer.
+	// Health is read once for all volumes of a response.
 	Health(ctx context.Context) storage.Health
 }

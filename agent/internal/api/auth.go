@@ -10,13 +10,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// tenant is who asks, and their part of the store.
+// tenant is the tenant of a request, with its part of the store.
 type tenant struct {
 	name string
 	Tenant
 }
 
-// openRoutes need no token. Everything else does, whether or not there is such a route.
+// openRoutes need no token. All other paths need one, whether the route exists or not.
 var openRoutes = map[string]bool{"/healthz": true, "/readyz": true, "/v1/openapi.yaml": true}
 
 func (s *Server) authenticate(c *fiber.Ctx) error {
@@ -25,7 +25,7 @@ func (s *Server) authenticate(c *fiber.Ctx) error {
 	case openRoutes[c.Path()]:
 		return c.Next()
 	case header == "" && isUsageCapability(c):
-		return c.Next() // the handler checks it; it finds no tenant
+		return c.Next() // the handler checks the usage token; it has no tenant
 	case fromForeignPage(c):
 		return agentapi.Errorf(agentapi.Forbidden, "a page of another site may not change anything here")
 	}
@@ -46,11 +46,12 @@ func (s *Server) authenticate(c *fiber.Ctx) error {
 	return c.Next()
 }
 
-// dropBodyOfStranger makes fasthttp read no body of a request that carries no tenant's token: neither
-// Content-Length nor Expect cost memory or time then. The request is answered as one without a body.
-// The connection is closed after it, because what follows is the body, and not another request.
+// dropBodyOfStranger makes fasthttp read no body of a request without the token of a tenant. Then
+// neither Content-Length nor Expect costs memory or time. The server answers the request as one
+// without a body. It closes the connection after the response, because the following bytes are the
+// body, and not another request.
 func (s *Server) dropBodyOfStranger(header *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	const absent = -2 // of fasthttp, for neither Content-Length nor chunks
+	const absent = -2 // value of fasthttp for neither Content-Length nor chunks
 	hasBody := header.ContentLength() != 0 && header.ContentLength() != absent
 	if hasBody && !s.isTenant(header) {
 		header.Del(fiber.HeaderExpect)
@@ -75,16 +76,17 @@ func isUsageCapability(c *fiber.Ctx) bool {
 		strings.HasPrefix(c.Path(), "/v1/volumes/") && strings.HasSuffix(c.Path(), "/usage")
 }
 
-// fromForeignPage: browsers keep Basic credentials and send them along with requests that any page makes; since we take
-// JSON of any content type, nothing else would stop those (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/).
+// fromForeignPage recognizes a request that a page of another site makes. Browsers store Basic
+// credentials and send them with such requests. The API accepts JSON of any content type, so no
+// other check stops them (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/).
 func fromForeignPage(c *fiber.Ctx) bool {
 	safe := c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead
 	site := c.Get("Sec-Fetch-Site")
 	return !safe && site != "" && site != "same-origin" && site != "none"
 }
 
-// tokenOf reads an Authorization header: Bearer (RFC 6750), or the password of Basic (RFC 7617). Scheme names are
-// case-insensitive (RFC 9110, 11.1).
+// tokenOf reads an Authorization header: Bearer (RFC 6750), or the password of Basic (RFC 7617).
+// Scheme names are case-insensitive (RFC 9110, 11.1).
 func tokenOf(header string) (token string, ok bool) {
 	scheme, credentials, _ := strings.Cut(header, " ")
 	credentials = strings.TrimLeft(credentials, " ")

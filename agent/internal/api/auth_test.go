@@ -16,7 +16,7 @@ func basic(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-// closedRoutes is every operation that needs a tenant's token, from the contract itself.
+// closedRoutes returns every operation of the contract that needs the token of a tenant.
 func closedRoutes(t *testing.T) (out []string) {
 	for path, item := range contractDocument(t).Paths.Map() {
 		for method, operation := range item.Operations() {
@@ -102,7 +102,7 @@ func TestUsageToken(t *testing.T) {
 	assert.Equal(t, usage("/v1/volumes/v1/usage", "bad").status, 403)
 	assert.Equal(t, usage("/v1/volumes/v1/usage", "").status, 401)
 	assert.Equal(t, usage("/v1/volumes/..%2fv1/usage", "good").status, 400)
-	// It opens nothing else, and does not help a wrong tenant token.
+	// The usage token is valid for no other route, and does not replace a wrong tenant token.
 	assert.Equal(t, usage("/v1/volumes/v1/usage", "good", "Authorization", "Bearer wrong").status, 401)
 	for _, route := range closedRoutes(t) {
 		method, path, _ := strings.Cut(route, " ")
@@ -124,7 +124,8 @@ func TestForeignPagesMayNotChangeAnything(t *testing.T) {
 	}
 }
 
-// A vanished tenant (its directory is gone, say) is an error of the store's, not somebody else's data.
+// A missing tenant, for example one without a directory, is an error of the store. It never shows
+// the data of another tenant.
 func TestStoreWithoutTheTenant(t *testing.T) {
 	h := start(t, func(c *Config) { c.Store = lostTenants{c.Store} })
 	assert.Equal(t, h.do("GET", "/v1/volumes", "").status, 503)

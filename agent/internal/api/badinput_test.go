@@ -12,10 +12,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// The fakes have no functions here: a request that reached the domain would fail the test, so each of these changed
-// nothing.
+// The fakes have no functions here. A request that reached the domain would fail the test, so none
+// of these requests changes anything.
 
-// bodyRoutes are the routes that take a body, with a good one and the fields that it may have by type.
+// bodyRoutes are the routes with a body. Each has a valid body and the types of its fields.
 var bodyRoutes = []struct {
 	method, path, good string
 	fields             map[string]string
@@ -116,7 +116,7 @@ func containsOne(text, alternatives string) bool {
 	return false
 }
 
-// A request that takes no body says so, instead of ignoring what the client asks for.
+// The server refuses a body on a route without one, instead of ignoring it.
 func TestBodiesThatNobodyReads(t *testing.T) {
 	h := start(t)
 	for _, route := range []string{
@@ -136,8 +136,8 @@ func TestBodiesThatNobodyReads(t *testing.T) {
 	}
 }
 
-// A body just over the limit and one far over it, with and without a length in the header. The answer must arrive
-// although the server stops reading.
+// The test sends a body just over the limit and one far over it, with and without Content-Length.
+// The response must arrive although the server stops reading.
 func TestBodyOverTheLimit(t *testing.T) {
 	h := start(t)
 	for _, route := range bodyRoutes {
@@ -198,7 +198,7 @@ func TestModes(t *testing.T) {
 			assert.Check(t, strings.Contains(got.message(t), "mode"))
 		}
 	}
-	// A new volume without a mode gets the default; changing the mode to nothing is a mistake.
+	// A new volume without a mode gets the default. Changing the mode to an empty one is an error.
 	assert.Equal(t, h.do("PATCH", "/v1/volumes/v", `{"mode":""}`).status, 400)
 }
 
@@ -306,7 +306,7 @@ func TestHeadersOverTheLimit(t *testing.T) {
 	assert.Equal(t, got.code(t), agentapi.BadRequest)
 }
 
-// Neither the answer to a header that cannot be read nor the log quotes its token.
+// Neither the response to an unreadable header nor the log quotes its token.
 func TestBadHeadersAreNotQuoted(t *testing.T) {
 	h := start(t)
 	for _, header := range []string{

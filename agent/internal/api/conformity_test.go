@@ -30,7 +30,7 @@ func TestRoutesAreTheContract(t *testing.T) {
 	assert.DeepEqual(t, routed, specified)
 }
 
-// Every route that docs/api.md names is one of the contract.
+// Every route in docs/api.md is one of the contract.
 func TestRoutesOfDocument(t *testing.T) {
 	document, err := os.ReadFile("../../../docs/api.md")
 	assert.NilError(t, err)
@@ -41,7 +41,7 @@ func TestRoutesOfDocument(t *testing.T) {
 	}
 }
 
-// The parameters that the server takes are those of the contract.
+// The query parameters of the server are those of the contract.
 func TestQueriesAreTheContract(t *testing.T) {
 	specified := map[string][]string{}
 	for path, item := range contractDocument(t).Paths.Map() {
@@ -58,7 +58,7 @@ func TestQueriesAreTheContract(t *testing.T) {
 	assert.DeepEqual(t, listQueries, specified)
 }
 
-// The requests that take a body are those of the contract.
+// The requests with a body are those of the contract.
 func TestBodiesAreTheContract(t *testing.T) {
 	for path, item := range contractDocument(t).Paths.Map() {
 		for method, operation := range item.Operations() {
@@ -68,7 +68,7 @@ func TestBodiesAreTheContract(t *testing.T) {
 	}
 }
 
-// The routes that need no token are those of the contract.
+// The routes without a token are those of the contract.
 func TestOpenRoutesAreTheContract(t *testing.T) {
 	specified := map[string]bool{}
 	for path, item := range contractDocument(t).Paths.Map() {

@@ -21,9 +21,10 @@ func badRequest(format string, args ...any) error {
 	return agentapi.Errorf(agentapi.BadRequest, format, args...)
 }
 
-// decodeBody reads one JSON object into out, a pointer to a flat struct. Fields must be known, spelt exactly, and of
-// their type; nothing may follow. Whether the values make sense is the domain's to say. The request's Content-Type does
-// not matter: old clients and scripts send any.
+// decodeBody reads one JSON object into out, a pointer to a flat struct. Each field must be known,
+// have the exact name, and have the right type. Nothing may follow the object. The domain checks
+// the values. decodeBody ignores the Content-Type of the request, because old clients and scripts
+// send any.
 func decodeBody(body []byte, out any) error {
 	switch {
 	case len(bytes.TrimSpace(body)) == 0:
@@ -31,7 +32,7 @@ func decodeBody(body []byte, out any) error {
 	case !utf8.Valid(body):
 		return badRequest("the body is not UTF-8")
 	}
-	// encoding/json matches names in any case, so they are looked at first.
+	// encoding/json ignores the case of names, so the exact names are checked first.
 	var fields map[string]json.RawMessage
 	if err := decodeJSON(body, &fields); err != nil {
 		return err
@@ -62,7 +63,7 @@ func decodeJSON(body []byte, out any) error {
 	return nil
 }
 
-// explain says what is wrong in the terms of JSON and of the contract, not of Go.
+// explain describes the error in terms of JSON and the contract, not of Go.
 func explain(err error) error {
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if wrongType.Field == "" {
@@ -90,7 +91,7 @@ func jsonType(t reflect.Type) string {
 	return "a text"
 }
 
-// fieldNames are the names that a struct has in JSON, in the struct's order.
+// fieldNames returns the JSON names of the fields of a struct, in order.
 func fieldNames(structPointer any) []string {
 	t := reflect.TypeOf(structPointer).Elem()
 	names := make([]string, t.NumField())
@@ -111,7 +112,7 @@ func parseMode(text string) (uint32, error) {
 
 func formatMode(mode uint32) string { return fmt.Sprintf("%04o", mode) }
 
-// checkName is for names in paths, which may hold anything that can be percent-encoded.
+// checkName checks a name in a path, which may contain any percent-encoded bytes.
 func checkName(name string) error {
 	if err := id.ValidateName(name); err != nil {
 		return agentapi.Errorf(agentapi.Invalid, "name %w", err)

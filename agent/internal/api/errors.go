@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// fail answers with an error in the form of the contract. Fiber also calls it for requests that it could not read.
+// fail sends an error in the form of the contract. Fiber also calls it for requests that it cannot
+// read.
 func (s *Server) fail(c *fiber.Ctx, err error) error {
 	status, body := s.errorAnswer(c, err)
 	c.Locals(causeKey{}, causeOf(err))
@@ -30,13 +31,14 @@ func (s *Server) errorAnswer(c *fiber.Ctx, err error) (status int, body agentapi
 	case !ok && errors.Is(err, context.DeadlineExceeded):
 		e = agentapi.Errorf(agentapi.Unavailable, "other requests for the same name took too long, try again")
 	case !ok || e.Code == agentapi.InternalError:
-		// The cause may name files and commands of the host: it is for the log, which has the same ID.
+		// The cause may name files and commands of the host, so only the log contains it. The log
+		// line has the same request ID.
 		e = agentapi.Errorf(agentapi.InternalError, "internal error; the agent's log has the cause under request %s", requestID(c))
 	}
 	return agentapi.HTTPStatus(e), agentapi.ErrorBody{Code: e.Code, Error: e.Message}
 }
 
-// causeOf is what the log shows: an Error's message may leave out its cause.
+// causeOf returns the error for the log, because the message of an Error may omit its cause.
 func causeOf(err error) error {
 	e, ok := errors.AsType[*agentapi.Error](err)
 	if ok && e.Cause != nil && !strings.Contains(err.Error(), e.Cause.Error()) {

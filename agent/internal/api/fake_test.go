@@ -8,8 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// fakeStore answers with its functions; a call of one that a test did not set fails the test: that is how tests see
-// that a refused request changed nothing.
+// fakeStore calls the functions that a test sets. A call of a function that is not set fails the
+// test. So tests notice if a refused request reaches the domain.
 type fakeStore struct {
 	t             *testing.T
 	tenants       map[string]*fakeTenant
@@ -65,7 +65,7 @@ type fakeTenant struct {
 	report         func(volume string) (storage.Report, error)
 }
 
-// given reports whether a test set the function that answers a call.
+// given reports whether a test set the function for a call.
 func (f *fakeTenant) given(call string, isNil bool) bool {
 	if isNil {
 		f.t.Errorf("%s reached the domain", call)
@@ -164,7 +164,7 @@ func (f *fakeTenant) ListExports(_ context.Context, q storage.Query) (p storage.
 	return p, nil
 }
 
-// Usage is 0 of everything where a test does not say otherwise.
+// Usage returns zeros, unless a test sets it.
 func (f *fakeTenant) Usage(_ context.Context, ids ...uint64) (map[uint64]storage.Usage, error) {
 	if f.usage == nil {
 		return map[uint64]storage.Usage{}, nil
@@ -172,7 +172,7 @@ func (f *fakeTenant) Usage(_ context.Context, ids ...uint64) (map[uint64]storage
 	return f.usage(ids)
 }
 
-// Health is that of a pool that is well.
+// Health returns the health of a pool without problems.
 func (f *fakeTenant) Health(context.Context) storage.Health { return storage.Health{} }
 
 func (f *fakeTenant) Report(_ context.Context, volume string) (r storage.Report, _ error) {

@@ -10,8 +10,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// FuzzBodies holds decodeBody against what it promises: what it takes is one JSON object, survives a round trip, and
-// has no field that the contract does not know; what it refuses is BadRequest.
+// FuzzBodies checks decodeBody. What it accepts is one JSON object, survives a round trip, and has
+// only fields of the contract. What it refuses is BadRequest.
 func FuzzBodies(f *testing.F) {
 	for _, route := range bodyRoutes {
 		f.Add([]byte(route.good))

@@ -9,12 +9,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// handlers implements the generated ServerInterface: one method an operation of openapi.yaml.
+// handlers implements the generated ServerInterface: one method for each operation of openapi.yaml.
 type handlers struct {
 	*Server
 }
 
-// tenant is who asks. A request that came in without a tenant token has none.
+// tenant returns the tenant of a request. It fails if the request came without the token of a
+// tenant.
 func (h *handlers) tenant(c *fiber.Ctx) (tenant, error) {
 	who, ok := c.Locals(tenantKey{}).(tenant)
 	if !ok {
@@ -32,7 +33,7 @@ func (h *handlers) tenantAndName(c *fiber.Ctx, name string) (tenant, error) {
 	return who, checkName(name)
 }
 
-// tenantAndBody is for routes that take a body.
+// tenantAndBody is for routes with a body.
 func (h *handlers) tenantAndBody(c *fiber.Ctx, body any) (tenant, error) {
 	who, err := h.tenant(c)
 	if err != nil {
@@ -41,7 +42,7 @@ func (h *handlers) tenantAndBody(c *fiber.Ctx, body any) (tenant, error) {
 	return who, decodeBody(c.BodyRaw(), body)
 }
 
-// made answers 201 for something new, and 200 for what the same request made before.
+// made sends 201 for a new object, and 200 if the same request created it earlier.
 func made(c *fiber.Ctx, created bool, body any) error {
 	status := fiber.StatusOK
 	if created {
@@ -60,7 +61,7 @@ func (who tenant) snapshotDetail(ctx context.Context, s storage.Snapshot) (agent
 	return snapshotDetail(s, usage[s.ID]), err
 }
 
-// mapped is never nil, so that JSON has [] for an empty list.
+// mapped never returns nil, so that JSON has [] for an empty list.
 func mapped[From, To any](items []From, f func(From) To) []To {
 	out := make([]To, len(items))
 	for i := range items {

@@ -30,7 +30,8 @@ const (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// fasthttp keeps one clock for the process, and lets the last sweep of each server's workers sleep out its 10 s.
+		// fasthttp keeps one clock for the process. The last cleanup of the workers of each server
+		// sleeps for 10 s.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 }
@@ -92,8 +93,8 @@ type answer struct {
 	body   []byte
 }
 
-// do sends a request with tenant a's token, unless header has another Authorization, and holds the answer against the
-// contract.
+// do sends a request with the token of tenant a, unless header has another Authorization. It checks
+// the response against the contract.
 func (h *harness) do(method, path, body string, header ...string) answer {
 	h.t.Helper()
 	r, err := http.NewRequest(method, h.url+path, strings.NewReader(body))
@@ -120,7 +121,8 @@ func (h *harness) send(r *http.Request) answer {
 	return got
 }
 
-// conforms checks an answer against the schema of its operation; where there is no such operation, against ErrorBody.
+// conforms checks a response against the schema of its operation. If there is no such operation, it
+// checks it against ErrorBody.
 func (h *harness) conforms(r *http.Request, got answer) {
 	h.t.Helper()
 	asSpecified := r.Clone(context.Background())
@@ -141,7 +143,7 @@ func (h *harness) conforms(r *http.Request, got answer) {
 	assert.Check(h.t, err, "%s %s answered %d %s", r.Method, r.URL.Path, got.status, got.body)
 }
 
-// loadContract reads the contract once: it takes longer than most tests.
+// loadContract reads the contract once, because that takes longer than most tests.
 var loadContract = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(agentapi.OpenAPI) })
 
 var routeContract = sync.OnceValues(func() (routers.Router, error) {
@@ -166,7 +168,8 @@ func contractDocument(t *testing.T) *openapi3.T {
 	return document
 }
 
-// code is the code of an error answer, which must say something and fit the status.
+// code returns the code of an error response. The response must have a message, and the code must
+// match the status.
 func (a answer) code(t *testing.T) agentapi.Code {
 	t.Helper()
 	var body agentapi.ErrorBody
@@ -190,7 +193,7 @@ func into[T any](t *testing.T, a answer) T {
 	return out
 }
 
-// logBuffer is a log that tests can read while it is written.
+// logBuffer is a log that tests read while the server writes it.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -15,14 +15,15 @@ const (
 	lingerTime  = time.Second
 	lingerBytes = 4 << 20
 
-	// maxStrangers is how many connections are open at once on which no tenant's token has come. It
-	// leaves three quarters of maxConnections to tenants.
+	// maxStrangers limits the open connections without the token of a tenant. It leaves three
+	// quarters of maxConnections to tenants.
 	maxStrangers = maxConnections / 4
 )
 
-// Guard looks after the connections of a TCP listener; TLS goes on top. It bounds those of strangers, and closes each
-// gently. When the server answers before it has read the whole request, as it does for a body over the limit, closing at
-// once makes the kernel send a reset, and the client may never see the answer (RFC 9112, 9.6).
+// Guard manages the connections of a TCP listener, below TLS. It limits connections without the
+// token of a tenant, and closes each connection gracefully. The server may respond before it has
+// read the whole request, as it does for a body over the limit. If it closes the connection at
+// once, the kernel sends a reset, and the client may never see the response (RFC 9112, 9.6).
 func Guard(l net.Listener) net.Listener {
 	return &guardedListener{Listener: l, strangers: strangers{bySource: map[netip.Prefix][]*guardedConn{}}}
 }
@@ -44,7 +45,8 @@ func (g *guardedListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Close is how a drain begins: fasthttp closes the listener, and then one idle connection after the other.
+// Close begins a drain. fasthttp closes the listener first, and then the idle connections one by
+// one.
 func (g *guardedListener) Close() error {
 	g.closed.Store(true)
 	return g.Listener.Close()
@@ -53,12 +55,13 @@ func (g *guardedListener) Close() error {
 type guardedConn struct {
 	*net.TCPConn
 	source   netip.Prefix
-	number   uint64 // older connections have lower ones
+	number   uint64 // older connections have lower numbers
 	listener *guardedListener
 }
 
-// Close ends the answer, reads what the client still sends until it closes as well, within bounds, and then closes. During
-// a drain it closes at once: idle connections have nothing to lose, and any number of them would have to be waited for.
+// Close ends the response, and reads what the client still sends until the client closes too. Time
+// and size of that are limited. During a drain it closes at once: an idle connection loses nothing,
+// and the agent would have to wait for any number of them.
 func (c *guardedConn) Close() error {
 	defer c.listener.strangers.remove(c)
 	if !c.listener.closed.Load() && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
@@ -67,7 +70,8 @@ func (c *guardedConn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// sourceOf is the client's IPv4 address, or the IPv6 network of which one host can have all addresses.
+// sourceOf returns the IPv4 address of the client. For IPv6 it returns the network, because one
+// host can have all its addresses.
 func sourceOf(c *net.TCPConn) netip.Prefix {
 	remote, _ := c.RemoteAddr().(*net.TCPAddr)
 	address := remote.AddrPort().Addr().Unmap()
@@ -75,16 +79,16 @@ func sourceOf(c *net.TCPConn) netip.Prefix {
 	if address.Is4() {
 		bits = 32
 	}
-	source, _ := address.Prefix(bits) // fails for no address of a connection
+	source, _ := address.Prefix(bits) // never fails for the address of a connection
 	return source
 }
 
-// strangers are the connections on which no tenant's token has come. When there are too many, the source that has the
-// most of them loses its oldest. So a flood from a few addresses closes connections of those addresses only, and a
-// client of another address always finds a place.
+// strangers are the connections without the token of a tenant. When there are too many, the source
+// with the most connections loses its oldest one. So a flood from a few addresses closes only
+// connections of those addresses, and a client of another address can always connect.
 type strangers struct {
 	mu       sync.Mutex
-	bySource map[netip.Prefix][]*guardedConn // the oldest first
+	bySource map[netip.Prefix][]*guardedConn // oldest first
 	count    int
 	number   uint64
 }
@@ -110,10 +114,10 @@ func (s *strangers) closeOne() {
 	}
 	victim := most[0]
 	s.drop(victim)
-	_ = victim.TCPConn.Close() // at once: who serves it finds out by an error
+	_ = victim.TCPConn.Close() // at once; the goroutine that serves it gets an error
 }
 
-// remove is for a connection that is closed, or on which a tenant's token has come.
+// remove is for a closed connection, or one on which the token of a tenant has arrived.
 func (s *strangers) remove(c *guardedConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +138,7 @@ func (s *strangers) drop(c *guardedConn) {
 	s.bySource[c.source] = slices.Delete(of, at, at+1)
 }
 
-// trust notes that a tenant's token has come on the connection.
+// trust records that the token of a tenant has arrived on the connection.
 func trust(served net.Conn) {
 	if secure, ok := served.(*tls.Conn); ok {
 		served = secure.NetConn()

@@ -20,14 +20,16 @@ type (
 	causeKey     struct{}
 )
 
-// observe is the outermost middleware: request ID, deadline for waiting, error answer, log line and metrics.
+// observe is the outermost middleware: request ID, deadline for waiting, error response, log line
+// and metrics.
 func (s *Server) observe(c *fiber.Ctx) error {
 	begin := time.Now()
 	c.Set(agentapi.RequestIDHeader, requestID(c))
 	c.Set(fiber.HeaderCacheControl, "no-store")
 	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
 
-	// fasthttp does not tell when a client hangs up, and a change that has begun must not be cut in half anyway.
+	// fasthttp does not report when a client disconnects. A change that has begun must not be
+	// interrupted anyway.
 	ctx, cancel := context.WithTimeout(context.Background(), s.config.Wait)
 	defer cancel()
 	c.SetUserContext(ctx)
@@ -43,7 +45,8 @@ func (s *Server) observe(c *fiber.Ctx) error {
 	return nil
 }
 
-// requestID is the caller's, where it is fit for a log, else a random one. It is the same each time it is asked for.
+// requestID returns the request ID of the caller if it is safe to log, and otherwise a random one.
+// It returns the same ID for each call.
 func requestID(c *fiber.Ctx) string {
 	if known, ok := c.Locals(requestIDKey{}).(string); ok {
 		return known
@@ -56,7 +59,7 @@ func requestID(c *fiber.Ctx) string {
 	return given
 }
 
-// routeOf is the pattern that a request met. Only middleware is registered at "/".
+// routeOf returns the pattern that a request matched. Only middleware is registered at "/".
 func routeOf(c *fiber.Ctx) string {
 	if route := c.Route().Path; route != "/" {
 		return route
@@ -64,7 +67,8 @@ func routeOf(c *fiber.Ctx) string {
 	return "other"
 }
 
-// logRequest never logs headers, queries or bodies: they hold tokens and other people's labels.
+// logRequest never logs headers, queries or bodies, because they contain tokens and labels of
+// users.
 func (s *Server) logRequest(c *fiber.Ctx, took time.Duration) {
 	status := c.Response().StatusCode()
 	attrs := []slog.Attr{
@@ -81,7 +85,7 @@ func (s *Server) logRequest(c *fiber.Ctx, took time.Duration) {
 	s.config.Logger.LogAttrs(context.Background(), levelOf(c.Method(), status), "request", attrs...)
 }
 
-// levelOf keeps polling out of the log: what changes something or fails is worth a line.
+// levelOf keeps polling out of the log. Changes and failures get a line.
 func levelOf(method string, status int) slog.Level {
 	switch {
 	case status == fiber.StatusServiceUnavailable:
@@ -104,7 +108,8 @@ func (s *Server) recoverPanic(c *fiber.Ctx) (err error) {
 	return c.Next()
 }
 
-// refuseWhileDraining refuses what comes on connections that are still open. /healthz goes on, because the process lives.
+// refuseWhileDraining refuses requests on open connections. /healthz still works, because the
+// process is alive.
 func (s *Server) refuseWhileDraining(c *fiber.Ctx) error {
 	if s.draining.Load() && c.Path() != "/healthz" {
 		c.Context().SetConnectionClose()

@@ -61,7 +61,7 @@ func wireStats(tenantName string, s storage.Stats) agentapi.Stats {
 	}
 }
 
-// wireLimits is nil where the tenant has no limits.
+// wireLimits returns nil if the tenant has no limits.
 func wireLimits(t storage.TenantStats) *agentapi.TenantLimits {
 	if t.Limits == (storage.TenantLimits{}) {
 		return nil
@@ -87,5 +87,5 @@ func wireDevice(d btrfs.Device) agentapi.DeviceStats {
 	}
 }
 
-// wireInt turns the kernel's unsigned counts into the contract's signed ones.
+// wireInt converts the unsigned counts of the kernel to the signed ones of the contract.
 func wireInt(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -15,7 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// listQueries are the query parameters that each list takes, by route. No other route takes any.
+// listQueries are the query parameters of each list, by route. No other route has any.
 var listQueries = map[string][]string{
 	"/v1/volumes":                 {"detail", "limit", "after", "label", "degraded"},
 	"/v1/volumes/:name/snapshots": {"detail", "limit", "after", "label"},
@@ -24,8 +24,8 @@ var listQueries = map[string][]string{
 	"/v1/tasks":                   {"label"},
 }
 
-// checkQuery refuses parameters that no route takes, and values of the wrong form, before the generated code reads them:
-// its messages speak of Go.
+// checkQuery refuses unknown parameters, and values of the wrong form. It runs before the generated
+// code, whose messages use terms of Go.
 func checkQuery(c *fiber.Ctx) error {
 	if err := checkQueryText(string(c.Request().URI().QueryString())); err != nil {
 		return err
@@ -38,7 +38,7 @@ func checkQueryText(text string) error {
 	if err != nil {
 		return badRequest("the query cannot be read: %w", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(query)) { // so that the same request gets the same answer
+	for _, name := range slices.Sorted(maps.Keys(query)) { // so that the same request gets the same response
 		if name != "label" && len(query[name]) > 1 {
 			return badRequest("query parameter %.64q is given %d times", name, len(query[name]))
 		}
@@ -56,7 +56,7 @@ func checkQueryValue(name, value string) error {
 		return badRequest("query parameter %.64q is not text", name)
 	}
 	switch name {
-	case "label", "after": // the domain knows whether they are good
+	case "label", "after": // the domain checks them
 		return nil
 	case "limit":
 		if n, err := strconv.Atoi(value); err != nil || n < 1 || n > agentapi.MaxPage {
@@ -72,7 +72,7 @@ func checkQueryValue(name, value string) error {
 	return badRequest("query parameter %.64q is not known", name)
 }
 
-// refuseForeignQuery refuses what other routes take and this one does not.
+// refuseForeignQuery refuses parameters of other routes.
 func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
 	var allowed []string
 	if c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead {
@@ -90,8 +90,8 @@ func refuseForeignQuery(c *fiber.Ctx, next fiber.Handler) error {
 	return next(c)
 }
 
-// refuseForeignBody refuses fields in the body of a request that takes none. A bad name in the path
-// is for the handler to refuse.
+// refuseForeignBody refuses fields in the body of a request without one. The handler refuses a bad
+// name in the path.
 func refuseForeignBody(c *fiber.Ctx, next fiber.Handler) error {
 	if takesBody(c.Method(), c.Route().Path) || len(bytes.TrimSpace(c.BodyRaw())) == 0 {
 		return next(c)
@@ -110,8 +110,8 @@ func takesBody(method, route string) bool {
 	return method == fiber.MethodPost || method == fiber.MethodPatch || route == "/v1/volumes/:name/export"
 }
 
-// storageQuery asks for a page of bounded size, also where the request names none: what one request costs must not depend
-// on how much a tenant has.
+// storageQuery requests a page of limited size, even if the request names no limit. The cost of one
+// request must not depend on how much a tenant has.
 func storageQuery(limit *agentapi.Limit, after *agentapi.After, labels *agentapi.Label) storage.Query {
 	q := storage.Query{Limit: agentapi.MaxPage, After: valueOf(after), Labels: valueOf(labels)}
 	if limit != nil {
@@ -120,7 +120,7 @@ func storageQuery(limit *agentapi.Limit, after *agentapi.After, labels *agentapi
 	return q
 }
 
-// valueOf is the zero value for nil.
+// valueOf returns the zero value for nil.
 func valueOf[T any](p *T) T {
 	if p == nil {
 		var zero T

@@ -16,23 +16,25 @@ import (
 )
 
 const (
-	// defaultReadTimeout is for slow networks. fasthttp has no bound for the header alone; with bodies of at most 1 MiB, one
-	// bound is enough.
+	// defaultReadTimeout allows for slow networks. fasthttp has no limit for the header alone.
+	// Bodies have at most 1 MiB, so one limit is enough.
 	defaultReadTimeout = 15 * time.Second
-	// writeTimeout bounds the writing of one answer, from when the handler has made it: it does not end operations.
+	// writeTimeout limits the writing of one response after the handler has returned. It does not
+	// end operations.
 	writeTimeout = time.Minute
-	// defaultIdleTimeout is longer than the 90 s of Go's default client, so that the client is the one to close and never
-	// sends into a closing connection.
+	// defaultIdleTimeout is longer than the 90 s of Go's default client. So the client closes the
+	// connection, and never sends into a closing one.
 	defaultIdleTimeout = 2 * time.Minute
-	// headerBytes bounds the request line and headers.
+	// headerBytes limits the request line and headers.
 	headerBytes = 16 << 10
-	// maxConnections is how many are served at once; further ones are refused with 503.
+	// maxConnections is how many connections are served concurrently. Others are refused with 503.
 	maxConnections = 4096
-	// defaultWait is below the 30 s that our client waits for an answer, so that the caller learns the reason.
+	// defaultWait is below the 30 s that our client waits for a response, so that the caller gets
+	// the reason.
 	defaultWait = 25 * time.Second
 )
 
-// Config says what to serve.
+// Config configures a Server.
 type Config struct {
 	Store  Store
 	Tasks  Tasks
@@ -40,18 +42,18 @@ type Config struct {
 	Logger *slog.Logger
 	// Version, Commit and Date are shown by /healthz.
 	Version, Commit, Date string
-	// Wait bounds how long a request waits for others that change the same volume; 25 s when 0.
+	// Wait limits how long a request waits for other changes of the same volume. 0 means 25 s.
 	Wait time.Duration
-	// ReadTimeout bounds the reading of one whole request; 15 s when 0.
+	// ReadTimeout limits the reading of one whole request. 0 means 15 s.
 	ReadTimeout time.Duration
-	// IdleTimeout is how long a connection may wait for its next request; 2 min when 0.
+	// IdleTimeout is how long a connection may wait for its next request. 0 means 2 min.
 	IdleTimeout time.Duration
-	// Observe is told of each answer. route is a pattern such as /v1/volumes/:name, and "other" for requests that reach none.
-	// nil for none.
+	// Observe gets each response. route is a pattern such as /v1/volumes/:name, or "other" for
+	// requests that match none. It may be nil.
 	Observe func(route, method string, status int, took time.Duration)
 }
 
-// Server answers the agent's HTTP API.
+// Server serves the HTTP API of the agent.
 type Server struct {
 	config   Config
 	app      *fiber.App
@@ -63,7 +65,7 @@ type Server struct {
 	closed   bool
 }
 
-// New makes a server; Serve starts it.
+// New creates a server. Serve starts it.
 func New(config Config) *Server {
 	config = config.withDefaults()
 	s := &Server{config: config, started: time.Now()}
@@ -72,15 +74,17 @@ func New(config Config) *Server {
 		BodyLimit:     agentapi.MaxBodyBytes,
 		CaseSensitive: true,
 		Concurrency:   maxConnections,
-		// For a Date, fasthttp wakes up every second as long as the process lives. Nobody keeps these answers (no-store), and a
-		// recipient who needs a Date adds it (RFC 9110, 6.6.1).
+		// For a Date header, fasthttp wakes up every second for the whole life of the process.
+		// Responses are not cached (no-store), and a recipient that needs a Date adds it (RFC 9110,
+		// 6.6.1).
 		DisableDefaultDate: true,
-		// Else a form is read into temporary files.
+		// Otherwise fasthttp writes forms into temporary files.
 		DisablePreParseMultipartForm: true,
 		DisableStartupMessage:        true,
 		ErrorHandler:                 s.fail,
 		IdleTimeout:                  config.IdleTimeout,
-		// Names outlive their request in the catalogue: without this they would be views of a buffer that is used again.
+		// The catalogue keeps names longer than their request. Without this option they would point
+		// into a buffer that fasthttp reuses.
 		Immutable:      true,
 		ReadBufferSize: headerBytes,
 		ReadTimeout:    config.ReadTimeout,
@@ -91,7 +95,7 @@ func New(config Config) *Server {
 	s.app.Server().Handler = refuseUnknownMethods(s.app.Server().Handler)
 	s.app.Server().HeaderReceived = s.dropBodyOfStranger
 	s.app.Server().Logger = quietLogger{config.Logger}
-	s.app.Server().SecureErrorLogMessage = true // errors quote no headers, which hold tokens
+	s.app.Server().SecureErrorLogMessage = true // errors quote no headers, because they contain tokens
 
 	s.app.Use(s.observe, s.recoverPanic, s.refuseWhileDraining, s.authenticate, checkQuery)
 	RegisterHandlersWithOptions(s.app, &handlers{Server: s}, FiberServerOptions{
@@ -116,7 +120,8 @@ func setDefault(field *time.Duration, value time.Duration) {
 	}
 }
 
-// Serve answers on the listener (see Guard) until Shutdown, and then returns nil. It closes the listener.
+// Serve serves requests on the listener (see Guard) until Shutdown, and then returns nil. It closes
+// the listener.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {
@@ -131,8 +136,8 @@ func (s *Server) Serve(listener net.Listener) error {
 	return nil
 }
 
-// Shutdown takes no new connections and refuses new requests on old ones, waits for the requests under way until ctx
-// ends, and says how it went.
+// Shutdown accepts no new connections and refuses new requests on old ones. It waits for running
+// requests until ctx ends, and returns an error if some are left.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.Drain()
 	err := s.app.ShutdownWithContext(ctx)
@@ -140,7 +145,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.closed = true
 	if s.listener != nil {
-		// fasthttp knows the listener only some time after Serve began; until then it has not closed it. Else it has.
+		// fasthttp knows the listener only some time after Serve began. Before that it has not
+		// closed the listener, and after that it has.
 		_ = s.listener.Close()
 	}
 	if err != nil {
@@ -149,10 +155,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// Drain makes /readyz answer 503 and refuses new requests, while those under way go on and connections stay open.
+// Drain makes /readyz return 503 and refuses new requests. Running requests continue and
+// connections stay open.
 func (s *Server) Drain() { s.draining.Store(true) }
 
-// refuseUnknownMethods answers in place of fiber, which would answer in plain text and past every middleware.
+// refuseUnknownMethods responds in place of fiber, which would send plain text and skip all
+// middleware.
 func refuseUnknownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		switch string(ctx.Method()) {
@@ -166,7 +174,8 @@ func refuseUnknownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandler 
 	}
 }
 
-// quietLogger takes what fasthttp says of single connections, such as a client that hung up.
+// quietLogger logs messages of fasthttp about single connections, for example of a client that
+// disconnected.
 type quietLogger struct{ log *slog.Logger }
 
 func (q quietLogger) Printf(format string, args ...any) {

@@ -109,7 +109,7 @@ func TestQueriesReachTheDomain(t *testing.T) {
 	}
 }
 
-// A page costs one usage call, however long it is.
+// A page needs one usage call, whatever its length.
 func TestAPageAsksForUsageOnce(t *testing.T) {
 	h := start(t)
 	var calls [][]uint64
@@ -175,7 +175,7 @@ func TestWaitingIsBounded(t *testing.T) {
 	assert.Equal(t, got.code(t), agentapi.Unavailable)
 }
 
-// A client that hangs up does not end what it began.
+// A change finishes even if its client disconnects.
 func TestAChangeGoesOnWithoutItsClient(t *testing.T) {
 	h := start(t)
 	begun, hungUp, finished := make(chan struct{}), make(chan struct{}), make(chan error, 1)
@@ -252,7 +252,7 @@ func TestDrain(t *testing.T) {
 	assert.Equal(t, h.do("GET", "/healthz", "").status, 200)
 }
 
-// A started request is finished and answered; new ones are not begun.
+// The server finishes and answers a started request. It starts no new ones.
 func TestShutdownFinishesStartedRequests(t *testing.T) {
 	h := start(t)
 	begun, goOn := make(chan struct{}), make(chan struct{})
@@ -303,7 +303,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	assert.Equal(t, (<-answered).status, 204)
 }
 
-// Clients that keep idle connections open, for which nobody needs a token, do not hold up the end one after the other.
+// Idle connections, for which clients need no token, do not delay the shutdown one by one.
 func TestShutdownWithIdleConnections(t *testing.T) {
 	h := start(t)
 	const clients = 50
@@ -324,6 +324,6 @@ func TestShutdownWithIdleConnections(t *testing.T) {
 
 func TestShutdownAtOnce(t *testing.T) {
 	for range 10 {
-		start(t) // and the cleanup shuts down, often before Serve has begun
+		start(t) // the cleanup often shuts down before Serve has begun
 	}
 }

@@ -21,10 +21,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// patience is long enough for a slow machine, and shorter than what a read timeout would take.
+// patience is long enough for a slow machine, and shorter than a read timeout.
 const patience = 10 * time.Second
 
-// dial connects to the server, with a deadline for all that follows.
+// dial connects to the server, with a deadline for the whole exchange.
 func (h *harness) dial() net.Conn {
 	h.t.Helper()
 	return h.dialFrom("127.0.0.1")
@@ -40,7 +40,7 @@ func (h *harness) dialFrom(address string) net.Conn {
 	return conn
 }
 
-// readAnswer reads the only answer on a connection that the server then ends.
+// readAnswer reads the only response on a connection, which the server then closes.
 func readAnswer(t *testing.T, conn net.Conn) answer {
 	t.Helper()
 	reader := bufio.NewReader(conn)
@@ -54,7 +54,7 @@ func readAnswer(t *testing.T, conn net.Conn) answer {
 	return answer{response.StatusCode, response.Header, body}
 }
 
-// A client without a token gets its answer when the header is there, whatever it says of a body.
+// A client without a token gets its response after the header, whatever body the header announces.
 func TestBodiesOfStrangersAreNotRead(t *testing.T) {
 	h := start(t, func(c *Config) { c.ReadTimeout = 2 * patience })
 	const post = "POST /v1/volumes HTTP/1.1\r\nHost: x\r\n"
@@ -87,7 +87,8 @@ func TestBodiesOfStrangersAreNotRead(t *testing.T) {
 	assert.Equal(t, readAnswer(t, conn).status, http.StatusOK)
 }
 
-// Strangers that send on get the answer, too: the connection is closed gently.
+// Clients without a token that keep sending get the response too, because the server closes the
+// connection gracefully.
 func TestStrangersThatSendOnGetTheirAnswer(t *testing.T) {
 	h := start(t)
 	body := strings.Repeat("x", agentapi.MaxBodyBytes)
@@ -97,7 +98,8 @@ func TestStrangersThatSendOnGetTheirAnswer(t *testing.T) {
 	}
 }
 
-// A tenant's body counts as before: it is asked for where the client waits, bounded, and timed.
+// The server still reads the body of a tenant: it sends 100 Continue on request, and limits size
+// and time.
 func TestBodiesOfTenantsAreRead(t *testing.T) {
 	h := start(t, impatient)
 	const post = "POST /v1/volumes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + tokenA + "\r\n"
@@ -127,7 +129,7 @@ func TestBodiesOfTenantsAreRead(t *testing.T) {
 	assert.Equal(t, line, "HTTP/1.1 100 Continue\r\n")
 }
 
-// A megabyte could be a gigabyte in a compressed form.
+// A compressed megabyte could be a gigabyte.
 func TestCompressedBodiesAreRefused(t *testing.T) {
 	h := start(t)
 	var compressed bytes.Buffer
@@ -138,15 +140,16 @@ func TestCompressedBodiesAreRefused(t *testing.T) {
 	assert.Equal(t, got.status, http.StatusBadRequest)
 }
 
-// Connections of strangers do not keep a tenant from being served, be they of one address or of many.
+// Connections without a token do not keep a tenant from being served, whether they come from one
+// address or from many.
 func TestIdleStrangersShutNobodyOut(t *testing.T) {
 	for name, sources := range map[string]int{"one address": 1, "many addresses": 100} {
 		t.Run(name, func(t *testing.T) {
 			h := start(t)
 			h.a().listVolumes = func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }
-			early := h.dial() // of a tenant, and kept
+			early := h.dial() // of a tenant, and kept open
 			ask(t, early)
-			silent := h.dialFrom("127.0.1.1") // the oldest stranger, but the only one of its address
+			silent := h.dialFrom("127.0.1.1") // the oldest one without a token, but the only one of its address
 
 			dialer := net.Dialer{Timeout: patience}
 			var first net.Conn
@@ -170,7 +173,7 @@ func TestIdleStrangersShutNobodyOut(t *testing.T) {
 	}
 }
 
-// ask sends a tenant's request on a connection that is kept.
+// ask sends a request of a tenant on a connection that stays open.
 func ask(t *testing.T, conn net.Conn) {
 	t.Helper()
 	_, err := io.WriteString(conn, "GET /v1/volumes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+tokenA+"\r\n\r\n")
@@ -182,8 +185,8 @@ func ask(t *testing.T, conn net.Conn) {
 	assert.Equal(t, response.StatusCode, http.StatusOK)
 }
 
-// The bound holds whatever strangers do with their connections, and a connection leaves the count when it ends or a
-// tenant's token comes.
+// The limit holds whatever clients do with their connections. A connection no longer counts when it
+// ends or the token of a tenant arrives.
 func TestStrangersAreCounted(t *testing.T) {
 	h := start(t)
 	h.a().listVolumes = func(storage.Query) (p storage.Page[storage.Volume], _ error) { return p, nil }

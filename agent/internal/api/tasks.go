@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Tasks is long work on the pool: see task.Manager. A tenant sees only its own.
+// Tasks manages long work on the pool: see task.Manager. A tenant sees only its tasks.
 type Tasks interface {
 	Start(tenant string, s task.Spec) (task.Task, error)
 	List(tenant string, labels []string) ([]task.Task, error)

@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// fakeTasks notes what it is asked for.
+// fakeTasks records its calls.
 type fakeTasks struct {
 	asked []any
 	task  task.Task

@@ -13,7 +13,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Fault 17 of the existing project: no HTTP timeouts. Whoever says nothing, or says it too slowly, loses the connection.
+// Fault 17 of the existing project: no HTTP timeouts. Here the server closes the connection of a
+// silent or slow client.
 
 const soon = 100 * time.Millisecond
 
@@ -40,7 +41,7 @@ func TestSlowRequestsAreCutOff(t *testing.T) {
 	}
 }
 
-// A trickle does not extend the time.
+// Sending byte by byte does not extend the time.
 func TestTricklesAreCutOff(t *testing.T) {
 	h := start(t, impatient)
 	conn, err := net.Dial("tcp", h.address)
@@ -67,9 +68,9 @@ func TestTricklesAreCutOff(t *testing.T) {
 	}
 }
 
-// The read timeout is not one for the operation.
+// The read timeout does not limit the operation.
 func TestSlowOperationsAreNotCutOff(t *testing.T) {
-	const readTimeout = time.Second // it is one for the request itself as well, on a machine that has other things to do
+	const readTimeout = time.Second // the request itself needs time too on a busy machine
 	h := start(t, func(c *Config) { c.ReadTimeout, c.IdleTimeout = readTimeout, readTimeout })
 	h.a().deleteVolume = func(string) error {
 		<-time.After(2 * readTimeout)
@@ -78,7 +79,7 @@ func TestSlowOperationsAreNotCutOff(t *testing.T) {
 	assert.Equal(t, h.do("DELETE", "/v1/volumes/v", "").status, http.StatusNoContent)
 }
 
-// An error answer to a request that could not be read is JSON as well.
+// The response to an unreadable request is also JSON.
 func TestUnreadableRequest(t *testing.T) {
 	h := start(t)
 	for _, sent := range []string{

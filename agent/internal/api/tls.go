@@ -12,13 +12,15 @@ import (
 // TLSFiles are PEM files of a server.
 type TLSFiles struct {
 	Cert, Key string
-	// ClientCA holds the authorities that a client's certificate must be of; "" for clients without one.
+	// ClientCA contains the authorities that may sign client certificates. "" accepts clients
+	// without a certificate.
 	ClientCA string
 }
 
-// TLSConfig serves what is in the files, and reads them again when one changes, so that a renewed certificate or authority is
-// used without a restart. While the new ones cannot be read (half of one is written, say), the old ones stay in use and the log
-// says so. It fails where there are no good ones to begin with.
+// TLSConfig serves the certificate in the files. It reads them again when one changes, so that a
+// renewed certificate or authority needs no restart. While the new files cannot be read, for
+// example because one is half written, the old ones stay in use and a message is logged. It fails
+// if the first read fails.
 func TLSConfig(files TLSFiles, logger *slog.Logger) (*tls.Config, error) {
 	r := &reloading{files: files, logger: logger}
 	if err := r.load(); err != nil {
@@ -55,7 +57,7 @@ func (f TLSFiles) all() []string {
 }
 
 func (r *reloading) load() error {
-	// Before the reading: a change meanwhile is then seen at the next handshake.
+	// Before the read, so that the next handshake notices a change during the read.
 	now, err := watch(r.files.all()...)
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ func TestRenewedCertificateIsUsed(t *testing.T) {
 	writePair(t, certFile, keyFile, 2)
 	assert.Equal(t, servedSerial(t, config), int64(2))
 
-	// A half-written pair is not used; once it is whole, it is.
+	// A half-written pair is not used until it is complete.
 	assert.NilError(t, os.WriteFile(certFile, []byte("garbage"), 0o600))
 	assert.Equal(t, servedSerial(t, config), int64(2))
 	assert.Check(t, strings.Contains(log.String(), "old ones stay"))
@@ -44,7 +44,8 @@ func TestRenewedCertificateIsUsed(t *testing.T) {
 	assert.Equal(t, servedSerial(t, config), int64(3))
 }
 
-// Kubernetes and others renew by pointing a symbolic link elsewhere, where the files may be older and of the same size.
+// Kubernetes and other tools renew certificates by changing a symbolic link. The new files may be
+// older and have the same size.
 func TestCertificateBehindALink(t *testing.T) {
 	dir := t.TempDir()
 	for serial, name := range map[int64]string{1: "one", 2: "two"} {
@@ -74,7 +75,8 @@ func TestNoCertificateToBeginWith(t *testing.T) {
 	}
 }
 
-// With AGENT_TLS_CLIENT_CA nobody gets as far as a request without a certificate of that authority, which may change.
+// With AGENT_TLS_CLIENT_CA, a client needs a certificate of that authority before it can send a
+// request. The authority may change.
 func TestClientCertificates(t *testing.T) {
 	dir := t.TempDir()
 	server, client, stranger := filepath.Join(dir, "server"), filepath.Join(dir, "client"), filepath.Join(dir, "stranger")
@@ -98,7 +100,7 @@ func TestClientCertificates(t *testing.T) {
 	trust(stranger)
 	assert.NilError(t, accepted(t, config, stranger))
 	assert.ErrorContains(t, accepted(t, config, client), "unknown authority")
-	// An empty file opens the door to nobody new.
+	// An empty file gives no client access.
 	assert.NilError(t, os.WriteFile(ca, nil, 0o600))
 	assert.ErrorContains(t, accepted(t, config, client), "unknown authority")
 	assert.ErrorContains(t, accepted(t, config, ""), "didn't provide a certificate")
@@ -106,21 +108,21 @@ func TestClientCertificates(t *testing.T) {
 	assert.ErrorContains(t, err, "holds no certificate")
 }
 
-// accepted is what the server says of a client that shows this pair, or none.
+// accepted returns the error of the server for a client with this pair, or without one.
 func accepted(t *testing.T, config *tls.Config, pair string) error {
 	t.Helper()
 	show := &tls.Config{InsecureSkipVerify: true, ServerName: "agent"}
 	if pair != "" {
 		certificate, err := tls.LoadX509KeyPair(pair+".crt", pair+".key")
 		assert.NilError(t, err)
-		// Show it whatever authorities the server names.
+		// Send it whatever authorities the server names.
 		show.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
 	}
 	_, err := handshake(t, config, show)
 	return err
 }
 
-// servedSerial shakes hands and says which certificate was shown.
+// servedSerial connects and returns the serial number of the served certificate.
 func servedSerial(t *testing.T, config *tls.Config) int64 {
 	t.Helper()
 	client, err := handshake(t, config, &tls.Config{InsecureSkipVerify: true, ServerName: "agent"})
@@ -128,7 +130,7 @@ func servedSerial(t *testing.T, config *tls.Config) int64 {
 	return client.PeerCertificates[0].SerialNumber.Int64()
 }
 
-// handshake gives what the client knows of the connection, and what the server says of it.
+// handshake returns the connection state of the client, and the error of the server.
 func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
 	ours, theirs := net.Pipe()
@@ -140,7 +142,7 @@ func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, e
 	}()
 	conn := tls.Client(ours, client)
 	assert.NilError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-	_ = conn.Handshake() // in TLS 1.3 it ends before the server has judged
+	_ = conn.Handshake() // in TLS 1.3 it ends before the server has verified the client
 	_, _ = conn.Read(make([]byte, 1))
 	return conn.ConnectionState(), <-served
 }

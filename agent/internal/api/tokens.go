@@ -7,12 +7,12 @@ import (
 	"sync"
 )
 
-// Tokens tells tenants by their tokens, of which it keeps only hashes.
+// Tokens maps tokens to tenants. It stores only hashes of tokens.
 type Tokens struct {
 	mu      sync.Mutex
 	entries []tokenEntry
 
-	// The file that the tokens are from: see Follow. read is nil for none.
+	// watched is the file of the tokens: see Follow. read is nil if there is none.
 	watched watched
 	read    func() (*Tokens, error)
 	logger  *slog.Logger
@@ -24,21 +24,22 @@ type tokenEntry struct {
 	hash   [sha256.Size]byte
 }
 
-// Add lets a token in as a tenant. A tenant may have several. An empty token is ignored: it lets no
-// client in.
+// Add adds a token of a tenant. A tenant may have several. An empty token is ignored: it gives no
+// client access.
 func (t *Tokens) Add(tenant, token string) {
 	if token != "" {
 		t.entries = append(t.entries, tokenEntry{tenant, sha256.Sum256([]byte(token))})
 	}
 }
 
-// Follow makes the tokens those that read returns, whenever the file has changed. While it cannot be read, the old ones stay,
-// and the log and Problem say so.
+// Follow reloads the tokens with read whenever the file has changed. While the file cannot be read,
+// the old tokens stay valid, and the log and Problem show the error.
 func (t *Tokens) Follow(file string, read func() (*Tokens, error), logger *slog.Logger) {
 	t.watched.files, t.read, t.logger = []string{file}, read, logger
 }
 
-// Tenant is whose token it is. The time it takes depends neither on which token matches nor on how much of one does.
+// Tenant returns the tenant of the token. The time that it takes depends neither on which token
+// matches nor on the length of the match.
 func (t *Tokens) Tenant(token string) (name string, ok bool) {
 	if token == "" {
 		return "", false
@@ -55,7 +56,7 @@ func (t *Tokens) Tenant(token string) (name string, ok bool) {
 	return entries[found].tenant, true
 }
 
-// Problem says why the tokens are not those of the file. Only the log may show it.
+// Problem returns why the tokens are not those of the file. Only the log may show it.
 func (t *Tokens) Problem() error {
 	_, problem := t.current()
 	return problem
@@ -71,7 +72,7 @@ func (t *Tokens) current() ([]tokenEntry, error) {
 }
 
 func (t *Tokens) reload() {
-	now, err := watch(t.watched.files...) // before the reading: a change meanwhile is seen the next time
+	now, err := watch(t.watched.files...) // before the read, so that the next call notices a change during the read
 	if err == nil && now.isBeingWritten() {
 		return
 	}

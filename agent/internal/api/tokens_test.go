@@ -46,7 +46,7 @@ func newTokenFile(t *testing.T, content string) *tokenFile {
 	return f
 }
 
-// write replaces the content, as of a while ago.
+// write replaces the content, with an older modification time.
 func (f *tokenFile) write(content string) {
 	f.t.Helper()
 	assert.NilError(f.t, os.WriteFile(f.path+".new", []byte(content), 0o600))
@@ -89,7 +89,7 @@ func TestTokensFollowTheirFile(t *testing.T) {
 	f.valid("one")
 	assert.NilError(t, f.tokens.Problem())
 
-	// What was just written may go on.
+	// A file that was just written may be incomplete.
 	assert.NilError(t, os.WriteFile(f.path, []byte("two\n"), 0o600))
 	f.valid("one")
 	assert.NilError(t, f.tokens.Problem())
@@ -119,7 +119,7 @@ func TestTokensOfNoRegularFile(t *testing.T) {
 	}
 }
 
-// A tenant's token is replaced under load, and no request is refused.
+// The token of a tenant is replaced under load, and no request is refused.
 func TestTokensAreRotatedUnderLoad(t *testing.T) {
 	f := newTokenFile(t, "one\n")
 	h := start(t, func(c *Config) { c.Tokens = f.tokens })

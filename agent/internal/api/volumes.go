@@ -148,7 +148,7 @@ func (h *handlers) ListVolumes(c *fiber.Ctx, params agentapi.ListVolumesParams) 
 	return c.JSON(agentapi.VolumeList{Volumes: mapped(page.Items, short), Total: page.Total, Next: page.Next})
 }
 
-// GetVolumeUsage is for the tenant, and for the client that holds the usage token of an export.
+// GetVolumeUsage is for the tenant, and for the client with the usage token of an export.
 func (h *handlers) GetVolumeUsage(c *fiber.Ctx, name agentapi.Name) error {
 	if err := checkName(name); err != nil {
 		return err

@@ -31,7 +31,7 @@ func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
 	}
 	update.SizeLimit = body.SizeLimit
 	if body.MountOptions != nil {
-		update.MountOptions = append([]string{}, *body.MountOptions...) // not nil, which would leave them as they are
+		update.MountOptions = append([]string{}, *body.MountOptions...) // not nil, which would leave them unchanged
 	}
 	if body.Labels != nil {
 		update.Labels = *body.Labels
@@ -49,7 +49,7 @@ func optionalMode(text *string) (*uint32, error) {
 	return &mode, err
 }
 
-// checkSource keeps a clone of nothing from reaching the domain, where it would be one of the other kind.
+// checkSource refuses an empty source, which the domain would take for a clone of the other kind.
 func checkSource(field, name string) error {
 	if name == "" {
 		return agentapi.Errorf(agentapi.Invalid, "%s must not be empty", field)
@@ -84,7 +84,7 @@ func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agenta
 	return detail
 }
 
-// idText is "" for an ID that is not known.
+// idText returns "" for an unknown ID.
 func idText(id uuid.UUID) string {
 	if id == uuid.Nil {
 		return ""
@@ -92,7 +92,7 @@ func idText(id uuid.UUID) string {
 	return id.String()
 }
 
-// healthOf is what is known of a snapshot without looking at the pool.
+// healthOf returns the health of a snapshot that is known without reading the pool.
 func healthOf(quarantine string) agentapi.VolumeHealth {
 	if quarantine == "" {
 		return volumeHealth(nil)
@@ -116,7 +116,7 @@ func createdBy(l labels.Set) string {
 	return creator
 }
 
-// labelsOf is never nil, so that JSON has {} for none.
+// labelsOf never returns nil, so that JSON has {} for no labels.
 func labelsOf(labels map[string]string) agentapi.Labels {
 	if labels == nil {
 		return agentapi.Labels{}

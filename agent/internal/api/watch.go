@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// writingTime is how long ago the last write of a file must be. Until then it may not be whole yet.
+// writingTime is the minimum age of the last write of a file. A younger file may be incomplete.
 const writingTime = time.Second
 
-// watched are files as they were when they were last read. Nothing polls them: each use of what was
-// read asks before whether they have changed.
+// watched holds the state of files at their last read. The agent does not poll them. Each use of
+// their contents first checks whether they have changed.
 type watched struct {
 	files  []string
 	stamps []os.FileInfo
 }
 
-// watch fails where one is not a regular file: to read a FIFO waits for a writer, and each request
-// would wait for that.
+// watch fails if a file is not regular. The read of a FIFO waits for a writer, and so would each
+// request.
 func watch(files ...string) (watched, error) {
 	w := watched{files: files}
 	for _, file := range files {
@@ -33,7 +33,7 @@ func watch(files ...string) (watched, error) {
 	return w, nil
 }
 
-// changed reports whether a file is another one than before, or cannot be found.
+// changed reports whether a file differs from the last read, or is missing.
 func (w watched) changed() bool {
 	if len(w.stamps) != len(w.files) {
 		return true

@@ -20,7 +20,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// These texts are the wire format that clients of the v1 API in use rely on. A change here breaks them.
+// Existing clients of the v1 API rely on these texts. A change here breaks them.
 
 var (
 	noon       = time.Date(2026, 1, 2, 12, 0, 0, 0, time.FixedZone("CET", 3600))
@@ -216,7 +216,8 @@ func TestHealthOnTheWire(t *testing.T) {
 		"features":["volume-id","clone-properties","create-properties"],"conditions":[{"reason":"DeviceMissing","message":"device 2"}]}`)
 }
 
-// withoutUptime is the answer without the field that goes with the clock, which must be a whole number of seconds.
+// withoutUptime removes the field that depends on the clock, which must be a whole number of
+// seconds.
 func withoutUptime(t *testing.T, a answer) answer {
 	t.Helper()
 	uptime := regexp.MustCompile(`"uptime_seconds":\d+,?`)
@@ -239,7 +240,7 @@ func TestErrorOnTheWire(t *testing.T) {
 	}
 }
 
-// What clients of the API in use send must be understood, whatever their Content-Type.
+// The server must understand requests of existing clients, whatever their Content-Type.
 func TestRequestsOfOldClients(t *testing.T) {
 	h := start(t)
 	var got storage.VolumeSpec
