@@ -15,6 +15,7 @@ directories=(
 	controller
 	node
 	agent/internal/storage
+	agent/internal/task
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '

@@ -14,41 +14,41 @@ import (
 )
 
 const (
-	// maxDepth bounds how many directories are open at the same time, each with a descriptor.
+	// maxDepth limits how many directories are open at the same time, each with a descriptor.
 	maxDepth = 500
-	// namesAtOnce bounds how much of a directory is in memory.
+	// namesAtOnce limits how many names of a directory are in memory.
 	namesAtOnce = 1000
-	// maxExtent is the length of the longest extent (BTRFS_MAX_EXTENT_SIZE). It counts until all
-	// of it is written again.
+	// maxExtent is the length of the longest extent (BTRFS_MAX_EXTENT_SIZE). An extent counts until
+	// all of it is rewritten.
 	maxExtent = 128 << 20
-	// commitEvery is how much is written between two commits, with which old extents are freed.
+	// commitEvery is how much is written between two commits. A commit frees old extents.
 	commitEvery = 64 << 20
 	// statBlock is the unit of st_blocks (stat(2)).
 	statBlock = 512
 )
 
-// defragmentation writes the files of one volume again. Clients can put anything into the
-// volume at any time. So it walks on descriptors and follows no symbolic link, enters no other
-// subvolume, and opens nothing but directories and regular files.
+// defragmentation rewrites the files of one volume. Clients can change the volume at any time. So
+// it uses descriptors, follows no symbolic link, enters no other subvolume, and opens only
+// directories and regular files.
 type defragmentation struct {
 	fs        *btrfs.FS
 	root      *os.File
-	id        uint64 // of the volume's subvolume
-	dev       uint64 // the same
+	id        uint64 // of the subvolume of the volume
+	dev       uint64 // of that subvolume, too
 	cancelled func() bool
 	report    func(done, all float64)
 
 	done, all   float64 // bytes
-	uncommitted int64   // the same
+	uncommitted int64   // bytes, too
 	result      Result
 }
 
-// withoutRoom is the name in a result for the files whose second copy the volume's limit has no
-// room for.
+// withoutRoom is the name in a result for the number of files that were skipped because the limit
+// of the volume leaves no room for a second copy.
 const withoutRoom = "without_room"
 
-// defragment does the job for option "volume", which is the path of the volume below the
-// directory of the job.
+// defragment runs the job. Option "volume" is the path of the volume relative to the directory of
+// the job.
 func defragment(ctx context.Context, j job) (Result, error) {
 	root, err := beneath.OpenDir(j.fs.File(), j.options["volume"])
 	if err != nil {
@@ -86,7 +86,7 @@ func statOf(f *os.File) (stat unix.Stat_t, err error) {
 	return stat, unix.Fstat(int(f.Fd()), &stat)
 }
 
-// walk shows visit the regular files of a directory and of those in it.
+// walk calls visit for the regular files of a directory and its subdirectories.
 func (d *defragmentation) walk(dir *os.File, depth int, visit func(f *os.File, size float64) error) error {
 	again, err := beneath.OpenDir(dir, ".")
 	if err != nil {
@@ -119,8 +119,8 @@ func (d *defragmentation) visit(dir *os.File, name string, depth int, visit func
 		return d.enter(sub, depth+1, visit)
 	}
 	f, err := beneath.OpenFile(dir, name)
-	if err != nil { // it is gone, or no regular file
-		return nil // clients change the volume meanwhile
+	if err != nil { // it is gone, or not a regular file
+		return nil // clients change the volume during the walk
 	}
 	defer f.Close()
 	stat, err := statOf(f)
@@ -130,7 +130,7 @@ func (d *defragmentation) visit(dir *os.File, name string, depth int, visit func
 	return visit(f, float64(stat.Blocks)*statBlock)
 }
 
-// enter leaves out subvolumes within the volume: their limits and snapshots are others.
+// enter skips nested subvolumes, because they have other limits and snapshots.
 func (d *defragmentation) enter(dir *os.File, depth int, visit func(f *os.File, size float64) error) error {
 	stat, err := statOf(dir)
 	if err != nil {
@@ -143,7 +143,7 @@ func (d *defragmentation) enter(dir *os.File, depth int, visit func(f *os.File, 
 	return d.walk(dir, depth, visit)
 }
 
-// file writes one file again, without its holes.
+// file rewrites one file, except its holes.
 func (d *defragmentation) file(f *os.File, size float64) error {
 	info, err := btrfs.Subvolume(d.root)
 	if err != nil {
@@ -164,7 +164,7 @@ func (d *defragmentation) file(f *os.File, size float64) error {
 	}
 	for at := int64(0); ; {
 		data, err := f.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // no more of it
+		if errors.Is(err, unix.ENXIO) { // no more data
 			break
 		}
 		if err != nil {
@@ -191,8 +191,8 @@ func (d *defragmentation) file(f *os.File, size float64) error {
 	return f.Sync()
 }
 
-// hasRoom reports whether the limit has room for a second copy of as much of a file as counts
-// twice: without it, the volume would be full after the attempt.
+// hasRoom reports whether the limit leaves room for the part of a file that counts twice during the
+// rewrite. Without room, the volume would be full after the attempt.
 func (d *defragmentation) hasRoom(size int64) (bool, error) {
 	need := size
 	if size > maxExtent {
@@ -215,8 +215,8 @@ func (d *defragmentation) hasRoom(size int64) (bool, error) {
 	return int64(group.Referenced)+need <= int64(group.MaxReferenced), err
 }
 
-// part writes one part again. Old extents count until the next commit, so where the limit is
-// reached a commit may make room.
+// part rewrites one part. Old extents count until the next commit, so if the limit is reached, a
+// commit may make room.
 func (d *defragmentation) part(f *os.File, start, length int64) error {
 	if d.cancelled() {
 		return btrfs.ErrCancelled

@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// volume makes the subvolume a/NAME/data with full quotas, and has tasks find it.
+// volume creates the subvolume a/NAME/data with full quotas, and makes tasks find it.
 func (f *fixture) volume(name string) (dir string, id uint64) {
 	f.t.Helper()
 	dir = filepath.Join(f.pool.Dir, "a", name, "data")
@@ -37,7 +37,7 @@ func (f *fixture) volume(name string) (dir string, id uint64) {
 	return dir, info.ID
 }
 
-// overwrite writes a file as a database does: small blocks, in place.
+// overwrite writes a file as a database does: in small blocks and in place.
 func (f *fixture) overwrite(path string, size, times int) {
 	f.t.Helper()
 	file, err := os.Create(path)
@@ -69,7 +69,7 @@ func (f *fixture) used(id uint64) int64 {
 	return int64(group.Referenced)
 }
 
-// extents shows where a file lies.
+// extents returns the extents of a file.
 func extents(t *testing.T, path string) string {
 	t.Helper()
 	out, err := exec.Command("filefrag", "-v", path).CombinedOutput()
@@ -79,7 +79,8 @@ func extents(t *testing.T, path string) string {
 
 var defragmentV = Spec{Type: "defragment", Options: map[string]string{"volume": "v"}}
 
-// What overwritten parts of files still take of the limit is given back. Contents stay.
+// A defragmentation frees space that overwritten parts of files still use of the limit. Contents do
+// not change.
 func TestDefragment(t *testing.T) {
 	f := newFixture(t)
 	dir, id := f.volume("v")
@@ -105,7 +106,7 @@ func TestDefragment(t *testing.T) {
 	assert.Equal(t, sum(), content)
 }
 
-// The walk stays in the volume, whatever its clients have put into it.
+// The walk stays in the volume, whatever its clients put into it.
 func TestDefragmentFollowsNothing(t *testing.T) {
 	f := newFixture(t)
 	dir, _ := f.volume("v")
@@ -143,7 +144,8 @@ func TestDefragmentFollowsNothing(t *testing.T) {
 	}
 }
 
-// Without room under the limit the task says what to do, and the limit is as it was.
+// Without room under the limit, the error of the task says what to do, and the limit does not
+// change.
 func TestDefragmentWithoutRoom(t *testing.T) {
 	f := newFixture(t)
 	dir, id := f.volume("v")
@@ -166,7 +168,7 @@ func TestDefragmentWithoutRoom(t *testing.T) {
 	assert.Assert(t, used < 18*mib, "%d", used)
 }
 
-// It tells how far it is, ends when it is cancelled, and is the only one at a time.
+// A defragmentation reports its progress and can be canceled. Only one runs at a time.
 func TestDefragmentIsCancelled(t *testing.T) {
 	f := newFixture(t)
 	dir, _ := f.volume("v")
@@ -193,7 +195,7 @@ func TestDefragmentIsCancelled(t *testing.T) {
 	assert.Assert(t, ended.Result["files"] < 3000, "%v", ended.Result)
 }
 
-// A volume that is not there, or shares data, is refused at once.
+// A missing volume, or one that shares data, is refused at once.
 func TestDefragmentIsRefused(t *testing.T) {
 	f := newFixture(t)
 	f.config.Defragmentable = func(tenant, volume string, force bool) (string, error) {
@@ -206,7 +208,7 @@ func TestDefragmentIsRefused(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(tasks), 0)
 
-	// Deleted before the process begins.
+	// The volume is deleted before the work begins.
 	f.config.Defragmentable = func(string, string, bool) (string, error) { return "a/gone/data", nil }
 	assert.Equal(t, f.ended(f.start(defragmentV).ID).Status, Failed)
 	assert.NilError(t, f.fs.Commit(context.Background()))

@@ -18,34 +18,35 @@ import (
 type kind struct {
 	options map[string]option
 
-	// do works until all is done. Soon after ctx has ended, it fails with btrfs.ErrCancelled.
+	// do works until everything is done. Soon after ctx has ended, it fails with
+	// btrfs.ErrCancelled.
 	do func(ctx context.Context, j job) (Result, error)
 
-	// progress is what of the job is done. It is 0, 0 where that is unknown. Where progress is
-	// nil, do reports it.
+	// progress returns the finished part of the job, or 0, 0 if it is unknown. If progress is nil,
+	// do reports it.
 	progress func(j job) (done, all float64)
 
-	program  bool           // it runs the btrfs program,
-	stop     syscall.Signal // and this signal to its process ends what that does
-	ofVolume bool           // it works on one volume of the tenant, which option "volume" names
+	program  bool           // it runs the btrfs program
+	stop     syscall.Signal // the signal that ends the work of the program
+	ofVolume bool           // it works on the volume of the tenant that option "volume" names
 }
 
 // option checks a value.
 type option func(value string) error
 
-// job is what a kind does once.
+// job is one run of a kind.
 type job struct {
 	fs        *btrfs.FS
-	program   string // the path of the btrfs program
-	dir       string // on the filesystem
+	program   string // path of the btrfs program
+	dir       string // a directory on the filesystem
 	statusDir string // of btrfs-scrub(8)
 	options   map[string]string
-	begun     time.Time // when the task was started
-	resumed   bool      // by a later agent than the one that has started it
+	begun     time.Time // start time of the task
+	resumed   bool      // by a later agent than the one that started it
 
 	started      func(pid int) error
 	noteFindings func()                  // of scrubs
-	report       func(done, all float64) // where kind.progress is nil
+	report       func(done, all float64) // used if kind.progress is nil
 }
 
 var kinds = map[string]kind{
@@ -62,7 +63,7 @@ var kinds = map[string]kind{
 	},
 }
 
-// Types of tasks.
+// Types returns the types of tasks.
 func Types() []string { return slices.Sorted(maps.Keys(kinds)) }
 
 func listOf(names []string) string { return strings.Join(names, ", ") }

@@ -17,32 +17,32 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// kept is how many ended tasks of a tenant are remembered.
+// kept is how many ended tasks of a tenant the agent remembers.
 const kept = 100
 
-// Config of a Manager.
+// Config configures a Manager.
 type Config struct {
-	Program        string       // of btrfs-progs, "" is btrfs.Program
-	Dir            string       // on the filesystem
-	ScrubStatusDir string       // "" is btrfs.ScrubStatusDir. The running tasks are noted there as well
-	Ready          func() error // nil while there may be changes, else what a start fails with
+	Program        string       // of btrfs-progs; "" means btrfs.Program
+	Dir            string       // a directory on the filesystem
+	ScrubStatusDir string       // "" means btrfs.ScrubStatusDir; also contains the record of running tasks
+	Ready          func() error // nil while changes are accepted, and otherwise the error of a start
 
-	// Defragmentable gives the path, below Dir, of the volume's data. It fails where others share
-	// the data, unless force is true.
+	// Defragmentable returns the path, relative to Dir, of the data of the volume. It fails if
+	// others share the data, unless force is true.
 	Defragmentable func(tenant, volume string, force bool) (path string, err error)
 
-	// NoteFindings notes what the last scrub has found. It is called before each scrub of a task
-	// and after it. nil does nothing.
+	// NoteFindings records the findings of the last scrub. The manager calls it before and after
+	// each scrub of a task. It may be nil.
 	NoteFindings func()
 
 	Logger *slog.Logger
 }
 
-// Manager has the tasks of all tenants. It is safe for concurrent use.
+// Manager runs the tasks of all tenants. It is safe for concurrent use.
 type Manager struct {
 	config Config
 	fs     *btrfs.FS
-	record string // the file that names the running tasks
+	record string // file that names the running tasks
 
 	mu      sync.Mutex
 	closed  bool
@@ -54,16 +54,16 @@ type entry struct {
 	tenant  string
 	task    Task
 	resumed bool
-	process btrfs.Process // that works for the task, if any
+	process btrfs.Process // process that works for the task, if any
 	cancel  context.CancelCauseFunc
 	ended   chan struct{}
 }
 
-// errStopped is why the tasks of an agent that stops end. The next agent resumes them.
+// errStopped ends the tasks of an agent that stops. The next agent resumes them.
 var errStopped = errors.New("the agent stops")
 
-// New opens the filesystem and resumes the tasks that ran when the last agent ended. Close gives
-// the filesystem back.
+// New opens the filesystem and resumes the tasks that were running when the last agent ended. Close
+// closes the filesystem.
 func New(config Config) (*Manager, error) {
 	if config.Program == "" {
 		config.Program = btrfs.Program
@@ -87,7 +87,7 @@ func New(config Config) (*Manager, error) {
 	return m, nil
 }
 
-// Start begins a task. It is Busy while one of the type runs, whosever it is.
+// Start starts a task. It returns Busy while a task of the type runs for any tenant.
 func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	if err := s.validate(); err != nil {
 		return Task{}, err
@@ -98,7 +98,7 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	if _, err := m.prepare(tenant, s); err != nil {
 		return Task{}, err
 	}
-	id, err := uuid.NewV7() // which sorts by time
+	id, err := uuid.NewV7() // sorts by time
 	if err != nil {
 		return Task{}, err
 	}
@@ -124,7 +124,7 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	return e.task, nil
 }
 
-// prepare finds out what the task needs.
+// prepare collects the inputs of the task.
 func (m *Manager) prepare(tenant string, s Spec) (j job, err error) {
 	j = job{
 		fs: m.fs, dir: m.config.Dir, statusDir: m.config.ScrubStatusDir, options: s.Options, noteFindings: m.config.NoteFindings,
@@ -145,7 +145,7 @@ func (m *Manager) prepare(tenant string, s Spec) (j job, err error) {
 	return j, nil
 }
 
-// launch begins the work of an entry.
+// launch starts the work of an entry.
 func (m *Manager) launch(e *entry) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	e.cancel, e.ended = cancel, make(chan struct{})
@@ -168,7 +168,7 @@ func (m *Manager) forgetOldest(tenant string) {
 	})
 }
 
-// follow runs the task to its end.
+// follow runs the task until it ends.
 func (m *Manager) follow(ctx context.Context, e *entry) {
 	defer close(e.ended)
 	defer e.cancel(nil)
@@ -193,7 +193,7 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	case cancelled && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		e.task.Status, e.task.Error = Failed, "cancelled after "+e.task.Timeout.String()+", its timeout"
 	case cancelled:
-		e.task.Status = Cancelled // by an administrator, if not by Delete
+		e.task.Status = Cancelled // by an administrator, or by Delete
 	case err != nil:
 		e.task.Status, e.task.Error = Failed, err.Error()
 	default:
@@ -205,8 +205,8 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	}
 }
 
-// work does what the task is for. A process that an agent before this one has left ends first: it
-// is not this agent's child, so nothing would tell how it ended.
+// work does the work of the task. It first ends a process that an earlier agent has left. That
+// process is not a child of this agent, so its result is unavailable.
 func (m *Manager) work(ctx context.Context, e *entry) (Result, error) {
 	kind := kinds[e.task.Type]
 	err := e.process.End(ctx, kind.stop)
@@ -226,7 +226,7 @@ func (m *Manager) work(ctx context.Context, e *entry) (Result, error) {
 	return kind.do(ctx, j)
 }
 
-// noteProcess notes which process works for the task, so that the next agent knows it.
+// noteProcess records the process that works for the task, so that the next agent finds it.
 func (m *Manager) noteProcess(e *entry, pid int) (err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -242,14 +242,14 @@ func (m *Manager) report(e *entry, done, all float64) {
 	e.report(done, all)
 }
 
-// report raises the progress. What is written meanwhile adds to all of it.
+// report raises the progress. Data that clients write during the work increases the total.
 func (e *entry) report(done, all float64) {
 	if all > 0 {
 		e.task.Progress = max(e.task.Progress, min(done/all, 1))
 	}
 }
 
-// List gives the tenant's tasks that the label terms match, the newest first.
+// List returns the tasks of the tenant that match the label terms, newest first.
 func (m *Manager) List(tenant string, terms []string) ([]Task, error) {
 	selector, err := labels.ParseSelector(terms)
 	if err != nil {
@@ -266,7 +266,7 @@ func (m *Manager) List(tenant string, terms []string) ([]Task, error) {
 	return tasks, nil
 }
 
-// Get is NotFound where the tenant has no such task.
+// Get returns NotFound if the tenant has no such task.
 func (m *Manager) Get(tenant, id string) (Task, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -285,7 +285,7 @@ func (m *Manager) find(tenant, id string) *entry {
 	return m.tasks[i]
 }
 
-// present finds out how far a running task is.
+// present updates the progress of a running task.
 func (m *Manager) present(e *entry) Task {
 	progress := kinds[e.task.Type].progress
 	if e.task.Status == Running && progress != nil {
@@ -294,8 +294,9 @@ func (m *Manager) present(e *entry) Task {
 	return e.task
 }
 
-// Delete cancels a running task, which stays in the list as cancelled, and forgets one that has ended. It returns when the task has
-// ended, or with ctx, after which the task still ends. Where the tenant has no such task, nothing happens.
+// Delete cancels a running task, which stays in the list as cancelled, and removes an ended one. It
+// returns when the task has ended, or when ctx ends. In the second case the task still ends. If the
+// tenant has no such task, it does nothing.
 func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 	m.mu.Lock()
 	e := m.find(tenant, id)
@@ -318,7 +319,8 @@ func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 	}
 }
 
-// Close interrupts what runs, until the next New, and waits for its end, or for ctx's.
+// Close interrupts running tasks, until the next New resumes them. It waits until they have ended
+// or ctx ends.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closed = true
@@ -341,5 +343,5 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 }
 
-// now in whole milliseconds UTC, as the rest of the API says times.
+// now returns the time in whole milliseconds UTC, like the rest of the API.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

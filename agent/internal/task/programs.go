@@ -17,12 +17,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// Scrub and balance are runs of the btrfs program. Only the agent's own run is ever ended, by a
-// signal to its process: "btrfs scrub cancel" and "btrfs balance cancel" also end what an
-// administrator or another agent has started.
+// Scrub and balance are runs of the btrfs program. The agent ends only its runs, by a signal to
+// their process. "btrfs scrub cancel" and "btrfs balance cancel" would also end those of an
+// administrator or another agent.
 
-// run runs the btrfs program. The signal ends what it does, once begun reports that the kernel has
-// begun with it.
+// run runs the btrfs program. The signal stop ends the work, after begun reports that the kernel
+// has started it.
 func (j job) run(ctx context.Context, stop syscall.Signal, begun func() bool, args ...string) (printed string, err error) {
 	command := btrfs.Command{Path: j.program, Args: args, Stop: stop, Begun: begun, Started: j.started}
 	stdout, stderr, err := command.Run(ctx)
@@ -33,18 +33,18 @@ func (j job) run(ctx context.Context, stop syscall.Signal, begun func() bool, ar
 }
 
 const (
-	// btrfs-scrub(8) cancels its scrub, and notes how far it was.
+	// btrfs-scrub(8) cancels its scrub, and records its progress.
 	stopScrub = unix.SIGINT
-	// The kernel ends a balance whose process is to end, since Linux 5.9.
+	// The kernel ends a balance when its process gets a fatal signal, since Linux 5.9.
 	stopBalance = unix.SIGTERM
 )
 
-// lookAgain is how often a resumed task looks whether another's work has ended.
+// lookAgain is how often a resumed task checks whether other work has ended.
 const lookAgain = time.Second
 
-// wait is ErrRunning while running reports work that is not of this task. A resumed task waits for
-// its end. It may be what an earlier process of the same task has begun: the kernel goes on with a
-// balance after a crash of the host.
+// wait returns ErrRunning while other work is running. A resumed task waits until that work has
+// ended. It may come from an earlier process of the same task: the kernel continues a balance after
+// a crash of the host.
 func (j job) wait(ctx context.Context, running func() (bool, error)) error {
 	for {
 		others, err := running()
@@ -62,9 +62,9 @@ func (j job) wait(ctx context.Context, running func() (bool, error)) error {
 	}
 }
 
-// scrub reads all devices, compares with checksums, and repairs what has another copy unless
-// "readonly" is "true". btrfs-scrub(8) notes the result in its status file, where health and "btrfs
-// scrub status" find it. A resumed task goes on where the last part of it ended.
+// scrub reads all devices, verifies checksums, and repairs data with a good copy unless "readonly"
+// is "true". btrfs-scrub(8) writes the result to its status file, where health and "btrfs scrub
+// status" read it. A resumed task continues where its last part ended.
 func scrub(ctx context.Context, j job) (Result, error) {
 	if err := j.wait(ctx, j.isScrubbing); err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func scrub(ctx context.Context, j job) (Result, error) {
 	return sum(runs), errors.Join(scrubError(err, runs), readErr)
 }
 
-// Exit codes of btrfs-scrub(8). Uncorrectable errors are in the result.
+// Exit codes of btrfs-scrub(8). The result contains uncorrectable errors.
 const (
 	scrubNothingToResume = 2
 	scrubUncorrectable   = 3
@@ -132,7 +132,7 @@ func (j job) isScrubbing() (bool, error) {
 	return false, nil
 }
 
-// ownRuns are the runs in the status file that are not older than the task.
+// ownRuns returns the runs in the status file that are not older than the task.
 func (j job) ownRuns() ([]btrfs.ScrubRun, error) {
 	info, err := j.fs.Info()
 	if err != nil {
@@ -146,7 +146,7 @@ func (j job) ownRuns() ([]btrfs.ScrubRun, error) {
 	return slices.DeleteFunc(runs, func(r btrfs.ScrubRun) bool { return r.Started.Before(begun) }), nil
 }
 
-// sum adds up what was counted on all devices.
+// sum adds up the counts of all devices.
 func sum(runs []btrfs.ScrubRun) Result {
 	result := Result{}
 	for _, run := range runs {
@@ -174,11 +174,11 @@ func scrubProgress(j job) (done, all float64) {
 	return done, float64(space.RawUsedBytes)
 }
 
-const defaultUsage = "10" // per cent: block groups that are nearly empty cost little to rewrite
+const defaultUsage = "10" // percent: nearly empty block groups are cheap to rewrite
 
-// balance rewrites nearly empty data block groups, which gives their space back. "usage" is how
-// full they may be, in per cent. A resumed task begins again: what was rewritten is full, and so is
-// not rewritten twice.
+// balance rewrites nearly empty data block groups, which frees their space. "usage" is the maximum
+// usage of these block groups, in percent. A resumed task starts again. Rewritten block groups are
+// full, so it does not rewrite them twice.
 func balance(ctx context.Context, j job) (Result, error) {
 	err := j.wait(ctx, func() (bool, error) {
 		_, running, err := j.fs.BalanceState()
@@ -198,11 +198,11 @@ func balance(ctx context.Context, j job) (Result, error) {
 	return balanceResult(printed)
 }
 
-// relocated is what btrfs-balance(8) prints at its end. There is no JSON.
+// relocated matches the last output of btrfs-balance(8), which has no JSON format.
 var relocated = regexp.MustCompile(`had to relocate (\d+) out of (\d+) chunks`)
 
-// balanceResult reads what the program prints when its exit code is 0. That is also the exit code
-// of a balance that "btrfs balance cancel" or "btrfs balance pause" has ended.
+// balanceResult reads the output of the program with exit code 0. That is also the exit code of a
+// balance that "btrfs balance cancel" or "btrfs balance pause" ended.
 func balanceResult(printed string) (Result, error) {
 	result := Result{}
 	if counts := relocated.FindStringSubmatch(printed); counts != nil {

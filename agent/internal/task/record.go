@@ -14,21 +14,21 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// record is a running task, as the next agent finds it.
+// record is a running task in the form in which the next agent finds it.
 type record struct {
 	Tenant  string        `json:"tenant"`
 	Task    Task          `json:"task"`
 	Process btrfs.Process `json:"process"`
 }
 
-// recordFile is beside the status files of btrfs-scrub(8). One filesystem can have the pools of
-// several agents.
+// recordFile is in the directory of the status files of btrfs-scrub(8). One filesystem can have the
+// pools of several agents.
 func recordFile(c Config, fsid uuid.UUID) string {
 	pool := sha256.Sum256([]byte(c.Dir))
 	return filepath.Join(c.ScrubStatusDir, fmt.Sprintf("btrfs-nfs-agent.tasks.%s.%x", fsid, pool[:4]))
 }
 
-// save notes the running tasks. The caller holds m.mu.
+// save records the running tasks. The caller holds m.mu.
 func (m *Manager) save() error {
 	records := []record{}
 	for _, e := range m.tasks {
@@ -52,7 +52,7 @@ func (m *Manager) save() error {
 	return renameio.WriteFile(m.record, text, 0o600)
 }
 
-// resume launches the tasks that are noted.
+// resume launches the recorded tasks.
 func (m *Manager) resume() {
 	records, err := m.load()
 	if err != nil {

@@ -32,8 +32,8 @@ func (f *fixture) adminScrub() *exec.Cmd {
 	return progs
 }
 
-// No task ends the scrub of an administrator, however often a tenant tries, and even where the
-// status file does not tell of that scrub.
+// No task ends the scrub of an administrator, however often a tenant tries. That holds even if the
+// status file does not show that scrub.
 func TestAdministratorsScrubGoesOn(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -55,7 +55,7 @@ func TestAdministratorsScrubGoesOn(t *testing.T) {
 	assert.Assert(t, f.scrubbing(), "after a restart of the agent")
 }
 
-// The same for a balance.
+// The same holds for a balance.
 func TestAdministratorsBalanceGoesOn(t *testing.T) {
 	f := newFixture(t)
 	for i := range 24 {
@@ -77,7 +77,7 @@ func TestAdministratorsBalanceGoesOn(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// waitUntilBalancing returns once the kernel balances, or the balance has ended.
+// waitUntilBalancing returns when the kernel balances, or the balance has ended.
 func waitUntilBalancing(t *testing.T, fs *btrfs.FS, ended func() bool) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -89,7 +89,7 @@ func waitUntilBalancing(t *testing.T, fs *btrfs.FS, ended func() bool) {
 	}, poll.WithTimeout(time.Minute), poll.WithDelay(time.Millisecond))
 }
 
-// A balance ends when its task is cancelled.
+// A balance ends when its task is canceled.
 func TestCancelBalance(t *testing.T) {
 	f := newFixture(t)
 	for i := range 24 {
@@ -112,7 +112,7 @@ func TestCancelBalance(t *testing.T) {
 	assert.Assert(t, ended.Status == Cancelled || ended.Status == Completed, "%+v", ended) // completed on a fast disk
 }
 
-// An administrator may end a task's scrub.
+// An administrator can end the scrub of a task.
 func TestCancelledByAnAdministrator(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -123,7 +123,7 @@ func TestCancelledByAnAdministrator(t *testing.T) {
 	assert.Equal(t, ended.Status, Cancelled, ended.Error)
 }
 
-// noted waits until the program has noted some progress of a scrub.
+// noted waits until the program has recorded some progress of a scrub.
 func (f *fixture) noted() uint64 {
 	f.t.Helper()
 	info, err := f.fs.Info()
@@ -140,8 +140,8 @@ func (f *fixture) noted() uint64 {
 	return bytes
 }
 
-// A restart of the agent interrupts a scrub, which then goes on where it was. The task keeps its
-// identity, its tenant can cancel it, and others cannot.
+// A restart of the agent interrupts a scrub, which then continues at the same position. The task
+// keeps its ID. Its tenant can cancel it, and other tenants cannot.
 func TestScrubIsResumed(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -183,7 +183,7 @@ func TestScrubIsResumed(t *testing.T) {
 	assert.Equal(t, len(tasks), 0, "an ended task is not begun again")
 }
 
-// killAgent has an agent start a task, kills it, and returns the task's ID.
+// killAgent runs an agent that starts a task, kills it, and returns the ID of the task.
 func (f *fixture) killAgent(kind string, ready func()) string {
 	f.t.Helper()
 	assert.NilError(f.t, f.close())
@@ -193,19 +193,19 @@ func (f *fixture) killAgent(kind string, ready func()) string {
 	assert.NilError(f.t, err)
 	assert.NilError(f.t, agent.Start())
 	f.t.Cleanup(func() {
-		_ = agent.Process.Kill() // has been, unless the test failed before
+		_ = agent.Process.Kill() // already killed, unless the test failed earlier
 		_ = agent.Wait()
 	})
 	id, err := bufio.NewReader(out).ReadString('\n')
 	assert.NilError(f.t, err)
-	f.Manager = &Manager{} // which has no filesystem: see ready
+	f.Manager = &Manager{} // without a filesystem: see ready
 	ready()
 	assert.NilError(f.t, agent.Process.Kill())
 	assert.ErrorContains(f.t, agent.Wait(), "killed")
 	return strings.TrimSpace(id)
 }
 
-// The process of a killed agent goes on. The next agent ends it, and resumes its work.
+// The process of a killed agent continues. The next agent ends it, and resumes its work.
 func TestKilledAgent(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -244,8 +244,8 @@ func isChild(pid int) bool {
 	return err == nil && strings.Contains(string(stat), fmt.Sprintf("PPid:\t%d\n", os.Getpid()))
 }
 
-// The kernel goes on with a balance after a crash of the host. A resumed balance is shown as running
-// meanwhile, does not end that, and then does what is left.
+// The kernel continues a balance after a crash of the host. A resumed balance shows as running
+// meanwhile. It does not end that balance, and then does the remaining work.
 func TestBalanceIsResumed(t *testing.T) {
 	f := newFixture(t)
 	for i := range 24 {
@@ -277,13 +277,13 @@ func TestBalanceIsResumed(t *testing.T) {
 	assert.Equal(t, ended.Status, Completed, ended.Error)
 	assert.Assert(t, ended.Result["considered"] > 0, "%v", ended.Result)
 
-	// A scrub of which nothing was noted begins again.
+	// A scrub without recorded progress starts again.
 	ended = f.ended("1")
 	assert.Equal(t, ended.Status, Completed, ended.Error)
 	assert.Assert(t, ended.Result["data_bytes_scrubbed"] > 0, "%v", ended.Result)
 }
 
-// What a scrub has found is noted before the next one replaces its result.
+// The findings of a scrub are recorded before the next scrub replaces its result.
 func TestFindingsAreNotedBeforeAScrub(t *testing.T) {
 	f := newFixture(t)
 	var found []uint64
@@ -309,7 +309,7 @@ func TestFindingsAreNotedBeforeAScrub(t *testing.T) {
 	assert.DeepEqual(t, found, []uint64{1, 1, 0})
 }
 
-// Without the program, tasks that need it are refused, and say what to install.
+// Without the program, tasks that need it are refused, and the error says what to install.
 func TestWithoutBtrfsProgs(t *testing.T) {
 	f := newFixture(t)
 	f.config.Program = "/nowhere/btrfs"
@@ -323,7 +323,7 @@ func TestWithoutBtrfsProgs(t *testing.T) {
 	assert.Equal(t, f.ended(f.start(defragmentV).ID).Status, Completed)
 }
 
-// A program that fails is quoted.
+// The error contains the output of a failed program.
 func TestProgramFails(t *testing.T) {
 	f := newFixture(t)
 	program := filepath.Join(t.TempDir(), "btrfs")

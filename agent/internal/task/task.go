@@ -1,8 +1,8 @@
-// Package task runs work on the pool that takes minutes to hours: one of a kind at a time. Scrub and
-// balance are runs of the btrfs program, a defragmentation is the agent's own work.
+// Package task runs work on the pool that takes minutes to hours, one task of each type at a time.
+// Scrub and balance are runs of the btrfs program. The agent itself does a defragmentation.
 //
-// Running tasks are noted in a file. An agent that stops interrupts them, and the next one resumes
-// them. Ended tasks are in memory only.
+// The agent records running tasks in a file. An agent that stops interrupts them, and the next one
+// resumes them. Ended tasks are only in memory.
 package task
 
 import (
@@ -23,10 +23,10 @@ const (
 	Cancelled Status = "cancelled"
 )
 
-// Spec is what a caller asks for.
+// Spec is a request for a task.
 type Spec struct {
 	Type    string            // one of Types
-	Timeout time.Duration     // after which the task fails; 0 for none
+	Timeout time.Duration     // after which the task fails; 0 means none
 	Options map[string]string // of that type
 	Labels  map[string]string
 }
@@ -37,14 +37,14 @@ type Task struct {
 
 	ID        string
 	Status    Status
-	Progress  float64 // from 0 to 1, as far as the kernel tells
-	Result    Result  // of what has ended, also in part
+	Progress  float64 // from 0 to 1, as far as it is known
+	Result    Result  // of an ended task, also if it is incomplete
 	Error     string  // why it failed
 	StartedAt time.Time
 	EndedAt   time.Time // zero while it runs
 }
 
-// Result is what a task counted, by the names of its type.
+// Result holds the counts of a task, by the names of its type.
 type Result map[string]int64
 
 func (s Spec) validate() error {

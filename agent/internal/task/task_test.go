@@ -21,7 +21,7 @@ import (
 
 const mib = 1 << 20
 
-// The test program is also an agent that gets killed.
+// The test program also runs as an agent that tests kill.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "agent" {
 		exit(workUntilKilled(os.Args[2], os.Args[3]))
@@ -77,7 +77,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// open begins an agent's work, and close is an orderly end of it.
+// open starts an agent, and close stops it in order.
 func (f *fixture) open() {
 	f.t.Helper()
 	var err error
@@ -91,7 +91,7 @@ func (f *fixture) close() error {
 	return f.Close(ctx)
 }
 
-// statusFile is where btrfs-scrub(8) notes the results of scrubs.
+// statusFile is where btrfs-scrub(8) writes the results of scrubs.
 func (f *fixture) statusFile() string {
 	f.t.Helper()
 	info, err := f.fs.Info()
@@ -99,14 +99,14 @@ func (f *fixture) statusFile() string {
 	return btrfs.ScrubStatusDir + "/scrub.status." + info.FSID.String()
 }
 
-// write makes a file whose data is on the device.
+// write creates a file whose data is on the device.
 func (f *fixture) write(name string, size int) string {
 	f.t.Helper()
 	file, err := os.Create(filepath.Join(f.pool.Dir, name))
 	assert.NilError(f.t, err)
 	_, err = file.Write(bytes.Repeat([]byte("x"), size))
 	assert.NilError(f.t, errors.Join(err, file.Sync(), file.Close()))
-	assert.NilError(f.t, f.fs.Commit(f.t.Context())) // scrubs read what the last transaction has, not the log of an fsync
+	assert.NilError(f.t, f.fs.Commit(f.t.Context())) // scrubs read the last transaction, not the log of an fsync
 	return file.Name()
 }
 
@@ -117,7 +117,7 @@ func (f *fixture) slow() {
 	f.setSpeed("1M")
 }
 
-// setSpeed limits the speed of scrubs; "0" lifts the limit.
+// setSpeed limits the speed of scrubs. "0" removes the limit.
 func (f *fixture) setSpeed(limit string) {
 	f.t.Helper()
 	info, err := f.fs.Info()
@@ -134,7 +134,7 @@ func (f *fixture) start(s Spec) Task {
 	return task
 }
 
-// ended waits for the task's end.
+// ended waits until the task has ended.
 func (f *fixture) ended(id string) Task {
 	f.t.Helper()
 	var task Task
@@ -176,7 +176,7 @@ func TestScrub(t *testing.T) {
 	assert.Assert(t, task.Result["data_bytes_scrubbed"] >= 4*mib && task.Result["uncorrectable_errors"] == 0, "%v", task.Result)
 	assert.Assert(t, !task.EndedAt.Before(task.StartedAt))
 
-	// What it finds, health finds.
+	// Health shows the findings of the scrub.
 	f.pool.Damage(file)
 	task = f.ended(f.start(Spec{Type: "scrub", Options: map[string]string{"readonly": "true"}}).ID)
 	assert.Equal(t, task.Status, Completed, task.Error)
@@ -196,7 +196,7 @@ func TestScrub(t *testing.T) {
 	assert.Equal(t, tasks[0].ID, task.ID, "the newest first")
 }
 
-// Without a place for notes, health and the next agent would not know of a task.
+// Without a place for the record, health and the next agent would not know about a task.
 func TestWithoutAPlaceForNotes(t *testing.T) {
 	f := newFixture(t)
 	assert.NilError(t, f.close())
@@ -229,7 +229,7 @@ func TestCancel(t *testing.T) {
 	task := f.start(Spec{Type: "scrub"})
 	f.waitUntilScrubbing(true)
 
-	// One at a time, whosever it is; others know nothing of it and can do nothing about it.
+	// Only one task runs at a time for all tenants. Other tenants cannot see or change it.
 	for _, tenant := range []string{"a", "b"} {
 		_, err := f.Start(tenant, Spec{Type: "scrub"})
 		assert.Equal(t, agentapi.CodeOf(err), agentapi.Busy)
@@ -243,7 +243,7 @@ func TestCancel(t *testing.T) {
 	assert.Assert(t, f.scrubbing())
 	assert.Equal(t, f.ended(f.start(Spec{Type: "balance"}).ID).Status, Completed)
 
-	// It tells how far it is.
+	// The task reports its progress.
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		now, err := f.Get("a", task.ID)
 		assert.NilError(t, err)
@@ -259,13 +259,13 @@ func TestCancel(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, ended.Status, Cancelled)
 	assert.Assert(t, ended.Progress < 1)
-	assert.NilError(t, f.Delete(t.Context(), "a", task.ID)) // forgotten
+	assert.NilError(t, f.Delete(t.Context(), "a", task.ID)) // removes the ended task
 	_, err = f.Get("a", task.ID)
 	assert.Equal(t, agentapi.CodeOf(err), agentapi.NotFound)
 	assert.NilError(t, f.Delete(t.Context(), "a", task.ID))
 }
 
-// Cancelled before the process has got as far as the kernel.
+// The task is canceled before the process has entered the kernel.
 func TestCancelAtOnce(t *testing.T) {
 	f := newFixture(t)
 	f.slow()
@@ -298,7 +298,7 @@ func TestEndedTasksAreForgotten(t *testing.T) {
 	assert.Equal(t, latest.Status, Completed, latest.Error)
 	tasks, err := f.List("a", nil)
 	assert.NilError(t, err)
-	assert.Equal(t, len(tasks), kept+1) // the last had not ended when it made others forgotten
+	assert.Equal(t, len(tasks), kept+1) // the last one was still running when it displaced others
 	assert.Equal(t, tasks[0].ID, latest.ID)
 	assert.Equal(t, tasks[kept].ID, "2")
 	others, err := f.List("b", nil)
