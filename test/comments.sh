@@ -10,6 +10,7 @@ directories=(
 	agent/internal/btrfs
 	agent/internal/cli
 	agent/internal/doctor
+	agent/internal/migrate
 	agent/internal/nfs
 	agent/internal/pool
 	controller

@@ -18,18 +18,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// state is what an item was like before: kept in keptDir as JSON.
+// state is the original state of an item, stored in keptDir as JSON.
 type state struct {
 	Content   string   `json:"metadata"`
 	Immutable bool     `json:"immutable"`
-	Writable  bool     `json:"writable"` // a snapshot whose data was not read-only
-	Refs      []string `json:"refs"`     // files that were made in clients
+	Writable  bool     `json:"writable"` // a snapshot with writable data
+	Refs      []string `json:"refs"`     // files that the migration created in clients
 
 	uuid uuid.UUID
 }
 
-// Apply does what the plan says, one item after the other. It can be interrupted and repeated: what is done is found done. An item that
-// fails is left for the next time, and the others go on.
+// Apply executes the plan, one item after the other. It can be interrupted and repeated, and skips
+// finished work. If an item fails, the others continue, and the next run tries it again.
 func (p *Plan) Apply(progress func(Item)) error {
 	var failed []error
 	for n := range p.Items {
@@ -56,7 +56,8 @@ func (i *Item) apply(base string) error {
 	for _, r := range refs {
 		i.before.Refs = append(i.before.Refs, r.file())
 	}
-	// In this order: until the last step the older agent finds what it knows, and what was is kept already.
+	// In this order, the older agent finds its metadata until the last step. The original state is
+	// stored before that.
 	if err := i.keep(base); err != nil {
 		return err
 	}
@@ -125,7 +126,7 @@ func writeRefs(dir *os.File, refs []ref) error {
 
 func (i *Item) kept(base string) string { return filepath.Join(base, keptDir, i.path()+".json") }
 
-// keep never replaces what an earlier try has kept, which was the original.
+// keep never replaces the state that an earlier try has stored, because that is the original.
 func (i *Item) keep(base string) error {
 	kept := i.kept(base)
 	if _, err := os.Stat(kept); err == nil {
@@ -141,7 +142,8 @@ func (i *Item) keep(base string) error {
 	return renameio.WriteFile(kept, content, 0o600)
 }
 
-// Undo puts everything back that a migration has kept. Volumes that are gone stay gone; those made since are left alone.
+// Undo restores everything that a migration has stored. Deleted volumes stay deleted, and newer
+// ones do not change.
 func Undo(base string, progress func(Item)) error {
 	root := filepath.Join(base, keptDir)
 	var failed []error
@@ -192,7 +194,7 @@ func (i *Item) undo(base, kept string) error {
 		return err
 	}
 	defer dir.Close()
-	// Where it is immutable still, the migration was cut off before it, or the undoing after it.
+	// If it is still immutable, the migration was interrupted before it, or the undo after it.
 	if now, err := immutable(dir); err != nil || !now {
 		if err := writeFile(dir, metadataFile, []byte(i.before.Content)); err != nil {
 			return err
@@ -226,7 +228,7 @@ func (i *Item) removeRefs(dir *os.File) error {
 			return err
 		}
 	}
-	// References that were made since keep it, and the older agent passes it over.
+	// References that were created since keep the directory, and the older agent ignores it.
 	_ = unix.Unlinkat(int(dir.Fd()), clientsDir, unix.AT_REMOVEDIR)
 	return nil
 }
@@ -236,7 +238,7 @@ func encode(what any) ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// commit makes everything durable.
+// commit makes all changes durable.
 func commit(base string) error {
 	dir, err := os.Open(base)
 	if err != nil {
@@ -246,7 +248,7 @@ func commit(base string) error {
 	return unix.Syncfs(int(dir.Fd()))
 }
 
-// immutable is about the metadata in dir.
+// immutable reads the flag of the metadata in dir.
 func immutable(dir *os.File) (bool, error) {
 	file, err := beneath.OpenFile(dir, metadataFile)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/migrate"
 )
 
-// attacks are what a client can do with a volume of the older agent, which exported the directory above the data.
+// attacks are what a client can do with a volume of the older agent, which exported the directory
+// above the data.
 var attacks = map[string]struct{ script, says string }{
 	"link for metadata": {"mv metadata.json $outside/was; ln -s $outside/was metadata.json", "metadata.json is not a regular file"},
 	"FIFO":              {"rm metadata.json; mkfifo metadata.json", "not a regular file"},
@@ -37,7 +38,8 @@ func contents(t *testing.T, dir string) string {
 	return sh(t, "cd "+dir+"; find . -type f | sort | xargs -r sha256sum; find . | sort; lsattr -R")
 }
 
-// Root follows nothing that a client has put there, waits for none of it, leaves the volume alone, and takes over the others.
+// Root follows no links of clients, and waits for none of their FIFOs. It does not change the
+// volume, and migrates the others.
 func TestHostileLayout(t *testing.T) {
 	for name, a := range attacks {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +57,8 @@ func TestHostileLayout(t *testing.T) {
 	}
 }
 
-// Neither does it while it changes things. What it replaces then it replaces as such.
+// The same holds while the migration changes files. It then replaces the client's file itself, not
+// its target.
 func TestHostileSwitch(t *testing.T) {
 	for name, a := range attacks {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,6 @@
-// Package migrate takes over the volumes and snapshots of a btrfs-nfs-csi agent of versions 0.9 to 0.12, in place: data, names and paths stay,
-// metadata.json is written anew in this agent's form. What was there is kept, so that all of it can be undone.
+// Package migrate migrates the volumes and snapshots of a btrfs-nfs-csi agent of versions 0.9 to
+// 0.12 in place. Data, names and paths do not change. It rewrites metadata.json in the form of this
+// agent. It stores the original state, so that everything can be undone.
 package migrate
 
 import (
@@ -22,9 +23,9 @@ const (
 	metadataFile = "metadata.json"
 	snapshotsDir = "snapshots"
 	clientsDir   = "clients"
-	keptDir      = ".agent/migration" // in the base directory: what was there before
+	keptDir      = ".agent/migration" // relative to the base directory: the original state
 
-	temporarySuffix = ".new" // the agent removes what an interrupted write leaves of these
+	temporarySuffix = ".new" // the agent removes such remains of an interrupted write
 )
 
 // Item is one volume or snapshot of the older agent.
@@ -33,24 +34,24 @@ type Item struct {
 	Name     string   `json:"name"`
 	Snapshot bool     `json:"snapshot"`
 	Dir      string   `json:"dir"`
-	Steps    []string `json:"steps"`             // what is done, in this order
-	Problem  string   `json:"problem,omitempty"` // why it is left alone
+	Steps    []string `json:"steps"`             // what the migration does, in this order
+	Problem  string   `json:"problem,omitempty"` // why the migration does not change it
 	Done     bool     `json:"done"`
 
 	old    older
 	before state
 }
 
-// Plan is what is to be done with a pool.
+// Plan is the planned work on a pool.
 type Plan struct {
 	BasePath string   `json:"base_path"`
 	Tenants  []string `json:"tenants"`  // that AGENT_TENANTS must name
 	Items    []Item   `json:"items"`    // of the older agent
-	Adopted  int      `json:"adopted"`  // have this agent's form already
-	Problems int      `json:"problems"` // items that are left alone
+	Adopted  int      `json:"adopted"`  // number that already have the form of this agent
+	Problems int      `json:"problems"` // number of items that the migration does not change
 }
 
-// Look finds what an older agent left in the base directory. It changes nothing.
+// Look finds volumes and snapshots of an older agent in the base directory. It changes nothing.
 func Look(base string) (Plan, error) {
 	plan := Plan{BasePath: base, Tenants: []string{}, Items: []Item{}}
 	pool, err := btrfs.Open(base)
@@ -97,7 +98,7 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 	return nil
 }
 
-// directories are the names in the directory that can be of an agent: snapshotsDir is not.
+// directories returns the names in the directory that can belong to an agent, without snapshotsDir.
 func directories(root *os.File, path string) ([]string, error) {
 	dir, err := beneath.OpenDir(root, path)
 	if err != nil {
@@ -125,7 +126,7 @@ func (i *Item) path() string {
 	return filepath.Join(i.Tenant, i.Name)
 }
 
-// look adds the item to the plan, if it is one of the older agent's.
+// look adds the item to the plan, if it belongs to the older agent.
 func (p *Plan) look(root *os.File, item Item) {
 	item.Dir = filepath.Join(p.BasePath, item.path())
 	dir, err := beneath.OpenDir(root, item.path())
@@ -135,7 +136,7 @@ func (p *Plan) look(root *os.File, item Item) {
 		content, err = beneath.ReadFile(dir, metadataFile)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return // somebody's own directory: the agent will report it
+		return // another directory: the agent will report it
 	}
 	var probe struct {
 		Version *int `json:"version"`
@@ -159,7 +160,7 @@ func (p *Plan) look(root *os.File, item Item) {
 	p.Items = append(p.Items, item)
 }
 
-// read understands the older metadata, and looks at the data.
+// read parses the older metadata, and checks the data.
 func (i *Item) read(dir *os.File, content []byte) error {
 	if err := json.Unmarshal(content, &i.old); err != nil {
 		return fmt.Errorf("%s cannot be read: %w", metadataFile, err)
@@ -187,8 +188,9 @@ func (i *Item) read(dir *os.File, content []byte) error {
 	return nil
 }
 
-// checkClients sees to it that references in the directory are those that an interrupted migration wrote. The older agent has none, and this one
-// would export the volume to whomever a client has named in one.
+// checkClients verifies that references in the directory are those of an interrupted migration. The
+// older agent has none. With other references, this agent would export the volume to any client
+// that a client has named in one.
 func (i *Item) checkClients(dir *os.File) error {
 	clients, err := beneath.OpenDir(dir, clientsDir)
 	if errors.Is(err, fs.ErrNotExist) {

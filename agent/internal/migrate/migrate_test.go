@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// server remembers what it was told to export.
+// server records its exports.
 type server struct{ exports []nfs.Export }
 
 func (s *server) Start(_ context.Context, e []nfs.Export) error { s.exports = e; return nil }
@@ -47,7 +47,7 @@ func sh(t *testing.T, script string) string {
 	return string(out)
 }
 
-// older makes what an agent of 0.9 to 0.12 leaves, also with metadata that is immutable.
+// older creates what an agent of 0.9 to 0.12 leaves, including immutable metadata.
 func older(t *testing.T) string {
 	t.Helper()
 	base := testpool.New(t, testpool.Options{}).Dir
@@ -65,7 +65,7 @@ btrfs -q subvolume snapshot -r k8s/pvc-1/data k8s/snapshots/snap-1/data`)
 	return base
 }
 
-// fingerprint is everything below the base directory but the agent's own.
+// fingerprint describes everything below the base directory except the files of the agent.
 func fingerprint(t *testing.T, base string) string {
 	t.Helper()
 	return sh(t, "cd "+base+`; find k8s -printf '%p %y %U %G %m\n' | sort; find k8s -type f | sort | xargs sha256sum; find k8s -name metadata.json | sort | xargs lsattr | cut -c1-20; btrfs subvolume list -u . | awk '{print $NF, $9}' | sort`)
@@ -79,7 +79,8 @@ func apply(t *testing.T, base string) migrate.Plan {
 	return plan
 }
 
-// What is taken over is what it was: an agent finds volumes, snapshot, sizes, owners, labels and exports, and nothing to complain of.
+// A migration preserves volumes, snapshot, sizes, owners, labels and exports. An agent finds them,
+// and no problems.
 func TestTakeOver(t *testing.T) {
 	base := older(t)
 	before := fingerprint(t, base)
@@ -114,7 +115,7 @@ func TestTakeOver(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Assert(t, snapshot.Quarantine == "" && snapshot.Volume == "pvc-1", "%+v", snapshot)
 	assert.Equal(t, len(exports.exports), 3, "%+v", exports.exports)
-	// And it can do with them all that it does with its own.
+	// All operations work on them.
 	_, _, err = tenant.Clone(t.Context(), storage.CloneSpec{Name: "copy", Snapshot: "snap-1"})
 	assert.NilError(t, err)
 	assert.NilError(t, tenant.DeleteSnapshot(t.Context(), "snap-1"))
@@ -125,7 +126,7 @@ func TestTakeOver(t *testing.T) {
 	assert.Equal(t, sh(t, "cat "+base+"/k8s/pvc-1/data/file"), "precious\n")
 }
 
-// Undoing puts back every byte and every attribute, also after a migration that was cut off or made twice.
+// An undo restores every byte and every attribute, also after an interrupted or repeated migration.
 func TestUndo(t *testing.T) {
 	base := older(t)
 	before := fingerprint(t, base)
@@ -137,7 +138,7 @@ func TestUndo(t *testing.T) {
 	assert.Equal(t, fingerprint(t, base), before)
 	assert.ErrorContains(t, migrate.Undo(base, func(migrate.Item) {}), "nothing was migrated")
 
-	plan, err := migrate.Look(base) // cut off after the first
+	plan, err := migrate.Look(base) // interrupted after the first item
 	assert.NilError(t, err)
 	plan.Items = plan.Items[:1]
 	assert.NilError(t, plan.Apply(func(migrate.Item) {}))
@@ -146,7 +147,7 @@ func TestUndo(t *testing.T) {
 	assert.Equal(t, fingerprint(t, base), before)
 }
 
-// What is not understood is left alone, and does not keep the others.
+// The migration does not change what it cannot read, and migrates the others.
 func TestLeftAlone(t *testing.T) {
 	for content, says := range map[string]string{
 		"": "cannot be read", "{": "cannot be read", `{"name":"other"}`: `that of "other"`, `{"name":"db","mode":"9"}`: "octal",

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// older is the metadata.json of the versions 0.9 to 0.12, of a volume or of a snapshot.
+// older is the metadata.json of versions 0.9 to 0.12, of a volume or of a snapshot.
 type older struct {
 	Name         string            `json:"name"`
 	SizeBytes    int64             `json:"size_bytes"`
@@ -29,7 +29,7 @@ type older struct {
 	Mode         string            `json:"mode"`
 	Labels       map[string]string `json:"labels"`
 	Clients      []olderRef        `json:"clients"`
-	Exports      []olderRef        `json:"exports"` // what Clients are called in some versions
+	Exports      []olderRef        `json:"exports"` // the name of Clients in some versions
 	CreatedAt    time.Time         `json:"created_at"`
 	UpdatedAt    time.Time         `json:"updated_at"`
 	LastAttachAt *time.Time        `json:"last_attach_at"`
@@ -44,7 +44,7 @@ type olderRef struct {
 
 func (o older) refs() []olderRef { return append(slices.Clone(o.Clients), o.Exports...) }
 
-const defaultMode = "2770" // what AGENT_DEFAULT_DATA_MODE was and is
+const defaultMode = "2770" // the old and new default of AGENT_DEFAULT_DATA_MODE
 
 func (o older) validate(name string, snapshot bool) error {
 	switch {
@@ -66,7 +66,7 @@ func (o older) validate(name string, snapshot bool) error {
 	return nil
 }
 
-// metadata is this agent's form, version 1: docs/architecture.md, "On disk".
+// metadata is the form of this agent, version 1: docs/architecture.md, "On disk".
 type metadata struct {
 	Version      int               `json:"version"`
 	Name         string            `json:"name"`
@@ -93,14 +93,14 @@ func (o older) adopted(data uuid.UUID) metadata {
 	}
 }
 
-// ref is a reference file of this agent's.
+// ref is a reference file of this agent.
 type ref struct {
 	Client    netip.Addr        `json:"client"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	CreatedAt time.Time         `json:"created_at"`
 }
 
-// file is the name that this agent gives a reference: a hash of client and labels.
+// file returns the name that this agent gives a reference: a hash of client and labels.
 func (r ref) file() string {
 	var key strings.Builder
 	key.WriteString(r.Client.String())

@@ -8,10 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The older agent exported the directory above the data. A client that has it mounted can put a symbolic link, a FIFO or a device in place of
-// anything in it, at any time, while root reads and writes there. So all of that goes through descriptors, and follows nothing: see beneath.
+// The older agent exported the directory above the data. A client that has it mounted can replace
+// any file in it by a symbolic link, a FIFO or a device, at any time, while root reads and writes
+// there. So all access uses descriptors, and follows no links: see beneath.
 
-// writeFile puts a whole file in place of name, whatever that is. Who could read a file there can read the new one.
+// writeFile replaces name, of any type, by a file. Users who could read a file there can read the
+// new one.
 func writeFile(dir *os.File, name string, content []byte) error {
 	temporary := name + temporarySuffix
 	if err := remove(dir, temporary); err != nil {
@@ -37,7 +39,7 @@ func writeFile(dir *os.File, name string, content []byte) error {
 	return nil
 }
 
-// remove is content when name is not there.
+// remove removes name. A missing file is no error.
 func remove(dir *os.File, name string) error {
 	if err := unix.Unlinkat(int(dir.Fd()), name, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return &fs.PathError{Op: "unlink", Path: dir.Name() + "/" + name, Err: err}
