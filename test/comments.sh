@@ -8,6 +8,7 @@ directories=(
 	agent/internal/api
 	agent/internal/beneath
 	agent/internal/btrfs
+	agent/internal/check
 	agent/internal/cli
 	agent/internal/doctor
 	agent/internal/migrate

@@ -1,6 +1,6 @@
-// Package check tells an administrator what an interruption, a fault or somebody's hands left on a pool that no agent
-// has, in words, and puts right what can be put right without losing data. It judges and repairs with the code that an agent
-// starts with (storage.Inspect).
+// Package check reports what an interruption, a fault or manual changes left on a pool that no
+// agent uses. It repairs what can be repaired without losing data. It uses the code with which an
+// agent starts (storage.Inspect).
 package check
 
 import (
@@ -13,10 +13,10 @@ import (
 type Report struct {
 	BasePath string    `json:"base_path"`
 	Repair   bool      `json:"repair"`
-	Clean    bool      `json:"clean"` // nothing was found, be it repaired or not
+	Clean    bool      `json:"clean"` // the check found nothing; repaired findings count
 	Findings []Finding `json:"findings"`
-	// Newer are the files of a version that an agent of 57e475d quarantines. They are no fault, and
-	// matter on the way back.
+	// Newer are the files of a version that an agent of 57e475d quarantines. They are not problems,
+	// but matter for a downgrade.
 	Newer []Newer `json:"newer,omitempty"`
 }
 
@@ -26,23 +26,23 @@ type Newer struct {
 	Path        string `json:"path"` // of the volume or snapshot
 	Detail      string `json:"detail"`
 	Explanation string `json:"explanation"`
-	WayBack     string `json:"way_back"` // what to do before an older agent is installed
+	WayBack     string `json:"way_back"` // what to do before a downgrade to an older agent
 }
 
-// Finding is one thing that is not as it should be.
+// Finding is one problem.
 type Finding struct {
 	Kind        string `json:"kind"`
 	Path        string `json:"path"`
 	Detail      string `json:"detail,omitempty"`
-	Explanation string `json:"explanation"`     // what it is and where it comes from
+	Explanation string `json:"explanation"`     // what it is and what causes it
 	Remedy      string `json:"remedy"`          // what a repair does, or what an administrator has to do
-	Repairable  bool   `json:"repairable"`      // by --repair, or the agent's next start
+	Repairable  bool   `json:"repairable"`      // by --repair, or by the next start of the agent
 	Repaired    bool   `json:"repaired"`        // by this check
-	Error       string `json:"error,omitempty"` // why it was not
+	Error       string `json:"error,omitempty"` // why the repair failed
 }
 
-// Run checks the pool of the configuration. Without repair it changes nothing. It fails if an agent has the pool, or if the
-// pool cannot be read.
+// Run checks the pool of the configuration. Without repair it changes nothing. It fails if an agent
+// uses the pool, or if the pool cannot be read.
 func Run(ctx context.Context, config storage.Config, repair bool) (Report, error) {
 	found, newer, err := storage.InspectVersions(ctx, config, repair)
 	if err != nil {

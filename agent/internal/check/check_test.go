@@ -29,7 +29,7 @@ const (
 	tenant = "team"
 )
 
-// noServer stands for an NFS server: a check has nothing to do with one.
+// noServer is a fake of the NFS server, which a check does not use.
 type noServer struct{}
 
 func (noServer) Start(context.Context, []nfs.Export) error    { return nil }
@@ -43,7 +43,8 @@ func config(pool *testpool.Pool) storage.Config {
 	return storage.Config{BasePath: pool.Dir, Tenants: []string{tenant}}
 }
 
-// used makes a pool as an agent leaves it: volume v with data and a client, a snapshot s and a clone c of it.
+// used creates a pool as an agent leaves it: volume v with data and a client, a snapshot s and a
+// clone c of it.
 func used(t *testing.T) *testpool.Pool {
 	t.Helper()
 	pool := testpool.New(t, testpool.Options{})
@@ -79,8 +80,8 @@ func open(t *testing.T, c storage.Config) *storage.Store {
 	})
 }
 
-// unlocked waits for the pool's lock: a program that another test is just starting holds it until its exec(2), if it was
-// forked while this process did.
+// unlocked waits for the lock of the pool. A child process of another test holds a copy of the lock
+// until its exec(2), if it was forked while this process held the lock.
 func unlocked[T any](t *testing.T, take func() (T, error)) (taken T) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -112,7 +113,7 @@ func TestCleanPool(t *testing.T) {
 	assert.Assert(t, run(t, config(pool), true).Clean)
 }
 
-// Files that an older agent quarantines are no damage, but count on the way back.
+// Files that an older agent quarantines are no damage, but matter for a downgrade.
 func TestWayBack(t *testing.T) {
 	pool := used(t)
 	report := run(t, config(pool), false)
@@ -137,7 +138,7 @@ func TestWayBack(t *testing.T) {
 	assert.NilError(t, store.Close(t.Context()))
 	assert.Equal(t, len(run(t, config(pool), false).Newer), 0)
 
-	// 57e475d does not know the mark of an unexport that has begun either.
+	// 57e475d does not know the mark of a started unexport either.
 	reference := filepath.Join(pool.Dir, tenant, "c", "clients", "fe63e69ec99669cfa0aa290728249b55")
 	write := func(name string) int {
 		t.Helper()
@@ -167,7 +168,7 @@ func TestPoolThatNoAgentHasUsed(t *testing.T) {
 	assert.Equal(t, len(tree(t, pool.Dir)), 0)
 }
 
-// tree is everything below a directory, with the contents of its files.
+// tree lists everything below a directory, with the contents of its files.
 func tree(t *testing.T, dir string) []string {
 	t.Helper()
 	var out []string
@@ -189,14 +190,14 @@ func tree(t *testing.T, dir string) []string {
 	return out
 }
 
-// damage is one kind, how it comes about, and what a check says of it.
+// damage is one kind of damage, how it occurs, and what a check reports.
 type damage struct {
 	name   string
-	do     func(t *testing.T, dir string) // dir is the tenant's
+	do     func(t *testing.T, dir string) // dir is that of the tenant
 	kind   storage.FindingKind
-	path   string // below the tenant's directory
+	path   string // relative to the directory of the tenant
 	detail string
-	gone   []string // what a repair removes; nothing else may go
+	gone   []string // what a repair removes; it removes nothing more
 }
 
 func repairable() []damage {
@@ -248,7 +249,7 @@ func TestRepairableDamage(t *testing.T) {
 			report := run(t, config(pool), false)
 			f := d.in(t, report, pool)
 			assert.Assert(t, f.Repairable && !f.Repaired)
-			assert.DeepEqual(t, tree(t, dir), damaged) // it only looked
+			assert.DeepEqual(t, tree(t, dir), damaged) // the check changed nothing
 
 			report = run(t, config(pool), true)
 			f = d.in(t, report, pool)
@@ -272,7 +273,7 @@ func TestRepairableDamage(t *testing.T) {
 	}
 }
 
-// in finds the damage, and with it what it led to, such as the lost limit of a subvolume that was restored.
+// in finds the damage and its consequences, such as the lost limit of a restored subvolume.
 func (d damage) in(t *testing.T, report check.Report, pool *testpool.Pool) check.Finding {
 	t.Helper()
 	assert.Assert(t, !report.Clean)
@@ -288,7 +289,7 @@ func (d damage) in(t *testing.T, report check.Report, pool *testpool.Pool) check
 	return f
 }
 
-// What holds data and is not understood is explained, and left alone by a repair.
+// A check explains data that the agent cannot use, and a repair does not change it.
 func TestDamageForTheAdministrator(t *testing.T) {
 	for _, d := range []damage{
 		{name: "empty metadata", detail: "empty", path: "v", do: func(t *testing.T, dir string) { write(t, filepath.Join(dir, "v/metadata.json"), "") }},
@@ -341,7 +342,7 @@ func TestDamageForTheAdministrator(t *testing.T) {
 	}
 }
 
-// What the agent did not make is left alone, and is nothing to repair.
+// Files of other programs are not changed, and are nothing to repair.
 func TestFilesOfOthers(t *testing.T) {
 	pool := used(t)
 	dir := filepath.Join(pool.Dir, tenant)
@@ -369,7 +370,7 @@ func TestQuotas(t *testing.T) {
 	assert.Assert(t, again.Clean, "%+v", again.Findings)
 }
 
-// Simple quotas keep the qgroup of a subvolume that is gone while clones use its data, and after.
+// Simple quotas keep the qgroup of a deleted subvolume while clones use its data, and after that.
 func TestStaleQgroup(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	c := config(pool)
@@ -406,7 +407,7 @@ func TestStaleQgroup(t *testing.T) {
 func TestInconsistentQuotas(t *testing.T) {
 	pool := used(t)
 	dir := filepath.Join(pool.Dir, tenant)
-	btrfsCommand(t, "qgroup", "create", "1/7", dir) // a snapshot into a group makes the kernel lose count
+	btrfsCommand(t, "qgroup", "create", "1/7", dir) // a snapshot with qgroup inheritance makes quotas inconsistent
 	btrfsCommand(t, "subvolume", "snapshot", "-i", "1/7", filepath.Join(dir, "v/data"), filepath.Join(pool.Dir, "other"))
 	assert.Assert(t, is.Contains(kinds(run(t, config(pool), false)), string(storage.QuotasInconsistent)))
 	run(t, config(pool), true)
@@ -424,7 +425,7 @@ func TestRefusedWhileAnAgentHasThePool(t *testing.T) {
 	assert.NilError(t, store.Close(t.Context()))
 }
 
-// A look is for the moment when a fault has made the filesystem read-only.
+// A check without repair works after a fault has made the filesystem read-only.
 func TestReadOnlyPool(t *testing.T) {
 	pool := used(t)
 	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-0123456789abcdef")

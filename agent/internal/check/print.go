@@ -16,7 +16,7 @@ func (r Report) WriteJSON(w io.Writer) error {
 	return encoder.Encode(r)
 }
 
-// WriteText prints the report for people.
+// WriteText prints the report as text for administrators.
 func (r Report) WriteText(w io.Writer) error {
 	p := printer{w: w}
 	for _, f := range r.Findings {
@@ -29,7 +29,7 @@ func (r Report) WriteText(w io.Writer) error {
 	return p.err
 }
 
-// newer prints how many newer files of a kind there are, with the first.
+// newer prints the number of newer files of a kind, and the first of them.
 func (p *printer) newer(kind string, all []Newer) {
 	files := slices.DeleteFunc(slices.Clone(all), func(n Newer) bool { return n.Kind != kind })
 	if len(files) == 0 {
