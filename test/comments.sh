@@ -11,6 +11,7 @@ directories=(
 	agent/internal/check
 	agent/internal/cli
 	agent/internal/doctor
+	agent/internal/inspect
 	agent/internal/migrate
 	agent/internal/nfs
 	agent/internal/pool

@@ -1,9 +1,9 @@
-// Package inspect decides what a directory of a tenant is, from what is on disk. The start of
-// the agent, a reload after a failure and the check command decide by it, so that they agree.
+// Package inspect determines the state of a directory of a tenant from what is on disk. The start
+// of the agent, a reload after a failure and the check command all use it, so that they agree.
 //
-// A directory is removed only where the agent's own mark proves that it is half made or half
-// deleted, and only what the agent put there is removed. Whatever else may hold data is
-// quarantined until an administrator decides.
+// The agent removes a directory only if its mark proves that the directory is incomplete or partly
+// deleted. It removes only what it put there. Anything that may contain data is quarantined until
+// an administrator decides.
 package inspect
 
 import (
@@ -15,27 +15,27 @@ import (
 	"time"
 )
 
-// State is what a directory is.
+// State is the state of a directory.
 type State int
 
 // States of a directory.
 const (
-	// Whole is a volume or a snapshot.
+	// Whole is a complete volume or snapshot.
 	Whole State = iota
-	// InterruptedCreation is half made. No caller was told that it exists.
+	// InterruptedCreation is incomplete. No caller got a reply that it exists.
 	InterruptedCreation
-	// InterruptedDeletion is half deleted. Its deletion was asked for.
+	// InterruptedDeletion is partly deleted. A caller requested its deletion.
 	InterruptedDeletion
-	// Quarantined may hold data, and is not what a working agent leaves. It keeps its name.
+	// Quarantined may contain data, and is not what a working agent leaves. It keeps its name.
 	Quarantined
 	// NotOurs is not a volume, a snapshot or a part of one.
 	NotOurs
 )
 
-// Place is what the name of a directory tells.
+// Place is the meaning of the name of a directory.
 type Place int
 
-// Places. The agent gives the names Staging and Trash to what it makes and deletes.
+// Places. The agent uses the names Staging and Trash for what it creates and deletes.
 const (
 	Named   Place = iota // a name that a volume can have
 	Staging              // see StagingPrefix
@@ -43,48 +43,48 @@ const (
 	Unnamed              // a name that no volume can have
 )
 
-// Metadata is what was found of the metadata file.
+// Metadata is the state of the metadata file.
 type Metadata int
 
-// Findings of metadata.
+// States of metadata.
 const (
 	NoMetadata  Metadata = iota
-	BadMetadata          // damaged, of another name, or of a newer agent
+	BadMetadata          // damaged, with another name, or of a newer agent
 	GoodMetadata
 )
 
-// Data is what was found under the name of the subvolume.
+// Data is the state of the subvolume.
 type Data int
 
-// Findings of data.
+// States of data.
 const (
 	NoData       Data = iota
-	BadData           // no subvolume, or one that cannot be opened
-	ReplacedData      // another subvolume than the metadata names
-	OwnData           // the one that the metadata names, or any where the metadata names none
+	BadData           // not a subvolume, or one that cannot be opened
+	ReplacedData      // a subvolume other than the one in the metadata
+	OwnData           // the one in the metadata, or any if the metadata names none
 )
 
-// References is what was found of the clients' references.
+// References is the state of the references of clients.
 type References int
 
-// Findings of references.
+// States of references.
 const (
 	NoReferences References = iota
 	SomeReferences
-	BadReferences // of which at least one cannot be read
+	BadReferences // at least one cannot be read
 )
 
-// Mark is what the agent has noted on the metadata file: see Mark.Time.
+// Mark is the mark of the agent on the metadata file: see Mark.Time.
 type Mark int
 
 // Marks.
 const (
 	NoMark   Mark = iota
-	Creating      // the data is still to come
+	Creating      // the data does not exist yet
 	Deleting
 )
 
-// Directory is what was found in a directory, without a judgement.
+// Directory is what was found in a directory.
 type Directory struct {
 	Place      Place
 	Mark       Mark
@@ -92,15 +92,15 @@ type Directory struct {
 	Data       Data
 	References References
 
-	// Others is a name of something that the agent does not put into such a directory, or "".
+	// Others is the name of a file that the agent does not put into such a directory, or "".
 	Others string
 
-	// Reason says what is wrong with metadata, data or references, where something is.
+	// Reason says what is wrong with metadata, data or references, or is "".
 	Reason string
 }
 
-// Classify decides what the directory is. The reason is for people, and "" where the state says
-// everything.
+// Classify determines the state of the directory. The reason is text for administrators, and "" if
+// the state says everything.
 func Classify(d Directory) (state State, reason string) {
 	switch d.Place {
 	case Staging, Trash:
@@ -121,20 +121,20 @@ func Classify(d Directory) (state State, reason string) {
 	}
 }
 
-// isEmpty reports whether nothing in the directory is a volume's: neither metadata nor a
-// subvolume nor references.
+// isEmpty reports whether the directory has nothing of a volume: no metadata, no subvolume and no
+// references.
 func (d Directory) isEmpty() bool {
 	return d.Metadata == NoMetadata && d.Data <= BadData && d.References == NoReferences
 }
 
-// classifyTemporary decides on directories with a name that only the agent gives. While they
-// have the mark Creating, it puts no data there.
+// classifyTemporary classifies directories with a name that only the agent uses. While they have
+// the mark Creating, the agent puts no data there.
 func classifyTemporary(d Directory) State {
 	switch {
 	case d.Data == BadData, d.Data == ReplacedData, d.Mark == Creating && d.Data != NoData:
 		return NotOurs
 	case d.Data == NoData && d.isEmpty() && d.Others != "":
-		return NotOurs // what a deletion has left, because it is not the agent's
+		return NotOurs // the rest of a deletion, which the agent did not create
 	case d.Place == Trash:
 		return InterruptedDeletion
 	case d.References != NoReferences, d.Others != "":
@@ -155,7 +155,7 @@ func classifyWithData(d Directory) (State, string) {
 	case d.Mark == Deleting:
 		return InterruptedDeletion, ""
 	default:
-		return Whole, "" // replaced data is what an administrator has restored
+		return Whole, "" // an administrator has restored the data
 	}
 }
 
@@ -178,8 +178,8 @@ func classifyWithoutData(d Directory) (State, string) {
 	}
 }
 
-// Prefixes of the names that the agent gives to directories that it makes or deletes. 16
-// hexadecimal digits follow, which are random.
+// Prefixes of the names of directories that the agent creates or deletes. 16 random hexadecimal
+// digits follow.
 const (
 	StagingPrefix = ".new-"
 	TrashPrefix   = ".trash-"
@@ -188,7 +188,7 @@ const (
 // RandomBytes is how many random bytes a temporary name has.
 const RandomBytes = 8
 
-// PlaceOf tells what a name means; valid reports whether a volume can have the name.
+// PlaceOf returns the meaning of a name. valid reports whether a volume can have the name.
 func PlaceOf(name string, valid func(name string) error) Place {
 	switch {
 	case isTemporary(name, StagingPrefix):
@@ -211,12 +211,12 @@ func isTemporary(name, prefix string) bool {
 	return err == nil && len(b) == RandomBytes
 }
 
-// Time is the modification time that carries the mark on a metadata file with the content. It
-// can be set on a file system that is too full to create or to rename a file. No clock sets it
-// by chance: its 62 bits are of a checksum of the content. Writing the file removes the mark.
+// Time returns the modification time that marks a metadata file with this content. It can be set on
+// a filesystem that is too full to create or to rename a file. A clock does not set it by chance:
+// it has 62 bits of a checksum of the content. A write of the file removes the mark.
 func (m Mark) Time(content []byte) time.Time { return m.time(sha256.Sum256(content)) }
 
-// time takes 8 bytes of the checksum, others for each mark.
+// time uses 8 bytes of the checksum, different ones for each mark.
 func (m Mark) time(sum [sha256.Size]byte) time.Time {
 	part := sum[8*m:]
 	seconds := binary.BigEndian.Uint32(part)
@@ -224,7 +224,7 @@ func (m Mark) time(sum [sha256.Size]byte) time.Time {
 	return time.Unix(int64(seconds), int64(nanoseconds))
 }
 
-// MarkOf is the mark that a metadata file carries.
+// MarkOf returns the mark of a metadata file.
 func MarkOf(content []byte, modified time.Time) Mark {
 	sum := sha256.Sum256(content)
 	for _, mark := range []Mark{Creating, Deleting} {

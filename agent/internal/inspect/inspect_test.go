@@ -27,14 +27,14 @@ func each(do func(Directory)) {
 	}
 }
 
-// row says what a state needs. The first row that fits decides.
+// row is the condition of a state. The first row that fits decides.
 type row struct {
 	state State
 	fits  func(Directory) bool
 }
 
-// rows are the rules of docs/architecture.md, "Recovery", one by one. They are written without
-// the order of Classify, so that a combination which it takes for another than it is shows.
+// rows are the rules of docs/architecture.md, "Recovery", one by one. They do not follow the order
+// of Classify, so that the test shows a combination with the wrong state.
 var rows = []row{
 	{NotOurs, func(d Directory) bool { return temporary(d) && (d.Data == BadData || d.Data == ReplacedData) }},
 	{NotOurs, func(d Directory) bool { return temporary(d) && d.Mark == Creating && d.Data == OwnData }},
@@ -82,8 +82,8 @@ func TestEveryCombination(t *testing.T) {
 	assert.Equal(t, len(seen), 5)
 }
 
-// What may be data is removed only where the agent's own mark is on it, and never what clients
-// have references to.
+// Possible data is removed only with the mark of the agent on it, and never if clients have
+// references to it.
 func TestNothingIsRemovedWithoutAMark(t *testing.T) {
 	each(func(d Directory) {
 		state, _ := Classify(d)
