@@ -10,6 +10,7 @@ directories=(
 	agent/internal/btrfs
 	agent/internal/check
 	agent/internal/cli
+	agent/internal/config
 	agent/internal/doctor
 	agent/internal/inspect
 	agent/internal/migrate

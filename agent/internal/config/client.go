@@ -10,7 +10,8 @@ import (
 	"github.com/kelseyhightower/envconfig"
 )
 
-// Client is how a command line finds the agent that it is to talk to. What is empty comes from a saved profile.
+// Client is the configuration with which a command line finds its agent. Empty fields come from a
+// saved profile.
 type Client struct {
 	URL          string `envconfig:"AGENT_URL" desc:"The agent, as http://host:port or https://host:port."`
 	Token        Token  `envconfig:"AGENT_TOKEN" desc:"Token of the tenant, without the tenant's name."`
@@ -23,7 +24,8 @@ type Client struct {
 	NoColor      string `envconfig:"NO_COLOR" desc:"Anything: no colours."`
 }
 
-// LoadClient reads the environment. Where the user has no configuration directory, ProfilesFile stays empty.
+// LoadClient reads the environment. If the user has no configuration directory, ProfilesFile stays
+// empty.
 func LoadClient() (Client, error) {
 	var c Client
 	if err := envconfig.Process("", &c); err != nil {
@@ -40,7 +42,7 @@ func LoadClient() (Client, error) {
 	return c, nil
 }
 
-// ReadTokenFile reads a token from a file; space around it does not count.
+// ReadTokenFile reads a token from a file, and removes surrounding space.
 func ReadTokenFile(path string) (Token, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {

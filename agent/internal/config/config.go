@@ -1,5 +1,5 @@
-// Package config reads the agent's settings from the environment. The struct tags of Config are the reference from which
-// docs/configuration.md is made.
+// Package config reads the settings of the agent from the environment. The generator of
+// docs/configuration.md reads the struct tags of Config.
 package config
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/exportfs"
 )
 
-// Config is every setting of the agent. Load makes a good one.
+// Config contains all settings of the agent. Load returns a valid one.
 type Config struct {
 	BasePath    string  `envconfig:"AGENT_BASE_PATH" desc:"Directory on a btrfs filesystem that holds the volumes; an absolute path without control characters. Required."`
 	PoolID      PoolID  `envconfig:"AGENT_POOL_ID" desc:"ID of the pool that must be at AGENT_BASE_PATH, as btrfs-nfs-agent init prints it and the agent logs it. The agent does not start on another filesystem, as when the pool is not mounted. Empty: any pool."`
@@ -37,14 +37,14 @@ type Config struct {
 	DefaultDataMode Mode   `envconfig:"AGENT_DEFAULT_DATA_MODE" default:"2770" desc:"Octal mode of a volume's root where the request names none."`
 	MaxOwnerID      int64  `envconfig:"AGENT_MAX_OWNER_ID" default:"65534" desc:"Largest uid and gid that a volume may be given, at most 4294967294."`
 
-	NFS // embedded: envconfig looks for the variables of a named field, and names them, with NFS_ before
+	NFS // embedded: for a named field, envconfig would add NFS_ to the names of the variables
 
 	ShutdownTimeout time.Duration `envconfig:"AGENT_SHUTDOWN_TIMEOUT" default:"30s" desc:"How long the agent waits at SIGTERM for requests under way."`
 	LogLevel        string        `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`
 }
 
-// NFS is how volumes are exported.
+// NFS contains the settings of the exports and of the NFS server.
 type NFS struct {
 	Exporter          string        `envconfig:"AGENT_NFS_EXPORTER" default:"auto" desc:"Engine: exportfs (drives nfs-utils), kernel (answers the kernel itself) or auto."`
 	ExportOptions     ExportOptions `envconfig:"AGENT_KERNEL_EXPORT_OPTIONS" desc:"Comma-separated options of exports(5) for every export: insecure, root_squash, sec=flavour:…, xprtsec=mode:…; or what holds anyway: rw, sync, secure, no_root_squash, no_subtree_check."`
@@ -61,7 +61,7 @@ type NFS struct {
 	SignHandles       bool          `envconfig:"AGENT_NFS_SIGN_HANDLES" desc:"kernel engine: sign file handles, so that root on a client cannot make up one for another volume. Needs Linux 7.1. When it changes, files that clients have open get errors (docs/operations/sign-handles.md)."`
 }
 
-// Load reads the environment. Its error names every setting that is wrong, and holds no token.
+// Load reads the environment. Its error names every wrong setting, and contains no token.
 func Load() (Config, error) {
 	var c Config
 	if err := envconfig.Process("", &c); err != nil {
@@ -79,7 +79,8 @@ func Load() (Config, error) {
 	return c, c.validate()
 }
 
-// withoutValue: envconfig puts the value into its error, which for AGENT_TENANTS holds tokens.
+// withoutValue removes the value from errors of envconfig, because that of AGENT_TENANTS contains
+// tokens.
 func withoutValue(err error) error {
 	if parse, ok := errors.AsType[*envconfig.ParseError](err); ok {
 		return fmt.Errorf("%s: %w", parse.KeyName, parse.Err)
@@ -113,13 +114,13 @@ func (c Config) validate() error {
 }
 
 const (
-	maxOwnerID = 1<<32 - 2 // 2^32-1 is "no change" to chown(2)
+	maxOwnerID = 1<<32 - 2 // 2^32-1 means "no change" to chown(2)
 	maxMode    = 0o7777
 	maxThreads = 4096
 )
 
-// ValidateBasePath says why path cannot hold the volumes of an agent. The files of nfs-utils cannot
-// hold control characters.
+// ValidateBasePath returns why path cannot contain the volumes of an agent. The files of nfs-utils
+// cannot contain control characters.
 func ValidateBasePath(path string) error {
 	switch {
 	case path == "":
@@ -164,8 +165,8 @@ func (c Config) validateTLS() error {
 	return nil
 }
 
-// The kernel takes 10 s to 1 h, and a grace period that is shorter than the lease would end before clients know of it
-// (write_gracetime in fs/nfsd/nfsctl.c).
+// The kernel accepts 10 s to 1 h. A grace period shorter than the lease would end before clients
+// notice it (write_gracetime in fs/nfsd/nfsctl.c).
 func (n NFS) validateServer() error {
 	var errs []error
 	for _, setting := range []struct {
@@ -200,7 +201,7 @@ func (n NFS) validateServer() error {
 
 const kernelLease = 90 * time.Second // NFSD_LEASE_TIME in fs/nfsd/state.h
 
-// exportfs reads only *.exports (exports(5)).
+// validateExportsFile checks the file name, because exportfs reads only *.exports (exports(5)).
 func (c Config) validateExportsFile() error {
 	if file := c.NFS.ExportsFile; !filepath.IsAbs(file) || filepath.Ext(file) != ".exports" {
 		return fmt.Errorf("AGENT_NFS_EXPORTS_FILE is %q, it must be an absolute path that ends in .exports", file)

@@ -22,7 +22,7 @@ func environment(t *testing.T, pairs ...string) {
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
 		if strings.HasPrefix(name, "AGENT_") || strings.HasPrefix(name, "LOG_") {
-			t.Setenv(name, "") // so that it comes back
+			t.Setenv(name, "") // so that the test restores it at the end
 			assert.NilError(t, os.Unsetenv(name))
 		}
 	}
@@ -58,7 +58,7 @@ func TestEverySetting(t *testing.T) {
 	got, err := Load()
 	assert.NilError(t, err)
 	assert.Equal(t, fmt.Sprint(got.NFS.ServerListen), "[10.0.0.1:2049 [fd00::1]:20490]")
-	got.NFS.ServerListen = nil // netip's types have fields that DeepEqual cannot look at
+	got.NFS.ServerListen = nil // DeepEqual cannot compare the unexported fields of netip's types
 	assert.DeepEqual(t, got, Config{
 		BasePath: "/srv/x", PoolID: PoolID(uuid.MustParse("6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")), Tenants: Tenants{{"a", "x:y"}, {"b", "z"}}, ListenAddr: "[::1]:1", TLSCert: "/c", TLSKey: "/k", TLSClientCA: "/ca",
 		QuotaMode: "simple", DefaultDirMode: 0o755, DefaultDataMode: 0o7777, MaxOwnerID: 4294967294,
@@ -113,7 +113,7 @@ func TestSigningHandlesNeedsTheKernelEngine(t *testing.T) {
 	}
 }
 
-// The kernel engine can export what nfs-utils cannot.
+// The kernel engine can export paths that nfs-utils cannot.
 func TestBasePathForExportfs(t *testing.T) {
 	for _, path := range []string{`/srv/a\040b`, "/"} {
 		for engine, bad := range map[string]bool{"exportfs": true, "kernel": false, "auto": false} {
@@ -204,7 +204,7 @@ func TestSeveralTokensOfATenant(t *testing.T) {
 	assert.Equal(t, len(c.LimitsOfTenants()), 2)
 }
 
-// A changed file counts when it is good and whole.
+// A changed file is used if it is valid and complete.
 func TestReloadTenants(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tenants")
 	c := Config{TenantsFile: file}
@@ -252,7 +252,7 @@ func TestTokensDoNotPrint(t *testing.T) {
 	assert.Equal(t, tenants[0].Token.Reveal(), "secret")
 }
 
-// Each setting is documented: docs are made from the tags.
+// Each setting has a description: the documentation is generated from the tags.
 func TestEverySettingIsDescribed(t *testing.T) {
 	for _, part := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[NFS]()} {
 		for i := range part.NumField() {

@@ -24,7 +24,8 @@ func TestEnvironmentFileIsCurrent(t *testing.T) {
 	configdoc.CheckFile(t, "agent/packaging/agent.env", configdoc.EnvironmentFile(environmentHead, Config{}))
 }
 
-// The environment file's defaults are the program's, and its required settings the only ones that must be filled in.
+// The defaults in the environment file are those of the program. Only the required settings must be
+// filled in.
 func TestEnvironmentFileLoads(t *testing.T) {
 	environment(t)
 	text := configdoc.EnvironmentFile(environmentHead, Config{})
@@ -37,7 +38,7 @@ func TestEnvironmentFileLoads(t *testing.T) {
 		environment(t)
 		for name := range strings.SplitSeq(content, "\n") {
 			if name, _, found := strings.Cut(name, "="); found && !strings.HasPrefix(name, "#") {
-				t.Setenv(name, "") // so that it is put back
+				t.Setenv(name, "") // so that the test restores it at the end
 				assert.NilError(t, os.Unsetenv(name))
 			}
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // UseFile sets the variables of a unit's environment file in this process, as systemd does for the
-// unit. A variable that is already set keeps its value. A file that does not exist is no error.
+// unit. A variable that is already set keeps its value. A missing file is no error.
 func UseFile(path string) error {
 	settings, err := readFile(path)
 	if err != nil {
@@ -27,7 +27,8 @@ func UseFile(path string) error {
 	return nil
 }
 
-// FromFile reads one variable of a unit's environment file: "" if the file does not set it.
+// FromFile reads one variable of a unit's environment file. It returns "" if the file does not set
+// it.
 func FromFile(path, name string) (string, error) {
 	settings, err := readFile(path)
 	if err != nil {
@@ -42,7 +43,7 @@ func FromFile(path, name string) (string, error) {
 	return value, nil
 }
 
-// setting is one assignment of an environment file. The last one of a name counts.
+// setting is one assignment of an environment file. The last one of each name counts.
 type setting struct{ name, value string }
 
 func readFile(path string) ([]setting, error) {
@@ -63,9 +64,9 @@ func readFile(path string) ([]setting, error) {
 	return settings, nil
 }
 
-// parseFile reads the text of an environment file (systemd.exec(5), EnvironmentFile=). A line
-// that is no assignment is an error here, and is ignored by systemd. The error holds no part of
-// the line, which may be a token.
+// parseFile reads the text of an environment file (systemd.exec(5), EnvironmentFile=). A line that
+// is not an assignment is an error here, and systemd ignores it. The error contains no part of the
+// line, which may be a token.
 func parseFile(text string) ([]setting, error) {
 	var settings []setting
 	for rest := text; rest != ""; {
@@ -93,15 +94,15 @@ const blank = " \t\r"
 // src/basic/env-file.c does:
 //   - Blanks around a value or a quoted part are dropped.
 //   - Between single quotes each character stands for itself.
-//   - Between double quotes a backslash before one of "\`$ is dropped. Before another
-//     character it stays.
+//   - Between double quotes a backslash before one of "\`$ is dropped. Before another character it
+//     stays.
 //   - Without quotes a backslash is dropped before each character.
 //   - A line continues after a backslash, except between single quotes, and inside quotes.
 func parseValue(text string) (value, rest string) {
 	var out strings.Builder
 	quote := byte(0) // the open quotation mark
-	started := false // within text without quotes, in which quotation marks and blanks count
-	kept := 0        // length of the value without the blanks at its end
+	started := false // inside text without quotes, where quotation marks and blanks count
+	kept := 0        // length of the value without trailing blanks
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
@@ -132,7 +133,7 @@ func parseValue(text string) (value, rest string) {
 	return out.String()[:kept], ""
 }
 
-// unescape is what a backslash and the character after it stand for.
+// unescape returns the meaning of a backslash and the character after it.
 func unescape(c string, quote byte) string {
 	switch {
 	case c == "\n":

@@ -8,8 +8,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The values are those that systemd 252 gives a service: TestSettingsReadAsBySystemd asks a
-// real one.
+// The values are those that systemd 252 passes to a service. TestSettingsReadAsBySystemd compares
+// them with a real one.
 func TestParseFile(t *testing.T) {
 	for text, want := range map[string]string{
 		"A=plain\n":                          "plain",

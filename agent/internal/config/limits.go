@@ -9,16 +9,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// allTenants stands for those that have no limits of their own.
+// allTenants stands for the tenants without an entry.
 const allTenants = "*"
 
-// TenantLimit is what a tenant may have. 0 is no limit.
+// TenantLimit is what a tenant may have. 0 means no limit.
 type TenantLimit struct {
 	Volumes   int
-	SizeBytes int64 // of all its volumes together
+	SizeBytes int64 // sum over all volumes
 }
 
-// TenantLimits are limits by the tenant's name, or allTenants.
+// TenantLimits are limits by tenant name, or allTenants.
 type TenantLimits map[string]TenantLimit
 
 // Decode reads "tenant:volumes=100:size=10Ti,…".
@@ -66,8 +66,8 @@ func parseLimits(text string) (limits TenantLimit, err error) {
 	return limits, nil
 }
 
-// validateTenantLimits refuses names of tenants that do not exist: a limit with a typing error
-// holds for nothing.
+// validateTenantLimits refuses names of unknown tenants, because a misspelled limit would have no
+// effect.
 func (c Config) validateTenantLimits() error {
 	known := map[string]bool{allTenants: true}
 	for _, name := range c.Tenants.Names() {
@@ -81,7 +81,7 @@ func (c Config) validateTenantLimits() error {
 	return nil
 }
 
-// LimitsOfTenants are the limits of each tenant that has some.
+// LimitsOfTenants returns the limits of each tenant that has any.
 func (c Config) LimitsOfTenants() map[string]TenantLimit {
 	out := map[string]TenantLimit{}
 	for _, name := range c.Tenants.Names() {

@@ -2,5 +2,6 @@ package config
 
 import "os"
 
-// NotifySocket is where systemd wants to hear of the service's state (sd_notify(3)); empty for nowhere.
+// NotifySocket returns the socket for the state of the service (sd_notify(3)), or "" if there is
+// none.
 func NotifySocket() string { return os.Getenv("NOTIFY_SOCKET") }

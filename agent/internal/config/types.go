@@ -19,12 +19,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// Token lets somebody in. It prints as "redacted", so that it cannot get into a log by accident.
+// Token authenticates a client. It prints as "redacted", so that it cannot get into a log by
+// accident.
 type Token string
 
 const redacted = "redacted"
 
-// Reveal is the token itself.
+// Reveal returns the token itself.
 func (t Token) Reveal() string { return string(t) }
 
 // String implements fmt.Stringer.
@@ -45,10 +46,11 @@ type Tenant struct {
 	Token Token
 }
 
-// Tenants is who may use the API: a tenant is in it once for each of its tokens.
+// Tenants are the users of the API. A tenant has one entry for each of its tokens.
 type Tenants []Tenant
 
-// Decode reads "tenant:token,…". A token may hold a colon, a name cannot. Errors count from 1 and name no token.
+// Decode reads "tenant:token,…". A token may contain a colon, a name cannot. Errors count from 1
+// and contain no token.
 func (t *Tenants) Decode(text string) error {
 	if text == "" {
 		return nil
@@ -63,8 +65,8 @@ func (t *Tenants) Decode(text string) error {
 	return nil
 }
 
-// ReloadTenants reads AGENT_TENANTS_FILE again after a change. A last line without an end may be
-// half a token. It counts only once the file has not been written for a while.
+// ReloadTenants reads AGENT_TENANTS_FILE again after a change. A last line without a line break may
+// be half a token. It counts only after the file has not changed for some time.
 func (c Config) ReloadTenants() (Tenants, error) {
 	const writing = 10 * time.Second
 	content, info, err := readTenantsFile(c.TenantsFile)
@@ -81,7 +83,8 @@ func (c Config) ReloadTenants() (Tenants, error) {
 	return c.Tenants, c.validateTenants()
 }
 
-// readTenants reads a file with a line "tenant:token" for each; empty lines and those that begin with # do not count.
+// readTenants reads a file with one "tenant:token" per line. It ignores empty lines and lines that
+// begin with #.
 func readTenants(path string) (Tenants, error) {
 	content, _, err := readTenantsFile(path)
 	if err != nil {
@@ -90,8 +93,8 @@ func readTenants(path string) (Tenants, error) {
 	return parseTenants(path, content)
 }
 
-// readTenantsFile refuses a file that others than its owner and group may use: a user who can read
-// it has the tokens.
+// readTenantsFile refuses a file that users other than its owner and group may access, because
+// every reader has the tokens.
 func readTenantsFile(path string) ([]byte, os.FileInfo, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -132,13 +135,14 @@ func parseTenants(path string, content []byte) (Tenants, error) {
 
 const maxTenantsFile = 1 << 20 // bytes
 
-// add takes a tenant:token.
+// add adds an entry tenant:token.
 func (t *Tenants) add(entry string) error {
 	name, token, found := strings.Cut(entry, ":")
 	if !found {
 		return errors.New("not of the form tenant:token")
 	}
-	// The name is shown only once it is known to be one: where the colon is missing or misplaced it may be a token.
+	// The error shows the name only if it is valid. If the colon is missing or misplaced, it may be
+	// a token.
 	if err := id.ValidateName(name); err != nil {
 		return fmt.Errorf("the tenant's name %w", withoutByte(err))
 	}
@@ -154,7 +158,8 @@ func (t Tenants) admit(name string, token Token) error {
 		return fmt.Errorf("tenant %q has an empty token", name)
 	}
 	for _, r := range token.Reveal() {
-		// What an HTTP header cannot carry could never be presented (RFC 9110, 5.5).
+		// An HTTP header cannot contain such a character, so no client could send the token (RFC
+		// 9110, 5.5).
 		if r <= ' ' || r > '~' {
 			return fmt.Errorf("the token of tenant %q holds a character that is not printable ASCII", name)
 		}
@@ -171,13 +176,13 @@ func (t Tenants) admit(name string, token Token) error {
 	return nil
 }
 
-// withoutByte drops the detail that would show a part of what may be a token.
+// withoutByte removes the detail that would show a part of what may be a token.
 func withoutByte(err error) error {
 	text, _, _ := strings.Cut(err.Error(), " (")
 	return fmt.Errorf("%s", text)
 }
 
-// Names of the tenants, each once, in the order in which they were given.
+// Names returns the names of the tenants, each once, in the order of the entries.
 func (t Tenants) Names() []string {
 	var out []string
 	for _, tenant := range t {
@@ -188,7 +193,7 @@ func (t Tenants) Names() []string {
 	return out
 }
 
-// Mode is permission bits, given in octal: 0 to 7777.
+// Mode is permission bits in octal: 0 to 7777.
 type Mode uint32
 
 // Decode implements envconfig.Decoder.
@@ -203,17 +208,17 @@ func (m *Mode) Decode(text string) error {
 
 func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
 
-// ExportOptions are what may be said of every export.
+// ExportOptions are the options of every export.
 type ExportOptions struct {
 	// Insecure lets clients use source ports above 1023, as clients behind address translation do.
 	Insecure bool
 
-	// All are of every volume: read and write, unless its references say otherwise.
+	// All applies to every volume, which is writable unless its references say otherwise.
 	All nfs.Options
 }
 
-// Decode reads options of exports(5). Those that always hold are taken too, because they are in many people's
-// configuration; anything else is refused rather than ignored.
+// Decode reads options of exports(5). It accepts options that always apply, because many
+// configurations contain them. It refuses all others instead of ignoring them.
 func (o *ExportOptions) Decode(text string) error {
 	*o = ExportOptions{}
 	for option := range strings.SplitSeq(text, ",") {
@@ -241,7 +246,7 @@ func (o *ExportOptions) Decode(text string) error {
 	return nil
 }
 
-// PoolID is the ID of a pool. The zero value is none.
+// PoolID is the ID of a pool. The zero value means no ID.
 type PoolID uuid.UUID
 
 // Decode implements envconfig.Decoder.
@@ -260,7 +265,7 @@ func (p *PoolID) Decode(text string) error {
 
 func (p PoolID) String() string { return uuid.UUID(p).String() }
 
-// Addresses are where something listens.
+// Addresses are the addresses of a listener.
 type Addresses []netip.AddrPort
 
 // Decode reads "10.0.0.1:2049,[fd00::1]:2049".
