@@ -1,5 +1,6 @@
-// Package metrics is what the agent tells Prometheus. Requests are counted as they come; everything about volumes and the
-// pool is read at each scrape, so that what is deleted is gone from the metrics too.
+// Package metrics provides the metrics of the agent for Prometheus. It counts requests as they
+// arrive. It reads volumes and the pool at each scrape, so that a deleted volume disappears from
+// the metrics too.
 package metrics
 
 import (
@@ -12,7 +13,7 @@ import (
 
 const namespace = "btrfs_nfs_agent"
 
-// NewRegistry is a registry with the process's, the runtime's and the build's metrics.
+// NewRegistry returns a registry with the metrics of the process, the runtime and the build.
 func NewRegistry(version, commit, date string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -23,7 +24,7 @@ func NewRegistry(version, commit, date string) *prometheus.Registry {
 	return registry
 }
 
-// Requests counts and times the API's answers. Its Observe is for api.Config.
+// Requests counts and times the responses of the API. Its Observe is for api.Config.
 type Requests struct {
 	total   *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
@@ -45,7 +46,7 @@ func NewRequests(registry prometheus.Registerer) *Requests {
 	return r
 }
 
-// Observe takes one answer.
+// Observe records one response.
 func (r *Requests) Observe(route, method string, status int, took time.Duration) {
 	r.total.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
 	r.seconds.WithLabelValues(route, method).Observe(took.Seconds())

@@ -119,7 +119,7 @@ btrfs_nfs_agent_volumes{tenant="b"} 0
 `, "exports", "quarantined", "snapshots", "volume_exports", "volume_quota_bytes", "volume_size_bytes", "volume_used_bytes", "volumes")
 }
 
-// Fault 17 of the existing project: metrics of deleted volumes never went.
+// Fault 17 of the existing project: metrics of deleted volumes never disappeared.
 func TestDeletedVolumesAreGone(t *testing.T) {
 	tenant := &fakeTenant{name: "a", volumes: []storage.Volume{volume("v1", 300, 1)}, usage: map[uint64]storage.Usage{300: {}}}
 	registry := register(&fakeStore{tenants: []Tenant{tenant}})
@@ -197,7 +197,7 @@ func TestPool(t *testing.T) {
 	assert.Check(t, !strings.Contains(text, `device_io_bytes_total{device=""`), "a missing device has I/O")
 }
 
-// What cannot be read does not take the rest along.
+// If one part cannot be read, the others are still collected.
 func TestPartsFailAlone(t *testing.T) {
 	store := &fakeStore{
 		statsErr: errors.New("no pool"), ready: errors.New("no pool"),
@@ -236,7 +236,7 @@ func TestNamesFollowTheConventions(t *testing.T) {
 	assert.Equal(t, len(problems), 0, "%v", problems)
 }
 
-// scrapeText asks over HTTP, as Prometheus does.
+// scrapeText scrapes over HTTP, as Prometheus does.
 func scrapeText(t *testing.T, registry *prometheus.Registry) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -17,7 +17,7 @@ func (s scrape) addDevice(d btrfs.Device) {
 	s.add(deviceMissing, boolean(d.Missing), id, d.Path)
 	s.addErrors(d.Errors, id, d.Path)
 	if !d.IO.Known {
-		return // zeros would look like a device at rest
+		return // zeros would look like an idle device
 	}
 	s.add(deviceBytes, float64(d.IO.ReadBytes), id, d.Path, "read")
 	s.add(deviceBytes, float64(d.IO.WriteBytes), id, d.Path, "write")

@@ -12,10 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Serve answers GET /metrics on the listener until ctx ends, and closes the listener.
+// Serve serves GET /metrics on the listener until ctx ends, and closes the listener.
 func Serve(ctx context.Context, listener net.Listener, registry *prometheus.Registry) error {
 	mux := http.NewServeMux()
-	// Two scrapes at once are one too many on a pool with thousands of volumes; a third is told to come back.
+	// Two concurrent scrapes are already too many for a pool with thousands of volumes. A third one
+	// gets an error.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		MaxRequestsInFlight: 2, ErrorHandling: promhttp.ContinueOnError,
 	}))

@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// Store is what is collected.
+// Store is the source of the metrics.
 type Store interface {
 	Tenants() []Tenant
 	Stats(ctx context.Context) (storage.Stats, error)
@@ -17,7 +17,7 @@ type Store interface {
 	Ready() error
 }
 
-// Tenant is what is collected of one tenant.
+// Tenant is the source of the metrics of one tenant.
 type Tenant interface {
 	Name() string
 	ListVolumes(ctx context.Context, q storage.Query) (storage.Page[storage.Volume], error)
@@ -25,8 +25,9 @@ type Tenant interface {
 	Usage(ctx context.Context, ids ...uint64) (map[uint64]storage.Usage, error)
 }
 
-// CollectStore registers the metrics of volumes, snapshots, exports and the pool. What cannot be read at a scrape is left
-// out of it, logged, and shown in collector_success; the rest is still there.
+// CollectStore registers the metrics of volumes, snapshots, exports and the pool. A part that
+// cannot be read at a scrape is omitted, logged, and shown in collector_success. The other parts
+// are still collected.
 func CollectStore(registry prometheus.Registerer, store Store, logger *slog.Logger) {
 	registry.MustRegister(&collector{store: store, log: logger})
 }
@@ -40,7 +41,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 }
 
-// metric is one family whose samples are made at each scrape.
+// metric is one metric family whose samples are created at each scrape.
 type metric struct {
 	*prometheus.Desc
 	kind prometheus.ValueType
@@ -106,7 +107,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	}
 }
 
-// scrape is one reading.
+// scrape is one collection.
 type scrape chan<- prometheus.Metric
 
 func (s scrape) add(m metric, value float64, labels ...string) {
@@ -116,7 +117,8 @@ func (s scrape) add(m metric, value float64, labels ...string) {
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	s := scrape(out)
 	s.add(ready, boolean(c.store.Ready() == nil))
-	// Several conditions of one reason (two missing devices) are one sample: two would spoil the whole scrape.
+	// Several conditions with one reason, such as two missing devices, are one sample. Duplicate
+	// samples would make the whole scrape fail.
 	seen := map[string]bool{}
 	for _, condition := range c.store.Conditions() {
 		if !seen[condition.Reason] {
