@@ -13,6 +13,7 @@ directories=(
 	agent/internal/config
 	agent/internal/doctor
 	agent/internal/inspect
+	agent/internal/labels
 	agent/internal/metrics
 	agent/internal/migrate
 	agent/internal/nfs

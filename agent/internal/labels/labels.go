@@ -1,4 +1,4 @@
-// Package labels checks the labels that clients put on things, and selects things by them.
+// Package labels validates the labels of volumes, snapshots and tasks, and selects by labels.
 package labels
 
 import (
@@ -9,7 +9,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Check is Invalid where a label is not as the contract has it, or there are more than agentapi.MaxLabels.
+// Check returns Invalid if a label violates the contract, or if there are more than
+// agentapi.MaxLabels.
 func Check(labels map[string]string) error {
 	if len(labels) > agentapi.MaxLabels {
 		return agentapi.Errorf(agentapi.Invalid, "labels: %d given, the limit is %d", len(labels), agentapi.MaxLabels)
@@ -30,7 +31,8 @@ type term struct {
 	hasValue   bool
 }
 
-// ParseSelector reads terms, each "key=value" or "key"; others, and more than agentapi.MaxLabels, are Invalid.
+// ParseSelector reads terms of the form "key=value" or "key". Other terms, and more than
+// agentapi.MaxLabels, are Invalid.
 func ParseSelector(terms []string) (Selector, error) {
 	if len(terms) > agentapi.MaxLabels {
 		return nil, agentapi.Errorf(agentapi.Invalid, "label: %d terms given, the limit is %d", len(terms), agentapi.MaxLabels)
@@ -45,7 +47,7 @@ func ParseSelector(terms []string) (Selector, error) {
 	return s, nil
 }
 
-// Matches tells whether every term is met.
+// Matches reports whether the labels match every term.
 func (s Selector) Matches(labels Set) bool {
 	for _, term := range s {
 		value, found := labels.Get(term.key)

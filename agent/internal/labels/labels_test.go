@@ -20,7 +20,7 @@ func FuzzSelector(f *testing.F) {
 			assert.Equal(t, agentapi.CodeOf(err), agentapi.Invalid)
 			return
 		}
-		// What is taken can be a label's, and matches exactly that label.
+		// An accepted term can be a label, and matches exactly that label.
 		wantKey, wantValue, hasValue := strings.Cut(term, "=")
 		assert.NilError(t, Check(map[string]string{wantKey: wantValue}))
 		assert.Assert(t, s.Matches(Of(map[string]string{wantKey: wantValue, "other": "x"})))

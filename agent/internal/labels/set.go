@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// Set is labels that are kept, in the order of their keys. A map in its place takes 340 bytes more for each volume.
+// Set is a list of labels, sorted by key. A map would take 340 bytes more for each volume.
 type Set []Label
 
 // Label is one label.
 type Label struct{ Key, Value string }
 
-// Of makes a set of a map.
+// Of converts a map to a set.
 func Of(labels map[string]string) Set {
 	var s Set
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
@@ -22,7 +22,7 @@ func Of(labels map[string]string) Set {
 	return slices.Clip(s)
 }
 
-// Get returns a label's value, and whether there is such a label.
+// Get returns the value of a label, and whether the label exists.
 func (s Set) Get(key string) (value string, found bool) {
 	i, found := slices.BinarySearchFunc(s, key, func(l Label, key string) int { return strings.Compare(l.Key, key) })
 	if found {
@@ -31,7 +31,7 @@ func (s Set) Get(key string) (value string, found bool) {
 	return value, found
 }
 
-// Map makes a map of the set: nil of an empty one.
+// Map converts the set to a map. It returns nil for an empty set.
 func (s Set) Map() map[string]string {
 	if len(s) == 0 {
 		return nil
@@ -43,10 +43,10 @@ func (s Set) Map() map[string]string {
 	return out
 }
 
-// MarshalJSON writes the object that a map would be.
+// MarshalJSON writes the same object as for a map.
 func (s Set) MarshalJSON() ([]byte, error) { return json.Marshal(s.Map()) }
 
-// UnmarshalJSON reads what a map would.
+// UnmarshalJSON reads the same object as a map.
 func (s *Set) UnmarshalJSON(b []byte) error {
 	var labels map[string]string
 	if err := json.Unmarshal(b, &labels); err != nil {
