@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 directories=(
+	agent/cmd
 	agent/internal/api
 	agent/internal/beneath
 	agent/internal/btrfs

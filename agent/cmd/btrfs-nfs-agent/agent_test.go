@@ -28,7 +28,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// asProgram makes this binary the agent's program: for tests that need it as a process of its own.
+// asProgram makes this binary the program of the agent, for tests that need it as a separate
+// process.
 const asProgram = "BNC_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -37,12 +38,13 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m,
-		// fasthttp keeps one clock for the process, and lets the last sweep of each server's workers sleep out its 10 s.
+		// fasthttp keeps one clock for the process. The last cleanup of the workers of each server
+		// sleeps for 10 s.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 }
 
-// noServer stands for an NFS server without clients: this test has no kernel with one.
+// noServer is a fake of an NFS server without clients, because this test has no kernel with one.
 type noServer struct{}
 
 func (noServer) Start(context.Context, []nfs.Export) error    { return nil }
@@ -52,7 +54,7 @@ func (noServer) List(context.Context) ([]nfs.Export, error)   { return nil, nil 
 func (noServer) Roots(context.Context) ([]nfs.Export, error)  { return nil, nil }
 func (noServer) Changed() <-chan struct{}                     { return nil }
 
-// agent is the whole agent but its export engine, on a real btrfs filesystem.
+// agent is the whole agent except its export engine, on a real btrfs filesystem.
 type agent struct {
 	t          *testing.T
 	url        string
@@ -121,7 +123,8 @@ func (a *agent) client(token string) *agentclient.Client {
 	return client
 }
 
-// ignoreNotifications reads what nobody looks at: a socket that nobody reads is full after a second, and the agent waits for it.
+// ignoreNotifications reads and ignores the notifications. Without a reader the socket is full
+// after a second, and the agent waits for it.
 func (a *agent) ignoreNotifications() {
 	assert.NilError(a.t, a.notified.SetReadDeadline(time.Time{}))
 	done := make(chan struct{})
@@ -242,7 +245,7 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	page, err := one.ListVolumes(ctx, agentclient.Page{Limit: 1})
 	assert.NilError(t, err)
 	assert.Assert(t, page.Total == 2 && page.Next != "")
-	page, err = other.ListVolumes(ctx, agentclient.Page{After: page.Next}) // a place in the other's list
+	page, err = other.ListVolumes(ctx, agentclient.Page{After: page.Next}) // a position in the list of the other tenant
 	assert.NilError(t, err)
 	assert.Equal(t, page.Total, 0)
 	list, err := other.ListVolumes(ctx, agentclient.Page{})
@@ -250,7 +253,8 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	assert.Equal(t, list.Total, 0)
 }
 
-// What the domain refuses comes out of HTTP as 400 with the field's name, and leaves nothing behind.
+// If the domain refuses a request, the HTTP response is 400 with the name of the field, and nothing
+// is left behind.
 func TestBadInput(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -287,7 +291,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// The error that docs/api.md shows is what the agent answers.
+// The error in docs/api.md is the response of the agent.
 func TestErrorOfDocument(t *testing.T) {
 	document, err := os.ReadFile("../../../docs/api.md")
 	assert.NilError(t, err)
@@ -320,8 +324,9 @@ func (a *agent) ask(method, path, body string) (int, agentapi.Code, string) {
 	return response.StatusCode, answer.Code, answer.Error
 }
 
-// A pool that is not there, or is another agent's, is said before anything is changed: no key for file handles is made in the
-// directory that the pool is not mounted on, and the other agent's exports stay.
+// The agent reports a missing pool, or that of another agent, before it changes anything. It
+// creates no key for file handles in the directory of the mount point, and the exports of the other
+// agent stay.
 func TestThePoolComesFirst(t *testing.T) {
 	notMounted := filepath.Join(t.TempDir(), "pool")
 	assert.NilError(t, os.Mkdir(notMounted, 0o755))
@@ -350,7 +355,7 @@ func TestThePoolComesFirst(t *testing.T) {
 	assert.Equal(t, string(text), "of another agent")
 }
 
-// slowServer lets nobody in before it may go on.
+// slowServer delays exports until the test lets it continue.
 type slowServer struct {
 	noServer
 	begun, goOn chan struct{}
@@ -362,14 +367,15 @@ func (s slowServer) Export(context.Context, []nfs.Export) error {
 	return nil
 }
 
-// SIGTERM is a cancelled context: systemd is told, what has begun is finished, and connections that idle do not hold it up.
+// SIGTERM cancels the context. The agent notifies systemd and finishes running requests, and idle
+// connections do not delay it.
 func TestDrain(t *testing.T) {
 	server := slowServer{begun: make(chan struct{}), goOn: make(chan struct{})}
 	goOn := sync.OnceFunc(func() { close(server.goOn) })
 	a := startOn(t, testpool.New(t, testpool.Options{}).Dir, server)
 	t.Cleanup(goOn)
 	_, err := a.client("token-of-a").CreateVolume(t.Context(), agentapi.VolumeCreate{Name: "v1", SizeBytes: 1 << 20})
-	assert.NilError(t, err) // and its connection stays open
+	assert.NilError(t, err) // the connection stays open
 	busy, answered := a.client("token-of-a"), make(chan error, 1)
 	go func() {
 		_, err := busy.Export(t.Context(), "v1", agentapi.ExportRequest{Client: "192.0.2.1"})
@@ -397,12 +403,12 @@ func TestDrain(t *testing.T) {
 	assert.NilError(t, <-a.ended)
 }
 
-// A systemd that does not read, or that has gone, neither ends the agent nor holds up its end.
+// If systemd does not read, or is gone, the agent still runs, and stops without a delay.
 func TestSystemdDoesNotListen(t *testing.T) {
 	for name, deafen := range map[string]func(*agent){"full": (*agent).fillNotifications, "gone": func(a *agent) { assert.NilError(a.t, a.notified.Close()) }} {
 		t.Run(name, func(t *testing.T) {
 			a := start(t)
-			t.Cleanup(func() { _ = a.notified.Close() }) // lets go of an agent that waits
+			t.Cleanup(func() { _ = a.notified.Close() }) // releases an agent that waits
 			a.waitFor("READY=1")
 			deafen(a)
 			poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -425,7 +431,7 @@ func TestSystemdDoesNotListen(t *testing.T) {
 	}
 }
 
-// fillNotifications leaves no room in the socket's queue.
+// fillNotifications fills the queue of the socket.
 func (a *agent) fillNotifications() {
 	a.t.Helper()
 	conn, err := net.Dial("unixgram", a.notified.LocalAddr().String())

@@ -14,17 +14,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// Exit codes of the check command; 0 is clean.
+// Exit codes of the check command. 0 means no findings.
 const (
 	exitFindings = 1
 	exitTrouble  = 2
 )
 
-// exitConfig is the exit code for settings that are wrong (EX_CONFIG in sysexits.h). The unit does
-// not restart the agent after it.
+// exitConfig is the exit code for wrong settings (EX_CONFIG in sysexits.h). The unit does not
+// restart the agent after it.
 const exitConfig = 78
 
-// exitError ends the program with a code of its own. Without a cause everything has been said.
+// exitError ends the program with this exit code. Without a cause, the error has been printed
+// already.
 type exitError struct {
 	code  int
 	cause error
@@ -89,7 +90,7 @@ func runCheck(command *cobra.Command, flags checkFlags) error {
 	return nil
 }
 
-// storageConfig is the pool's part of the configuration, without a logger.
+// storageConfig returns the configuration of the pool, without a logger.
 func storageConfig(c config.Config) storage.Config {
 	limits := map[string]storage.TenantLimits{}
 	for name, limit := range c.LimitsOfTenants() {
@@ -105,7 +106,8 @@ func storageConfig(c config.Config) storage.Config {
 	}
 }
 
-// exitCode is that of an error of a command. silent says that nothing is left to say.
+// exitCode returns the exit code for an error of a command. silent means that the error has been
+// printed already.
 func exitCode(err error) (code int, silent bool) {
 	if exit, found := errors.AsType[*exitError](err); found {
 		return exit.code, exit.cause == nil

@@ -15,7 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// runCommand runs the agent's command line and returns what it prints, its exit code and its error.
+// runCommand runs the command line of the agent and returns its output, its exit code and its
+// error.
 func runCommand(t *testing.T, args ...string) (out string, code int, err error) {
 	t.Helper()
 	var printed bytes.Buffer

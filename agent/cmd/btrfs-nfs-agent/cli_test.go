@@ -21,7 +21,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// commandLine is the command line of a user who has the environment for an agent.
+// commandLine is the command line of a user with the environment for an agent.
 type commandLine struct {
 	t     *testing.T
 	stdin string
@@ -38,7 +38,7 @@ func useCommandLine(t *testing.T, url, token string) *commandLine {
 	return &commandLine{t: t}
 }
 
-// run returns what is printed for programs, what is said to people, and the exit code.
+// run returns stdout, stderr and the exit code.
 func (c *commandLine) run(args ...string) (out, said string, code int) {
 	c.t.Helper()
 	var printed, errors bytes.Buffer
@@ -68,7 +68,8 @@ func (c *commandLine) fails(code int, says string, args ...string) {
 	assert.Check(c.t, is.Contains(said, says), "%v", args)
 }
 
-// A volume's life through the command line, with a real agent on a real btrfs filesystem.
+// The test covers the life of a volume through the command line. The agent and the btrfs filesystem
+// are real.
 func TestCommandLine(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -129,7 +130,7 @@ func TestCommandLine(t *testing.T) {
 	assert.Equal(t, c.ok("volume", "list", "-o", "name"), "")
 }
 
-// Nothing is destroyed without a yes.
+// Nothing is deleted without a confirmation.
 func TestCommandLineAsks(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -142,7 +143,7 @@ func TestCommandLineAsks(t *testing.T) {
 	assert.Assert(t, is.Contains(c.ok("export", "list"), "10.0.0.7"))
 }
 
-// When some of many cannot be deleted, the others are, and the exit code tells.
+// If some of many volumes cannot be deleted, the others are, and the exit code shows the failure.
 func TestCommandLineDeletesWhatItCan(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -206,7 +207,7 @@ func TestProfiles(t *testing.T) {
 	assert.Assert(t, is.Contains(c.ok("tenant", "show"), "name:       a"))
 	c.fails(cli.ExitUsage, "[one two]", "tenant", "show", "--profile", "three")
 
-	// A profile's token goes to no other agent.
+	// The token of a profile is sent to no other agent.
 	c.fails(cli.ExitDenied, "AGENT_TOKEN", "tenant", "show", "--agent-url", a.url)
 
 	info, err := os.Stat(os.Getenv("AGENT_PROFILES_FILE"))
@@ -228,7 +229,7 @@ func TestTenantNew(t *testing.T) {
 	c.fails(cli.ExitUsage, "tenant name", "tenant", "new", "a/b")
 }
 
-// What a shell is offered at the tab key.
+// The test covers the completions that a shell offers.
 func TestCompletion(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -246,7 +247,7 @@ func TestCompletion(t *testing.T) {
 	assert.Assert(t, is.Contains(c.ok("__complete", "volume", "get", ""), ":4"))
 }
 
-// A manifest names the volume as the controller does, and keeps it when it is deleted.
+// A manifest names the volume as the controller does, and deleting it keeps the volume.
 func TestAdoptManifest(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -284,7 +285,7 @@ func TestAdoptManifest(t *testing.T) {
 	c.fails(cli.ExitNotFound, "", "volume", "adopt-manifest", "none", "--class", "x")
 }
 
-// Tasks through the command line.
+// The test covers tasks through the command line.
 func TestTaskCommands(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	fs, err := btrfs.Open(pool.Dir)
@@ -332,7 +333,7 @@ func TestTaskCommands(t *testing.T) {
 	c.fails(cli.ExitNotFound, "no task", "task", "get", id)
 }
 
-// What is quarantined is seen at once, and its name is neither taken nor given away.
+// The command line shows quarantined volumes. Their names stay taken, and cannot be used.
 func TestCommandLineShowsQuarantine(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	store, err := storage.Open(t.Context(), initialised(t, storage.Config{BasePath: pool.Dir, Tenants: []string{"a"}}), noServer{})

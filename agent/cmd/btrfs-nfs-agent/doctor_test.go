@@ -14,14 +14,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 )
 
-// The doctor reads the unit's environment file, asks the agent that runs, and prints no token.
+// The doctor reads the environment file of the unit, queries the running agent, and prints no
+// token.
 func TestDoctorCommand(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
 	address, err := url.Parse(a.url)
 	assert.NilError(t, err)
 	for _, name := range []string{"AGENT_BASE_PATH", "AGENT_TENANTS", "AGENT_LISTEN_ADDR"} {
-		t.Setenv(name, "") // so that it is put back
+		t.Setenv(name, "") // so that the test restores it at the end
 		assert.NilError(t, os.Unsetenv(name))
 	}
 	file := filepath.Join(t.TempDir(), "agent.env")

@@ -23,7 +23,7 @@ func cliDocument(t *testing.T) string {
 	return string(text)
 }
 
-// docs/cli.md has the subcommands of each group that talks to an agent, and no others.
+// docs/cli.md contains exactly the subcommands of the groups that talk to an agent.
 func TestCommandsOfDocument(t *testing.T) {
 	_, table, _ := strings.Cut(cliDocument(t), "\n## Commands\n")
 	table, _, _ = strings.Cut(table, "\n```")
@@ -53,7 +53,7 @@ func TestCommandsOfDocument(t *testing.T) {
 	assert.DeepEqual(t, slices.Sorted(maps.Keys(documented)), slices.Sorted(maps.Keys(inCode)))
 }
 
-// commandOf leaves arguments and flags out, and the kinds of a task.
+// commandOf removes arguments, flags, and the types of a task.
 func commandOf(words []string) string {
 	end := slices.IndexFunc(words, func(w string) bool { return w != strings.ToLower(w) || strings.HasPrefix(w, "-") })
 	if end < 0 {
@@ -62,7 +62,7 @@ func commandOf(words []string) string {
 	return strings.Join(words[:min(end, 2)], " ")
 }
 
-// Each command that a document gives is one.
+// Each command in a document exists.
 func TestCommandsOfAllDocuments(t *testing.T) {
 	files, err := filepath.Glob("../../../docs/*.md")
 	assert.NilError(t, err)
@@ -77,7 +77,7 @@ func TestCommandsOfAllDocuments(t *testing.T) {
 		assert.NilError(t, err)
 		for _, code := range regexp.MustCompile("(?ms)^ *```.*?^ *```|`[^`\n]+`").FindAllString(string(text), -1) {
 			if strings.HasPrefix(strings.TrimSpace(code), "```text") {
-				continue // what programs print
+				continue // output of programs
 			}
 			for _, m := range shown.FindAllStringSubmatch(code, -1) {
 				words := strings.Fields(commandOf(strings.Fields(m[1])))
@@ -91,7 +91,7 @@ func TestCommandsOfAllDocuments(t *testing.T) {
 	assert.Assert(t, found > 50, "%d", found)
 }
 
-// Every flag in docs/cli.md is one of a command that talks to an agent, or looks after the host.
+// Every flag in docs/cli.md belongs to a command that talks to an agent, or manages the host.
 func TestFlagsOfDocument(t *testing.T) {
 	known := map[string]bool{"--help": true}
 	walk(rootCommand(), func(c *cobra.Command) {

@@ -18,7 +18,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// newExporter makes the engine that AGENT_NFS_EXPORTER names, for exports below basePath, which this process has taken.
+// newExporter creates the engine that AGENT_NFS_EXPORTER names, for exports below basePath. This
+// process has locked the pool.
 func newExporter(ctx context.Context, c config.Config, basePath string, logger *slog.Logger) (nfs.Exporter, error) {
 	name, forExportfs, forKernel := engineSettings(c, basePath, logger)
 	scope, err := serverScope(basePath)
@@ -30,8 +31,8 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 	if err != nil || c.NFS.SignHandles {
 		return exporter, err
 	}
-	// From the first export on, a forged handle could read the key. A later start that signs makes
-	// a new one.
+	// From the first export on, a forged handle could read the key. A later start that signs
+	// handles creates a new one.
 	removed, err := removeHandleKey(basePath)
 	if err != nil {
 		return nil, errors.Join(err, exporter.Close())
@@ -43,8 +44,8 @@ func newExporter(ctx context.Context, c config.Config, basePath string, logger *
 	return exporter, nil
 }
 
-// serverScope is the NFS server's scope for the pool: the same on each host that the pool moves to,
-// whatever its name.
+// serverScope returns the scope of the NFS server for the pool. It is the same on each host to
+// which the pool moves, and does not depend on the name of the host.
 func serverScope(basePath string) (string, error) {
 	fs, err := btrfs.Open(basePath)
 	if err != nil {
@@ -57,13 +58,13 @@ func serverScope(basePath string) (string, error) {
 	return nfsd.Scope(info.FSID), nil
 }
 
-// handleKeyFile is where the key for file handles is. It goes with the pool, so that handles stay
-// good where the pool moves to another machine.
+// handleKeyFile is the file of the key for file handles. It is stored in the pool, so that handles
+// stay valid when the pool moves to another machine.
 func handleKeyFile(basePath string) string {
 	return filepath.Join(basePath, ".agent", "nfs-handles.key")
 }
 
-// removeHandleKey removes the key for good: after a power cut it is not there again.
+// removeHandleKey removes the key durably, so that it is not back after a power cut.
 func removeHandleKey(basePath string) (removed bool, err error) {
 	file := handleKeyFile(basePath)
 	err = os.Remove(file)
@@ -80,7 +81,7 @@ func removeHandleKey(basePath string) (removed bool, err error) {
 	return true, errors.Join(dir.Sync(), dir.Close())
 }
 
-// engineSettings are the engine's name, and what both engines are told.
+// engineSettings returns the name of the engine, and the settings of both engines.
 func engineSettings(c config.Config, basePath string, logger *slog.Logger) (name string, forExportfs exportfs.Config, forKernel kernel.Config) {
 	forExportfs = exportfs.Config{
 		BasePath: basePath, ExportsFile: c.NFS.ExportsFile, MaxVersion: c.NFS.MaxVersion, Insecure: c.NFS.ExportOptions.Insecure, Logger: logger,

@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// Each setting of the NFS server gets to the engine that it is for.
+// Each setting of the NFS server reaches the engine that it is for.
 func TestEngineSettings(t *testing.T) {
 	for name, value := range map[string]string{
 		"AGENT_BASE_PATH": "/link", "AGENT_TENANTS": "a:token-of-a", "AGENT_NFS_EXPORTER": "auto", "AGENT_NFS_EXPORTS_FILE": "/x/y.exports",
@@ -40,7 +40,7 @@ func TestEngineSettings(t *testing.T) {
 	wantExportfs := exportfs.Config{BasePath: "/pool", ExportsFile: "/x/y.exports", MaxVersion: "4.1", Insecure: true, Logger: logger}
 	assert.Assert(t, reflect.DeepEqual(forExportfs, wantExportfs), "%+v", forExportfs)
 
-	// Who signs must not end up with an engine that does not.
+	// An agent that signs handles must not use an engine that does not.
 	t.Setenv("AGENT_NFS_SERVER_UNMANAGED", "false")
 	t.Setenv("AGENT_NFS_SIGN_HANDLES", "true")
 	c, err = config.Load()

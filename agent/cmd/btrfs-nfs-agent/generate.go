@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// extraCommands writes what the tarball holds beside the program. Only a build with the tag agentdocs has it.
+// extraCommands writes the other files of the tarball. Only a build with the tag agentdocs has it.
 func extraCommands() []*cobra.Command {
 	return []*cobra.Command{{
 		Use: "generate DIR", Hidden: true, Args: cobra.ExactArgs(1),
@@ -32,7 +32,7 @@ func generate(root *cobra.Command, dir string) error {
 	root.DisableAutoGenTag = true
 	header := &doc.GenManHeader{Section: "1", Source: "btrfs-nfs-csi " + version.Version, Manual: "btrfs-nfs-csi"}
 	if date, err := time.Parse(time.RFC3339, version.Date); err == nil {
-		header.Date = &date // that of the commit: two builds of it give the same bytes
+		header.Date = &date // that of the commit, so that two builds of it are identical
 	}
 	if err := doc.GenManTree(root, header, man); err != nil {
 		return err

@@ -10,22 +10,22 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// graceExporter notices when the NFS server's grace period has ended before clients had their
-// exports, as after a failover that starts the server before the agent. Clients could not reclaim
-// their locks then (RFC 8881 section 8.4.2).
+// graceExporter detects that the grace period of the NFS server ended before clients had their
+// exports. That happens after a failover that starts the server before the agent. Clients could
+// then not reclaim their locks (RFC 8881 section 8.4.2).
 type graceExporter struct {
 	nfs.Exporter
 	server *nfsd.Server
 	logger *slog.Logger
-	missed atomic.Pointer[time.Time] // when that was noticed
+	missed atomic.Pointer[time.Time] // time of the detection
 }
 
-// graceShown is how long health tells of a missed grace period: clients find out that they have
-// lost their locks within that time, or never.
+// graceShown is how long health reports a missed grace period. Clients notice the loss of their
+// locks within that time, or never.
 const graceShown = time.Hour
 
-// Start implements nfs.Exporter. Where the server keeps exports while the agent is away, as it does
-// during a restart of the agent, clients could reclaim.
+// Start implements nfs.Exporter. If the server keeps exports while the agent is down, as during a
+// restart of the agent, clients could reclaim their locks.
 func (g *graceExporter) Start(ctx context.Context, initial []nfs.Export) error {
 	late := g.server.Runs() && g.lacksAll(ctx, initial)
 	err := g.Exporter.Start(ctx, initial)
@@ -38,12 +38,12 @@ func (g *graceExporter) Start(ctx context.Context, initial []nfs.Export) error {
 	return err
 }
 
-// lacksAll reports whether the server has none of the exports. One alone may be missing because the
-// agent was killed before it told the server.
+// lacksAll reports whether the server has none of the exports. A single one may be missing because
+// the agent was killed before it exported it.
 func (g *graceExporter) lacksAll(ctx context.Context, wanted []nfs.Export) bool {
 	exported, err := g.List(ctx)
 	if err != nil {
-		return false // Start says why
+		return false // Start returns the cause
 	}
 	have := map[nfs.Key]bool{}
 	for _, export := range exported {
@@ -57,7 +57,7 @@ func (g *graceExporter) lacksAll(ctx context.Context, wanted []nfs.Export) bool 
 	return len(wanted) > 0
 }
 
-// graceMissed reports whether clients may just have lost their locks.
+// graceMissed reports whether clients may have lost their locks recently.
 func (g *graceExporter) graceMissed() bool {
 	at := g.missed.Load()
 	return at != nil && time.Since(*at) < graceShown

@@ -16,7 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// exporting is a server that has exports before the agent comes.
+// exporting is a server that has exports before the agent starts.
 type exporting struct {
 	nfs.Exporter
 	exports []nfs.Export

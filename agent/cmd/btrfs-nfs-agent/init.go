@@ -44,6 +44,6 @@ func runInit(command *cobra.Command) error {
 		said = "is a new pool"
 	}
 	fmt.Fprintf(command.ErrOrStderr(), "%s %s. To pin it, set AGENT_POOL_ID to the ID:\n", c.BasePath, said)
-	fmt.Fprintln(command.OutOrStdout(), poolID) // alone, for scripts
+	fmt.Fprintln(command.OutOrStdout(), poolID) // without other text, for scripts
 	return nil
 }

@@ -27,7 +27,7 @@ func TestInitCommand(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	c := useCommandLine(t, "", "")
 	for _, name := range []string{"AGENT_BASE_PATH", "AGENT_TENANTS", "AGENT_POOL_ID"} {
-		t.Setenv(name, "") // so that it is put back
+		t.Setenv(name, "") // so that the test restores it at the end
 		assert.NilError(t, os.Unsetenv(name))
 	}
 	file := filepath.Join(t.TempDir(), "agent.env")

@@ -1,4 +1,5 @@
-// Command btrfs-nfs-agent turns the btrfs filesystem of this machine into a storage backend: see docs/architecture.md.
+// Command btrfs-nfs-agent turns the btrfs filesystem of this machine into a storage backend: see
+// docs/architecture.md.
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	// A second signal finds the default again, and ends the process at once.
+	// After the first signal the default handler is back, so a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	if err := rootCommand().ExecuteContext(ctx); err != nil {
 		code, silent := exitCode(err)

@@ -57,7 +57,8 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 	if err != nil {
 		return err
 	}
-	// Both fail where an agent of ours has the pool. The second keeps one from starting meanwhile.
+	// Both fail if an agent of this project uses the pool. The second one prevents a start
+	// meanwhile.
 	if _, err := storage.Inspect(command.Context(), storageConfig(c), false); err != nil {
 		return err
 	}

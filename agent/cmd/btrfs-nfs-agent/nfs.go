@@ -96,13 +96,13 @@ func runRotateKey(command *cobra.Command, yes bool) error {
 	return nil
 }
 
-// rotateKey stops the server first: while it runs without a key, a forged handle could put a key of
-// its choice in place.
+// rotateKey stops the server first. While it runs without a key, a client with a forged handle
+// could write a key file.
 func rotateKey(ctx context.Context, basePath string, server kernel.Config) (removed bool, err error) {
 	if _, err := kernel.StopServer(ctx, server); err != nil {
 		return false, fmt.Errorf("stop the NFS server: %w", err)
 	}
-	if nfsd.NewServer("/proc").Runs() { // without a key, root on a client could read, and write, the next one
+	if nfsd.NewServer("/proc").Runs() { // without a key, root on a client could read and write the next one
 		return false, errors.New("the NFS server still runs, and the agent has not started it: systemctl stop nfs-server first")
 	}
 	basePath, err = filepath.EvalSymlinks(basePath)
@@ -139,7 +139,7 @@ func runScope(command *cobra.Command) error {
 		return err
 	}
 
-	// Below the mount point there may be another filesystem, of another scope.
+	// There may be another filesystem with another scope below the mount point.
 	identity, err := pool.Identify(c.BasePath, "/etc/fstab")
 	if err != nil {
 		return err

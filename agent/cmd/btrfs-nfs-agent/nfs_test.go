@@ -13,8 +13,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// The key is removed by the command, which asks first, and not while an agent has the pool. In the
-// lab it stops the server as well.
+// The command asks first and then removes the key, but not while an agent uses the pool. In the lab
+// it also stops the server.
 func TestRotateKeyCommand(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)
@@ -42,7 +42,7 @@ func TestRotateKeyCommand(t *testing.T) {
 	}
 }
 
-// The scope is that of the filesystem, whatever directory of it holds the volumes.
+// The scope is that of the filesystem, and does not depend on the directory of the volumes.
 func TestScopeCommand(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	uuid, err := exec.Command("findmnt", "-n", "-o", "UUID", "--target", pool.Dir).Output()
@@ -55,7 +55,7 @@ func TestScopeCommand(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, out, "btrfs-nfs-"+strings.TrimSpace(string(uuid))+"\n")
 	}
-	// With AGENT_POOL_ID, it is not that of what lies below the mount point.
+	// With AGENT_POOL_ID, it is not that of the filesystem below the mount point.
 	t.Setenv("AGENT_BASE_PATH", pool.Dir)
 	t.Setenv("AGENT_POOL_ID", "6f1c8b52-2a0e-4c1b-9a57-0d6f3f1f8a11")
 	_, _, err = runCommand(t, "nfs", "scope", "--env-file", "/none")

@@ -21,10 +21,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// serve runs the agent until ctx ends, then drains: started requests are finished within AGENT_SHUTDOWN_TIMEOUT.
+// serve runs the agent until ctx ends, then drains: it finishes started requests within
+// AGENT_SHUTDOWN_TIMEOUT.
 func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error) {
 	logger.Info("starting", "version", version.Version, "commit", version.Commit, "date", version.Date, "base_path", c.BasePath, "tenants", c.Tenants.Names())
-	// The NFS server speaks of paths without symbolic links.
+	// The NFS server uses paths without symbolic links.
 	basePath, err := filepath.EvalSymlinks(c.BasePath)
 	if err != nil {
 		return fmt.Errorf("AGENT_BASE_PATH: %w", err)
@@ -34,7 +35,7 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	}
 	pool := storageConfig(c)
 	pool.BasePath, pool.Logger = basePath, logger
-	opened, err := storage.OpenPool(pool) // before anything is changed, in the pool or beside it
+	opened, err := storage.OpenPool(pool) // before the agent changes anything in the pool or outside of it
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
@@ -53,7 +54,8 @@ func serve(ctx context.Context, c config.Config, logger *slog.Logger) (err error
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
-	// What is still under way after the drain gets as long again to come to an end; beyond that it is as after a crash.
+	// Changes that are still running after the drain get the same time again. After that they are
+	// interrupted as in a crash.
 	defer func() {
 		err = errors.Join(err, within(ctx, c, store.Close))
 		logger.Info("stopped")
@@ -83,7 +85,8 @@ func run(ctx context.Context, c config.Config, logger *slog.Logger, store *stora
 		Observe: metrics.NewRequests(registry).Observe,
 	})
 
-	// The metrics and the watchdog go on during the drain. When one part fails, the others end as well.
+	// The metrics and the watchdog continue during the drain. If one part fails, the others end as
+	// well.
 	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer endBackground()
 	parts, running := errgroup.WithContext(ctx)
@@ -103,7 +106,7 @@ func run(ctx context.Context, c config.Config, logger *slog.Logger, store *stora
 	return parts.Wait()
 }
 
-// within gives f the time that the configuration grants for ending, which begins when ctx has ended.
+// within runs f with the configured time for the shutdown, which begins when ctx has ended.
 func within(ctx context.Context, c config.Config, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
@@ -112,7 +115,7 @@ func within(ctx context.Context, c config.Config, f func(context.Context) error)
 
 type listeners struct {
 	api     net.Listener
-	metrics net.Listener // nil for none
+	metrics net.Listener // nil if there are none
 }
 
 func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
@@ -137,7 +140,7 @@ func listen(c config.Config, logger *slog.Logger) (on listeners, err error) {
 	return on, nil
 }
 
-// newTokens are those of the configuration, and follow AGENT_TENANTS_FILE.
+// newTokens returns the tokens of the configuration, which follow AGENT_TENANTS_FILE.
 func newTokens(c config.Config, logger *slog.Logger) *api.Tokens {
 	tokens := tokensOf(c.Tenants)
 	if c.TenantsFile != "" {

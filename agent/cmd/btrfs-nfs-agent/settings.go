@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 )
 
-// settingsCommand is for install.sh. The rules for settings are in this program alone.
+// settingsCommand is for install.sh. Only this program contains the rules for settings.
 func settingsCommand() *cobra.Command {
 	var envFile string
 	command := &cobra.Command{Use: "settings", Hidden: true, Args: cobra.NoArgs}

@@ -9,7 +9,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// The unit does not restart the agent after 78 (RestartPreventExitStatus=).
+// The unit does not restart the agent after exit code 78 (RestartPreventExitStatus=).
 func TestBadSettingsEndWithTheCodeThatStopsRestarts(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "link")
 	odd := filepath.Join(t.TempDir(), "a\nb")

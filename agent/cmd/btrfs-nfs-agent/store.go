@@ -7,14 +7,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// observedStore is the store with what is wrong outside of it.
+// observedStore is the store with conditions from outside of it.
 type observedStore struct {
 	*storage.Store
 	tokens *api.Tokens
 	grace  *graceExporter
 }
 
-// Conditions may be seen by anyone: what is wrong with the file is in the log.
+// Conditions may be read by any client. The log has the details about the file.
 func (s observedStore) Conditions() []storage.Condition {
 	conditions := s.Store.Conditions()
 	if s.tokens.Problem() != nil {
@@ -30,7 +30,8 @@ func (s observedStore) Conditions() []storage.Condition {
 	return conditions
 }
 
-// apiStore and metricsStore show the store as those packages declare it: their interfaces speak of a Tenant of their own.
+// apiStore and metricsStore adapt the store to the interfaces of those packages, because each of
+// them declares a type Tenant.
 type apiStore struct{ observedStore }
 
 func (s apiStore) Tenant(name string) (api.Tenant, error) {

@@ -19,17 +19,19 @@ const (
 	stopping     = daemon.SdNotifyStopping
 )
 
-// notifyTime is how long systemd may leave its socket full before the agent goes on without telling it.
+// notifyTime is how long the agent waits for space in the socket of systemd.
 const notifyTime = time.Second
 
-// notify tells systemd, where it wants to know. That it cannot be told is no reason to stop serving, nor to wait for long.
+// notify sends the state to systemd, if systemd requested that. A failure must not stop or delay
+// the agent.
 func notify(logger *slog.Logger, state string) {
 	if err := send(config.NotifySocket(), state); err != nil {
 		logger.Warn("systemd could not be notified", "state", state, "error", err)
 	}
 }
 
-// send is daemon.SdNotify with a limit: a datagram for a full queue waits until somebody reads (unix(7), max_dgram_qlen).
+// send is daemon.SdNotify with a time limit. A datagram for a full queue waits until the receiver
+// reads (unix(7), max_dgram_qlen).
 func send(socket, state string) error {
 	if socket == "" {
 		return nil
@@ -46,9 +48,10 @@ func send(socket, state string) error {
 	return err
 }
 
-// watchdog tells systemd that the agent lives, twice in the time that WatchdogSec grants, until ctx ends. Without
-// WatchdogSec it only waits. An agent whose locks are stuck cannot answer the question in between, and is restarted. The
-// disk is not asked: a disk that hangs is not made better by a restart.
+// watchdog notifies systemd twice per WatchdogSec that the agent works, until ctx ends. Without
+// WatchdogSec it only waits. An agent with deadlocked locks cannot run the check before a
+// notification, and systemd restarts it. The check does not access the disk, because a restart does
+// not help against a disk that hangs.
 func watchdog(ctx context.Context, store *storage.Store, logger *slog.Logger) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -54,7 +54,7 @@ func (x *terminal) write(line string) {
 	x.tmux("send-keys", "Enter")
 }
 
-// clear makes sure that what is waited for next is not what is there already.
+// clear clears the screen, so that a following wait does not match old text.
 func (x *terminal) clear() {
 	x.t.Helper()
 	x.write("clear")
@@ -81,7 +81,8 @@ func (x *terminal) waitForText(text string) {
 	x.waitFor(text, func(screen string) bool { return strings.Contains(screen, text) })
 }
 
-// --watch shows changes in place, also when the window changes its size, and ends at ^C with success.
+// --watch shows changes in place, also after a change of the window size, and ends at ^C with
+// success.
 func TestWatchInATerminal(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
@@ -120,7 +121,8 @@ func TestWatchInATerminal(t *testing.T) {
 	x.waitForText("code=0")
 }
 
-// A question is asked where somebody can answer, and only yes is a yes; a token is not shown while it is typed.
+// The program asks questions only in a terminal, and accepts only yes. It does not show a typed
+// token.
 func TestQuestionsInATerminal(t *testing.T) {
 	a := start(t)
 	a.ignoreNotifications()
