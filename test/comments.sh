@@ -23,6 +23,14 @@ directories=(
 	node
 	agent/internal/storage
 	agent/internal/task
+	shared/agentapi
+	shared/agentclient
+	shared/configdoc
+	shared/csiserver
+	shared/id
+	shared/log
+	shared/mountoptions
+	shared/version
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '

@@ -1,5 +1,5 @@
-// Package agentapi is the contract between the agent and its clients: openapi.yaml, the wire types generated from it, and
-// the one table that relates error codes, HTTP statuses and gRPC codes.
+// Package agentapi is the contract between the agent and its clients: openapi.yaml, the wire types
+// generated from it, and the only table that relates error codes, HTTP statuses and gRPC codes.
 package agentapi
 
 import _ "embed"
@@ -15,21 +15,23 @@ var OpenAPI []byte
 const (
 	// MaxBodyBytes is the largest request body that the agent reads: 1 MiB.
 	MaxBodyBytes = 1 << 20
-	// MaxPage is the largest limit of a list, and the one of a request that names none.
+	// MaxPage is the largest limit of a list, and the default of a request without a limit.
 	MaxPage = 1000
-	// MaxLabels is how many labels a volume, snapshot or export reference may carry.
+	// MaxLabels is the maximum number of labels of a volume, snapshot or export reference.
 	MaxLabels = 32
 	// MinSizeBytes is the smallest size of a volume: 1 MiB.
 	MinSizeBytes = 1 << 20
 
-	// UsageTokenHeader carries the capability from an export answer to the usage of that volume.
+	// UsageTokenHeader carries the token from an export answer, which grants access to the usage of
+	// that volume.
 	UsageTokenHeader = "X-Usage-Token"
-	// RequestIDHeader carries the caller's request ID into the agent's log, and back.
+	// RequestIDHeader carries the caller's request ID to the agent's log and back.
 	RequestIDHeader = "X-Request-Id"
-	// CreatedByLabel names the creator of a volume, snapshot or reference; it is kept as it was first set.
+	// CreatedByLabel names the creator of a volume, snapshot or reference. It never changes.
 	CreatedByLabel = "created-by"
-	// MigratedLabel marks a reference that was taken over from an older agent: the controller takes it back with its own of that address.
+	// MigratedLabel marks a reference that was migrated from an older agent. The controller revokes it
+	// together with its own references of that address.
 	MigratedLabel = "migrated"
-	// DataDir is the subvolume inside a volume's or snapshot's directory: path/data is what clients mount.
+	// DataDir is the subvolume in the directory of a volume or snapshot. Clients mount path/data.
 	DataDir = "data"
 )

@@ -9,15 +9,15 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// Error is what went wrong with a request, in the words of the contract. Message names the field and the limit; it
-// is shown to clients and holds no secrets.
+// Error is an error of a request, with a code of the contract. Message names the field and the
+// limit. Clients see it, so it holds no secrets.
 type Error struct {
 	Code    Code
 	Message string
 	Cause   error // for logs and errors.Is; not sent to clients
 }
 
-// Errorf makes an Error. A %w operand becomes its Cause.
+// Errorf returns an Error. A %w operand becomes its Cause.
 func Errorf(code Code, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
 	return &Error{Code: code, Message: wrapped.Error(), Cause: errors.Unwrap(wrapped)}
@@ -25,19 +25,19 @@ func Errorf(code Code, format string, args ...any) *Error {
 
 func (e *Error) Error() string { return e.Message }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Is makes errors.Is(err, &Error{Code: NotFound}) match by code.
+// Is makes errors.Is(err, &Error{Code: NotFound}) compare codes.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Message == ""
 }
 
-// IsCode reports whether err carries the code.
+// IsCode reports whether err has the code.
 func IsCode(err error, code Code) bool { return errors.Is(err, &Error{Code: code}) }
 
-// CodeOf is the code that err carries, and InternalError for an error without one.
+// CodeOf returns the code of err, and InternalError for an error without one.
 func CodeOf(err error) Code {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
@@ -45,8 +45,8 @@ func CodeOf(err error) Code {
 	return InternalError
 }
 
-// table is the one place where codes, HTTP statuses and gRPC codes meet. For a status that several codes share, the
-// first row is the one that a bare status (without a readable body) is taken for.
+// table is the only place that relates codes, HTTP statuses and gRPC codes. If several codes share
+// a status, the first row applies to an answer without a readable body.
 var table = []struct {
 	code   Code
 	status int
@@ -58,23 +58,24 @@ var table = []struct {
 	{Forbidden, http.StatusForbidden, codes.PermissionDenied},
 	{NotFound, http.StatusNotFound, codes.NotFound},
 	{AlreadyExists, http.StatusConflict, codes.AlreadyExists},
-	// Waiting helps: the caller must first unpublish. Not Aborted, which means "the same call is under way".
+	// Waiting helps: the caller must first unpublish. Not Aborted, which means that the same call is
+	// in progress.
 	{Busy, http.StatusLocked, codes.FailedPrecondition},
-	// An administrator has to act. A client that does not know the code takes the status for
-	// Busy, with the same effect.
+	// An administrator has to act. A client that does not know the code treats the status as Busy,
+	// with the same effect.
 	{Quarantined, http.StatusLocked, codes.FailedPrecondition},
 	{TooLarge, http.StatusRequestEntityTooLarge, codes.InvalidArgument},
-	// Not ResourceExhausted, which makes Kubernetes' scheduler look for another place for the pod.
+	// Not ResourceExhausted, which makes the Kubernetes scheduler choose another node for the pod.
 	{RateLimited, http.StatusTooManyRequests, codes.Unavailable},
 	{NoSpace, http.StatusInsufficientStorage, codes.ResourceExhausted},
 	{InternalError, http.StatusInternalServerError, codes.Internal},
 	{MetadataError, http.StatusInternalServerError, codes.Internal},
 	{Unavailable, http.StatusServiceUnavailable, codes.Unavailable},
-	// Upgrading the agent helps. The request itself is good.
+	// An upgrade of the agent helps. The request itself is valid.
 	{Unsupported, http.StatusNotImplemented, codes.FailedPrecondition},
 }
 
-// HTTPStatus is the status that the agent answers with for err.
+// HTTPStatus returns the status of the agent's answer for err.
 func HTTPStatus(err error) int {
 	code := CodeOf(err)
 	for _, row := range table {
@@ -85,7 +86,8 @@ func HTTPStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// GRPCCode is the code that a CSI driver answers with for err. A deadline or a cancellation of the caller's stays one.
+// GRPCCode returns the code of a CSI driver's answer for err. The caller's deadline or cancellation
+// keeps its code.
 func GRPCCode(err error) codes.Code {
 	switch {
 	case err == nil:
@@ -104,8 +106,8 @@ func GRPCCode(err error) codes.Code {
 	return codes.Internal
 }
 
-// FromHTTP is the error that an answer with this status, code and message stands for. A code that is not of the contract
-// (a proxy, a foreign server, a newer agent) falls back to what the status says.
+// FromHTTP returns the error for an answer with this status, code and message. A code outside the
+// contract (a proxy, a foreign server, a newer agent) is replaced by the code of the status.
 func FromHTTP(status int, code Code, message string) *Error {
 	if message == "" {
 		message = fmt.Sprintf("the agent answered %d %s", status, http.StatusText(status))

@@ -15,7 +15,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The pairs that facts of the contract fix: HTTP for every client, gRPC for the CSI drivers.
+// The pairs that the contract fixes: HTTP for every client, gRPC for the CSI drivers.
 func TestTable(t *testing.T) {
 	want := map[Code]struct {
 		status int
@@ -71,7 +71,7 @@ func TestForeignStatus(t *testing.T) {
 	assert.ErrorContains(t, FromHTTP(418, "TEAPOT", ""), "418")
 }
 
-// The table in docs/api.md has each code with its HTTP status, and no others.
+// The table in docs/api.md lists exactly the codes, with their HTTP statuses.
 func TestCodesOfDocument(t *testing.T) {
 	document, err := os.ReadFile("../../docs/api.md")
 	assert.NilError(t, err)

@@ -7,24 +7,23 @@ import (
 	"slices"
 )
 
-// Features of agents. An agent lists its own in the health answer. One of 57e475d lists none. A
-// word keeps its meaning for good.
+// Features of agents. An agent lists its features in the health answer. An agent of 57e475d lists
+// none. The meaning of a word never changes.
 const (
-	// FeatureVolumeID means that volumes have an ID, and that a volume's snapshots are those
-	// with its ID.
+	// FeatureVolumeID means that volumes have an ID, and that the snapshots of a volume carry this ID.
 	FeatureVolumeID = "volume-id"
-	// FeatureCloneProperties means that a clone request takes the properties of the new volume.
+	// FeatureCloneProperties means that a clone request accepts the properties of the new volume.
 	FeatureCloneProperties = "clone-properties"
-	// FeatureCreateProperties means that a create request takes all that an update takes.
+	// FeatureCreateProperties means that a create request accepts all fields of an update.
 	FeatureCreateProperties = "create-properties"
 )
 
-// Features lists what an agent of this version has.
+// Features returns the features of an agent of this version.
 func Features() []string {
 	return []string{FeatureVolumeID, FeatureCloneProperties, FeatureCreateProperties}
 }
 
-// cloneProperties are the fields of a clone request that came with FeatureCloneProperties.
+// cloneProperties holds the fields of a clone request that came with FeatureCloneProperties.
 var cloneProperties = map[string]string{
 	"size_limit":    FeatureCloneProperties,
 	"nocow":         FeatureCloneProperties,
@@ -36,8 +35,8 @@ var cloneProperties = map[string]string{
 	"mount_options": FeatureCloneProperties,
 }
 
-// newerFields are the fields that an agent of 57e475d does not know, with their features, by
-// the type of the request.
+// newerFields maps request types to the fields that an agent of 57e475d does not know, with their
+// features.
 var newerFields = map[string]map[string]string{
 	"VolumeCreate": {
 		"size_limit":    FeatureCreateProperties,
@@ -47,10 +46,10 @@ var newerFields = map[string]map[string]string{
 	"SnapshotClone": cloneProperties,
 }
 
-// NewerField is a field of a request that not every agent knows.
+// NewerField is a field of a request that older agents do not know.
 type NewerField struct{ Name, Feature string }
 
-// NewerFields lists those of the request's fields that are set and that not every agent knows.
+// NewerFields returns the fields of the request that are set and that older agents do not know.
 func NewerFields(request any) ([]NewerField, error) {
 	known := newerFields[reflect.TypeOf(request).Name()]
 	if len(known) == 0 {

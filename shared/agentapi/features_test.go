@@ -10,7 +10,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// knownTo57e475d are the fields of requests that need no feature.
+// knownTo57e475d holds the fields of requests that need no feature.
 var knownTo57e475d = map[reflect.Type]string{
 	reflect.TypeFor[VolumeCreate]():    "name size_bytes quota_bytes nocow compression root_squash uid gid mode labels",
 	reflect.TypeFor[VolumeClone]():     "source name size_bytes labels",
@@ -22,7 +22,7 @@ var knownTo57e475d = map[reflect.Type]string{
 	reflect.TypeFor[TaskStart]():       "timeout opts labels",
 }
 
-// A field that an older agent does not know has a feature, and this version's agent lists it.
+// Each field that an older agent does not know has a feature, and this version's agent lists it.
 func TestNewFieldsHaveFeatures(t *testing.T) {
 	for request, known := range knownTo57e475d {
 		for i := range request.NumField() {
@@ -34,7 +34,7 @@ func TestNewFieldsHaveFeatures(t *testing.T) {
 			assert.Check(t, slices.Contains(Features(), feature), "%s of %s: the feature %q", name, request.Name(), feature)
 		}
 	}
-	// The other way round: the agent lists no feature whose fields it does not have.
+	// The reverse: the agent lists no feature whose fields it does not have.
 	_, hasProperties := reflect.TypeFor[VolumeClone]().FieldByName("Compression")
 	assert.Equal(t, slices.Contains(Features(), FeatureCloneProperties), hasProperties)
 }

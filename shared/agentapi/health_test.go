@@ -10,7 +10,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The table in docs/health.md has each reason that an agent gives, that of the controller's own, and no others.
+// The table in docs/health.md lists exactly the reasons that an agent gives, and the one that the
+// controller adds.
 func TestReasonsOfDocument(t *testing.T) {
 	source, err := os.ReadFile("health.go")
 	assert.NilError(t, err)

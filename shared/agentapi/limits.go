@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// What the contract allows in fields that are text. The agent refuses everything else; the controller does so too, where it
-// can name the parameter or the annotation that is wrong.
+// The values that the contract allows in text fields. The agent refuses all others. The controller
+// also refuses them if it can name the invalid parameter or annotation.
 
 const (
 	labelKeyPattern   = `^[a-z0-9][a-z0-9._-]{0,62}$`
@@ -21,8 +21,9 @@ var (
 	requestID  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$`)
 )
 
-// ValidRequestID tells whether a caller's request ID is kept. It is short and plain, because it goes into logs; who gets another makes one
-// of its own. Driver and agent must agree: what one keeps and the other does not is no ID that finds a call in both logs.
+// ValidRequestID reports whether the agent keeps a caller's request ID. The ID is short and plain,
+// because it goes into logs. A caller with another ID generates a new one. Driver and agent must
+// apply the same rule: an ID that only one of them keeps does not find a call in both logs.
 func ValidRequestID(id string) bool { return requestID.MatchString(id) }
 
 // CheckLabelKey checks the key of a label.

@@ -8,42 +8,43 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// CreateVolume makes a volume, or returns the one that the same request made before.
+// CreateVolume creates a volume. It returns the existing one if the same request created it before.
 func (c *Client) CreateVolume(ctx context.Context, r agentapi.VolumeCreate) (*agentapi.VolumeDetail, error) {
 	return send[agentapi.VolumeDetail](ctx, c, "CreateVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CreateVolume(ctx, r)
 	})
 }
 
-// CloneVolume makes a volume from another.
+// CloneVolume creates a volume from another.
 func (c *Client) CloneVolume(ctx context.Context, r agentapi.VolumeClone) (*agentapi.VolumeDetail, error) {
 	return send[agentapi.VolumeDetail](ctx, c, "CloneVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CloneVolume(ctx, r)
 	})
 }
 
-// CloneSnapshot makes a volume from a snapshot.
+// CloneSnapshot creates a volume from a snapshot.
 func (c *Client) CloneSnapshot(ctx context.Context, r agentapi.SnapshotClone) (*agentapi.VolumeDetail, error) {
 	return send[agentapi.VolumeDetail](ctx, c, "CloneSnapshot", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CloneSnapshot(ctx, r)
 	})
 }
 
-// GetVolume fails with NotFound where there is none.
+// GetVolume fails with NotFound if the volume does not exist.
 func (c *Client) GetVolume(ctx context.Context, name string) (*agentapi.VolumeDetail, error) {
 	return one[agentapi.VolumeDetail](ctx, c, "GetVolume", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetVolume(ctx, name)
 	})
 }
 
-// UpdateVolume changes the fields that are set. A size smaller than the present one is Invalid.
+// UpdateVolume changes the fields that are set. A size below the present one is Invalid.
 func (c *Client) UpdateVolume(ctx context.Context, name string, r agentapi.VolumeUpdate) (*agentapi.VolumeDetail, error) {
 	return send[agentapi.VolumeDetail](ctx, c, "UpdateVolume", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.UpdateVolume(ctx, name, r)
 	})
 }
 
-// DeleteVolume succeeds where there is none, and fails with Busy while the volume is exported.
+// DeleteVolume succeeds if the volume does not exist. It fails with Busy while the volume is
+// exported.
 func (c *Client) DeleteVolume(ctx context.Context, name string) error {
 	return c.do(ctx, "DeleteVolume", nil, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.DeleteVolume(ctx, name)
@@ -57,8 +58,8 @@ func (c *Client) Export(ctx context.Context, volume string, r agentapi.ExportReq
 	})
 }
 
-// Unexport removes the client's references that carry the labels; without labels all of them. When it returns and
-// the last one is gone, that client can no longer read or write.
+// Unexport removes the client's references that have the labels, or all of them without labels.
+// When it returns and the client has no reference left, the client can no longer read or write.
 func (c *Client) Unexport(ctx context.Context, volume string, r agentapi.UnexportRequest) error {
 	if err := c.require(ctx, r); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (c *Client) Usage(ctx context.Context, volume string) (*agentapi.Usage, err
 	return c.UsageWithToken(ctx, volume, "")
 }
 
-// UsageWithToken reads quota and usage with the token that an export gave.
+// UsageWithToken reads quota and usage with the token of an export.
 func (c *Client) UsageWithToken(ctx context.Context, volume, usageToken string) (*agentapi.Usage, error) {
 	return one[agentapi.Usage](ctx, c, "Usage", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetVolumeUsage(ctx, volume, func(_ context.Context, r *http.Request) error {
@@ -85,56 +86,59 @@ func (c *Client) UsageWithToken(ctx context.Context, volume, usageToken string) 
 	})
 }
 
-// CreateSnapshot makes a read-only snapshot, or returns the one that the same request made before.
+// CreateSnapshot creates a read-only snapshot. It returns the existing one if the same request
+// created it before.
 func (c *Client) CreateSnapshot(ctx context.Context, r agentapi.SnapshotCreate) (*agentapi.SnapshotDetail, error) {
 	return send[agentapi.SnapshotDetail](ctx, c, "CreateSnapshot", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.CreateSnapshot(ctx, r)
 	})
 }
 
-// GetSnapshot fails with NotFound where there is none.
+// GetSnapshot fails with NotFound if the snapshot does not exist.
 func (c *Client) GetSnapshot(ctx context.Context, name string) (*agentapi.SnapshotDetail, error) {
 	return one[agentapi.SnapshotDetail](ctx, c, "GetSnapshot", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetSnapshot(ctx, name)
 	})
 }
 
-// DeleteSnapshot succeeds where there is none.
+// DeleteSnapshot succeeds if the snapshot does not exist.
 func (c *Client) DeleteSnapshot(ctx context.Context, name string) error {
 	return c.do(ctx, "DeleteSnapshot", nil, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.DeleteSnapshot(ctx, name)
 	})
 }
 
-// StartTask begins long work on the pool and returns its ID. It fails with Busy while a task of the type runs.
+// StartTask starts a task on the pool and returns its ID. It fails with Busy while a task of the
+// type runs.
 func (c *Client) StartTask(ctx context.Context, kind string, r agentapi.TaskStart) (*agentapi.TaskStarted, error) {
 	return send[agentapi.TaskStarted](ctx, c, "StartTask", r, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.StartTask(ctx, kind, r)
 	})
 }
 
-// ListTasks reads the tenant's tasks, the newest first.
+// ListTasks returns the tenant's tasks, the newest first.
 func (c *Client) ListTasks(ctx context.Context, labels ...string) (*agentapi.TaskList, error) {
 	return one[agentapi.TaskList](ctx, c, "ListTasks", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.ListTasks(ctx, &agentapi.ListTasksParams{Label: Page{Labels: labels}.labels()})
 	})
 }
 
-// GetTask fails with NotFound where there is none.
+// GetTask fails with NotFound if the task does not exist.
 func (c *Client) GetTask(ctx context.Context, id string) (*agentapi.Task, error) {
 	return one[agentapi.Task](ctx, c, "GetTask", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetTask(ctx, id)
 	})
 }
 
-// DeleteTask cancels a running task and forgets one that has ended. It succeeds where there is none.
+// DeleteTask cancels a running task and removes one that has ended. It succeeds if the task does
+// not exist.
 func (c *Client) DeleteTask(ctx context.Context, id string) error {
 	return c.do(ctx, "DeleteTask", nil, func(ctx context.Context) (*http.Response, error) {
 		return c.wire.DeleteTask(ctx, id)
 	})
 }
 
-// Stats are the pool's.
+// Stats returns those of the pool.
 func (c *Client) Stats(ctx context.Context) (*agentapi.Stats, error) {
 	return one[agentapi.Stats](ctx, c, "Stats", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetStats(ctx)
@@ -148,17 +152,19 @@ func (c *Client) Health(ctx context.Context) (*agentapi.Health, error) {
 	})
 }
 
-// Ready needs no token; it fails with Unavailable and the reason while the agent takes no changes.
+// Ready needs no token. It fails with Unavailable and the reason while the agent accepts no
+// changes.
 func (c *Client) Ready(ctx context.Context) (*agentapi.Health, error) {
 	return one[agentapi.Health](ctx, c, "Ready", func(ctx context.Context) (*http.Response, error) {
 		return c.wire.GetReady(ctx)
 	})
 }
 
-// Page asks for a part of a list. The zero value is the first page, as long as the agent allows.
+// Page selects a part of a list. The zero value is the first page, with the agent's maximum of
+// items.
 type Page struct {
-	Limit  int      // items, 1 to agentapi.MaxPage; 0 for the maximum
-	After  string   // next of the page before
+	Limit  int      // number of items, 1 to agentapi.MaxPage; 0 means the maximum
+	After  string   // next of the previous page
 	Labels []string // key=value or key; all must match
 }
 
@@ -183,7 +189,7 @@ func (p Page) labels() *[]string {
 	return &p.Labels
 }
 
-// ListVolumes reads one page in detail. A bad Page.After is Invalid.
+// ListVolumes reads one page with details. An invalid Page.After is Invalid.
 func (c *Client) ListVolumes(ctx context.Context, p Page) (*agentapi.VolumeDetailList, error) {
 	detail := true
 	return one[agentapi.VolumeDetailList](ctx, c, "ListVolumes", func(ctx context.Context) (*http.Response, error) {
@@ -191,7 +197,7 @@ func (c *Client) ListVolumes(ctx context.Context, p Page) (*agentapi.VolumeDetai
 	})
 }
 
-// ListDegraded is ListVolumes of those whose health is degraded, by themselves or by their pool.
+// ListDegraded lists the volumes whose health is degraded by themselves or by their pool.
 func (c *Client) ListDegraded(ctx context.Context, p Page) (*agentapi.VolumeDetailList, error) {
 	yes := true
 	return one[agentapi.VolumeDetailList](ctx, c, "ListDegraded", func(ctx context.Context) (*http.Response, error) {
@@ -199,7 +205,7 @@ func (c *Client) ListDegraded(ctx context.Context, p Page) (*agentapi.VolumeDeta
 	})
 }
 
-// ListSnapshots reads one page in detail, of one volume's snapshots or, with volume "", of all.
+// ListSnapshots reads one page with details, of one volume's snapshots or, with volume "", of all.
 func (c *Client) ListSnapshots(ctx context.Context, volume string, p Page) (*agentapi.SnapshotDetailList, error) {
 	detail := true
 	return one[agentapi.SnapshotDetailList](ctx, c, "ListSnapshots", func(ctx context.Context) (*http.Response, error) {
@@ -217,7 +223,7 @@ func (c *Client) ListExports(ctx context.Context, p Page) (*agentapi.ExportList,
 	})
 }
 
-// Volumes walks all pages. It ends at the first error.
+// Volumes iterates over all pages. It ends at the first error.
 func (c *Client) Volumes(ctx context.Context, labels ...string) iter.Seq2[agentapi.VolumeDetail, error] {
 	return pages(func(after string) ([]agentapi.VolumeDetail, string, error) {
 		list, err := c.ListVolumes(ctx, Page{After: after, Labels: labels})
@@ -228,7 +234,7 @@ func (c *Client) Volumes(ctx context.Context, labels ...string) iter.Seq2[agenta
 	})
 }
 
-// Snapshots walks all pages. It ends at the first error.
+// Snapshots iterates over all pages. It ends at the first error.
 func (c *Client) Snapshots(ctx context.Context, volume string, labels ...string) iter.Seq2[agentapi.SnapshotDetail, error] {
 	return pages(func(after string) ([]agentapi.SnapshotDetail, string, error) {
 		list, err := c.ListSnapshots(ctx, volume, Page{After: after, Labels: labels})
@@ -239,7 +245,7 @@ func (c *Client) Snapshots(ctx context.Context, volume string, labels ...string)
 	})
 }
 
-// Exports walks all pages. It ends at the first error.
+// Exports iterates over all pages. It ends at the first error.
 func (c *Client) Exports(ctx context.Context, labels ...string) iter.Seq2[agentapi.ExportEntry, error] {
 	return pages(func(after string) ([]agentapi.ExportEntry, string, error) {
 		list, err := c.ListExports(ctx, Page{After: after, Labels: labels})

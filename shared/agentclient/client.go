@@ -1,4 +1,5 @@
-// Package agentclient calls the agent's HTTP API: typed errors, deadlines, TLS and paging over the generated client.
+// Package agentclient calls the agent's HTTP API. It adds typed errors, deadlines, TLS and paging
+// to the generated client.
 package agentclient
 
 import (
@@ -20,36 +21,37 @@ import (
 )
 
 const (
-	// DefaultTimeout bounds one call where Options name no other.
+	// DefaultTimeout limits one call if Options set no timeout.
 	DefaultTimeout = 30 * time.Second
 
-	// dialTimeout tells a host that is gone from an agent that takes its time: three tries of the kernel's, at 0, 1 and 3 s (tcp(7),
-	// tcp_syn_retries).
+	// dialTimeout distinguishes an unreachable host from a slow agent. It leaves time for three
+	// attempts of the kernel, at 0, 1 and 3 s (tcp(7), tcp_syn_retries).
 	dialTimeout = 5 * time.Second
 
-	maxAnswerBytes = 64 << 20 // a detailed list of tens of thousands of volumes; more is not an agent
+	maxAnswerBytes = 64 << 20 // fits a detailed list of tens of thousands of volumes; no agent sends more
 )
 
-// Options say how to reach an agent. The zero value is usable for plain HTTP without a token.
+// Options configure the access to an agent. The zero value works for plain HTTP without a token.
 type Options struct {
 	Token     string        // tenant token; empty for calls that need none
-	Source    TokenSource   // where to read the token again after the agent has refused it; nil for none
-	Timeout   time.Duration // of one call, DefaultTimeout when 0
+	Source    TokenSource   // source to read the token again after the agent refuses it; nil if there is none
+	Timeout   time.Duration // for one call; 0 means DefaultTimeout
 	TLS       TLSFiles
 	UserAgent string
-	// RequestID gives the ID that the agent logs for a call; nil sends none.
+	// RequestID returns the ID that the agent logs for a call. A nil RequestID sends none.
 	RequestID func(context.Context) string
-	// Observe is told of each call: operation, duration and result. nil for none.
+	// Observe receives the operation, duration and result of each call. It may be nil.
 	Observe func(operation string, took time.Duration, err error)
-	// NameAgent begins each error with the URL of the agent.
+	// NameAgent prefixes each error with the URL of the agent.
 	NameAgent bool
 }
 
-// Client calls one agent with one token. It is safe for concurrent use and keeps connections open; Close ends them.
+// Client calls one agent with one token. It is safe for concurrent use. It keeps connections open
+// until Close.
 type Client struct {
 	wire      *wire.Client
 	url       string
-	named     bool // errors name the agent
+	named     bool // whether errors name the agent
 	source    TokenSource
 	token     atomic.Pointer[string]
 	transport *http.Transport
@@ -58,8 +60,8 @@ type Client struct {
 	features  features
 }
 
-// New makes a client for an agent at http://host:port or https://host:port. It does not call the agent. It fails on a
-// URL that is not of that form and on TLS files that cannot be read.
+// New returns a client for an agent at http://host:port or https://host:port. It does not call the
+// agent. It fails if the URL has another form or if TLS files cannot be read.
 func New(agentURL string, o Options) (*Client, error) {
 	base, err := ParseURL(agentURL)
 	if err != nil {
@@ -73,7 +75,7 @@ func New(agentURL string, o Options) (*Client, error) {
 	transport.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	transport.TLSClientConfig = tlsConfig
 	transport.MaxIdleConnsPerHost = 16
-	transport.Proxy = nil // an agent is a neighbour; a proxy from the environment would be handed the token
+	transport.Proxy = nil // the agent is nearby; a proxy from the environment would receive the token
 
 	c := &Client{url: agentURL, named: o.NameAgent, source: o.Source, transport: transport, timeout: o.Timeout, observe: o.Observe}
 	c.token.Store(&o.Token)
@@ -89,7 +91,7 @@ func New(agentURL string, o Options) (*Client, error) {
 	return c, err
 }
 
-// ParseURL checks an agent URL: http or https, a host, and nothing behind the path's "/".
+// ParseURL checks an agent URL: http or https, a host, and no path except "/".
 func ParseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -105,10 +107,10 @@ func ParseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// Close ends idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
-// A redirect would carry the token to a place that nobody configured.
+// refuseRedirect prevents a redirect from sending the token to a server that is not configured.
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func (c *Client) sendToken(_ context.Context, r *http.Request) error {
@@ -130,9 +132,9 @@ func (o Options) editRequest(ctx context.Context, r *http.Request) error {
 	return nil
 }
 
-// do makes one call within the client's timeout and the caller's deadline, whichever is earlier, and reads the answer
-// into out (nil for none). It repeats a call that the agent has refused because of a token that was rotated. Every error
-// has a code of agentapi; a deadline is there with errors.Is.
+// do makes one call within the client's timeout and the caller's deadline, whichever is earlier. It
+// decodes the answer into out, which may be nil. It repeats a call if the agent refused a token
+// that was rotated. Every error has a code of agentapi. errors.Is finds a deadline in it.
 func (c *Client) do(ctx context.Context, operation string, out any, call func(context.Context) (*http.Response, error)) (err error) {
 	begin := time.Now()
 	defer func() {
@@ -161,8 +163,8 @@ func (c *Client) do(ctx context.Context, operation string, out any, call func(co
 	case answer.StatusCode/100 != 2:
 		return failed(answer, body)
 	case out == nil && answer.StatusCode != http.StatusNoContent:
-		// Taken for success, a foreign server's 200 would leave a volume that its owner believes deleted, or a client that its
-		// fence believes shut out.
+		// If the client took a foreign server's 200 for success, the volume would stay although its owner
+		// believes it deleted, or a client would keep access although the caller believes it fenced.
 		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is %d, not 204: is this an agent?", operation, answer.StatusCode)
 	case out == nil:
 		return nil
@@ -178,7 +180,7 @@ func (c *Client) name(err error) error {
 }
 
 func unreachable(operation string, err error) error {
-	// The URL in the middle of a *url.Error says nothing that the caller does not know.
+	// The caller already knows the URL in a *url.Error.
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}

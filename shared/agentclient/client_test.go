@@ -22,7 +22,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// answer serves one fixed answer to everything.
+// answer serves one fixed answer to all requests.
 func answer(t *testing.T, status int, contentType, body string) *Client {
 	t.Helper()
 	return clientOf(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -75,7 +75,7 @@ func TestGarbageIsNotTakenForAnAnswer(t *testing.T) {
 	}
 }
 
-// A delete that a foreign server answers with 200 is none.
+// A delete that a foreign server answers with 200 is an error.
 func TestOnlyAnAgentDeletes(t *testing.T) {
 	c := answer(t, 200, "application/json", `{}`)
 	for name, err := range map[string]error{
@@ -134,7 +134,7 @@ func TestUsageTokenIsSentAlone(t *testing.T) {
 	assert.Equal(t, got.Get("Authorization"), "")
 }
 
-// A redirect must not carry the token to another server.
+// A redirect must not send the token to another server.
 func TestRedirectIsNotFollowed(t *testing.T) {
 	followed := false
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed = true }))
@@ -249,7 +249,7 @@ func writeKey(t *testing.T, dir string, c tls.Certificate) string {
 	return writePEM(t, dir, "key.pem", "PRIVATE KEY", der)
 }
 
-// A host that is gone answers nothing, not even that nobody listens: it costs much less than a call may take.
+// An unreachable host answers nothing, not even a refusal. The call fails long before its timeout.
 func TestAHostThatIsGone(t *testing.T) {
 	t.Parallel()
 	c, err := New("http://"+blackHole(t), Options{})
@@ -261,8 +261,8 @@ func TestAHostThatIsGone(t *testing.T) {
 	assert.Assert(t, time.Since(begin) < DefaultTimeout/2, "took %s", time.Since(begin))
 }
 
-// blackHole is an address whose kernel drops attempts to connect: the queue of its socket is full and nobody accepts
-// (net/ipv4/tcp_input.c, tcp_conn_request).
+// blackHole returns an address whose kernel drops connection attempts: the socket's queue is full
+// and no process accepts (net/ipv4/tcp_input.c, tcp_conn_request).
 func blackHole(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

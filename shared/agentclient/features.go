@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// features are those that the agent listed when it was last asked.
+// features holds the agent's list from its last health answer.
 type features struct {
 	mu     sync.Mutex
 	listed []string
@@ -27,7 +27,7 @@ func (f *features) set(listed []string) {
 	f.listed = listed
 }
 
-// require is Require for the fields of a request that are set.
+// require calls Require for the fields of a request that are set.
 func (c *Client) require(ctx context.Context, request any) error {
 	fields, err := agentapi.NewerFields(request)
 	if err != nil {
@@ -36,8 +36,8 @@ func (c *Client) require(ctx context.Context, request any) error {
 	return c.Require(ctx, fields...)
 }
 
-// Require fails with Unsupported where the agent does not know one of the fields. It asks the agent
-// when the last list lacks the feature, because the agent may have been upgraded since.
+// Require fails with Unsupported if the agent does not know one of the fields. If the last list
+// lacks the feature, it asks the agent again, because the agent may have been upgraded since.
 func (c *Client) Require(ctx context.Context, fields ...agentapi.NewerField) error {
 	for _, field := range fields {
 		if c.features.has(field.Feature) {
@@ -56,8 +56,8 @@ func (c *Client) Require(ctx context.Context, fields ...agentapi.NewerField) err
 	return nil
 }
 
-// send makes a call with a request that the agent must know every field of. After a refusal it asks
-// for the features again: an older agent may have come back.
+// send makes a call with a request whose fields the agent must know. After a refusal it asks for
+// the features again, because an older agent may have replaced the newer one.
 func send[T any](ctx context.Context, c *Client, operation string, request any, call func(context.Context) (*http.Response, error)) (*T, error) {
 	if err := c.require(ctx, request); err != nil {
 		return nil, err

@@ -11,19 +11,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// VolumeClone is one with a field that an agent of 57e475d does not know.
+// VolumeClone is a request with a field that an agent of 57e475d does not know.
 type VolumeClone struct {
 	Source      string `json:"source"`
 	Name        string `json:"name"`
 	Compression string `json:"compression,omitempty"`
 }
 
-// agentOf is an agent with features, which answers clone requests with a status.
+// agentOf is an agent with features. It answers clone requests with a status.
 type agentOf struct {
 	features []string
-	health   int // status of the health answer; 0 for 200
+	health   int // status of the health answer; 0 means 200
 	refuse   bool
-	asked    int // for its health
+	asked    int // number of health requests
 	cloned   int
 }
 
@@ -63,7 +63,7 @@ func TestFeatures(t *testing.T) {
 		assert.Equal(t, agent.cloned, cloned)
 	}
 
-	// What every agent knows needs no question.
+	// A request that every agent knows needs no health request.
 	assert.NilError(t, clone(c, plain))
 	is(0, 1)
 
@@ -78,19 +78,19 @@ func TestFeatures(t *testing.T) {
 	assert.NilError(t, clone(c, newer))
 	is(2, 3)
 
-	// The older one is back, and refuses.
+	// The older agent is back, and refuses.
 	agent.features, agent.refuse = nil, true
 	assert.Assert(t, agentapi.IsCode(clone(c, newer), agentapi.Unsupported))
 	is(3, 3)
 	assert.Assert(t, agentapi.IsCode(clone(c, newer), agentapi.Unsupported))
 	is(4, 3)
 
-	// A refusal for another reason stays what it is.
+	// A refusal for another reason keeps its error.
 	agent.features = []string{"clone-properties"}
 	assert.Assert(t, agentapi.IsCode(clone(c, newer), agentapi.BadRequest))
 	assert.Assert(t, agentapi.IsCode(clone(c, plain), agentapi.BadRequest))
 
-	// Whatever the health answer is, it says nothing about the source.
+	// A failed health answer says nothing about the source.
 	agent.health, agent.features = http.StatusNotFound, nil
 	c = clientOf(t, agent.ServeHTTP, Options{})
 	assert.Assert(t, agentapi.IsCode(clone(c, newer), agentapi.Unavailable))

@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// idleTime is how long the pool keeps a client that is not used: its class is gone, or its token was
+// idleTime is how long the pool keeps an unused client. Its class may be deleted, or its token
 // rotated.
 const idleTime = 10 * time.Minute
 
-// TokenSource is where a tenant's token comes from. A pool tells sources apart by ==.
+// TokenSource reads a tenant's token. A pool compares sources with ==.
 type TokenSource interface {
-	// Token reads the token. fresh asks for the token as it is now, not as it was read a while ago.
+	// Token reads the token. fresh bypasses caches.
 	Token(ctx context.Context, fresh bool) (string, error)
 }
 
-// Pool keeps one client, with its open connections, for each agent and token. Two tenants never share
-// one. It is safe for concurrent use. Close it in the end.
+// Pool keeps one client with open connections for each agent and token. Two tenants never share a
+// client. It is safe for concurrent use. The owner has to close it.
 type Pool struct {
-	options Options // but for the token
+	options Options // without the token
 	now     func() time.Time
 
 	mu      sync.Mutex
@@ -36,13 +36,14 @@ type pooled struct {
 	used time.Time
 }
 
-// NewPool makes a pool whose clients have these options.
+// NewPool returns a pool whose clients have these options.
 func NewPool(options Options) *Pool {
 	return &Pool{options: options, now: time.Now, clients: map[poolKey]*pooled{}}
 }
 
-// Get returns the client of an agent for a token, "" for none. When the agent refuses the token, the
-// client reads it again from the source; nil is for a token that stays as it is.
+// Get returns the client of an agent for a token, "" for no token. When the agent refuses the
+// token, the client reads it again from the source. The source is nil for a token that never
+// changes.
 func (p *Pool) Get(agentURL, token string, source TokenSource) (*Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,7 +66,7 @@ func (p *Pool) Get(agentURL, token string, source TokenSource) (*Client, error) 
 	return client, nil
 }
 
-// Close ends all idle connections.
+// Close closes all idle connections.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,7 +76,7 @@ func (p *Pool) Close() {
 	}
 }
 
-// closeIdle does not disturb a call under way: Client.Close ends only idle connections.
+// closeIdle does not interrupt calls in progress: Client.Close closes only idle connections.
 func (p *Pool) closeIdle(now time.Time) {
 	for key, client := range p.clients {
 		if now.Sub(client.used) > idleTime {

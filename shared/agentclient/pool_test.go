@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Fault 14: the peer had one client for an agent, whatever the tenant.
+// Fault 14: the peer had one client per agent for all tenants.
 func TestFault14ClientsAreNeverSharedBetweenTokens(t *testing.T) {
 	clients := NewPool(Options{})
 	defer clients.Close()
@@ -54,9 +54,9 @@ func TestUnusedClientsAreClosed(t *testing.T) {
 	assert.Assert(t, cmp.Contains(clients.clients, poolKey{tenant: tenantOf("http://host:8080", "current")}))
 }
 
-// rotated is a source of tokens whose tenant has another one by now.
+// rotated is a source whose token has changed.
 type rotated struct {
-	*int  // how often it was read
+	*int  // number of reads
 	token string
 	err   error
 }

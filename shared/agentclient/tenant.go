@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// URL of the agent, as configured.
+// URL returns the URL of the agent, as configured.
 func (c *Client) URL() string { return c.url }
 
-// Tenant tells tenants of agents apart. It differs for another agent or token, and holds no token.
+// Tenant returns a key of the agent and the token. It contains no token.
 func (c *Client) Tenant() string { return tenantOf(c.url, *c.token.Load()) }
 
 func tenantOf(agentURL, token string) string {
@@ -20,7 +20,7 @@ func tenantOf(agentURL, token string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// NormalURL makes the spellings of one agent URL equal.
+// NormalURL returns the same text for all spellings of an agent URL.
 func NormalURL(agentURL string) string {
 	u, err := url.Parse(agentURL)
 	if err != nil {
@@ -37,8 +37,8 @@ func NormalURL(agentURL string) string {
 	return u.String()
 }
 
-// renew reads the token again after the agent has refused it, and reports whether it is another one
-// now. A call that ran at the same time may have renewed it already.
+// renew reads the token again after the agent has refused it, and reports whether it has changed. A
+// concurrent call may already have renewed it.
 func (c *Client) renew(ctx context.Context, refused string) bool {
 	if c.source == nil {
 		return false

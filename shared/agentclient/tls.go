@@ -9,14 +9,15 @@ import (
 
 // TLSFiles are PEM files for https agents. The zero value trusts the system's authorities.
 type TLSFiles struct {
-	CA   string // authorities to trust in place of the system's
-	Cert string // client certificate; with Key
+	CA   string // trusted authorities instead of the system's
+	Cert string // client certificate; requires Key
 	Key  string
-	// ServerName is what the agent's certificate has to name. Empty: the URL's host.
+	// ServerName is the name that the agent's certificate must have. Empty means the URL's host.
 	ServerName string
 }
 
-// config reads the client certificate anew for each handshake, so that a renewed one is picked up without a restart.
+// config reads the client certificate for each handshake, so that a renewed certificate takes
+// effect without a restart.
 func (f TLSFiles) config() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.ServerName}
 	if f.CA != "" {
@@ -46,7 +47,8 @@ func (f TLSFiles) certificate() (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// Authorities reads the certificates of a PEM file, of which there must be one at least. Servers that ask for client certificates use it, too.
+// Authorities reads the certificates of a PEM file, which must have at least one. Servers that
+// request client certificates also use it.
 func Authorities(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {

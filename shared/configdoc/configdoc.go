@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Table is a Markdown table of the variables of an envconfig struct, from its tags envconfig, default and desc.
+// Table returns a Markdown table of the variables of an envconfig struct, from its tags envconfig,
+// default and desc.
 func Table(config any) string {
 	var b strings.Builder
 	b.WriteString("| variable | default | |\n|---|---|---|\n")
@@ -43,10 +44,11 @@ func fields(t reflect.Type) func(func(reflect.StructField) bool) {
 	}
 }
 
-// updateVariable makes Check write in place of comparing: make generate sets it.
+// updateVariable makes Check write instead of compare. make generate sets it.
 const updateVariable = "BNC_UPDATE_DOCS"
 
-// Check fails the test if docs/configuration.md does not hold the table of config between the markers of section.
+// Check fails the test if docs/configuration.md does not hold the table of config between the
+// markers of section.
 func Check(t *testing.T, section string, config any) {
 	t.Helper()
 	path := find(t, "docs/configuration.md")
@@ -72,7 +74,7 @@ func Check(t *testing.T, section string, config any) {
 	}
 }
 
-// find looks for a file of the repository from the test's folder upwards.
+// find looks for a file of the repository in the test's directory and the directories above.
 func find(t *testing.T, name string) string {
 	t.Helper()
 	dir, err := os.Getwd()

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// EnvironmentFile is a systemd environment file (systemd.exec(5)) of an envconfig struct: each setting with its description as
-// a comment. What is required is empty; everything else is commented out and shows its default.
+// EnvironmentFile returns a systemd environment file (systemd.exec(5)) of an envconfig struct. Each
+// setting has its description as a comment. Required settings are empty. All others are commented
+// out and show their defaults.
 func EnvironmentFile(head string, config any) string {
 	var b strings.Builder
 	for line := range strings.SplitSeq(head, "\n") {
@@ -34,7 +35,8 @@ func writeSettings(b *strings.Builder, t reflect.Type) {
 	}
 }
 
-// CheckFile fails the test if the file, named from the root of the repository, does not hold want. make generate writes it.
+// CheckFile fails the test if the file does not hold want. The name is relative to the root of the
+// repository. make generate writes the file.
 func CheckFile(t *testing.T, name, want string) {
 	t.Helper()
 	path := find(t, name)

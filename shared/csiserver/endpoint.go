@@ -13,7 +13,8 @@ import (
 // maxSocketPath is the longest path that fits sockaddr_un.sun_path with its final NUL (unix(7)).
 const maxSocketPath = 107
 
-// ParseEndpoint splits unix:///path, unix:path, tcp://host:port or a bare absolute path into what net.Listen takes.
+// ParseEndpoint converts unix:///path, unix:path, tcp://host:port or an absolute path to the
+// arguments of net.Listen.
 func ParseEndpoint(endpoint string) (network, address string, err error) {
 	scheme, rest, found := strings.Cut(endpoint, ":")
 	switch {
@@ -34,8 +35,9 @@ func ParseEndpoint(endpoint string) (network, address string, err error) {
 	return scheme, address, nil
 }
 
-// Listen opens the endpoint. A socket that a dead process left is removed; one that still answers, or a file that is no
-// socket, is an error. The socket is for its owner and group only.
+// Listen opens the endpoint. It removes a socket that a dead process left. It fails if a process
+// still answers at the socket, or if the file is not a socket. Only its owner and group can access
+// the socket.
 func Listen(endpoint string) (net.Listener, error) {
 	network, address, err := ParseEndpoint(endpoint)
 	if err != nil {

@@ -16,8 +16,8 @@ const (
 	dataLoss     = csi.VolumeHealthErrorType_DATA_LOSS
 )
 
-// healthTypes are the CSI statuses of an agent's conditions. Controller and node driver report the
-// same for each. A quarantined volume is not inaccessible: nodes that have it go on.
+// healthTypes maps an agent's conditions to CSI statuses. Controller and node driver report the
+// same status. A quarantined volume is not inaccessible: nodes that have it mounted keep working.
 var healthTypes = map[string]csi.VolumeHealthErrorType{
 	agentapi.ReasonPoolUnavailable:    inaccessible,
 	agentapi.ReasonPoolReadOnly:       degraded,
@@ -46,7 +46,8 @@ var healthTypes = map[string]csi.VolumeHealthErrorType{
 	agentapi.ReasonExportMissing:    inaccessible,
 }
 
-// HealthType is the CSI status of a condition that an agent gives. A newer agent may give others.
+// HealthType returns the CSI status of an agent's condition. A newer agent may report unknown
+// conditions.
 func HealthType(reason string) csi.VolumeHealthErrorType {
 	status, known := healthTypes[reason]
 	if !known {
@@ -55,14 +56,14 @@ func HealthType(reason string) csi.VolumeHealthErrorType {
 	return status
 }
 
-// ReasonAgentUnreachable is the reason of a volume whose agent does not answer: its usage and the
-// agent's own conditions are not known.
+// ReasonAgentUnreachable is the reason for a volume whose agent does not answer. Its usage and the
+// agent's conditions are unknown.
 const ReasonAgentUnreachable = "AgentUnreachable"
 
-// Conditions are what is wrong with a volume.
+// Conditions are the problems of a volume.
 type Conditions []*csi.VolumeHealth_VolumeHealthEntry
 
-// Add joins the messages of what has the same reason: the specification wants each reason once.
+// Add joins the messages of one reason, because the specification allows each reason once.
 func (c *Conditions) Add(status csi.VolumeHealthErrorType, reason, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
 	for _, present := range *c {
@@ -76,12 +77,12 @@ func (c *Conditions) Add(status csi.VolumeHealthErrorType, reason, format string
 	*c = append(*c, &csi.VolumeHealth_VolumeHealthEntry{Status: status, Reason: reason, Message: message})
 }
 
-// AddFromAgent adds a condition as an agent gives it.
+// AddFromAgent adds a condition of an agent.
 func (c *Conditions) AddFromAgent(condition agentapi.Condition) {
 	c.Add(HealthType(condition.Reason), condition.Reason, "%s", condition.Message)
 }
 
-// Has tells whether there is a condition with the reason.
+// Has reports whether there is a condition with the reason.
 func (c Conditions) Has(reason string) bool {
 	return slices.ContainsFunc(c, func(e *csi.VolumeHealth_VolumeHealthEntry) bool { return e.Reason == reason })
 }

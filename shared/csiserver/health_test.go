@@ -9,7 +9,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The table has each condition that an agent can give, and no others.
+// The table lists exactly the conditions that an agent can report.
 func TestEveryConditionHasAHealthType(t *testing.T) {
 	source, err := os.ReadFile("../agentapi/health.go")
 	assert.NilError(t, err)

@@ -15,7 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
-// healthz answers as Kubernetes' livenessprobe does: 200 for a driver that is ready or does not say, 500 for all else.
+// healthz answers like Kubernetes' livenessprobe: 200 for a driver that is ready or does not say,
+// and otherwise 500.
 func healthz(r *running) http.HandlerFunc {
 	return func(w http.ResponseWriter, request *http.Request) {
 		answer, err := csi.NewIdentityClient(r.conn).Probe(request.Context(), &csi.ProbeRequest{})
@@ -25,7 +26,8 @@ func healthz(r *running) http.HandlerFunc {
 	}
 }
 
-// TestADriverThatWasReadyStaysSo: livenessprobe would have it killed, again and again, for what a restart does not bring back.
+// TestADriverThatWasReadyStaysSo: livenessprobe would restart the driver repeatedly for a fault
+// that a restart does not repair.
 func TestADriverThatWasReadyStaysSo(t *testing.T) {
 	missing, asked := errors.New("interface storage0 is down"), 0
 	identity := &csiserver.Identity{Name: "test", Ready: func(context.Context) error { asked++; return missing }}

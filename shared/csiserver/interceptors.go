@@ -17,8 +17,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// interceptors in the order in which a call passes them. A panic is made an error first, an error gets its code next, so
-// that metrics and log see what the caller sees.
+// interceptors returns the interceptors in the order in which a call passes them. First a panic
+// becomes an error, then an error gets its code, so that metrics and log have the error that the
+// caller sees.
 func interceptors(logger *slog.Logger, registry *prometheus.Registry) []grpc.UnaryServerInterceptor {
 	return []grpc.UnaryServerInterceptor{
 		withRequestID,
@@ -31,8 +32,8 @@ func interceptors(logger *slog.Logger, registry *prometheus.Registry) []grpc.Una
 
 type requestIDKey struct{}
 
-// RequestID is the ID of the CSI call that ctx belongs to, "" outside of one. Hand it to the agent, so that both
-// logs can be read together.
+// RequestID returns the ID of the CSI call of ctx, "" outside of a call. The agent gets the same
+// ID, so that both logs can be correlated.
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
@@ -43,7 +44,8 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// withRequestID takes the caller's x-request-id where the agent will, too, and makes one otherwise.
+// withRequestID uses the caller's x-request-id if the agent accepts it, and otherwise generates an
+// ID.
 func withRequestID(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	id := ""
 	if given := metadata.ValueFromIncomingContext(ctx, agentapi.RequestIDHeader); len(given) > 0 && agentapi.ValidRequestID(given[0]) {
@@ -55,14 +57,14 @@ func withRequestID(ctx context.Context, request any, _ *grpc.UnaryServerInfo, ne
 	return next(WithRequestID(ctx, id), request)
 }
 
-// mapErrors gives every error its gRPC code. A handler that knows better than the table (CSI has codes of its own for
-// some conditions) returns a status error, which passes as it is.
+// mapErrors gives every error its gRPC code. CSI has separate codes for some conditions. For these,
+// a handler returns a status error, which passes unchanged.
 func mapErrors(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	answer, err := next(ctx, request)
 	return answer, StatusError(err)
 }
 
-// StatusError is err as gRPC carries it: a status error as it is, any other by agentapi.GRPCCode.
+// StatusError returns a status error unchanged, and maps any other error with agentapi.GRPCCode.
 func StatusError(err error) error {
 	if err == nil {
 		return nil
@@ -85,7 +87,7 @@ func recoverPanics(logger *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-// logCalls writes one line a call: failures and changes at info, what is asked again and again at debug.
+// logCalls writes one line per call: failures and changes at info, routine calls at debug.
 func logCalls(logger *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		log := logger.With(append([]any{"request_id", RequestID(ctx), "method", methodName(info.FullMethod)}, subjects(request)...)...)
@@ -109,7 +111,8 @@ func logCalls(logger *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-// isFault tells what needs somebody's attention from what the caller did or may repeat.
+// isFault distinguishes errors that need an administrator's attention from errors that the caller
+// caused or may retry.
 func isFault(code codes.Code) bool {
 	switch code {
 	case codes.Internal, codes.Unknown, codes.DataLoss, codes.Unavailable, codes.DeadlineExceeded, codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:

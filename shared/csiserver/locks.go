@@ -9,18 +9,18 @@ import (
 )
 
 // Locks exclude calls for the same volume or snapshot. They never wait. The zero value is ready for
-// use, by several calls at once.
+// concurrent use.
 type Locks struct {
 	mu   sync.Mutex
-	held map[string]int // number of calls that share a key; -1 for one call alone
+	held map[string]int // number of calls that share a key; -1 means one exclusive call
 }
 
-// Keys are what a call locks. The value tells whether the call excludes all others with the key, or
-// shares it with those that share it too.
+// Keys are the keys that a call locks. The value is true if the call excludes all others with the
+// key. It is false if the call shares the key with others that share it.
 type Keys map[string]bool
 
-// Locked runs a call with all of its keys locked. While another call holds one of them, the answer is
-// Aborted, and the caller retries with back-off (CSI spec, "Error Scheme").
+// Locked runs a call with all of its keys locked. While another call holds one of them, the answer
+// is Aborted, and the caller retries with back-off (CSI spec, "Error Scheme").
 func Locked[Q, A any](ctx context.Context, l *Locks, keys Keys, request Q, call func(context.Context, Q) (A, error)) (A, error) {
 	if err := l.lock(keys); err != nil {
 		var none A

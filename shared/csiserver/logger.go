@@ -8,7 +8,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
 
-// NewLogger is log.New: see there. Lines that are logged with the context of a CSI call have its request ID.
+// NewLogger is log.New. In addition, lines that are logged with the context of a CSI call have its
+// request ID.
 func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	logger, err := log.New(w, level, format)
 	if err != nil {

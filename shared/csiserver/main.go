@@ -11,7 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
-// Main is the main function of a driver: it says which version this is, or runs it until the kubelet ends it.
+// Main is the main function of a driver. It prints the version, or runs the driver until the
+// kubelet stops it.
 func Main(component string, run func(context.Context) error) {
 	showVersion := flag.Bool("version", false, "print the version and end")
 	flag.Parse()

@@ -21,10 +21,10 @@ import (
 
 const namespace = "btrfs_nfs_csi"
 
-// seconds from a call answered out of memory to one that waits for a dead agent.
+// Seconds, from a call that is answered from memory to one that waits for an unreachable agent.
 var buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}
 
-// NewRegistry is a registry with the process's, the runtime's and the build's metrics.
+// NewRegistry returns a registry with the metrics of the process, the runtime and the build.
 func NewRegistry(component string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -34,8 +34,8 @@ func NewRegistry(component string) *prometheus.Registry {
 	return registry
 }
 
-// AgentObserver makes the function for agentclient.Options.Observe that counts and times calls to agents by operation
-// and code. With a nil registry nothing is exposed. Make one a registry.
+// AgentObserver returns a function for agentclient.Options.Observe. It counts and times calls to
+// agents by operation and code. With a nil registry it exposes nothing. Call it once per registry.
 func AgentObserver(registry *prometheus.Registry) func(operation string, took time.Duration, err error) {
 	factory := factoryFor(registry)
 	total := factory.NewCounterVec(prometheus.CounterOpts{
@@ -86,7 +86,7 @@ func (m *callMetrics) intercept(ctx context.Context, request any, info *grpc.Una
 	return answer, err
 }
 
-// factoryFor keeps a nil *Registry from becoming a Registerer that is not nil.
+// factoryFor prevents a nil *Registry from becoming a Registerer that is not nil.
 func factoryFor(registry *prometheus.Registry) promauto.Factory {
 	if registry == nil {
 		return promauto.With(nil)

@@ -11,7 +11,7 @@ import (
 
 func methodName(fullMethod string) string { return path.Base(fullMethod) }
 
-// subjects are the volume, snapshot and node that a request is about, as keys and values for the log.
+// subjects returns the volume, snapshot and node of a request, as keys and values for the log.
 func subjects(request any) []any {
 	var out []any
 	add := func(key, value string) {
@@ -37,7 +37,7 @@ func subjects(request any) []any {
 	return out
 }
 
-// isRoutine is for calls that sidecars and the kubelet repeat all the time.
+// isRoutine reports whether sidecars and the kubelet repeat the call all the time.
 func isRoutine(request any) bool {
 	switch request.(type) {
 	case *csi.ProbeRequest, *csi.GetPluginInfoRequest, *csi.GetPluginCapabilitiesRequest,
@@ -50,8 +50,8 @@ func isRoutine(request any) bool {
 	return false
 }
 
-// sanitized is a request as text without secrets. Handlers differ in what they make of other values than text, and not
-// all of them resolve a slog.LogValuer.
+// sanitized formats a request without secrets. It returns text, because handlers format other
+// values differently, and some do not resolve a slog.LogValuer.
 func sanitized(request any) string {
 	return protosanitizer.StripSecrets(withoutUsageToken(request)).String()
 }
@@ -74,5 +74,5 @@ func withoutUsageToken(request any) any {
 		copied.PublishContext = context
 		return copied
 	}
-	return "***stripped***" // a request that the specification gains later
+	return "***stripped***" // a request of a later specification
 }

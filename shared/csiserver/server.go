@@ -1,5 +1,6 @@
-// Package csiserver is what the gRPC servers of the controller and of the node driver have in common: the socket, the
-// interceptors (request ID, log, metrics, error mapping, panics), the identity service, the metrics listener and the drain.
+// Package csiserver is the common part of the gRPC servers of the controller and the node driver:
+// the socket, the interceptors (request ID, log, metrics, error mapping, panics), the identity
+// service, the metrics listener and the drain.
 package csiserver
 
 import (
@@ -15,10 +16,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-// DefaultDrain bounds how long Serve waits for the calls under way where Options name no other time.
+// DefaultDrain limits how long Serve waits for calls in progress if Options set no time.
 const DefaultDrain = 30 * time.Second
 
-// Options say what to serve and where.
+// Options configure Serve.
 type Options struct {
 	Endpoint   string // unix:///path/csi.sock or tcp://host:port
 	DriverName string // for the log
@@ -26,16 +27,18 @@ type Options struct {
 	Register   func(*grpc.Server) // registers the services
 
 	Registry    *prometheus.Registry // nil for no metrics
-	MetricsAddr string               // host:port of the metrics listener; empty for none
+	MetricsAddr string               // host:port of the metrics listener; empty means none
 
-	DrainTimeout time.Duration // DefaultDrain when 0
+	DrainTimeout time.Duration // 0 means DefaultDrain
 
-	// Listening is told the addresses once both listeners are there; metrics is nil without one. May be nil.
+	// Listening receives the addresses once both listeners are open. metrics is nil without a metrics
+	// listener. It may be nil.
 	Listening func(endpoint, metrics net.Addr)
 }
 
-// Serve answers until ctx ends, then takes no new calls, waits for those under way for at most DrainTimeout, and returns
-// nil. It fails when it cannot listen, or when another process serves on the socket.
+// Serve answers until ctx ends. Then it accepts no new calls, waits for those in progress for at
+// most DrainTimeout, and returns nil. It fails if it cannot listen, or if another process serves on
+// the socket.
 func Serve(ctx context.Context, o Options) error {
 	endpoint, err := Listen(o.Endpoint)
 	if err != nil {
@@ -53,7 +56,7 @@ func Serve(ctx context.Context, o Options) error {
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(interceptors(o.Logger, o.Registry)...))
 	o.Register(server)
 
-	// When one part fails the others end as well.
+	// When one part fails, the others end as well.
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(endpoint) })
 	group.Go(func() error { return serveMetrics(running, metrics, o.Registry) })
@@ -83,7 +86,7 @@ func drain(server *grpc.Server, o Options) {
 	case <-drained:
 	case <-time.After(bound):
 		o.Logger.Warn("calls were still under way when the drain ended; they are cut off", "timeout", bound)
-		server.Stop() // ends the contexts of the calls, and with it GracefulStop
+		server.Stop() // cancels the contexts of the calls, so that GracefulStop returns
 		<-drained
 	}
 }

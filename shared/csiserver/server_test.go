@@ -32,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// node answers NodeGetInfo as the test says, and NodeStageVolume with success.
+// node answers NodeGetInfo as the test configures it, and NodeStageVolume with success.
 type node struct {
 	csi.UnimplementedNodeServer
 	info func(context.Context) error
@@ -46,7 +46,7 @@ func (n *node) NodeStageVolume(context.Context, *csi.NodeStageVolumeRequest) (*c
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-// running is a server under test. stop ends it and gives what Serve returned.
+// running is a server under test. stop stops it and returns the result of Serve.
 type running struct {
 	conn     *grpc.ClientConn
 	client   csi.NodeClient
@@ -241,7 +241,7 @@ func TestAMetricsAddressInUseEndsTheStart(t *testing.T) {
 	assert.ErrorContains(t, err, "metrics listener")
 }
 
-// syncBuffer is a bytes.Buffer for several goroutines.
+// syncBuffer is a bytes.Buffer that is safe for concurrent use.
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -14,12 +14,12 @@ type Volume struct {
 	Name  string // name on the agent
 }
 
-// NewVolume makes the ID for an agent name in a class. Use AgentName first for names that come from CSI.
+// NewVolume returns the ID for an agent name in a class. Names from CSI need AgentName first.
 func NewVolume(class, name string) Volume {
 	return Volume{Class: ClassKey(class), Name: name}
 }
 
-// ParseVolume reads "{storageClassName}|{name}". The error says which part is wrong.
+// ParseVolume parses "{storageClassName}|{name}". The error names the invalid part.
 func ParseVolume(s string) (Volume, error) {
 	if len(s) > MaxVolumeIDLen {
 		return Volume{}, fmt.Errorf("id is %d bytes long, the limit is %d", len(s), MaxVolumeIDLen)
@@ -37,11 +37,11 @@ func ParseVolume(s string) (Volume, error) {
 	return Volume{Class: class, Name: name}, nil
 }
 
-// String is the ID as CSI carries it.
+// String returns the ID in its CSI form.
 func (v Volume) String() string { return v.Class + separator + v.Name }
 
-// validateClass allows the bytes of a Kubernetes object name (DNS-1123 subdomain), and upper case and '_' for
-// orchestrators with wider rules.
+// validateClass allows the bytes of a Kubernetes object name (DNS-1123 subdomain). It also allows
+// upper case and '_' for orchestrators with wider rules.
 func validateClass(class string) error {
 	switch {
 	case class == "":
@@ -65,8 +65,9 @@ type Node struct {
 	IP   netip.Addr // IPv4 or IPv6, without a zone
 }
 
-// NewNode makes a node's ID. A node name too long for Kubernetes' 192 bytes is shortened with a hash of the whole, to the
-// same name whatever the address: a node whose address changed is still found by its name.
+// NewNode returns a node's ID. It shortens a node name that is too long for Kubernetes' 192 bytes
+// and adds a hash of the full name. The result does not depend on the address: a node whose address
+// changed is still found by its name.
 func NewNode(name string, ip netip.Addr) Node {
 	if len(name) > maxNodeNameLen {
 		name = shorten(name, maxNodeNameLen)
@@ -74,7 +75,7 @@ func NewNode(name string, ip netip.Addr) Node {
 	return Node{Name: name, IP: ip.Unmap().WithZone("")}
 }
 
-// ParseNode reads "{nodeName}|{nodeIP}". An IPv4-mapped IPv6 address is taken as the IPv4 address it is.
+// ParseNode parses "{nodeName}|{nodeIP}". It converts an IPv4-mapped IPv6 address to IPv4.
 func ParseNode(s string) (Node, error) {
 	if len(s) > MaxNodeIDLen {
 		return Node{}, fmt.Errorf("node id is %d bytes long, the limit is %d", len(s), MaxNodeIDLen)
@@ -93,11 +94,12 @@ func ParseNode(s string) (Node, error) {
 	return Node{Name: name, IP: ip}, nil
 }
 
-// String is the ID as CSI carries it.
+// String returns the ID in its CSI form.
 func (n Node) String() string { return n.Name + separator + n.IP.String() }
 
-// ParseClient reads the address of an NFS client: IPv4 or IPv6, one host, no zone, no host name, no wildcard,
-// neither unspecified nor multicast. An IPv4-mapped IPv6 address is taken as the IPv4 address that it is.
+// ParseClient parses the address of an NFS client: one IPv4 or IPv6 host without a zone. It refuses
+// host names, wildcards, and unspecified and multicast addresses. It converts an IPv4-mapped IPv6
+// address to IPv4.
 func ParseClient(s string) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(s)
 	switch {

@@ -1,5 +1,6 @@
-// Package id formats and parses the identifiers that cross component borders: volume and snapshot IDs
-// ("{storageClassName}|{name}"), node IDs ("{nodeName}|{nodeIP}"), and the names the agent accepts.
+// Package id formats and parses the identifiers that components exchange: volume and snapshot IDs
+// ("{storageClassName}|{name}"), node IDs ("{nodeName}|{nodeIP}"), and the names that the agent
+// accepts.
 package id
 
 import (
@@ -12,14 +13,14 @@ import (
 const (
 	// MaxNameLen is the longest volume, snapshot or tenant name in bytes that the agent accepts.
 	MaxNameLen = 128
-	// MaxVolumeIDLen is the longest volume or snapshot ID in bytes (CSI spec, "Size Limits": 128 bytes for a
-	// string field without a limit of its own).
+	// MaxVolumeIDLen is the longest volume or snapshot ID in bytes. CSI spec, "Size Limits": 128 bytes
+	// for a string field without an explicit limit.
 	MaxVolumeIDLen = 128
 	// MaxNodeIDLen is the longest node ID in bytes that fits Kubernetes' CSINode.spec.drivers[].nodeID
 	// (k8s.io/api/storage/v1, validation maxLength 192).
 	MaxNodeIDLen = 192
 
-	// maxClassLen is how much of a volume ID the class may take; the rest is for the name.
+	// maxClassLen is the maximum part of a volume ID for the class. The rest is for the name.
 	maxClassLen = 63
 	hashLen     = 16 // hex digits: 64 bits
 
@@ -27,8 +28,8 @@ const (
 	maxNodeNameLen = MaxNodeIDLen - len(separator) - len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 )
 
-// ValidateName checks a volume, snapshot or tenant name: [A-Za-z0-9][A-Za-z0-9._-]{0,127}, and not "snapshots",
-// which is a directory of the agent's own. The error names the rule that is broken.
+// ValidateName checks a volume, snapshot or tenant name: [A-Za-z0-9][A-Za-z0-9._-]{0,127}, and not
+// "snapshots", which is the agent's directory. The error names the violated rule.
 func ValidateName(name string) error {
 	switch {
 	case name == "":
@@ -48,9 +49,9 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// AgentName turns any CSI name into one that the agent accepts and that fits a volume ID of the class. A name
-// that already does is kept. Any other is cut, cleaned and given a hash of the whole, so that the same name always gives
-// the same result and different names do not meet.
+// AgentName converts a CSI name to a name that the agent accepts and that fits a volume ID of the
+// class. A valid name stays as it is. Any other name is truncated, cleaned and given a hash of the
+// full name. So the same name always gives the same result, and different names do not collide.
 func AgentName(class, csiName string) string {
 	limit := MaxVolumeIDLen - len(ClassKey(class)) - len(separator)
 	if len(csiName) <= limit && ValidateName(csiName) == nil {
@@ -59,8 +60,9 @@ func AgentName(class, csiName string) string {
 	return shorten(csiName, limit)
 }
 
-// ClassKey is the form of a StorageClass name that stands in volume IDs: the name itself, or, where it is longer
-// than 63 bytes, a prefix and a hash of the whole. To resolve an ID, compare the keys of the known classes.
+// ClassKey returns the form of a StorageClass name in volume IDs. This is the name, or a prefix and
+// a hash of the full name if the name is longer than 63 bytes. To resolve an ID, compare the keys
+// of the known classes.
 func ClassKey(class string) string {
 	if len(class) <= maxClassLen {
 		return class
@@ -78,7 +80,7 @@ func shorten(s string, limit int) string {
 	return prefix + suffix
 }
 
-// clean replaces what a name may not hold. The first byte is a letter or digit.
+// clean replaces bytes that a name may not contain. The first byte becomes a letter or digit.
 func clean(s string) string {
 	var b strings.Builder
 	for i := range len(s) {

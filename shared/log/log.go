@@ -1,4 +1,4 @@
-// Package log makes the loggers of all components, so that their lines look alike.
+// Package log creates the loggers of all components, so that all logs have one format.
 package log
 
 import (
@@ -11,9 +11,10 @@ import (
 	"github.com/charmbracelet/log"
 )
 
-// New writes to w at a level (debug, info, warn, error) in a format (text, json, logfmt). Empty values mean info, and text on
-// a terminal and logfmt elsewhere: text is made to be looked at, and a line of it takes seven times as long (70 µs, as much as a
-// fifth of the creation of a volume). Times are UTC, RFC 3339 with milliseconds.
+// New returns a logger that writes to w at a level (debug, info, warn, error) in a format (text,
+// json, logfmt). Empty values mean info, and text on a terminal and logfmt otherwise. Text is for
+// humans. A line of text takes seven times as long as logfmt: 70 µs, as much as a fifth of the
+// creation of a volume. Times are UTC, RFC 3339 with milliseconds.
 func New(w io.Writer, level, format string) (*slog.Logger, error) {
 	levels := map[string]log.Level{"": log.InfoLevel, "debug": log.DebugLevel, "info": log.InfoLevel, "warn": log.WarnLevel, "error": log.ErrorLevel}
 	formats := map[string]log.Formatter{"": log.LogfmtFormatter, "text": log.TextFormatter, "json": log.JSONFormatter, "logfmt": log.LogfmtFormatter}
@@ -33,7 +34,7 @@ func New(w io.Writer, level, format string) (*slog.Logger, error) {
 	})), nil
 }
 
-// isTerminal is also true for other character devices, where colours do no harm.
+// isTerminal also returns true for other character devices. Colors do no harm there.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	if !ok {

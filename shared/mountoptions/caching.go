@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// Caching policies of a volume: whether a node trusts the names that it has looked up before.
+// Caching policies of a volume: whether a node trusts names that it has looked up before.
 const (
-	// CachingShared is for volumes that several nodes use: a node asks the server at each lookup,
-	// so that it sees at once which files another node has created, renamed or removed.
+	// CachingShared is for volumes that several nodes use. A node asks the server at each lookup, so
+	// that it sees at once which files another node has created, renamed or removed.
 	CachingShared = "shared"
-	// CachingFast is the kernel's default: a node trusts a name that it has looked up, or has not
+	// CachingFast is the kernel's default. A node trusts a name that it has looked up, or has not
 	// found, for up to a minute (nfs(5), "acdirmax"), and on Linux 7.2 for longer.
 	CachingFast = "fast"
 )
@@ -19,10 +19,10 @@ const lookupCache = "lookupcache" // nfs(5)
 
 var lookupCacheOf = map[string]string{CachingShared: "none", CachingFast: "all"}
 
-// CachingPolicies are the known ones.
+// CachingPolicies returns all policies.
 func CachingPolicies() []string { return []string{CachingShared, CachingFast} }
 
-// Caching returns the options of a policy. Those of no policy ("") are none.
+// Caching returns the options of a policy, and no options for no policy ("").
 func Caching(policy string) []string {
 	value, known := lookupCacheOf[policy]
 	if !known {
@@ -42,9 +42,9 @@ func CheckCaching(policy string, options []string) error {
 	return nil
 }
 
-// contradicts reports whether an option is one that the policy excludes: another lookupcache, with
-// shared the option by which a node does not see what another has written (nfs(5), "nocto"), and
-// with fast the one that ends caching (nfs(5), "noac").
+// contradicts reports whether the policy excludes an option. Every policy excludes another
+// lookupcache. shared excludes the option that hides the writes of other nodes (nfs(5), "nocto").
+// fast excludes the option that ends caching (nfs(5), "noac").
 func contradicts(policy, option string) bool {
 	if policy == "" {
 		return false

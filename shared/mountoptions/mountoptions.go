@@ -1,5 +1,6 @@
-// Package mountoptions has the rules for the NFS mount options of volumes. The controller, the agent and the node driver
-// use the same rules, so that an option which a node refuses is refused before a volume is made with it.
+// Package mountoptions has the rules for the NFS mount options of volumes. The controller, the
+// agent and the node driver use the same rules, so that an option which a node refuses is refused
+// before a volume is created with it.
 package mountoptions
 
 import (
@@ -10,22 +11,23 @@ import (
 	"strings"
 )
 
-// Defaults are the options of every volume. Those of its class, of the volume and of its capability override them.
-// hard: a soft mount turns a slow server into lost writes (nfs(5), "soft"). retry=0: mount.nfs(8) reports the first
-// failure, and the orchestrator tries again.
+// Defaults returns the options of every volume. Those of its class, of the volume and of its
+// capability override them. hard: a soft mount turns a slow server into lost writes (nfs(5),
+// "soft"). retry=0: mount.nfs(8) reports the first failure, and the orchestrator retries.
 func Defaults() []string { return []string{"vers=4.2", "hard", "retry=0"} }
 
 const (
-	// Max is how many options a list, and a mount, may have.
+	// Max is the maximum number of options of a list, and of a mount.
 	Max = 64
-	// MaxListLen bounds a list in bytes, joined by commas.
+	// MaxListLen limits a list in bytes, joined by commas.
 	MaxListLen = 1024
 
 	maxOptionLen = 128  // bytes
-	maxMountLen  = 3072 // bytes of a mount's options: mount(2) takes one page, and mount.nfs(8) adds to it
+	maxMountLen  = 3072 // bytes of a mount's options: mount(2) accepts one page, and mount.nfs(8) adds to it
 )
 
-// forbidden options and why. They do not say how a volume is mounted but what, where or by whom.
+// forbidden maps forbidden options to the reason. They do not say how a volume is mounted but what,
+// where or by whom.
 var forbidden = map[string]string{
 	"bg":         "the mount would appear after the call has failed",
 	"addr":       "the server is named by the volume",
@@ -52,7 +54,7 @@ var forbidden = map[string]string{
 	"unbindable": "propagation belongs to the orchestrator",
 }
 
-// forbiddenPrefixes of names, as forbidden.
+// forbiddenPrefixes maps forbidden prefixes of names to the reason.
 var forbiddenPrefixes = map[string]string{
 	"x-":    "it speaks to other programs",
 	"make-": "propagation belongs to the orchestrator",
@@ -60,8 +62,8 @@ var forbiddenPrefixes = map[string]string{
 
 type interval struct{ least, most uint64 }
 
-// numbers are the options whose value is a number, and what the kernel's client takes (fs/nfs/fs_context.c). retry is
-// mount.nfs(8)'s own.
+// numbers maps the options with a numeric value to the range that the kernel's client accepts
+// (fs/nfs/fs_context.c). retry is an option of mount.nfs(8).
 var numbers = map[string]interval{
 	"timeo": {1, math.MaxInt32}, "retrans": {0, math.MaxInt32}, "retry": {0, math.MaxInt32},
 	"rsize": {0, math.MaxUint32}, "wsize": {0, math.MaxUint32}, "bsize": {0, math.MaxUint32}, "namlen": {0, math.MaxUint32},
@@ -71,10 +73,12 @@ var numbers = map[string]interval{
 	"nconnect": {1, 16}, "max_connect": {1, 16}, "minorversion": {0, 2},
 }
 
-// versions keep to NFSv4: versions 2 and 3 know no per-client revocation and need helpers that the node has not.
+// versions allows only NFSv4. Versions 2 and 3 have no per-client revocation, and need helpers that
+// the node does not have.
 func versions() []string { return []string{"4", "4.0", "4.1", "4.2"} }
 
-// keys name options that exclude each other. Other options exclude their own name and, with "no" before it, its opposite.
+// keys maps options that exclude each other to one key. Other options exclude their own name and
+// its opposite with the prefix "no".
 var keys = map[string]string{
 	"vers": "vers", "nfsvers": "vers", "minorversion": "minorversion", "v4": "vers", "v4.0": "vers", "v4.1": "vers", "v4.2": "vers",
 	"hard": "hard", "soft": "hard", "softerr": "hard",
@@ -85,8 +89,8 @@ var keys = map[string]string{
 	"relatime": "atime", "norelatime": "atime", "strictatime": "atime", "nostrictatime": "atime", "atime": "atime", "noatime": "atime",
 }
 
-// Key is the same for options of which a mount can have one: the same name with another value, its "no" form, another
-// version, hard or soft, ro or rw.
+// Key returns the same text for options that exclude each other: the same name with another value,
+// its "no" form, another version, hard or soft, ro or rw.
 func Key(option string) string {
 	name, _, _ := strings.Cut(option, "=")
 	if key, ok := keys[name]; ok {
@@ -95,7 +99,7 @@ func Key(option string) string {
 	return strings.TrimPrefix(name, "no")
 }
 
-// Split takes items such as "ro,hard" apart, as mount -o does, and drops what is empty.
+// Split splits items such as "ro,hard", as mount -o does, and drops empty ones.
 func Split(items ...string) []string {
 	var options []string
 	for _, item := range items {
@@ -104,8 +108,8 @@ func Split(items ...string) []string {
 	return slices.DeleteFunc(options, func(option string) bool { return option == "" })
 }
 
-// Check checks a list of options that is kept for a volume. An item may hold several options, separated by commas. The
-// error names the option and the rule.
+// Check checks the options that are stored for a volume. An item may hold several options,
+// separated by commas. The error names the option and the rule.
 func Check(items []string) error {
 	if joined := len(strings.Join(items, ",")); joined > MaxListLen {
 		return fmt.Errorf("mount options: %d bytes given, the limit is %d", joined, MaxListLen)
@@ -117,8 +121,8 @@ func Check(items []string) error {
 	return err
 }
 
-// Merge joins lists of options to those of one mount. An option replaces, in place, an earlier one that it excludes (see
-// Key). Items are taken apart as by Split. The error names the option and the rule.
+// Merge joins lists of options for one mount. An option replaces, in place, an earlier one that it
+// excludes (see Key). It splits items like Split. The error names the option and the rule.
 func Merge(lists ...[]string) ([]string, error) {
 	var merged, mergedKeys []string
 	for _, option := range Split(slices.Concat(lists...)...) {
@@ -175,7 +179,8 @@ func checkValue(name, value string) error {
 	return nil
 }
 
-// hold takes the kernel's notations (lib/kstrtox.c), which are decimal, 0x and 0 before octal digits. Go knows more.
+// hold accepts the kernel's notations (lib/kstrtox.c): decimal, 0x, and 0 before octal digits. Go
+// accepts more.
 func (i interval) hold(value string) bool {
 	if strings.ContainsAny(value, "_oO") || strings.HasPrefix(strings.ToLower(value), "0b") {
 		return false
@@ -199,8 +204,8 @@ func isValue(s string) bool {
 	}) < 0
 }
 
-// Override joins lists of which each overrides those before it. Where two set the same option the
-// later stands alone, since mount.nfs does not say which of two counts (nfs(5)).
+// Override joins lists. Each list overrides those before it. If two lists set the same option, only
+// the later one remains, because mount.nfs does not document which of the two applies (nfs(5)).
 func Override(lists ...[]string) []string {
 	var out []string
 	for i, list := range lists {

@@ -37,7 +37,7 @@ func TestLaterOptionsReplaceEarlierOnes(t *testing.T) {
 	}
 }
 
-// What nfs(5) and mount(8) offer for an NFSv4 mount and the kernel takes.
+// The options for an NFSv4 mount in nfs(5) and mount(8) that the kernel accepts.
 func TestAllowedOptions(t *testing.T) {
 	for _, option := range []string{
 		"vers=4", "vers=4.0", "nfsvers=4.1", "v4.2", "minorversion=1", "hard", "soft", "softerr", "timeo=600", "retrans=0", "retry=2",
@@ -103,7 +103,8 @@ func TestLimits(t *testing.T) {
 	assert.ErrorContains(t, err, "the limit is 64")
 }
 
-// FuzzMerge: what is accepted is one option and none that is forbidden, also for a reader that splits at commas.
+// FuzzMerge checks that an accepted option is a single option and not forbidden, even for a reader
+// that splits at commas.
 func FuzzMerge(f *testing.F) {
 	for _, seed := range []string{"hard", "vers=4.1", "a,b", "sec=krb5:sys", "x-a=b", "-o", "timeo=1\n", "addr=1.2.3.4"} {
 		f.Add(seed)

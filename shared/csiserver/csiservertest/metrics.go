@@ -1,4 +1,4 @@
-// Package csiservertest asks a driver that a test runs for its metrics.
+// Package csiservertest reads the metrics of a driver under test.
 package csiservertest
 
 import (
@@ -11,13 +11,13 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// MetricsAddr is an address of this process, among all those of the loopback interface: nobody else can come to listen there.
+// MetricsAddr returns a loopback address of this process, so that no other process listens there.
 func MetricsAddr() string {
 	pid := os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d:9817", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff)
 }
 
-// Metrics is what a driver tells there.
+// Metrics returns the driver's metrics.
 func Metrics(t *testing.T, address string) string {
 	t.Helper()
 	answer, err := http.Get("http://" + address + "/metrics")
