@@ -28,6 +28,7 @@ directories=(
 	shared/configdoc
 	shared/csiserver
 	shared/id
+	shared/lab
 	shared/log
 	shared/mountoptions
 	shared/version

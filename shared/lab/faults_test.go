@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// start runs a script on a host until the test ends or the script does.
+// start runs a script on a host until the script or the test ends.
 func start(t *testing.T, h *lab.Host, script string) (done <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -38,7 +38,7 @@ func start(t *testing.T, h *lab.Host, script string) (done <-chan error) {
 	return ended
 }
 
-// still fails the test when something ends within a time that is ample for it to end.
+// still fails the test if done fires within a time that is ample for it.
 func still(t *testing.T, done <-chan error) {
 	t.Helper()
 	select {
@@ -68,7 +68,7 @@ func TestServerRestartIsSeenAsAPause(t *testing.T) {
 	assert.NilError(t, os.WriteFile(l.Storage.Path("/etc/exports.d/test.exports"), []byte(line), 0o644))
 	run(t, l.Storage, "exportfs", "-r")
 	at := mount(t, l.Nodes[0], l.Storage.IP.String(), dir)
-	// A file that stays open over the restart needs its state reclaimed.
+	// The client has to reclaim the state of a file that stays open over the restart.
 	run(t, l.Nodes[0], "sh", "-c", "echo before > "+at+"/file")
 	goOn := filepath.Join(t.TempDir(), "go-on")
 	holder := start(t, l.Nodes[0], fmt.Sprintf(
@@ -120,7 +120,7 @@ func TestRebootedNodeKeepsDirectoriesOnly(t *testing.T) {
 	ctx := context.Background()
 	worker := l.Nodes[0].Command(ctx, "sleep", "1000")
 	assert.NilError(t, worker.Start())
-	// Before nsenter has become the program, the process is not yet on the node.
+	// Before nsenter has executed the program, the process is not yet on the node.
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", worker.Process.Pid))
 		if err != nil {
@@ -144,7 +144,7 @@ func TestRebootedNodeKeepsDirectoriesOnly(t *testing.T) {
 	assert.Equal(t, run(t, l.Nodes[0], "cat", again+"/file"), "still here")
 }
 
-// A node whose processes hang on a dead server can be rebooted all the same.
+// A node whose processes hang on a dead server can still be rebooted.
 func TestNodeRebootsWithoutServer(t *testing.T) {
 	l := lab.New(t, lab.Options{Nodes: 1})
 	dir := export(t, l, "v1")
@@ -162,8 +162,8 @@ func TestNodeRebootsWithoutServer(t *testing.T) {
 	run(t, l.Nodes[0], "true")
 }
 
-// A test that is the storage host itself may hold files on NFS mounts open, which any child of the
-// test process would write back, or wait for while the network is cut.
+// A test that is the storage host may have open files on NFS mounts. Any child of the test process
+// would write them back, or wait for them while the network is cut.
 func TestStorageInTest(t *testing.T) {
 	l := lab.New(t, lab.Options{Nodes: 2, StorageInTest: true, PoolDir: "/srv/a pool"})
 	dir := export(t, l, "v1")
@@ -174,7 +174,7 @@ func TestStorageInTest(t *testing.T) {
 	assert.NilError(t, err)
 
 	assert.NilError(t, l.Nodes[0].CutNetwork())
-	// Opening the file here would break the node's delegation, and wait for the node.
+	// Opening the file here would recall the node's delegation, and wait for the node.
 	info, err := os.Stat(dir + "/file")
 	assert.NilError(t, err)
 	assert.Equal(t, info.Size(), int64(0), "the test has written it back")
@@ -196,7 +196,8 @@ func TestStorageInTest(t *testing.T) {
 	assert.ErrorContains(t, l.Storage.Reboot(), "cannot be rebooted")
 }
 
-// A rebooted storage host has its pool and its address, and serves again when told to.
+// A rebooted storage host has its pool and its address. It serves again when the test starts the
+// server.
 func TestStorageHostReboots(t *testing.T) {
 	l := lab.New(t, lab.Options{Nodes: 1})
 	dir := export(t, l, "v1")
@@ -214,7 +215,8 @@ func TestStorageHostReboots(t *testing.T) {
 	assert.NilError(t, err)
 }
 
-// The test talks to programs on a host by unix sockets, as a CSI driver's, and over the network.
+// The test connects to programs on a host over the network and by unix sockets, like those of a CSI
+// driver.
 func TestTestReachesProgramsOnHosts(t *testing.T) {
 	l := lab.New(t, lab.Options{Nodes: 1})
 	socket := filepath.Join(t.TempDir(), "csi.sock")
@@ -226,7 +228,7 @@ func TestTestReachesProgramsOnHosts(t *testing.T) {
 		cmd := l.Nodes[0].Command(t.Context(), os.Args[0], "-test.run=^TestHelperEcho$")
 		cmd.Env = append(os.Environ(), "LAB_TEST_ECHO="+address[0]+" "+address[1])
 		assert.NilError(t, cmd.Start())
-		t.Cleanup(func() { _ = cmd.Wait() }) // killed by its context
+		t.Cleanup(func() { _ = cmd.Wait() }) // its context killed it
 		var c net.Conn
 		poll.WaitOn(t, func(poll.LogT) poll.Result {
 			var err error
@@ -238,7 +240,7 @@ func TestTestReachesProgramsOnHosts(t *testing.T) {
 		buf := make([]byte, 100)
 		n, err := c.Read(buf)
 		assert.NilError(t, err)
-		assert.Equal(t, string(buf[:n]), "node-1") // its host name: it really runs over there
+		assert.Equal(t, string(buf[:n]), "node-1") // the host name proves that the program runs on the host
 		assert.NilError(t, c.Close())
 	}
 }
@@ -256,12 +258,12 @@ func TestHelperEcho(t *testing.T) {
 		assert.NilError(t, err)
 		name, err := os.Hostname()
 		assert.NilError(t, err)
-		_, _ = c.Write([]byte(name)) // a client that has left is its own business
+		_, _ = c.Write([]byte(name)) // the client may have disconnected
 		_ = c.Close()
 	}
 }
 
-// state is what a lab could leave behind in its machine.
+// state returns all that a lab could leave behind in its machine.
 func state(t *testing.T) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")
@@ -278,7 +280,7 @@ func state(t *testing.T) string {
 		mounts, loops, links, hosts, temporary, foreignProcesses(t))
 }
 
-// foreignProcesses lists those in other network namespaces than the test's.
+// foreignProcesses lists the processes in other network namespaces than the test's.
 func foreignProcesses(t *testing.T) (names []string) {
 	t.Helper()
 	own, err := os.Readlink("/proc/self/ns/net")
@@ -308,10 +310,10 @@ func tearDownLeavesNothing(t *testing.T, inTest bool) {
 		dir := export(t, l, "v1")
 		for _, n := range l.Nodes {
 			at := mount(t, n, n.IP.String()[:len("10.77.0.")]+"1", dir)
-			// Processes of a session of their own, with files open on NFS and on the pool.
+			// Processes in a separate session, with open files on NFS and in the pool.
 			run(t, n, "sh", "-c", "cd "+at+"; setsid sleep 1000 >"+at+"/open-"+n.Name+" 2>&1 &")
 		}
-		if !inTest { // there it would be a process of the test
+		if !inTest { // on that host it would be a process of the test
 			run(t, l.Storage, "sh", "-c", "cd "+dir+"; setsid sleep 1000 >open 2>&1 &")
 		}
 		assert.NilError(t, l.Nodes[0].CutNetwork())
@@ -326,7 +328,7 @@ func tearDownLeavesNothing(t *testing.T, inTest bool) {
 	assert.ErrorIs(t, unix.Access("/srv/btrfs/v1", unix.F_OK), unix.ENOENT)
 }
 
-// Two servers of one pool do not depend on each other.
+// Two servers of one pool work independently.
 func TestSpareStorage(t *testing.T) {
 	l := lab.New(t, lab.Options{SpareStorage: true})
 	dir := filepath.Join(l.Pool, "v1")

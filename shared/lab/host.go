@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is a machine of the lab's network: namespaces, and a process that holds them.
+// Host is a machine of the lab's network. It consists of namespaces and a process that holds them.
 type Host struct {
 	Name string
 	// IP and IP6 are its addresses, in 10.77.0.0/24 and fd77::/64.
@@ -26,9 +26,9 @@ type Host struct {
 
 	shell  *shell
 	number int
-	script string       // what the holder does first
-	inTest bool         // the namespaces are the test's own, and there is no holder
-	onHalt func() error // stops what no process of the host is, or nil
+	script string       // first commands of the holder
+	inTest bool         // the namespaces are those of the test, and there is no holder
+	onHalt func() error // stops what is not a process of the host, or nil
 
 	mu      sync.Mutex
 	holder  *process
@@ -41,7 +41,7 @@ func newHost(s *shell, name string, number int, script string) *Host {
 	return h
 }
 
-// commonScript is run in a host's fresh namespaces: what must be its own, it mounts.
+// commonScript runs in a host's new namespaces. It mounts private filesystems for the host.
 const commonScript = `set -e
 hostname "$1"
 mount -t sysfs sysfs /sys
@@ -52,14 +52,14 @@ mkdir /run/lock
 // nodeScript is for worker nodes.
 const nodeScript = commonScript + holdOn
 
-// holdOn keeps the namespaces. The host is ready when its first process has become sleep.
+// holdOn keeps the namespaces. The host is ready when its first process has executed sleep.
 const holdOn = `exec sleep infinity
 `
 
-// bootTime bounds the start of a host.
+// bootTime limits the start of a host.
 const bootTime = time.Minute
 
-// boot makes the host's namespaces and connects them to the network.
+// boot creates the host's namespaces and connects them to the network.
 func (h *Host) boot() error {
 	if h.inTest {
 		return h.bootInTest()
@@ -81,11 +81,11 @@ func (h *Host) boot() error {
 	return h.register()
 }
 
-// bootInTest makes the test's own namespaces those of the storage host.
+// bootInTest uses the test's namespaces for the storage host.
 func (h *Host) bootInTest() error {
-	// A cable that CutNetwork takes off the bridge must lead nowhere, and ends in these namespaces.
-	// By default the kernel answers for all of its addresses on every interface, and would go on
-	// receiving over such a cable (arp_ignore in Documentation/networking/ip-sysctl.rst).
+	// CutNetwork takes a cable off the bridge. The cable ends in these namespaces and must then lead
+	// nowhere. By default the kernel answers for all of its addresses on every interface, and would
+	// still receive over such a cable (arp_ignore in Documentation/networking/ip-sysctl.rst).
 	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1\n"), 0); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (h *Host) register() error {
 	return os.WriteFile(filepath.Join(hostsDir, h.Name), []byte(strconv.Itoa(h.PID())), 0o644)
 }
 
-// PID is that of the process that holds the host's namespaces, or 0. It changes with a reboot.
+// PID returns the process that holds the host's namespaces, or 0. It changes with a reboot.
 func (h *Host) PID() int {
 	if h.inTest {
 		return os.Getpid()
@@ -132,16 +132,16 @@ func (h *Host) PID() int {
 	return h.holder.pid
 }
 
-// Path is where the test process finds what the host has at path, mounts included.
+// Path returns the path of the host's path for the test process, with the host's mounts.
 func (h *Host) Path(path string) string {
 	return fmt.Sprintf("/proc/%d/root%s", h.PID(), path)
 }
 
-// Command prepares a program to run on the host, in the test's working directory; Dir of the
-// result has no effect. The process is the program itself, so that signals reach it; ctx kills it.
+// Command prepares a program to run on the host, in the test's working directory. Dir of the result
+// has no effect. The process is the program itself, so that signals reach it. ctx kills it.
 //
-// A test that has files on NFS mounts open uses Run or StartDaemon: a child of the test process
-// closes its copies of these files before it becomes the program, which writes their data back.
+// A test with open files on NFS mounts uses Run or StartDaemon. A child of the test process closes
+// its copies of these files before it executes the program, which writes their data back.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	enter := h.enter(name, args...)
 	cmd := exec.CommandContext(ctx, enter[0], enter[1:]...)
@@ -149,7 +149,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return cmd
 }
 
-// enter is the command that runs a program on the host.
+// enter returns the command that runs a program on the host.
 func (h *Host) enter(name string, args ...string) []string {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -161,16 +161,16 @@ func (h *Host) enter(name string, args ...string) []string {
 	return append(enter, args...)
 }
 
-// runTime bounds Run. It is longer than an NFS server's grace period.
+// runTime limits Run. It is longer than an NFS server's grace period.
 const runTime = 60 * time.Second
 
-// Run runs a program on the host, for a minute at most, and returns its trimmed standard output.
-// The error holds what it wrote to its standard error.
+// Run runs a program on the host, for at most a minute, and returns its trimmed standard output.
+// The error holds its standard error.
 func (h *Host) Run(name string, args ...string) (string, error) {
 	return h.RunWithin(runTime, name, args...)
 }
 
-// RunWithin is Run with a bound of the caller's, which the error names when it is over.
+// RunWithin is Run with a time limit, which the error names if it is exceeded.
 func (h *Host) RunWithin(bound time.Duration, name string, args ...string) (string, error) {
 	out, err := h.shell.run(bound, "", h.enter(name, args...)...)
 	if err != nil {
@@ -179,8 +179,8 @@ func (h *Host) RunWithin(bound time.Duration, name string, args ...string) (stri
 	return out, err
 }
 
-// StartDaemon starts a program that stays in the foreground, on the host until StopDaemon or a
-// reboot. It writes to /run/NAME.log there. A host has one daemon of a name.
+// StartDaemon starts a program in the foreground on the host. It runs until StopDaemon or a reboot,
+// and writes to /run/NAME.log there. Names of daemons are unique on a host.
 func (h *Host) StartDaemon(name string, args ...string) error {
 	_, err := h.startDaemon(name, args...)
 	return err
@@ -200,7 +200,7 @@ func (h *Host) startDaemon(name string, args ...string) (*process, error) {
 
 func (h *Host) daemonLog(name string) string { return h.Path("/run/" + filepath.Base(name) + ".log") }
 
-// StopDaemon kills a daemon, if it runs.
+// StopDaemon kills a daemon if it runs.
 func (h *Host) StopDaemon(name string) {
 	h.mu.Lock()
 	p := h.daemons[name]
@@ -211,7 +211,7 @@ func (h *Host) StopDaemon(name string) {
 	}
 }
 
-// DaemonPID is that of a daemon which was started and not stopped, or 0.
+// DaemonPID returns the process of a daemon that was started and not stopped, or 0.
 func (h *Host) DaemonPID(name string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -231,12 +231,12 @@ func (h *Host) stopDaemons() {
 	}
 }
 
-// Reboot is a sudden restart of the host: its processes are killed, its mounts dropped and its
-// connections cut without a word to the others. Directories stay. It returns when the host can
-// run programs again; the storage host's NFS server has to be started again.
+// Reboot suddenly restarts the host: it kills its processes, drops its mounts and cuts its
+// connections without notice to the others. Directories stay. It returns when the host can run
+// programs again. The test has to start the storage host's NFS server again.
 //
-// Files that the test process itself has open on the host's mounts stay open, and with them the
-// host's NFS client: close them first.
+// Files that the test process has open on the host's mounts stay open, and with them the host's NFS
+// client. Close them first.
 func (h *Host) Reboot() error {
 	if h.inTest {
 		return fmt.Errorf("host %s is the test itself and cannot be rebooted", h.Name)
@@ -247,18 +247,18 @@ func (h *Host) Reboot() error {
 	return h.boot()
 }
 
-// haltTime bounds the death of a host's processes, once they are killed.
+// haltTime limits the time until killed processes of a host have ended.
 const haltTime = time.Minute
 
-// halt ends all processes of the host; the namespaces, mounts and interfaces go with the last.
-// From the test's own namespaces it removes what boot has put there.
+// halt ends all processes of the host. The namespaces, mounts and interfaces end with the last
+// process. From the test's namespaces, halt removes what boot has created there.
 func (h *Host) halt() error {
 	pid := h.PID()
 	if pid == 0 {
 		return nil
 	}
-	// The cable goes first, so that nobody hears of the end. With it goes the route, which ends
-	// the wait for an NFS server: since Linux 6.15, ENETUNREACH is fatal to mounts of network
+	// Removing the cable first hides the end from the other hosts. It also removes the route, which
+	// ends the wait for an NFS server: since Linux 6.15, ENETUNREACH is fatal to mounts of network
 	// namespaces (fatal_neterrors in nfs(5)).
 	errs := []error{h.shell.removeLink(h.link())}
 	if h.onHalt != nil {
@@ -276,8 +276,8 @@ func (h *Host) halt() error {
 	return errors.Join(errs...)
 }
 
-// killAll ends the processes of the host but the holder. Those that wait for an NFS server that
-// is gone can be killed, once their mounts fail their requests.
+// killAll ends the processes of the host except the holder. Processes that wait for an NFS server
+// that is gone can be killed once their mounts fail their requests.
 func (h *Host) killAll(holder int) error {
 	deadline := time.Now().Add(haltTime)
 	for {
@@ -289,7 +289,7 @@ func (h *Host) killAll(holder int) error {
 			return fmt.Errorf("host %s: processes %v do not die", h.Name, pids)
 		}
 		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone meanwhile
+			_ = unix.Kill(pid, unix.SIGKILL) // the process may have ended
 		}
 		h.shell.abortNFS(holder)
 		waitForExit(pids, time.Second)

@@ -1,15 +1,15 @@
-// Package lab gives a test a storage host with a btrfs pool and a kernel NFS server, and any
-// number of worker nodes, each with an address of its own.
+// Package lab gives a test a storage host with a btrfs pool and a kernel NFS server, and any number
+// of worker nodes with separate addresses.
 //
-// The hosts are network and mount namespaces of the kernel that the test runs in, joined by a
-// bridge to which the test process belongs as well; the test process can also be the storage host
-// itself (Options.StorageInTest). They need a kernel with btrfs, nfs and nfsd,
-// and a machine whose mounts and network are nobody else's: run the test with
+// The hosts are network and mount namespaces of the kernel that the test runs in. A bridge joins
+// them, and the test process is also connected to it. The test process can also be the storage host
+// (Options.StorageInTest). They need a kernel with btrfs, nfs and nfsd, and a machine whose mounts
+// and network no other process uses. Run the test with
 //
 //	go test -exec "$PWD/bin/lab exec" ./...
 //
-// All hosts share the process table and the files of the machine; mounts, network, host name,
-// /run and /sys are each host's own.
+// All hosts share the process table and the files of the machine. Mounts, network, host name, /run
+// and /sys are separate for each host.
 package lab
 
 import (
@@ -23,57 +23,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options describe a lab. The zero value is one with no worker nodes and a pool of 1 GiB, whose
+// Options describe a lab. The zero value is a lab with no worker nodes and a pool of 1 GiB, whose
 // NFS server runs and leaves exports to exportfs.
 type Options struct {
 	// Nodes is the number of worker nodes, at most 200.
 	Nodes int
-	// PoolSize is that of the file behind the pool, in bytes; default 1 GiB. The file is sparse.
+	// PoolSize is the size of the file behind the pool, in bytes. The default is 1 GiB. The file is
+	// sparse.
 	PoolSize int64
-	// PoolDevice is a block device to use in place of a file, such as /dev/ubda.
+	// PoolDevice is a block device instead of the file, such as /dev/ubda.
 	PoolDevice string
-	// KeepPool mounts the btrfs that PoolDevice holds, if it holds one, instead of a fresh one.
+	// KeepPool mounts the btrfs on PoolDevice instead of creating one, if there is one.
 	KeepPool bool
-	// PoolDir is where the pool is mounted; default /srv/btrfs.
+	// PoolDir is the mount point of the pool. The default is /srv/btrfs.
 	PoolDir string
 	// PoolMountOptions are for mount(8), such as "noatime".
 	PoolMountOptions string
-	// StorageInTest makes the test process itself the storage host, for a test that runs the
-	// agent's export engine in its own process: the pool, the NFS server and the address are in
-	// the test's namespaces. The test has no other address then, and Storage cannot be rebooted.
+	// StorageInTest makes the test process the storage host, for a test that runs the agent's export
+	// engine in its process. The pool, the NFS server and the address are in the test's namespaces.
+	// The test then has no other address, and Storage cannot be rebooted.
 	StorageInTest bool
-	// SpareStorage adds a second storage host with a running server, for a test that takes one
-	// away. It has the same pool.
+	// SpareStorage adds a second storage host with a running server, for a test that stops one. It has
+	// the same pool.
 	SpareStorage bool
-	// NFS says who tells the kernel what is exported.
+	// NFS selects the process that answers the kernel's export upcalls.
 	NFS NFSMode
-	// NFSMaxVersion is the newest version that the server offers, unless the agent starts it: 4.2, the
-	// default, or 4.1.
+	// NFSMaxVersion is the newest version that the server offers, unless the agent starts it. It is
+	// 4.2, the default, or 4.1.
 	NFSMaxVersion string
 	// NFSStopped leaves starting the server to the test.
 	NFSStopped bool
-	// NFSScope is the server scope that clients know the server by, unless the agent starts it;
-	// default: the host name.
+	// NFSScope is the server scope that clients see, unless the agent starts the server. The default
+	// is the host name.
 	NFSScope string
-	// NFSThreads is the number of server threads; default 8.
+	// NFSThreads is the number of server threads. The default is 8.
 	NFSThreads int
-	// Uplink is an interface of this machine that joins the hosts' network, which other machines
-	// then belong to as well.
+	// Uplink is an interface of this machine that joins the hosts' network. Other machines then belong
+	// to that network as well.
 	Uplink string
-	// Lease and Grace are the NFSv4 server's, in whole seconds of at least 10 s for the lease;
-	// default 10 s each.
+	// Lease and Grace are the times of the NFSv4 server, in whole seconds. The lease is at least 10 s.
+	// The default is 10 s each.
 	Lease, Grace time.Duration
 }
 
-// NFSMode says who answers the kernel's questions about exports.
+// NFSMode selects the process that answers the kernel's export upcalls.
 type NFSMode int
 
 const (
-	// Mountd is rpc.mountd, driven by exportfs and the exports files.
+	// Mountd is rpc.mountd, configured by exportfs and the exports files.
 	Mountd NFSMode = iota
-	// Unanswered is nobody: the test starts something that does.
+	// Unanswered means that the lab starts no such process. The test starts one.
 	Unanswered
-	// Agent is the agent's kernel engine, which starts the server, too: the lab only runs what the server needs.
+	// Agent is the agent's kernel engine, which also starts the server. The lab only runs the daemons
+	// that the server needs.
 	Agent
 )
 
@@ -82,9 +84,9 @@ type Lab struct {
 	Storage *Host
 	Spare   *Host // see Options.SpareStorage
 	Nodes   []*Host
-	// IP and IP6 are the test's own addresses.
+	// IP and IP6 are the addresses of the test.
 	IP, IP6 netip.Addr
-	// Pool is where the btrfs file system is mounted, on the storage host and for the test.
+	// Pool is the mount point of the pool, on the storage host and for the test.
 	Pool string
 
 	options Options
@@ -94,7 +96,7 @@ type Lab struct {
 	lock    *os.File
 }
 
-// The hosts' numbers, which are the last part of their addresses.
+// Numbers of the hosts, which are the last part of their addresses.
 const (
 	testNumber    = 254
 	storageNumber = 1
@@ -103,8 +105,8 @@ const (
 	maxNodes      = 200
 )
 
-// New makes a lab, and removes it when the test ends. A machine holds one at a time: New waits
-// for another test's. Outside the lab's machines it skips the test, or fails it when
+// New creates a lab and removes it when the test ends. A machine holds one lab at a time: New waits
+// until another test's lab has ended. Outside the lab's machines it skips the test, or fails it if
 // BNC_LAB_REQUIRED is set.
 func New(t testing.TB, o Options) *Lab {
 	t.Helper()
@@ -121,7 +123,8 @@ func New(t testing.TB, o Options) *Lab {
 	return l
 }
 
-// Require skips a test that runs outside the lab's machines, or fails it when BNC_LAB_REQUIRED is set.
+// Require skips a test that runs outside the lab's machines, or fails it if BNC_LAB_REQUIRED is
+// set.
 func Require(t testing.TB) {
 	t.Helper()
 	err := requireMachine()
@@ -134,7 +137,7 @@ func Require(t testing.TB) {
 	}
 }
 
-// Start is New for a program that is no test: it closes the lab itself.
+// Start is New for a program that is not a test. The program has to close the lab.
 func Start(o Options) (*Lab, error) {
 	if err := requireMachine(); err != nil {
 		return nil, err
@@ -146,7 +149,7 @@ func Start(o Options) (*Lab, error) {
 	return l, nil
 }
 
-// machineDir is made by the lab's process 1.
+// machineDir is created by the lab's process 1.
 const machineDir = "/lab"
 
 func requireMachine() error {
@@ -175,7 +178,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// newLab returns what it has made also when it fails, to be closed.
+// newLab returns the unfinished lab even if it fails, so that the caller can close it.
 func newLab(o Options) (l *Lab, err error) {
 	l = &Lab{Pool: o.PoolDir, options: o}
 	l.IP, l.IP6 = address(testNumber)
@@ -194,7 +197,7 @@ func newLab(o Options) (l *Lab, err error) {
 	if err := l.shell.makeBridge(!o.StorageInTest, o.Uplink); err != nil {
 		return l, err
 	}
-	// The nodes come before the pool is mounted, so that they have no copy of that mount.
+	// The nodes start before the pool is mounted, so that they have no copy of that mount.
 	for i := range o.Nodes {
 		node := newHost(l.shell, fmt.Sprintf("node-%d", i+1), firstNode+i, nodeScript)
 		l.Nodes = append(l.Nodes, node)
@@ -237,7 +240,7 @@ func bootStorage(h *Host, o Options) (*nfsServer, error) {
 	return server, h.boot()
 }
 
-// Close takes everything down, in the reverse order, as far as it was made.
+// Close removes all that newLab has created, in the reverse order.
 func (l *Lab) Close() error {
 	var errs []error
 	for _, node := range l.Nodes {

@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// export makes a subvolume of the pool and exports it to both addresses of the nodes.
+// export creates a subvolume in the pool and exports it to both addresses of the nodes.
 func export(t *testing.T, l *lab.Lab, name string) string {
 	t.Helper()
 	dir := filepath.Join(l.Pool, name)
@@ -59,5 +59,5 @@ func TestTwoNodesShareAnExport(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, string(seen), "hello\n")
 	_, err = os.Stat(one + "/greeting")
-	assert.ErrorIs(t, err, os.ErrNotExist) // the test's own mount namespace has no such mount
+	assert.ErrorIs(t, err, os.ErrNotExist) // the test's mount namespace does not have the mount
 }

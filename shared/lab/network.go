@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// bridge joins the hosts. It is in the test process's own network namespace.
+// bridge joins the hosts. It is in the test process's network namespace.
 const bridge = "lab0"
 
-// makeBridge makes the bridge. With an address, the test can talk to all hosts; the storage host
-// has one already.
+// makeBridge creates the bridge. With an address, the test can reach all hosts. A storage host in
+// the test already has an address.
 func (s *shell) makeBridge(withAddress bool, uplink string) error {
 	lines := []string{
 		fmt.Sprintf("link add %s address %s type bridge", bridge, mac(testNumber)),
@@ -33,7 +33,7 @@ func (s *shell) makeBridge(withAddress bool, uplink string) error {
 
 func (s *shell) removeBridge() error { return s.removeLink(bridge) }
 
-// removeLink removes an interface if it is there.
+// removeLink removes an interface if it exists.
 func (s *shell) removeLink(name string) error {
 	err := s.ipBatch("link delete " + name)
 	if err != nil && strings.Contains(err.Error(), "Cannot find device") {
@@ -42,11 +42,11 @@ func (s *shell) removeLink(name string) error {
 	return err
 }
 
-// link is the bridge's end of the host's cable.
+// link returns the bridge's end of the host's cable.
 func (h *Host) link() string { return fmt.Sprintf("lab-%d", h.number) }
 
-// connect gives the host an interface with its addresses. Hardware addresses are fixed: with
-// new ones, peers would go on only when their neighbour entries have expired, after half a minute.
+// connect gives the host an interface with its addresses. Hardware addresses are fixed: with new
+// ones, peers would continue only after their neighbor entries have expired, half a minute later.
 func (h *Host) connect() error {
 	err := h.shell.ipBatch(
 		fmt.Sprintf("link add %s type veth peer name %s address %s netns %d", h.link(), h.device(), mac(h.number), h.PID()),
@@ -63,7 +63,7 @@ func (h *Host) connect() error {
 	)
 }
 
-// device is the host's end of its cable. The test's own namespace may have an eth0 already.
+// device returns the host's end of its cable. The test's namespace may already have an eth0.
 func (h *Host) device() string {
 	if h.inTest {
 		return h.Name + "0"
@@ -71,26 +71,26 @@ func (h *Host) device() string {
 	return "eth0"
 }
 
-// CutNetwork makes the host unreachable, and everybody for it: packets vanish, as when a switch
+// CutNetwork cuts the network of the host. Packets in both directions are lost, as when a switch
 // fails. Interfaces and connections stay.
 func (h *Host) CutNetwork() error {
 	return h.shell.ipBatch(fmt.Sprintf("link set %s nomaster", h.link()))
 }
 
-// RestoreNetwork ends CutNetwork.
+// RestoreNetwork reverts CutNetwork.
 func (h *Host) RestoreNetwork() error {
 	return h.shell.ipBatch(fmt.Sprintf("link set %s master %s", h.link(), bridge))
 }
 
 func mac(number int) string { return fmt.Sprintf("02:77:00:00:00:%02x", number) }
 
-// ipTime bounds changes of the network.
+// ipTime limits changes of the network.
 const ipTime = 30 * time.Second
 
 // ipBatch runs commands of ip(8) in one process, in the test's network namespace.
 func (s *shell) ipBatch(lines ...string) error { return s.ipBatchIn(os.Getpid(), lines...) }
 
-// ipBatchIn does so in the network namespace of process pid.
+// ipBatchIn does the same in the network namespace of process pid.
 func (s *shell) ipBatchIn(pid int, lines ...string) error {
 	_, err := s.run(ipTime, strings.Join(lines, "\n")+"\n",
 		"nsenter", "--target", strconv.Itoa(pid), "--net", "ip", "-batch", "-")

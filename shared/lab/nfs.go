@@ -16,7 +16,7 @@ import (
 // storageScript is for a storage host that does not share the test's namespaces.
 const storageScript = commonScript + nfsScript + holdOn
 
-// nfsScript gives nfs-utils an empty state; unmountNFSState undoes it.
+// nfsScript gives nfs-utils an empty state. unmountNFSState reverts it.
 const nfsScript = `set -e
 mount -t tmpfs -o mode=755 nfs /var/lib/nfs
 mkdir -p /var/lib/nfs/rpc_pipefs /var/lib/nfs/nfsdcld /var/lib/nfs/v4recovery
@@ -34,7 +34,7 @@ mount -t tmpfs -o mode=755 nfs.conf.d /etc/nfs.conf.d
 printf '[mountd]\nmanage-gids=n\nno-netlink=y\n' > /etc/nfs.conf.d/btrfs-nfs-csi.conf
 `
 
-// unmountNFSState removes from the test's own namespace what nfsScript has mounted there.
+// unmountNFSState removes the mounts of nfsScript from the test's namespace.
 func unmountNFSState() error {
 	var errs []error
 	for _, dir := range []string{
@@ -48,12 +48,12 @@ func unmountNFSState() error {
 	return errors.Join(errs...)
 }
 
-// storageState has a directory for each storage host. It keeps over reboots, as the pool does,
-// the exports files, and what the server has noted of its clients so that they can reclaim what
-// they had open.
+// storageState has a directory for each storage host. It survives reboots, like the pool. It keeps
+// the exports files, and the server's records of its clients, so that they can reclaim their open
+// files.
 const storageState = machineDir + "/storage"
 
-// makeStorageState makes an empty one, because a new lab has a new storage host.
+// makeStorageState creates an empty directory, because a new lab has a new storage host.
 func makeStorageState(host string) error {
 	dir := filepath.Join(storageState, host)
 	if err := os.RemoveAll(dir); err != nil {
@@ -69,11 +69,12 @@ type nfsServer struct {
 	running bool
 }
 
-// StartNFSServer starts the kernel's server, for NFSv4.1 and 4.2 over TCP, and the daemons that
-// it needs. Exports in /etc/exports.d of the storage host come back, others do not (exportfs(8)).
+// StartNFSServer starts the kernel's server, for NFSv4.1 and 4.2 over TCP, and the daemons that it
+// needs. It restores exports in /etc/exports.d of the storage host and no others (exportfs(8)).
 func (l *Lab) StartNFSServer() error { return l.nfs.start() }
 
-// StopNFSServer stops the server as its systemd unit does: clients wait, exports are forgotten.
+// StopNFSServer stops the server like its systemd unit: clients wait, and the kernel drops the
+// exports.
 func (l *Lab) StopNFSServer() error { return l.nfs.stop() }
 
 // RestartNFSServer is StopNFSServer and StartNFSServer.
@@ -81,10 +82,10 @@ func (l *Lab) RestartNFSServer() error {
 	return errors.Join(l.nfs.stop(), l.nfs.start())
 }
 
-// SetNFSTimes sets the server's lease and grace times, as starting it does. It must not run.
+// SetNFSTimes sets the server's lease and grace times, like a start. The server must be stopped.
 func (l *Lab) SetNFSTimes() error { return l.nfs.setTimes() }
 
-// SetNFSMode changes who answers the kernel, while the server is stopped.
+// SetNFSMode changes the process that answers export upcalls, while the server is stopped.
 func (l *Lab) SetNFSMode(mode NFSMode) error {
 	if l.nfs.running {
 		return errors.New("the NFS server runs: stop it first")
@@ -93,26 +94,26 @@ func (l *Lab) SetNFSMode(mode NFSMode) error {
 	return nil
 }
 
-// SetNFSScope changes the server's scope (Options.NFSScope) from its next start on.
+// SetNFSScope changes the server's scope (Options.NFSScope) from the next start on.
 func (l *Lab) SetNFSScope(scope string) { l.nfs.options.NFSScope = scope }
 
 func (s *nfsServer) start() error {
 	if s.running {
 		return nil
 	}
-	s.running = true // also after a failure there is something to stop
+	s.running = true // after a failure there may also be threads or daemons to stop
 	if err := s.setTimes(); err != nil {
 		return fmt.Errorf("nfsd times: %w", err)
 	}
-	// nfsdcld records clients on stable storage, so that they can reclaim after a restart and
-	// the grace period ends as soon as all of them have.
+	// nfsdcld records clients on stable storage. So they can reclaim after a restart, and the grace
+	// period ends as soon as all of them have.
 	if s.host.DaemonPID("nfsdcld") == 0 {
 		if err := s.host.StartDaemon("nfsdcld", "--foreground"); err != nil {
 			return err
 		}
 	}
 	if s.options.NFS == Mountd {
-		// It fails when a path in the exports files is gone. nfs-server.service ignores that, too
+		// It fails if a path in the exports files does not exist. nfs-server.service also ignores that
 		// (ExecStartPre=-).
 		_, _ = s.host.Run("exportfs", "-r")
 		if err := s.host.StartMountd(); err != nil {
@@ -128,10 +129,10 @@ func (s *nfsServer) start() error {
 	}
 	start := []string{"rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", newest, "4.2", "-U", strconv.Itoa(s.options.NFSThreads)}
 	if s.options.NFSScope != "" {
-		// The kernel takes the host name of the process that starts the threads.
+		// The kernel uses the host name of the process that starts the threads.
 		start = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, s.options.NFSScope}, start...)
 	}
-	// The kernel waits a second for nfsdcld, and does without its records where it is too late.
+	// The kernel waits a second for nfsdcld. After that, it works without its records.
 	const starts = 20
 	for range starts {
 		if _, err := s.host.Run(start[0], start[1:]...); err != nil {
@@ -147,8 +148,8 @@ func (s *nfsServer) start() error {
 	return fmt.Errorf("nfsdcld was too late for %d starts of the NFS server", starts)
 }
 
-// setTimes must come before the threads start. The grace period may not be shorter than the
-// lease, so the lease is set first.
+// setTimes must run before the threads start. The grace period must not be shorter than the lease,
+// so the lease is set first.
 func (s *nfsServer) setTimes() error {
 	for _, f := range []struct {
 		name  string
@@ -182,8 +183,8 @@ func (s *nfsServer) stop() error {
 	return errors.Join(errs...)
 }
 
-// halt is for the end of a storage host. In the test's own namespaces the server may be one that
-// the test has started, and what the kernel knows of exports would outlive the lab.
+// halt is for the end of a storage host. In the test's namespaces, the test may have started the
+// server, and the kernel's exports would outlive the lab.
 func (s *nfsServer) halt() error {
 	if !s.host.inTest {
 		return s.stop()
@@ -194,10 +195,10 @@ func (s *nfsServer) halt() error {
 
 const mountd = "rpc.mountd"
 
-// StartMountd starts rpc.mountd as a daemon, and returns when it answers the kernel.
+// StartMountd starts rpc.mountd as a daemon. It returns when mountd answers the kernel.
 func (h *Host) StartMountd() error {
-	// Without NFSv2 and 3 it only answers the kernel and needs no rpcbind. While no process has the
-	// channel open, the kernel refuses clients without a question.
+	// Without NFSv2 and 3, mountd only answers the kernel and needs no rpcbind. While no process has
+	// the channel open, the kernel refuses clients without an upcall.
 	p, err := h.startDaemon(mountd, "--foreground", "-N", "2", "-N", "3")
 	if err != nil {
 		return err
@@ -209,7 +210,7 @@ func (h *Host) StartMountd() error {
 	return nil
 }
 
-// daemonTime bounds a daemon's start.
+// daemonTime limits the start of a daemon.
 const daemonTime = time.Minute
 
 func hasOpen(pid int, suffix string) bool {

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pool is the btrfs file system of the storage host.
+// pool is the btrfs filesystem of the storage host.
 type pool struct {
 	shell   *shell
 	image   string // the file behind it, or empty
-	mounted string // where, or empty
+	mounted string // mount point, or empty
 }
 
 func (p *pool) mount(dir string, o Options) error {
@@ -24,7 +24,7 @@ func (p *pool) mount(dir string, o Options) error {
 		if device, err = p.makeImage(o.PoolSize); err != nil {
 			return err
 		}
-		options = strings.TrimPrefix(options+",loop", ",") // the loop device goes with the mount
+		options = strings.TrimPrefix(options+",loop", ",") // the loop device ends with the mount
 	}
 	if !(o.KeepPool && holdsBtrfs(device)) {
 		if _, err := p.shell.run(runTime, "", "mkfs.btrfs", "-q", "-f", device); err != nil {
@@ -54,8 +54,8 @@ func (p *pool) makeImage(size int64) (string, error) {
 	return p.image, errors.Join(f.Truncate(size), f.Close())
 }
 
-// holdsBtrfs looks for the magic number: superblock at 64 KiB, field at 64 bytes
-// (btrfs on-disk format, struct btrfs_super_block).
+// holdsBtrfs looks for the magic number: superblock at 64 KiB, field at 64 bytes (btrfs on-disk
+// format, struct btrfs_super_block).
 func holdsBtrfs(device string) bool {
 	f, err := os.Open(device)
 	if err != nil {
@@ -67,7 +67,7 @@ func holdsBtrfs(device string) bool {
 	return err == nil && string(magic) == "_BHRfS_M"
 }
 
-// unmountTime bounds the wait for namespaces that still refer to the pool and are being torn down.
+// unmountTime limits the wait for namespaces that end and still refer to the pool.
 const unmountTime = 20 * time.Second
 
 func (p *pool) unmount() error {
@@ -83,8 +83,8 @@ func (p *pool) unmount() error {
 	return errors.Join(errs...)
 }
 
-// unmountSoon tries until the kernel's references are gone: it drops the last ones (exports, the
-// mounts of a dead namespace) from worker threads.
+// unmountSoon retries until the kernel's references are gone. The kernel drops the last ones
+// (exports, the mounts of a dead namespace) in worker threads.
 func unmountSoon(dir string) error {
 	deadline := time.Now().Add(unmountTime)
 	for {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processesOf lists the processes in the mount or network namespace of holder, without it.
+// processesOf lists the processes in the mount or network namespace of holder, except holder.
 func processesOf(holder int) ([]int, error) {
 	mnt, net := namespace(holder, "mnt"), namespace(holder, "net")
 	if mnt == "" || net == "" {
@@ -35,7 +35,8 @@ func processesOf(holder int) ([]int, error) {
 	return pids, nil
 }
 
-// namespace identifies a process's namespace; empty for zombies and kernel threads' absent ones.
+// namespace identifies a process's namespace. It returns "" for zombies and kernel threads, which
+// have none.
 func namespace(pid int, kind string) string {
 	id, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
 	if err != nil {
@@ -44,20 +45,20 @@ func namespace(pid int, kind string) string {
 	return id
 }
 
-// waitForExit waits until the processes have ended, or for the given time.
+// waitForExit waits until the processes have ended, but not longer than the given time.
 func waitForExit(pids []int, most time.Duration) {
 	deadline := time.Now().Add(most)
 	for _, pid := range pids {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		waitFor(fd, deadline)
 		_ = unix.Close(fd)
 	}
 }
 
-// waitFor waits until a pidfd is readable, which it is when its process has ended (pidfd_open(2)).
+// waitFor waits until a pidfd is readable, which means that its process has ended (pidfd_open(2)).
 func waitFor(fd int, deadline time.Time) {
 	for {
 		left := max(time.Until(deadline), 0)
@@ -68,7 +69,7 @@ func waitFor(fd int, deadline time.Time) {
 	}
 }
 
-// nfsMounts returns where NFS is mounted in the namespace of holder, last first.
+// nfsMounts returns the NFS mount points in the namespace of holder, the last first.
 func nfsMounts(holder int) []string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", holder))
 	if err != nil {
@@ -84,15 +85,15 @@ func nfsMounts(holder int) []string {
 	return dirs
 }
 
-// abortNFS fails the pending requests of all NFS mounts (MNT_FORCE in umount(2)), so that
-// processes which wait for them can end.
+// abortNFS fails the pending requests of all NFS mounts (MNT_FORCE in umount(2)), so that processes
+// that wait for them can end.
 func (s *shell) abortNFS(holder int) {
 	for _, dir := range nfsMounts(holder) {
-		_ = s.umount(holder, "-f", dir) // EBUSY, when it has aborted what kept it busy
+		_ = s.umount(holder, "-f", dir) // returns EBUSY even if it has aborted the requests
 	}
 }
 
-// dropMounts takes all NFS mounts out of the namespace, whether their server answers or not.
+// dropMounts removes all NFS mounts from the namespace, whether their server answers or not.
 func (s *shell) dropMounts(holder int) error {
 	var errs []error
 	for _, dir := range nfsMounts(holder) {
@@ -104,13 +105,13 @@ func (s *shell) dropMounts(holder int) error {
 	return errors.Join(errs...)
 }
 
-// umountTime bounds an unmount, which says good-bye to a server that may not hear it. Killed, it
-// goes on without.
+// umountTime limits an unmount, which sends requests to a server that may not answer. A killed
+// unmount continues without them.
 const umountTime = time.Second
 
 func (s *shell) umount(holder int, how, dir string) error {
-	// -c: do not look at the directory, which would ask the server; -i: no helper, which would
-	// outlive the kill.
+	// -c: do not look at the directory, which would ask the server. -i: no helper, which would outlive
+	// the kill.
 	_, err := s.run(umountTime, "", "nsenter", "--target", strconv.Itoa(holder), "--net", "--mount", "--",
 		"umount", "-i", "-c", how, dir)
 	if err != nil {

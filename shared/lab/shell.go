@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shell starts the lab's programs. The test process must not: it may have files on NFS mounts
-// open. A forked child has copies of them, which it closes before it becomes the program. Closing
-// such a file writes its data back and waits for the server, which the program may be meant to
-// start or to cut off.
+// shell starts the lab's programs. The test process must not start them, because it may have open
+// files on NFS mounts. A forked child has copies of them, which it closes before it executes the
+// program. Closing such a file writes its data back and waits for the server. The program may be
+// the one that starts this server or cuts it off.
 type shell struct {
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
@@ -52,7 +52,7 @@ func (s *shell) close() error {
 	return errors.Join(s.stdin.Close(), s.cmd.Wait(), os.RemoveAll(s.folder))
 }
 
-// ask has the shell run a command that prints one line.
+// ask makes the shell run a command that prints one line.
 func (s *shell) ask(format string, args ...any) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,10 +67,10 @@ func (s *shell) ask(format string, args ...any) (string, error) {
 type process struct {
 	pid    int
 	done   chan struct{} // closed when it has ended
-	status string        // how it has ended
+	status string        // exit status
 }
 
-// start starts a program with its standard input from a file, and its output appended to others.
+// start starts a program. Its standard input is a file, and its output is appended to others.
 func (s *shell) start(stdin, stdout, stderr string, args ...string) (*process, error) {
 	answer, err := s.ask("%s <%s >>%s 2>>%s & echo $!", words(args...), words(stdin), words(stdout), words(stderr))
 	if err != nil {
@@ -88,7 +88,7 @@ func (s *shell) start(stdin, stdout, stderr string, args ...string) (*process, e
 // forever is longer than any test.
 const forever = 24 * time.Hour
 
-// await collects a program when it has ended: until then the shell has to be free for others.
+// await collects a program when it has ended. Until then, the shell is free for others.
 func (s *shell) await(p *process) {
 	defer close(p.done)
 	waitForExit([]int{p.pid}, forever)
@@ -126,7 +126,7 @@ func (s *shell) run(bound time.Duration, text string, args ...string) (string, e
 	if p.status == "0" {
 		return output, nil
 	}
-	stderr, _ := os.ReadFile(said) // best effort, the status is what matters
+	stderr, _ := os.ReadFile(said) // best effort: only the status matters
 	err = fmt.Errorf("exit status %s: %s", p.status, strings.TrimSpace(string(stderr)))
 	if !inTime {
 		err = fmt.Errorf("not over after %s: %w", bound, err)
@@ -151,8 +151,8 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// until waits for what a program does when it has started. It returns false when the program ends
-// without it or takes too long.
+// until waits for a condition that a started program fulfills. It returns false if the program ends
+// before that or takes too long.
 func (p *process) until(bound time.Duration, holds func() bool) bool {
 	deadline := time.Now().Add(bound)
 	for !holds() {

@@ -12,10 +12,10 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// Size is a terminal's, in characters.
+// Size is the size of a terminal, in characters.
 type Size = wire.Size
 
-// Cmd is a program to run in the machine, in the manner of os/exec.
+// Cmd is a program to run in the machine, similar to os/exec.
 type Cmd struct {
 	// Args is the program, looked up in the machine's PATH, and its arguments.
 	Args []string
@@ -25,9 +25,9 @@ type Cmd struct {
 	Dir string
 	// Stdin is copied to the program until its end; nil is /dev/null.
 	Stdin io.Reader
-	// Stdout and Stderr get the output as it comes; nil discards it.
+	// Stdout and Stderr get the output as it arrives. nil discards it.
 	Stdout, Stderr io.Writer
-	// Terminal gives the program a terminal of that size; all output goes to Stdout.
+	// Terminal gives the program a terminal of that size. All output goes to Stdout.
 	Terminal *Size
 
 	session *Session
@@ -37,12 +37,12 @@ type Cmd struct {
 	err     error
 }
 
-// ExitError is how a program ended that did not succeed.
+// ExitError is the result of a program that failed.
 type ExitError struct {
 	Name   string
 	Code   int            // exit code; 128 + the signal's number if Signal is set
 	Signal syscall.Signal // the signal that ended it, or 0
-	Stderr []byte         // what it said, if Output collected it
+	Stderr []byte         // standard error, if Output collected it
 }
 
 func (e *ExitError) Error() string {
@@ -56,7 +56,7 @@ func (e *ExitError) Error() string {
 	return msg
 }
 
-// Command prepares a program; nothing runs before Start, Run or Output.
+// Command prepares a program. Nothing runs before Start, Run or Output.
 func (s *Session) Command(name string, args ...string) *Cmd {
 	return &Cmd{Args: append([]string{name}, args...), session: s}
 }
@@ -84,8 +84,8 @@ func (c *Cmd) Start() error {
 	return nil
 }
 
-// Wait returns when the program has ended and its output is copied: nil, an *ExitError, or an
-// error that wraps ErrGone when the machine ended first.
+// Wait returns when the program has ended and its output is copied. The result is nil, an
+// *ExitError, or an error that wraps ErrGone if the machine ended first.
 func (c *Cmd) Wait() error {
 	<-c.done
 	return c.err
@@ -99,7 +99,7 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output runs the program and returns what it wrote to its standard output.
+// Output runs the program and returns its standard output.
 func (c *Cmd) Output() ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	c.Stdout = &stdout
@@ -114,7 +114,7 @@ func (c *Cmd) Output() ([]byte, error) {
 	return stdout.Bytes(), err
 }
 
-// CombinedOutput runs the program and returns all that it wrote.
+// CombinedOutput runs the program and returns its standard output and standard error.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	var all bytes.Buffer // only the output goroutine writes to it
 	c.Stdout, c.Stderr = &all, &all
@@ -122,7 +122,7 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 	return all.Bytes(), err
 }
 
-// Signal sends sig to the program; SIGKILL goes to its whole session.
+// Signal sends sig to the program. SIGKILL goes to its whole session.
 func (c *Cmd) Signal(sig syscall.Signal) error {
 	return c.session.conn.Send(wire.Signal, c.id, []byte{byte(sig)})
 }
@@ -147,7 +147,8 @@ func (c *Cmd) output() {
 	}
 }
 
-// copyTo ignores a writer's error, as a pipe whose reader has left must not stop the program.
+// copyTo ignores a writer's error, because a pipe whose reader has closed it must not stop the
+// program.
 func copyTo(w io.Writer, p []byte) {
 	if w != nil {
 		_, _ = w.Write(p)

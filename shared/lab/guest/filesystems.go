@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// CheckFilesystems returns nil when a kernel's /proc/filesystems has all that a lab needs.
+// CheckFilesystems returns nil if a kernel's /proc/filesystems has all filesystems that a lab
+// needs.
 func CheckFilesystems(list string) error {
 	for _, fs := range []string{"btrfs", "nfs4", "nfsd"} {
 		if !strings.Contains(list, "\t"+fs+"\n") {

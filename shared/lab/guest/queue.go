@@ -6,8 +6,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// queue holds the frames of one command. It has no limit, so that a command whose output nobody
-// reads does not hold up the others, which share its stream.
+// queue holds the frames of one command. It has no limit: a command with unread output must not
+// block the others, which share its stream.
 type queue struct {
 	mu     sync.Mutex
 	more   sync.Cond
@@ -35,7 +35,7 @@ func (q *queue) close() {
 	q.more.Signal()
 }
 
-// get returns the next frame; false when the queue is closed and empty.
+// get returns the next frame. It returns false once the queue is closed and empty.
 func (q *queue) get() (wire.Frame, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

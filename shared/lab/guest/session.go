@@ -1,4 +1,4 @@
-// Package guest runs programs in a machine of the lab, whatever that machine is made of.
+// Package guest runs programs in a machine of the lab, for all kinds of machine.
 package guest
 
 import (
@@ -14,7 +14,7 @@ import (
 // ErrGone is the error of a command whose machine ended before it did.
 var ErrGone = errors.New("the machine is gone")
 
-// Session is the connection to a running machine. Its methods may be called by several goroutines.
+// Session is the connection to a running machine. It is safe for concurrent use.
 type Session struct {
 	conn  *wire.Conn
 	setup chan wire.Frame // the machine's part of the handshake
@@ -25,12 +25,12 @@ type Session struct {
 	gone   bool
 }
 
-// Open shakes hands with a machine that has just been started and tells it what to become.
-// It returns when commands can be run, or with ctx's error.
+// Open performs the handshake with a machine that has just started and sends it the setup. It
+// returns when the machine accepts commands, or with ctx's error.
 func Open(ctx context.Context, stream io.ReadWriteCloser, setup wire.Setup) (*Session, error) {
 	s := &Session{
 		conn:  wire.NewConn(stream),
-		setup: make(chan wire.Frame, 2), // as many as there are
+		setup: make(chan wire.Frame, 2), // the handshake has two frames
 		cmds:  map[uint32]*Cmd{},
 	}
 	go s.receive()
@@ -77,14 +77,14 @@ func (s *Session) expect(ctx context.Context, want wire.Type) (wire.Frame, error
 }
 
 // PowerOff asks the machine to sync, unmount and halt, and does not wait for that. A machine that
-// hangs does not take the request. When ctx ends before, nothing more can be sent.
+// hangs does not read the request. When ctx ends first, the session can no longer send.
 func (s *Session) PowerOff(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.conn.Break)
 	defer stop()
 	return s.conn.Send(wire.PowerOff, 0, nil)
 }
 
-// receive hands frames to their commands until the stream ends.
+// receive passes frames to their commands until the stream ends.
 func (s *Session) receive() {
 	for {
 		f, err := s.conn.Receive()
@@ -94,7 +94,7 @@ func (s *Session) receive() {
 		if f.Type == wire.Hello || f.Type == wire.Ready {
 			select {
 			case s.setup <- f:
-			default: // more than there should be
+			default: // more frames than the handshake has
 			}
 			continue
 		}

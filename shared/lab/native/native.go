@@ -1,5 +1,6 @@
-// Package native makes a machine of namespaces on this kernel, for kernels that have NFS built in
-// or as modules. Its processes, mounts and network are its own; it ends with its maker.
+// Package native creates a machine from namespaces on this kernel, for kernels that have NFS built
+// in or as modules. Its processes, mounts and network are separate from this process. It ends with
+// this process.
 package native
 
 import (
@@ -19,8 +20,8 @@ import (
 
 var modules = []string{"btrfs", "nfsd", "nfs", "nfsv4", "loop", "veth", "bridge"}
 
-// Capable returns nil when this process may make namespaces and this kernel has btrfs, the NFS
-// client and the NFS server; modules that are there get loaded.
+// Capable returns nil if this process may create namespaces and this kernel has btrfs, the NFS
+// client and the NFS server. It loads modules if they exist.
 func Capable() error {
 	if os.Geteuid() != 0 {
 		return errors.New("not root")
@@ -41,7 +42,7 @@ type Machine struct {
 	ended   chan struct{}
 }
 
-// Start makes a machine whose process 1 is lab, the lab command.
+// Start starts a machine whose process 1 is lab, the lab command.
 func Start(ctx context.Context, lab string, setup wire.Setup) (*Machine, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -70,7 +71,7 @@ func Start(ctx context.Context, lab string, setup wire.Setup) (*Machine, error) 
 	return m, nil
 }
 
-// run starts process 1 from a thread that lives as long as it does, because the parent-death
+// run starts process 1 from a thread that lives as long as the process, because the parent-death
 // signal is tied to the thread (PR_SET_PDEATHSIG(2const)).
 func (m *Machine) run() error {
 	started := make(chan error)
@@ -81,7 +82,7 @@ func (m *Machine) run() error {
 		if err != nil {
 			return
 		}
-		_ = m.cmd.Wait() // it is always killed
+		_ = m.cmd.Wait() // the process is always killed
 		_ = m.control.Close()
 		close(m.ended)
 	}()
@@ -91,7 +92,7 @@ func (m *Machine) run() error {
 // Done is closed when the machine has ended.
 func (m *Machine) Done() <-chan struct{} { return m.ended }
 
-// Kill ends all processes of the machine; its mounts and interfaces go with them.
+// Kill ends all processes of the machine. Its mounts and interfaces end with them.
 func (m *Machine) Kill() error {
 	err := m.cmd.Process.Kill()
 	if err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -101,7 +102,7 @@ func (m *Machine) Kill() error {
 	return nil
 }
 
-// Shutdown lets the machine unmount and end; when ctx ends first, it is killed.
+// Shutdown lets the machine unmount and end. When ctx ends first, Shutdown kills it.
 func (m *Machine) Shutdown(ctx context.Context) error {
 	if m.PowerOff(ctx) == nil {
 		select {

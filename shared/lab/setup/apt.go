@@ -12,14 +12,14 @@ import (
 	"strings"
 )
 
-// apt runs apt-get with options that keep its state apart from the system's.
+// apt runs apt-get. The options keep its state separate from the system's.
 type apt struct{ options []string }
 
-// machineApt uses the package sources of this machine as they are.
+// machineApt uses the package sources of this machine.
 func machineApt() apt { return apt{} }
 
-// suiteApt uses the archive that this machine's own sources name, with another suite. Its lists
-// are kept under dir.
+// suiteApt uses the archive in this machine's sources, with another suite. Its lists are stored
+// under dir.
 func suiteApt(ctx context.Context, dir, suite string) (apt, error) {
 	lists, parts := filepath.Join(dir, "lists"), filepath.Join(dir, "sources")
 	for _, d := range []string{filepath.Join(lists, "partial"), parts, filepath.Join(dir, "cache/archives/partial")} {
@@ -43,10 +43,10 @@ func suiteApt(ctx context.Context, dir, suite string) (apt, error) {
 	return a, aptGet(ctx, append(slices.Clone(a.options), "update", "-q")...)
 }
 
-// download gets the newest version of packages into dir.
+// download downloads the newest version of packages to dir.
 func (a apt) download(ctx context.Context, dir string, packages ...string) error {
 	if len(a.options) == 0 {
-		// The machine's own lists may be missing or too old to name a file that still exists.
+		// The machine's lists may be missing, or too old to name a file that still exists.
 		if err := a.downloadOnce(ctx, dir, packages); err == nil {
 			return nil
 		}
@@ -65,8 +65,8 @@ func (a apt) downloadOnce(ctx context.Context, dir string, packages []string) er
 	return runQuietly(cmd)
 }
 
-// sourceFor returns the machine's own source of its release, in one line (sources.list(5)),
-// with the suite replaced.
+// sourceFor returns the machine's source of its release, in one line (sources.list(5)), with the
+// suite replaced.
 func sourceFor(suite string) (string, error) {
 	osRelease, err := os.ReadFile("/etc/os-release")
 	if err != nil {
@@ -125,7 +125,7 @@ func findInSources(data []byte, codename string) (options, uri string) {
 	return "", ""
 }
 
-// field returns what follows key at the beginning of a line.
+// field returns the text after key at the start of a line.
 func field(data []byte, key string) string {
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for lines.Scan() {

@@ -15,36 +15,36 @@ import (
 type Kernel struct {
 	// Version is its release, as in uname -r.
 	Version string
-	// Program is the kernel.
+	// Program is the path of the kernel.
 	Program string
 	// ModuleRoot holds lib/modules/<Version>.
 	ModuleRoot string
 	// Preload is a library for LD_PRELOAD, or empty.
 	Preload string
-	// Options are for its command line.
+	// Options are options of its command line.
 	Options []string
 }
 
-// Separate returns those of the named modules that are not built into the kernel.
+// Separate returns the modules of names that are not built into the kernel.
 func (k Kernel) Separate(names []string) []string {
 	index, err := os.ReadFile(filepath.Join(k.ModuleRoot, "lib/modules", k.Version, "modules.dep"))
 	if err != nil {
-		return names // modprobe will say what is wrong
+		return names // modprobe reports the error
 	}
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		return !strings.Contains(string(index), "/"+name+".ko")
 	})
 }
 
-// Where a kernel can come from. Debian sid's has system calls twice as fast and needs no shim;
-// the release's own is what remains when sid's cannot be had or does not run here.
+// Sources of a kernel. The system calls of Debian sid's kernel are twice as fast, and it needs no
+// shim. The release's kernel is the fallback if sid's cannot be downloaded or does not run here.
 const (
 	sid     = "sid"
 	release = "release"
 )
 
-// EnsureKernel returns the kernel that o asks for, preparing it if the cache does not hold it.
-// A kernel that try, a test boot, has not accepted before is not returned.
+// EnsureKernel returns the kernel that o requests. It prepares it if the cache does not hold it. It
+// returns only kernels that try, a test boot, has accepted.
 func EnsureKernel(ctx context.Context, o Options, try func(context.Context, Kernel) error) (Kernel, error) {
 	unlock, err := o.Lock("kernel")
 	if err != nil {
@@ -66,14 +66,14 @@ func EnsureKernel(ctx context.Context, o Options, try func(context.Context, Kern
 	return Kernel{}, errors.Join(problems...)
 }
 
-// sources lists where to look, in order.
+// sources lists the sources in order.
 func sources(choice string) []string {
 	switch choice {
 	case "":
 		return []string{sid, release}
 	case sid, release:
 		return []string{choice}
-	default: // a version: the release's is smaller to fetch, so look there first
+	default: // a version: the release's is a smaller download, so it comes first
 		return []string{release, sid}
 	}
 }
@@ -92,7 +92,7 @@ func ensureFrom(ctx context.Context, o Options, source string, try func(context.
 	return k, testOnce(ctx, o, k, dir, try)
 }
 
-// testOnce boots a kernel for the first time on this machine and remembers how that went.
+// testOnce boots a kernel for the first time on this machine and stores the result.
 func testOnce(ctx context.Context, o Options, k Kernel, dir string, try func(context.Context, Kernel) error) error {
 	verdict := filepath.Join(dir, "verdict")
 	if earlier, err := os.ReadFile(verdict); err == nil && !o.Retry {
@@ -110,11 +110,11 @@ func testOnce(ctx context.Context, o Options, k Kernel, dir string, try func(con
 		return os.WriteFile(verdict, nil, 0o644)
 	}
 	brief, _, _ := strings.Cut(err.Error(), "\n")
-	_ = os.WriteFile(verdict, []byte(brief), 0o644) // without it, it is tested again
+	_ = os.WriteFile(verdict, []byte(brief), 0o644) // without it, the kernel is tested again
 	return fmt.Errorf("test boot of Linux %s: %w", k.Version, err)
 }
 
-// layout is raised when prepared folders of older programs do not serve any more.
+// layout increases when prepared directories of older programs are no longer valid.
 const layout = 1
 
 type kernelFile struct {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// EnsureNFSUtils puts rpc.mountd and exportfs of Debian sid into the cache, for tests of versions
-// newer than this machine's.
+// EnsureNFSUtils downloads rpc.mountd and exportfs of Debian sid to the cache, for tests of
+// versions newer than this machine's.
 func EnsureNFSUtils(ctx context.Context, o Options) error {
 	unlock, err := o.Lock("nfs-utils")
 	if err != nil {
@@ -27,15 +27,15 @@ func EnsureNFSUtils(ctx context.Context, o Options) error {
 	return prepareNFSUtils(ctx, o, dir)
 }
 
-// nfsUtilsLayout is raised when prepared folders of older programs do not serve any more.
+// nfsUtilsLayout changes when prepared directories of older programs are no longer valid.
 const nfsUtilsLayout = "1"
 
 func (o Options) nfsUtilsDir() string {
 	return filepath.Join(o.Cache, "nfs-utils", sid+"-"+nfsUtilsLayout)
 }
 
-// NFSUtils is the folder that EnsureNFSUtils has prepared: programs are in usr/sbin. It is empty
-// when there is none.
+// NFSUtils returns the directory that EnsureNFSUtils has prepared. Programs are in usr/sbin. It is
+// empty if there is none.
 func (o Options) NFSUtils() string {
 	if _, err := os.Stat(filepath.Join(o.nfsUtilsDir(), "version")); err != nil {
 		return ""
@@ -77,7 +77,7 @@ func prepareNFSUtils(ctx context.Context, o Options, dir string) error {
 	return os.WriteFile(filepath.Join(dir, "version"), version, 0o644)
 }
 
-// librariesOf names the libraries that a downloaded package depends on directly.
+// librariesOf returns the libraries that a downloaded package directly depends on.
 func librariesOf(ctx context.Context, pattern string) ([]string, error) {
 	found, err := filepath.Glob(pattern)
 	if err != nil || len(found) != 1 {

@@ -1,6 +1,6 @@
-// Package setup prepares a machine to run the lab: the Debian packages that it uses and, for
-// kernels without NFS, a User Mode Linux kernel. What it downloads and builds is kept in a cache
-// folder, so that it runs once.
+// Package setup prepares a machine to run the lab: it installs the required Debian packages and,
+// for kernels without NFS, a User Mode Linux kernel. It keeps downloads and builds in a cache
+// directory, so that it runs once.
 package setup
 
 import (
@@ -12,20 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say what to prepare and where.
+// Options configure the setup.
 type Options struct {
-	// Cache is the folder for kernels; default: btrfs-nfs-csi/lab in the user's cache folder.
+	// Cache is the directory for kernels. The default is btrfs-nfs-csi/lab in the user's cache
+	// directory.
 	Cache string
-	// Kernel chooses the guest kernel: "sid", "release" (that of this Debian release) or the
-	// beginning of a version ("6.1"). Empty: the first that boots, in that order.
+	// Kernel selects the guest kernel: "sid", "release" (that of this Debian release) or the beginning
+	// of a version ("6.1"). Empty selects the first that boots, in that order.
 	Kernel string
-	// Lab is the path of the lab command; empty: this program or, in a test, a fresh build.
+	// Lab is the path of the lab command. Empty means this program or, in a test, a new build.
 	Lab string
 	// CPU is the host CPU that a guest is pinned to: a number, "none", or empty for a free one.
 	CPU string
-	// Retry tests a kernel again that has been tested before.
+	// Retry repeats the test of a kernel that has been tested before.
 	Retry bool
-	// Progress gets a line for each step that takes time.
+	// Progress gets a line for each slow step.
 	Progress io.Writer
 }
 
@@ -54,8 +55,8 @@ func (o Options) say(format string, args ...any) {
 	}
 }
 
-// Lock takes one part of the cache folder for this process, so that test binaries which start at the same
-// time prepare things once. It waits for the holder.
+// Lock locks one part of the cache directory for this process, so that test binaries that start at
+// the same time prepare the cache once. It waits for the holder.
 func (o Options) Lock(what string) (unlock func(), err error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return nil, err

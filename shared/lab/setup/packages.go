@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// tools are the programs that the lab uses, and the Debian packages that hold them.
+// tools maps the programs that the lab uses to their Debian packages.
 var tools = map[string]string{
 	"corosync":             "corosync",
 	"crm":                  "crmsh",
@@ -37,7 +37,7 @@ var tools = map[string]string{
 	"/usr/lib/ocf/resource.d/heartbeat/IPaddr2": "resource-agents",
 }
 
-// Packages installs the Debian packages that are missing, without starting their services.
+// Packages installs missing Debian packages, without starting their services.
 func Packages(ctx context.Context, o Options) error {
 	missing := missingPackages()
 	if err := installMissing(ctx, o, missing); err != nil {
@@ -49,7 +49,7 @@ func Packages(ctx context.Context, o Options) error {
 	return nil
 }
 
-// MorePackages does so for packages that only some tests need, because they are large.
+// MorePackages installs packages that only some tests need, because they are large.
 func MorePackages(ctx context.Context, o Options, names ...string) error {
 	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		status, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", name).Output()
@@ -91,7 +91,7 @@ func missingPackages() []string {
 	return slices.Sorted(maps.Keys(missing))
 }
 
-// findTool looks beyond PATH, because a user's PATH need not have the sbin directories.
+// findTool also searches outside PATH, because a user's PATH may not have the sbin directories.
 func findTool(name string) string {
 	candidates := []string{name}
 	if !filepath.IsAbs(name) {
@@ -118,7 +118,7 @@ func aptGet(ctx context.Context, args ...string) error {
 	return runQuietly(cmd)
 }
 
-// runQuietly runs cmd and quotes its last lines when it fails.
+// runQuietly runs cmd. Its error quotes the last lines of the output.
 func runQuietly(cmd *exec.Cmd) error {
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -128,14 +128,14 @@ func runQuietly(cmd *exec.Cmd) error {
 	return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(lines[max(0, len(lines)-6):], "\n"))
 }
 
-// policyFile, while it exists, keeps package installation from starting services
-// (invoke-rc.d(8)): the lab runs its NFS servers itself, in namespaces of their own.
+// policyFile, while it exists, prevents package installation from starting services
+// (invoke-rc.d(8)): the lab runs its NFS servers in private namespaces.
 const policyFile = "/usr/sbin/policy-rc.d"
 
 func keepServicesStopped() (restore func(), err error) {
 	f, err := os.OpenFile(policyFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
 	if errors.Is(err, fs.ErrExist) {
-		return func() {}, nil // the administrator's own policy
+		return func() {}, nil // the administrator has a policy
 	}
 	if err != nil {
 		return nil, err

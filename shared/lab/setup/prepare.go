@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// prepare fetches a kernel and makes it bootable, in dir.
+// prepare downloads a kernel to dir and makes it bootable.
 func prepare(ctx context.Context, o Options, source, dir string) (Kernel, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return Kernel{}, err
@@ -26,7 +26,7 @@ func prepare(ctx context.Context, o Options, source, dir string) (Kernel, error)
 			return Kernel{}, err
 		}
 		defer os.RemoveAll(filepath.Join(dir, "apt"))
-		packages = append(packages, "libc6") // newer than that of a stable release, and needed
+		packages = append(packages, "libc6") // newer than that of a stable release, and required
 	}
 	o.say("downloading the User Mode Linux kernel of %s (40 MB, once)", source)
 	if err := apt.download(ctx, dir, packages...); err != nil {
@@ -42,7 +42,7 @@ func prepare(ctx context.Context, o Options, source, dir string) (Kernel, error)
 	}
 	var err error
 	if source == sid {
-		// Filter system calls with seccomp in place of ptrace stops: twice as fast (Linux 6.16 on).
+		// seccomp filters system calls instead of ptrace stops: twice as fast (Linux 6.16 on).
 		k.Options = []string{"seccomp=on"}
 		err = useOwnLibc(ctx, dir, k.Program)
 	} else {
@@ -70,7 +70,7 @@ func unpack(ctx context.Context, dir string) error {
 	return nil
 }
 
-// linkModules puts the kernel's modules where modprobe -d looks, and indexes them.
+// linkModules links the kernel's modules to the directory of modprobe -d, and indexes them.
 func linkModules(ctx context.Context, dir string, k *Kernel) error {
 	found, err := filepath.Glob(filepath.Join(dir, "usr/lib/uml/modules/*"))
 	if err != nil {
@@ -90,9 +90,9 @@ func linkModules(ctx context.Context, dir string, k *Kernel) error {
 	return runQuietly(exec.CommandContext(ctx, findTool("depmod"), "-b", k.ModuleRoot, k.Version))
 }
 
-// useOwnLibc ties the program to the libraries unpacked with it; what these lack comes from the
-// system. Its interpreter must be named in the program itself: a kernel started through ld.so
-// does not boot.
+// useOwnLibc makes the program use the libraries that were unpacked with it. Missing libraries come
+// from the system. The program itself must name its interpreter: a kernel that is started through
+// ld.so does not boot.
 func useOwnLibc(ctx context.Context, dir, program string) error {
 	libc, err := filepath.Glob(filepath.Join(dir, "usr/lib/*/libc.so.6"))
 	if err != nil || len(libc) != 1 {

@@ -1,5 +1,5 @@
 // Package uml boots User Mode Linux guests: a kernel with btrfs, nfs and nfsd that runs as an
-// ordinary program, with the host's files as its own.
+// ordinary program and uses the host's files.
 package uml
 
 import (
@@ -22,39 +22,39 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/setup"
 )
 
-// Config describes a guest. Its zero value is a machine without disks or network.
+// Config describes a guest. The zero value is a machine without disks or network.
 type Config struct {
-	// Name is the host name; default "guest".
+	// Name is the host name. The default is "guest".
 	Name string
-	// Memory in bytes; default 2 GiB. It is taken from the host as the guest touches it.
+	// Memory is in bytes. The default is 2 GiB. The guest allocates it from the host on first use.
 	Memory int64
 	// Disks are files of the host that become /dev/ubda, /dev/ubdb and so on.
 	Disks []string
 	// Networks are the guest's interfaces vec0, vec1 and so on.
 	Networks []Network
-	// NetworkNamespace is the path of the one whose TAP devices Networks name, such as
-	// /run/netns/NAME; default: this process's.
+	// NetworkNamespace is the path of the namespace with the TAP devices of Networks, such as
+	// /run/netns/NAME. The default is this process's namespace.
 	NetworkNamespace string
 	// CPU overrides Setup.CPU.
 	CPU string
-	// Console is a file to which the kernel's messages are appended. Default: a temporary one
-	// that goes with the guest; Guest.ConsoleTail reads either.
+	// Console is a file to which the kernel's messages are appended. The default is a temporary file
+	// that ends with the guest. Guest.ConsoleTail reads either.
 	Console string
-	// Env is what programs get that bring no environment of their own; default: DefaultEnv.
+	// Env is the environment of programs that bring none. The default is DefaultEnv.
 	Env []string
-	// Visible are more paths of the host that must be there under the same name. Everything
-	// is but what lies in /dev, /media, /mnt, /proc, /run, /srv, /sys and /var.
+	// Visible are additional paths of the host that must exist under the same name. By default these
+	// are all paths except those in /dev, /media, /mnt, /proc, /run, /srv, /sys and /var.
 	Visible []string
-	// Setup says where kernel and lab command come from; default: setup.FromEnv.
+	// Setup configures the kernel and the lab command. The default is setup.FromEnv.
 	Setup *setup.Options
 }
 
-// modules are loaded in every guest: NFS on both sides, and what the network layer is made of.
+// modules are loaded in every guest: both sides of NFS, and the modules of the network layer.
 var modules = []string{"nfsd", "nfs", "nfsv4", "loop", "veth", "bridge", "ipv6"}
 
-// Boot starts a guest and returns when programs can be run in it. The first call on a machine
-// prepares a kernel, which can take a minute; a boot takes one to two seconds. ctx bounds Boot
-// only. The guest ends with this process at the latest.
+// Boot starts a guest and returns when it accepts programs. The first call on a machine prepares a
+// kernel, which can take a minute. A boot takes one to two seconds. ctx limits only Boot. The guest
+// ends with this process at the latest.
 func Boot(ctx context.Context, cfg Config) (*Guest, error) {
 	options, err := cfg.options()
 	if err != nil {
@@ -67,7 +67,7 @@ func Boot(ctx context.Context, cfg Config) (*Guest, error) {
 	return boot(ctx, cfg, options, kernel)
 }
 
-// Prepare makes sure that a kernel which boots is in the cache, and returns it.
+// Prepare ensures that the cache has a kernel that boots, and returns it.
 func Prepare(ctx context.Context, options setup.Options) (setup.Kernel, error) {
 	return setup.EnsureKernel(ctx, options, func(ctx context.Context, k setup.Kernel) error {
 		return testBoot(ctx, options, k)
@@ -123,8 +123,8 @@ func (cfg Config) setup(kernel setup.Kernel, lab string) wire.Setup {
 	return s
 }
 
-// DefaultEnv is the environment of programs in a guest: this process's own, with TMPDIR on the
-// guest's tmpfs and the sbin directories in PATH.
+// DefaultEnv returns the environment of programs in a guest: that of this process, with TMPDIR on
+// the guest's tmpfs and the sbin directories in PATH.
 func DefaultEnv() []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return len(kv) > 7 && kv[:7] == "TMPDIR=" || len(kv) > 5 && kv[:5] == "PATH="
@@ -138,11 +138,11 @@ func DefaultEnv() []string {
 	return append(env, "PATH="+path, "TMPDIR="+guestd.TempDir, "BNC_LAB_HOST_TMPDIR="+os.TempDir())
 }
 
-// controlFD is the first of the kernel's descriptors after the standard ones; 1 is the console.
+// controlFD is the first of the kernel's descriptors after the standard ones. 1 is the console.
 const controlFD = 3
 
-// start runs the kernel in a process namespace whose process 1 dies with this process, and takes
-// along all the processes that the kernel is made of.
+// start runs the kernel in a PID namespace whose process 1 dies with this process. All processes of
+// the kernel end with process 1.
 func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, lab string) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -162,10 +162,10 @@ func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, la
 		}
 		args = append(args, fmt.Sprintf("vec%d:%s", i, transport))
 	}
-	args = append(args, "--", "init-uml") // what follows the dashes goes to init
+	args = append(args, "--", "init-uml") // init gets the arguments after the dashes
 	cmd := exec.Command(lab, append([]string{keeperVerb, strconv.Itoa(len(files)), kernel.Program}, args...)...)
 	cmd.ExtraFiles = files
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // the guest's memory is a file there
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/dev/shm"} // the guest's memory is a file in this directory
 	if kernel.Preload != "" {
 		cmd.Env = append(cmd.Env, "LD_PRELOAD="+kernel.Preload)
 	}
@@ -186,7 +186,7 @@ func (g *Guest) start(cfg Config, options setup.Options, kernel setup.Kernel, la
 func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []string {
 	args := []string{
 		fmt.Sprintf("mem=%dM", cmp.Or(cfg.Memory, 2<<30)>>20),
-		"root=/dev/root", // the mounts' source: programs that read /proc/self/mountinfo expect one
+		"root=/dev/root", // source of the mounts: programs that read /proc/self/mountinfo expect one
 		"rootfstype=hostfs", "rootflags=/", "rw", "init=" + lab,
 		"con=null", "con0=null,fd:1", "ssl=null", fmt.Sprintf("ssl0=fd:%d", controlFD),
 		"uml_dir=" + g.runDir.path,
@@ -198,7 +198,7 @@ func (g *Guest) commandLine(cfg Config, kernel setup.Kernel, lab string) []strin
 	return args
 }
 
-// socketPair returns a connected pair; the first end works with the runtime's poller.
+// socketPair returns a connected pair. The first end works with the runtime's poller.
 func socketPair() (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

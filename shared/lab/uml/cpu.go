@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuClaim is the CPU that a guest runs on. A guest has one virtual CPU but is made of several
-// processes that hand over to each other on every system call; spread over CPUs they are ten
-// times slower.
+// cpuClaim is the CPU that a guest runs on. A guest has one virtual CPU but consists of several
+// processes that switch on every system call. If they are spread over CPUs, they are ten times
+// slower.
 type cpuClaim struct {
-	set  *unix.CPUSet // nil: not pinned
-	lock *os.File     // held while the guest lives, so that another takes another CPU; or nil
+	set  *unix.CPUSet // nil means not pinned
+	lock *os.File     // held while the guest runs, so that another guest takes another CPU; or nil
 }
 
 const notPinned = "none"
@@ -37,7 +37,7 @@ func chooseCPU(cache, choice string) (*cpuClaim, error) {
 		return nil, err
 	}
 	last := 0
-	for n := len(allowed)*64 - 1; n >= 0; n-- { // from the top: the first CPU has most interrupts
+	for n := len(allowed)*64 - 1; n >= 0; n-- { // from the last one: the first CPU has most interrupts
 		if !allowed.IsSet(n) {
 			continue
 		}
@@ -52,7 +52,7 @@ func chooseCPU(cache, choice string) (*cpuClaim, error) {
 			return nil, err
 		}
 	}
-	// All are taken: share the one that the oldest guests are least likely to have.
+	// All are taken: share the CPU that the oldest guests are least likely to have.
 	return claimOf(last), nil
 }
 

@@ -19,7 +19,7 @@ import (
 // Guest is a running kernel. Command, of the embedded session, runs programs in it.
 type Guest struct {
 	*guest.Session
-	// Kernel is its release.
+	// Kernel is the kernel release.
 	Kernel string
 
 	cmd     *exec.Cmd
@@ -49,8 +49,8 @@ func newGuest(cfg Config, cache string) (*Guest, error) {
 	return g, nil
 }
 
-// run starts the kernel from a thread of its own, which has the guest's CPU affinity for the
-// kernel to inherit, and lives as long as it: the parent-death signal is tied to the thread
+// run starts the kernel from a new thread with the guest's CPU affinity, which the kernel inherits.
+// The thread lives as long as the kernel, because the parent-death signal is tied to the thread
 // (PR_SET_PDEATHSIG(2const)).
 func (g *Guest) run() error {
 	started := make(chan error)
@@ -64,7 +64,7 @@ func (g *Guest) run() error {
 		if err != nil {
 			return
 		}
-		_ = g.cmd.Wait() // killed or halted; the console tells which
+		_ = g.cmd.Wait() // killed or halted; the console says which
 		_ = g.control.Close()
 		_ = g.cpu.release()
 		close(g.ended)
@@ -72,8 +72,8 @@ func (g *Guest) run() error {
 	return <-started
 }
 
-// enterNetwork moves the calling thread to the network namespace in which the kernel opens its
-// TAP devices.
+// enterNetwork moves the calling thread to the network namespace in which the kernel opens its TAP
+// devices.
 func (g *Guest) enterNetwork() error {
 	if g.networkNamespace == "" {
 		return nil
@@ -86,16 +86,16 @@ func (g *Guest) enterNetwork() error {
 	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
-// Done is closed when the guest has ended, for whatever reason.
+// Done is closed when the guest has ended, for any reason.
 func (g *Guest) Done() <-chan struct{} { return g.ended }
 
-// PowerCut ends the guest as a power failure would: nothing that is only in its memory survives.
-// What it wrote to its disks does, as on a disk that honours flushes. The guest is gone when
-// PowerCut returns; boot another one from the same disks to go on.
+// PowerCut ends the guest like a power failure: data that is only in its memory is lost. Data that
+// it wrote to its disks survives, as on a disk that honors flushes. The guest is gone when PowerCut
+// returns. To continue, boot another one from the same disks.
 func (g *Guest) PowerCut() error {
 	defer g.discard()
 	select {
-	case <-g.ended: // its number may be another process's by now
+	case <-g.ended: // another process may have its number by now
 		return nil
 	default:
 	}
@@ -107,8 +107,7 @@ func (g *Guest) PowerCut() error {
 	return nil
 }
 
-// Shutdown ends all programs, writes everything back, unmounts and halts. When ctx ends first,
-// the power is cut.
+// Shutdown ends all programs, syncs, unmounts and halts. When ctx ends first, it cuts the power.
 func (g *Guest) Shutdown(ctx context.Context) error {
 	if err := g.PowerOff(ctx); err != nil {
 		return errors.Join(err, g.PowerCut())
@@ -122,7 +121,7 @@ func (g *Guest) Shutdown(ctx context.Context) error {
 	}
 }
 
-// discard removes what the guest had on the host, once it has ended or has not started.
+// discard removes the guest's files on the host, once it has ended or if it has not started.
 func (g *Guest) discard() {
 	if g.control != nil {
 		_ = g.control.Close()
@@ -130,7 +129,7 @@ func (g *Guest) discard() {
 	g.runDir.remove()
 }
 
-// ConsoleTail returns the last n lines of the kernel's messages, also after the guest's end.
+// ConsoleTail returns the last n lines of the kernel's messages, even after the guest has ended.
 func (g *Guest) ConsoleTail(n int) string {
 	info, err := g.console.Stat()
 	if err != nil {

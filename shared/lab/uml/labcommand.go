@@ -17,8 +17,8 @@ import (
 // labPackage is the program that is process 1 of every guest.
 const labPackage = "github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/cmd/lab"
 
-// labCommand returns the path of the lab command: the one named, this program if it is it, else
-// one built for the purpose.
+// labCommand returns the path of the lab command: the configured one, this program if it is the lab
+// command, or a new build.
 func labCommand(ctx context.Context, options setup.Options) (string, error) {
 	if options.Lab != "" {
 		return filepath.Abs(options.Lab)
@@ -33,17 +33,17 @@ func labCommand(ctx context.Context, options setup.Options) (string, error) {
 	defer unlock()
 	path := filepath.Join(options.Cache, "bin", "lab")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, labPackage)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static: it starts before the libraries are in place
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // static: it starts before the libraries are mounted
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the lab command: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return path, nil
 }
 
-// testBootTime bounds the first boot of a kernel on a machine.
+// testBootTime limits the first boot of a kernel on a machine.
 const testBootTime = 30 * time.Second
 
-// testBoot shows that the kernel runs here and can serve NFS.
+// testBoot checks that the kernel runs here and can serve NFS.
 func testBoot(ctx context.Context, options setup.Options, k setup.Kernel) error {
 	ctx, cancel := context.WithTimeout(ctx, testBootTime)
 	defer cancel()

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// runDir holds what one guest needs on the host while it runs. A lock in it, which the kernel
-// drops with this process, tells those that follow whether it is still in use.
+// runDir holds one guest's files on the host while it runs. A lock in it shows later processes
+// whether it is in use. The kernel drops the lock with this process.
 type runDir struct {
 	path string
 	lock *os.File
@@ -33,14 +33,13 @@ func makeRunDir(cache string) (*runDir, error) {
 }
 
 func (d *runDir) remove() {
-	_ = os.RemoveAll(d.path) // a later sweep tries again
+	_ = os.RemoveAll(d.path) // a later sweep retries
 	if d.lock != nil {
 		_ = d.lock.Close()
 	}
 }
 
-// sweep removes the folders of processes that were killed. One that has just been made may not
-// be locked yet.
+// sweep removes the directories of killed processes. A new directory may not be locked yet.
 func sweep(all string) {
 	paths, err := filepath.Glob(filepath.Join(all, "guest-*"))
 	if err != nil {

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Switch is a network of guests: an Ethernet switch in this process. It needs no TAP device and
-// no privileges.
+// Switch is a network of guests: an Ethernet switch in this process. It needs no TAP device and no
+// privileges.
 type Switch struct {
 	mu    sync.Mutex
 	ports map[*Port]bool
-	homes map[[6]byte]*Port // by hardware address, as learnt
+	homes map[[6]byte]*Port // by hardware address, as learned
 }
 
 // NewSwitch returns a switch without ports.
@@ -22,11 +22,11 @@ func NewSwitch() *Switch {
 	return &Switch{ports: map[*Port]bool{}, homes: map[[6]byte]*Port{}}
 }
 
-// Port is a socket of a switch. A guest that is booted again uses its port again.
+// Port is a port of a switch. A guest that boots again uses its port again.
 type Port struct {
 	network *Switch
 	mu      sync.Mutex
-	end     *os.File // ours; nil while nothing is plugged in
+	end     *os.File // end in this process; nil while no guest is connected
 	cut     bool
 }
 
@@ -39,7 +39,7 @@ func (s *Switch) Port() *Port {
 	return p
 }
 
-// Close unplugs everything.
+// Close disconnects all guests.
 func (s *Switch) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +53,7 @@ func (s *Switch) Close() error {
 // Cut drops all frames to and from the port until Restore.
 func (p *Port) Cut() { p.setCut(true) }
 
-// Restore ends Cut.
+// Restore reverts Cut.
 func (p *Port) Restore() { p.setCut(false) }
 
 func (p *Port) setCut(cut bool) {
@@ -62,12 +62,12 @@ func (p *Port) setCut(cut bool) {
 	p.cut = cut
 }
 
-// queueBytes is how much a cable holds in each direction, with the kernel's overhead. A guest on a
-// busy machine does not run for tens of milliseconds, in which another one sends whole TCP windows.
+// queueBytes is the capacity of a cable in each direction, with the kernel's overhead. A guest on a
+// busy machine pauses for tens of milliseconds, in which another one sends whole TCP windows.
 const queueBytes = 16 << 20
 
-// connect makes a fresh cable, so that a new guest gets no frames meant for its predecessor, and
-// returns the guest's end. The kind of socket keeps frames apart and waits for a slow reader.
+// connect creates a new cable, so that a new guest gets no frames of its predecessor, and returns
+// the guest's end. This type of socket preserves frames and waits for a slow reader.
 func (p *Port) connect() (*os.File, error) {
 	if err := p.unplug(); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (p *Port) connect() (*os.File, error) {
 		return nil, err
 	}
 	for _, fd := range fds {
-		// It needs privileges beyond the limit of the machine. Without them the queue is shorter.
+		// It needs privileges to exceed the limit of the machine. Without them the queue is shorter.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, queueBytes)
 	}
 	if err := unix.SetNonblock(fds[0], true); err != nil {
@@ -102,7 +102,7 @@ func (p *Port) unplug() error {
 	return end.Close()
 }
 
-// receive distributes the guest's frames until the cable is unplugged or the guest ends.
+// receive distributes the guest's frames until the cable is disconnected or the guest ends.
 func (p *Port) receive(end *os.File) {
 	frame := make([]byte, 1<<16)
 	for {
@@ -123,7 +123,7 @@ func (p *Port) isCut() bool {
 	return p.cut
 }
 
-// forward sends a frame to the port where its destination is, or to all others.
+// forward sends a frame to the port of its destination, or to all others.
 func (s *Switch) forward(from *Port, frame []byte) {
 	destination, source := [6]byte(frame[0:6]), [6]byte(frame[6:12])
 	s.mu.Lock()
@@ -144,8 +144,8 @@ func (s *Switch) forward(from *Port, frame []byte) {
 	}
 }
 
-// patience is how long a frame waits for a guest whose queue is full; then it is lost, as on a
-// real switch, because two guests that wait for each other must not stop the network.
+// patience is how long a frame waits for a guest whose queue is full. Then it is lost, as on a real
+// switch, because two guests that wait for each other must not stop the network.
 const patience = 20 * time.Millisecond
 
 func (p *Port) send(frame []byte) {

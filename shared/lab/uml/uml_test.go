@@ -28,7 +28,7 @@ func boot(t *testing.T, cfg uml.Config) *uml.Guest {
 	if _, err := os.Stat("/lab/bin"); err == nil {
 		t.Skip("boots guests of its own: run it without -exec")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first time prepares a kernel
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the first call prepares a kernel
 	defer cancel()
 	begin := time.Now()
 	g, err := uml.Boot(ctx, cfg)
@@ -91,7 +91,7 @@ func TestCommandsRunAtTheSameTime(t *testing.T) {
 	var got strings.Builder
 	reader.Stdout = &got
 	assert.NilError(t, reader.Start())
-	output(t, g, "echo through > "+fifo) // only ends when both run
+	output(t, g, "echo through > "+fifo) // only ends if both run
 	assert.NilError(t, reader.Wait())
 	assert.Equal(t, got.String(), "through\n")
 }
@@ -109,7 +109,7 @@ func TestSignalsReachTheProgram(t *testing.T) {
 	buf := make([]byte, 100)
 	n, err := r.Read(buf)
 	assert.NilError(t, err)
-	assert.Equal(t, string(buf[:n]), "ready\n") // it came while the program runs
+	assert.Equal(t, string(buf[:n]), "ready\n") // it arrived while the program runs
 	assert.NilError(t, cmd.Signal(syscall.SIGTERM))
 	var exit *guest.ExitError
 	assert.Assert(t, errors.As(cmd.Wait(), &exit))
@@ -122,8 +122,8 @@ func TestSignalsReachTheProgram(t *testing.T) {
 	assert.Equal(t, exit.Signal, syscall.SIGKILL)
 }
 
-// The acknowledgements of a crash test go to a file of the host: they must be there at once, not
-// when the guest's page cache gets written, which a power cut prevents.
+// A crash test writes its acknowledgements to a file of the host. They must be there at once, and
+// not only when the guest writes back its page cache, which a power cut prevents.
 func TestWritesToTheHostAreThereAtOnce(t *testing.T) {
 	g := boot(t, uml.Config{})
 	path := filepath.Join(t.TempDir(), "acknowledged")
@@ -206,7 +206,7 @@ func TestGuestsReachEachOther(t *testing.T) {
 	}
 	one := boot(t, config(0))
 	boot(t, config(1))
-	// Nobody listens there: an answer, that the connection is refused, shows that packets go both ways.
+	// No process listens there. A refused connection shows that packets pass in both directions.
 	reach := func(address string) string {
 		out, _ := one.Command("timeout", "3", "bash", "-c", "exec 3<>/dev/tcp/"+address+"/9").CombinedOutput()
 		return string(out)
@@ -214,7 +214,7 @@ func TestGuestsReachEachOther(t *testing.T) {
 	assert.Assert(t, is.Contains(reach("10.78.0.2"), "Connection refused"))
 	assert.Assert(t, is.Contains(reach("fd78::2"), "Connection refused"))
 	ports[1].Cut()
-	assert.Equal(t, reach("10.78.0.2"), "") // silence
+	assert.Equal(t, reach("10.78.0.2"), "") // no answer
 	ports[1].Restore()
 	assert.Assert(t, is.Contains(reach("10.78.0.2"), "Connection refused"))
 }

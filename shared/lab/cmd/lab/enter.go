@@ -19,7 +19,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// shell is `lab shell`: a machine for as long as the shell in it.
+// shell is `lab shell`: a machine that ends with the shell in it.
 func shell(args []string) error {
 	var want request
 	flags := want.flags("shell", "shell")
@@ -31,7 +31,7 @@ func shell(args []string) error {
 	})
 }
 
-// enterTime bounds the handshake with a machine that is running.
+// enterTime limits the handshake with a running machine.
 const enterTime = 10 * time.Second
 
 // enter is `lab enter`.
@@ -124,7 +124,7 @@ func interact(cmd *guest.Cmd) error {
 	return runForwardingSignals(cmd)
 }
 
-// makeRaw hands every key to the program, cfmakeraw(3).
+// makeRaw passes every key to the program, cfmakeraw(3).
 func makeRaw(fd int) (restore func(), err error) {
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
@@ -141,8 +141,8 @@ func makeRaw(fd int) (restore func(), err error) {
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
 }
 
-// onHost is `lab on-host`, which runs inside the machine: it becomes the program, in the
-// namespaces of a host of the lab.
+// onHost is `lab on-host`. It runs inside the machine and executes the program in the namespaces of
+// a host of the lab.
 func onHost(args []string) error {
 	if len(args) < 2 {
 		return errors.New("lab on-host: name a host and a program")

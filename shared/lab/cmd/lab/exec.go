@@ -30,7 +30,7 @@ func execute(args []string) error {
 		return err
 	}
 	if want.name == "" {
-		// When go test is killed, what it started must not go on; a machine with a name may stay.
+		// When go test is killed, its children must end. A machine with a name may stay.
 		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 			return err
 		}
@@ -46,7 +46,7 @@ func execute(args []string) error {
 	})
 }
 
-// absolute makes a path that contains a slash absolute; a bare name is left to PATH.
+// absolute makes a path that contains a slash absolute. It leaves a bare name to PATH.
 func absolute(program string) (string, error) {
 	if filepath.Base(program) == program {
 		return program, nil
@@ -54,22 +54,22 @@ func absolute(program string) (string, error) {
 	return filepath.Abs(program)
 }
 
-// machine is what both kinds of machine can do.
+// machine is the common interface of both kinds of machine.
 type machine interface {
 	Command(name string, args ...string) *guest.Cmd
 	Shutdown(ctx context.Context) error
 	Done() <-chan struct{}
 }
 
-// shutdownTime bounds the end of a machine that nobody will look at again.
+// shutdownTime limits the shutdown of a machine that is discarded.
 const shutdownTime = 5 * time.Second
 
 // endTime is how long a program may take to end after SIGINT or SIGTERM.
 const endTime = 10 * time.Second
 
-// withMachine makes a machine, lets use work with it, and ends it.
+// withMachine starts a machine, calls use with it, and ends it.
 func withMachine(want request, use func(machine) error) error {
-	// A signal before the program runs ends the start of the machine.
+	// A signal before the program runs cancels the start of the machine.
 	ctx, stop := interruptible(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	asked, stop := interruptible(unix.SIGINT, unix.SIGTERM)
@@ -84,7 +84,7 @@ func withMachine(want request, use func(machine) error) error {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 		defer cancel()
-		_ = m.Shutdown(ctx) // cut off at the latest
+		_ = m.Shutdown(ctx) // the power is cut at the latest
 	}()
 	if want.name != "" {
 		l, err := listen(want.name, m)
@@ -106,8 +106,8 @@ func withMachine(want request, use func(machine) error) error {
 	return err
 }
 
-// interruptible returns a context that the first of the signals cancels. Its cause is the error of a
-// program that the signal ended.
+// interruptible returns a context that the first of the signals cancels. Its cause is the error of
+// a program that the signal ended.
 func interruptible(signals ...os.Signal) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	received := make(chan os.Signal, 1)
@@ -115,7 +115,7 @@ func interruptible(signals ...os.Signal) (ctx context.Context, stop func()) {
 	go func() {
 		select {
 		case sig := <-received:
-			number, _ := sig.(syscall.Signal) // every signal of Unix is one
+			number, _ := sig.(syscall.Signal) // on Unix, every signal is a syscall.Signal
 			cancel(&guest.ExitError{Name: "lab", Code: 128 + int(number), Signal: number})
 		case <-ctx.Done():
 		}
@@ -126,7 +126,7 @@ func interruptible(signals ...os.Signal) (ctx context.Context, stop func()) {
 	}
 }
 
-// endAfterSignal ends the machine, and with it what uses it, when that has not ended endTime after a
+// endAfterSignal ends the machine, and with it its user, if the user has not ended endTime after a
 // signal: the program ignores the signal, or the machine hangs. It reports whether it had to.
 func endAfterSignal(asked context.Context, used <-chan struct{}, m machine) bool {
 	select {
@@ -142,12 +142,12 @@ func endAfterSignal(asked context.Context, used <-chan struct{}, m machine) bool
 	fmt.Fprintf(os.Stderr, "lab: the program did not end within %v of the signal: ending the machine\n", endTime)
 	atOnce, cancel := context.WithCancel(context.Background())
 	cancel()
-	_ = m.Shutdown(atOnce) // it is killed
+	_ = m.Shutdown(atOnce) // the machine is killed
 	return true
 }
 
-// runForwardingSignals runs cmd, and hands it the signals that this process gets. go test sends
-// SIGQUIT to a test binary that has run too long, and SIGKILL later; a second SIGINT or SIGTERM
+// runForwardingSignals runs cmd and forwards the signals of this process to it. go test sends
+// SIGQUIT to a test binary that has run too long, and SIGKILL later. A second SIGINT or SIGTERM
 // kills the program.
 func runForwardingSignals(cmd *guest.Cmd) error {
 	signals := make(chan os.Signal, 8)

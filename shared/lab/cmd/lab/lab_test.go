@@ -18,7 +18,7 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// TestLab uses the command as a user does. It is one test, to build the command once.
+// TestLab uses the command like a user. It is a single test, so that the command is built once.
 func TestLab(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("starting a machine takes root")
@@ -62,7 +62,7 @@ func reports(t *testing.T, lab string) {
 	assert.Equal(t, exitCode(err), 125)
 	assert.Assert(t, strings.Contains(string(out), "no such file"), "%s", out)
 
-	// Process 1 dies of it, and a kernel without one panics.
+	// Process 1 dies of the signal, and a kernel without process 1 panics.
 	out, err = exec.Command(lab, "exec", "sh", "-c", "kill -ABRT 1; sleep 1000").CombinedOutput()
 	assert.Equal(t, exitCode(err), 125)
 	assert.Assert(t, strings.Contains(string(out), "Kernel panic"), "%s", out)
@@ -74,7 +74,7 @@ func forwards(t *testing.T, lab string) {
 	assert.Equal(t, exitCode(cmd.Wait()), 6)
 }
 
-// Even SIGKILL, which go test sends to what does not end in time, must not leave a guest behind.
+// Even SIGKILL, which go test sends after its timeout, must not leave a guest behind.
 func leavesNothing(t *testing.T, lab string) {
 	cmd, _ := startSaying(t, lab, "exec", "sh", "-c", "echo up; exec sleep 1000")
 	children := childrenOf(t, cmd.Process.Pid)
@@ -84,8 +84,8 @@ func leavesNothing(t *testing.T, lab string) {
 	areGone(t, children)
 }
 
-// A signal ends it also when the program ignores the signal or the guest hangs, and nothing is
-// left of either.
+// A signal ends the command even if the program ignores the signal or the guest hangs. No process
+// is left.
 func endsAnyway(t *testing.T, lab string) {
 	const limit = 30 * time.Second // the command takes 10 s for the program
 	ignoring, _ := startSaying(t, lab, "exec", "sh", "-c", `trap "" TERM; echo up; sleep 1000`)
@@ -93,7 +93,7 @@ func endsAnyway(t *testing.T, lab string) {
 	pids := descendantsOf(t, hanging.Process.Pid)
 	assert.Assert(t, len(pids) > 1, "a keeper and a kernel: %v", pids)
 	assert.NilError(t, unix.Kill(pids[1], unix.SIGSTOP), "the kernel")
-	for _, pid := range pids[2:] { // processes of the guest, which may end before
+	for _, pid := range pids[2:] { // processes of the guest, which may end earlier
 		err := unix.Kill(pid, unix.SIGSTOP)
 		assert.Assert(t, err == nil || err == unix.ESRCH, "%v", err)
 	}
@@ -115,7 +115,7 @@ func endsAnyway(t *testing.T, lab string) {
 func endsWhileStarting(t *testing.T, lab string) {
 	cmd := exec.Command(lab, "exec", "true")
 	assert.NilError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // no matter if it has ended
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
 	var pids []int
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		pids = descendantsOf(t, cmd.Process.Pid)
@@ -144,7 +144,7 @@ func areGone(t *testing.T, pids []int) {
 	}
 }
 
-// descendantsOf lists the children first, and then theirs.
+// descendantsOf lists the children first, and then their children.
 func descendantsOf(t *testing.T, parent int) (pids []int) {
 	t.Helper()
 	pids = childrenOf(t, parent)
@@ -157,7 +157,7 @@ func descendantsOf(t *testing.T, parent int) (pids []int) {
 func letsEnter(t *testing.T, lab string) {
 	name := fmt.Sprintf("test-%d", os.Getpid())
 	cmd, _ := startSaying(t, lab, "exec", "-name", name, "sh", "-c",
-		// A stand-in for a host of the lab: this process, under a name.
+		// A stand-in for a host of the lab: this process, with a name.
 		`mkdir -p /lab/hosts; printf $$ > /lab/hosts/node-1; echo up; exec sleep 1000`)
 	enter := func(args ...string) *exec.Cmd {
 		return exec.Command(lab, append([]string{"enter", "-name", name}, args...)...)
@@ -178,7 +178,7 @@ func letsEnter(t *testing.T, lab string) {
 	assert.Equal(t, exitCode(enter("true").Run()), 125)
 }
 
-// The guest's kernel has NFS: within it, a machine is made of namespaces.
+// The guest's kernel has NFS, so a machine in the guest is made of namespaces.
 func makesNamespaces(t *testing.T, lab string) {
 	out, err := exec.Command(lab, "exec", "sh", "-c",
 		`echo $$; ip -brief address add 10.1.1.1/32 dev lo; `+lab+` exec sh -c 'echo $$; ip -brief address; exit 3'; echo $?`).Output()
@@ -187,7 +187,7 @@ func makesNamespaces(t *testing.T, lab string) {
 	assert.Equal(t, len(lines), 4, "%s", out)
 	inner, err := strconv.Atoi(lines[1])
 	assert.NilError(t, err)
-	assert.Assert(t, inner < 20) // a process number space of its own
+	assert.Assert(t, inner < 20) // a separate PID namespace
 	assert.Assert(t, !strings.Contains(lines[2], "10.1.1.1"), lines[2])
 	assert.Equal(t, lines[3], "3")
 }
@@ -199,7 +199,7 @@ func startSaying(t *testing.T, name string, args ...string) (*exec.Cmd, *bufio.R
 	stdout, err := cmd.StdoutPipe()
 	assert.NilError(t, err)
 	assert.NilError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // no matter if it has ended
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
 	r := bufio.NewReader(stdout)
 	line, err := r.ReadString('\n')
 	assert.NilError(t, err)
@@ -225,7 +225,7 @@ func childrenOf(t *testing.T, parent int) (pids []int) {
 	for _, path := range stats {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		// proc_pid_stat(5): pid (comm) state ppid ...
 		rest := string(data[bytes.LastIndexByte(data, ')')+1:])

@@ -15,8 +15,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// socketPath is where a machine with a name takes commands from `lab enter`. Only the user who
-// started it can reach it.
+// socketPath returns the socket of a machine with a name, for `lab enter`. Only the user who
+// started the machine can connect to it.
 func socketPath(name string) (string, error) {
 	if name != filepath.Base(name) || name == "." || name == ".." {
 		return "", fmt.Errorf("machine name %q: it may not be a path", name)
@@ -28,7 +28,7 @@ func socketDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("btrfs-nfs-csi-lab-%d", os.Getuid()))
 }
 
-// listen lets other processes run programs in m. It speaks the protocol that m itself speaks.
+// listen lets other processes run programs in m. The protocol is that of m.
 func listen(name string, m machine) (io.Closer, error) {
 	path, err := socketPath(name)
 	if err != nil {
@@ -41,7 +41,7 @@ func listen(name string, m machine) (io.Closer, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("a machine with the name %q is running", name)
 	}
-	_ = os.Remove(path) // of one that was killed
+	_ = os.Remove(path) // left by a killed process
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func serve(c net.Conn, m machine) {
 	conn := wire.NewMachineConn(c)
 	cmd, stdin, err := accept(conn, m)
 	if err != nil {
-		return // the other end has left or is no `lab enter`
+		return // the other end has disconnected or is not `lab enter`
 	}
 	const id = 1
 	if err := cmd.Start(); err != nil {
@@ -75,12 +75,12 @@ func serve(c net.Conn, m machine) {
 	_ = conn.SendJSON(wire.Exit, id, exitStatus(cmd.Wait()))
 }
 
-// accept shakes hands and prepares the program that the other end asks for.
+// accept performs the handshake and prepares the program that the other end requests.
 func accept(conn *wire.Conn, m machine) (*guest.Cmd, *io.PipeWriter, error) {
 	if err := conn.Send(wire.Hello, 0, nil); err != nil {
 		return nil, nil, err
 	}
-	if _, err := conn.Receive(); err != nil { // Configure: the machine is set up already
+	if _, err := conn.Receive(); err != nil { // Configure: the machine is already set up
 		return nil, nil, err
 	}
 	if err := conn.Send(wire.Ready, 0, nil); err != nil {
@@ -108,7 +108,7 @@ func accept(conn *wire.Conn, m machine) (*guest.Cmd, *io.PipeWriter, error) {
 	return cmd, w, nil
 }
 
-// forwardInput passes on input and signals; when the other end leaves, the program is hung up.
+// forwardInput forwards input and signals. When the other end disconnects, the program gets SIGHUP.
 func forwardInput(conn *wire.Conn, cmd *guest.Cmd, stdin *io.PipeWriter) {
 	var once sync.Once
 	closeInput := func() { _ = stdin.Close() }
@@ -116,7 +116,7 @@ func forwardInput(conn *wire.Conn, cmd *guest.Cmd, stdin *io.PipeWriter) {
 	for {
 		f, err := conn.Receive()
 		if err != nil {
-			_ = cmd.Signal(syscall.SIGHUP) // it may have ended, which is why we are here
+			_ = cmd.Signal(syscall.SIGHUP) // the program may have ended, which also ends this loop
 			return
 		}
 		switch {

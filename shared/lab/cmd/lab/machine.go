@@ -16,13 +16,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
 )
 
-// Values of BNC_LAB; without it, the kind is chosen by what this kernel has.
+// Values of BNC_LAB. Without it, the features of this kernel decide.
 const (
 	kindUML    = "uml"
 	kindNative = "native"
 )
 
-// request says what machine the user wants.
+// request describes the machine that the user wants.
 type request struct {
 	name    string
 	memory  int64 // MiB
@@ -42,7 +42,7 @@ func (r *request) flags(verb, name string) *flag.FlagSet {
 	return flags
 }
 
-// startMachine makes a machine of the kind that suits this kernel.
+// startMachine starts a machine of the kind that suits this kernel.
 func startMachine(ctx context.Context, want request) (machine, error) {
 	options, err := setup.FromEnv()
 	if err != nil {
@@ -115,7 +115,8 @@ func startUML(ctx context.Context, options setup.Options, want request) (machine
 	return g, nil
 }
 
-// explain adds the guest kernel's last words to the error of a program that it took along.
+// explain adds the last messages of the guest's kernel to the error of a program that ended with
+// it.
 func explain(err error, m machine) error {
 	g, ok := m.(*uml.Guest)
 	if !ok || !errors.Is(err, guest.ErrGone) {
@@ -124,7 +125,7 @@ func explain(err error, m machine) error {
 	return fmt.Errorf("%w; its console:\n%s", err, g.ConsoleTail(40))
 }
 
-// prepare is `lab setup`. Its arguments are more Debian packages.
+// prepare is `lab setup`. Its arguments are additional Debian packages.
 func prepare(packages []string) error {
 	ctx := context.Background()
 	begin := time.Now()

@@ -1,10 +1,14 @@
 // Command lab runs programs in the lab: on a kernel with btrfs, an NFS client and an NFS server,
-// whatever this machine's own kernel has.
+// whatever the kernel of this machine has.
 //
-//	lab exec [-name NAME] PROGRAM [ARGS...]   run a program in a fresh machine (go test -exec "lab exec")
-//	lab shell [-name NAME]                    a terminal in a fresh machine
-//	lab enter [-name NAME] [-host HOST] [PROGRAM ARGS...]   run a program in a machine that has a name
-//	lab setup                                 install and prepare what the others need
+//	lab exec [-name NAME] PROGRAM [ARGS...]
+//		run a program in a fresh machine (go test -exec "lab exec")
+//	lab shell [-name NAME]
+//		a terminal in a fresh machine
+//	lab enter [-name NAME] [-host HOST] [PROGRAM ARGS...]
+//		run a program in a machine that has a name
+//	lab setup
+//		install and prepare what the others need
 package main
 
 import (
@@ -49,10 +53,10 @@ func run(verb string, args []string) error {
 	}
 }
 
-// labFailed is the exit code when the lab, not the program in it, went wrong.
+// labFailed is the exit code for a failure of the lab, not of the program in it.
 const labFailed = 125
 
-// fail passes a program's exit code on.
+// fail exits with a program's exit code.
 func fail(err error) {
 	var exit *guest.ExitError
 	if errors.As(err, &exit) {

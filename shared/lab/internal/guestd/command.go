@@ -20,10 +20,10 @@ type command struct {
 	pid    int
 	exited <-chan unix.WaitStatus
 	input  *inputQueue
-	out    map[wire.Type]*os.File // our ends of its output
+	out    map[wire.Type]*os.File // read ends of its output
 }
 
-// startCommand starts a program in a session of its own.
+// startCommand starts a program in a new session.
 func startCommand(req wire.Command, r *reaper) (*command, error) {
 	if len(req.Args) == 0 {
 		return nil, fmt.Errorf("empty command")
@@ -54,7 +54,7 @@ func startCommand(req wire.Command, r *reaper) (*command, error) {
 	return c, nil
 }
 
-// connect makes the pipes or the terminal, and returns the program's descriptors 0, 1 and 2.
+// connect creates the pipes or the terminal, and returns the program's descriptors 0, 1 and 2.
 func (c *command) connect(req wire.Command, attr *syscall.ProcAttr) (theirs []*os.File, err error) {
 	if req.Terminal != nil {
 		ours, tty, err := openTerminal(*req.Terminal)
@@ -89,11 +89,11 @@ func (c *command) connect(req wire.Command, attr *syscall.ProcAttr) (theirs []*o
 	return theirs, nil
 }
 
-// drainTime is how long output is read on after the program has ended, when something that it
-// left running still holds its pipes.
+// drainTime is how long the output is read after the program has ended, if one of its children
+// still holds its pipes.
 const drainTime = time.Second
 
-// wait passes on the program's output until it has ended.
+// wait forwards the program's output until it has ended.
 func (c *command) wait(send func(wire.Type, []byte)) wire.ExitStatus {
 	var pumps sync.WaitGroup
 	for t, f := range c.out {
@@ -114,12 +114,12 @@ func (c *command) wait(send func(wire.Type, []byte)) wire.ExitStatus {
 func (c *command) signal(sig unix.Signal) {
 	pid := c.pid
 	if sig == unix.SIGKILL {
-		pid = -pid // the whole process group: nobody can clean up after it any more
+		pid = -pid // the whole process group: it has no other parent that cleans up
 	}
 	_ = unix.Kill(pid, sig)
 }
 
-// abandon closes our ends.
+// abandon closes the ends on this side.
 func (c *command) abandon() {
 	c.input.put(nil)
 	for _, f := range c.out {

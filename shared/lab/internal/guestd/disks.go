@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readInterval bounds how long a request of a disk hangs after its interrupt was lost.
+// readInterval limits how long a disk request hangs after its interrupt was lost.
 const readInterval = time.Second
 
-// readDisks reads a block of each disk all the time, because User Mode Linux loses interrupts: a
+// readDisks continuously reads a block of each disk, because User Mode Linux loses interrupts: a
 // signal that arrives while the interrupts of the last one are handled overwrites their list
 // (sigio_handler in arch/um/kernel/irq.c). The disk's driver then sees that a request is complete
-// only when another one is. With DRBD on Linux 7.2 that took minutes, while the reply lay in the
+// only at the next request. With DRBD on Linux 7.2 that took minutes, while the reply was in the
 // driver's socket.
 func readDisks() error {
 	disks, err := filepath.Glob("/dev/ubd?")
@@ -36,8 +36,8 @@ func readDisks() error {
 	return nil
 }
 
-// readRepeatedly does not wait for its reads, whose interrupts can be lost as well. Their errors
-// are for the programs that use the disk.
+// readRepeatedly does not wait for its reads, whose interrupts can also be lost. The programs that
+// use the disk get its errors.
 func readRepeatedly(fd int, page []byte) {
 	for {
 		go func() { _, _ = unix.Pread(fd, page, 0) }()

@@ -10,7 +10,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// inputQueue holds what a program has not read yet, so that a slow reader holds up nobody else.
+// inputQueue holds the unread input of a program, so that a slow reader does not block other
+// programs.
 type inputQueue struct {
 	mu     sync.Mutex
 	more   sync.Cond
@@ -24,7 +25,7 @@ func newInputQueue() *inputQueue {
 	return q
 }
 
-// put appends input; an empty chunk ends it.
+// put appends input. An empty chunk ends the input.
 func (q *inputQueue) put(p []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -50,7 +51,7 @@ func (q *inputQueue) get() ([]byte, bool) {
 	return p, true
 }
 
-// copyTo writes the input to f until it ends or f fails, and then closes f if told to.
+// copyTo writes the input to f until it ends or f fails. Then it closes f if closeAfter is set.
 func (q *inputQueue) copyTo(f *os.File, closeAfter bool) {
 	for {
 		p, ok := q.get()
@@ -66,14 +67,14 @@ func (q *inputQueue) copyTo(f *os.File, closeAfter bool) {
 	}
 }
 
-// openTerminal makes a pseudo-terminal pair (pty(7)).
+// openTerminal creates a pseudo-terminal pair (pty(7)).
 func openTerminal(size wire.Size) (ours, theirs *os.File, err error) {
 	ours, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}
 	fd := int(ours.Fd())
-	if err = unix.SetNonblock(fd, true); err == nil { // Fd made it blocking
+	if err = unix.SetNonblock(fd, true); err == nil { // Fd made the descriptor blocking
 		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
 	}
 	var n int

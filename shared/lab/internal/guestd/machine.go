@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// buildMachine makes the machine that setup describes, around a root file system of the given kind.
+// buildMachine builds the machine that setup describes, with a root filesystem of the given kind.
 func buildMachine(kind rootKind, setup wire.Setup, r *reaper) error {
 	if err := buildRoot(kind, setup); err != nil {
 		return fmt.Errorf("root file system: %w", err)
@@ -37,7 +37,7 @@ func buildMachine(kind rootKind, setup wire.Setup, r *reaper) error {
 	return nil
 }
 
-// loadModules loads what setup names, and lets the kernel find later ones on demand.
+// loadModules loads the modules in setup, and lets the kernel load others on demand.
 func loadModules(setup wire.Setup, r *reaper) error {
 	if setup.ModuleRoot != "" {
 		helper := fmt.Sprintf("#!/bin/sh\nexec /sbin/modprobe -d %s \"$@\"\n", setup.ModuleRoot)
@@ -73,8 +73,8 @@ func addNetwork(n wire.Network, r *reaper) error {
 	return linkUp(n.Name)
 }
 
-// runTool runs a command to its end. Output goes to a file, as reading a pipe would need the
-// command machinery that serves the other end.
+// runTool runs a command and waits for its end. The output goes to a file, because a pipe would
+// need the command machinery that serves the other end.
 func runTool(r *reaper, args ...string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
@@ -104,7 +104,7 @@ func runTool(r *reaper, args ...string) error {
 	return nil
 }
 
-// linkUp is `ip link set NAME up` without a process.
+// linkUp does the same as `ip link set NAME up`, without a process.
 func linkUp(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -122,7 +122,7 @@ func linkUp(name string) error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
 
-// unmountAll detaches file systems, last mounted first, so that their superblocks are written.
+// unmountAll detaches filesystems, the last mounted first, so that their superblocks are written.
 func unmountAll() {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {

@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reaper starts processes and collects all children of process 1: those it started, whose status
-// somebody waits for, and orphans.
+// reaper starts processes and reaps all children of process 1: those that it started, and orphans.
 type reaper struct {
-	mu      sync.Mutex // held over fork and registration, so that no status comes too early
+	mu      sync.Mutex // held over fork and registration, so that no status arrives too early
 	waiting map[int]chan unix.WaitStatus
 	child   chan os.Signal
 }
@@ -49,7 +48,7 @@ func (r *reaper) collect() {
 	}
 }
 
-// start forks and runs a program. Its status arrives on the channel.
+// start forks and executes a program. Its status arrives on the channel.
 func (r *reaper) start(path string, args []string, attr *syscall.ProcAttr) (int, <-chan unix.WaitStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

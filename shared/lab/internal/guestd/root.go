@@ -12,29 +12,28 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// rootKind is what differs between a root in a guest kernel and one in namespaces.
+// rootKind is the difference between a root in a guest kernel and one in namespaces.
 type rootKind interface {
-	// mountDevices fills the new root's dev directory.
+	// mountDevices fills the dev directory of the new root.
 	mountDevices(dev string) error
-	// enter makes root the root directory of all that runs from now on.
+	// enter makes root the root directory of all later processes.
 	enter(root string) error
 }
 
-// TempDir is the directory for temporary files in the machine: a tmpfs, where unix sockets,
-// bind mounts and exports work, which they do not all on a hostfs.
+// TempDir is the directory for temporary files in the machine: a tmpfs. Unix sockets, bind mounts
+// and exports work there, but not all of them on a hostfs.
 const TempDir = "/lab/tmp"
 
 // hostDir shows the whole root of the host, for the links in /etc.
 const hostDir = "/.host"
 
-// private are the top-level directories that the machine does not share with the host.
+// private lists the top-level directories that the machine does not share with the host.
 var private = []string{"dev", "lab", "lost+found", "media", "mnt", "proc", "run", "srv", "sys", "var", ".host"}
 
-// buildRoot puts the machine on a tmpfs root into which the host's directories are bound.
-// A tmpfs because nfsd needs a root that it can export as the NFSv4 pseudo-root, and hostfs
-// cannot be exported.
+// buildRoot builds the machine on a tmpfs root with bind mounts of the host's directories. nfsd
+// needs a root that it can export as the NFSv4 pseudo-root, and hostfs cannot be exported.
 func buildRoot(kind rootKind, setup wire.Setup) error {
-	// Nothing that is mounted here may reach the host's own mount table.
+	// Mounts here must not propagate to the host's mount table.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -47,7 +46,7 @@ func buildRoot(kind rootKind, setup wire.Setup) error {
 	}
 	host := "/"
 	if _, err := os.Stat(hostDir); err == nil {
-		host = hostDir // a machine within a machine: links in /etc already point there
+		host = hostDir // a machine in a machine: links in /etc already point to hostDir
 	}
 	if err := bind(host, root+hostDir, 0); err != nil {
 		return err
@@ -122,7 +121,7 @@ func bind(from, to string, flags uintptr) error {
 	return nil
 }
 
-// makeOwnDirectories makes what belongs to this machine alone.
+// makeOwnDirectories creates the directories that belong to this machine only.
 func makeOwnDirectories(root string, kind rootKind) error {
 	for _, dir := range []string{
 		"lab/bin", "lab/tmp", "mnt", "media", "srv", "dev", "proc", "sys", "run/lock",
@@ -151,13 +150,13 @@ func makeOwnDirectories(root string, kind rootKind) error {
 	if err := unix.Mount("sysfs", root+"/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount sysfs: %w", err)
 	}
-	// Kernels without it, or hosts that use the first version, do without.
+	// Kernels without cgroup2, and hosts with version 1, work without it.
 	_ = unix.Mount("cgroup2", root+"/sys/fs/cgroup", "cgroup2", 0, "")
 	return nil
 }
 
-// linkEtc makes an /etc in which files can be added or replaced without touching the host's: a
-// link to each of its entries. Links among them are copied, as they may be relative.
+// linkEtc creates an /etc in which files can be added or replaced without changing the host's. It
+// has a link to each entry of the host's /etc. It copies links, because they may be relative.
 func linkEtc(root string) error {
 	etc := filepath.Join(root, "etc")
 	if err := os.Mkdir(etc, 0o755); err != nil {
@@ -191,7 +190,7 @@ func linkEtc(root string) error {
 	return os.WriteFile(etc+"/exports", nil, 0o644)
 }
 
-// makeVisible binds the directory of path when it lies in one of the private directories.
+// makeVisible binds the directory of path if it is in one of the private directories.
 func makeVisible(root, path string) error {
 	top, _, _ := strings.Cut(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
 	if !slices.Contains(private, top) {

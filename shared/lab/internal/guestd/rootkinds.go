@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// umlRoot is the root of a guest kernel, which has devices of its own.
+// umlRoot is the root of a guest kernel, which has separate devices.
 type umlRoot struct{}
 
 func (umlRoot) mountDevices(dev string) error {
@@ -24,8 +24,8 @@ func (umlRoot) mountDevices(dev string) error {
 	return unix.Mount(filepath.Join(dev, "pts/ptmx"), filepath.Join(dev, "ptmx"), "", unix.MS_BIND, "")
 }
 
-// enter moves the new root over the old one, as switch_root(8) does: the first root of a kernel
-// cannot be the object of pivot_root(2).
+// enter moves the new root over the old one, like switch_root(8): pivot_root(2) does not accept the
+// first root of a kernel.
 func (umlRoot) enter(root string) error {
 	if err := os.Chdir(root); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (namespaceRoot) enter(root string) error {
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
-	// pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one; drop it.
+	// pivot_root(2), "pivot_root(".", ".")": the old root is now mounted under the new one. Drop it.
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}

@@ -1,5 +1,5 @@
-// Package guestd is process 1 of a machine of the lab: it builds the root file system, then runs
-// the commands that come in over the control stream and reaps what they leave behind.
+// Package guestd is process 1 of a machine of the lab. It builds the root filesystem, then runs the
+// commands from the control stream and reaps their leftover processes.
 package guestd
 
 import (
@@ -14,11 +14,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// serialLine is the UML serial line that leads to the process which booted the guest.
+// serialLine is the UML serial line to the process that booted the guest.
 const serialLine = "/dev/ttyS0"
 
-// RunUML is process 1 of a User Mode Linux guest whose root is a hostfs. It does not return
-// while the guest lives.
+// RunUML is process 1 of a User Mode Linux guest whose root is a hostfs. It does not return while
+// the guest runs.
 func RunUML() error {
 	if err := unix.Mount("devtmpfs", "/dev", "devtmpfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("mount devtmpfs: %w", err)
@@ -35,8 +35,8 @@ func RunUML() error {
 	return s.run(umlRoot{})
 }
 
-// RunNamespaces is process 1 of a machine made of namespaces on this kernel, with the control
-// stream on descriptor fd. It returns when the other end closes the stream.
+// RunNamespaces is process 1 of a machine that is made of namespaces on this kernel. The control
+// stream is descriptor fd. It returns when the other end closes the stream.
 func RunNamespaces(fd uintptr) error {
 	s := newServer(os.NewFile(fd, "control"))
 	return s.run(namespaceRoot{})
@@ -55,7 +55,7 @@ func newServer(stream *os.File) *server {
 	return &server{conn: wire.NewMachineConn(stream), reaper: newReaper(), commands: map[uint32]*command{}}
 }
 
-// run answers frames until the stream ends or the machine is told to halt.
+// run handles frames until the stream ends or a frame tells the machine to halt.
 func (s *server) run(root rootKind) error {
 	go s.reaper.run()
 	if err := s.conn.Send(wire.Hello, 0, nil); err != nil {
@@ -132,7 +132,7 @@ func (s *server) forward(f wire.Frame) {
 	s.mu.Lock()
 	c := s.commands[f.ID]
 	s.mu.Unlock()
-	if c == nil { // it has ended meanwhile
+	if c == nil { // the command has ended
 		return
 	}
 	if f.Type == wire.Stdin {
@@ -142,8 +142,8 @@ func (s *server) forward(f wire.Frame) {
 	}
 }
 
-// halt ends every process, writes everything back and switches the machine off. In a process
-// namespace of a shared kernel the reboot call just ends the namespace (reboot(2)).
+// halt ends every process, syncs all filesystems and powers off the machine. In a PID namespace of
+// a shared kernel, the reboot call only ends the namespace (reboot(2)).
 func (s *server) halt() {
 	_ = unix.Kill(-1, unix.SIGKILL)
 	unmountAll()

@@ -14,13 +14,13 @@ import (
 	"sync"
 )
 
-// Type says what a frame means.
+// Type is the type of a frame.
 type Type byte
 
 // Frames from the machine.
 const (
-	Hello  Type = 'h' // the machine reads frames from now on
-	Ready  Type = 'r' // Setup has been carried out; payload: error text, empty for success
+	Hello  Type = 'h' // the machine now reads frames
+	Ready  Type = 'r' // Setup is complete; payload: error text, empty for success
 	Stdout Type = 'o' // bytes of a command
 	Stderr Type = 'e' // bytes of a command
 	Exit   Type = 'x' // payload: ExitStatus
@@ -30,30 +30,30 @@ const (
 // Frames to the machine.
 const (
 	Configure Type = 'c' // payload: Setup; answered by Ready
-	Start     Type = 's' // payload: Command; answered by Exit in the end
+	Start     Type = 's' // payload: Command; answered by Exit when the command ends
 	Stdin     Type = 'i' // bytes; an empty payload is the end of the input
 	Signal    Type = 'k' // payload: one byte, the signal's number
 	PowerOff  Type = 'p' // sync, unmount, halt
 )
 
-// Setup tells a freshly started machine what to become.
+// Setup configures a machine that has just started.
 type Setup struct {
 	Hostname string
-	// Visible are paths of the host that programs will use under the same name.
+	// Visible are paths of the host that programs use under the same name.
 	Visible []string
-	// Self is the path of the lab command; it is linked to /lab/bin/lab.
+	// Self is the path of the lab command. It is linked to /lab/bin/lab.
 	Self string
-	// ModuleRoot holds lib/modules/<release>; empty when the kernel's own place serves.
+	// ModuleRoot holds lib/modules/<release>. It is empty if the kernel uses the system's modules.
 	ModuleRoot string
 	// Modules are loaded at start.
 	Modules []string
-	// Env is what commands get unless they bring their own.
+	// Env is the environment of commands that bring none.
 	Env []string
 	// Networks are the machine's interfaces to other machines.
 	Networks []Network
 }
 
-// Network is an interface of a guest, and the addresses (with prefix length) that it gets.
+// Network is an interface of a guest with its addresses, including the prefix length.
 type Network struct {
 	Name      string
 	MAC       string
@@ -66,14 +66,14 @@ type Command struct {
 	Env      []string `json:",omitempty"`
 	Dir      string   `json:",omitempty"`
 	HasStdin bool     `json:",omitempty"`
-	// Terminal gives the program a pseudo-terminal of this size in place of pipes.
+	// Terminal gives the program a pseudo-terminal of this size instead of pipes.
 	Terminal *Size `json:",omitempty"`
 }
 
-// Size is a terminal's, in characters.
+// Size is the size of a terminal, in characters.
 type Size struct{ Rows, Cols uint16 }
 
-// ExitStatus is how a command ended. Err is set when it could not be started.
+// ExitStatus is the result of a command. Err is set if it could not be started.
 type ExitStatus struct {
 	Code   int
 	Signal int    `json:",omitempty"`
@@ -87,29 +87,30 @@ type Frame struct {
 	Payload []byte
 }
 
-// MaxPayload bounds a frame, in bytes; the longest legitimate one is a Command with its environment.
+// MaxPayload limits a frame, in bytes. The longest legitimate one is a Command with its
+// environment.
 const MaxPayload = 1 << 20
 
-// window is how many bytes may be on their way to the machine. The serial line of a User Mode
-// Linux guest stops for good when its 4,096-byte input buffer runs full (seen with 6.1 and 7.2).
+// window limits the unread bytes on the way to the machine. The serial line of a User Mode Linux
+// guest stops for good when its 4,096-byte input buffer is full (seen with 6.1 and 7.2).
 const window = 2048
 
-// Conn reads and writes frames. Send may be called by several goroutines at once.
+// Conn reads and writes frames. Send is safe for concurrent use.
 type Conn struct {
 	r *bufio.Reader
 
 	mu sync.Mutex // held while a frame is written
 	w  io.Writer
 
-	// The end that must not send too much.
+	// For the end that must limit what it sends.
 	creditMu sync.Mutex
 	credited sync.Cond
-	credit   int // bytes; negative: unlimited
+	credit   int // bytes; negative means unlimited
 	broken   bool
 }
 
-// NewConn returns the starter's end of the stream. Its Send waits for the machine to read, so
-// that another goroutine must be in Receive.
+// NewConn returns the starter's end of the stream. Its Send waits until the machine has read, so
+// another goroutine must be in Receive.
 func NewConn(stream io.ReadWriter) *Conn {
 	c := &Conn{r: bufio.NewReader(stream), w: stream, credit: window}
 	c.credited.L = &c.creditMu
@@ -124,11 +125,11 @@ func NewMachineConn(stream io.ReadWriter) *Conn {
 	return c
 }
 
-// creditingReader tells the other end what has been read.
+// creditingReader reports read bytes to the other end.
 type creditingReader struct {
 	from   io.Reader
 	conn   *Conn
-	unsaid int // bytes
+	unsaid int // unreported bytes
 }
 
 func (r *creditingReader) Read(p []byte) (int, error) {
@@ -169,7 +170,7 @@ func (c *Conn) Send(t Type, id uint32, payload []byte) error {
 	return nil
 }
 
-// takeCredit waits until something may be sent, and returns how much of want.
+// takeCredit waits until some bytes may be sent, and returns how many of want.
 func (c *Conn) takeCredit(want int) (int, error) {
 	c.creditMu.Lock()
 	defer c.creditMu.Unlock()
@@ -187,7 +188,7 @@ func (c *Conn) takeCredit(want int) (int, error) {
 	return n, nil
 }
 
-// Break makes Send fail, also one that waits.
+// Break makes all calls of Send fail, including a waiting one.
 func (c *Conn) Break() { c.addCredit(0, true) }
 
 func (c *Conn) addCredit(n int, broken bool) {
@@ -207,7 +208,7 @@ func (c *Conn) SendJSON(t Type, id uint32, v any) error {
 	return c.Send(t, id, payload)
 }
 
-// Receive reads the next frame. After an error, Send fails too.
+// Receive reads the next frame. After an error, Send also fails.
 func (c *Conn) Receive() (Frame, error) {
 	for {
 		f, err := c.receive()

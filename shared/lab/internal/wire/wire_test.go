@@ -10,7 +10,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/internal/wire"
 )
 
-// counter counts what has been written but not read: what a serial line would have to hold.
+// counter counts bytes that were written and not read, which a serial line would have to buffer.
 type counter struct {
 	net.Conn
 	written chan int
@@ -27,7 +27,7 @@ func TestFramesArriveInOrder(t *testing.T) {
 	sizes := []int{0, 1, 5000, wire.MaxPayload, 3}
 	starter := wire.NewConn(a)
 	go func() {
-		for { // credits come in here
+		for { // credits arrive here
 			if _, err := starter.Receive(); err != nil {
 				return
 			}
@@ -61,7 +61,7 @@ func TestSenderWaitsForTheMachineToRead(t *testing.T) {
 	defer b.Close()
 	line := counter{a, make(chan int, 1000)}
 	starter := wire.NewConn(line)
-	go func() { _, _ = b.Read(make([]byte, 1<<16)) }() // takes everything, credits nothing
+	go func() { _, _ = b.Read(make([]byte, 1<<16)) }() // reads everything and credits nothing
 	sent := make(chan error, 1)
 	go func() { sent <- starter.Send(wire.Start, 1, make([]byte, 100_000)) }()
 	assert.Assert(t, <-line.written <= 4096/2)
