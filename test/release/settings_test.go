@@ -79,7 +79,7 @@ func TestInstallRefusesSettings(t *testing.T) {
 		{[]string{"--base-path", "/srv/\xff"}, "AGENT_BASE_PATH must be UTF-8 without control characters"},
 		{[]string{"--base-path", "/srv/../a"}, "--base-path must not contain .., got /srv/../a"},
 		{[]string{"--base-path", `/srv/a\040b`, "--engine", "exportfs"}, "path must not contain a backslash and three octal digits with nfs-utils"},
-		{[]string{"--base-path", "/", "--engine", "exportfs"}, "is not an absolute, clean path below /"},
+		{[]string{"--base-path", "/", "--engine", "exportfs"}, "must be an absolute, clean path below /"},
 		{[]string{"--base-path", "/srv/a", "--tenant", "a b"}, "AGENT_TENANTS: "},
 		{[]string{"--base-path", "/srv/a", "--tenant", "a|b&c"}, "AGENT_TENANTS: "},
 		{[]string{"--base-path", "/srv/a", "--tenant", "a\nAGENT_QUOTA_MODE=off"}, "AGENT_TENANTS: "},

@@ -21,7 +21,7 @@ func TestExportThatTheServerRefuses(t *testing.T) {
 		err  error
 		code agentapi.Code
 	}{
-		{fmt.Errorf("%w: message is longer than the kernel takes", nfs.ErrInvalid), agentapi.Invalid},
+		{fmt.Errorf("%w: message must fit in a page", nfs.ErrInvalid), agentapi.Invalid},
 		{nfs.ErrUnsupported, agentapi.Unavailable},
 		{nfs.ErrNotFound, agentapi.MetadataError},
 		{nfs.ErrUnavailable, agentapi.Unavailable},
