@@ -19,6 +19,7 @@ directories=(
 	agent/internal/migrate
 	agent/internal/nfs
 	agent/internal/pool
+	agent/test
 	controller
 	node
 	agent/internal/storage

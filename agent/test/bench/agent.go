@@ -17,13 +17,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// agent is a running agent process and the clients' side of its connections, which stay open.
+// agent is a running agent process and the client side of its connections, which stay open.
 type agent struct {
 	process *exec.Cmd
 	in      io.WriteCloser
 	out     *json.Decoder
 	client  *fasthttp.HostClient
-	took    time.Duration // from the start of the process to when it served
+	took    time.Duration // from the start of the process until it served
 }
 
 // startAgent starts the agent on the workbench, and waits until it serves.
@@ -35,7 +35,7 @@ func (w *workbench) startAgent(profile string) (a *agent, err error) {
 	if a.in, err = a.process.StdinPipe(); err != nil {
 		return nil, err
 	}
-	a.process.Cancel, a.process.WaitDelay = a.in.Close, 20*time.Second // a drained agent closes the pool, and its profile
+	a.process.Cancel, a.process.WaitDelay = a.in.Close, 20*time.Second // an agent that drains closes the pool and its profile
 	out, err := a.process.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func (w *workbench) startAgent(profile string) (a *agent, err error) {
 	return a, nil
 }
 
-// stop drains the agent and waits for its end. It can be called again.
+// stop drains the agent and waits for its end. It is idempotent.
 func (a *agent) stop() error {
 	if a.process.ProcessState != nil {
 		return nil
@@ -73,13 +73,13 @@ func (a *agent) stop() error {
 	if a.client != nil {
 		a.client.CloseIdleConnections()
 	}
-	if err := a.in.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // closed already where the run was broken off
+	if err := a.in.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // already closed if the run was interrupted
 		return errors.Join(err, a.process.Wait())
 	}
 	return a.process.Wait()
 }
 
-// do sends one request, and returns the answer's body if its status is the wanted one.
+// do sends one request and returns the body of the answer if it has the wanted status.
 func (a *agent) do(method, path, body string, want int) ([]byte, error) {
 	request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(request)
@@ -112,7 +112,7 @@ func (a *agent) delete(path, body string) error {
 	return err
 }
 
-// cpu is the agent's ownCPU.
+// cpu returns the agent's ownCPU.
 func (a *agent) cpu() (time.Duration, error) {
 	if _, err := io.WriteString(a.in, "usage\n"); err != nil {
 		return 0, err
@@ -122,7 +122,7 @@ func (a *agent) cpu() (time.Duration, error) {
 	return u.CPU, err
 }
 
-// memory is the process's resident set now, in bytes: proc_pid_status(5).
+// memory returns the present resident set of the process in bytes: proc_pid_status(5).
 func (a *agent) memory() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.process.Process.Pid))
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package bench measures the agent over HTTP on a real btrfs filesystem, against what the same system calls cost by hand in
-// the same run. docs/benchmarks.md says how to read it. It does not ship.
+// Package bench measures the agent over HTTP on a real btrfs filesystem. It compares it with the
+// same system calls without an agent in the same run. docs/benchmarks.md explains the results. It
+// does not ship.
 package bench
 
 import (
@@ -12,27 +13,28 @@ import (
 
 // Options of a run.
 type Options struct {
-	// Server is a command that runs Serve with the arguments behind it in a process of its own, so that its CPU time and memory
-	// are not the clients'.
+	// Server is a command that runs Serve with the arguments after it in a separate process, so that
+	// its CPU time and memory are separate from those of the clients.
 	Server []string
-	// Quick runs everything once, with few things, to show that it works. Its numbers mean little.
+	// Quick runs each measurement once with few objects, to show that it works. Its numbers mean
+	// little.
 	Quick bool
-	// Only is "changes" or "scale"; "" for both.
+	// Only is "changes" or "scale". "" means both.
 	Only string
-	// Rounds is how often the changes are measured, 0 for the default.
+	// Rounds is the number of rounds of the changes. 0 means the default.
 	Rounds int
-	// Profile is a file for a CPU profile of the agent while it serves the changes; "" for none.
+	// Profile is a file for a CPU profile of the agent while it serves the changes. "" means none.
 	Profile string
 	Log     *slog.Logger // progress
 }
 
-// size of a run.
+// size holds the numbers of objects of a run.
 type size struct {
 	rounds    int
 	each      int   // changes by one client in a round
-	snapshots int   // of those that cost a transaction each, by one of many clients
-	lists     []int // lists of how many volumes are measured
-	volumes   int   // at which start, memory and a page are measured, with as many snapshots
+	snapshots int   // number of changes that cost a transaction each, by one of many clients
+	lists     []int // numbers of volumes for the lists
+	volumes   int   // volumes at which start, memory and a page are measured, with as many snapshots
 	lookups   int   // requests of one client
 	idle      time.Duration
 }
@@ -50,7 +52,7 @@ func (o Options) size() size {
 	return s
 }
 
-// Run measures, and writes the report as Markdown.
+// Run measures and writes the report as Markdown.
 func Run(ctx context.Context, options Options, out io.Writer) (err error) {
 	begin, load := time.Now(), loadAverage()
 	host := newHost(ctx)
@@ -64,7 +66,7 @@ func Run(ctx context.Context, options Options, out io.Writer) (err error) {
 		if options.Only != "" && options.Only != suite.name {
 			continue
 		}
-		w, err := newWorkbench(host, options) // a filesystem of its own: how many things there are bears on the cost of each
+		w, err := newWorkbench(host, options) // a separate filesystem, because the number of objects affects the cost of each
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// The test binary is also the agent that is measured.
+// The test binary is also the agent under measurement.
 const serve = "serve"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A small run does all that a real one does. What it measures is nobody's business here: the machine may be busy.
+// A small run does the same steps as a real one. The test ignores the results, because the machine
+// may be busy.
 func TestQuickRun(t *testing.T) {
 	var out strings.Builder
 	err := Run(t.Context(), Options{Server: []string{os.Args[0], serve}, Quick: true, Log: slog.New(slog.DiscardHandler)}, &out)
@@ -42,7 +43,7 @@ func TestQuickRun(t *testing.T) {
 	}
 }
 
-// What fails during a run comes back as an error, and everything is cleaned up.
+// A failure during a run is returned as an error, and the run cleans up.
 func TestFailingAgent(t *testing.T) {
 	before := mounts(t)
 	err := Run(t.Context(), Options{Server: []string{"/bin/false"}, Quick: true, Log: slog.New(slog.DiscardHandler)}, &strings.Builder{})

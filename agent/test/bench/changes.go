@@ -16,7 +16,7 @@ import (
 
 const volumeBytes = 1 << 30
 
-// Names of loads. What is done by hand begins so.
+// Names of loads. The names of loads without the agent start like this.
 const (
 	handCreate     = "by hand: create, syncfs"
 	handLimited    = "by hand: create, limit (not durable)"
@@ -40,13 +40,14 @@ const (
 
 var clientCounts = []int{1, 8, 64}
 
-// sources is how many volumes each kind of snapshot takes turns with. With full quotas the kernel looks, for each extent of the
-// source, at everybody who shares it: the cost of a snapshot grows with those that the volume has already. So whoever is to
-// be compared has as many sources of its own.
+// sources is the number of volumes that each kind of snapshot alternates between. With full quotas
+// the kernel visits, for each extent of the source, every subvolume that shares it. So the cost of
+// a snapshot grows with the number of snapshots of the volume. Loads that are compared therefore
+// have the same number of separate sources.
 const sources = 64
 
-// changes measures every change in rounds. In each, what is to be compared is done within a second or so, and who goes
-// first takes turns.
+// changes measures every change in rounds. In each round, loads that are compared run within about
+// a second, in alternating order.
 type changes struct {
 	*workbench
 	agent   *agent
@@ -54,7 +55,7 @@ type changes struct {
 	round   int
 	byHand  []*os.File // sources,
 	second  []*os.File // a snapshot of each,
-	whole   []*os.File // and sources of handWhole
+	whole   []*os.File // and the sources of handWhole
 	results map[string]series
 }
 
@@ -78,7 +79,7 @@ func measureChanges(w *workbench, r *report) error {
 	return a.stop()
 }
 
-// sourceKinds have sources of their own.
+// sourceKinds are the loads with separate sources.
 var sourceKinds = []string{snapshot, cloneSnapshot, cloneVolume}
 
 func sourceName(kind string, i int) string {
@@ -190,7 +191,8 @@ func handSnapshotName(name string, clients, i int) string {
 	return fmt.Sprintf("%s-c%d-%d", prefix, clients, i)
 }
 
-// sharing lets all changes of the load share one syncfs, at the end: as fast as they can be durable.
+// sharing makes all changes of the load share one syncfs at the end. This is the fastest durable
+// way.
 func (c *changes) sharing(l load) load {
 	var done atomic.Int64
 	do := l.do
@@ -209,14 +211,15 @@ func (c *changes) measure(l load) error {
 	}
 	cpu := c.agent.cpu
 	if isByHand(l.name) {
-		cpu = ownCPU // nobody else works in this process then
+		cpu = ownCPU // no other work runs in this process at that time
 	}
 	r, err := l.run(cpu)
 	c.results[l.String()] = append(c.results[l.String()], r)
 	return err
 }
 
-// count is how many times a load is done: the same for all loads that make or take away the same things.
+// count returns how many times a load runs. It is the same for all loads that create or delete the
+// same objects.
 func (c *changes) count(name string, clients int) int {
 	if c.options.Quick && clients > 8 {
 		return clients
@@ -241,7 +244,7 @@ func (c *changes) hand(name string, clients int, do func(name string) error) loa
 	return load{name, clients, c.count(name, clients), func(i int) error { return do(fmt.Sprintf("%s%d", prefix, i)) }}
 }
 
-// load is one of the agent's.
+// load returns one of the agent's loads.
 func (c *changes) load(name string, clients int) load {
 	a := c.agent
 	volume := func(i int) string { return fmt.Sprintf("pvc-r%d-c%d-%d", c.round, clients, i) }
@@ -268,7 +271,8 @@ func (c *changes) load(name string, clients int) load {
 	return load{name, clients, c.count(name, clients), do}
 }
 
-// tidy removes what the round made and did not delete, so that each round finds the same.
+// tidy deletes the objects that remain from the round, so that each round starts with the same
+// state.
 func (c *changes) tidy() error {
 	var clones, snapshots, wholes []string // of the agent, by hand, by hand with their directories
 	for _, clients := range clientCounts {

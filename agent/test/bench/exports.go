@@ -7,7 +7,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// exports is an NFS server in a map: the export engines are measured elsewhere.
+// exports is an NFS server in a map. Other benchmarks measure the export engines.
 type exports struct {
 	mu  sync.Mutex
 	all map[nfs.Key]nfs.Export

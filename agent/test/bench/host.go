@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// host lets testpool work outside of a test: what it uses of testing.TB, and nothing else of it.
+// host implements the part of testing.TB that testpool uses, so that testpool works outside of a
+// test.
 type host struct {
 	testing.TB
 	ctx      context.Context
@@ -19,10 +20,10 @@ type host struct {
 
 func newHost(ctx context.Context) *host { return &host{ctx: ctx} }
 
-// fatal is what Fatalf panics with: testing's would end the goroutine.
+// fatal is the panic value of Fatalf. Fatalf of package testing would end the goroutine.
 type fatal struct{ error }
 
-// end runs the cleanups, and joins what went wrong to err. reason is what recover returned.
+// end runs the cleanups and joins their errors to err. reason is the result of recover.
 func (h *host) end(reason any, err error) error {
 	for _, cleanup := range slices.Backward(h.cleanups) {
 		cleanup()

@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// machine is what the numbers were measured on.
+// machine describes the machine of a run.
 type machine struct {
 	kernel, cpu, memory, mount, backing, goVersion string
 	cores                                          int
@@ -32,7 +32,7 @@ func describeMachine(pool *testpool.Pool) machine {
 	return m
 }
 
-// fieldOf is the value of the first line of a file that begins with a name.
+// fieldOf returns the value of the first line of a file that starts with a name.
 func fieldOf(path, name, separator string) string {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -46,7 +46,7 @@ func fieldOf(path, name, separator string) string {
 	return ""
 }
 
-// mountOptions are those of the mount at dir: proc_pid_mountinfo(5).
+// mountOptions returns those of the mount at dir: proc_pid_mountinfo(5).
 func mountOptions(dir string) string {
 	content, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -62,7 +62,7 @@ func mountOptions(dir string) string {
 	return "unknown"
 }
 
-// filesystemOf names the filesystem that the image is on.
+// filesystemOf returns the type of the filesystem of the image.
 func filesystemOf(image string) string {
 	var st unix.Statfs_t
 	if err := unix.Statfs(image, &st); err != nil {
@@ -75,7 +75,7 @@ func filesystemOf(image string) string {
 	return fmt.Sprintf("filesystem type %#x", st.Type)
 }
 
-// loadAverage is of the last minute: proc_loadavg(5).
+// loadAverage returns that of the last minute: proc_loadavg(5).
 func loadAverage() string {
 	content, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// load is one kind of work, done count times by a number of clients at once.
+// load is one kind of work, which a number of clients do count times at once.
 type load struct {
 	name    string
 	clients int
@@ -19,14 +19,15 @@ type load struct {
 
 func (l load) String() string { return fmt.Sprintf("%s/%d", l.name, l.clients) }
 
-// result of doing a load once.
+// result is the result of one run of a load.
 type result struct {
-	times   []time.Duration // of each change, in order of length
-	elapsed time.Duration   // of all
-	cpu     time.Duration   // of the process that did the work, for all
+	times   []time.Duration // of each change, sorted
+	elapsed time.Duration   // of all changes
+	cpu     time.Duration   // of the process that did the work, for all changes
 }
 
-// run does the load. cpu says what the process that does the work has used up to now; nil where it does not matter.
+// run runs the load. cpu returns the CPU time that the process has used so far. It is nil if the
+// CPU time is not measured.
 func (l load) run(cpu func() (time.Duration, error)) (r result, err error) {
 	if cpu == nil {
 		cpu = func() (time.Duration, error) { return 0, nil }
@@ -64,7 +65,7 @@ func (l load) run(cpu func() (time.Duration, error)) (r result, err error) {
 func (r result) p50() float64  { return quantile(r.times, 0.5).Seconds() }
 func (r result) rate() float64 { return float64(len(r.times)) / r.elapsed.Seconds() }
 
-// quantile of sorted times.
+// quantile returns a quantile of sorted times.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -72,10 +73,10 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(float64(len(sorted)-1)*q)]
 }
 
-// series is the results of one load, a round each.
+// series holds the results of one load, one per round.
 type series []result
 
-// pooled is all rounds as one.
+// pooled joins all rounds to one result.
 func (s series) pooled() result {
 	var all result
 	for _, r := range s {
@@ -92,8 +93,8 @@ func (s series) cpuPerChange() time.Duration {
 	return all.cpu / time.Duration(max(len(all.times), 1))
 }
 
-// ratio compares two loads round by round, and takes the median: both sides of each quotient were measured within a second
-// or so, so that what else the machine was doing weighs on both alike.
+// ratio compares two loads round by round and returns the median. Both sides of each quotient were
+// measured within about a second, so that other load of the machine affects both equally.
 func ratio(a, b series, by func(result) float64) float64 {
 	quotients := make([]float64, 0, len(a))
 	for i := range min(len(a), len(b)) {

@@ -13,16 +13,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
-// poolBytes is the size of the image, which is sparse: 10,000 volumes with a snapshot each take some 2 GiB of it.
+// poolBytes is the size of the sparse image. 10,000 volumes with a snapshot each take some 2 GiB of
+// it.
 const poolBytes = 32 << 30
 
-// workbench is a filesystem with full quotas that the agent and the work by hand share.
+// workbench is a filesystem with full quotas that the agent and the loads without it share.
 type workbench struct {
 	*testpool.Pool
 	options Options
 	host    *host
-	base    string   // the agent's
-	floor   *os.File // where work is done by hand
+	base    string   // base path of the agent
+	floor   *os.File // directory for work without the agent
 	fs      *btrfs.FS
 }
 
@@ -60,7 +61,7 @@ func (w *workbench) closeFloor() {
 	w.fs, w.floor = nil, nil
 }
 
-// remount makes the filesystem forget what it has in memory.
+// remount drops the kernel's caches of the filesystem.
 func (w *workbench) remount() error {
 	w.closeFloor()
 	w.Unmount()
@@ -68,8 +69,8 @@ func (w *workbench) remount() error {
 	return w.openFloor()
 }
 
-// settle lets no work of one measurement be left to the next: commits, and waits until the kernel has dropped what was
-// deleted.
+// settle finishes the work of one measurement before the next. It commits, and waits until the
+// kernel has dropped deleted subvolumes.
 func (w *workbench) settle() error {
 	const patience, interval = time.Minute, 10 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
@@ -89,8 +90,9 @@ func (w *workbench) settle() error {
 	}
 }
 
-// dropping is how many deleted subvolumes the kernel still has to drop: those have a qgroup yet. Kernels before about
-// 6.10 keep the qgroups for good; the agent reaps them, but only after a minute.
+// dropping returns how many deleted subvolumes the kernel still has to drop: those that still have
+// a qgroup. Kernels before about 6.10 never remove the qgroups. The agent removes them, but only
+// after a minute.
 func (w *workbench) dropping() (int, error) {
 	qgroups, err := w.fs.Qgroups()
 	if err != nil {
@@ -104,10 +106,10 @@ func (w *workbench) dropping() (int, error) {
 	return len(qgroups) - len(subvolumes) - top, nil
 }
 
-// create makes an empty subvolume by hand.
+// create creates an empty subvolume without the agent.
 func (w *workbench) create(name string) error { return btrfs.CreateSubvolume(w.floor, name) }
 
-// createLimited makes one with a limit, as a volume has.
+// createLimited creates one with a limit, like that of a volume.
 func (w *workbench) createLimited(name string) error {
 	if err := w.create(name); err != nil {
 		return err
@@ -128,7 +130,7 @@ func (w *workbench) limit(name string) error {
 	return w.fs.SetLimit(info.ID, volumeBytes)
 }
 
-// createAll makes all that the agent makes of a volume.
+// createAll creates all files and subvolumes of a volume.
 func (w *workbench) createAll(name string) error {
 	return w.makeDirectory(name, func(dir *os.File) error {
 		if err := btrfs.CreateSubvolume(dir, "data"); err != nil {
@@ -145,7 +147,8 @@ func (w *workbench) createAll(name string) error {
 	})
 }
 
-// snapshotAll makes all that the agent makes of a snapshot: the snapshot's own commit makes the metadata durable, too.
+// snapshotAll creates all files and subvolumes of a snapshot. The commit of the snapshot also makes
+// the metadata durable.
 func (w *workbench) snapshotAll(source *os.File, name string) error {
 	return w.makeDirectory(name, func(dir *os.File) error {
 		if err := writeMetadata(dir); err != nil {
@@ -182,7 +185,7 @@ func writeMetadata(dir *os.File) error {
 // metadataBytes is about the size of an ordinary metadata.json.
 const metadataBytes = 600
 
-// destroyAll destroys what createAll or snapshotAll made.
+// destroyAll deletes the result of createAll or snapshotAll.
 func (w *workbench) destroyAll(name string) error {
 	dir, err := os.Open(filepath.Join(w.floor.Name(), name))
 	if err != nil {
@@ -197,7 +200,7 @@ func (w *workbench) destroyAll(name string) error {
 
 func (w *workbench) destroy(name string) error { return btrfs.DestroySubvolume(w.floor, name) }
 
-// durably is the loop that somebody without an agent would write: each change with its own syncfs.
+// durably is the loop of a program without an agent: each change has a separate syncfs.
 func (w *workbench) durably(change func(name string) error) func(name string) error {
 	return func(name string) error {
 		if err := change(name); err != nil {
@@ -207,7 +210,7 @@ func (w *workbench) durably(change func(name string) error) func(name string) er
 	}
 }
 
-// fillSource gives a volume that is to be snapshot and cloned some files, so that there is something to share.
+// fillSource writes some files to a source, so that its snapshots and clones share data.
 func fillSource(dir string) error {
 	const files, bytes = 4, 64 << 10
 	for i := range files {

@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// report is a whole run.
+// report is the report of a whole run.
 type report struct {
 	machine               machine
 	size                  size
@@ -53,7 +53,7 @@ var machineTemplate = template.Must(template.New("").Parse(`Measured on {{.Date}
 
 func (r *report) writeMachine(b *strings.Builder) {
 	m := r.machine
-	_ = machineTemplate.Execute(b, map[string]any{ // a Builder takes everything
+	_ = machineTemplate.Execute(b, map[string]any{ // a Builder accepts any write
 		"Date": time.Now().UTC().Format(time.DateOnly), "Took": r.took.Round(time.Second), "Quick": r.quick,
 		"Kernel": m.kernel, "CPU": m.cpu, "Cores": m.cores, "Memory": m.memory, "Backing": m.backing, "Mount": m.mount,
 		"Before": r.loadBefore, "After": r.loadAfter, "Go": m.goVersion,
@@ -93,7 +93,8 @@ func (r *report) writeChanges(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// comparison is the load's p50 or, where there are more clients than the other has, its rate against that of work by hand.
+// comparison returns the load's p50 compared with that of the load without the agent. If the load
+// has more clients than the other, it compares the rates.
 func (r *report) comparison(name string, clients int) string {
 	other := map[string]string{
 		create: handCreate, handCreateAll: handCreate,

@@ -10,14 +10,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// scale is what a pool full of volumes costs.
+// scale holds the cost of a pool with many volumes.
 type scale struct {
 	lists   map[string]series // "list of 1000/8"
-	warm    time.Duration     // from starting the process to its first answer, after a stop
+	warm    time.Duration     // from the start of the process to its first answer, after a stop
 	cold    time.Duration     // the same on a filesystem that was just mounted
 	memory  int64             // resident bytes two minutes later,
-	inPages int64             // and after 8 clients have read everything in the largest pages
-	idle    time.Duration     // CPU used in a minute in which nobody asks for anything
+	inPages int64             // and after 8 clients have read all volumes in the largest pages
+	idle    time.Duration     // CPU time in a minute without requests
 }
 
 const (
@@ -46,7 +46,8 @@ func measureScale(w *workbench, r *report) error {
 	return s.starts(w, r.size)
 }
 
-// fill makes volumes and measures lists on the way, then gives each a snapshot.
+// fill creates volumes, measures lists at intermediate counts, and then creates a snapshot of each
+// volume.
 func (s *scale) fill(w *workbench, a *agent, size size) error {
 	made := 0
 	for _, upTo := range append(slices.Clone(size.lists), size.volumes) {
@@ -87,7 +88,7 @@ func (s *scale) list(a *agent, size size, name string, read func(*agent) error) 
 	return nil
 }
 
-// pages are measured where there are most volumes.
+// pages measures pages with the maximum number of volumes.
 func (s *scale) pages(a *agent, size size) error {
 	first := fmt.Sprintf("/v1/volumes?limit=%d", min(pageSize, size.volumes/2))
 	if err := s.list(a, size, pageFirst, func(a *agent) error { return a.get(first) }); err != nil {
@@ -147,7 +148,7 @@ func memoryAfter(a *agent, clients, count int, read func(*agent) error) (int64, 
 	return a.memory()
 }
 
-// readInPages reads all volumes as agentclient does.
+// readInPages reads all volumes like agentclient.
 func readInPages(a *agent) error {
 	next := ""
 	for {
@@ -163,8 +164,8 @@ func readInPages(a *agent) error {
 	}
 }
 
-// beIdle measures what the agent uses by itself. Go collects garbage two minutes after the last time, so a wait of that
-// length has its share of it.
+// beIdle measures the agent without requests. Go collects garbage two minutes after the last
+// collection, so a wait of that length includes a collection.
 func (s *scale) beIdle(w *workbench, a *agent, wait time.Duration) error {
 	a.client.CloseIdleConnections()
 	before, err := a.cpu()

@@ -21,7 +21,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 )
 
-// tenant and token of all requests.
+// Tenant and token of all requests.
 const (
 	tenant = "bench"
 	token  = "token-of-the-benchmark"
@@ -32,14 +32,15 @@ type hello struct {
 	Address string
 }
 
-// usage is what Serve answers to each line that it reads: what its process has used since it began.
+// usage is the answer of Serve to each line that it reads: the resources that its process has used
+// so far.
 type usage struct {
 	CPU time.Duration
 }
 
-// Serve is the agent without its export engine, and with nothing else: what cmd/btrfs-nfs-agent wires up, its log
-// included, which goes to a file. Arguments are the base path, the log file and a file for a CPU profile, which may be "".
-// It serves until in ends.
+// Serve is the agent without its export engine. It has the rest of cmd/btrfs-nfs-agent, including
+// its log, which goes to a file. The arguments are the base path, the log file and a file for a CPU
+// profile, which may be "". It serves until in ends.
 func Serve(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
 	if len(args) != 3 {
 		return errors.New("usage: serve BASE LOG PROFILE")
@@ -104,8 +105,8 @@ func answer(in io.Reader, out *json.Encoder, address string) error {
 	return nil
 }
 
-// ownCPU is what this process has used since it began, in user and kernel mode. Work that the kernel does in threads of its
-// own, such as writing out a transaction, is nobody's.
+// ownCPU returns the CPU time of this process in user and kernel mode. It excludes kernel threads,
+// which for example write out a transaction.
 func ownCPU() (time.Duration, error) {
 	var used unix.Rusage
 	err := unix.Getrusage(unix.RUSAGE_SELF, &used)
@@ -126,7 +127,7 @@ func profile(path string) (stop func() error, err error) {
 	}, nil
 }
 
-// apiStore and metricsStore show the store as those packages declare it.
+// apiStore and metricsStore adapt the store to the interfaces of those packages.
 type apiStore struct{ *storage.Store }
 
 func (s apiStore) Tenant(name string) (api.Tenant, error) { return s.Store.Tenant(name) }

@@ -7,7 +7,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
-// target is something that the agent is to keep, and whether it did.
+// target is a goal for the agent, and whether the agent met it.
 type target struct {
 	what, want, measured string
 	met                  bool
@@ -39,7 +39,7 @@ func (r *report) changeTargets() []target {
 	return out
 }
 
-// latency compares one client's p50 with that of work by hand.
+// latency compares one client's p50 with that of the load without the agent.
 func (r *report) latency(name, other string, most float64) target {
 	have := ratio(r.changes[key(name, 1)], r.changes[key(other, 1)], result.p50)
 	return target{

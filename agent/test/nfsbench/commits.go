@@ -28,14 +28,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// commitMode is who commits while clients write.
+// commitMode selects who commits while clients write.
 type commitMode struct {
 	name     string
-	interval time.Duration // of the agent, 0: none
+	interval time.Duration // commit interval of the agent, 0 means none
 	mount    string        // mount option commit=, in seconds
 }
 
-// commitModes are compared by turns; the first is what the others are compared with.
+// commitModes alternate. The others are compared with the first.
 var commitModes = []commitMode{
 	{"none by the agent", 0, "30"}, // the kernel's default
 	{"1 s", time.Second, "30"},
@@ -43,16 +43,16 @@ var commitModes = []commitMode{
 	{"`commit=1`", 0, "1"},
 }
 
-// CommitRow is what was measured of small files in one kind of pool.
+// CommitRow holds the results of small files in one kind of pool.
 type CommitRow struct {
 	Pool    string
-	Files   [][]float64 // made a second in each turn, by commit mode
-	Commits []float64   // part of the time in which a commit was under way, by commit mode
+	Files   [][]float64 // files created per second in each turn, by commit mode
+	Commits []float64   // fraction of the time with a commit in progress, by commit mode
 }
 
-// CommitReport is what RunCommits has measured, in Markdown. A cost is the median over the rounds
-// of how many fewer files a turn has made than the turn of the same round in which the agent did
-// not commit. Behind it is the part of the time in which a commit was under way.
+// CommitReport formats the results of RunCommits as Markdown. A cost is a median over the rounds.
+// It is the fraction of files that a turn created less than the turn of the same round in which the
+// agent did not commit. After the cost comes the fraction of the time with a commit in progress.
 func CommitReport(rows []CommitRow) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s in a machine of the lab with Linux %s and one processor.\n\n| pool |", time.Now().UTC().Format(time.DateOnly), kernelRelease())
@@ -72,7 +72,7 @@ func CommitReport(rows []CommitRow) string {
 	return b.String()
 }
 
-// cost is the part of the files that were not made, by the median of the rounds.
+// cost returns the fraction of files that were not created, as the median of the rounds.
 func cost(files, without []float64) float64 {
 	var ratios []float64
 	for round := range files {
@@ -93,7 +93,7 @@ type commitScene struct {
 	snapshots int
 }
 
-// RunCommits measures small files over NFS while the agent commits, while the kernel does, and
+// RunCommits measures small files over NFS while the agent commits, while the kernel commits, and
 // while neither does.
 func RunCommits(ctx context.Context, options Options) (rows []CommitRow, err error) {
 	w, err := newWorld()
@@ -159,11 +159,11 @@ func (r *run) measureCommits(ctx context.Context, scene commitScene, base string
 	return row, nil
 }
 
-// commitTurn is a time in which a mode was in force, in nanoseconds of Unix time.
+// commitTurn is a period with one mode, in nanoseconds of Unix time.
 type commitTurn struct {
 	mode       int
 	begin, end int64
-	commits    time.Duration // in which a commit was under way
+	commits    time.Duration // total time of commits in progress
 }
 
 func (t commitTurn) rate(made []int64) float64 {
@@ -176,8 +176,8 @@ func (t commitTurn) rate(made []int64) float64 {
 	return float64(n) / time.Duration(t.end-t.begin).Seconds()
 }
 
-// takeTurns puts the modes in force one after the other, again and again: what else the machine
-// does weighs on all of them alike. The agent runs all the time.
+// takeTurns alternates between the modes, so that other load of the machine affects all of them
+// equally. The agent runs all the time.
 func (r *run) takeTurns(ctx context.Context, config storage.Config) (turns []commitTurn, err error) {
 	rounds, length := 30, 3*time.Second
 	if r.options.Quick {
@@ -188,13 +188,13 @@ func (r *run) takeTurns(ctx context.Context, config storage.Config) (turns []com
 	err = r.withStore(ctx, config, func(*storage.Store) error {
 		for round := range rounds {
 			for i := range commitModes {
-				turn := commitTurn{mode: (i + round) % len(commitModes)} // so that none always follows the same
+				turn := commitTurn{mode: (i + round) % len(commitModes)} // so that no mode always follows the same one
 				mode := commitModes[turn.mode]
 				operations.pass(mode.interval)
 				if out, err := exec.CommandContext(ctx, "mount", "-o", "remount,commit="+mode.mount, r.base).CombinedOutput(); err != nil {
 					return fmt.Errorf("remount: %w: %s", err, out)
 				}
-				unix.Sync() // what the turn before has left is not to be paid by this one
+				unix.Sync() // the turn must not include the writes of the previous one
 				if err := r.turn(ctx, &turn, length); err != nil {
 					return err
 				}
@@ -206,10 +206,10 @@ func (r *run) takeTurns(ctx context.Context, config storage.Config) (turns []com
 	return turns, err
 }
 
-// throttled passes on changes of the server's counters once an interval, or not at all.
+// throttled forwards changes of the server's counters once per interval, or never.
 type throttled struct {
 	mu       sync.Mutex
-	interval time.Duration // 0: never
+	interval time.Duration // 0 means never
 	at       time.Time
 	last     uint64
 }
@@ -231,7 +231,7 @@ func (t *throttled) count() (uint64, error) {
 	return now, err
 }
 
-// turn waits, and notes how long commits were under way meanwhile.
+// turn waits, and records the time of commits in progress.
 func (r *run) turn(ctx context.Context, turn *commitTurn, length time.Duration) error {
 	before, err := r.commitTime()
 	if err != nil {
@@ -247,7 +247,7 @@ func (r *run) turn(ctx context.Context, turn *commitTurn, length time.Duration) 
 	return err
 }
 
-// commitTime is how long the pool's commits have taken together (commit_stats in fs/btrfs/sysfs.c).
+// commitTime returns the total time of all commits of the pool (commit_stats in fs/btrfs/sysfs.c).
 func (r *run) commitTime() (time.Duration, error) {
 	pool, err := btrfs.Open(r.base)
 	if err != nil {
@@ -287,7 +287,7 @@ func (r *run) withStore(ctx context.Context, config storage.Config, do func(*sto
 	return errors.Join(err, store.Close(ending))
 }
 
-// prepareCommits makes a volume with some files, and snapshots of it that share most of them.
+// prepareCommits creates a volume with some files, and snapshots that share most of them.
 func (r *run) prepareCommits(ctx context.Context, store *storage.Store, scene commitScene) error {
 	const files, changed = 2000, 20
 	mode := uint32(0o777)
@@ -323,10 +323,10 @@ func (r *run) prepareCommits(ctx context.Context, store *storage.Store, scene co
 	return err
 }
 
-// smallFiles is the argument that makes Write write small files from several threads.
+// smallFiles is the argument that makes Write write small files in several threads.
 const smallFiles = "small-files"
 
-// startSmallFiles has the node write small files until stop, which says when each was made.
+// startSmallFiles makes the node write small files until stop, which returns the time of each file.
 func (r *run) startSmallFiles(ctx context.Context, mounted string) (stop func() ([]int64, error), err error) {
 	command := append(slices.Clone(r.options.Writer), mounted, smallFiles)
 	cmd := r.onNode(ctx, command[0], command[1:]...)
@@ -354,15 +354,15 @@ func (r *run) startSmallFiles(ctx context.Context, mounted string) (stop func() 
 	}, nil
 }
 
-// writeSmallFiles makes files of 4 KiB under a temporary name, as programs do that replace a file,
-// and removes the oldest, until in ends. It writes when each was made, in nanoseconds of Unix time.
-// The client sends a file's content when the file is closed.
+// writeSmallFiles creates files of 4 KiB under a temporary name, like programs that replace a file,
+// and removes the oldest, until in ends. It writes the creation time of each file in nanoseconds of
+// Unix time. The client sends a file's content when the file is closed.
 func writeSmallFiles(dir string, in io.Reader, out io.Writer) error {
 	const writers, kept = 4, 64
 	made := make([][]int64, writers)
 	var ended atomic.Bool
 	go func() {
-		_, _ = io.Copy(io.Discard, in) // however it ends
+		_, _ = io.Copy(io.Discard, in) // any end of the input ends the program
 		ended.Store(true)
 	}()
 	var all errgroup.Group

@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// Load reads rows that Keep has written; none from a file that is not there.
+// Load reads rows that Keep has written. It returns no rows if the file does not exist.
 func Load(file string) (rows []Row, err error) {
 	content, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -21,7 +21,7 @@ func Load(file string) (rows []Row, err error) {
 	return rows, json.Unmarshal(content, &rows)
 }
 
-// Keep puts a row into a file, in place of an earlier one of the same engine and number of exports.
+// Keep adds a row to a file. It replaces an earlier row of the same engine and number of exports.
 func Keep(file string, row Row) error {
 	rows, err := Load(file)
 	if err != nil {
@@ -29,7 +29,7 @@ func Keep(file string, row Row) error {
 	}
 	rows = slices.DeleteFunc(rows, func(old Row) bool { return old.Engine == row.Engine && old.Exports == row.Exports })
 	rows = append(rows, row)
-	// "kernel" first: it is what this is about.
+	// "kernel" first: it is the subject of the benchmark.
 	slices.SortFunc(rows, func(a, b Row) int {
 		return cmp.Or(-cmp.Compare(a.Engine, b.Engine), cmp.Compare(a.Exports, b.Exports))
 	})

@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// newEngine makes an engine, not started.
+// newEngine returns an engine that is not started.
 func (r *run) newEngine(ctx context.Context) (nfs.Exporter, error) {
 	if r.engineName == kernel.Name {
 		return kernel.New(ctx, kernel.Config{
@@ -29,11 +29,11 @@ func (r *run) newEngine(ctx context.Context) (nfs.Exporter, error) {
 
 const (
 	serverThreads = 8
-	leaseTime     = 10 * time.Second // the least that the kernel takes, and the lab's
+	leaseTime     = 10 * time.Second // the minimum of the kernel, and the value of the lab
 	mountd        = "rpc.mountd"
 )
 
-// startServer starts the NFS server as the units of nfs-utils do.
+// startServer starts the NFS server like the units of nfs-utils.
 func (r *run) startServer() error {
 	storage := r.lab.Storage
 	if storage.DaemonPID(mountd) != 0 {
@@ -42,7 +42,7 @@ func (r *run) startServer() error {
 	if err := r.lab.SetNFSTimes(); err != nil {
 		return err
 	}
-	_, _ = storage.Run("exportfs", "-r") // it warns of each directory that is missing
+	_, _ = storage.Run("exportfs", "-r") // it warns about each missing directory
 	if err := storage.StartMountd(); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (r *run) startServer() error {
 	return err
 }
 
-// forgetExports is what a reboot does: nothing is exported, nothing runs, nothing is cached.
+// forgetExports has the effect of a reboot: no exports, no daemons, empty caches.
 func (w *world) forgetExports() error {
 	errs := []error{os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0)}
 	w.lab.Storage.StopDaemon(mountd)

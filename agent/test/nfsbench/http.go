@@ -23,12 +23,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// crowded is the engine that is measured, as the agent that is measured sees it: the crowd is not its affair.
+// crowded is the engine under measurement. It hides the other exports from the agent.
 type crowded struct {
 	nfs.Exporter
 	own string
 
-	// instead of what the agent publishes, one after the other, until none is left.
+	// instead holds exports that are published one by one instead of those of the agent, until none is
+	// left.
 	instead []nfs.Export
 }
 
@@ -40,7 +41,7 @@ func (c *crowded) Export(ctx context.Context, exports []nfs.Export) error {
 	return c.Exporter.Export(ctx, exports)
 }
 
-// Start implements nfs.Exporter: the engine has been started.
+// Start implements nfs.Exporter. The engine is already started.
 func (c *crowded) Start(ctx context.Context, initial []nfs.Export) error {
 	return c.Export(ctx, initial)
 }
@@ -62,14 +63,15 @@ const (
 	token  = "token-of-the-benchmark"
 )
 
-// measureHTTP publishes a volume of an agent to client after client, and then to the same ones again: those references are
-// on the disk already, so that nothing is committed. The engine is given something new to publish all the same.
+// measureHTTP publishes a volume of an agent to one client after another, and then to the same
+// clients again. The second time, the references are already on disk, so that no commit is
+// necessary. The engine still publishes a new export each time.
 func (r *run) measureHTTP(ctx context.Context, row *Row) (err error) {
 	base := filepath.Join(r.base, "agent")
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return err
 	}
-	quiet := slog.New(slog.DiscardHandler) // an agent's log is no concern of the guest's slow console
+	quiet := slog.New(slog.DiscardHandler) // the log would slow down the guest's console
 	engine := &crowded{Exporter: r.engine, own: base}
 	config := storage.Config{BasePath: base, Tenants: []string{tenant}, Logger: quiet}
 	if _, _, err := pool.Init(config.Pool()); err != nil {
@@ -130,7 +132,7 @@ func publishOverHTTP(client *fasthttp.HostClient, row *Row, repeated func()) err
 		return err
 	}
 	repeated()
-	unix.Sync() // what the commits have left is not to be paid by those that make none
+	unix.Sync() // the publishes without commits must not include the writes of the commits before
 	if row.HTTPRepeated, err = publish(row.HTTP.Count); err != nil {
 		return err
 	}

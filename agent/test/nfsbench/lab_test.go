@@ -24,13 +24,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// As below, of the commits for clients.
+// A small run of the commits: see TestQuickRun.
 func TestQuickRunOfCommits(t *testing.T) {
 	rows, err := RunCommits(t.Context(), Options{Quick: true, Log: slog.New(slog.DiscardHandler), Writer: []string{os.Args[0], writeArgument}})
 	assert.NilError(t, err)
 	assert.Equal(t, len(rows), 1)
 	assert.Equal(t, len(rows[0].Files), len(commitModes))
-	made := 0.0 // on a busy machine there may be turns of a second without a file
+	made := 0.0 // on a busy machine, a turn of a second may have no file
 	for i, files := range rows[0].Files {
 		assert.Equal(t, len(files), 1, commitModes[i].name)
 		made += files[0]
@@ -38,7 +38,8 @@ func TestQuickRunOfCommits(t *testing.T) {
 	assert.Assert(t, made > 0)
 }
 
-// A small run does all that a large one does. What it measures is nobody's business here: the machine may be busy.
+// A small run does the same steps as a large one. The test ignores the results, because the machine
+// may be busy.
 func TestQuickRun(t *testing.T) {
 	var rows []Row
 	err := Run(t.Context(), Options{

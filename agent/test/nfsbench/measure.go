@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// timesOf sorts.
+// timesOf sorts the times.
 func timesOf(took []time.Duration) Times {
 	if len(took) == 0 {
 		return Times{}
@@ -27,7 +27,8 @@ func timesOf(took []time.Duration) Times {
 
 const callers = 16
 
-// measureCallers publishes one export a call from 16 callers at once, for a few seconds at most.
+// measureCallers publishes one export per call from 16 concurrent callers, for at most a few
+// seconds.
 func (r *run) measureCallers(ctx context.Context, row *Row) error {
 	deadline := time.Now().Add(5 * time.Second)
 	exports := r.take(8 * singles)
@@ -58,13 +59,13 @@ func (r *run) measureCallers(ctx context.Context, row *Row) error {
 
 func heapInUse() int64 {
 	runtime.GC()
-	runtime.GC() // the first one runs finalizers of what the second one frees
+	runtime.GC() // the first collection runs finalizers, the second one frees the memory
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapAlloc)
 }
 
-// slabMemory is what the kernel has allocated for its own structures (proc_meminfo(5)).
+// slabMemory returns the memory of the kernel's slabs (proc_meminfo(5)).
 func slabMemory() int64 {
 	kib, err := kibibytes("/proc/meminfo", "Slab:")
 	if err != nil {
@@ -73,7 +74,7 @@ func slabMemory() int64 {
 	return kib << 10
 }
 
-// daemonMemory is the resident set of rpc.mountd, where it runs.
+// daemonMemory returns the resident set of rpc.mountd, if it runs.
 func (r *run) daemonMemory() (int64, error) {
 	pid := r.lab.Storage.DaemonPID(mountd)
 	if pid == 0 {

@@ -1,5 +1,5 @@
-// Package nfsbench measures how the export engines bear many exports: see "NFS exports" in docs/benchmarks.md. It needs a
-// machine of the lab for itself, and does not ship.
+// Package nfsbench measures the export engines with many exports: see "NFS exports" in
+// docs/benchmarks.md. It needs a separate machine of the lab, and does not ship.
 package nfsbench
 
 import (
@@ -13,15 +13,15 @@ import (
 // Options of a run.
 type Options struct {
 	Engines []string // "kernel", "exportfs"
-	Counts  []int    // how many exports there are while it is measured
+	Counts  []int    // numbers of exports during the measurements
 	Quick   bool     // a short run, whose numbers mean little
 	Log     *slog.Logger
 
-	// Writer is a command that runs Write with the arguments behind it in a process of its own.
+	// Writer is a command that runs Write with the arguments after it in a separate process.
 	Writer []string
 }
 
-// Row is what was measured of one engine with one number of exports. Times are in nanoseconds in JSON.
+// Row holds the results of one engine with one number of exports. Times are in nanoseconds in JSON.
 type Row struct {
 	Engine  string
 	Exports int
@@ -33,24 +33,25 @@ type Row struct {
 	PerSecond       float64       // publishes by 16 callers
 	Idle            Times         // of a steady create, write of 4 KiB and fsync on another mount
 	Busy            Times         // of the same while exports are published and revoked
-	BusyChanges     int           // how many were, meanwhile
-	HTTPGet         Times         // of reading a volume through the agent's API: what a call costs that changes nothing
+	BusyChanges     int           // number of these changes
+	HTTPGet         Times         // of reading a volume through the agent's API: the cost of a call without a change
 	HTTP            Times         // of a publish through the agent's API
-	HTTPRepeated    Times         // of a publish that is on the disk already, and so has no commit to wait for
-	Restore         time.Duration // from nothing until the server answers for all exports
-	Told            time.Duration // until the kernel has been told them all, and needs to ask for none
+	HTTPRepeated    Times         // of a publish that is already on disk, and so waits for no commit
+	Restore         time.Duration // from no exports until the server answers for all
+	Told            time.Duration // until all exports are in the kernel's cache, so that it needs no upcalls
 
-	// In bytes, beside what the machine had before: of the engine, of the kernel's slabs, and of rpc.mountd, all of it.
+	// Additional memory in bytes: of the engine and of the kernel's slabs. DaemonMemory is all memory
+	// of rpc.mountd.
 	EngineMemory, KernelMemory, DaemonMemory int64
 }
 
-// Times are quantiles of a number of measurements.
+// Times are quantiles of several measurements.
 type Times struct {
 	Count             int
 	P50, P99, Longest time.Duration
 }
 
-// Run measures, and hands over each row when it is complete.
+// Run measures and passes each complete row to each.
 func Run(ctx context.Context, options Options, each func(Row) error) (err error) {
 	w, err := newWorld()
 	if err != nil {

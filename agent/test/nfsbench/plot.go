@@ -16,7 +16,7 @@ const (
 	legendHeight            = 28.0
 )
 
-// colors of the engines are told apart by people who see few colours, too.
+// colors of the engines, which people with color blindness can distinguish.
 var colors = map[string]string{"kernel": "#0072b2", "exportfs": "#d55e00"}
 
 var panels = []struct {
@@ -29,7 +29,7 @@ var panels = []struct {
 	{"All back after a restart", func(r Row) time.Duration { return r.Restore }},
 }
 
-// Plot draws times over the number of exports, both logarithmic, as an SVG.
+// Plot draws times over the number of exports as an SVG. Both axes are logarithmic.
 func Plot(rows []Row) string {
 	var b strings.Builder
 	width, height := panelWidth*float64(len(panels)), panelHeight+legendHeight
@@ -112,7 +112,7 @@ func drawLine(b *strings.Builder, engine string, rows []Row, value func(Row) tim
 	}
 }
 
-// powerOfTen names 10^e seconds.
+// powerOfTen formats 10^e seconds.
 func powerOfTen(e float64) string {
 	d := time.Duration(math.Round(math.Pow(10, e+9)))
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
-// Report is what was measured, in Markdown.
+// Report formats the results as Markdown.
 func Report(rows []Row) string {
 	var b strings.Builder
 	writeOrigin(&b, rows)
@@ -22,7 +22,7 @@ func Report(rows []Row) string {
 		{"through HTTP p50", func(r Row) string { return document.Duration(r.HTTP.P50) }},
 		{"of it the API, as for a read", func(r Row) string {
 			if r.HTTPGet.Count == 0 {
-				return "-" // a row from before this was measured
+				return "-" // a row from before this measurement existed
 			}
 			return document.Duration(r.HTTPGet.P50)
 		}},

@@ -24,12 +24,12 @@ type run struct {
 	count      int
 
 	engine nfs.Exporter
-	there  []nfs.Export // all the time
-	more   []nfs.Export // come and go, and have never been there before
-	steady nfs.Export   // what the node has mounted
+	there  []nfs.Export // published all the time
+	more   []nfs.Export // published and revoked; never published before
+	steady nfs.Export   // mounted on the node
 }
 
-const singles = 100 // single publishes and revokes are this many
+const singles = 100 // singles is the number of single publishes and revokes.
 
 func (r *run) measure(ctx context.Context) (row Row, err error) {
 	row = Row{Engine: r.engineName, Exports: r.count, Quick: r.options.Quick, Date: time.Now().UTC().Format(time.DateOnly), Kernel: kernelRelease()}
@@ -64,7 +64,7 @@ func (r *run) measure(ctx context.Context) (row Row, err error) {
 	return row, nil
 }
 
-// prepare makes what is exported. Directories do in place of subvolumes where nobody mounts.
+// prepare creates the exported directories. Only a mounted export needs a subvolume.
 func (r *run) prepare() error {
 	r.there = make([]nfs.Export, r.count-1)
 	r.more = make([]nfs.Export, 20*singles)
@@ -105,7 +105,8 @@ func (r *run) measureMemory(ctx context.Context, row *Row) (err error) {
 	return nil
 }
 
-// take returns some of the exports that come and go: publishing one again that was there is another thing.
+// take returns exports that were never published before. Publishing one a second time is a
+// different case.
 func (r *run) take(n int) []nfs.Export {
 	some := r.more[:n]
 	r.more = r.more[n:]
@@ -123,10 +124,10 @@ func (r *run) measureSingles(ctx context.Context, row *Row) (err error) {
 	return r.engine.Unexport(ctx, exports)
 }
 
-// mostTime bounds what an engine may take for which a second is a call's time.
+// mostTime limits a measurement of an engine whose calls take about a second.
 const mostTime = 5 * time.Second
 
-// one does something to one export after the other.
+// one applies do to one export after another.
 func one(ctx context.Context, exports []nfs.Export, do func(context.Context, []nfs.Export) error) (Times, error) {
 	took := make([]time.Duration, 0, len(exports))
 	for i, deadline := 0, time.Now().Add(mostTime); i < len(exports) && time.Now().Before(deadline); i++ {
@@ -139,18 +140,19 @@ func one(ctx context.Context, exports []nfs.Export, do func(context.Context, []n
 	return timesOf(took), nil
 }
 
-// measureRestart takes the time from nothing, as after a reboot, until the server has all exports.
+// measureRestart measures the time from no exports, as after a reboot, until the server has all
+// exports.
 func (r *run) measureRestart(ctx context.Context, row *Row) (err error) {
 	if row.DaemonMemory, err = r.daemonMemory(); err != nil {
 		return err
 	}
 	if row.Restore > mostTime {
-		return nil // the first start, from nothing as well, will do
+		return nil // the first start also begins without exports
 	}
 	if err := errors.Join(r.engine.Close(), r.forgetExports()); err != nil {
 		return err
 	}
-	runtime.GC() // of the run before
+	runtime.GC() // of the previous run
 	if r.engine, err = r.newEngine(ctx); err != nil {
 		return err
 	}
@@ -163,7 +165,8 @@ func (r *run) measureRestart(ctx context.Context, row *Row) (err error) {
 	return err
 }
 
-// awaitTold waits until the kernel has been told all exports, where the engine does so, and says how long that took.
+// awaitTold waits until the engine has pushed all exports to the kernel, if it does so. It returns
+// the time that this took.
 func (r *run) awaitTold(began time.Time) (took time.Duration, err error) {
 	engine, ok := r.engine.(interface{ AllPushed() bool })
 	if !ok {
@@ -182,7 +185,7 @@ func (r *run) awaitTold(began time.Time) (took time.Duration, err error) {
 	return took, err
 }
 
-// cachedExports counts what the kernel has.
+// cachedExports counts the exports in the kernel's cache.
 func cachedExports() (int, error) {
 	content, err := os.ReadFile("/proc/net/rpc/nfsd.export/content")
 	return bytes.Count(content, []byte("/data\t")), err

@@ -17,15 +17,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 )
 
-// changeInterval is how often an export is published or revoked beside the steady writes: forty a second, which is a lot for
-// a storage host and leaves its one processor to the writes.
+// changeInterval is the interval of publishes and revokes during the steady writes. Forty per
+// second is much for a storage host, and leaves its only processor to the writes.
 const changeInterval = 25 * time.Millisecond
 
-// measureSteady takes turns, so that what else the machine was doing weighs on both alike.
+// measureSteady alternates between idle and busy turns, so that other load of the machine affects
+// both equally.
 func (r *run) measureSteady(ctx context.Context, row *Row) error {
 	turns, length := 10, 3*time.Second
 	if r.engineName != kernel.Name {
-		// A change may take seconds, and clients wait when it ends: in turns, that would be blamed on the idle one after it.
+		// A change may take seconds, and clients wait when it ends. With turns, the next idle turn would
+		// include that wait.
 		turns, length = 1, 12*time.Second
 	}
 	if r.options.Quick {
@@ -58,7 +60,7 @@ func (r *run) measureSteady(ctx context.Context, row *Row) error {
 	return unmount()
 }
 
-// removeWritten removes what Write has left, on the server, where nothing stalls.
+// removeWritten removes the files of Write on the server, where removals do not stall.
 func (r *run) removeWritten() error {
 	turns, err := filepath.Glob(filepath.Join(r.steady.Path, "turn-*"))
 	for _, turn := range turns {
@@ -80,7 +82,7 @@ func (r *run) mountOnNode(ctx context.Context) (dir string, unmount func() error
 
 // write runs Write on the node.
 func (r *run) write(ctx context.Context, dir string, length time.Duration) ([]time.Duration, error) {
-	unix.Sync() // what the exports before have left is not to be paid by the writes
+	unix.Sync() // the writes must not include those of earlier exports
 	command := append(r.options.Writer[:len(r.options.Writer):len(r.options.Writer)], dir, length.String())
 	cmd := r.onNode(ctx, command[0], command[1:]...)
 	out, err := cmd.StdoutPipe()
@@ -101,8 +103,8 @@ func (r *run) write(ctx context.Context, dir string, length time.Duration) ([]ti
 	return took, cmd.Wait()
 }
 
-// changeExports publishes and revokes one export after the other until the returned function is called, which says how many
-// changes were made.
+// changeExports publishes and revokes one export after another until the returned function is
+// called. That function returns the number of changes.
 func (r *run) changeExports(ctx context.Context) func() (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	done, changes := make(chan error, 1), 0
@@ -135,9 +137,9 @@ func (r *run) changeExports(ctx context.Context) func() (int, error) {
 
 // Write is the program that writes to the mount: see writeSmallFiles, and below.
 //
-// With a time it creates a file, writes 4 KiB and syncs it, again and again, for that time. It
-// writes how many nanoseconds each took, a line each. It leaves the files: a removal would wait for
-// stalls that then nobody measures.
+// With a duration as argument, it repeatedly creates a file, writes 4 KiB and syncs it, for that
+// duration. It writes the nanoseconds of each, one per line. It leaves the files, because a removal
+// could wait for stalls that it would not measure.
 func Write(args []string, out io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("usage: write DIRECTORY TIME, or write DIRECTORY " + smallFiles)

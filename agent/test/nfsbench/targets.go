@@ -11,7 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/bench/document"
 )
 
-// target is something that the kernel engine is to keep, and whether it did.
+// target is a goal for the kernel engine, and whether the engine met it.
 type target struct {
 	what, want, measured string
 	met                  bool

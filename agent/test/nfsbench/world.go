@@ -14,7 +14,7 @@ import (
 // world is the lab with this process as the storage host, and one worker node.
 type world struct {
 	lab    *lab.Lab
-	base   string // the pool
+	base   string // base path in the pool
 	folder string // for other files
 	node   *lab.Host
 }
@@ -23,7 +23,7 @@ func newWorld() (w *world, err error) {
 	w = &world{}
 	w.lab, err = lab.Start(lab.Options{
 		Nodes: 1, StorageInTest: true, NFSStopped: true, PoolSize: 2 << 30,
-		// A periodic commit in the middle would be taken for a stall that publishing made.
+		// A periodic commit would look like a stall that publishing causes.
 		PoolMountOptions: "commit=300",
 	})
 	if err != nil {
@@ -44,18 +44,18 @@ func (w *world) close() error {
 	return errors.Join(w.forgetExports(), w.lab.Close(), os.RemoveAll(w.folder))
 }
 
-// onNode is a command that runs in the node's namespaces.
+// onNode returns a command that runs in the node's namespaces.
 func (w *world) onNode(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := w.node.Command(ctx, name, args...)
 	cmd.Stderr = os.Stderr
 	return cmd
 }
 
-// patience bounds every wait.
+// patience limits every wait.
 const patience = time.Minute
 
-// clientAddress spreads exports over a hundred clients, or as many as there are exports all the time: one that comes and goes
-// is of a client that has others, with every number of exports.
+// clientAddress spreads exports over a hundred clients, or over as many as there are permanent
+// exports. So the client of a temporary export always has other exports.
 func clientAddress(i, exports int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 97, 0, byte(i%min(100, exports-1) + 1)})
 }

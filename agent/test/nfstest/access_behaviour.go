@@ -83,7 +83,7 @@ func readOnly(t *testing.T, r *run) {
 	err := writeFile(t, filepath.Join(mounted, "file"), "text")
 	assert.ErrorIs(t, err, syscall.EROFS)
 
-	// The other way round while it is mounted.
+	// The reverse while it is mounted.
 	volume.Options.ReadOnly = false
 	r.export(t, volume)
 	hasExactly(t, r.engine, volume)
@@ -109,8 +109,8 @@ func rootSquash(t *testing.T, r *run) {
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
 }
 
-// The directories above a volume are closed to everybody but the agent. A client whose root is nobody passes them all the same,
-// and so does a user who is not root.
+// Only the agent can access the directories above a volume. A client with a squashed root still
+// passes them, and so does a user who is not root.
 func squashBelowClosed(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	assert.NilError(t, os.Chmod(volume.Path, 0o777))
@@ -123,14 +123,15 @@ func squashBelowClosed(t *testing.T, r *run) {
 	mounted := r.w.Nodes[0].Mount(t, volume)
 	assert.NilError(t, writeFile(t, filepath.Join(mounted, "as-nobody"), "text"))
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
-	// From inside: the directories above the mount are closed to users, too.
+	// From inside the mount, because users cannot access the directories above it.
 	_, err := r.w.Nodes[0].Run("sh", "-c",
 		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.w.Nodes[0].inside(mounted))
 	assert.NilError(t, err)
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-user")), uint32(1000))
 }
 
-// A client without TLS stays out where TLS is asked for. The tests have no daemon for the handshake, so none gets in with it.
+// A client without TLS stays out if the export requires TLS. The tests have no daemon for the
+// handshake, so no client gets in with TLS.
 func transportSecurity(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	volume.Options.XprtSec = "tls"
@@ -266,7 +267,7 @@ func anotherVolumeAtTheSamePath(t *testing.T, r *run) {
 	hasExactly(t, r.engine, fresh)
 }
 
-// A handle says which attachment, not where the volume is.
+// A handle identifies the attachment, not the path of the volume.
 func renamedVolume(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	r.export(t, volume)

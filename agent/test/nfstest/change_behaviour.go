@@ -59,7 +59,7 @@ func engineRestart(t *testing.T, r *run) {
 	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
 }
 
-// An idle mount goes on as well, and what was revoked stays revoked.
+// An idle mount also keeps working, and revoked access stays revoked.
 func engineAway(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	revoked := r.w.Volume("v2", r.w.Nodes[0].IPv4)
@@ -86,7 +86,7 @@ func serverRestart(t *testing.T, r *run) {
 	assert.NilError(t, unix.FcntlFlock(held.Fd(), unix.F_SETLK, &lock))
 	rival, err := os.OpenFile(filepath.Join(r.w.Nodes[1].Mount(t, shared), "held"), os.O_WRONLY, 0)
 	assert.NilError(t, err)
-	tryLock := func() error { // asks the server, which the lock's own node need not
+	tryLock := func() error { // asks the server; the node that holds the lock need not ask
 		return bounded(t, "a lock from another node", func() error {
 			lock := unix.Flock_t{Type: unix.F_WRLCK}
 			return unix.FcntlFlock(rival.Fd(), unix.F_SETLK, &lock)
@@ -167,13 +167,13 @@ func driftIsNoticed(t *testing.T, r *run) {
 	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
 }
 
-// settle waits until the engine has nothing more to say of what the test did before.
+// settle waits until the engine has reported all earlier changes of the test.
 func (r *run) settle(t *testing.T) {
 	t.Helper()
 	for {
 		select {
 		case <-r.engine.Changed():
-		case <-time.After(1200 * time.Millisecond): // twice the interval of the engine's looks, and some
+		case <-time.After(1200 * time.Millisecond): // more than twice the interval of the engine's checks
 			return
 		}
 	}
@@ -219,9 +219,10 @@ func quotedNames(t *testing.T, r *run) {
 	}
 }
 
-// Somebody flushes the kernel's caches, and all clients come at once with what it has to ask about.
+// All clients send requests at once after the kernel's caches were flushed. Each request needs an
+// upcall.
 func manyQuestions(t *testing.T, r *run) {
-	const clients, each, rounds = 6, 40, 2 // rpc.mountd walks through all exports for each question
+	const clients, each, rounds = 6, 40, 2 // rpc.mountd iterates over all exports for each upcall
 	var exports []nfs.Export
 	for i := range clients * each {
 		exports = append(exports, r.w.Directory(fmt.Sprint("asked", i), r.w.Nodes[0].IPv4))
@@ -240,7 +241,7 @@ func manyQuestions(t *testing.T, r *run) {
 		for i, client := range raw {
 			done.Go(func() {
 				for n := range each {
-					// A question may take so long that the client is told to try again.
+					// An upcall may take so long that the server asks the client to retry.
 					for deadline := time.Now().Add(patience); ; {
 						errs[i] = client.readDir(exports[(n*clients+i*each)%len(exports)].Path)
 						if !errors.Is(errs[i], nfsError(statusDelay)) || time.Now().After(deadline) {
@@ -255,7 +256,7 @@ func manyQuestions(t *testing.T, r *run) {
 		}
 		done.Wait()
 		assert.NilError(t, errors.Join(errs...))
-		// Each has a directory above it, the export and the handle.
+		// Each request needs three upcalls: for the directory above, the export and the handle.
 		t.Logf("%.0f questions a second", 3*clients*each/time.Since(began).Seconds())
 	}
 	hasExactly(t, r.engine, exports...)
@@ -289,7 +290,7 @@ func thousandExports(t *testing.T, r *run) {
 	hasExactly(t, r.engine, busy)
 }
 
-// Many callers publish and revoke at once; what they end with is what there is.
+// Many callers publish and revoke at once. The final exports are those of their last calls.
 func storm(t *testing.T, r *run) {
 	const volumes, clients = 20, 20
 	var all, kept []nfs.Export
@@ -321,7 +322,7 @@ func storm(t *testing.T, r *run) {
 	hasExactly(t, r.engine, kept...)
 }
 
-// A deleted subvolume takes no space once its client has unmounted it.
+// A deleted subvolume uses no space once its client has unmounted it.
 func spaceIsFreed(t *testing.T, r *run) {
 	volume := r.w.Volume("large", r.w.Nodes[0].IPv4)
 	r.export(t, volume)
@@ -334,7 +335,7 @@ func spaceIsFreed(t *testing.T, r *run) {
 	r.cleaned(t)
 }
 
-// Nor when the client has files of it open for ever.
+// The same if the client keeps files of it open forever.
 func spaceOfOpenFilesIsFreed(t *testing.T, r *run) {
 	if err := nfsd.NewServer("/proc").UnlockExport(r.w.Base); errors.Is(err, nfs.ErrUnsupported) && r.engine.Name() == "exportfs" {
 		t.Skip("this kernel cannot close the files of one export, and other exports may not suffer: ", err)
@@ -352,11 +353,11 @@ func spaceOfOpenFilesIsFreed(t *testing.T, r *run) {
 	r.cleaned(t)
 }
 
-// cleanTime is long because every flush of the caches within a second of the
-// last puts off the kernel's clean-up by a second, and exportfs flushes each time.
+// cleanTime is long, because exportfs flushes the caches each time. A flush within a second of the
+// last one delays the kernel's clean-up by a second.
 const cleanTime = 4 * time.Minute
 
-// cleaned waits until btrfs has taken back the space of deleted subvolumes.
+// cleaned waits until btrfs has freed the space of deleted subvolumes.
 func (r *run) cleaned(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -375,21 +376,21 @@ func (r *run) cleaned(t *testing.T) {
 	t.Logf("space is free after %v", time.Since(started).Round(100*time.Millisecond))
 }
 
-// Nothing of a client reaches the disk once it is revoked, however much it has
-// under way.
+// No data of a client reaches the disk once the client is revoked, even if many requests are in
+// progress.
 func nothingAfterRevocation(t *testing.T, r *run) {
 	r.nothingWrittenAfter(t, func(volume nfs.Export) { r.unexport(t, volume) })
 }
 
-// Nothing of a client reaches the disk once its export has become read-only, also when the request
-// is repeated or when the server copies for the client. It can still read.
+// No data of a client reaches the disk once its export has become read-only. This includes repeated
+// requests and copies by the server. The client can still read.
 func nothingAfterReadOnly(t *testing.T, r *run) {
 	r.nothingWrittenAfter(t, func(volume nfs.Export) {
 		volume.Options.ReadOnly = true
 		r.export(t, volume)
 	})
 
-	const enough, most = 2, 5 // a copy may be over before it is looked at
+	const enough, most = 2, 5 // a copy may end before the test sees it
 	volume, source, target := r.largeFile(t)
 	underWay := 0
 	for range most {
@@ -414,7 +415,7 @@ func nothingAfterReadOnly(t *testing.T, r *run) {
 	assert.Equal(t, text, "text")
 }
 
-// nothingWrittenAfter shows that stop returns when no write of the volume's client is under way.
+// nothingWrittenAfter checks that no write of the volume's client is in progress when stop returns.
 func (r *run) nothingWrittenAfter(t *testing.T, stop func(volume nfs.Export)) {
 	t.Helper()
 	const writers, size = 4, 1 << 20
@@ -428,7 +429,7 @@ func (r *run) nothingWrittenAfter(t *testing.T, stop func(volume nfs.Export)) {
 			file, err := os.OpenFile(filepath.Join(mounted, fmt.Sprint("file", i)), os.O_CREATE|os.O_WRONLY|os.O_SYNC, 0o644)
 			assert.NilError(t, err)
 			done.Go(func() {
-				defer func() { _ = file.Close() }() // fails: it is revoked
+				defer func() { _ = file.Close() }() // fails: the client is revoked
 				for n := byte(0); ; n++ {
 					if _, err := file.WriteAt(bytes.Repeat([]byte{n}, size), 0); err != nil {
 						return

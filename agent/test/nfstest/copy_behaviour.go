@@ -13,10 +13,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// Nor does anything grow that the server was asked to copy, with which it goes on when it has answered the request. Copies of a
-// client also end with it, on which the engines fall back for those that last.
+// A copy by the server does not write after the revocation either. The server continues such a copy
+// after it has answered the request. The copies of a client end with the client. The engines use
+// that for copies that take long.
 func nothingCopiedAfterRevocation(t *testing.T, r *run) {
-	const enough, most = 2, 5 // a copy may be over before it is looked at
+	const enough, most = 2, 5 // a copy may end before the test sees it
 	volume, source, target := r.largeFile(t)
 	underWay, rounds := 0, 0
 	for ; underWay < enough && rounds < most; rounds++ {
@@ -39,7 +40,7 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")
 }
 
-// largeFile makes a file that the server does not copy at once.
+// largeFile creates a file that the server does not copy at once.
 func (r *run) largeFile(t *testing.T) (volume nfs.Export, source, target string) {
 	t.Helper()
 	volume = r.w.Volume("copied", r.w.Nodes[0].IPv4)
@@ -49,7 +50,7 @@ func (r *run) largeFile(t *testing.T) (volume nfs.Export, source, target string)
 	return volume, source, target
 }
 
-// startCopy has a node copy a file, and reports whether the server is still at it.
+// startCopy makes a node copy a file, and reports whether the server is still copying.
 func (r *run) startCopy(t *testing.T, source, target string) bool {
 	t.Helper()
 	assert.NilError(t, os.WriteFile(target, nil, 0o644))
@@ -66,7 +67,7 @@ func (r *run) startCopy(t *testing.T, source, target string) bool {
 	return answered && len(copies(t)) > 0
 }
 
-// copies lists the kernel's threads that copy for clients.
+// copies lists the kernel threads that copy for clients.
 func copies(t *testing.T) (threads []string) {
 	t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/comm")

@@ -23,19 +23,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
-// nothingStaleAfterRepublish shows that nothing which a node wrote before it was fenced reaches the
-// volume afterwards, whatever is published to whom later. It takes the references of a store,
-// because the promise rests on the file system IDs that those hold.
+// nothingStaleAfterRepublish checks that data which a node wrote before it was fenced never reaches
+// the volume afterwards, whatever is published later and to which node. It uses the references of a
+// store, because the guarantee depends on their file system IDs.
 //
-// In each round, the first node has dirty data in one volume for each case. It is shut out of all
+// In each round, the first node has dirty data in one volume for each case. It is fenced from all
 // of them, the second node writes to them, and they are published to the first node's address
-// again. Then everything that the first node still has under way must come to nothing.
+// again. Then none of the first node's pending writes may succeed.
 func nothingStaleAfterRepublish(t *testing.T, r *run) {
 	assert.NilError(t, r.engine.Close())
 	for _, round := range []struct {
 		name  string
-		cut   bool          // the first node has no network while it is shut out
-		away  time.Duration // for so long after the second node has written; the lease is 10 s
+		cut   bool          // the first node has no network while it is fenced
+		away  time.Duration // for this time after the second node has written; the lease is 10 s
 		taken bool          // meanwhile the second node has the first one's address
 	}{
 		{name: "healthy network"},
@@ -71,12 +71,12 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 				f.attach(t, c.volume, address)
 				c.overwrite(t, second, address)
 			}
-			<-time.After(round.away) // the server knows a client that is silent for longer than its lease, and tells no moment
+			<-time.After(round.away) // the server reports a client that is silent for longer than its lease, but not when it expires
 			if round.taken {
 				r.w.giveUp(t, second, address)
 			}
 			for _, c := range cases {
-				if !round.taken { // there the attachment of the first node's address goes on
+				if !round.taken { // otherwise the attachment of the first node's address continues
 					f.detach(t, c.volume, address)
 					f.attach(t, c.volume, node.IPv4)
 				}
@@ -105,7 +105,7 @@ type fence struct {
 func startFence(t *testing.T, r *run, tenant string) *fence {
 	t.Helper()
 	engine := r.New(t, r.w)
-	// The test's context ends before its clean-up.
+	// The test's context ends before its cleanup.
 	config := storage.Config{BasePath: r.w.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}
 	_, _, err := pool.Init(config.Pool())
 	assert.NilError(t, err)
@@ -120,7 +120,7 @@ func startFence(t *testing.T, r *run, tenant string) *fence {
 	return &fence{ten}
 }
 
-// create makes a volume and returns where its data is.
+// create creates a volume and returns the path of its data.
 func (f *fence) create(t *testing.T, name string) string {
 	t.Helper()
 	v, _, err := f.tenant.CreateVolume(t.Context(), storage.VolumeSpec{Name: name, SizeBytes: 64 << 20})
@@ -139,17 +139,17 @@ func (f *fence) detach(t *testing.T, volume string, client netip.Addr) {
 	assert.NilError(t, bounded(t, "unexport", func() error { return f.tenant.Unexport(t.Context(), volume, client, nil) }))
 }
 
-// staleCase is one way for a node to have data that it has not written yet.
+// staleCase is one way for a node to have unwritten data.
 type staleCase struct {
 	name    string
 	flags   []string // of nfs-writer
-	waits   bool     // a write of it waits for the server
+	waits   bool     // its write waits for the server
 	closes  bool     // the file is closed, which waits for the server
 	unmount []string // options of umount(8)
 
 	volume  string
-	onPool  string // the file, for the test
-	mounted string // the mount, for the test
+	onPool  string // path of the file for the test
+	mounted string // path of the mount for the test
 	writer  *process
 	pending []string // commands that the writer has not answered
 }
@@ -169,13 +169,13 @@ func staleCases() []*staleCase {
 	}
 }
 
-// The texts of a page.
+// Texts of a page.
 var (
 	oldText = strings.Repeat("old ", 1024)
 	newText = strings.Repeat("NEW ", 1024)
 )
 
-// begin gives the node the volume, with a file that it has open.
+// begin publishes the volume to the node, which opens a file in it.
 func (c *staleCase) begin(t *testing.T, f *fence, node *Node) {
 	t.Helper()
 	c.volume = c.name
@@ -189,7 +189,7 @@ func (c *staleCase) begin(t *testing.T, f *fence, node *Node) {
 	assert.Assert(t, c.holds(oldText))
 }
 
-// dirty has the node write. It does not wait for what may wait for the server.
+// dirty makes the node write. It does not wait for commands that may wait for the server.
 func (c *staleCase) dirty(t *testing.T, node *Node) {
 	t.Helper()
 	c.writer.tell(t, "write STALE   ")
@@ -213,7 +213,7 @@ func (c *staleCase) later(t *testing.T, command string) {
 	c.pending = append(c.pending, command)
 }
 
-// overwrite has the other node write, from the address given.
+// overwrite makes the other node write, from the given address.
 func (c *staleCase) overwrite(t *testing.T, node *Node, from netip.Addr) {
 	t.Helper()
 	at := node.mountPlainly(t, filepath.Dir(c.onPool), "clientaddr="+from.String())
@@ -232,8 +232,8 @@ func overwriteDurably(path, text string) error {
 	return errors.Join(err, file.Sync(), file.Close())
 }
 
-// settle returns when nothing of the first node's is under way any more: the server has it, or has
-// refused it.
+// settle returns when no write of the first node is pending: the server has accepted or refused all
+// of them.
 func (c *staleCase) settle(t *testing.T, node *Node) {
 	t.Helper()
 	if !c.closes {
@@ -249,7 +249,7 @@ func (c *staleCase) settle(t *testing.T, node *Node) {
 	assert.NilError(t, err)
 }
 
-// mountedAgain shows that the present attachment works for the first node.
+// mountedAgain checks that the present attachment works for the first node.
 func (c *staleCase) mountedAgain(t *testing.T, node *Node) {
 	t.Helper()
 	at := node.mountPlainly(t, filepath.Dir(c.onPool))
@@ -271,7 +271,7 @@ func (c *staleCase) read() string {
 
 func head8(text string) string { return text[:min(8, len(text))] }
 
-// mountPlainly mounts as the node driver does, with caches, until the test ends.
+// mountPlainly mounts like the node driver, with caches, until the test ends.
 func (n *Node) mountPlainly(t *testing.T, path string, options ...string) string {
 	t.Helper()
 	n.mounts++
@@ -280,7 +280,7 @@ func (n *Node) mountPlainly(t *testing.T, path string, options ...string) string
 	options = append([]string{"vers=4.2", "hard", "retry=0"}, options...)
 	_, err := n.Run("timeout", "30", "mount", "-t", "nfs", "-o", strings.Join(options, ","), n.server.IP.String()+":"+path, at)
 	assert.NilError(t, err)
-	t.Cleanup(func() { _, _ = n.Run("umount", "-f", "-l", at) }) // some tests have unmounted it
+	t.Cleanup(func() { _, _ = n.Run("umount", "-f", "-l", at) }) // some tests have already unmounted it
 	return n.Path(at)
 }
 
@@ -295,9 +295,9 @@ func (n *Node) startWriter(t *testing.T, args ...string) *process {
 	folder := t.TempDir()
 	fifo := filepath.Join(folder, "commands")
 	assert.NilError(t, unix.Mkfifo(fifo, 0o600))
-	input, err := os.OpenFile(fifo, os.O_RDWR, 0) // which waits for no reader
+	input, err := os.OpenFile(fifo, os.O_RDWR, 0) // does not wait for a reader
 	assert.NilError(t, err)
-	// A node has one daemon of a name.
+	// Names of daemons are unique on a node.
 	n.mounts++
 	program := filepath.Join(folder, fmt.Sprint("nfs-writer-", n.mounts))
 	assert.NilError(t, os.Symlink(filepath.Join(os.Getenv("BNC_BIN"), "nfs-writer"), program))
@@ -315,7 +315,7 @@ func (p *process) tell(t *testing.T, command string) {
 	assert.NilError(t, err)
 }
 
-// answer waits for that to a command.
+// answer waits for the answer to a command.
 func (p *process) answer(t *testing.T, command string) (answer string) {
 	t.Helper()
 	eventually(t, "no answer to "+command, func() bool {
@@ -334,14 +334,14 @@ func (p *process) answer(t *testing.T, command string) (answer string) {
 	return answer
 }
 
-// take gives the node one more address, from which it then speaks to the server.
+// take gives the node an additional address, from which it then sends to the server.
 func (w *World) take(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
 	w.readdress(t, n, "ip address add "+address.String()+"/32 dev eth0", "ip route add "+n.server.IP.String()+"/32 dev eth0 src "+address.String())
 	w.Run("ip", "neighbour", "flush", "to", address.String())
 }
 
-// giveUp undoes take.
+// giveUp reverts take.
 func (w *World) giveUp(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
 	w.readdress(t, n, "ip route delete "+n.server.IP.String()+"/32 dev eth0 src "+address.String(), "ip address delete "+address.String()+"/32 dev eth0")
@@ -356,8 +356,8 @@ func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
 	}
 }
 
-// manyClients shows that one volume can have as many clients as an agent lets in, each with another
-// file system ID, and that one of them is fenced without the others.
+// manyClients checks that one volume can have as many clients as an agent allows, each with another
+// file system ID. Fencing one does not affect the others.
 func manyClients(t *testing.T, r *run) {
 	const most = 4096
 	volume := r.w.Volume("shared", r.w.Nodes[0].IPv4)
@@ -392,7 +392,7 @@ func manyClients(t *testing.T, r *run) {
 	t.Logf("all of them revoked by a start: %v", time.Since(began).Round(time.Millisecond))
 }
 
-// renewed is the export as a later attachment of the same client has it.
+// renewed returns the export of a later attachment of the same client.
 func renewed(export nfs.Export) nfs.Export {
 	export.FSID = uuid.New()
 	return export

@@ -14,8 +14,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// replayedHandle is of a client that keeps to no rules: it has the handle of a file, and of the directory, and goes on using
-// them when it is shut out, and when it is let in again. Other nodes get nowhere with them either.
+// replayedHandle tests a client that breaks the rules. It has the handles of a file and of the
+// directory. It keeps using them when it is fenced, and when it is let in again. Other nodes cannot
+// use the handles either.
 func replayedHandle(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	other := r.w.Volume("v2", r.w.Nodes[1].IPv4)
@@ -55,9 +56,9 @@ func replayedHandle(t *testing.T, r *run) {
 	assert.Equal(t, string(data), "within")
 }
 
-// replacedDirectory is of a client that has a handle in a directory, in whose place it then finds
-// another one. The unexport ends the handles of both, and the former directory cannot be reached by
-// its new name either.
+// replacedDirectory tests a client that has a handle in a directory which is then replaced. The
+// unexport ends the handles of both directories. The former directory is not reachable by its new
+// name either.
 func replacedDirectory(t *testing.T, r *run) {
 	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
 	file := filepath.Join(volume.Path, "file")
@@ -99,7 +100,7 @@ func replacedDirectory(t *testing.T, r *run) {
 	}
 }
 
-// shutOut is what a handle is worth without its export.
+// shutOut checks the error for a handle without its export.
 func shutOut(t *testing.T, err error) {
 	t.Helper()
 	assert.Assert(t, errors.Is(err, nfsError(statusStale)) || errors.Is(err, errDenied), "%v", err)
@@ -110,15 +111,17 @@ func isNFSError(err error) bool {
 	return errors.As(err, &status) || errors.Is(err, errDenied)
 }
 
-// forgedHandle shows what docs/security.md says: without signed handles, root on a client can make up the handle of a file
-// in another volume of the same filesystem, if it knows or guesses three numbers.
+// forgedHandle checks the statement in docs/security.md: without signed handles, root on a client
+// can forge the handle of a file in another volume of the same filesystem, if it knows or guesses
+// three numbers.
 func forgedHandle(t *testing.T, r *run) {
 	read, err := r.w.ReadForged(t, r.engine)
 	assert.NilError(t, err)
 	assert.Equal(t, read, "secret")
 }
 
-// ReadForged exports a volume to a node that then reads a file of another, which nobody is let in to.
+// ReadForged exports a volume to a node. The node then reads a file of another volume, which is
+// exported to no client.
 func (w *World) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err error) {
 	t.Helper()
 	ours, theirs := w.Volume("ours", w.Nodes[0].IPv4), w.Volume("theirs", w.Nodes[1].IPv4)
@@ -134,8 +137,9 @@ func (w *World) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err 
 	return client.read(forge(t, handle, own, secret))
 }
 
-// forge puts the identity of a file in place of another's: what the kernel takes from the filesystem for a handle is
-// inode, subvolume and generation (btrfs_encode_fh in fs/btrfs/export.c), which come after version, types and export.
+// forge replaces the identity of a file in a handle. The kernel takes inode, subvolume and
+// generation from the filesystem (btrfs_encode_fh in fs/btrfs/export.c). They come after version,
+// types and export.
 func forge(t *testing.T, handle []byte, own, secret string) []byte {
 	t.Helper()
 	const head, inodeUUID, justUUID = 4, 8 + 16, 16

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// Node is a worker node of the lab, which can be cut off and rebooted.
+// Node is a worker node of the lab that can be cut off and rebooted.
 type Node struct {
 	*lab.Host
 	IPv4, IPv6 netip.Addr
@@ -27,8 +27,8 @@ type Node struct {
 	mounts int
 }
 
-// Mount mounts an export from the address family of its client, until the test
-// ends, and returns where the test finds it.
+// Mount mounts an export with the address family of its client, until the test ends. It returns the
+// path for the test.
 func (n *Node) Mount(t *testing.T, export nfs.Export, options ...string) string {
 	t.Helper()
 	at, err := n.TryMount(t, export.Path, export.Client.Is6(), options...)
@@ -36,8 +36,8 @@ func (n *Node) Mount(t *testing.T, export nfs.Export, options ...string) string 
 	return at
 }
 
-// TryMount mounts a path of the server. Nothing is cached on attributes and
-// names, so that the server is asked.
+// TryMount mounts a path of the server without caching of attributes and names, so that the client
+// asks the server.
 func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string) (string, error) {
 	t.Helper()
 	n.mounts++
@@ -66,5 +66,5 @@ func (n *Node) TryMount(t *testing.T, path string, ipv6 bool, options ...string)
 	return n.Path(at), nil
 }
 
-// inside undoes Path.
+// inside reverts Path.
 func (n *Node) inside(path string) string { return strings.TrimPrefix(path, n.Path("")) }

@@ -16,18 +16,19 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// StartOlderServer starts the NFS server as an administrator may have it, with NFSv3 and NFSv4.0.
+// StartOlderServer starts the NFS server with NFSv3 and NFSv4.0, as an administrator may configure
+// it.
 func (w *World) StartOlderServer() {
 	w.t.Helper()
 	w.StartRpcbind()
 	w.SetTimes()
-	for _, file := range []string{"nlm_timeout", "nlm_grace_period"} { // of lockd, which has its own grace period
+	for _, file := range []string{"nlm_timeout", "nlm_grace_period"} { // of lockd, which has a separate grace period
 		assert.NilError(w.t, os.WriteFile("/proc/sys/fs/nfs/"+file, []byte("3\n"), 0))
 	}
 	w.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
 }
 
-// StartRpcbind starts rpcbind, without which no server with NFSv3 starts.
+// StartRpcbind starts rpcbind, which a server with NFSv3 needs.
 func (w *World) StartRpcbind() {
 	w.t.Helper()
 	w.StartDaemon("rpcbind", "-f", "-w")
@@ -37,9 +38,9 @@ func (w *World) StartRpcbind() {
 	})
 }
 
-// OlderVersions shows what an engine does on a server that offers NFSv3 and NFSv4.0: it serves
-// volumes over NFSv4.2, and shuts a client out of those versions as well, which has only the handle
-// of a file.
+// OlderVersions tests an engine on a server that offers NFSv3 and NFSv4.0. The engine serves
+// volumes over NFSv4.2. It also fences a client of the older versions that has only the handle of a
+// file.
 func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 	t.Helper()
 	volume := w.Volume("v1", w.Nodes[0].IPv4)
@@ -72,8 +73,8 @@ func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 	}
 }
 
-// NewestVersion41 shows what an engine does that may offer NFSv4.1 as the newest version: clients
-// mount with it, and not with 4.2.
+// NewestVersion41 tests an engine whose newest version is NFSv4.1: clients mount with 4.1, and not
+// with 4.2.
 func NewestVersion41(t *testing.T, w *World, engine nfs.Exporter) {
 	t.Helper()
 	volume := w.Volume("v41", w.Nodes[0].IPv4)
@@ -84,9 +85,9 @@ func NewestVersion41(t *testing.T, w *World, engine nfs.Exporter) {
 	assert.ErrorContains(t, err, "Protocol not supported")
 }
 
-// LocksOfVersion3 shows what docs/security.md says of NFSv3's locks, which are of another protocol
-// and hold no state of NFSv4: those of a client that was shut out stay, and while it has another
-// volume it gets more on a file on which there are locks. It cannot read or write.
+// LocksOfVersion3 checks what docs/security.md says about NFSv3 locks. They belong to another
+// protocol and are not NFSv4 state. The locks of a fenced client stay. While it has another volume,
+// it gets more locks on a file that already has locks. It cannot read or write.
 func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
 	t.Helper()
 	ours, theirs := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v1", w.Nodes[1].IPv4)
@@ -110,12 +111,12 @@ func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
 	assert.Equal(t, first.lock(idle, 0), lockStale)
 }
 
-// Showmount asks rpc.mountd from the node what it exports.
+// Showmount asks rpc.mountd for its exports from the node.
 func (n *Node) Showmount() (string, error) {
 	return n.Run("timeout", "20", "showmount", "--exports", n.server.IP.String())
 }
 
-// Procedures of NFSv3 (RFC 1813). The numbers of its statuses that matter here are those of NFSv4.
+// Procedures of NFSv3 (RFC 1813). The numbers of the relevant statuses are those of NFSv4.
 const (
 	procedureRead3  = 6
 	procedureWrite3 = 7
@@ -142,7 +143,7 @@ func (c *rawClient) call3(procedure uint32, arguments xdr) error {
 	return r.err
 }
 
-// NFSv4.0 has no sessions (RFC 7530): operations are sent as they are.
+// NFSv4.0 has no sessions (RFC 7530): operations are sent without one.
 func (c *rawClient) read40(handle []byte) error {
 	_, err := c.compoundOf(0, xdr{}.number(opPutFH).opaque(handle).number(opRead).bytes(anybody).number(0, 0, 4096), 2)
 	return err
@@ -154,7 +155,7 @@ func (c *rawClient) write40(handle []byte, text string) error {
 	return err
 }
 
-// Statuses of NLM, NFSv3's protocol for locks (The Open Group, Protocols for Interworking: XNFS,
+// Statuses of NLM, the lock protocol of NFSv3 (The Open Group, Protocols for Interworking: XNFS,
 // Version 3W, chapter 14).
 const (
 	lockDenied = lockError(1)
@@ -167,7 +168,7 @@ func (e lockError) Error() string { return fmt.Sprintf("NLM status %d", uint32(e
 
 const programNLM = 100021
 
-// lockClient connects a node to the server's lockd, at the port that it has registered.
+// lockClient connects a node to the server's lockd, at its registered port.
 func (w *World) lockClient(t *testing.T, n *Node) *rawClient {
 	t.Helper()
 	for line := range strings.Lines(w.Run("rpcinfo", "-p", "127.0.0.1")) {
@@ -182,7 +183,7 @@ func (w *World) lockClient(t *testing.T, n *Node) *rawClient {
 	return nil
 }
 
-// lock takes an exclusive lock on one byte (NLM_NM_LOCK, for which no rpc.statd is needed).
+// lock takes an exclusive lock on one byte (NLM_NM_LOCK, which needs no rpc.statd).
 func (c *rawClient) lock(handle []byte, offset uint32) error {
 	const procedureLock, exclusive = 22, 1
 	name := []byte(c.conn.LocalAddr().String())

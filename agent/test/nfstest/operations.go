@@ -17,11 +17,11 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// patience is how long one operation on an NFS mount may take: longer than a
-// server restart with its grace period.
+// patience limits one operation on an NFS mount. It is longer than a server restart with its grace
+// period.
 const patience = 45 * time.Second
 
-// bounded runs an operation that may hang when the server does not answer.
+// bounded runs an operation that may hang if the server does not answer.
 func bounded(t *testing.T, what string, operation func() error) error {
 	t.Helper()
 	result := make(chan error, 1)
@@ -35,7 +35,7 @@ func bounded(t *testing.T, what string, operation func() error) error {
 	}
 }
 
-// writeFile writes through the server's disk.
+// writeFile writes to the server's disk.
 func writeFile(t *testing.T, path, text string) error {
 	t.Helper()
 	return bounded(t, "writing "+path, func() error { return writeDurably(path, text) })
@@ -60,7 +60,7 @@ func readFile(t *testing.T, path string) (text string, err error) {
 	return text, err
 }
 
-// works shows that a mount can be written and that the server has the data.
+// works checks that a mount is writable and that the server has the data.
 func works(t *testing.T, mounted, onServer string) {
 	t.Helper()
 	text := fmt.Sprint(time.Now().UnixNano())
@@ -70,8 +70,8 @@ func works(t *testing.T, mounted, onServer string) {
 	assert.Equal(t, string(data), text)
 }
 
-// isRefused reports whether an error is what a client gets that lost access.
-// EBADF is for a file that the server has closed (NFS4ERR_ADMIN_REVOKED).
+// isRefused reports whether an error is that of a client that lost access. EBADF is for a file that
+// the server has closed (NFS4ERR_ADMIN_REVOKED).
 func isRefused(err error) bool {
 	return errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EACCES) ||
 		errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EPERM)
@@ -82,7 +82,7 @@ func refused(t *testing.T, what string, err error) {
 	assert.Assert(t, isRefused(err), "%s: %v", what, err)
 }
 
-// writer writes small files to a mount all the time, each durably.
+// writer continuously writes small files to a mount, each durably.
 type writer struct {
 	stop chan struct{}
 	done sync.WaitGroup
@@ -114,7 +114,7 @@ func startWriter(t *testing.T, mounted string) *writer {
 	return w
 }
 
-// count is how many files have been written.
+// count returns how many files have been written.
 func (w *writer) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -133,8 +133,8 @@ func (w *writer) wroteMore(t *testing.T, n int) {
 	}, poll.WithTimeout(patience), poll.WithDelay(5*time.Millisecond))
 }
 
-// finish stops the writer, which must not have met an error, and returns the
-// median and the longest time of a write.
+// finish stops the writer, which must not have had an error. It returns the median and the longest
+// time of a write.
 func (w *writer) finish(t *testing.T) (median, longest time.Duration) {
 	t.Helper()
 	close(w.stop)

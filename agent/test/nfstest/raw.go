@@ -20,8 +20,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/osthread"
 )
 
-// rawClient speaks NFSv4.2 to the server as root of a node who keeps to no rules could: it sends what it likes, and any
-// file handle that it has (RFC 8881 and 7862; RFC 5531 for the calls).
+// rawClient speaks NFSv4.2 to the server like root of a malicious node: it sends any request, with
+// any file handle that it has (RFC 8881 and 7862; RFC 5531 for the calls).
 type rawClient struct {
 	conn     net.Conn
 	xid      uint32
@@ -29,7 +29,8 @@ type rawClient struct {
 	sequence uint32
 }
 
-// Numbers of operations, and of statuses that matter here (RFC 8881 sections 16.2.1 and 15.1, RFC 7862 section 15).
+// Numbers of operations, and of relevant statuses (RFC 8881 sections 16.2.1 and 15.1, RFC 7862
+// section 15).
 const (
 	opGetFH, opLookup, opPutFH, opPutRootFH, opRead, opReadDir, opSaveFH, opWrite = 10, 15, 22, 24, 25, 26, 32, 38
 	opExchangeID, opCreateSession, opSequence, opReclaimComplete, opCopy          = 42, 43, 53, 58, 60
@@ -40,12 +41,12 @@ const (
 // nfsError is a status other than success.
 type nfsError uint32
 
-// errDenied is of a call by a client to which nothing at all is exported (RFC 5531, MSG_DENIED).
+// errDenied is the error of a client without any export (RFC 5531, MSG_DENIED).
 var errDenied = errors.New("the server does not know the client")
 
 func (e nfsError) Error() string { return fmt.Sprintf("NFSv4 status %d", uint32(e)) }
 
-// rawClient connects from the node, from a port that only root has.
+// rawClient connects from the node, from a privileged port.
 func (n *Node) rawClient(t *testing.T) *rawClient {
 	t.Helper()
 	conn, err := n.dial(netip.AddrPortFrom(n.server.IP, 2049))
@@ -56,7 +57,7 @@ func (n *Node) rawClient(t *testing.T) *rawClient {
 	return c
 }
 
-// dial makes the socket on a thread that has joined the node's network.
+// dial creates the socket in a thread that has joined the node's network.
 func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
 	osthread.Spend(func() {
 		var namespace int
@@ -82,7 +83,7 @@ func (n *Node) dial(to netip.AddrPort) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// open makes a session.
+// open creates a session.
 func (c *rawClient) open() error {
 	owner := fmt.Appendf(nil, "raw client %d", time.Now().UnixNano())
 	result, err := c.call(xdr{}.number(opExchangeID).bytes([]byte("verifier")).opaque(owner).number(0, 0, 0), 1)
@@ -103,7 +104,8 @@ func (c *rawClient) open() error {
 	return err
 }
 
-// compound does operations in the session, which it makes anew when the server has forgotten it, and waits out a grace period.
+// compound sends operations in the session. It creates a new session if the server has dropped the
+// old one, and waits for the end of a grace period.
 func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		c.sequence++
@@ -119,7 +121,7 @@ func (c *rawClient) compound(operations xdr, count uint32) (results *reader, err
 			continue
 		}
 		if errors.Is(err, errDenied) {
-			c.sequence-- // it was not looked at
+			c.sequence-- // the server did not process it
 		}
 		if err == nil {
 			results.status(opSequence)
@@ -198,7 +200,7 @@ func (c *rawClient) receive() (record []byte, err error) {
 	}
 }
 
-// lookup walks from the top to path, does more operations there, and returns the results of those.
+// lookup walks from the root to path, sends more operations there, and returns their results.
 func (c *rawClient) lookup(path string, more xdr, count uint32) (*reader, error) {
 	operations := xdr{}.number(opPutRootFH)
 	names := strings.Split(strings.Trim(path, "/"), "/")
@@ -213,7 +215,7 @@ func (c *rawClient) lookup(path string, more xdr, count uint32) (*reader, error)
 	return r, err
 }
 
-// handle returns the file handle of what is at path.
+// handle returns the file handle of path.
 func (c *rawClient) handle(path string) ([]byte, error) {
 	r, err := c.lookup(path, xdr{}.number(opGetFH), 1)
 	if err != nil {
@@ -223,7 +225,7 @@ func (c *rawClient) handle(path string) ([]byte, error) {
 	return r.opaque(), r.err
 }
 
-// awaitHandle waits until the server gives the handle of a path.
+// awaitHandle waits until the server returns the handle of a path.
 func (c *rawClient) awaitHandle(t *testing.T, path string) (handle []byte) {
 	t.Helper()
 	eventuallyNFS(t, "the handle of "+path, func() (err error) {
@@ -233,7 +235,8 @@ func (c *rawClient) awaitHandle(t *testing.T, path string) (handle []byte) {
 	return handle
 }
 
-// anybody is the special state that reads and writes without an open file (RFC 8881 section 8.2.3).
+// anybody is the special state ID that reads and writes without an open file (RFC 8881 section
+// 8.2.3).
 var anybody = make([]byte, 16)
 
 func (c *rawClient) write(handle []byte, text string) error {
@@ -253,8 +256,9 @@ func (c *rawClient) read(handle []byte) (string, error) {
 	return string(r.opaque()), r.err
 }
 
-// copy has the server copy all but the first byte of a file to another, and reports whether it answered before it had done so.
-// Files on btrfs share what lies at the same offset in a block; all else has to be copied.
+// copy makes the server copy all but the first byte of a file to another. It reports whether the
+// server answered before the copy was complete. Files on btrfs share data at the same offset in a
+// block. The server has to copy all other data.
 func (c *rawClient) copy(from, to []byte) (underWay bool, err error) {
 	r, err := c.compound(xdr{}.number(opPutFH).opaque(from).number(opSaveFH).number(opPutFH).opaque(to).
 		number(opCopy).bytes(anybody).bytes(anybody).number(0, 1, 0, 0, 0, 0).number(1, 0).number(0), 4)
@@ -264,9 +268,9 @@ func (c *rawClient) copy(from, to []byte) (underWay bool, err error) {
 	for _, operation := range []uint32{opPutFH, opSaveFH, opPutFH, opCopy} {
 		r.status(operation)
 	}
-	r.take(int(r.number()) * 16) // to ask about it by
-	r.take(8 + 4 + 8)            // how much, how durable, as of which start of the server
-	r.number()                   // in order
+	r.take(int(r.number()) * 16) // ID for queries
+	r.take(8 + 4 + 8)            // count, stability, verifier of the server
+	r.number()                   // whether the copy is in order
 	return r.number() == 0, r.err
 }
 
@@ -276,7 +280,7 @@ func (c *rawClient) readDir(path string) error {
 	return err
 }
 
-// eventuallyNFS tries until the server does what is asked: a call may come while it begins to serve.
+// eventuallyNFS retries until the server succeeds: a call may arrive while the server starts.
 func eventuallyNFS(t *testing.T, what string, do func() error) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -304,7 +308,7 @@ func (x xdr) opaque(b []byte) xdr {
 	return append(x, make([]byte, -len(b)&3)...)
 }
 
-// reader decodes. After an error it gives zeros.
+// reader decodes. After an error it returns zeros.
 type reader struct {
 	left []byte
 	err  error
@@ -329,7 +333,7 @@ func (r *reader) opaque() []byte {
 	return out
 }
 
-// status reads the head of the result of an operation that succeeded.
+// status reads the head of the result of a successful operation.
 func (r *reader) status(operation uint32) {
 	if have, status := r.number(), r.number(); r.err == nil && (have != operation || status != 0) {
 		r.err = fmt.Errorf("the result of operation %d has status %d where %d should be", have, status, operation)

@@ -23,8 +23,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
-// fencedStateIsFreed shows that what the server keeps for a fenced node holds up no other node,
-// where the kernel allows that, and that state which the node still needs is left alone.
+// fencedStateIsFreed checks that the server's state of a fenced node blocks no other node, if the
+// kernel allows that. State that the node still needs stays.
 func fencedStateIsFreed(t *testing.T, r *run) {
 	for _, sub := range []struct {
 		name string
@@ -39,7 +39,7 @@ func fencedStateIsFreed(t *testing.T, r *run) {
 	} {
 		t.Run(sub.name, func(t *testing.T) {
 			sub.run(t, r)
-			// What is exported now, or known of clients, is nothing to the next.
+			// Present exports and client state of one test must not affect the next.
 			have, err := r.engine.List(t.Context())
 			assert.NilError(t, err)
 			r.unexport(t, have...)
@@ -47,8 +47,8 @@ func fencedStateIsFreed(t *testing.T, r *run) {
 	}
 }
 
-// A fenced node holds a lock, and by keeping a file open perhaps a delegation. Another node gets
-// both at once.
+// A fenced node holds a lock, and perhaps a delegation of an open file. Another node gets both at
+// once.
 func freedLocks(t *testing.T, r *run) {
 	one, two := r.shared(t, "shared")
 	mounted, other := r.w.Nodes[0].Mount(t, one), r.w.Nodes[1].Mount(t, two)
@@ -68,8 +68,8 @@ func freedLocks(t *testing.T, r *run) {
 	assert.NilError(t, bounded(t, "opening what was delegated", func() error { return overwriteDurably(filepath.Join(other, "delegated"), "by the second") }))
 }
 
-// The node keeps the locks in its other volumes. Those in the volume that it lost are free where it
-// was the only client; where it was not, the kernel has no means to free them.
+// The node keeps the locks in its other volumes. The locks in the volume that it lost are free if
+// it was the only client. If it was not, the kernel has no means to free them.
 func keptLocks(t *testing.T, r *run) {
 	kept, keptTwo := r.shared(t, "kept")
 	lost := r.w.Volume("lost", r.w.Nodes[0].IPv4)
@@ -91,8 +91,8 @@ func keptLocks(t *testing.T, r *run) {
 	}
 }
 
-// A node is gone, and nobody fences it. Another node gets its lock when the lease has ended, and not
-// before the node could have renewed it. The node has lost the lock when it is back.
+// A node is gone, and is not fenced. Another node gets its lock when the lease has ended, and not
+// while the node could still renew it. The node has lost the lock when it is back.
 func expiredLocks(t *testing.T, r *run) {
 	one, two := r.shared(t, "shared")
 	lost := openFile(t, filepath.Join(r.w.Nodes[0].Mount(t, one), "leader"))
@@ -121,7 +121,7 @@ func expiredLocks(t *testing.T, r *run) {
 	assert.Assert(t, errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EIO), "%v", err)
 }
 
-// The node has something else from this server, which is no export of the engine's.
+// The node mounts another directory of this server, which is not an export of the engine.
 func keptForAnotherProgram(t *testing.T, r *run) {
 	volume, theirs := r.w.Volume("v1", r.w.Nodes[0].IPv4), r.w.Volume("theirs", r.w.Nodes[0].IPv4)
 	r.export(t, volume)
@@ -133,7 +133,7 @@ func keptForAnotherProgram(t *testing.T, r *run) {
 	assert.DeepEqual(t, clientsAt(t, volume.Client), known)
 }
 
-// A client uses two addresses in one session, of which the server tells one.
+// A client uses two addresses in one session. The server reports only one.
 func keptForAnotherAddress(t *testing.T, r *run) {
 	four, six := r.w.Volume("four", r.w.Nodes[0].IPv4), r.w.Volume("six", r.w.Nodes[0].IPv6)
 	file := filepath.Join(six.Path, "file")
@@ -168,11 +168,10 @@ func keptForAnotherAddress(t *testing.T, r *run) {
 	forgotten(t, known)
 }
 
-// connectedIPv6 is an established connection to port 2049 in /proc/net/tcp6.
+// connectedIPv6 matches an established connection to port 2049 in /proc/net/tcp6.
 var connectedIPv6 = regexp.MustCompile(`:0801 [0-9A-F]+:[0-9A-F]{4} 01 `)
 
-// A fence of a client with many open files neither takes long itself nor holds up that of another
-// client.
+// Fencing a client with many open files is fast and does not delay the fence of another client.
 func manyOpenFiles(t *testing.T, r *run) {
 	const files = 5000
 	volume, other := r.w.Volume("many", r.w.Nodes[0].IPv4), r.w.Directory("other", r.w.Nodes[1].IPv4)
@@ -210,7 +209,7 @@ func openFile(t *testing.T, path string) *os.File {
 		file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		return err
 	}))
-	t.Cleanup(func() { _ = bounded(t, "closing "+path, file.Close) }) // fails where it is revoked
+	t.Cleanup(func() { _ = bounded(t, "closing "+path, file.Close) }) // fails if it is revoked
 	return file
 }
 
@@ -228,7 +227,7 @@ func tryLock(t *testing.T, file *os.File) error {
 	})
 }
 
-// clientsAt lists the folders of the clients that the server keeps state for at an address.
+// clientsAt lists the directories of the clients that the server keeps state for at an address.
 func clientsAt(t *testing.T, addr netip.Addr) (folders []string) {
 	t.Helper()
 	infos, err := filepath.Glob("/proc/fs/nfsd/clients/*/info")
@@ -243,8 +242,8 @@ func clientsAt(t *testing.T, addr netip.Addr) (folders []string) {
 	return folders
 }
 
-// forgotten makes sure that the server has forgotten clients. One that lives on is another one to
-// it.
+// forgotten makes sure that the server has dropped the clients. A client that still runs gets a new
+// directory.
 func forgotten(t *testing.T, folders []string) {
 	t.Helper()
 	for _, folder := range folders {

@@ -16,33 +16,32 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
 
-// Subject is an engine and its surroundings.
+// Subject is an engine and its environment.
 type Subject struct {
-	// New makes an engine for exports below w.Base. The NFS server has to run
-	// when the engine has started.
+	// New creates an engine for exports below w.Base. The NFS server has to run when the engine has
+	// started.
 	New func(t *testing.T, w *World) nfs.Exporter
 
-	// Restart restarts the NFS server as an administrator does, and returns
-	// when it runs again. An engine runs meanwhile.
+	// Restart restarts the NFS server like an administrator, and returns when it runs again. An engine
+	// runs at the same time.
 	Restart func(t *testing.T, w *World)
 
-	// Disturb takes an export away behind the engine's back, in a way that can
-	// be noticed.
+	// Disturb removes an export without the engine, in a way that the engine can notice.
 	Disturb func(t *testing.T, w *World, export nfs.Export)
 
-	// Smuggle lets a client into a directory behind the engine's back.
+	// Smuggle lets a client into a directory without the engine.
 	Smuggle func(t *testing.T, w *World, export nfs.Export)
 }
 
-// Run shows that the subject behaves as an nfs.Exporter.
+// Run tests the behaviour of the subject as an nfs.Exporter.
 func Run(t *testing.T, subject Subject) {
 	s := &suite{Subject: subject, w: NewWorld(t)}
 	for _, behaviour := range []struct {
 		name string
 		run  func(*testing.T, *run)
 	}{
-		// First: each run of exportfs in one second puts off by a second that the kernel lets go of
-		// directories.
+		// First: each run of exportfs within a second delays the release of directories by the kernel by
+		// a second.
 		{"space of a deleted volume is freed", spaceIsFreed},
 		{"space of a deleted volume is freed despite open files", spaceOfOpenFilesIsFreed},
 		{"publish and revoke", publishAndRevoke},
@@ -79,8 +78,8 @@ func Run(t *testing.T, subject Subject) {
 		{"nothing stale is written after republication", nothingStaleAfterRepublish},
 		{"4,096 clients of one volume", manyClients},
 		{"read-only stops writes under way", nothingAfterReadOnly},
-		// Last: a client that nothing is exported to may connect again for each of its open files,
-		// until it has no port left.
+		// Last: a client without exports may reconnect for each of its open files, until it has no port
+		// left.
 		{"state of a fenced node is freed", fencedStateIsFreed},
 	} {
 		t.Run(behaviour.name, func(t *testing.T) {
@@ -96,22 +95,22 @@ type suite struct {
 	w *World
 }
 
-// run is one behaviour being shown.
+// run is one behaviour under test.
 type run struct {
 	*suite
 	engine nfs.Exporter
 }
 
-// start makes an engine with the exports given.
+// start returns an engine with the given exports.
 func (s *suite) start(t *testing.T, exports ...nfs.Export) nfs.Exporter {
 	t.Helper()
-	// The world's helpers report to the test that uses them.
+	// The helpers of World report to the test that uses them.
 	outer := s.w.t
 	s.w.t = t
 	t.Cleanup(func() { s.w.t = outer })
 	engine := s.New(t, s.w)
 	t.Cleanup(func() {
-		// Of several engines of a test the first is closed already.
+		// If a test has several engines, the first is already closed.
 		if err := engine.Close(); err != nil {
 			assert.Check(t, strings.Contains(err.Error(), "closed"), err)
 		}
@@ -130,7 +129,7 @@ func (r *run) unexport(t *testing.T, exports ...nfs.Export) {
 	assert.NilError(t, r.engine.Unexport(t.Context(), exports))
 }
 
-// hasExactly compares List with what should be there.
+// hasExactly compares List with the expected exports.
 func hasExactly(t *testing.T, engine nfs.Exporter, want ...nfs.Export) {
 	t.Helper()
 	have, err := engine.List(t.Context())
@@ -146,7 +145,7 @@ func hasExactly(t *testing.T, engine nfs.Exporter, want ...nfs.Export) {
 
 func head(exports []nfs.Export) []nfs.Export { return exports[:min(len(exports), 10)] }
 
-// signaled waits until the engine says that somebody changed something.
+// signaled waits until the engine reports a change by another process.
 func signaled(t *testing.T, engine nfs.Exporter) {
 	t.Helper()
 	select {
@@ -156,7 +155,7 @@ func signaled(t *testing.T, engine nfs.Exporter) {
 	}
 }
 
-// drained forgets a signal of what the test did before.
+// drained drops a signal of an earlier step of the test.
 func drained(engine nfs.Exporter) {
 	select {
 	case <-engine.Changed():
@@ -175,7 +174,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}, poll.WithTimeout(patience), poll.WithDelay(20*time.Millisecond))
 }
 
-// FlushCaches is what exportfs -f does, and what nobody should do.
+// FlushCaches does the same as exportfs -f, which administrators should avoid.
 func FlushCaches(t *testing.T) {
 	t.Helper()
 	for _, cache := range []string{"auth.unix.ip", "nfsd.export", "nfsd.fh"} {

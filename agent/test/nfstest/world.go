@@ -19,8 +19,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// World is the lab with the test itself as the storage host, in whose process the
-// engine runs, and two worker nodes.
+// World is the lab with the test as the storage host, and two worker nodes. The engine runs in the
+// test process.
 type World struct {
 	Lab    *lab.Lab
 	Base   string // a btrfs filesystem
@@ -30,14 +30,14 @@ type World struct {
 	t *testing.T
 }
 
-// NewWorld makes a world, without an NFS server but with what one needs, until
-// the test ends.
+// NewWorld creates a world until the test ends. The NFS server is stopped, but the daemons that it
+// needs run.
 func NewWorld(t *testing.T) *World {
 	t.Helper()
 	w := &World{Folder: t.TempDir(), t: t}
 	w.Lab = lab.New(t, lab.Options{
 		Nodes: 2, StorageInTest: true, NFSStopped: true, PoolDir: "/srv/nfstest pool",
-		// Deleted subvolumes are cleaned after a commit; every 30 s by default.
+		// btrfs cleans deleted subvolumes after a commit, by default every 30 s.
 		PoolMountOptions: "commit=1",
 	})
 	w.Base = w.Lab.Pool
@@ -68,16 +68,16 @@ func (w *World) StartDaemon(name string, args ...string) {
 	assert.NilError(w.t, w.Lab.Storage.StartDaemon(name, args...))
 }
 
-// StopDaemon kills it.
+// StopDaemon kills a daemon.
 func (w *World) StopDaemon(name string) { w.Lab.Storage.StopDaemon(name) }
 
-// StartMountd starts rpc.mountd, which is stopped like another daemon.
+// StartMountd starts rpc.mountd. StopDaemon stops it.
 func (w *World) StartMountd() {
 	w.t.Helper()
 	assert.NilError(w.t, w.Lab.Storage.StartMountd())
 }
 
-// Threads is how many threads the NFS server has.
+// Threads returns the number of threads of the NFS server.
 func (w *World) Threads() string {
 	w.t.Helper()
 	text, err := os.ReadFile("/proc/fs/nfsd/threads")
@@ -91,13 +91,13 @@ func (w *World) StopThreads() {
 	assert.Check(w.t, os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0))
 }
 
-// SetTimes makes the grace period short. The server must not run.
+// SetTimes makes the grace period short. The server must be stopped.
 func (w *World) SetTimes() {
 	w.t.Helper()
 	assert.NilError(w.t, w.Lab.SetNFSTimes())
 }
 
-// Volume makes a subvolume, and the export of it to the client as one attachment.
+// Volume creates a subvolume, and returns its export to the client as one attachment.
 func (w *World) Volume(name string, client netip.Addr) nfs.Export {
 	w.t.Helper()
 	path := filepath.Join(w.Base, "tenant", name, "data")
@@ -108,8 +108,8 @@ func (w *World) Volume(name string, client netip.Addr) nfs.Export {
 	return nfs.Export{Path: path, FSID: uuid.New(), Client: client}
 }
 
-// Directory makes a directory in place of a subvolume, which is faster for
-// exports that nobody mounts.
+// Directory creates a directory instead of a subvolume, which is faster, for exports that are not
+// mounted.
 func (w *World) Directory(name string, client netip.Addr) nfs.Export {
 	w.t.Helper()
 	path := filepath.Join(w.Base, "tenant", name, "data")
@@ -117,14 +117,14 @@ func (w *World) Directory(name string, client netip.Addr) nfs.Export {
 	return nfs.Export{Path: path, FSID: uuid.NewSHA1(uuid.Nil, []byte(path)), Client: client}
 }
 
-// DeleteVolume deletes the subvolume and the directories around it.
+// DeleteVolume deletes the subvolume and its parent directories.
 func (w *World) DeleteVolume(export nfs.Export) {
 	w.t.Helper()
 	w.Run("btrfs", "subvolume", "delete", export.Path)
 	assert.NilError(w.t, os.Remove(filepath.Dir(export.Path)))
 }
 
-// Answered reports whether a process waits for the kernel's questions.
+// Answered reports whether a process waits for the kernel's upcalls.
 func (w *World) Answered() bool {
 	listeners, listErr := nfsd.Listeners()
 	found, globErr := filepath.Glob("/proc/[0-9]*/fd/*")

@@ -10,13 +10,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 )
 
-// Copy mounts a copy of the pool's device as it is at this instant, as a pool of its own: what a power
-// cut now would leave. It holds everything that btrfs has written to the device and nothing that it
-// only keeps in memory. (What btrfs wrote but did not ask the device to flush is in it too: this finds
-// data that was never sent to the device, not a flush that is missing.)
+// Copy mounts a copy of the pool's device in its present state as a separate pool. This is the
+// state after a power cut now. It holds all data that btrfs has written to the device, and no data
+// that btrfs only has in memory. It also holds data that btrfs wrote without a flush: tests find
+// data that was never sent to the device, not a missing flush.
 //
-// The pool must be quiet meanwhile, or have AtomicCopies. The copy has a UUID of its own, for two
-// filesystems of one UUID cannot be mounted side by side: use PowerCut where that matters.
+// The pool must be idle meanwhile, or have AtomicCopies. The copy has another UUID, because two
+// filesystems with one UUID cannot be mounted at the same time. Use PowerCut if the UUID matters.
 func (p *Pool) Copy() *Pool {
 	p.t.Helper()
 	image := p.copyImage()
@@ -35,9 +35,9 @@ func (p *Pool) Copy() *Pool {
 	return c
 }
 
-// PowerCut puts the pool into the state that a power cut at this instant would leave it in: it is
-// unmounted and mounted again, at the same place and with the same UUID, from a copy of the device
-// taken before. All that was open in it must be closed. See Copy for what the copy holds.
+// PowerCut changes the pool to the state after a power cut now. It takes a copy of the device,
+// unmounts the pool, and mounts the copy at the same path with the same UUID. All files of the pool
+// must be closed. See Copy for what the copy holds.
 func (p *Pool) PowerCut() {
 	p.t.Helper()
 	image := p.copyImage()
@@ -49,8 +49,8 @@ func (p *Pool) PowerCut() {
 	p.Mount()
 }
 
-// copyImage copies the file behind the loop device. It is read through the page cache, which is what
-// the loop device wrote to.
+// copyImage copies the file behind the loop device. It reads through the page cache, which the loop
+// device wrote to.
 func (p *Pool) copyImage() string {
 	p.t.Helper()
 	if len(p.images) > 1 {
@@ -69,8 +69,8 @@ func (p *Pool) copyImage() string {
 	return target.Name()
 }
 
-// reflink copies the image at once: btrfs holds the file's lock, for which the loop device's writes
-// wait, until all of it is shared.
+// reflink copies the image atomically: btrfs holds the file's lock, for which the loop device's
+// writes wait, until all of it is shared.
 func (p *Pool) reflink(target *os.File) {
 	p.t.Helper()
 	source, err := os.Open(p.Image)
@@ -83,11 +83,12 @@ func (p *Pool) reflink(target *os.File) {
 	}
 }
 
-// outerPool makes the filesystem that images which are copied atomically lie on. The directory of
-// new files is set to NoCOW: images need no second layer of checksums, and reflinks want both files alike.
+// outerPool creates the filesystem of images that are copied atomically. The directory of new files
+// is set to NoCOW: images need no second layer of checksums, and both files of a reflink must have
+// the same setting.
 func outerPool(t testing.TB, size int64) *Pool {
 	t.Helper()
-	const copies = 8 // room for this many images; it is sparse
+	const copies = 8 // space for this many images; it is sparse
 	outer := New(t, Options{SizeBytes: copies*size + defaultSize})
 	dir, err := os.Open(outer.Dir)
 	if err != nil {

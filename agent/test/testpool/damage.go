@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Damage changes the first block of a file on the device, past the filesystem. To find it there, it first writes something to
-// look for at the file's beginning. The file needs a block of its own: 2 KiB at least.
+// Damage changes the first block of a file on the device, without the filesystem. To find the
+// block, it first writes a pattern to the start of the file. The file needs a separate block: at
+// least 2 KiB.
 func (p *Pool) Damage(file string) {
 	p.t.Helper()
 	needle := []byte("here lies the data that a test damages")
@@ -40,7 +41,7 @@ func (p *Pool) Damage(file string) {
 	}
 }
 
-// replaceStart writes all of the file anew, so that its beginning is in one piece with what follows.
+// replaceStart rewrites the whole file, so that its start and the rest are contiguous.
 func replaceStart(file string, start []byte) error {
 	content, err := os.ReadFile(file)
 	if err != nil {

@@ -2,7 +2,7 @@ package testpool
 
 import "os"
 
-// LoseDevice unmounts the pool, takes its last device away, and mounts what is left of it.
+// LoseDevice unmounts the pool, removes its last device, and mounts the rest.
 func (p *Pool) LoseDevice() {
 	p.t.Helper()
 	last := len(p.images) - 1

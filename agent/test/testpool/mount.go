@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// busyFor is how long an unmount waits for those who still have files open, such as a process that was
-// just told to end.
+// busyFor limits how long an unmount waits for processes with open files, such as a process that
+// was just told to end.
 const busyFor = 5 * time.Second
 
 // mount attaches the images to loop devices and mounts them. The devices detach themselves when the
-// filesystem is unmounted, however that comes about.
+// filesystem is unmounted in any way.
 func (p *Pool) mount(subvolume string) error {
 	options := []string{"rw"}
 	p.devices = nil
@@ -28,7 +28,7 @@ func (p *Pool) mount(subvolume string) error {
 		if err != nil {
 			return err
 		}
-		defer loop.Close() // the mount holds the device from now on
+		defer loop.Close() // the mount now holds the device
 		p.devices = append(p.devices, loop.Name())
 		if len(p.images) > 1 {
 			options = append(options, "device="+loop.Name())
@@ -41,7 +41,7 @@ func (p *Pool) mount(subvolume string) error {
 	if p.options.MountOptions != "" {
 		options = append(options, p.options.MountOptions)
 	}
-	// mount(8) rather than mount(2), for it knows which options are flags of the VFS.
+	// mount(8) instead of mount(2), because it knows which options are flags of the VFS.
 	out, err := exec.Command("mount", "-t", "btrfs", "-o", strings.Join(options, ","), p.Device, p.Dir).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -49,7 +49,7 @@ func (p *Pool) mount(subvolume string) error {
 	return nil
 }
 
-// unmount unmounts what is mounted at and below p.Dir, the last first.
+// unmount unmounts all mounts at and below p.Dir, the last first.
 func (p *Pool) unmount() {
 	p.t.Helper()
 	for _, dir := range mountsBelow(p.Dir) {
@@ -61,11 +61,11 @@ func (p *Pool) unmount() {
 	p.forget()
 }
 
-// forget makes the kernel forget the devices that it has seen. Otherwise it refuses to mount, in their
-// place, a copy that is older (EEXIST from device_list_add in fs/btrfs/volumes.c).
+// forget makes the kernel forget the devices that it has scanned. Otherwise it refuses to mount an
+// older copy instead (EEXIST from device_list_add in fs/btrfs/volumes.c).
 func (p *Pool) forget() {
 	for _, device := range p.devices {
-		// Kernels that forget by themselves answer with an error.
+		// Kernels that forget automatically return an error.
 		_ = exec.Command("btrfs", "device", "scan", "--forget", device).Run()
 	}
 }
@@ -79,7 +79,7 @@ func unmountBusy(dir string) error {
 	}
 }
 
-// attach makes a loop device of image that detaches itself when it is last closed.
+// attach creates a loop device of image that detaches itself on the last close.
 func attach(image string) (*os.File, error) {
 	backing, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
@@ -92,7 +92,7 @@ func attach(image string) (*os.File, error) {
 	}
 	defer control.Close()
 
-	const attempts = 100 // others take free devices at the same time
+	const attempts = 100 // other processes take free devices at the same time
 	for range attempts {
 		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -117,7 +117,7 @@ func attach(image string) (*os.File, error) {
 	return nil, fmt.Errorf("attach %s: every free loop device was taken by somebody else", image)
 }
 
-// openLoop opens a loop device. In containers nobody makes the nodes of new ones.
+// openLoop opens a loop device. In containers, nothing creates the nodes of new ones.
 func openLoop(number int) (*os.File, error) {
 	const loopMajor = 7 // Documentation/admin-guide/devices.txt
 	path := "/dev/loop" + strconv.Itoa(number)
@@ -128,7 +128,7 @@ func openLoop(number int) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
-// mountsBelow lists what is mounted at dir and below it, the last mounted first.
+// mountsBelow lists the mounts at dir and below it, the last mounted first.
 func mountsBelow(dir string) []string {
 	const mountPoint = 4 // fields of proc_pid_mountinfo(5)
 	data, err := os.ReadFile("/proc/self/mountinfo")
@@ -149,12 +149,12 @@ func mountsBelow(dir string) []string {
 	return found
 }
 
-// unescape undoes what mountinfo does to spaces, tabs, newlines and backslashes.
+// unescape reverts the escapes of spaces, tabs, newlines and backslashes in mountinfo.
 func unescape(path string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
-// holders names the processes that have something below dir open, for the message to the developer.
+// holders names the processes with open files below dir, for the message to the developer.
 func holders(dir string) string {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	more, _ := filepath.Glob("/proc/[0-9]*/cwd")

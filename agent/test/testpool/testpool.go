@@ -1,5 +1,6 @@
-// Package testpool gives tests real btrfs filesystems: images on loop devices, mounted below the test's
-// temporary directory, gone when the test ends. It needs root, mkfs.btrfs and loop devices.
+// Package testpool gives tests real btrfs filesystems: images on loop devices, mounted below the
+// test's temporary directory, removed when the test ends. It needs root, mkfs.btrfs and loop
+// devices.
 package testpool
 
 import (
@@ -17,25 +18,25 @@ import (
 
 const defaultSize = 1 << 30
 
-// Options say what filesystem to make. The zero value is a 1 GiB one without quotas.
+// Options describe the filesystem. The zero value is a filesystem of 1 GiB without quotas.
 type Options struct {
-	SizeBytes    int64           // of the image, which is sparse; default 1 GiB, mkfs.btrfs wants at least 109 MiB
-	Devices      int             // default 1; more are for tests of the devices themselves and cannot be copied
-	Mkfs         []string        // further arguments of mkfs.btrfs, such as "-d", "raid1"
-	Subvolume    string          // mount this subvolume, such as "@", in place of the top of the filesystem
-	MountOptions string          // further mount options, comma-separated
+	SizeBytes    int64           // of the sparse image; default 1 GiB; mkfs.btrfs needs at least 109 MiB
+	Devices      int             // default 1; more are for tests of devices and cannot be copied
+	Mkfs         []string        // additional arguments of mkfs.btrfs, such as "-d", "raid1"
+	Subvolume    string          // mount this subvolume, such as "@", instead of the top of the filesystem
+	MountOptions string          // additional mount options, comma-separated
 	Quota        btrfs.QuotaMode // default off
-	// AtomicCopies lets Copy and PowerCut be called while the filesystem is being written to. Without it,
-	// a copy that is taken meanwhile may be torn in a way that no power cut tears. It puts the image on
-	// a btrfs filesystem of its own, where a copy is one reflink; that makes writing slower.
+	// AtomicCopies allows Copy and PowerCut while the filesystem is being written to. Without it, such
+	// a copy may be torn in a way that no power cut tears. It stores the image on a separate btrfs
+	// filesystem, where a copy is one reflink. That makes writing slower.
 	AtomicCopies bool
 }
 
 // Pool is a mounted filesystem.
 type Pool struct {
-	Dir    string // where it is mounted
-	Image  string // the file that holds it; of the first device, if there are several
-	Device string // the loop device that it is mounted from; changes with each Mount
+	Dir    string // mount point
+	Image  string // file of the filesystem; of the first device if there are several
+	Device string // loop device of the filesystem; changes with each Mount
 
 	t       testing.TB
 	options Options
@@ -44,8 +45,8 @@ type Pool struct {
 	guard   *guard
 }
 
-// New makes a filesystem and mounts it. It is unmounted when the test ends, also if that fails, and
-// even if the test process is killed.
+// New creates a filesystem and mounts it. It is unmounted when the test ends, even if the test
+// fails or its process is killed.
 func New(t testing.TB, options Options) *Pool {
 	t.Helper()
 	requireTools(t)
@@ -63,7 +64,7 @@ func New(t testing.TB, options Options) *Pool {
 	return p
 }
 
-// Mount mounts the pool where it was before Unmount.
+// Mount mounts the pool at its path before Unmount.
 func (p *Pool) Mount() {
 	p.t.Helper()
 	if err := p.mount(p.options.Subvolume); err != nil {
@@ -71,14 +72,14 @@ func (p *Pool) Mount() {
 	}
 }
 
-// Unmount unmounts the pool, as a shutdown would. Mounting it again keeps its UUID.
+// Unmount unmounts the pool like a shutdown. The next Mount keeps its UUID.
 func (p *Pool) Unmount() {
 	p.t.Helper()
 	p.unmount()
 }
 
-// makeImages makes empty files and a filesystem on them. Their directory is one that allows atomic
-// copies, if they are asked for.
+// makeImages creates empty files with a filesystem. Their directory allows atomic copies if the
+// options require them.
 func (p *Pool) makeImages() {
 	p.t.Helper()
 	dir := p.t.TempDir()
@@ -95,8 +96,8 @@ func (p *Pool) makeImages() {
 	p.mkfs(append(args, p.images...))
 }
 
-// mkfs tries again where mkfs.btrfs looked for mounts of the image among the loop devices just when somebody else's
-// vanished (ENXIO).
+// mkfs retries if mkfs.btrfs failed with ENXIO. It looks for mounts of the image among the loop
+// devices, and another process's device can vanish at that time.
 func (p *Pool) mkfs(args []string) {
 	p.t.Helper()
 	const attempts = 10
@@ -123,7 +124,7 @@ func (p *Pool) createImage(path string) {
 	}
 }
 
-// makeSubvolume makes the subvolume that is to be mounted.
+// makeSubvolume creates the subvolume to mount.
 func (p *Pool) makeSubvolume() {
 	p.t.Helper()
 	if p.options.Subvolume == "" {
@@ -144,7 +145,7 @@ func (p *Pool) makeSubvolume() {
 	}
 }
 
-// open mounts the images on a new directory, and sees to it that they are unmounted.
+// open mounts the images at a new directory, and registers the unmount.
 func (p *Pool) open() {
 	p.t.Helper()
 	p.Dir = p.t.TempDir()

@@ -69,8 +69,8 @@ func TestCopyHoldsOnlyWhatReachedTheDevice(t *testing.T) {
 	}
 }
 
-// Copies that are taken while somebody writes must be ones that a power cut could have left: they mount,
-// and hold a prefix of what was done.
+// Copies that are taken during writes must be possible results of a power cut: they mount, and hold
+// a prefix of the changes.
 func TestAtomicCopiesUnderLoad(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{AtomicCopies: true})
 	stop, stopped := make(chan struct{}), make(chan error, 1)
@@ -116,7 +116,7 @@ func TestGuardUnmountsWhenTheProcessIsKilled(t *testing.T) {
 	}, poll.WithTimeout(time.Minute), poll.WithDelay(20*time.Millisecond))
 }
 
-// awaitMount reads what the child says until it has mounted its pool.
+// awaitMount reads the child's output until the child has mounted its pool.
 func awaitMount(t *testing.T, out interface{ Read([]byte) (int, error) }) string {
 	t.Helper()
 	var said strings.Builder

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Where things are in struct btrfs_super_block (the kernel's fs/btrfs/fs.h; packed, little-endian).
+// Offsets in struct btrfs_super_block (the kernel's fs/btrfs/fs.h; packed, little-endian).
 const (
 	superblockAt   = 64 << 10 // BTRFS_SUPER_INFO_OFFSET
 	superblockSize = 4096     // BTRFS_SUPER_INFO_SIZE
@@ -24,9 +24,10 @@ const (
 	incompatMetadataID = 1 << 10 // BTRFS_FEATURE_INCOMPAT_METADATA_UUID
 )
 
-// changeUUID gives the unmounted filesystem in image a new UUID, and keeps the old one as that which its
-// metadata blocks bear. "btrfstune -m" is of no use here: it starts a new transaction, and so makes the
-// kernel throw the log tree away, in which all files are that were fsynced since the last commit.
+// changeUUID gives the unmounted filesystem in image a new UUID, and keeps the old one as the
+// metadata UUID of its blocks. "btrfstune -m" is not suitable: it starts a new transaction, so that
+// the kernel drops the log tree. The log tree has all files that were fsynced since the last
+// commit.
 func changeUUID(image string) error {
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {

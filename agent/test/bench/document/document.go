@@ -1,4 +1,4 @@
-// Package document writes what a benchmark measured into a document.
+// Package document writes the results of a benchmark to a document.
 package document
 
 import (
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// WriteInto puts a report between the markers of a section, "<!-- section: begin -->" and "<!-- section: end -->", in place of
-// what is there. A document without them is an error and stays as it is.
+// WriteInto replaces the text between the markers of a section, "<!-- section: begin -->" and "<!--
+// section: end -->", with a report. A document without the markers is an error and stays as it is.
 func WriteInto(path, section, report string) error {
 	begin, end := "<!-- "+section+": begin -->\n", "<!-- "+section+": end -->"
 	content, err := os.ReadFile(path)
@@ -24,7 +24,7 @@ func WriteInto(path, section, report string) error {
 	return os.WriteFile(path, []byte(before+begin+"\n"+strings.TrimRight(report, "\n")+"\n\n"+end+after), 0o600)
 }
 
-// Duration has three digits.
+// Duration formats a duration with three digits.
 func Duration(d time.Duration) string {
 	switch {
 	case d >= time.Second:

@@ -8,7 +8,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// Each section is replaced by itself, also where the name of one begins with that of another.
+// Each section is replaced by itself, even if its name starts with that of another.
 func TestWriteInto(t *testing.T) {
 	const other = "<!-- bench-nfs: begin -->\nold\n<!-- bench-nfs: end -->\n"
 	path := filepath.Join(t.TempDir(), "doc.md")

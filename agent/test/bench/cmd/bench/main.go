@@ -1,4 +1,5 @@
-// Command bench measures the agent: see docs/benchmarks.md. It needs root, btrfs-progs and loop devices.
+// Command bench measures the agent: see docs/benchmarks.md. It needs root, btrfs-progs and loop
+// devices.
 package main
 
 import (
@@ -26,12 +27,12 @@ func main() {
 	}
 }
 
-// The program runs itself, with this argument, as the agent that it measures.
+// With this argument, the program is the agent under measurement.
 const serve = "serve"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == serve {
-		// ^C reaches the agent too: it ends when the benchmark closes its input.
+		// ^C also reaches the agent. The agent ends when the benchmark closes its input.
 		return bench.Serve(context.WithoutCancel(ctx), args[1:], os.Stdin, os.Stdout)
 	}
 	logger, err := log.New(os.Stderr, "info", "text")

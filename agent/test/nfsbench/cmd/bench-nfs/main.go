@@ -1,4 +1,5 @@
-// Command bench-nfs measures the export engines: see "NFS exports" in docs/benchmarks.md. It runs in a machine of the lab.
+// Command bench-nfs measures the export engines: see "NFS exports" in docs/benchmarks.md. It runs
+// in a machine of the lab.
 package main
 
 import (
@@ -27,7 +28,7 @@ func main() {
 	}
 }
 
-// The program runs itself, with this argument, as the one that writes to the mount.
+// With this argument, the program writes to the mount.
 const write = "write"
 
 func run(ctx context.Context, args []string) error {

@@ -1,10 +1,10 @@
-// Command nfs-writer writes to one file as a pod could, for tests of what reaches an NFS server and
-// when:
+// Command nfs-writer writes to one file like a pod, for tests of which data reaches an NFS server
+// and when:
 //
 //	nfs-writer -commands FIFO [-direct] [-sync] [-mapped] [-lock] [-files N] FILE
 //
-// It does what it reads from the FIFO, a line each, and answers "COMMAND: ERROR" when that has
-// ended; commands run side by side, because each may wait for the server.
+// It reads commands from the FIFO, one per line, and answers "COMMAND: ERROR" when a command has
+// ended. Commands run concurrently, because each may wait for the server.
 //
 //	prepare TEXT  fill the first page of the file with the text, durably, and keep the file open
 //	write TEXT    fill the page with the text
@@ -12,8 +12,8 @@
 //	close         close the file
 //	open          open as many files as -files says, FILE.0 and on, and keep them open
 //
-// The tests do not write themselves: a test that starts a program gives its open files to the
-// child, which waits for the server when it closes them.
+// The tests do not write themselves. A program that a test starts inherits the test's open files,
+// and waits for the server when it closes them.
 package main
 
 import (
@@ -160,7 +160,7 @@ func (w *writer) reopen() error {
 	return err
 }
 
-// mapFile also reads the page, so that a write to it needs nothing of the server.
+// mapFile also reads the page, so that a write to it needs no request to the server.
 func (w *writer) mapFile(text []byte) error {
 	var err error
 	w.pages, err = unix.Mmap(int(w.file.Fd()), 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -172,11 +172,11 @@ func (w *writer) mapFile(text []byte) error {
 
 func (w *writer) write(text []byte) error {
 	if w.mapped {
-		debug.SetPanicOnFault(true) // of this goroutine: a page of a file that is gone
+		debug.SetPanicOnFault(true) // for this goroutine: the page may belong to a file that is gone
 		copy(w.pages, text)
 		return nil
 	}
-	// The memory of a mapping begins at a page, as O_DIRECT needs it.
+	// The memory of a mapping is aligned to a page, as O_DIRECT requires.
 	buffer, err := unix.Mmap(-1, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return err
