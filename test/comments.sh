@@ -33,6 +33,8 @@ directories=(
 	shared/log
 	shared/mountoptions
 	shared/version
+	test/cmd
+	test/crash
 )
 
 find "${directories[@]}" -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// reference is what the agent keeps of one, as far as it matters here.
+// reference is the part of an agent's reference file that the test needs.
 type reference struct {
 	Client   netip.Addr `json:"client"`
 	ReadOnly bool       `json:"read_only"`
@@ -18,9 +18,9 @@ type reference struct {
 	ended    bool
 }
 
-// attachments makes sure that each client of each volume has its own file system ID, which
-// lasts from its first reference to the last and never comes back: what a fenced client still has
-// to write must not find the volume again.
+// attachments checks that each client of each volume has a separate file system ID. The ID lasts
+// from the client's first reference to the last and is never used again: pending writes of a fenced
+// client must not reach the volume again.
 func (v *verifier) attachments(state map[Key]*Thing) {
 	owners := map[string]string{}
 	for k, t := range state {
@@ -31,7 +31,7 @@ func (v *verifier) attachments(state map[Key]*Thing) {
 		for _, ref := range v.references(k) {
 			client := ref.Client.String()
 			if ref.ended {
-				// An earlier attachment's mark may lie beside the next attachment.
+				// The mark of an earlier attachment may exist together with the next attachment.
 				if ref.FSID != "" && t.Attachments[client] == ref.FSID && !v.world.unexported[attachment{k, client}] {
 					v.add("%s: the attachment of %s has ended, and no unexport was asked for", k, client)
 				}

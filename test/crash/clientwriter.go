@@ -19,24 +19,24 @@ import (
 
 const (
 	clientWriters     = 1 // in addition to the workers
-	onlyClientWriters = 2 // where there are no others
+	onlyClientWriters = 2 // if there are no others
 	treesEach         = 4 // directories of a writer
 	filesReplaced     = 2
-	treeNames         = "abcd" // of what is in a directory
+	treeNames         = "abcd" // names in a directory
 	contentMost       = 4000   // bytes: a client writes it with one request
 )
 
-// clientWriter is a worker whose volume a node mounts, to change the tree in it, to replace files
-// and to commit transactions of databases.
+// clientWriter is a worker whose volume a node mounts. It changes the tree in the volume, replaces
+// files and commits transactions of databases.
 //
-// The server answers these before they are durable. So each name in the volume has several states
-// that a power cut may leave it in. They are in the journal before a change begins and after it was
-// acknowledged. When the filesystem has been committed, one is left: see settle.
+// The server answers these requests before they are durable. So each name in the volume has several
+// states that a power cut may leave. The journal has them before a change begins and after it was
+// acknowledged. After a commit of the filesystem, one state is left: see settle.
 type clientWriter struct {
 	*worker
 	volume    Key
-	dir       string              // the mounted volume
-	possible  map[string][]string // states, by name; the last is what clients see
+	dir       string              // mount point of the volume
+	possible  map[string][]string // states by name; clients see the last one
 	trees     map[string]tree
 	databases map[string]*database
 }
@@ -82,8 +82,8 @@ func (w *clientWriter) step(ctx context.Context) error {
 	return w.settle(ctx)
 }
 
-// change makes a change that leads to the state after, and is not durable when it has ended.
-// between are states on the way.
+// change makes a change that results in the state after, and is not durable when it has ended.
+// between are intermediate states.
 func (w *clientWriter) change(name string, do func() error, after string, between ...string) error {
 	before := w.possible[name]
 	if len(before) == 0 {
@@ -99,21 +99,21 @@ func (w *clientWriter) change(name string, do func() error, after string, betwee
 	return w.note(name, append(slices.Clip(before), after)...)
 }
 
-// note puts the states that a name may have after a power cut into the journal.
+// note records in the journal the states that a name may have after a power cut.
 func (w *clientWriter) note(name string, states ...string) error {
 	w.possible[name] = states
 	return w.journal.Note(Entry{Change: &Change{Key: w.volume, Name: name, States: states}})
 }
 
-// settle waits until what was acknowledged is durable: then each name has the state that the client
-// sees. Nothing but the agent commits where there are only client writers.
+// settle waits until acknowledged changes are durable. Then each name has the state that the client
+// sees. If there are only client writers, only the agent commits.
 func (w *clientWriter) settle(ctx context.Context) error {
 	generation, err := w.machine.generation()
 	if err != nil {
 		return err
 	}
-	// A transaction that no client's change has begun may run now, such as that of a written file.
-	// So that the agent sees a reason to commit it there is one more change.
+	// A transaction may be open that no client's change has started, such as that of a written file.
+	// The additional change gives the agent a reason to commit it.
 	pulse := filepath.Join(w.dir, "pulse")
 	if err := os.Mkdir(pulse, 0o700); errors.Is(err, os.ErrExist) {
 		err = os.Remove(pulse)
@@ -137,13 +137,13 @@ func (w *clientWriter) settle(ctx context.Context) error {
 	return nil
 }
 
-// tree is a directory: the contents of files by name. A symbolic link has its target. nil is no
-// directory.
+// tree is a directory: the contents of files by name. A symbolic link has its target. nil is a
+// missing directory.
 type tree map[string]string
 
 const (
 	absent = "absent"
-	linked = "-> " // a symbolic link's content begins with it
+	linked = "-> " // prefix of a symbolic link's content
 )
 
 func (t tree) String() string {
@@ -157,7 +157,7 @@ func (t tree) String() string {
 	return "[" + strings.Join(names, " ") + "]"
 }
 
-// contentState stands for the content of a file.
+// contentState returns the state for the content of a file.
 func contentState(content string) string {
 	return fmt.Sprintf("%d:%x", len(content), sha256.Sum256([]byte(content)))[:16]
 }
@@ -204,8 +204,8 @@ func readTree(dir string) (tree, error) {
 }
 
 // changeTree makes one change of a directory and sometimes syncs the directory, which makes nothing
-// durable. No file in it is synced while a change before is not durable: the filesystem would then
-// keep a part of the changes.
+// durable. It syncs no file in the directory while an earlier change is not durable: the filesystem
+// would then keep a part of the changes.
 func (w *clientWriter) changeTree(ctx context.Context, name string) (err error) {
 	now, known := w.trees[name]
 	dir := filepath.Join(w.dir, name)
@@ -228,7 +228,7 @@ func (w *clientWriter) changeTree(ctx context.Context, name string) (err error) 
 	return nil
 }
 
-// pickChange chooses a change of a directory, and says what it leads to.
+// pickChange chooses a change of a directory, and returns its result.
 func (w *clientWriter) pickChange(dir string, now tree) (do func() error, after tree) {
 	name, other := w.treeName(), w.treeName()
 	path := filepath.Join(dir, name)
@@ -272,7 +272,7 @@ func syncDir(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// fill puts a file with content into a directory, to be truncated.
+// fill adds a file with content to a directory, to be truncated later.
 func (w *clientWriter) fill(ctx context.Context, name string, now tree) error {
 	if err := w.settle(ctx); err != nil {
 		return err
@@ -297,8 +297,8 @@ func (w *clientWriter) content() string {
 	return strings.Repeat(strconv.FormatUint(w.random.Uint64(), 36), 1+w.random.IntN(contentMost/13))
 }
 
-// replace replaces a file as programs do that must not lose it: by a rename of a new one that was
-// synced. A power cut leaves the old file or the new one.
+// replace replaces a file safely: it renames a new, synced file over it. A power cut leaves the old
+// file or the new one.
 func (w *clientWriter) replace(name string) error {
 	content := w.content()
 	temporary := filepath.Join(w.dir, fmt.Sprintf("new-%x", w.random.Uint64()))
@@ -311,7 +311,7 @@ func (w *clientWriter) replace(name string) error {
 	return w.change(name, rename, contentState(content))
 }
 
-// journalMode is how a database makes a transaction durable.
+// journalMode is a method of a database to make a transaction durable.
 type journalMode struct {
 	name, pragmas string
 	synced        bool // by an fsync of a file alone
@@ -345,8 +345,8 @@ func (w *clientWriter) insert(ctx context.Context, mode journalMode) error {
 			return err
 		}
 		w.databases[mode.name] = db
-		// The switch to a mode deletes the journal of the mode before. If a power cut brings that back,
-		// SQLite undoes the switch, and with it all transactions since.
+		// The switch to a mode deletes the journal of the previous mode. If a power cut restores that
+		// journal, SQLite reverts the switch, and with it all transactions since.
 		if err := w.settle(ctx); err != nil {
 			return err
 		}
@@ -361,14 +361,14 @@ func (w *clientWriter) insert(ctx context.Context, mode journalMode) error {
 		return err
 	}
 	if err := w.change(mode.name, insert, row); err != nil {
-		delete(w.databases, mode.name) // it has ended
+		delete(w.databases, mode.name) // the process has ended
 		return err
 	}
 	db.rows++
 	if mode.synced {
 		return w.note(mode.name, row)
 	}
-	// The journal of a transaction before has been replaced, so that no more than the last is lost.
+	// The journal of the previous transaction has been replaced, so that at most the last one is lost.
 	if len(before) > 0 {
 		return w.note(mode.name, before[len(before)-1], row)
 	}
@@ -432,7 +432,7 @@ func (w *clientWriter) closeDatabases() error {
 	return errors.Join(errs...)
 }
 
-// clientState is the state that a name in a volume has.
+// clientState returns the state of a name in a volume.
 func (m *machine) clientState(k Key, dir, name string) (string, error) {
 	path := filepath.Join(dir, name)
 	switch {
@@ -470,8 +470,8 @@ func databaseState(run func(string, ...string) (string, error), path string) (st
 	return rows, nil
 }
 
-// statesIn compares what clients have changed in a mounted volume with what the power cut may have
-// left, and notes it.
+// statesIn compares the clients' changes in a mounted volume with the states that the power cut may
+// have left, and records the present state.
 func (v *verifier) statesIn(dir string, k Key, t *Thing) {
 	found := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(t.States)) {

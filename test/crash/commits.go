@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commitTime bounds how long the agent may take to commit what clients have changed. After a slow
-// commit, as on a busy machine, the agent itself waits for up to 30 s.
+// commitTime limits how long the agent may take to commit clients' changes. After a slow commit, as
+// on a busy machine, the agent waits for up to 30 s.
 const commitTime = 2 * time.Minute
 
-// lateKernelCommit keeps the kernel from making the commit that the agent owes.
+// lateKernelCommit prevents the kernel from making the commit that the agent has to make.
 const lateKernelCommit = "commit=300" // seconds
 
-// generation is the number of the transaction that runs, or of the last one.
+// generation returns the number of the open transaction, or of the last one.
 func (m *machine) generation() (uint64, error) {
 	id, err := filesystemID(m.lab.Pool)
 	if err != nil {
@@ -52,7 +52,7 @@ func (m *machine) awaitCommit(ctx context.Context, generation uint64) error {
 	case <-time.After(commitTime):
 		err = fmt.Errorf("the agent has not committed for %v what clients have changed", commitTime)
 	}
-	// The pool cannot be unmounted, nor can this process end, while a thread waits for a commit.
+	// The pool cannot be unmounted, and this process cannot end, while a thread waits for a commit.
 	return errors.Join(err, unix.Syncfs(int(pool.Fd())), <-done)
 }
 

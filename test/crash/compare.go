@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// volumeThing is a volume as the agent describes it.
+// volumeThing converts the agent's description of a volume.
 func volumeThing(v *agentapi.VolumeDetail) *Thing {
 	t := &Thing{
 		Size: v.SizeBytes, Quota: v.QuotaBytes, Compression: v.Compression, NoCOW: v.Nocow, UID: v.Uid, GID: v.Gid, Mode: v.Mode,
@@ -29,7 +29,7 @@ func snapshotThing(s *agentapi.SnapshotDetail) *Thing {
 	}
 }
 
-// difference says in what there is something else than should be; "" for nothing.
+// difference describes how have differs from want, "" if it does not.
 func difference(have, want *Thing) string {
 	if have == nil || want == nil {
 		if have == want {
@@ -71,7 +71,8 @@ func describe(t *Thing) string {
 	return fmt.Sprintf("%+v", *t)
 }
 
-// settle finds which of the possible things is there and returns it with what is known of it now; problem says why none is.
+// settle returns the possible thing that exists, updated with its present state. problem says why
+// none matches.
 func settle(possible []*Thing, have *Thing) (t *Thing, problem string) {
 	var problems []string
 	for _, want := range possible {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dmsetup runs dmsetup(8), which makes and removes the nodes below /dev/mapper itself: a guest has
-// no udev.
+// dmsetup runs dmsetup(8), which creates and removes the nodes below /dev/mapper: a guest has no
+// udev.
 func dmsetup(args ...string) error {
 	cmd := exec.Command("dmsetup", args...)
 	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1")
@@ -26,8 +26,8 @@ func dmsetup(args ...string) error {
 	return nil
 }
 
-// createDevice makes the device-mapper device of that name, as large as below, with one target. The
-// kernel loads the target's module.
+// createDevice creates the device-mapper device of that name with one target. It has the size of
+// below. The kernel loads the target's module.
 func createDevice(name, below, target string) error {
 	table, err := tableOf(below, target)
 	if err != nil {
@@ -36,7 +36,7 @@ func createDevice(name, below, target string) error {
 	return dmsetup("create", name, "--table", table)
 }
 
-// tableOf is the target for as many sectors of 512 bytes as the device below has.
+// tableOf returns the table of the target for the number of 512-byte sectors of the device below.
 func tableOf(below, target string) (string, error) {
 	size, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(below), "size"))
 	if err != nil {
@@ -45,7 +45,7 @@ func tableOf(below, target string) (string, error) {
 	return fmt.Sprintf("0 %s %s", bytes.TrimSpace(size), target), nil
 }
 
-// dmControl takes the ioctls of device-mapper. Its module is loaded when it is first opened.
+// dmControl accepts the ioctls of device-mapper. The first open loads its module.
 const dmControl = "/dev/mapper/control"
 
 // sendMessage is `dmsetup message NAME 0 TEXT` without a process: ioctl DM_TARGET_MSG with struct

@@ -17,29 +17,30 @@ import (
 // Faults of the disk: features of dm-flakey
 // (Documentation/admin-guide/device-mapper/dm-flakey.rst).
 const (
-	Errors      = "errors"       // in all reads and writes, for good
-	WriteErrors = "write errors" // for good
+	Errors      = "errors"       // in all reads and writes, permanent
+	WriteErrors = "write errors" // permanent
 	ShortErrors = "short errors" // in writes, for two seconds
-	LostWrites  = "lost writes"  // which it acknowledges, flushes as well
+	LostWrites  = "lost writes"  // acknowledged, including flushes
 )
 
 const (
 	linesBeforeFault = 120 // of the journal
-	// changesInFault is how many each worker makes, the first of all workers before the fault.
+	// changesInFault is the number of changes of each worker, changesBeforeFault that of all workers
+	// before the fault.
 	changesInFault, changesBeforeFault = 10, 12
 	shortErrorTime                     = 2 * time.Second
 	faultyDevice                       = "faulty"
 
-	// noticeTime bounds how long the agent takes to see that the pool takes no changes.
+	// noticeTime limits how long the agent takes to notice that the pool accepts no changes.
 	noticeTime = time.Minute
-	// quietTime is how long the agent is left alone with the fault, and linesMost how many lines it
-	// may log for a second of the fault, or for a request. Nearly all requests had one line at level
-	// debug.
+	// quietTime is how long the agent runs with the fault and without requests. linesMost is the
+	// maximum number of log lines per second of the fault, or per request. Nearly all requests had one
+	// line at level debug.
 	quietTime = 5 * time.Second
 	linesMost = 10
 )
 
-// faultTable makes dm-flakey fail for an hour, after 0 s in which it works. Without a feature, all
+// faultTable makes dm-flakey fail for an hour, after 0 s without faults. Without a feature, all
 // reads and writes fail.
 func faultTable(fault string) string {
 	table := "flakey " + disk + " 0 0 3600"
@@ -54,8 +55,7 @@ func faultTable(fault string) string {
 
 const soundTable = "linear " + disk + " 0"
 
-// replaceTable changes what a device does, while it is in use, without waiting for what it has
-// under way.
+// replaceTable changes the table of a device in use, without waiting for pending requests.
 func replaceTable(name, target string) error {
 	table, err := tableOf(disk, target)
 	if err != nil {
@@ -64,8 +64,8 @@ func replaceTable(name, target string) error {
 	return errors.Join(dmsetup("suspend", "--nolockfs", "--noflush", name), dmsetup("load", name, "--table", table), dmsetup("resume", name))
 }
 
-// survived returns the lines of the journal that count after the fault. While a disk loses writes,
-// answers count for nothing: what was asked for may have happened or not.
+// survived returns the lines of the journal that are valid after the fault. While a disk loses
+// writes, answers are not valid: a request may or may not have been done.
 func survived(entries []Entry) []Entry {
 	i := slices.IndexFunc(entries, func(e Entry) bool { return e.Fault == LostWrites })
 	if i < 0 {
@@ -75,7 +75,7 @@ func survived(entries []Entry) []Entry {
 	return slices.Concat(entries[:i], requests)
 }
 
-// meetFault makes changes, lets the disk fail, makes further changes, and waits for the power cut.
+// meetFault makes changes, makes the disk fail, makes more changes, and waits for the power cut.
 // Changes that fail must be answered with an error, and must not flood the log.
 func (m *machine) meetFault(journal *Journal, w *World) error {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
@@ -101,7 +101,7 @@ func (m *machine) meetFault(journal *Journal, w *World) error {
 	if err = errors.Join(err, m.noticed(fault, failed)); err != nil {
 		return err
 	}
-	time.Sleep(quietTime) // what does not happen has no event to wait for
+	time.Sleep(quietTime) // an absence of log lines has no event to wait for
 	after, err := m.logLines()
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (m *machine) meetFault(journal *Journal, w *World) error {
 	return fmt.Errorf("the power was not cut within %v", loadTime)
 }
 
-// beginFault gives the disk its fault, and takes it back where it is to be short.
+// beginFault starts the fault of the disk, and ends it if it is a short one.
 func (m *machine) beginFault(journal *Journal) error {
 	fault := m.config.Fault
 	if err := errors.Join(journal.Note(Entry{Fault: fault}), replaceTable(faultyDevice, faultTable(fault))); err != nil {
@@ -131,8 +131,8 @@ func (m *machine) beginFault(journal *Journal) error {
 	return replaceTable(faultyDevice, soundTable)
 }
 
-// runInto makes some changes of each worker, without clients that use the volumes, and begins the
-// fault among the first. Each change gets an answer.
+// runInto makes some changes of each worker, without clients that use the volumes, and starts the
+// fault during the first ones. Each change gets an answer.
 func (w *workload) runInto(begin func() error) (made, failed int, err error) {
 	var all sync.WaitGroup
 	var answers, failures atomic.Int64
@@ -153,7 +153,7 @@ func (w *workload) runInto(begin func() error) (made, failed int, err error) {
 	return int(answers.Load()), int(failures.Load()), w.failure
 }
 
-// changeInFault makes one change. An error leaves it open whether it has happened.
+// changeInFault makes one change. After an error, it is open whether the change was made.
 func (w *worker) changeInFault() bool {
 	r, useful := w.pick()
 	for !useful {
@@ -168,7 +168,7 @@ func (w *worker) changeInFault() bool {
 	if err != nil {
 		a = Answer{Code: agentapi.CodeOf(err), Error: err.Error()}
 		if certainty(a.Code) == wrong {
-			a.Code = agentapi.Unavailable // of a disk that fails, it is right
+			a.Code = agentapi.Unavailable // correct for a disk that fails
 		}
 	} else {
 		w.believe(r, thing)
@@ -176,7 +176,7 @@ func (w *worker) changeInFault() bool {
 	return w.journal.Note(Entry{Number: number, Answer: &a}) == nil && (err == nil || certainty(a.Code) == refused)
 }
 
-// noticed makes sure that errors for good fail changes, and that health tells.
+// noticed checks that permanent errors fail changes, and that health reports them.
 func (m *machine) noticed(fault string, failed int) error {
 	if fault != Errors && fault != WriteErrors {
 		return nil
@@ -197,7 +197,7 @@ func (m *machine) noticed(fault string, failed int) error {
 
 func isReadOnly(c agentapi.Condition) bool { return c.Reason == agentapi.ReasonPoolReadOnly }
 
-// logLines is how many the agent has logged.
+// logLines returns the number of lines in the agent's log.
 func (m *machine) logLines() (int, error) {
 	content, err := os.ReadFile(m.log.Name())
 	return bytes.Count(content, []byte("\n")), err

@@ -11,9 +11,9 @@ import (
 
 var faults = flag.Int("faults", 1, "how many faults of the disk TestFaultyDisk has, of eight")
 
-// The disk fails in the middle of changes, and then the power. Changes that fail are answered with
-// an error. On the repaired disk the agent comes back with all that was acknowledged; where the
-// disk lost writes that it had acknowledged, with all from before the first of these.
+// The disk fails during changes, and then the power fails. Changes that fail are answered with an
+// error. On the repaired disk, the agent recovers all acknowledged changes. If the disk lost
+// acknowledged writes, the agent recovers all changes before the first lost one.
 func TestFaultyDisk(t *testing.T) {
 	requireModule(t, "dm-flakey")
 	all := []string{crash.WriteErrors, crash.LostWrites, crash.Errors, crash.ShortErrors}

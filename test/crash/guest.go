@@ -14,35 +14,35 @@ import (
 // ConfigVariable is the environment variable that holds the Config of Main, as JSON.
 const ConfigVariable = "BNC_CRASH"
 
-// Config says what the program in the guest is to do.
+// Config configures the program in the guest.
 type Config struct {
 	Dir         string // on the host: journal, agent's log, exports files
-	Bin         string // has btrfs-nfs-agent
+	Bin         string // directory of btrfs-nfs-agent
 	Engine      string // exportfs or kernel
 	Quota       string // full or simple
 	Seed        uint64
-	LoseExports bool // the exports files did not survive
+	LoseExports bool // the exports files are lost
 	CheckFirst  bool // check --repair before the agent starts
-	CheckAfter  bool // and check again after it has ended well
+	CheckAfter  bool // and again after the agent has exited
 	Last        bool // verify only
-	ClearOut    bool // verify, and delete everything
-	Clients     bool // clients alone make changes, and the agent alone commits them
-	Kills       int  // instead of waiting for a power cut, kill the agent that often
+	ClearOut    bool // verify, and delete all volumes and snapshots
+	Clients     bool // only clients make changes, and only the agent commits them
+	Kills       int  // instead of waiting for a power cut, kill the agent this many times
 
 	Record *Recording // instead of waiting for a power cut
 	Replay *Replay    // not in a guest: see Replay
-	Fault  string     // that the disk gets in the middle of changes
+	Fault  string     // fault of the disk during the changes
 }
 
 func (c Config) path(name string) string { return filepath.Join(c.Dir, name) }
 
-// Loading is the line that tells the host that changes begin.
+// Loading is the line that reports to the host that changes begin.
 const Loading = "loading"
 
-// loadTime bounds how long the guest waits for the power to fail.
+// loadTime limits how long the guest waits for the power cut.
 const loadTime = 10 * time.Minute
 
-// Main is the program in the guest. It returns the process's exit code.
+// Main is the program in the guest. It returns the exit code of the process.
 func Main() int {
 	var c Config
 	err := json.Unmarshal([]byte(os.Getenv(ConfigVariable)), &c)
@@ -102,7 +102,7 @@ func run(c Config) error {
 	return fmt.Errorf("the power was not cut within %v, or the agent has ended", loadTime)
 }
 
-// makeDevice makes the device of the pool where that is not the disk.
+// makeDevice creates the device of the pool if it is not the disk.
 func (c Config) makeDevice(journal *Journal) error {
 	switch {
 	case c.Record != nil:
@@ -114,7 +114,8 @@ func (c Config) makeDevice(journal *Journal) error {
 	return nil
 }
 
-// recover starts the agent after a crash, where that is not done, and verifies everything. Then there is nothing left for a check to find.
+// recover starts the agent after a crash, unless it runs, and verifies all volumes and snapshots.
+// After that, the offline check must find nothing.
 func (m *machine) recover(journal *Journal, w *World) (*World, error) {
 	began := time.Now()
 	if !m.runs() {

@@ -23,10 +23,10 @@ const (
 	Delete   = "delete"
 )
 
-// Request is one change asked of the agent.
+// Request is one change that is requested from the agent.
 type Request struct {
 	Verb     string            `json:"verb"`
-	Key      Key               `json:"key"`              // what changes
+	Key      Key               `json:"key"`              // subject of the change
 	Source   Key               `json:"source,omitempty"` // of a clone or snapshot
 	Size     int64             `json:"size,omitempty"`
 	UID      int64             `json:"uid,omitempty"`
@@ -40,45 +40,46 @@ type Request struct {
 // Key names a volume or snapshot: kind and name.
 type Key string
 
-// Volume and Snap make keys.
+// Volume returns the key of a volume.
 func Volume(name string) Key { return Key("volume/" + name) }
 
-// Snap is the key of a snapshot.
+// Snap returns the key of a snapshot.
 func Snap(name string) Key { return Key("snapshot/" + name) }
 
-// IsSnapshot tells the kinds apart.
+// IsSnapshot reports whether the key is that of a snapshot.
 func (k Key) IsSnapshot() bool { return bytes.HasPrefix([]byte(k), []byte("snapshot/")) }
 
-// Name is the key without its kind.
+// Name returns the key without its kind.
 func (k Key) Name() string {
 	_, name, _ := bytes.Cut([]byte(k), []byte("/"))
 	return string(name)
 }
 
-// Answer is what the agent said. A request that got none, or one that leaves it open what has happened, has a Code
-// for which Certain is false.
+// Answer is the agent's answer. Without an answer, or with one that leaves the result open, Certain
+// is false for the Code.
 type Answer struct {
 	Code  agentapi.Code `json:"code,omitempty"` // "" for success
 	Error string        `json:"error,omitempty"`
-	Thing *Thing        `json:"thing,omitempty"` // what a create, clone, snapshot or update made
+	Thing *Thing        `json:"thing,omitempty"` // result of a create, clone, snapshot or update
 }
 
-// File is one that a client has written and fsynced.
+// File is a file that a client has written and fsynced.
 type File struct {
 	Key  Key    `json:"key"`
 	Name string `json:"name"`
 	Sum  string `json:"sum"`
 }
 
-// Change is that a client changes something in a volume, or has done so: a directory, a file or a
-// database. A power cut may leave it in any of the states; the last is what clients see.
+// Change is a client's change in a volume, planned or done: of a directory, a file or a database. A
+// power cut may leave any of the states. Clients see the last one.
 type Change struct {
 	Key    Key      `json:"key"`
 	Name   string   `json:"name"`
 	States []string `json:"states"`
 }
 
-// Entry is a line of the journal: exactly one of the pointers is set, but for Answer, which has a Number only.
+// Entry is a line of the journal. Exactly one of the pointers is set. Only Answer uses Number
+// without a Request.
 type Entry struct {
 	Number  int            `json:"n,omitempty"` // relates an answer to its request
 	Request *Request       `json:"request,omitempty"`
@@ -86,7 +87,7 @@ type Entry struct {
 	Synced  *File          `json:"synced,omitempty"`
 	Change  *Change        `json:"change,omitempty"`
 	State   map[Key]*Thing `json:"state,omitempty"` // everything, as verified after a crash
-	Fault   string         `json:"fault,omitempty"` // the disk has it from here on
+	Fault   string         `json:"fault,omitempty"` // the disk has the fault from here on
 	At      time.Time      `json:"at"`
 }
 
@@ -95,12 +96,12 @@ type Journal struct {
 	mu    sync.Mutex
 	file  *os.File
 	next  int
-	lines int                   // that it has
-	mark  func(lines int) error // if set, is called after each line
+	lines int                   // number of lines
+	mark  func(lines int) error // if set, called after each line
 }
 
-// OpenJournal reads what there is, and opens the file to append. A line that the crash cut short is passed over: its
-// request was not sent, or its answer came to nobody.
+// OpenJournal reads the entries, and opens the file to append. It skips a line that the crash
+// truncated: its request was not sent, or its answer reached no client.
 func OpenJournal(path string) (*Journal, []Entry, error) {
 	entries, err := ReadJournal(path)
 	if err != nil {
@@ -110,13 +111,13 @@ func OpenJournal(path string) (*Journal, []Entry, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := file.WriteString("\n"); err != nil { // ends a line that was cut short
+	if _, err := file.WriteString("\n"); err != nil { // ends a truncated line
 		return nil, nil, err
 	}
 	return &Journal{file: file, next: len(entries) + 1, lines: len(entries)}, entries, nil
 }
 
-// ReadJournal reads what OpenJournal does; a file that is not there has nothing.
+// ReadJournal reads the same entries as OpenJournal. It returns none if the file does not exist.
 func ReadJournal(path string) ([]Entry, error) {
 	content, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -132,7 +133,7 @@ func ReadJournal(path string) ([]Entry, error) {
 	return entries, nil
 }
 
-// Request notes what is about to be asked and returns the number to answer with.
+// Request records a request before it is sent, and returns its number for the answer.
 func (j *Journal) Request(r Request) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -163,7 +164,7 @@ func (j *Journal) write(e Entry) error {
 	return j.mark(j.lines)
 }
 
-// reach has done called when the journal has so many lines more.
+// reach calls done when the journal has grown by this number of lines.
 func (j *Journal) reach(lines int, done func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onDisk makes sure that directories, files and subvolumes are those of the things that are there, and no others.
+// onDisk checks that the directories, files and subvolumes are exactly those of the expected
+// volumes and snapshots.
 func (v *verifier) onDisk(state map[Key]*Thing) {
 	volumes, snapshots := []string{"snapshots"}, []string{}
 	subvolumes := []string{".agent/reserve"}
@@ -30,7 +31,7 @@ func (v *verifier) onDisk(state map[Key]*Thing) {
 			below = v.clientFiles(k, t, below)
 		}
 		v.entries(v.path(k), below)
-		rel, _ := filepath.Rel(v.machine.lab.Pool, v.path(k)) // both are absolute
+		rel, _ := filepath.Rel(v.machine.lab.Pool, v.path(k)) // both paths are absolute
 		subvolumes = append(subvolumes, rel+"/data")
 	}
 	v.entries(v.machine.lab.Pool, []string{".agent", tenant})
@@ -42,7 +43,8 @@ func (v *verifier) onDisk(state map[Key]*Thing) {
 	v.same("subvolumes", have, subvolumes)
 }
 
-// clientFiles expects a file for each reference; without references the directory may be there, and empty.
+// clientFiles expects a file for each reference. Without references, the directory may exist and be
+// empty.
 func (v *verifier) clientFiles(k Key, t *Thing, below []string) []string {
 	dir := filepath.Join(v.path(k), "clients")
 	list, err := os.ReadDir(dir)
@@ -83,7 +85,8 @@ func (v *verifier) same(what string, have, want []string) {
 	}
 }
 
-// subvolumes are all of the filesystem, by ID: "ID 256 gen 9 top level 5 path team/v/data" (btrfs-subvolume(8)).
+// subvolumes returns all subvolumes of the filesystem, by ID: "ID 256 gen 9 top level 5 path
+// team/v/data" (btrfs-subvolume(8)).
 func (v *verifier) subvolumes() map[string]string {
 	out, err := v.machine.run("btrfs", "subvolume", "list", v.machine.lab.Pool)
 	if err != nil {
@@ -101,18 +104,21 @@ func (v *verifier) subvolumes() map[string]string {
 }
 
 const (
-	// cleanTime bounds how long the kernel may take to drop deleted subvolumes, and their qgroups with them.
+	// cleanTime limits how long the kernel may take to drop deleted subvolumes and their qgroups.
 	cleanTime = 60 * time.Second
-	// cacheTime is after what time its NFS server's caches are emptied by hand. With exportfs, they hold on for minutes, in times of
-	// many changes, to volumes that clients had mounted; that they let go by themselves is test/system's to show.
+	// cacheTime is the time after which the test flushes the NFS server's caches. With exportfs and
+	// many changes, the caches hold references to volumes that clients had mounted for minutes.
+	// test/system tests that the kernel drops them without a flush.
 	cacheTime = 5 * time.Second
-	// reapTime is after what time the agent is restarted, which removes what simple quotas keep until the last clone is gone. It
-	// does so by itself too, but looks once a minute.
+	// reapTime is the time after which the test restarts the agent. The restart removes qgroups that
+	// simple quotas keep until the last clone is gone. The running agent also removes them, but checks
+	// only once a minute.
 	reapTime = 5 * time.Second
 )
 
-// limits makes sure that each volume has its limit, and that no qgroup is left of what is gone. A snapshot's is the one that
-// the kernel copied from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c), and limits nothing.
+// limits checks that each volume has its limit, and that no qgroup of a deleted subvolume is left.
+// The kernel copies a snapshot's limit from its source (btrfs_qgroup_inherit in fs/btrfs/qgroup.c).
+// It limits nothing.
 func (v *verifier) limits(state map[Key]*Thing) {
 	var wrong, left []string
 	emptied := v.machine.config.Engine != "exportfs" || v.machine.isHere()
@@ -125,7 +131,8 @@ func (v *verifier) limits(state map[Key]*Thing) {
 		if wrong, left = v.wrongLimits(state); len(wrong)+len(left) == 0 {
 			break
 		}
-		// Wakes the kernel thread that drops subvolumes, which else looks every 30 s (transaction_kthread in fs/btrfs/disk-io.c).
+		// Wakes the kernel thread that drops subvolumes. Otherwise it runs every 30 s
+		// (transaction_kthread in fs/btrfs/disk-io.c).
 		if _, err := v.machine.run("btrfs", "filesystem", "sync", v.machine.lab.Pool); err != nil {
 			v.add("%v", err)
 		}
@@ -149,7 +156,7 @@ func (v *verifier) limits(state map[Key]*Thing) {
 
 func (v *verifier) simple() bool { return v.machine.config.Quota == "simple" }
 
-// wrongLimits says also which qgroups are left of what is gone.
+// wrongLimits also returns the qgroups of deleted subvolumes.
 func (v *verifier) wrongLimits(state map[Key]*Thing) (wrong, left []string) {
 	have, paths := v.qgroups(), v.subvolumes()
 	for id, path := range paths {
@@ -165,7 +172,8 @@ func (v *verifier) wrongLimits(state map[Key]*Thing) (wrong, left []string) {
 		if _, found := paths[id]; found || id == topLevel {
 			continue
 		}
-		// Simple quotas charge what others still use to who wrote it. Nobody does when nothing is there.
+		// Simple quotas charge shared data to the subvolume that wrote it, as long as it is in use.
+		// Without volumes no data is in use.
 		if v.simple() && group.used > 0 && len(state) > 0 {
 			continue
 		}
@@ -174,18 +182,20 @@ func (v *verifier) wrongLimits(state map[Key]*Thing) (wrong, left []string) {
 	return wrong, left
 }
 
-// volumeAt is the key of the volume whose subvolume is at that path; a snapshot's path makes one that there is not.
+// volumeAt returns the key of the volume whose subvolume is at that path. For a snapshot's path, it
+// returns a key that does not exist.
 func volumeAt(path string) Key {
 	return Volume(strings.TrimSuffix(strings.TrimPrefix(path, tenant+"/"), "/data"))
 }
 
-// topLevel is the ID of a filesystem's own tree, BTRFS_FS_TREE_OBJECTID.
+// topLevel is the ID of a filesystem's top-level tree, BTRFS_FS_TREE_OBJECTID.
 const topLevel = "5"
 
-// qgroup has a subvolume's numbers, in bytes.
+// qgroup holds the numbers of a subvolume, in bytes.
 type qgroup struct{ used, limit int64 }
 
-// qgroups are those of subvolumes, by ID: columns qgroupid, rfer, excl, max_rfer and max_excl, below two lines of heading.
+// qgroups returns those of subvolumes, by ID: columns qgroupid, rfer, excl, max_rfer and max_excl,
+// below two heading lines.
 func (v *verifier) qgroups() map[string]qgroup {
 	out, err := v.machine.run("btrfs", "qgroup", "show", "-re", "--raw", v.machine.lab.Pool)
 	if err != nil {
@@ -197,14 +207,14 @@ func (v *verifier) qgroups() map[string]qgroup {
 		if len(fields) < 5 || !strings.HasPrefix(fields[0], "0/") {
 			continue
 		}
-		used, _ := strconv.ParseInt(fields[1], 10, 64)  // is a number
+		used, _ := strconv.ParseInt(fields[1], 10, 64)  // always a number
 		limit, _ := strconv.ParseInt(fields[3], 10, 64) // "none" is 0
 		found[strings.TrimPrefix(fields[0], "0/")] = qgroup{used, limit}
 	}
 	return found
 }
 
-// quotaState makes sure that quotas are on in the mode that was asked for, and consistent.
+// quotaState checks that quotas are on in the configured mode, and consistent.
 func (v *verifier) quotaState() {
 	mode := map[string]string{"full": "qgroup", "simple": "squota"}[v.machine.config.Quota] // qgroup_mode_show in fs/btrfs/sysfs.c
 	id, err := filesystemID(v.machine.lab.Pool)
@@ -223,7 +233,7 @@ func (v *verifier) quotaState() {
 	}
 }
 
-// filesystemID is that of the mounted filesystem, as sysfs has it: ioctl BTRFS_IOC_FS_INFO
+// filesystemID returns the ID of the mounted filesystem as in sysfs: ioctl BTRFS_IOC_FS_INFO
 // (linux/btrfs.h).
 func filesystemID(dir string) (string, error) {
 	const fsInfo = 0x8400941f // _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
@@ -245,10 +255,11 @@ func filesystemID(dir string) (string, error) {
 	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-"), nil
 }
 
-// roomy is how far from its limit a volume takes a megabyte for sure: what clients have not fsynced is not counted yet.
+// roomy is a distance from the limit at which a volume certainly accepts a megabyte: data that
+// clients have not fsynced is not counted yet.
 const roomy = 16 * mib
 
-// enforced makes sure that each volume takes more, where there is room, and not more than its limit.
+// enforced checks that each volume with free space accepts more data, and none beyond its limit.
 func (v *verifier) enforced(state map[Key]*Thing) {
 	have := v.qgroups()
 	for id, path := range v.subvolumes() {
@@ -269,7 +280,7 @@ func (v *verifier) enforced(state map[Key]*Thing) {
 	}
 }
 
-// allocate takes so many bytes in a file that has no name, and gives them back.
+// allocate allocates the bytes in a file without a name, and frees them.
 func allocate(dir string, bytes int64) error {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -279,13 +290,13 @@ func allocate(dir string, bytes int64) error {
 	return unix.Fallocate(fd, 0, 0, bytes)
 }
 
-// scrub has the kernel read everything and compare it with its checksums.
+// scrub makes the kernel read all data and compare it with its checksums.
 func (m *machine) scrub() error {
 	_, err := m.lab.Storage.Run("btrfs", "scrub", "start", "-B", m.lab.Pool)
 	return err
 }
 
-// exports makes sure that the server lets in who was let in, and nobody else.
+// exports checks that the server lets in exactly the clients of the references.
 func (v *verifier) exports(state map[Key]*Thing) {
 	want := []string{}
 	for k, t := range state {
@@ -296,7 +307,7 @@ func (v *verifier) exports(state map[Key]*Thing) {
 		for _, ref := range v.references(k) {
 			client := ref.Client.String()
 			if ref.ended {
-				continue // an unexport was cut off, and has shut the client out
+				continue // an unexport was interrupted, and has fenced the client
 			}
 			if !ref.ReadOnly {
 				clients[client] = "rw"
@@ -318,10 +329,12 @@ func (v *verifier) exports(state map[Key]*Thing) {
 	v.same("exports", have, want)
 }
 
-// tellTime bounds how long the kernel engine may go on telling the kernel its exports when the server runs already.
+// tellTime limits how long the kernel engine may push exports to the kernel when the server already
+// runs.
 const tellTime = 60 * time.Second
 
-// exported is what exportfs has in its table, or what the kernel was told by the engine that does without one.
+// exported returns the entries in exportfs's table, or those in the kernel's cache for the engine
+// without a table.
 func (v *verifier) exported() (have []string) {
 	table := "/var/lib/nfs/etab"
 	if v.machine.config.Engine == "kernel" {
@@ -331,8 +344,9 @@ func (v *verifier) exported() (have []string) {
 	if err != nil {
 		v.add("%v", err)
 	}
-	// Lines of both are path, tab, client(options), with the access mode first. The kernel has headings, expired and refusing
-	// entries behind a #, and directories that only lead to exports as v4root (e_show and exp_flags in fs/nfsd/export.c).
+	// Lines of both are path, tab, client(options), with the access mode first. The kernel has
+	// headings. It marks expired and negative entries with a #, and pseudo-root directories with
+	// v4root (e_show and exp_flags in fs/nfsd/export.c).
 	for line := range strings.Lines(content) {
 		path, rest, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		client, options, _ := strings.Cut(rest, "(")
@@ -345,7 +359,7 @@ func (v *verifier) exported() (have []string) {
 	return have
 }
 
-// fsidOf reads "fsid=xxxxxxxx-xxxx-…" of exportfs's table, or "uuid=xxxxxxxx:…" of the kernel's.
+// fsidOf parses "fsid=xxxxxxxx-xxxx-…" of exportfs's table, or "uuid=xxxxxxxx:…" of the kernel's.
 func fsidOf(options string) string {
 	for option := range strings.SplitSeq(strings.TrimSuffix(options, ")"), ",") {
 		name, value, _ := strings.Cut(option, "=")
@@ -356,5 +370,5 @@ func fsidOf(options string) string {
 	return ""
 }
 
-// plainFSID leaves the hexadecimal digits alone.
+// plainFSID keeps only the hexadecimal digits.
 func plainFSID(fsid string) string { return strings.NewReplacer("-", "", ":", "").Replace(fsid) }

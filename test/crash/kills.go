@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// killLatest is the longest that the agent is left to work before it is killed.
+// killLatest is the longest time that the agent works before it is killed.
 const killLatest = 600 * time.Millisecond
 
-// kills ends the agent again and again, with SIGKILL or SIGTERM, in the middle of changes, while a client goes on using its
-// volume.
+// kills repeatedly ends the agent with SIGKILL or SIGTERM during changes, while a client keeps
+// using its volume.
 func (m *machine) kills(journal *Journal) error {
 	random := rand.New(rand.NewPCG(m.config.Seed, 0))
 	w, err := m.recover(journal, NewWorld(nil))
@@ -56,12 +56,12 @@ func (m *machine) kill(journal *Journal, w *World, signal syscall.Signal, after 
 	err := m.endAgent(signal)
 	cancel()
 	if err == nil && m.config.Engine == "kernel" {
-		err = m.bringBack() // who mounts waits for it
+		err = m.bringBack() // a mount waits for the agent
 	}
 	return errors.Join(err, <-ended)
 }
 
-// bringBack starts the agent as recover does.
+// bringBack starts the agent like recover.
 func (m *machine) bringBack() error {
 	if m.config.CheckFirst {
 		if err := m.check(true); err != nil {

@@ -31,7 +31,7 @@ type machine struct {
 	lab    *lab.Lab
 	api    *agentclient.Client
 	log    *os.File
-	quick  bool // limits are read, and not tried
+	quick  bool // limits are read, and not tested
 
 	agent *exec.Cmd
 	ended chan struct{} // closed when the agent has ended
@@ -61,8 +61,8 @@ func newMachine(c Config) (m *machine, err error) {
 	return m, m.lab.StartNFSServer()
 }
 
-// keepExportsFile puts the exports files where they survive a power cut, as they do on a host's root filesystem, and may be
-// stale afterwards. With LoseExports they are lost.
+// keepExportsFile stores the exports files where they survive a power cut, as they do on a host's
+// root filesystem. They may be stale afterwards. With LoseExports they are lost.
 func (m *machine) keepExportsFile() error {
 	dir := m.config.path("exports.d")
 	if m.config.LoseExports {
@@ -85,7 +85,7 @@ func (m *machine) environment() []string {
 
 func (m *machine) program() string { return filepath.Join(m.config.Bin, "btrfs-nfs-agent") }
 
-// startAgent returns when the agent takes changes.
+// startAgent returns when the agent accepts changes.
 func (m *machine) startAgent() error {
 	cmd := m.command(context.Background(), m.program())
 	cmd.Env = m.environment()
@@ -95,7 +95,7 @@ func (m *machine) startAgent() error {
 	}
 	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState has the exit status
 		close(ended)
 	}()
 	m.agent, m.ended = cmd, ended
@@ -116,7 +116,7 @@ func (m *machine) startAgent() error {
 	}
 }
 
-// runs tells whether there is an agent that has not ended.
+// runs reports whether the agent runs.
 func (m *machine) runs() bool {
 	if m.agent == nil {
 		return false
@@ -129,7 +129,7 @@ func (m *machine) runs() bool {
 	}
 }
 
-// endAgent sends the signal and waits. After SIGTERM the agent must end well.
+// endAgent sends the signal and waits. After SIGTERM the agent must exit without an error.
 func (m *machine) endAgent(signal syscall.Signal) error {
 	if err := m.agent.Process.Signal(signal); err != nil {
 		return fmt.Errorf("the agent had ended before %v: %w", signal, err)
@@ -145,8 +145,8 @@ func (m *machine) endAgent(signal syscall.Signal) error {
 	return nil
 }
 
-// checkInterrupted runs the offline check on what a crash left: it finds what it may, and can be
-// made.
+// checkInterrupted runs the offline check on the state after a crash. It may find problems, but
+// must complete.
 func (m *machine) checkInterrupted() error {
 	out, err := m.runCheck()
 	if exit, found := errors.AsType[*exec.ExitError](err); found && exit.ExitCode() == 1 {
@@ -163,7 +163,7 @@ func (m *machine) check(repair bool) error {
 	if repair {
 		out, err := m.runCheck("--repair")
 		exit, found := errors.AsType[*exec.ExitError](err)
-		if err != nil && (!found || exit.ExitCode() != 1) { // 1: there was something to repair
+		if err != nil && (!found || exit.ExitCode() != 1) { // 1: the check found repairable problems
 			return fmt.Errorf("check --repair: %w\n%s", err, out)
 		}
 	}
@@ -173,7 +173,7 @@ func (m *machine) check(repair bool) error {
 	return nil
 }
 
-// initPool makes the filesystem a pool, once.
+// initPool initializes the filesystem as a pool, once.
 func (m *machine) initPool() error {
 	out, err := m.runCommand("init")
 	if err != nil {
@@ -197,8 +197,8 @@ func (m *machine) runCommand(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// isHere tells that the storage host is this process's own namespaces, as in a replay. It has no
-// NFS server and no node then.
+// isHere reports whether the storage host is this process's namespaces, as in a replay. Then it has
+// no NFS server and no node.
 func (m *machine) isHere() bool { return m.lab.Storage == nil }
 
 // command prepares a program to run on the storage host.
@@ -221,7 +221,7 @@ func (m *machine) run(name string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// path is where this process finds what the storage host has at path.
+// path returns the path for this process of a path on the storage host.
 func (m *machine) path(path string) string {
 	if m.isHere() {
 		return path

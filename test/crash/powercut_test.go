@@ -34,10 +34,10 @@ var (
 )
 
 const (
-	// The power fails when the journal has grown by up to so many bytes: some hundred requests. Or, in one case of
-	// five, so early after the start that the agent is still recovering.
+	// The power fails when the journal has grown by up to this many bytes: some hundred requests. In
+	// one case of five, it fails so early after the start that the agent is still recovering.
 	loadMost = 100 << 10
-	// Of clients alone: some hundred changes, in some seconds.
+	// For clients alone: some hundred changes, in some seconds.
 	clientsMost = 60 << 10
 	startMost   = 3 * time.Second
 
@@ -45,7 +45,7 @@ const (
 	killTime  = 30 * time.Second // for one kill and the recovery from it
 )
 
-// rig is what outlives the guests. It is kept when the test fails.
+// rig holds the files and the state that outlive the guests. It is kept when the test fails.
 type rig struct {
 	t    *testing.T
 	dir  string
@@ -66,7 +66,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// another has the same seed, and its own files until t ends.
+// another returns a rig with the same seed, and separate files until t ends.
 func (r *rig) another(t *testing.T) *rig {
 	t.Helper()
 	next := &rig{t: t, seed: r.seed}
@@ -99,7 +99,7 @@ func (r *rig) journalBytes() int64 {
 	return info.Size()
 }
 
-// round is one guest, from boot to the end of its power.
+// round is one guest, from boot to the power cut.
 type round struct {
 	rig     *rig
 	guest   *guest.Session
@@ -122,7 +122,7 @@ func (r *rig) boot(c crash.Config) *round {
 	}
 	self, err := os.Executable()
 	assert.NilError(r.t, err)
-	visible := []string{r.dir, os.Getenv("BNC_BIN"), self} // wherever they are
+	visible := []string{r.dir, os.Getenv("BNC_BIN"), self} // the paths may be in any directory
 	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: disks, Visible: visible})
 	assert.NilError(r.t, err)
 	out := &round{rig: r, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
@@ -145,7 +145,7 @@ func (r *rig) boot(c crash.Config) *round {
 	return out
 }
 
-// listen passes on what the program says.
+// listen handles the output of the program.
 func (o *round) listen(read io.Reader) {
 	lines := bufio.NewScanner(read)
 	lines.Buffer(nil, 16<<20)
@@ -159,7 +159,7 @@ func (o *round) listen(read io.Reader) {
 	_, _ = io.Copy(io.Discard, read)
 }
 
-// failed is for a program that ended by itself.
+// failed handles a program that ended without a power cut.
 func (o *round) failed(err error) {
 	o.rig.t.Helper()
 	o.rig.t.Fatalf("the program in the guest ended: %v\n%s", err, o.console(20))
@@ -176,7 +176,7 @@ func (o *round) awaitLoading() {
 	}
 }
 
-// awaitJournal returns when the journal has grown by so many bytes.
+// awaitJournal returns when the journal has grown by this many bytes.
 func (o *round) awaitJournal(grown int64) {
 	o.rig.t.Helper()
 	until := o.rig.journalBytes() + grown
@@ -206,14 +206,14 @@ func (o *round) powerCut() {
 	}
 }
 
-// last boots once more, and looks more closely.
+// last boots once more, and checks more thoroughly.
 func (r *rig) last(c crash.Config) {
 	r.t.Helper()
 	c.CheckAfter = true
 	r.finish(c)
 }
 
-// finish boots a guest and waits until the program has ended well.
+// finish boots a guest and waits until the program has exited without an error.
 func (r *rig) finish(c crash.Config) {
 	r.t.Helper()
 	last := r.boot(c)
@@ -230,11 +230,12 @@ func (r *rig) finish(c crash.Config) {
 
 var engines, quotas = []string{"exportfs", "kernel"}, []string{"full", "simple"}
 
-// share is the i-th of n nearly equal shares; the first are the larger ones.
+// share returns the i-th of n nearly equal shares. The first ones are larger.
 func share(all, n, i int) int { return (all + n - 1 - i) / n }
 
-// The power fails again and again, in the middle of changes or of the recovery from the cut before. Each time the agent
-// comes back with all that was acknowledged, whole, and with nothing else. A disk has one quota mode, and sees both engines.
+// The power fails repeatedly, during changes or during the recovery from the previous cut. Each
+// time the agent recovers all acknowledged changes completely, and nothing more. A disk has one
+// quota mode, and is used with both engines.
 func TestPowerCuts(t *testing.T) {
 	for i, quota := range quotas {
 		t.Run(quota, func(t *testing.T) {
@@ -247,9 +248,9 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// The power fails while clients alone make changes, and the agent alone commits them. Each time all
-// that was acknowledged before a commit is there, and of what came later each name has a state that
-// it has had.
+// The power fails while only clients make changes and only the agent commits them. Each time, all
+// changes that were acknowledged before a commit are there. For later changes, each name has one of
+// its earlier states.
 func TestPowerCutsOfClients(t *testing.T) {
 	for i, quota := range quotas {
 		t.Run(quota, func(t *testing.T) {
@@ -292,7 +293,7 @@ func cutPower(t *testing.T, base crash.Config, times, number int) {
 		round.powerCut()
 	}
 	r.last(crash.Config{Engine: engines[(number+times)%2], Quota: base.Quota, Last: true})
-	if base.Quota == "full" { // btrfs-progs before 6.7 do not know simple quotas
+	if base.Quota == "full" { // btrfs-progs before 6.7 do not support simple quotas
 		out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
 		assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 	}
@@ -301,8 +302,8 @@ func cutPower(t *testing.T, base crash.Config, times, number int) {
 	}
 }
 
-// The agent is killed, or told to end, again and again in the middle of changes. Clients go on, and each time it comes back
-// with all that was acknowledged, whole, and with nothing else.
+// The agent is killed or stopped repeatedly during changes. Clients keep working. Each time the
+// agent recovers all acknowledged changes completely, and nothing more.
 func TestAgentKills(t *testing.T) {
 	for i, mode := range []struct{ engine, quota string }{
 		{"exportfs", "full"}, {"kernel", "simple"}, {"kernel", "full"}, {"exportfs", "simple"},

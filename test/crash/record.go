@@ -8,12 +8,13 @@ import (
 	"syscall"
 )
 
-// Recording has the guest log all writes to its disk on a second disk, with a mark after each line
-// of the journal: its number. Package logwrites reads the log.
+// Recording makes the guest log all writes to its disk on a second disk. After each line of the
+// journal, it adds a mark with the line's number. Package logwrites reads the log.
 type Recording struct {
-	// Lines is by how much the journal grows. With 0 the recording ends with the recovery.
+	// Lines is the number of lines by which the journal grows. With 0 the recording ends with the
+	// recovery.
 	Lines int
-	// Delay makes writes and flushes slow, so that more of them are under way at the same time.
+	// Delay slows down writes and flushes, so that more of them are pending at the same time.
 	Delay bool
 }
 
@@ -27,7 +28,7 @@ const (
 	delays = "%[1]s 0 0 %[1]s 0 3 %[1]s 0 6"
 )
 
-// device is what the pool is on.
+// device returns the device of the pool.
 func (c Config) device() string {
 	switch {
 	case c.Record != nil:
@@ -38,7 +39,7 @@ func (c Config) device() string {
 	return disk
 }
 
-// begin makes the device.
+// begin creates the device.
 func (r *Recording) begin() error {
 	below := disk
 	if r.Delay {
@@ -50,12 +51,12 @@ func (r *Recording) begin() error {
 	return createDevice(loggedDevice, disk, "log-writes "+below+" "+logDisk)
 }
 
-// mark says in the log that the journal has so many lines.
+// mark records in the log that the journal has this many lines.
 func (r *Recording) mark(lines int) error {
 	return sendMessage(loggedDevice, "mark "+strconv.Itoa(lines))
 }
 
-// record makes changes, and ends well. Only then the log is whole.
+// record makes changes, and exits normally. Only then the log is complete.
 func (m *machine) record(journal *Journal, w *World) error {
 	if lines := m.config.Record.Lines; lines > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), loadTime)

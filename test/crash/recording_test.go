@@ -9,7 +9,7 @@ import (
 )
 
 // Half of the points are exact, and no two are the same. Before the first line of the journal, the
-// disk is not a pool yet; one that a recording began with is.
+// disk is not a pool yet. A disk that a recording began with is a pool.
 func TestPointsOfARecording(t *testing.T) {
 	log := &logwrites.Log{Entries: []logwrites.Entry{
 		{Sectors: 1}, {Flags: logwrites.Flush}, {Flags: logwrites.Mark, Text: "1"}, {Flags: logwrites.FUA, Sectors: 1},
@@ -48,7 +48,7 @@ func TestLinesBeforeAPoint(t *testing.T) {
 	assert.Equal(t, c.lines(log, 2), 9)
 }
 
-// Of a disk that has lost writes, no answer since is good.
+// On a disk that has lost writes, no later answer is valid.
 func TestSurvived(t *testing.T) {
 	v := Volume("w-1")
 	create, remove := asked(1, Request{Verb: Create, Key: v, Size: 10}), asked(2, Request{Verb: Delete, Key: v})

@@ -23,32 +23,33 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/crash/logwrites"
 )
 
-// Replay goes through a recording and verifies what a power cut at some of its points leaves. It
-// needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, whose table
-// is verified as well. The process must have its own mount, network and PID namespaces, see
-// Namespaces. What it has mounted goes with it.
+// Replay replays a recording and verifies the state after a power cut at some of its points. It
+// needs no guest, no device-mapper and no NFS server: the agent's engine is exportfs, and Replay
+// also verifies its table. The process needs private mount, network and PID namespaces, see
+// Namespaces. Its mounts end with it.
 type Replay struct {
-	// Lines are those of the journal that come before the recording.
+	// Lines is the number of lines of the journal before the recording.
 	Lines int
-	// Points is how many are verified: half of them exact, half torn.
+	// Points is the number of verified points: half of them exact, half torn.
 	Points int
-	// Ahead is the counter-check: what so many more lines acknowledge is expected as well.
+	// Ahead is for the counter-check: the replay also expects the changes that this many more lines
+	// acknowledge.
 	Ahead int
 }
 
-// Result is what Replay has found. It is in the file ResultFile.
+// Result is the result of Replay. It is stored in the file ResultFile.
 type Result struct {
-	Entries    int // of the log
-	All        int // points that the log has
-	Exact      int // points verified
-	Torn       int // points verified, with a part of what came after them
-	Unanswered int // changes that had no answer at those points
-	Lost       int // names that clients changed, and whose last change was not durable
+	Entries    int // in the log
+	All        int // points in the log
+	Exact      int // verified points
+	Torn       int // verified points with a part of later writes
+	Unanswered int // changes without an answer at those points
+	Lost       int // names whose last change by a client was not durable
 	Problems   int // points with a problem
 	Took       time.Duration
 }
 
-// Add adds another's numbers.
+// Add adds the numbers of another result.
 func (r *Result) Add(other Result) {
 	r.Entries += other.Entries
 	r.All += other.All
@@ -64,13 +65,13 @@ func (r *Result) Add(other Result) {
 const (
 	DiskFile   = "disk.img"   // the guest's disk
 	LogFile    = "log.img"    // the log of its writes
-	BaseFile   = "base.img"   // what it held before
+	BaseFile   = "base.img"   // content of the disk before
 	ResultFile = "result"     // JSON
 	workFile   = "work.img"   // a filesystem with reflinks
-	workDir    = "work"       // where it is mounted
-	poolDir    = "pool"       // where a state is mounted
-	targetFile = "target.img" // on that filesystem: the state that the replay has reached
-	stateFile  = "state.img"  // on that filesystem: the state that is verified
+	workDir    = "work"       // mount point of workFile
+	poolDir    = "pool"       // mount point of a state
+	targetFile = "target.img" // on that filesystem: the present state of the replay
+	stateFile  = "state.img"  // on that filesystem: the state to verify
 )
 
 // DiskBytes and LogBytes are the sizes of the two disks, which are sparse files.
@@ -79,20 +80,20 @@ const (
 	LogBytes  = 16 << 30
 )
 
-// Namespaces is the command that starts a program in its own namespaces, and ends it when it is
-// killed.
+// Namespaces returns a command that starts a program in private namespaces, and ends it when the
+// command is killed.
 func Namespaces(ctx context.Context, program string) *exec.Cmd {
 	return exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", program)
 }
 
 // point is a moment of the power cut.
 type point struct {
-	entries int // that are on the disk
+	entries int // entries on the disk
 	torn    uint64
 }
 
-// points chooses evenly from those of the log where the disk holds a pool. It also returns how many
-// these are.
+// points chooses evenly among the log's points at which the disk holds a pool. It also returns
+// their number.
 func (c Config) points(l *logwrites.Log) (chosen []point, all int) {
 	possible := c.possible(l)
 	exact := min((c.Replay.Points+1)/2, len(possible))
@@ -107,12 +108,13 @@ func (c Config) points(l *logwrites.Log) (chosen []point, all int) {
 	return chosen, len(possible)
 }
 
-// possible are the points from the first line of the journal on: before it, the pool is being made.
+// possible returns the points from the first line of the journal on. Before that, the pool is being
+// created.
 func (c Config) possible(l *logwrites.Log) []int {
 	return slices.DeleteFunc(l.Points(), func(n int) bool { return c.lines(l, n) == 0 })
 }
 
-// lines is how many of the journal were written before the first n entries.
+// lines returns how many lines of the journal were written before the first n entries.
 func (c Config) lines(l *logwrites.Log, n int) int {
 	lines, err := strconv.Atoi(l.LastMark(n))
 	if err != nil { // there is no mark yet
@@ -127,7 +129,7 @@ type replayer struct {
 	log     *logwrites.Log
 	journal []Entry
 	target  *os.File
-	done    int // entries that the target has
+	done    int // entries applied to the target
 	result  Result
 }
 
@@ -160,7 +162,7 @@ func (c Config) replay() (err error) {
 	return os.WriteFile(c.path(ResultFile), result, 0o600)
 }
 
-// ownState gives the namespaces what the agent and exportfs need.
+// ownState creates the files in the namespaces that the agent and exportfs need.
 func ownState() error {
 	commands := [][]string{{"ip", "link", "set", "lo", "up"}}
 	for _, dir := range []string{"/var/lib/nfs", "/etc/exports.d"} {
@@ -185,8 +187,8 @@ func runHere(command ...string) error {
 	return nil
 }
 
-// makeTarget makes a filesystem with reflinks, so that a copy of a state takes no time. It is gone
-// with the process, and so need not be safe against a power cut.
+// makeTarget creates a filesystem with reflinks, so that a copy of a state is immediate. It ends
+// with the process, and so need not survive a power cut.
 func (r *replayer) makeTarget() error {
 	c := r.config
 	work := c.path(workFile)
@@ -211,7 +213,7 @@ func (r *replayer) makeTarget() error {
 
 func copySparse(from, to string) error { return runHere("cp", "--sparse=always", from, to) }
 
-// SparseFile makes a file of zeros.
+// SparseFile creates a file of zeros.
 func SparseFile(path string, size int64) error {
 	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size))
 }
@@ -239,14 +241,15 @@ func (r *replayer) point(p point) error {
 	if err := r.verify(state, w); err != nil {
 		r.result.Problems++
 		if r.config.Replay.Ahead > 0 {
-			return nil // it is meant to be
+			return nil // intended
 		}
 		fmt.Printf("PROBLEM after %d of %d entries, torn with %d, line %d of the journal: %v\n", p.entries, len(r.log.Entries), p.torn, lines, err)
 	}
 	return nil
 }
 
-// copyState makes the state of the disk, and returns by how many entries marks are made.
+// copyState creates the state of the disk, and returns the number of entries whose marks are
+// complete.
 func (r *replayer) copyState(path string, p point) (moment int, err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
@@ -265,14 +268,14 @@ func (r *replayer) copyState(path string, p point) (moment int, err error) {
 	return r.log.Tear(state, p.entries, rand.New(rand.NewPCG(r.config.Seed+p.torn, uint64(p.entries))))
 }
 
-// verify brings the pool up as after a power cut.
+// verify starts the pool as after a power cut.
 func (r *replayer) verify(state string, w *World) (err error) {
 	pool := r.config.path(poolDir)
 	if err := runHere("mount", "-t", "btrfs", "-o", "loop", state, pool); err != nil {
 		return err
 	}
 	err = errors.Join(r.verifyPool(pool, w), unmount(pool))
-	if err == nil && r.config.Quota == "full" { // btrfs-progs before 6.7 do not know simple quotas
+	if err == nil && r.config.Quota == "full" { // btrfs-progs before 6.7 do not support simple quotas
 		err = runHere("btrfs", "check", "--readonly", state)
 	}
 	return err
@@ -306,8 +309,8 @@ func (r *replayer) verifyPool(pool string, w *World) (err error) {
 	return m.check(false)
 }
 
-// Format makes an empty filesystem in dir, whose changes a recording logs. A guest does not make
-// it, because mkfs.btrfs discards the whole disk, which would be most of the log.
+// Format creates an empty filesystem in dir, for a recording of its changes. A guest does not
+// create it, because mkfs.btrfs discards the whole disk, which would be most of the log.
 func Format(dir string) error {
 	base := filepath.Join(dir, BaseFile)
 	if err := SparseFile(base, DiskBytes); err != nil {
@@ -316,9 +319,9 @@ func Format(dir string) error {
 	return errors.Join(runHere("mkfs.btrfs", "-q", base), copySparse(base, filepath.Join(dir, DiskFile)))
 }
 
-// Interrupt cuts the power at a random moment of the recording in directory from. It makes what is
-// left, disk and journal, in directory to, for another recording, and returns how many lines the
-// journal has.
+// Interrupt cuts the power at a random moment of the recording in directory from. It creates the
+// remaining disk and journal in directory to, for another recording, and returns the number of
+// lines of the journal.
 func Interrupt(from, to string, random *rand.Rand) (lines int, err error) {
 	c := Config{Dir: from, Replay: &Replay{}}
 	l, err := logwrites.Open(c.path(LogFile))
@@ -349,7 +352,7 @@ func Interrupt(from, to string, random *rand.Rand) (lines int, err error) {
 	return lines, errors.Join(copySparse(base, disk), copyJournal(c.path("journal"), filepath.Join(to, "journal"), lines))
 }
 
-// copyJournal copies so many lines.
+// copyJournal copies this many lines.
 func copyJournal(from, to string, lines int) error {
 	entries, err := ReadJournal(from)
 	if err != nil {
@@ -365,12 +368,13 @@ func copyJournal(from, to string, lines int) error {
 	return os.WriteFile(to, out.Bytes(), 0o600)
 }
 
-// Limits are read at each point and tried at one of triedEach: before the kernel answers EDQUOT, it
-// writes all data and commits (try_flush_qgroup in fs/btrfs/qgroup.c), which took a quarter of the
-// time. One point of repairedEach is repaired by check --repair, before the agent starts.
+// The replay reads limits at each point and tests them at one of triedEach. Before the kernel
+// answers EDQUOT, it writes all data and commits (try_flush_qgroup in fs/btrfs/qgroup.c), which
+// took a quarter of the time. check --repair repairs one point of repairedEach before the agent
+// starts.
 const triedEach, repairedEach = 5, 4
 
-// unmountTime bounds the wait for the agent's last command.
+// unmountTime limits the wait for the agent's last command.
 const unmountTime = time.Minute
 
 func unmount(dir string) error {

@@ -32,8 +32,8 @@ var (
 )
 
 const (
-	// A recording has one line of the journal (a request, an answer, a fsynced file) for each point
-	// that is verified, within these limits.
+	// A recording has one line of the journal (a request, an answer, a fsynced file) for each verified
+	// point, within these limits.
 	leastLines, mostLines = 100, 1000
 	// aheadLines and aheadPoints are those of the counter-check.
 	aheadLines, aheadPoints = 60, 6
@@ -46,13 +46,13 @@ const (
 	plainDisk       = "plain"
 	slowDisk        = "slow disk" // dm-delay
 	crashInRecovery = "crash in recovery"
-	clientsAlone    = "clients alone" // whose changes the agent alone commits
+	clientsAlone    = "clients alone" // only the agent commits their changes
 )
 
-// mode is what the cells of one recording of changes have in common.
+// mode is the common part of the cells of one recording.
 type mode struct{ engine, quota string }
 
-// -cells takes the cells in this order: all modes of the first kind, and so on.
+// -cells takes the cells in this order: all modes of the first kind, then of the next.
 var (
 	modes = []mode{{"exportfs", "full"}, {"kernel", "simple"}, {"kernel", "full"}, {"exportfs", "simple"}}
 	kinds = []string{plainDisk, slowDisk, crashInRecovery, clientsAlone}
@@ -94,10 +94,9 @@ func (t *table) print() {
 	_ = out.Flush() // to standard output
 }
 
-// A guest records all writes to its disk. The host makes from them what a power cut may leave: the
-// exact state at a flush, a FUA write or a mark, or a torn one, with a part of the writes that came
-// after it. From each, the agent comes back with all that was acknowledged, whole, and with nothing
-// else.
+// A guest records all writes to its disk. The host computes possible states after a power cut: the
+// exact state at a flush, a FUA write or a mark, or a torn one, with a part of later writes. From
+// each, the agent recovers all acknowledged changes completely, and nothing more.
 func TestReplay(t *testing.T) {
 	requireModule(t, "dm-log-writes")
 	results := &table{rows: map[string]crash.Result{}}
@@ -108,7 +107,7 @@ func TestReplay(t *testing.T) {
 		}
 		t.Run(m.engine+" "+m.quota, func(t *testing.T) {
 			t.Parallel()
-			_ = exec.Command("modprobe", "btrfs").Run() // it may be built in, or loaded
+			_ = exec.Command("modprobe", "btrfs").Run() // it may be built in or loaded
 			if _, err := os.Stat("/sys/fs/btrfs/features/simple_quota"); err != nil && m.quota == "simple" {
 				t.Skip("this machine's kernel has no simple quotas (it is older than 6.7)")
 			}
@@ -117,7 +116,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// requireModule skips the test on kernels that do not have it.
+// requireModule skips the test on kernels without the module.
 func requireModule(t *testing.T, name string) {
 	t.Helper()
 	options, err := setup.FromEnv()
@@ -129,7 +128,7 @@ func requireModule(t *testing.T, name string) {
 	}
 }
 
-// replayMode has the cells i, i+4, i+8 and i+12.
+// replayMode runs the cells i, i+4, i+8 and i+12.
 func replayMode(t *testing.T, m mode, i int, results *table) {
 	plain := newRig(t)
 	random := rand.New(rand.NewPCG(plain.seed, uint64(i)))
@@ -155,7 +154,7 @@ func replayMode(t *testing.T, m mode, i int, results *table) {
 	}
 }
 
-// changes records some, and cuts the power in them.
+// changes records changes, and cuts the power during them.
 func (r *rig) changes(c crash.Config, slow bool, points int) crash.Result {
 	r.t.Helper()
 	assert.NilError(r.t, crash.Format(r.dir))
@@ -164,16 +163,16 @@ func (r *rig) changes(c crash.Config, slow bool, points int) crash.Result {
 	return r.replay(c, crash.Replay{Points: points})
 }
 
-// acknowledgeAhead is the counter-check: the replay must find an agent that acknowledges changes
-// ahead of the disk.
+// acknowledgeAhead is the counter-check: the replay must detect an agent that acknowledges changes
+// before they are on disk.
 func (r *rig) acknowledgeAhead(c crash.Config) {
 	r.t.Helper()
 	result := r.replay(c, crash.Replay{Points: aheadPoints, Ahead: aheadLines})
 	assert.Assert(r.t, result.Problems > 0, "%d lines of the journal too many, and the replay misses nothing", aheadLines)
 }
 
-// recoveries records the recovery from some power cuts of this recording, and cuts the power in
-// these.
+// recoveries records the recovery from some power cuts of this recording, and cuts the power during
+// the recovery.
 func (r *rig) recoveries(c crash.Config, points int) (sum crash.Result) {
 	r.t.Helper()
 	random := rand.New(rand.NewPCG(c.Seed, 0))
@@ -192,7 +191,7 @@ func (r *rig) recoveries(c crash.Config, points int) (sum crash.Result) {
 	return sum
 }
 
-// replay does it in another process, which takes along what it has mounted, however it ends.
+// replay runs the replay in another process, whose mounts end with it.
 func (r *rig) replay(c crash.Config, replay crash.Replay) (result crash.Result) {
 	r.t.Helper()
 	self, err := os.Executable()

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
 
-// verifier compares what is there after a crash with what may be there.
+// verifier compares the state after a crash with the possible states.
 type verifier struct {
 	machine  *machine
 	world    *World
@@ -29,8 +29,8 @@ func (v *verifier) add(format string, args ...any) {
 	v.problems = append(v.problems, fmt.Sprintf(format, args...))
 }
 
-// verify returns everything that is there, all of it as it should be; or an error that says what is
-// not. lost is how many names in volumes have an older state than a client saw.
+// verify returns all volumes and snapshots if they are correct. Otherwise the error describes the
+// problems. lost is the number of names in volumes with an older state than a client saw.
 func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v := &verifier{machine: m, world: w, problems: slices.Clone(w.Problems)}
 	state = v.throughAPI()
@@ -38,7 +38,7 @@ func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	v.attachments(state)
 	v.files(state)
 	v.states(state)
-	if len(v.problems) == 0 { // with problems, what follows would wait for what does not come
+	if len(v.problems) == 0 { // after a problem, the next steps would time out
 		v.exports(state)
 		v.mounts(state)
 		v.limits(state)
@@ -52,11 +52,12 @@ func (m *machine) verify(w *World) (state map[Key]*Thing, lost int, err error) {
 	return state, v.lost, nil
 }
 
-// clearOut deletes everything: then nothing is left, and nothing is charged to what is gone.
+// clearOut deletes all volumes and snapshots. Then nothing is left, and nothing is charged to
+// deleted subvolumes.
 func (m *machine) clearOut(w *World) error {
 	ctx := context.Background()
 	var calls errgroup.Group
-	calls.SetLimit(16) // that share commits and runs of exportfs
+	calls.SetLimit(16) // which share commits and runs of exportfs
 	for k := range w.Possible {
 		calls.Go(func() error {
 			for ref := range w.Certain(k).Refs {
@@ -76,7 +77,8 @@ func (m *machine) clearOut(w *World) error {
 	return err
 }
 
-// throughAPI compares what the agent says with what was acknowledged, and settles what was not.
+// throughAPI compares the agent's answers with the acknowledged changes, and determines the result
+// of the others.
 func (v *verifier) throughAPI() map[Key]*Thing {
 	have, err := v.list()
 	if err != nil {
@@ -102,7 +104,7 @@ func (v *verifier) throughAPI() map[Key]*Thing {
 	return state
 }
 
-// health has no condition. The NFS server is started before the agent here, and has no clients that
+// health has no condition. The NFS server starts before the agent here, and has no clients that
 // could reclaim locks.
 func (v *verifier) health() {
 	health, err := v.machine.api.Health(context.Background())
@@ -137,7 +139,7 @@ func (v *verifier) list() (map[Key]*Thing, error) {
 	return have, v.sameExports(have)
 }
 
-// sameExports makes sure that the list of exports is that of the volumes.
+// sameExports checks that the list of exports matches the volumes.
 func (v *verifier) sameExports(have map[Key]*Thing) error {
 	count := 0
 	for _, t := range have {
@@ -157,7 +159,7 @@ func (v *verifier) path(k Key) string {
 	return filepath.Join(v.machine.lab.Pool, tenant, k.Name())
 }
 
-// files reads what clients had fsynced, and what snapshots and clones have of it.
+// files reads the files that clients had fsynced, also in snapshots and clones.
 func (v *verifier) files(state map[Key]*Thing) {
 	for k, t := range state {
 		v.filesIn(filepath.Join(v.path(k), "data"), k, t)
@@ -174,18 +176,18 @@ func (v *verifier) filesIn(dir string, k Key, t *Thing) {
 	}
 }
 
-// states reads what clients have changed, where no client can.
+// states reads the clients' changes without a client.
 func (v *verifier) states(state map[Key]*Thing) {
 	if !v.machine.isHere() {
-		return // mounts does
+		return // mounts does that
 	}
 	for k, t := range state {
 		v.statesIn(filepath.Join(v.path(k), "data"), k, t)
 	}
 }
 
-// mounts reads the files again as the node sees them, and what clients have changed: an export that
-// was acknowledged before the crash lets it in.
+// mounts reads the files and the clients' changes again on the node: an export that was
+// acknowledged before the crash lets the node in.
 func (v *verifier) mounts(state map[Key]*Thing) {
 	if v.machine.isHere() {
 		return // there is no NFS server

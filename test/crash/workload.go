@@ -17,24 +17,26 @@ const (
 
 	workers        = 8
 	writers        = 2
-	volumesEach    = 4 // names of a worker, used again and again
+	volumesEach    = 4 // names of a worker, which it reuses
 	snapshotsEach  = 3
-	foreignClients = 3 // addresses that are let in and belong to nobody
+	foreignClients = 3 // addresses in exports without a client
 )
 
-// workload makes concurrent changes until the agent, or the machine, is gone. Each worker has names of its own, so that
-// what is there under a name follows from the journal alone; sources may be others'.
+// workload makes concurrent changes until the agent or the machine is gone. Each worker has
+// separate names, so that the journal alone determines the state of a name. Sources may be names of
+// other workers.
 type workload struct {
 	machine *machine
 	journal *Journal
-	world   *World // when it began
+	world   *World // at the start
 	seed    uint64
 
 	mu      sync.Mutex
 	failure error
 }
 
-// run returns when ctx has ended, or the agent has: with an error if a client found its data service broken.
+// run returns when ctx or the agent has ended. It returns an error if a client found its data
+// service broken.
 func (w *workload) run(ctx context.Context) error {
 	var all sync.WaitGroup
 	number := uint64(0)
@@ -67,15 +69,15 @@ func (w *workload) fail(err error) {
 	}
 }
 
-// worker makes one request after the other.
+// worker makes one request after another.
 type worker struct {
 	name    string
 	api     *agentclient.Client
 	journal *Journal
 	machine *machine
 	random  *rand.Rand
-	have    map[Key]*Thing // what it believes to have
-	gone    bool           // the agent does not answer any more
+	have    map[Key]*Thing // expected volumes and snapshots
+	gone    bool           // the agent no longer answers
 }
 
 func (w *workload) newWorker(name string, number uint64) *worker {
@@ -102,7 +104,7 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// do notes the request, makes it and notes the answer.
+// do records the request, sends it and records the answer.
 func (w *worker) do(ctx context.Context, r Request) bool {
 	number, err := w.journal.Request(r)
 	if err != nil {
@@ -139,7 +141,7 @@ func (w *worker) believe(r Request, t *Thing) {
 	}
 }
 
-// call makes the request and returns what it made, where the answer says.
+// call sends the request and returns its result, if the answer has one.
 func call(ctx context.Context, api *agentclient.Client, r Request) (*Thing, error) {
 	name := r.Key.Name()
 	switch {
@@ -192,7 +194,7 @@ func volumeAnswer(v *agentapi.VolumeDetail, err error) (*Thing, error) {
 	return volumeThing(v), nil
 }
 
-// pick chooses a request at random; useful is false if it could only be refused.
+// pick chooses a random request. useful is false if it could only be refused.
 func (w *worker) pick() (r Request, useful bool) {
 	volume := Volume(fmt.Sprintf("%s-%d", w.name, w.random.IntN(volumesEach)))
 	snapshot := Snap(fmt.Sprintf("%s-%d", w.name, w.random.IntN(snapshotsEach)))
@@ -240,7 +242,7 @@ func (w *worker) labels() map[string]string {
 	return map[string]string{"round": fmt.Sprint(w.random.IntN(5))}
 }
 
-// source is one of its own, or of another worker's names in one case of four.
+// source returns one of the worker's names, or in one case of four, one of another worker.
 func (w *worker) source(own Key) Key {
 	if w.random.IntN(4) > 0 {
 		if keys := w.keys(own.IsSnapshot()); len(keys) > 0 {

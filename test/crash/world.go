@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Thing is a volume or snapshot as it should be.
+// Thing is the expected state of a volume or snapshot.
 type Thing struct {
 	Size           int64             `json:"size"`
 	Quota          int64             `json:"quota"`
@@ -19,18 +19,18 @@ type Thing struct {
 	GID            int64             `json:"gid"`
 	Mode           string            `json:"mode"`
 	Labels         map[string]string `json:"labels,omitempty"`
-	Volume         string            `json:"volume,omitempty"` // a snapshot: of which
+	Volume         string            `json:"volume,omitempty"` // volume of a snapshot
 	SourceVolume   string            `json:"source_volume,omitempty"`
 	SourceSnapshot string            `json:"source_snapshot,omitempty"`
-	Created        string            `json:"created,omitempty"`  // "" for not known: the answer did not come
-	Inherits       bool              `json:"inherits,omitempty"` // size, quota and properties are the source's, which is not known for sure
+	Created        string            `json:"created,omitempty"`  // "" if unknown: the answer was lost
+	Inherits       bool              `json:"inherits,omitempty"` // size, quota and properties are those of the source, which are not certain
 	Refs           map[string]bool   `json:"refs,omitempty"`     // client and labels -> read-only
-	Files          map[string]string `json:"files,omitempty"`    // what was fsynced: name -> SHA-256
+	Files          map[string]string `json:"files,omitempty"`    // fsynced files: name -> SHA-256
 
-	// States are those in which a power cut may leave what clients change, by name: see clientWriter.
+	// States are the possible states after a power cut of names that clients change: see clientWriter.
 	States map[string][]string `json:"states,omitempty"`
 
-	// Attachments are the clients' file system IDs as they were last verified, and Ended those of
+	// Attachments are the clients' file system IDs when they were last verified. Ended are those of
 	// clients that an acknowledged unexport has fenced since.
 	Attachments map[string]string `json:"attachments,omitempty"`
 	Ended       []string          `json:"ended,omitempty"`
@@ -55,14 +55,14 @@ func (t *Thing) fence(client string) {
 	}
 }
 
-// World is what may be there: of each name the possible things, nil for none. There is more than one while a request has no
-// answer.
+// World holds the possible things of each name, nil for none. A name has several while a request
+// has no answer.
 type World struct {
 	Possible map[Key][]*Thing
-	Problems []string // answers that must not be
+	Problems []string // invalid answers
 	open     map[int]pending
 
-	unexported map[attachment]bool // that was asked for since everything was last verified
+	unexported map[attachment]bool // requested since everything was last verified
 }
 
 // attachment is a client that a volume is exported to.
@@ -73,10 +73,10 @@ type attachment struct {
 
 type pending struct {
 	request Request
-	files   map[string]string // of the source when the request was made
+	files   map[string]string // of the source at the time of the request
 }
 
-// NewWorld is what a journal says.
+// NewWorld returns the world that a journal describes.
 func NewWorld(entries []Entry) *World {
 	w := &World{Possible: map[Key][]*Thing{}, open: map[int]pending{}, unexported: map[attachment]bool{}}
 	for _, e := range entries {
@@ -102,7 +102,7 @@ func NewWorld(entries []Entry) *World {
 	return w
 }
 
-// Of returns what may be there under a key.
+// Of returns the possible things of a key.
 func (w *World) Of(k Key) []*Thing {
 	if possible := w.Possible[k]; len(possible) > 0 {
 		return possible
@@ -110,7 +110,7 @@ func (w *World) Of(k Key) []*Thing {
 	return []*Thing{nil}
 }
 
-// Certain is what is there, nil for nothing and for what is not known.
+// Certain returns the thing of a key, nil if there is none or if it is not certain.
 func (w *World) Certain(k Key) *Thing {
 	if possible := w.Of(k); len(possible) == 1 {
 		return possible[0]
@@ -118,7 +118,7 @@ func (w *World) Certain(k Key) *Thing {
 	return nil
 }
 
-// restart: everything was verified, and what had no answer was found to be, or not to be.
+// restart sets the verified state, in which the results of requests without an answer are known.
 func (w *World) restart(state map[Key]*Thing) {
 	clear(w.Possible)
 	clear(w.open)
@@ -128,14 +128,14 @@ func (w *World) restart(state map[Key]*Thing) {
 	}
 }
 
-// owner of a name is who alone makes requests for it: what comes before the dash.
+// owner returns the worker that alone makes requests for a name: the part before the dash.
 func owner(k Key) string {
 	name, _, _ := strings.Cut(k.Name(), "-")
 	return name
 }
 
-// sourceFiles are those that a clone or snapshot asked for now must hold. Others' sources may be deleted and made anew
-// meanwhile.
+// sourceFiles returns the files that a clone or snapshot must contain if it is requested now.
+// Sources of other workers may be deleted and created again in the meantime.
 func (w *World) sourceFiles(r Request) map[string]string {
 	if r.Source == "" || owner(r.Source) != owner(r.Key) {
 		return nil
@@ -194,8 +194,8 @@ type outcome int
 const (
 	done outcome = iota
 	refused
-	open  // may have happened, or not
-	wrong // must not be answered where nothing is broken
+	open  // may or may not have happened
+	wrong // an invalid answer unless there is a fault
 )
 
 func certainty(code agentapi.Code) outcome {
@@ -210,7 +210,7 @@ func certainty(code agentapi.Code) outcome {
 	return wrong
 }
 
-// acknowledged is what there is after a request that was answered well.
+// acknowledged returns the state after a request with a successful answer.
 func acknowledged(p pending, a Answer, before *Thing) *Thing {
 	r := p.request
 	if r.Verb == Delete {
@@ -236,7 +236,7 @@ func acknowledged(p pending, a Answer, before *Thing) *Thing {
 	return t
 }
 
-// perhaps adds what a request may have made, as its answer is not known.
+// perhaps adds the possible results of a request whose answer is unknown.
 func (w *World) perhaps(p pending) {
 	possible := w.Of(p.request.Key)
 	for _, before := range possible {
@@ -245,7 +245,7 @@ func (w *World) perhaps(p pending) {
 	w.Possible[p.request.Key] = possible
 }
 
-// after are the states that a request may lead to, the intended one last.
+// after returns the possible results of a request, the intended one last.
 func after(p pending, before *Thing) []*Thing {
 	r := p.request
 	switch {
@@ -269,7 +269,7 @@ func after(p pending, before *Thing) []*Thing {
 			t.update(r)
 		}
 		return []*Thing{t}
-	case before != nil: // the same again, or a conflict
+	case before != nil: // a repetition or a conflict
 		return []*Thing{before}
 	}
 	return []*Thing{made(p)}
@@ -317,7 +317,8 @@ func refKey(client string, labels map[string]string) string {
 	return key
 }
 
-// without are the states on the way to where none of the client's references is left: a crash may leave some.
+// without returns the intermediate states while the client's references are removed: a crash may
+// leave some.
 func without(before *Thing, r Request) []*Thing {
 	states := []*Thing{before.clone()}
 	for _, key := range slices.Sorted(maps.Keys(before.Refs)) {
@@ -333,7 +334,7 @@ func without(before *Thing, r Request) []*Thing {
 	return states
 }
 
-// undecided is how many names a request without an answer left open.
+// undecided returns the number of names that a request without an answer left open.
 func (w *World) undecided() int {
 	n := 0
 	for _, possible := range w.Possible {

@@ -16,7 +16,7 @@ func answered(n int, code agentapi.Code, t *Thing) Entry {
 	return Entry{Number: n, Answer: &Answer{Code: code, Thing: t}}
 }
 
-// The judge of a crash must tell right from wrong.
+// The checks after a crash must distinguish correct and wrong states.
 func TestWorld(t *testing.T) {
 	v := Volume("w-1")
 	small := &Thing{Size: 10, Quota: 10, Mode: "0700", Created: "then"}
@@ -74,7 +74,8 @@ func TestWrongAnswersAreProblems(t *testing.T) {
 	}
 }
 
-// A snapshot holds what was fsynced in its volume before it was asked for; what came later it may hold.
+// A snapshot contains the data that was fsynced in its volume before the request. It may contain
+// later data.
 func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
 	v, s := Volume("d-1"), Snap("d-1")
 	file := func(name string) Entry { return Entry{Synced: &File{Key: v, Name: name, Sum: "x"}} }
@@ -86,8 +87,8 @@ func TestSnapshotsHoldWhatWasSynced(t *testing.T) {
 	assert.DeepEqual(t, w.Certain(v).Files, map[string]string{"early": "x", "late": "x"})
 }
 
-// What clients have changed may be in each state that was noted last, also after a change of the
-// volume, and what was found after a crash stays.
+// A client's change may be in each of the states that were recorded last, also after a change of
+// the volume. A state that was found after a crash stays.
 func TestStatesOfClients(t *testing.T) {
 	v := Volume("c-1")
 	made := &Thing{Size: 10, Quota: 10}
@@ -105,7 +106,7 @@ func TestStatesOfClients(t *testing.T) {
 	assert.DeepEqual(t, w.Certain(v).States, map[string][]string{"tree": {"[]", "[b:]"}})
 }
 
-// The state of a directory tells names and contents apart.
+// The state of a directory depends on names and contents.
 func TestTree(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dir")
 	seen := map[string]string{}
@@ -129,7 +130,7 @@ func TestTree(t *testing.T) {
 	assert.DeepEqual(t, look("a symbolic link").without("c"), empty.with("b", "con"))
 }
 
-// An attachment lasts until an unexport of it is acknowledged, and then never comes back.
+// An attachment lasts until an unexport of it is acknowledged, and its ID is never used again.
 func TestAttachments(t *testing.T) {
 	v := Volume("w-1")
 	verified := Entry{State: map[Key]*Thing{v: {Size: 10, Refs: map[string]bool{"c": false}, Attachments: map[string]string{"c": "first"}}}}

@@ -12,8 +12,8 @@ import (
 
 const (
 	writerVolumes = 3
-	filesEach     = 4         // in one go
-	filesMost     = 40        // in one volume
+	filesEach     = 4         // per round
+	filesMost     = 40        // per volume
 	fileMost      = 128 << 10 // bytes
 )
 
@@ -29,8 +29,9 @@ func (w *writer) run(ctx context.Context) error {
 	return nil
 }
 
-// round uses one volume: made where it is not there, mounted, written to, snapshotted meanwhile, and sometimes deleted. One that
-// has many files gets no more: it would fill up where no round comes to the deletion.
+// round uses one volume. It creates the volume if it is missing, mounts it, writes to it while
+// snapshots are made, and sometimes deletes it. A volume with many files gets no more: it would
+// fill up if no round deletes it.
 func (w *writer) round(ctx context.Context, volume Key) error {
 	node := w.machine.lab.Nodes[0].IP.String()
 	if w.have[volume] == nil && !w.do(ctx, Request{Verb: Create, Key: volume, Size: 64 * mib, Mode: "0777", Labels: w.labels()}) {
@@ -76,7 +77,7 @@ func (w *writer) full(volume Key) bool {
 	return t != nil && len(t.Files) >= filesMost
 }
 
-// shoot makes, or deletes, a snapshot or clone of the mounted volume, or grows it.
+// shoot creates or deletes a snapshot or clone of the mounted volume, or grows it.
 func (w *writer) shoot(ctx context.Context, volume Key) {
 	snapshot := Snap(fmt.Sprintf("%s-%d", w.name, w.random.IntN(snapshotsEach)))
 	clone := Volume(fmt.Sprintf("%s-clone", w.name))
@@ -93,7 +94,7 @@ func (w *writer) shoot(ctx context.Context, volume Key) {
 	}
 }
 
-// writeFile makes a new file, and notes it when it is on stable storage.
+// writeFile creates a new file, and records it when it is on stable storage.
 func (w *writer) writeFile(dir string, volume Key) error {
 	content := make([]byte, 1+w.random.IntN(fileMost))
 	for i := range content {
@@ -123,10 +124,10 @@ func writeSynced(path string, content []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// mountPoint is where the node mounts a volume.
+// mountPoint returns the mount point of a volume on the node.
 func mountPoint(volume Key) string { return "/run/" + volume.Name() }
 
-// mount mounts a volume on the node; dir is where this process reaches it.
+// mount mounts a volume on the node. dir is its path for this process.
 func (m *machine) mount(volume Key) (dir string, unmount func() error, err error) {
 	node := m.lab.Nodes[0]
 	target := mountPoint(volume)

@@ -1,4 +1,4 @@
-// Command demo shows btrfs-nfs-csi at work, on real btrfs and real NFS: run it with `sudo make demo`.
+// Command demo shows btrfs-nfs-csi with real btrfs and real NFS. `sudo make demo` runs it.
 package main
 
 import (
@@ -63,7 +63,7 @@ func run(ctx context.Context, out *printer, keep bool) (err error) {
 	return nil
 }
 
-// leaveRunning attaches a volume to play with, says how, and waits.
+// leaveRunning attaches a volume for the user, prints instructions, and waits.
 func leaveRunning(ctx context.Context, out *printer, s *system.System) error {
 	v, err := s.CreateVolume(ctx, "playground", 1<<30, nil)
 	if err != nil {

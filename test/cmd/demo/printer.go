@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// printer writes a line for each step: in colour on a terminal, plain in a log.
+// printer writes a line for each step: in color on a terminal, plain in a log.
 type printer struct {
 	out     io.Writer
 	colour  bool
@@ -41,7 +41,7 @@ func (p *printer) title(text string) { fmt.Fprintf(p.out, "%s\n\n", p.paint(bold
 
 func (p *printer) line(text string) { fmt.Fprintln(p.out, text) }
 
-// step names what is about to happen, does it, and says how long it took and what there is to see.
+// step prints the name of the step, runs it, and prints its duration and result.
 func (p *printer) step(name string, do func() (string, error)) error {
 	p.counted++
 	fmt.Fprintf(p.out, "%2d  %s ...", p.counted, name)

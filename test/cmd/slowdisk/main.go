@@ -1,5 +1,6 @@
-// Command slowdisk runs a command with a TMPDIR whose files take longer to reach the disk, as on disks that keep no write cache over
-// a power cut: each fsync takes -flush more. Reads and writes take what they take. It needs root and FUSE.
+// Command slowdisk runs a command with a TMPDIR whose files take longer to reach the disk, as on
+// disks without a non-volatile write cache: each fsync takes -flush longer. Reads and writes are
+// not delayed. It needs root and FUSE.
 //
 //	slowdisk -flush 10ms bench -only changes
 package main
@@ -33,7 +34,7 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "slowdisk:", err)
 	if exit, ended := errors.AsType[*exec.ExitError](err); ended {
-		os.Exit(max(1, exit.ExitCode())) // -1 is a signal
+		os.Exit(max(1, exit.ExitCode())) // -1 means a signal
 	}
 	os.Exit(1)
 }
@@ -56,7 +57,7 @@ func run(flush time.Duration, command []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Unmount()) }()
 
-	// A ^C reaches the command as well: slowdisk waits for its end.
+	// A ^C also reaches the command. slowdisk waits for its end.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	c := exec.CommandContext(ctx, command[0], command[1:]...)
@@ -66,7 +67,7 @@ func run(flush time.Duration, command []string) (err error) {
 	return c.Run()
 }
 
-// mount shows at mountpoint what is in files.
+// mount mounts the directory files at mountpoint.
 func mount(files, mountpoint string, flush time.Duration) (*fuse.Server, error) {
 	root, err := fs.NewLoopbackRoot(files)
 	if err != nil {
@@ -91,7 +92,7 @@ func (n *node) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbe
 	return &node{child.(*fs.LoopbackNode), n.flush}
 }
 
-// Fsync is what the kernel asks for where a loop device on the file gets a flush.
+// Fsync is the kernel's request when a loop device on the file gets a flush.
 func (n *node) Fsync(ctx context.Context, f fs.FileHandle, flags uint32) syscall.Errno {
 	time.Sleep(n.flush)
 	return f.(fs.FileFsyncer).Fsync(ctx, flags)

@@ -11,7 +11,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// What the command writes takes its time to be durable, and nothing is left of it.
+// Files of the command take longer to become durable, and slowdisk leaves nothing behind.
 func TestFsyncTakesLonger(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: make lab-test runs it")

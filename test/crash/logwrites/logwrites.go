@@ -1,12 +1,12 @@
-// Package logwrites reads the log of the device-mapper target log-writes, and makes from it what a
-// power cut may leave on the disk. The format is that of struct log_write_super and struct
-// log_write_entry in the kernel's drivers/md/dm-log-writes.c, its meaning that of
+// Package logwrites reads the log of the device-mapper target log-writes, and computes possible
+// states of the disk after a power cut. The format is that of struct log_write_super and struct
+// log_write_entry in the kernel's drivers/md/dm-log-writes.c. Its meaning is described in
 // Documentation/admin-guide/device-mapper/log-writes.rst.
 //
-// The target logs an ordinary write when the next flush comes, before that flush: until then the
-// disk may lose it. It logs a flush, a write with FUA and a mark in the order in which they
+// The target logs an ordinary write when the next flush arrives, before that flush: until then the
+// disk may lose the write. It logs a flush, a write with FUA and a mark in the order in which they
 // complete. So a power cut after any of these leaves all entries up to it, and any part of the
-// ordinary writes that follow up to the next flush.
+// ordinary writes up to the next flush.
 package logwrites
 
 import (
@@ -24,10 +24,10 @@ import (
 // Flags of an entry.
 const (
 	Flush    = 1 << iota // all entries before it are on the disk
-	FUA                  // the entry itself is
+	FUA                  // the entry itself is on the disk
 	Discard              // has no data, and reads as zeros afterwards
-	Mark                 // has a text in place of data
-	Metadata             // the file system said so
+	Mark                 // has a text instead of data
+	Metadata             // marked by the filesystem
 )
 
 const (
@@ -38,7 +38,7 @@ const (
 	entryBytes = 4 * 8         // sector, sectors, flags, bytes of text
 )
 
-// Entry is one write, discard, flush or mark. A flush may have data as well.
+// Entry is one write, discard, flush or mark. A flush may also have data.
 type Entry struct {
 	Sector, Sectors uint64 // of Log.SectorSize
 	Flags           uint64
@@ -47,7 +47,7 @@ type Entry struct {
 	data int64 // offset in the log
 }
 
-// Durable tells whether a power cut after the entry keeps it, without a later flush.
+// Durable reports whether a power cut after the entry keeps it without a later flush.
 func (e Entry) Durable() bool { return e.Flags&(Flush|FUA|Mark) != 0 }
 
 // Log has the entries in memory, and their data in the file.
@@ -59,7 +59,7 @@ type Log struct {
 }
 
 // Open reads the entries of a log: a block device, or a copy of one. The target must have been
-// removed, or have got a mark since: only then the log says how many entries it has.
+// removed, or must have received a mark since: only then the log has the number of entries.
 func Open(path string) (*Log, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -104,7 +104,7 @@ func (l *Log) read() error {
 	return nil
 }
 
-// readEntry reads the sector before the data. A mark's text is in it.
+// readEntry reads the sector before the data. It contains the text of a mark.
 func (l *Log) readEntry(at int64) (Entry, error) {
 	sector := make([]byte, l.SectorSize)
 	if _, err := l.file.ReadAt(sector, at); err != nil {
@@ -124,7 +124,7 @@ func (l *Log) readEntry(at int64) (Entry, error) {
 	return e, nil
 }
 
-// Points are the numbers of entries after which a power cut leaves exactly these: n stands for the
+// Points returns the numbers of entries after which a power cut leaves exactly these: n means the
 // first n.
 func (l *Log) Points() []int {
 	var points []int
@@ -136,7 +136,7 @@ func (l *Log) Points() []int {
 	return points
 }
 
-// LastMark is the text of the last mark among the first n entries; "" if there is none.
+// LastMark returns the text of the last mark among the first n entries, "" if there is none.
 func (l *Log) LastMark(n int) string {
 	for i := n - 1; i >= 0; i-- {
 		if l.Entries[i].Flags&Mark != 0 {
@@ -146,7 +146,7 @@ func (l *Log) LastMark(n int) string {
 	return ""
 }
 
-// Apply does to target, which is as large as the logged device, what the entries from..to do.
+// Apply applies the entries from..to to target, which has the size of the logged device.
 func (l *Log) Apply(target *os.File, from, to int) error {
 	for _, e := range l.Entries[from:to] {
 		if err := l.apply(target, e); err != nil {
@@ -168,10 +168,10 @@ func (l *Log) apply(target *os.File, e Entry) error {
 	return err
 }
 
-// Tear does to target, which has the first n entries, what a power cut before the next flush may
-// do. It applies the FUA writes up to a random moment, and of the ordinary writes one third whole,
-// one third in some of their sectors, and one third not at all. It returns the moment as a number
-// of entries: the marks among them have been made.
+// Tear applies to target, which has the first n entries, a possible effect of a power cut before
+// the next flush. It applies the FUA writes up to a random moment. Of the ordinary writes it
+// applies one third completely, one third in some of their sectors, and one third not at all. It
+// returns the moment as a number of entries: the marks among them are complete.
 func (l *Log) Tear(target *os.File, n int, random *rand.Rand) (moment int, err error) {
 	next := n
 	for next < len(l.Entries) && l.Entries[next].Flags&Flush == 0 {
@@ -196,7 +196,7 @@ func (l *Log) Tear(target *os.File, n int, random *rand.Rand) (moment int, err e
 	return moment, nil
 }
 
-// applyPart applies the entry to some of its sectors. A discard is applied as a whole.
+// applyPart applies the entry to some of its sectors. It applies a discard completely.
 func (l *Log) applyPart(target *os.File, e Entry, random *rand.Rand) error {
 	if e.Flags&Discard != 0 {
 		return l.apply(target, e)

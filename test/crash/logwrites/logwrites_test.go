@@ -18,7 +18,7 @@ import (
 
 const sectorSize, diskBytes = 512, 8 * 512
 
-// logFile is written as drivers/md/dm-log-writes.c does.
+// logFile writes the format of drivers/md/dm-log-writes.c.
 type logFile struct {
 	entries uint64
 	body    bytes.Buffer
@@ -130,8 +130,8 @@ func TestEntriesAreReadAndApplied(t *testing.T) {
 	}
 }
 
-// A power cut tears only what is not flushed, the writes 3 and 6. The FUA write 4 is whole or
-// missing. Each combination comes up.
+// A power cut tears only writes that are not flushed: 3 and 6. The FUA write 4 is complete or
+// missing. Each combination occurs.
 func TestTearing(t *testing.T) {
 	log := example(t)
 	seen := map[string]bool{}
