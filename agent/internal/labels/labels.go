@@ -1,4 +1,5 @@
-// Package labels validates the labels of volumes, snapshots and tasks, and selects by labels.
+// Package labels validates the labels of volumes, snapshots, references and tasks, and selects by
+// labels.
 package labels
 
 import (
