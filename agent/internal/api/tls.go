@@ -18,9 +18,9 @@ type TLSFiles struct {
 }
 
 // TLSConfig serves the certificate in the files. It reads them again when one changes, so that a
-// renewed certificate or authority needs no restart. While the new files cannot be read, for
-// example because one is half written, the old ones stay in use and a message is logged. It fails
-// if the first read fails.
+// renewed certificate or authority needs no restart. While the new files cannot be read, the old
+// ones stay in use and a message is logged. That happens, for example, while one is half written.
+// TLSConfig fails if the first read fails.
 func TLSConfig(files TLSFiles, logger *slog.Logger) (*tls.Config, error) {
 	r := &reloading{files: files, logger: logger}
 	if err := r.load(); err != nil {

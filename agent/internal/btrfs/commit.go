@@ -12,10 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Commit makes every change to the trees durable that finished before the call. Those are
-// subvolumes and snapshots that were created or destroyed, files that were created, renamed or
-// removed, modes, owners, xattrs, quota limits, and the content of files that FlushFile was called
-// on.
+// Commit makes every change to the trees durable that finished before the call:
+//
+//   - subvolumes and snapshots that were created or destroyed
+//   - files that were created, renamed or removed
+//   - modes, owners, xattrs and quota limits
+//   - the content of files that FlushFile was called on
 //
 // Commit does not write out file data that is still in the page cache. That makes it cheap compared
 // to syncfs while clients write. A file that was written but not flushed has its name after a power

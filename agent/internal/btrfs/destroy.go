@@ -16,9 +16,9 @@ import (
 // does not wait for the space. The kernel frees the space in the background, and the space of open
 // files when they are closed. The removal is durable after the next Commit.
 //
-// The error is ENOTEMPTY for a subvolume that contains others (see DestroyTree), EINVAL for a name
-// that is not a subvolume, and ENOENT for a missing one. In simple quota mode, a subvolume whose
-// extents other subvolumes share leaves its qgroup behind. See StaleQgroups.
+// A subvolume that contains others is ENOTEMPTY (see DestroyTree). A name that is not a subvolume
+// is EINVAL, and a missing name is ENOENT. In simple quota mode, a subvolume whose extents other
+// subvolumes share leaves its qgroup behind. See StaleQgroups.
 func DestroySubvolume(dir *os.File, name string) error {
 	return failed("destroy subvolume", name, destroySubvolume(dir, name))
 }

@@ -13,7 +13,7 @@ import (
 type Report struct {
 	BasePath string    `json:"base_path"`
 	Repair   bool      `json:"repair"`
-	Clean    bool      `json:"clean"` // the check found nothing; repaired findings count
+	Clean    bool      `json:"clean"` // no findings, repaired or not
 	Findings []Finding `json:"findings"`
 	// Newer are the files of a version that an agent of 57e475d quarantines. They are not problems,
 	// but matter for a downgrade.

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The older agent exported the directory above the data. A client that has it mounted can replace
-// any file in it by a symbolic link, a FIFO or a device, at any time, while root reads and writes
-// there. So all access uses descriptors, and follows no links: see beneath.
+// The older agent exported the directory above the data. While root reads and writes there, a
+// client that has it mounted can replace any file in it. It can put a symbolic link, a FIFO or a
+// device there. So all access uses descriptors, and follows no links: see beneath.
 
 // writeFile replaces name, of any type, by a file. Users who could read a file there can read the
 // new one.

@@ -19,9 +19,9 @@ import (
 //   - If there is no room for data, writeRef creates a symbolic link. btrfs stores its text in
 //     metadata.
 //   - If there is no room for metadata either, the agent gives up the reserve. The reserve consists
-//     of symbolic links that occupy metadata and that no process reads. On pools of 300 MiB to 4
-//     GiB, measurements show that 2 MiB are enough for the reservation that btrfs makes for a new
-//     file, and 1 MiB are not.
+//     of symbolic links that occupy metadata and that no process reads. Of the reserve, 2 MiB are
+//     enough for the reservation that btrfs makes for a new file, and 1 MiB are not (measured on
+//     pools of 300 MiB to 4 GiB).
 //
 // The reserve is a subvolume, because a snapshot of the subvolume that contains the base path would
 // otherwise keep its space. Maintenance fills the reserve again as far as there is room.

@@ -9,8 +9,8 @@ import (
 )
 
 // This is a checker of linearizability after Wing and Gong ("Testing and verifying concurrent
-// objects", 1993), which remembers visited states after Lowe ("Testing for linearizability", 2017).
-// It searches for an order of the calls in which a sequential model gives the same results. A call
+// objects", 1993). It remembers visited states after Lowe ("Testing for linearizability", 2017). It
+// searches for an order of the calls in which a sequential model gives the same results. A call
 // that ended before another one began must come first.
 
 // call is one call by one client: its request, its result, and its times.

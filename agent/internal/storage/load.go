@@ -168,7 +168,9 @@ func (t *Tenant) reloadVolume(name string) error {
 	switch err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); {
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
 		return nil // Conditions report it; the next start sets the limits
-	case errors.Is(err, btrfs.ErrNoQgroup): // before 6.8, kernels allow its removal from a living subvolume; the next start of the quotas creates a new one
+	case errors.Is(err, btrfs.ErrNoQgroup):
+		// Before 6.8, kernels allow to remove the qgroup of an existing subvolume. The next start of
+		// the quotas creates a new one.
 		t.store.log.Error("the kernel does not count a volume, and its limit is not enforced: turn quotas off, and restart the agent", "path", v.Path)
 		return nil
 	default:

@@ -125,7 +125,7 @@ type CloneSpec struct {
 	Labels    map[string]string
 
 	// Nil means the value of the source. A value that equals the intended value of the source is
-	// not set on the data, because users of the source may have changed it there.
+	// not set on the data. Users of the source may have changed it there, and the clone keeps that.
 
 	NoCOW       *bool
 	Compression *string

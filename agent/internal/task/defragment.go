@@ -43,8 +43,8 @@ type defragmentation struct {
 	result      Result
 }
 
-// withoutRoom is the name in a result for the number of files that were skipped because the limit
-// of the volume leaves no room for a second copy.
+// withoutRoom names the number of skipped files in a result. The limit of the volume leaves no room
+// for a second copy of these files.
 const withoutRoom = "without_room"
 
 // defragment runs the job. Option "volume" is the path of the volume relative to the directory of
