@@ -142,8 +142,8 @@ func (c *catalogue[T]) totals() totals {
 // all returns a copy of the current list.
 func (c *catalogue[T]) all() []T { return c.page("", 0, nil).Items }
 
-// page collects up to limit (0: all) items that match and whose names follow after. With match nil
-// it costs only the page. Otherwise it checks every item for the total.
+// page collects up to limit (0: all) matching items. If after is not "", it begins behind that
+// name. With match nil it costs only the page. Otherwise it checks every item for the total.
 func (c *catalogue[T]) page(after string, limit int, match func(*T) bool) Page[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -170,8 +170,8 @@ func (d *disk) replace(dir *os.File, temporary, name string) error {
 	return nil
 }
 
-// createFile writes a file that means nothing under its name yet, or that is in a directory with
-// such a name. A power cut may leave any part of the file.
+// createFile writes a file under a temporary name, or in a directory under a temporary name. A
+// power cut may leave any part of the file.
 func (d *disk) createFile(dir *os.File, name string, content []byte) error {
 	if err := d.Step("write", name); err != nil {
 		return err

@@ -70,8 +70,8 @@ func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 }
 
 // export first makes the reference durable, then gives the client access. If the power fails
-// between the two, the next start continues. For an existing reference it only updates the NFS
-// server.
+// between the two, the next start gives it access. For an existing reference it only updates the
+// NFS server.
 func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
 	if found && v.Refs[at].ReadOnly == ref.ReadOnly && !v.Refs[at].Ended {

@@ -19,7 +19,7 @@ const maintenanceInterval = time.Minute
 // leftovers that could not be removed at once, and qgroups of deleted subvolumes.
 type maintenance struct {
 	active   sync.Map    // temporary names in use, which are no leftovers
-	failed   atomic.Bool // a change failed since the last run: there may be leftovers
+	failed   atomic.Bool // a change or removal failed since the last run: there may be leftovers
 	reap     atomic.Bool // subvolumes were deleted since the last run
 	pending  sync.Map    // paths of deleted directories with data that is in use
 	drifted  atomic.Bool // a change failed: the NFS server may have a part of it

@@ -28,8 +28,8 @@ func (s *Store) intendedExports() []nfs.Export {
 
 // keptExports returns exports of the NFS server whose references are unknown. They are those of
 // tenants that cannot be loaded, and of volumes without data or with unreadable references. Their
-// clients keep their access until an administrator has repaired them. A client whose attachment has
-// ended is excluded.
+// clients keep their access until an administrator has repaired the tenant or the volume. A client
+// whose attachment has ended is excluded.
 func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
