@@ -10,12 +10,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// probes are requests that a sidecar makes to find out what there is. It takes no for an answer.
+// probes are requests that a sidecar makes to discover features. A refusal is a valid answer.
 var probes = map[cluster.Right]string{
 	{Container: "snapshotter", Verb: "list", Group: "groupsnapshot.storage.k8s.io", Resource: "volumegroupsnapshotcontents"}: "which version of the group API is served",
 }
 
-// rare are rights that the scenarios may not use, and why they stay.
+// rare are rights that the scenarios may not use, with the reason for each.
 var rare = map[cluster.Right]string{
 	{Container: "controller", Verb: "get", Resource: "nodes"}:                   "asked for a node that has just joined and has no CSINode of ours yet",
 	{Container: "attacher", Verb: "patch", Resource: "events"}:                  "an event that occurs again is patched",
@@ -25,15 +25,15 @@ var rare = map[cluster.Right]string{
 	{Verb: "delete", Group: "storage.k8s.io", Resource: "csistoragecapacities"}: "when a class has gone, some time after; the run may be over then",
 }
 
-// newer are rights of which the chart's sidecars make no use, and the newest do.
+// newer are rights that the chart's sidecars do not use and the newest do.
 var newer = map[cluster.Right]string{
 	{Container: "provisioner", Verb: "list", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:   "csi-provisioner 6.1.1 and newer protect the snapshot of which a volume is being made",
 	{Container: "provisioner", Verb: "watch", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}:  "csi-provisioner 6.1.1 and newer protect the snapshot of which a volume is being made",
 	{Container: "provisioner", Verb: "update", Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}: "csi-provisioner 6.1.1 and newer protect the snapshot of which a volume is being made",
 }
 
-// checkRights fails when the API server refused something to the chart's service account, or, after all scenarios, when the
-// chart gives a right that nothing has used.
+// checkRights fails if the API server refused a request of the chart's service account. After all
+// scenarios, it also fails if the chart grants an unused right.
 func checkRights() error {
 	audit, err := running.Audit(context.Background())
 	if err != nil {
@@ -65,8 +65,9 @@ func checkRights() error {
 	return errors.Join(append(errs, staleExceptions(audit)...)...)
 }
 
-// staleExceptions are exceptions from the rule that each right is used: for rights that the chart does not give, or that are used
-// where they are said not to be. That a rare one was used for once is none.
+// staleExceptions returns exceptions from the rule that each right is used. An exception is stale
+// if the chart does not grant the right, or if the right is used although the exception says it is
+// not. A rare right that was used is not stale.
 func staleExceptions(audit *cluster.Audit) []error {
 	var errs []error
 	for _, exceptions := range []map[cluster.Right]string{rare, newer} {

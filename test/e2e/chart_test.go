@@ -24,7 +24,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// TestRendersAreValid hands every committed render to the API server, which checks each field, without keeping it.
+// TestRendersAreValid sends every committed render to the API server with a dry run. The API server
+// checks each field.
 func TestRendersAreValid(t *testing.T) {
 	files, err := filepath.Glob("../../helm/test/testdata/renders/*.yaml")
 	assert.NilError(t, err)
@@ -48,8 +49,9 @@ func TestRendersAreValid(t *testing.T) {
 	}
 }
 
-// TestPodSecurity: a namespace that enforces the standard "restricted" takes all pods of every committed render but the node driver's, which it
-// refuses for what is said to be needed, and one that is "privileged", as docs/installation.md has it, takes that, too.
+// TestPodSecurity checks pods of every committed render. A namespace that enforces the standard
+// "restricted" accepts all of them except the node driver's, which it refuses for the documented
+// reasons. A "privileged" namespace, as in docs/installation.md, also accepts that.
 func TestPodSecurity(t *testing.T) {
 	files, err := filepath.Glob("../../helm/test/testdata/renders/*.yaml")
 	assert.NilError(t, err)
@@ -76,7 +78,8 @@ func TestPodSecurity(t *testing.T) {
 	}
 }
 
-// enforcing makes a namespace with a pod security standard (k8s.io/docs/concepts/security/pod-security-admission).
+// enforcing creates a namespace with a pod security standard
+// (k8s.io/docs/concepts/security/pod-security-admission).
 func (s *scenario) enforcing(level string) string {
 	s.Helper()
 	namespace, err := s.client.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
@@ -91,7 +94,8 @@ func (s *scenario) enforcing(level string) string {
 	return namespace.Name
 }
 
-// admitted is what the API server says to a pod, which it does not keep. The chart's accounts are not in the namespace, and no standard's matter.
+// admitted returns the API server's answer to a dry run of a pod. It drops the chart's accounts,
+// which are not in the namespace and do not matter to any standard.
 func (s *scenario) admitted(namespace string, pod corev1.Pod) error {
 	pod.ObjectMeta = metav1.ObjectMeta{GenerateName: "pod-", Labels: pod.Labels, Annotations: pod.Annotations}
 	pod.Spec.ServiceAccountName = ""
@@ -99,7 +103,7 @@ func (s *scenario) admitted(namespace string, pod corev1.Pod) error {
 	return err
 }
 
-// podsOf are the pods of a render, by the kind of what makes them.
+// podsOf returns the pods of a render, by the kind of their owner.
 func podsOf(t *testing.T, file string) map[string][]corev1.Pod {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -124,7 +128,7 @@ func podsOf(t *testing.T, file string) map[string][]corev1.Pod {
 	return pods
 }
 
-// installMonitoring lets the API server know the kinds of the Prometheus operator, for the time of a test.
+// installMonitoring installs the kinds of the Prometheus operator for the time of a test.
 func installMonitoring(t *testing.T, s *scenario) {
 	t.Helper()
 	files, err := s.cluster.MonitoringCRDs()
@@ -138,7 +142,7 @@ func installMonitoring(t *testing.T, s *scenario) {
 	}
 }
 
-// withoutNotes leaves out what Helm prints for people.
+// withoutNotes removes Helm's notes for the user.
 func withoutNotes(text []byte) []byte {
 	var kept [][]byte
 	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
@@ -149,7 +153,7 @@ func withoutNotes(text []byte) []byte {
 	return bytes.Join(kept, []byte("\n---\n"))
 }
 
-// TestHelmTest runs the chart's own test, and an upgrade, with both versions of Helm.
+// TestHelmTest runs the chart's test, and an upgrade, with both versions of Helm.
 func TestHelmTest(t *testing.T) {
 	s := newScenario(t)
 	for _, version := range []int{3, 4} {
@@ -176,8 +180,8 @@ func TestHelmTest(t *testing.T) {
 	}
 }
 
-// TestClassChanges: a class's parameters change by making it anew, and a class that is gone from the values leaves its volumes usable, as
-// the chart's README says.
+// TestClassChanges: a class must be created again to change its parameters. The volumes of a class
+// that was removed from the values stay usable, as the chart's README says.
 func TestClassChanges(t *testing.T) {
 	s := newScenario(t)
 	upgrade := func(more map[string]any) error {

@@ -17,13 +17,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// count is a shell program that appends one number after the other to a file, each made durable. It does not replace the file by
-// a new one each time: a server that delegates files (RFC 8881, section 10.4) would recall each from this client, by which time
-// the name stands for the next, and a reader elsewhere would wait for ever. Nor does it use sync(1), which in this cluster waits
-// for the mounts of all nodes, as they share a kernel.
+// count is a shell program that appends numbers to a file, each made durable. It does not replace
+// the file each time. A server that delegates files (RFC 8881, section 10.4) would recall each
+// delegation from this client, by which time the name is that of the next file, and a reader on
+// another node would wait forever. It does not use sync(1), which in this cluster waits for the
+// mounts of all nodes, because they share a kernel.
 const count = "i=0; while :; do i=$((i+1)); echo $i | dd of=/data/$HOSTNAME oflag=append conv=notrunc,fsync 2>/dev/null; sleep 0.1; done"
 
-// counted is how far a counting pod has come, as another pod sees it. That the file is not there yet, or is empty, is an error.
+// counted returns the progress of a counting pod as another pod sees it. A missing or empty file is
+// an error.
 func (s *scenario) counted(viewer, pod string) (int, error) {
 	text, err := s.try(viewer, "tail -n 1 /data/"+pod)
 	if err != nil {
@@ -32,7 +34,7 @@ func (s *scenario) counted(viewer, pod string) (int, error) {
 	return strconv.Atoi(text)
 }
 
-// goesOn waits until a counting pod counts further than now.
+// goesOn waits until a counting pod makes progress.
 func (s *scenario) goesOn(viewer, pod string) {
 	s.Helper()
 	from := -1
@@ -51,7 +53,8 @@ func (s *scenario) goesOn(viewer, pod string) {
 	})
 }
 
-// TestRestarts restarts one part after the other, under pods that write and while volumes come and go.
+// TestRestarts restarts one component after another, while pods write and volumes are created and
+// deleted.
 func TestRestarts(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data")
@@ -105,11 +108,12 @@ func TestRestarts(t *testing.T) {
 	assert.Equal(t, writer.Status.ContainerStatuses[0].RestartCount, int32(0))
 }
 
-// outOfService is the taint by which an administrator tells that a node is dead (kubernetes.io, "Non-graceful node shutdown").
+// outOfService is the taint with which an administrator declares a node dead (kubernetes.io,
+// "Non-graceful node shutdown").
 const outOfService = `{"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service","value":"nodeshutdown","effect":"NoExecute"}]}}`
 
-// TestLostNodeIsFenced: a node drops off the network while its pod goes on writing. Once Kubernetes has detached the volume, the
-// pod that runs elsewhere is the only one that writes, also when the lost node comes back.
+// TestLostNodeIsFenced: a node loses the network while its pod keeps writing. Once Kubernetes has
+// detached the volume, only the pod on another node can write, even when the lost node comes back.
 func TestLostNodeIsFenced(t *testing.T) {
 	s := newScenario(t)
 	node := s.cluster.Nodes[1]
@@ -123,12 +127,12 @@ func TestLostNodeIsFenced(t *testing.T) {
 		}
 		return err
 	})
-	// A mount that Kubernetes knows nothing of, and so does not end with the pod.
+	// Kubernetes does not know this mount, so it does not end with the pod.
 	const byHand = "/run/by-hand"
 	source := s.sh("old", "grep ' /data nfs4 ' /proc/mounts | cut -d' ' -f1")
 	_, err := node.Run("mkdir", "-p", byHand)
 	assert.NilError(t, err)
-	_, err = node.Run("mount", "-t", "nfs4", "-o", "vers=4.2,nosharecache", source, byHand) // of its own: `umount -f` of the other must not end its calls
+	_, err = node.Run("mount", "-t", "nfs4", "-o", "vers=4.2,nosharecache", source, byHand) // a separate mount: `umount -f` of the other must not end its calls
 	assert.NilError(t, err)
 	defer func() {
 		_, err := node.Run("umount", "--lazy", byHand)
@@ -157,12 +161,12 @@ func TestLostNodeIsFenced(t *testing.T) {
 	assert.NilError(t, err)
 	zero := int64(0)
 	err = s.client.CoreV1().Pods(s.namespace).Delete(s.ctx, "old", metav1.DeleteOptions{GracePeriodSeconds: &zero})
-	assert.Check(t, err == nil || apierrors.IsNotFound(err), err) // the taint has it deleted, too
+	assert.Check(t, err == nil || apierrors.IsNotFound(err), err) // the taint also has it deleted
 	timed(t, "pod ready elsewhere after its node is declared dead", func() {
 		s.pod("new", "data", onNode("node-1"))
 		s.ready("new")
 	})
-	// What the lost node has open is the server's to take back.
+	// The server revokes the open files of the lost node.
 	written := 0
 	timed(t, "the lost node's file read elsewhere", func() {
 		s.within(6*time.Minute, "the file can be read", func() error {
@@ -172,7 +176,8 @@ func TestLostNodeIsFenced(t *testing.T) {
 	})
 	s.sh("new", "echo from new | dd of=/data/new conv=fsync")
 	restore()
-	// The node can reach the server again and is not let in. Nor has the old pod written, which had the time to try.
+	// The node can reach the server again and is not let in. The old pod had time to try, and has not
+	// written either.
 	err = writeByHand("after")
 	assert.Assert(t, err != nil, "the lost node can write")
 	t.Log(err)
@@ -206,7 +211,8 @@ func nodeReady(s *scenario, name string, want bool) error {
 	return nil
 }
 
-// TestNodePowerLoss: a node dies with its pod and boots again; the pod comes back there with its data.
+// TestNodePowerLoss: a node dies with its pod and boots again. The pod comes back there with its
+// data.
 func TestNodePowerLoss(t *testing.T) {
 	s := newScenario(t)
 	node := s.cluster.Nodes[1]

@@ -18,7 +18,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// scenario is a test with a namespace of its own in the cluster, which is emptied at its end.
+// scenario is a test with a separate namespace in the cluster, which is emptied at its end.
 type scenario struct {
 	*testing.T
 	ctx       context.Context
@@ -27,8 +27,8 @@ type scenario struct {
 	namespace string
 }
 
-// patience bounds a wait for Kubernetes; scenarios that wait for more say so. A pod starts in seconds, but in more than a minute where other
-// guests share this machine's CPUs.
+// patience limits a wait for Kubernetes. Scenarios that need longer set their limits. A pod starts
+// in seconds, but can take more than a minute if other guests share this machine's CPUs.
 const patience = 4 * time.Minute
 
 func newScenario(t *testing.T) *scenario {
@@ -43,7 +43,8 @@ func newScenario(t *testing.T) *scenario {
 	return s
 }
 
-// cleanup deletes what the scenario made and waits until its volumes are gone: one that stays is a leak.
+// cleanup deletes the objects of the scenario and waits until its volumes are gone: a volume that
+// stays is a leak.
 func (s *scenario) cleanup() {
 	if s.Failed() {
 		s.explain()
@@ -51,7 +52,7 @@ func (s *scenario) cleanup() {
 	background := metav1.DeletePropagationBackground
 	err := s.client.CoreV1().Namespaces().Delete(s.ctx, s.namespace, metav1.DeleteOptions{PropagationPolicy: &background})
 	assert.Check(s, err)
-	// A node that was lost first finds out what it has missed.
+	// A node that was lost first has to synchronize with the API server.
 	s.within(2*patience, "namespace and volumes are gone", func() error {
 		if _, err := s.client.CoreV1().Namespaces().Get(s.ctx, s.namespace, metav1.GetOptions{}); err == nil {
 			return fmt.Errorf("namespace %s is there", s.namespace)
@@ -65,7 +66,7 @@ func (s *scenario) cleanup() {
 	})
 }
 
-// explain shows what the cluster says about a failure.
+// explain logs the cluster's information about a failure.
 func (s *scenario) explain() {
 	for _, what := range []string{"pods,pvc,volumesnapshots", "events"} {
 		out, err := s.cluster.Kubectl(s.ctx, "-n", s.namespace, "get", what, "-o", "wide")
@@ -75,7 +76,7 @@ func (s *scenario) explain() {
 	s.Logf("what the NFS server knows: %s %v", out, err)
 }
 
-// volumes are the PersistentVolumes of the scenario's claims.
+// volumes returns the PersistentVolumes of the scenario's claims.
 func (s *scenario) volumes() []corev1.PersistentVolume {
 	list, err := s.client.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *scenario) volumes() []corev1.PersistentVolume {
 	return out
 }
 
-// eventually waits until f returns no error. It may be used after the test's end.
+// eventually waits until f returns no error. It works after the test's end.
 func (s *scenario) eventually(what string, f func() error) {
 	s.Helper()
 	s.within(patience, what, f)
@@ -129,7 +130,7 @@ func (s *scenario) try(pod, command string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// resource is one of the snapshot CRDs, which client-go does not know.
+// create creates an object of one of the snapshot CRDs, which client-go does not know.
 func (s *scenario) create(resource schema.GroupVersionResource, kind, name string, spec map[string]any) {
 	s.Helper()
 	object := &unstructured.Unstructured{Object: map[string]any{

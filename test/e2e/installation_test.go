@@ -14,8 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// TestDocumentedInstallation runs the commands of docs/quickstart.md for the first claim and its pod. The
-// controller reads the secret of the claim's class and no other. With -documented, as in
+// TestDocumentedInstallation runs the commands of docs/quickstart.md for the first claim and its
+// pod. The controller reads the secret of the claim's class and no other. With -documented, as in
 // make e2e-smoke, the chart is installed by the commands of that document too.
 func TestDocumentedInstallation(t *testing.T) {
 	s := newScenario(t)
@@ -28,7 +28,7 @@ func TestDocumentedInstallation(t *testing.T) {
 }
 
 // documented runs the commands in a section of docs/quickstart.md, which names the section's YAML
-// file. The last one is repeated until its output has the text.
+// file. It repeats the last command until its output has the text.
 func (s *scenario) documented(section, name, text string) {
 	s.Helper()
 	objects, err := s.cluster.Documented(cluster.InstallationDocument, section, "yaml")
@@ -56,7 +56,8 @@ func (s *scenario) documented(section, name, text string) {
 	})
 }
 
-// controllerMayRead asks for a secret beside the chart, or for all with no name.
+// controllerMayRead asks the API server whether the controller may read a secret in the chart's
+// namespace, or all secrets with no name.
 func (s *scenario) controllerMayRead(secret string) bool {
 	s.Helper()
 	review, err := s.client.AuthorizationV1().SubjectAccessReviews().Create(s.ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{

@@ -1,9 +1,11 @@
-// Package e2e runs the project's own programs in a Kubernetes cluster with real pods, real NFS and real btrfs.
+// Package e2e runs the project's programs in a Kubernetes cluster with real pods, real NFS and real
+// btrfs.
 //
 //	go test . -run TestSmoke     the short part
 //	go test .                    all scenarios
 //
-// needs root and nothing else; see package cluster for how. Logs stay in the user's cache folder.
+// It needs only root. Package cluster describes how it works. Logs stay in the user's cache
+// directory.
 package e2e
 
 import (
@@ -27,7 +29,7 @@ var (
 	prepareOnly    = flag.Bool("prepare", false, "build and download what the tests need, and end")
 )
 
-// running is the cluster of all tests. It takes longer to come up than most of them run.
+// running is the cluster of all tests. Its start takes longer than most of the tests.
 var running *cluster.Cluster
 
 func TestMain(m *testing.M) {
@@ -40,7 +42,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// upTime bounds bringing the cluster up on a machine where the programs are there.
+// upTime limits the start of the cluster on a machine where the programs are prepared.
 const upTime = 5 * time.Minute
 
 func runTests(m *testing.M) (int, error) {
@@ -78,7 +80,7 @@ func runTests(m *testing.M) (int, error) {
 	return code, checkRights()
 }
 
-// chartValues are what the scenarios need beside the cluster's own values.
+// chartValues are the values of the scenarios, in addition to those of the cluster.
 var chartValues = map[string]any{
 	"storageClasses": []any{
 		map[string]any{"name": "btrfs", "agentURL": cluster.AgentURL, "secret": map[string]any{"token": cluster.TenantToken}, "default": true},
@@ -90,6 +92,6 @@ var chartValues = map[string]any{
 	"volumeAttributesClasses": []any{
 		map[string]any{"name": "e2e-compressed", "parameters": map[string]any{"compression": "zstd:3"}},
 	},
-	// An agent that does not answer is to be told of within a test's patience.
+	// The error of an agent that does not answer has to appear within a test's patience.
 	"controller": map[string]any{"agentTimeout": "5s"},
 }

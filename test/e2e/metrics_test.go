@@ -13,8 +13,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// TestDashboardAndAlertsShowWhatThereIs: every metric of ours that they name is served by a controller or node that has
-// done something.
+// TestDashboardAndAlertsShowWhatThereIs checks that a controller or node that has done work serves
+// every metric of this project that dashboard and alerts name.
 func TestDashboardAndAlertsShowWhatThereIs(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data")

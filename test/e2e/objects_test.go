@@ -15,7 +15,7 @@ import (
 
 const busybox = "docker.io/library/busybox:1.37"
 
-// claimOption changes a claim before it is made.
+// claimOption changes a claim before it is created.
 type claimOption func(*corev1.PersistentVolumeClaim)
 
 func ofClass(name string) claimOption {
@@ -45,7 +45,7 @@ func fromClaim(name string) claimOption {
 	}
 }
 
-// claim makes a claim of 64 MiB, ReadWriteMany, of the class that is there in every installation.
+// claim creates a claim of 64 MiB, ReadWriteMany, of the class that every installation has.
 func (s *scenario) claim(name string, options ...claimOption) {
 	s.Helper()
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -69,7 +69,7 @@ func (s *scenario) bound(name string) *corev1.PersistentVolumeClaim {
 	return claim
 }
 
-// resize asks for more and waits until the claim's status says so.
+// resize requests a larger size and waits until the claim's status has it.
 func (s *scenario) resize(name, size string) {
 	s.Helper()
 	s.startResize(name, size)
@@ -102,7 +102,7 @@ func (s *scenario) patchClaim(name, patch string) {
 	assert.NilError(s, err)
 }
 
-// podOption changes a pod before it is made.
+// podOption changes a pod before it is created.
 type podOption func(*corev1.Pod)
 
 func onNode(name string) podOption {
@@ -115,7 +115,7 @@ func runningShell(command string) podOption {
 	}
 }
 
-// asUser runs the pod without root, its volumes for a group.
+// asUser runs the pod without root, with a group for its volumes.
 func asUser(uid, fsGroup int64) podOption {
 	return func(p *corev1.Pod) {
 		yes := true
@@ -123,7 +123,7 @@ func asUser(uid, fsGroup int64) podOption {
 	}
 }
 
-// pod makes a pod that mounts a claim at /data and sleeps.
+// pod creates a pod that mounts a claim at /data and sleeps.
 func (s *scenario) pod(name, claim string, options ...podOption) {
 	s.Helper()
 	p := s.podObject(name, claim, options...)
@@ -168,7 +168,7 @@ func (s *scenario) ready(name string) *corev1.Pod {
 	return pod
 }
 
-// deletePod waits until the pod is gone, and with it its mounts.
+// deletePod waits until the pod and its mounts are gone.
 func (s *scenario) deletePod(name string) {
 	s.Helper()
 	assert.NilError(s, s.client.CoreV1().Pods(s.namespace).Delete(s.ctx, name, metav1.DeleteOptions{}))
@@ -182,7 +182,7 @@ func (s *scenario) deletePod(name string) {
 
 var snapshots = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshots"}
 
-// snapshot makes a VolumeSnapshot and waits until it can be used.
+// snapshot creates a VolumeSnapshot and waits until it is ready.
 func (s *scenario) snapshot(name, claim string) {
 	s.Helper()
 	s.startSnapshot(name, claim)

@@ -13,7 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// boundClaims is how many of the scenario's claims are bound.
+// boundClaims returns how many of the scenario's claims are bound.
 func (s *scenario) boundClaims() int {
 	s.Helper()
 	list, err := s.client.CoreV1().PersistentVolumeClaims(s.namespace).List(s.ctx, metav1.ListOptions{})
@@ -37,7 +37,7 @@ func (s *scenario) waitForBound(most time.Duration, want int) {
 	})
 }
 
-// onDisk are the volumes that the agent has for the scenario's claims.
+// onDisk returns how many volumes the agent has for the scenario's claims.
 func (s *scenario) onDisk() int {
 	s.Helper()
 	out, err := s.cluster.Storage("ls", "/srv/btrfs/e2e")
@@ -49,7 +49,7 @@ func (s *scenario) onDisk() int {
 	return n
 }
 
-// TestManyClaims makes 100 claims at once and 50 pods on them.
+// TestManyClaims creates 100 claims at once and 50 pods that use them.
 func TestManyClaims(t *testing.T) {
 	const claims, pods = 100, 50
 	s := newScenario(t)
@@ -90,7 +90,8 @@ func TestManyClaims(t *testing.T) {
 	})
 }
 
-// leads waits until a replica has the leases of the sidecars, and says who has the provisioner's, which alone does not name its pod.
+// leads waits until a replica has the leases of the sidecars. It returns the holder of the
+// provisioner's lease, which is the only one that does not name its pod.
 func (s *scenario) leads(r *cluster.Replica) (provisioner string) {
 	s.Helper()
 	s.eventually(r.Pod+" leads", func() error {
@@ -119,7 +120,8 @@ func (s *scenario) leads(r *cluster.Replica) (provisioner string) {
 	return provisioner
 }
 
-// TestLeaderLost kills the leading replica, controller and sidecars at once, in the middle of 100 claims.
+// TestLeaderLost kills the leading replica, controller and sidecars at once, while 100 claims are
+// being provisioned.
 func TestLeaderLost(t *testing.T) {
 	const claims = 100
 	s := newScenario(t)
@@ -140,7 +142,7 @@ func TestLeaderLost(t *testing.T) {
 	assert.NilError(t, leader.Start())
 	assert.Equal(t, len(s.volumes()), claims)
 	assert.Equal(t, s.onDisk(), claims)
-	// Nothing that the first leader has begun is left over beside them.
+	// The first leader has left no incomplete volumes.
 	out, err := s.cluster.Storage("ls", "/srv/btrfs/e2e")
 	assert.NilError(t, err)
 	all, err := s.client.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})

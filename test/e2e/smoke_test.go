@@ -8,7 +8,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// TestSmoke is a volume's whole life, with pods on two nodes that really mount it.
+// TestSmoke covers the whole life of a volume, with pods on two nodes that mount it.
 func TestSmoke(t *testing.T) {
 	s := newScenario(t)
 	timed(t, "claim bound", func() {
@@ -39,7 +39,8 @@ func TestSmoke(t *testing.T) {
 		s.ready("three")
 	})
 	assert.Equal(t, s.sh("three", "cat /data/one /data/two"), "from one\nfrom two")
-	// The limit holds before and after it is raised, as pods see it. Of zeros little would be left to count where the class compresses.
+	// The limit applies before and after it is raised, as pods see it. Zeros would count little if the
+	// class compresses.
 	_, err := s.try("one", "dd if=/dev/urandom of=/data/big bs=1M count=100 && sync")
 	assert.ErrorContains(t, err, "quota exceeded")
 	s.sh("one", "rm -f /data/big; sync")

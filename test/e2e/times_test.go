@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// times are what the scenarios measured, in the order in which they did.
+// times holds the measurements of the scenarios, in order.
 var times struct {
 	sync.Mutex
 	order []string
@@ -27,7 +27,7 @@ func record(what string, took time.Duration) {
 	times.taken[what] = append(times.taken[what], took)
 }
 
-// scenarios are the tests that have ended, in order.
+// scenarios holds the tests that have ended, in order.
 var scenarios struct {
 	sync.Mutex
 	ended []ended
@@ -39,7 +39,7 @@ type ended struct {
 	failed bool
 }
 
-// recordScenario notes a scenario's end, with the time until everything it made was gone again.
+// recordScenario records a scenario's end, with the time until all its objects are gone.
 func recordScenario(t *testing.T, begin time.Time) {
 	scenarios.Lock()
 	defer scenarios.Unlock()
@@ -80,7 +80,7 @@ func printTimes() {
 	}
 }
 
-// quantile of sorted durations: the smallest that at least the share q does not exceed.
+// quantile returns the smallest duration that at least the share q does not exceed.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	i := int(float64(len(sorted))*q+0.999999) - 1
 	return sorted[min(max(i, 0), len(sorted)-1)]

@@ -16,7 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// TestLateBinding: a class with WaitForFirstConsumer makes the volume when a pod wants it, not before.
+// TestLateBinding: with WaitForFirstConsumer, the volume is created when a pod needs it, not
+// before.
 func TestLateBinding(t *testing.T) {
 	s := newScenario(t)
 	s.claim("late", ofClass("btrfs-late"))
@@ -30,7 +31,7 @@ func TestLateBinding(t *testing.T) {
 	s.bound("late")
 }
 
-// TestReadOnlyMany: a filled volume, cloned for readers, cannot be written by them.
+// TestReadOnlyMany: a volume with data is cloned for readers, which cannot write to it.
 func TestReadOnlyMany(t *testing.T) {
 	s := newScenario(t)
 	s.claim("source", withMode(corev1.ReadWriteOnce))
@@ -75,7 +76,7 @@ func TestReadWriteOnce(t *testing.T) {
 	assert.Equal(t, s.sh("second", "cat /data/file"), "text")
 }
 
-// TestReadWriteOncePod: one pod has the volume; another waits until it is gone.
+// TestReadWriteOncePod: one pod has the volume. Another waits until the first is gone.
 func TestReadWriteOncePod(t *testing.T) {
 	s := newScenario(t)
 	s.claim("single", withMode(corev1.ReadWriteOncePod))
@@ -98,7 +99,7 @@ func TestReadWriteOncePod(t *testing.T) {
 	s.ready("second")
 }
 
-// TestGroup: pods without root write by their fsGroup, and files get that group.
+// TestGroup: pods without root write with their fsGroup, and files get that group.
 func TestGroup(t *testing.T) {
 	s := newScenario(t)
 	s.claim("shared")
@@ -110,7 +111,7 @@ func TestGroup(t *testing.T) {
 	assert.Equal(t, s.sh("one", "stat -c %u:%g /data/dir/file"), "1001:4242")
 	s.sh("two", "echo two >> /data/dir/file")
 	assert.Equal(t, s.sh("one", "cat /data/dir/file"), "one\ntwo")
-	// A third, in no group of theirs, is kept out.
+	// A third pod without their groups has no access.
 	s.pod("other", "shared", onNode("node-2"), func(p *corev1.Pod) {
 		uid := int64(1003)
 		p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &uid, RunAsGroup: &uid}
@@ -120,7 +121,7 @@ func TestGroup(t *testing.T) {
 	assert.ErrorContains(t, err, "Permission denied")
 }
 
-// TestSubPath: two containers see their own directories of one volume.
+// TestSubPath: two containers see separate directories of one volume.
 func TestSubPath(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data")
@@ -139,11 +140,12 @@ func TestSubPath(t *testing.T) {
 	assert.Equal(t, s.sh("all", "cat /data/a/deep/file /data/b/file"), "a\nb")
 }
 
-// TestExpandWhileWriting: a pod that writes beyond the old limit goes on over the expansion, with all its data.
+// TestExpandWhileWriting: a pod that writes beyond the old limit continues during the expansion,
+// with all its data.
 func TestExpandWhileWriting(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data", ofSize("64Mi"))
-	// Each line is written before the next; a write that meets the limit is tried again.
+	// Each line is written before the next. A write that reaches the limit is retried.
 	s.pod("writer", "data", runningShell("i=0; while [ $i -lt 40 ]; do dd if=/dev/zero of=/data/f$i bs=1M count=4 conv=fsync 2>/dev/null && i=$((i+1)) && echo $i > /tmp/done || sleep 0.2; done"))
 	s.eventually("the writer writes", func() error {
 		_, err := s.try("writer", "[ $(cat /tmp/done) -ge 5 ]")
@@ -175,7 +177,8 @@ func TestCloneAcrossSize(t *testing.T) {
 	assert.Equal(t, s.sh("writer", "cat /data/file"), "text")
 }
 
-// TestRetain: with Retain the volume outlives its claim and can be adopted by a static one with its data.
+// TestRetain: with Retain, the volume outlives its claim. A static volume can adopt it with its
+// data.
 func TestRetain(t *testing.T) {
 	s := newScenario(t)
 	s.claim("kept", ofClass("btrfs-keep"))
@@ -185,7 +188,8 @@ func TestRetain(t *testing.T) {
 	s.deletePod("writer")
 	s.forget("kept", old.Name)
 
-	// A static volume, as an administrator writes it: handle, attributes and secret of the old one.
+	// A static volume, as an administrator writes it, with handle, attributes and secret of the old
+	// one.
 	static := &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: s.namespace + "-static"},
 		Spec: corev1.PersistentVolumeSpec{
@@ -217,8 +221,9 @@ func (s *scenario) forget(claim, volume string) {
 	s.kubectl("delete", "pv", volume, "--timeout="+patience.String())
 }
 
-// TestAdoption: what `volume adopt-manifest` prints brings a volume back of which Kubernetes has lost everything, as docs/upgrade.md says. It
-// is as good as one that was made for a claim: nodes mount it, it grows, and it goes when its policy is changed to that.
+// TestAdoption: the output of `volume adopt-manifest` restores a volume whose objects Kubernetes
+// has lost, as in docs/upgrade.md. The volume is equivalent to one of a claim: nodes mount it, it
+// grows, and it can be deleted once its policy is Delete.
 func TestAdoption(t *testing.T) {
 	s := newScenario(t)
 	s.claim("db")
@@ -261,7 +266,7 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
-// TestEphemeral: a pod's own volume comes and goes with it.
+// TestEphemeral: an ephemeral volume is created and deleted with its pod.
 func TestEphemeral(t *testing.T) {
 	s := newScenario(t)
 	s.pod("pod", "", func(p *corev1.Pod) {
@@ -284,7 +289,7 @@ func TestEphemeral(t *testing.T) {
 	})
 }
 
-// TestKubeletSeesTheQuota: metrics of volumes show the volume's limit and use, not those of the pool.
+// TestKubeletSeesTheQuota: volume metrics show the volume's limit and usage, not those of the pool.
 func TestKubeletSeesTheQuota(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data", ofSize("64Mi"))
@@ -303,7 +308,7 @@ func TestKubeletSeesTheQuota(t *testing.T) {
 	})
 }
 
-// metricOf is the value of a metric for claim "data" of a namespace, -1 if there is none.
+// metricOf returns the value of a metric for claim "data" of a namespace, -1 if there is none.
 func metricOf(text, name, namespace string) float64 {
 	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(line, name+"{") || !strings.Contains(line, `namespace="`+namespace+`"`) {
@@ -317,7 +322,7 @@ func metricOf(text, name, namespace string) float64 {
 	return -1
 }
 
-// TestErrorsReachTheOwner: what is wrong with a class is said in the claim's events.
+// TestErrorsReachTheOwner: the claim's events report errors of a class.
 func TestErrorsReachTheOwner(t *testing.T) {
 	for class, words := range map[string][]string{
 		"wrong-token": {cluster.AgentURL, "the token is not known"},
@@ -336,7 +341,7 @@ func TestErrorsReachTheOwner(t *testing.T) {
 	}
 }
 
-// provisioningFailure waits for the event with which the provisioner tells a claim's owner what is wrong.
+// provisioningFailure waits for the provisioner's error event for a claim.
 func (s *scenario) provisioningFailure() string {
 	s.Helper()
 	var said string
@@ -356,8 +361,8 @@ func (s *scenario) provisioningFailure() string {
 	return said
 }
 
-// TestVolumeAttributesClass: another class changes a volume in use, and what is written from then on; a claim that names one
-// gets it from the start, if csi-provisioner is 6 or newer.
+// TestVolumeAttributesClass: another class changes a volume in use, and affects later writes. A
+// claim that names a class gets it from the start, if csi-provisioner is 6 or newer.
 func TestVolumeAttributesClass(t *testing.T) {
 	s := newScenario(t)
 	s.claim("data")
@@ -381,7 +386,7 @@ func TestVolumeAttributesClass(t *testing.T) {
 	assert.Assert(t, is.Contains(s.compression("made"), "zstd"))
 }
 
-// hasAttributes waits until a claim's volume has what a class says.
+// hasAttributes waits until a claim's volume has the properties of a class.
 func (s *scenario) hasAttributes(claim, class string) {
 	s.Helper()
 	s.eventually("the claim has its class "+class, func() error {
@@ -396,7 +401,7 @@ func (s *scenario) hasAttributes(claim, class string) {
 	})
 }
 
-// compression is the property of the volume's data on the storage host.
+// compression returns the property of the volume's data on the storage host.
 func (s *scenario) compression(claim string) string {
 	s.Helper()
 	out, err := s.cluster.Storage("btrfs", "property", "get", "/srv/btrfs/e2e/"+s.bound(claim).Spec.VolumeName+"/data", "compression")

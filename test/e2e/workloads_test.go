@@ -14,7 +14,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/e2e/cluster"
 )
 
-// TestStatefulSet rolls a set over, and moves a pod to another node; each keeps its own data.
+// TestStatefulSet rolls a set over, and moves a pod to another node. Each pod keeps its data.
 func TestStatefulSet(t *testing.T) {
 	s := newScenario(t)
 	replicas := int32(2)
@@ -44,7 +44,7 @@ func TestStatefulSet(t *testing.T) {
 	}
 }
 
-// TestStorageCapacity: capacity objects appear, and the scheduler follows them.
+// TestStorageCapacity: capacity objects appear, and the scheduler uses them.
 func TestStorageCapacity(t *testing.T) {
 	s := newScenario(t)
 	s.eventually("a capacity object tells the pool's space", func() error {

@@ -26,25 +26,27 @@ import (
 
 const mib = int64(1) << 20
 
-// patience bounds waits for what takes a second on a machine that has time.
+// patience limits waits for steps that take a second on an idle machine.
 const patience = 3 * time.Minute
 
-// crowd is a storage host with a thousand exports, some of which pods on two nodes write to all the time.
+// crowd is a storage host with a thousand exports. Pods on two nodes continuously write to some of
+// them.
 type crowd struct {
 	*system.System
 	pods []*pod
 }
 
-// pod writes files durably, one after the other, and holds a file open and locked meanwhile.
+// pod writes files durably, one after another, and keeps a file open and locked.
 type pod struct {
 	*system.Attachment
-	other   *system.Attachment // of the same volume to the other node
+	other   *system.Attachment // attachment of the same volume to the other node
 	process *exec.Cmd
 	stderr  *strings.Builder
 }
 
-// lease is also the time that clients have to reclaim what they had. On a busy machine a client can miss a short one, and loses its locks. A long
-// one costs nothing: the server waits no longer than for the last client that nfsdcld has noted.
+// lease is also the time in which clients can reclaim their state. On a busy machine, a client can
+// miss a short one and lose its locks. A long one costs nothing: the server waits at most for the
+// last client that nfsdcld has recorded.
 const lease = time.Minute
 
 func engineEnv(name string) []string {
@@ -61,7 +63,8 @@ func modeOf(engine string) lab.NFSMode {
 	return lab.Mountd
 }
 
-// No restart of anything costs a pod more than a pause: no error, no open file, no lock.
+// No restart of any component causes more than a pause for a pod: no error, no lost open file, no
+// lost lock.
 func TestRestartsWithAThousandExports(t *testing.T) {
 	for _, engines := range [][2]string{{"kernel", "exportfs"}, {"exportfs", "kernel"}} {
 		engine, other := engines[0], engines[1]
@@ -108,7 +111,7 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 		})
 	}
 	assert.NilError(t, all.Wait())
-	for i := range 3 { // each keeps the guest's one processor busy
+	for i := range 3 { // each keeps the guest's only processor busy
 		c.startPod(t, i%len(c.Nodes), fmt.Sprintf("pod-%d", i))
 	}
 	c.goOn(t)
@@ -116,8 +119,8 @@ func newCrowd(t *testing.T, engine string, exports int) *crowd {
 	return c
 }
 
-// keepScope gives the server that nfs-utils start the scope of the pool, as install.sh does: a
-// change of engine keeps locks only where the scope stays the same.
+// keepScope gives the server that nfs-utils start the scope of the pool, like install.sh. A change
+// of the engine keeps locks only if the scope stays the same.
 func (c *crowd) keepScope(t *testing.T, engine string) {
 	t.Helper()
 	id, err := c.Lab.Storage.Run("findmnt", "-n", "-o", "UUID", "--target", c.Lab.Pool)
@@ -167,7 +170,7 @@ func (c *crowd) goOn(t *testing.T) {
 	}
 }
 
-// count is read on the server: a client may wait for its own writes.
+// count reads on the server, because a client may wait for its writes.
 func count(t *testing.T, p *pod) string {
 	t.Helper()
 	out, err := p.Shell(`timeout 50 cat "$V/count" 2>&1 || true`)
@@ -175,10 +178,11 @@ func count(t *testing.T, p *pod) string {
 	return out
 }
 
-// tryLock ends with 9 if somebody else has the lock. It comes from the other node: a pod's own knows without the server.
+// tryLock ends with 9 if another client has the lock. It runs on the other node: the pod's node
+// would answer without the server.
 const tryLock = `exec 8>> "$V/held"; flock -n -E 9 8`
 
-// stillLocked shows that a pod's lock holds against others.
+// stillLocked checks that a pod's lock excludes others.
 func (c *crowd) stillLocked(t *testing.T) {
 	t.Helper()
 	for _, p := range c.pods {
@@ -187,7 +191,7 @@ func (c *crowd) stillLocked(t *testing.T) {
 	}
 }
 
-// finish ends the pods, which must not have met an error.
+// finish stops the pods, which must not have had an error.
 func (c *crowd) finish(t *testing.T) {
 	t.Helper()
 	for _, p := range c.pods {
@@ -212,7 +216,7 @@ func (c *crowd) restartServer(t *testing.T, engine string) {
 		assert.NilError(t, c.Lab.RestartNFSServer())
 		return
 	}
-	// The agent runs the server, so stopping it is all that anybody can do.
+	// The agent runs the server, so an administrator can only stop it.
 	_, err := c.Lab.Storage.Run("rpc.nfsd", "0")
 	assert.NilError(t, err)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -226,12 +230,12 @@ func (c *crowd) restartServer(t *testing.T, engine string) {
 func (c *crowd) reboot(t *testing.T) {
 	t.Helper()
 	assert.NilError(t, c.Lab.Storage.Reboot())
-	_ = c.Agent.Kill() // it went with the host; this forgets it
+	_ = c.Agent.Kill() // the agent ended with the host; this resets its state in the test
 	assert.NilError(t, c.Lab.StartNFSServer())
 	assert.NilError(t, c.Agent.Start())
 }
 
-// changeEngine is what an administrator does in a maintenance window.
+// changeEngine does what an administrator does in a maintenance window.
 func (c *crowd) changeEngine(t *testing.T, engine string) {
 	t.Helper()
 	assert.NilError(t, c.Agent.Stop())
@@ -256,8 +260,8 @@ func (c *crowd) changeEngine(t *testing.T, engine string) {
 	}
 }
 
-// Two hundred volumes are published to twenty nodes each, all at once. With exportfs, which writes all exports anew for those that come together,
-// to five.
+// Two hundred volumes are published to twenty nodes each, all at once. With exportfs they are
+// published to five nodes each, because it rewrites all exports for each batch.
 func TestStormOfPublishes(t *testing.T) {
 	const volumes, returned = 200, 50
 	for engine, nodes := range map[string]int{"kernel": 20, "exportfs": 5} {
@@ -310,7 +314,7 @@ func TestStormOfPublishes(t *testing.T) {
 	}
 }
 
-// exported counts what the NFS server exports of the volumes' data.
+// exported counts the NFS server's exports of volumes.
 func exported(t *testing.T, s *system.System, engine string) int {
 	t.Helper()
 	file := "/proc/net/rpc/nfsd.export/content"
@@ -328,7 +332,7 @@ func exported(t *testing.T, s *system.System, engine string) int {
 	return n
 }
 
-// What somebody exports below the base path by hand is taken back; what he exports elsewhere is his affair.
+// The agent revokes a manual export below the base path. It ignores exports of other paths.
 func TestUnintendedExportIsRevoked(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, AgentEnv: engineEnv("exportfs")})
 	_, err := s.API.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: "v", SizeBytes: mib})
@@ -352,7 +356,7 @@ func TestUnintendedExportIsRevoked(t *testing.T) {
 	assert.Assert(t, strings.HasPrefix(table, "/srv\t"), table)
 }
 
-// A class can make root in a pod nobody.
+// A class can squash root in a pod.
 func TestRootSquashOfAClass(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}})
 	parameters := s.ClassParameters()

@@ -17,8 +17,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// The NFS server's caches hold on to the directories of exports, and a directory of a deleted volume to the volume's space. It
-// comes back although exports are changed many times a second, at which the kernel puts off emptying its caches.
+// The NFS server's caches hold references to the directories of exports. A directory of a deleted
+// volume holds the volume's space. The kernel frees the space although exports change many times
+// per second, which delays the cleanup of its caches.
 func TestDeletedVolumesGiveTheirSpaceBack(t *testing.T) {
 	const churn = 15 * time.Second
 	for _, engine := range []string{"kernel", "exportfs"} {
@@ -51,7 +52,7 @@ func TestDeletedVolumesGiveTheirSpaceBack(t *testing.T) {
 					return poll.Continue("%d deleted volumes keep their space", n)
 				}
 				return poll.Success()
-			}, poll.WithTimeout(4*time.Minute), poll.WithDelay(time.Second)) // the kernel lets go of exports twice a minute
+			}, poll.WithTimeout(4*time.Minute), poll.WithDelay(time.Second)) // the kernel releases exports twice a minute
 		})
 	}
 }
@@ -72,7 +73,7 @@ func exportOverAndOver(t *testing.T, s *system.System, volume string, until time
 	return nil
 }
 
-// useAndDelete takes a volume through a life with a client that writes.
+// useAndDelete creates a volume, lets a client write to it, and deletes it.
 func useAndDelete(t *testing.T, s *system.System, volume string) error {
 	node := s.Lab.Nodes[0]
 	if _, err := s.API.CreateVolume(t.Context(), agentapi.VolumeCreate{Name: volume, SizeBytes: 64 << 20}); err != nil {

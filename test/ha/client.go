@@ -20,7 +20,7 @@ import (
 // ConfigVariable is the environment variable that holds the Config of Main, as JSON.
 const ConfigVariable = "BNC_HA"
 
-// The roles of Main.
+// Roles of Main.
 const (
 	roleClient  = ""
 	roleWrite   = "write"
@@ -28,20 +28,20 @@ const (
 	roleServe   = "serve"
 )
 
-// Config says what a program in the nodes' guest is to do.
+// Config configures a program in the nodes' guest.
 type Config struct {
-	Role     string // empty: bring up the nodes, and start the others
-	Dir      string // on the host: what the programs note
-	AgentURL string // on the address that moves
-	Volume   string // a pod's mount
-	Database bool   // PostgreSQL, too
+	Role     string // empty: start the nodes, and the programs of the other roles
+	Dir      string // on the host: the notes of the programs
+	AgentURL string // on the floating address
+	Volume   string // mount point of a pod
+	Database bool   // also run PostgreSQL
 }
 
-// Working is the line that tells the host that the nodes write. After it the program waits for the
-// end of its standard input, and then verifies everything.
+// Working is the line that reports to the host that the nodes write. After it the program waits for
+// the end of its standard input, and then verifies all records.
 const Working = "working"
 
-// Main is a program in the nodes' guest. It returns the process's exit code.
+// Main is a program in the nodes' guest. It returns the exit code of the process.
 func Main() int {
 	var c Config
 	err := json.Unmarshal([]byte(os.Getenv(ConfigVariable)), &c)
@@ -70,11 +70,11 @@ func run(c Config) error {
 // uplink is the guest's interface in the clients' network.
 const uplink = "vec0"
 
-// callTime bounds what is asked of the drivers. It is longer than a grace period on a busy machine.
+// callTime limits calls to the drivers. It is longer than a grace period on a busy machine.
 const callTime = 5 * time.Minute
 
-// client attaches a volume to two nodes, has one write to it and the other contend for the lock,
-// and verifies at the end what was acknowledged.
+// client attaches a volume to two nodes. One writes to it and the other contends for the lock. At
+// the end, client verifies the acknowledged records.
 func client(c Config) (err error) {
 	s, err := system.Start(system.Options{
 		Lab:      lab.Options{Nodes: 2, NFSStopped: true, Uplink: uplink},
@@ -86,7 +86,7 @@ func client(c Config) (err error) {
 	defer func() {
 		if err != nil {
 			fmt.Println(s.Logs())
-			fmt.Println(err) // the hosts may be gone, and Close then waits for them
+			fmt.Println(err) // the hosts may be gone, and Close would wait for them
 		}
 		err = errors.Join(err, s.Close())
 	}()
@@ -108,11 +108,11 @@ func client(c Config) (err error) {
 		}
 	}
 	fmt.Println(Working)
-	_, _ = bufio.NewReader(os.Stdin).ReadByte() // its end
+	_, _ = bufio.NewReader(os.Stdin).ReadByte() // end of the input
 
 	for _, role := range slices.Backward(roles) {
 		if role == roleContend {
-			continue // it is to get the lock that the writer gives back
+			continue // the contender has to get the lock that the writer releases
 		}
 		if err := stop(programs[role]); err != nil {
 			return fmt.Errorf("%s: %w", role, err)
@@ -172,7 +172,7 @@ func start(pod *system.Attachment, c Config) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// awaitFirst returns when the program of a role works. The writer has the lock then, and the
+// awaitFirst returns when the program of a role works. The writer then has the lock, and the
 // contender may try.
 func awaitFirst(dir, role string) error {
 	file := map[string]string{roleWrite: acknowledgedName, roleServe: rowsName}[role]
@@ -196,7 +196,7 @@ func stop(cmd *exec.Cmd) error {
 	return errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait())
 }
 
-// verify reads on the other node what the writer wrote.
+// verify reads the writer's records on the other node.
 func verify(c Config, pod *system.Attachment) error {
 	content, err := os.ReadFile(pod.Node.Path(filepath.Join(pod.Target, recordsName)))
 	if err != nil {

@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// rowsName is a file in Config.Dir, on the host: a byte for each row that was committed.
+// rowsName is a file in Config.Dir, on the host: a byte for each committed row.
 const rowsName = "rows"
 
-// database is PostgreSQL, in a pod's volume, as the user that Debian's package makes. It takes
-// requests on a socket in run only.
+// database is PostgreSQL in a pod's volume, with the user of Debian's package. It accepts requests
+// only on a socket in run.
 type database struct{ bin, data, run string }
 
-// PostgreSQL finds the programs of Debian's package, and is empty without it.
+// PostgreSQL returns the directory of the programs of Debian's package, "" without the package.
 func PostgreSQL() string {
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if err != nil || len(found) == 0 {
@@ -56,7 +56,7 @@ func (d *database) command(program string, args ...string) *exec.Cmd {
 	}, args...)...)
 }
 
-// start starts the server, and returns when it takes requests.
+// start starts the server, and returns when it accepts requests.
 func (d *database) start() (*exec.Cmd, error) {
 	server := d.command("postgres", "-D", d.data, "-k", d.run, "-c", "listen_addresses=", "-c", "restart_after_crash=off")
 	var said bytes.Buffer
@@ -80,8 +80,7 @@ func (d *database) query(sql string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// serve inserts rows, one in each transaction, until SIGTERM. Then all that were committed are
-// there.
+// serve inserts rows, one per transaction, until SIGTERM. Then all committed rows must be there.
 func serve(c Config) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -113,7 +112,7 @@ func serve(c Config) (err error) {
 	return errors.Join(server.Process.Signal(syscall.SIGINT), server.Wait()) // a fast shutdown
 }
 
-// insert returns how many rows were committed: psql prints each when it is.
+// insert returns how many rows were committed: psql prints each committed row.
 func (d *database) insert(ctx context.Context, c Config) (rows int, err error) {
 	committed, err := os.OpenFile(filepath.Join(c.Dir, rowsName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

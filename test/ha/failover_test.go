@@ -12,8 +12,8 @@ import (
 
 var engines = []string{"exportfs", "kernel"}
 
-// An administrator moves the service: clients go on with their open files and locks, and nothing
-// that was done is done again.
+// An administrator moves the service. Clients continue with their open files and locks, and no
+// request is executed twice.
 func TestPlannedMove(t *testing.T) {
 	for _, engine := range engines {
 		t.Run(engine, func(t *testing.T) {
@@ -28,8 +28,8 @@ func TestPlannedMove(t *testing.T) {
 	}
 }
 
-// The power of the host at work fails: the other one goes on with all that was fsynced. When the
-// first is back, it gets what it missed, and can be moved to.
+// The power of the active host fails. The other one continues with all fsynced data. When the first
+// is back, it gets the missed changes, and the service can move to it.
 func TestPowerCut(t *testing.T) {
 	for _, engine := range engines {
 		t.Run(engine, func(t *testing.T) {
@@ -51,8 +51,8 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// Without the link between the hosts nothing is answered until the passive host has been fenced.
-// Then the active one goes on alone.
+// Without the link between the hosts, no request is answered until the passive host has been
+// fenced. Then the active one continues alone.
 func TestCutReplicationLink(t *testing.T) {
 	for _, engine := range engines {
 		t.Run(engine, func(t *testing.T) {
@@ -74,8 +74,8 @@ func TestCutReplicationLink(t *testing.T) {
 	}
 }
 
-// The disk of the host at work fails: DRBD goes on with that of the other one. The disk is replaced
-// after the service has moved.
+// The disk of the active host fails. DRBD continues with the disk of the other one. The disk is
+// replaced after the service has moved.
 func TestFailedDisk(t *testing.T) {
 	p := newPair(t, options{engine: "exportfs", database: ha.PostgreSQL() != ""})
 	p.work()
@@ -91,8 +91,8 @@ func TestFailedDisk(t *testing.T) {
 	p.verify()
 }
 
-// The counter-check: a server whose scope is the name of its host is another server to clients, so
-// that they reclaim nothing.
+// The counter-check: for clients, a server whose scope is the name of its host is a different
+// server after a move, so that they reclaim nothing.
 func TestHostNameAsScope(t *testing.T) {
 	p := newPair(t, options{engine: "exportfs", hostScope: true})
 	p.work()

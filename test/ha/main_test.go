@@ -7,7 +7,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/ha"
 )
 
-// TestMain makes this program the one in the nodes' guest as well.
+// TestMain makes this program also the one in the nodes' guest.
 func TestMain(m *testing.M) {
 	if os.Getenv(ha.ConfigVariable) != "" {
 		os.Exit(ha.Main())

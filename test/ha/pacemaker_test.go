@@ -11,8 +11,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/ha"
 )
 
-// configureCluster starts the cluster with the configuration of docs/two-hosts.md. What it has
-// systemd do is done by resource agents of the test, because there is no systemd in a guest.
+// configureCluster starts the cluster with the configuration of docs/two-hosts.md. Resource agents
+// of the test replace systemd, which does not run in a guest.
 func (p *pair) configureCluster() {
 	p.t.Helper()
 	p.write("hosts", fenced(p.t, "hosts"))
@@ -29,7 +29,8 @@ func (p *pair) configureCluster() {
 	p.awaitActive(alpha, beta)
 }
 
-// resources is the configuration of docs/two-hosts.md, with what that page changes for the kernel engine.
+// resources returns the configuration of docs/two-hosts.md, with that page's changes for the kernel
+// engine.
 func (p *pair) resources() string {
 	resources := fenced(p.t, "crm")
 	if p.options.engine == "kernel" {
@@ -45,7 +46,7 @@ func (p *pair) joinCluster(host string) {
 	p.run(host, "bash "+p.dir+"/storage.sh cluster")
 }
 
-// awaitActive returns the host at work, when it is one of these and everything runs there.
+// awaitActive returns the active host, once it is one of these and everything runs there.
 func (p *pair) awaitActive(hosts ...string) string {
 	p.t.Helper()
 	active := ""
@@ -62,7 +63,7 @@ func (p *pair) awaitActive(hosts ...string) string {
 	return active
 }
 
-// standby is a command of the document, for the host that Pacemaker has chosen.
+// standby returns a command of the document, for the host that Pacemaker has chosen.
 func standby(t *testing.T, verb, host string) string {
 	t.Helper()
 	command := "crm node " + verb + " "
@@ -77,12 +78,13 @@ func other(host string) string {
 	return alpha
 }
 
-// turnReadOnly has btrfs refuse writes, as it does when its metadata cannot be written: files that
-// are open for writing keep mount(8) from it. FS_IOC_SHUTDOWN (linux/fs.h) is in btrfs since Linux 6.19.
+// turnReadOnly makes btrfs refuse writes, as it does when its metadata cannot be written. mount(8)
+// cannot do that while files are open for writing. FS_IOC_SHUTDOWN (linux/fs.h) is in btrfs since
+// Linux 6.19.
 const turnReadOnly = `perl -e 'open(my $fs, "<", "/srv/btrfs") or die $!; my $how = pack("L", 2); ioctl($fs, 0x8004587d, $how) or die $!'`
 
-// Pacemaker with the documented configuration moves the service when it is told to, when the power
-// of a host fails, and when the pool turns read-only. A cut replication link leaves it where it is.
+// Pacemaker with the documented configuration moves the service on request, when the power of a
+// host fails, and when the pool becomes read-only. A cut replication link does not move it.
 func TestPacemaker(t *testing.T) {
 	for _, engine := range engines {
 		t.Run(engine, func(t *testing.T) {

@@ -30,16 +30,17 @@ const (
 	alpha, beta = "alpha", "beta"
 	nodes       = "nodes"
 
-	// address is the one that moves, as docs/two-hosts.md has it.
+	// address is the floating address of docs/two-hosts.md.
 	address = "10.77.0.100"
-	// lease is the kernel's default, and as long as the grace period. The shortest, 10 s, is shorter
-	// than what Pacemaker takes from the start of the server to that of the address on a busy machine.
+	// lease is the kernel's default, and as long as the grace period. The minimum, 10 s, is shorter
+	// than the time that Pacemaker takes from the start of the server to that of the address on a busy
+	// machine.
 	lease = 90 * time.Second
 
 	diskBytes = 1 << 30
 	hostBytes = 1 << 30 // of memory
 
-	stepTime = 10 * time.Minute // bounds anything that ends sooner, on a busy machine
+	stepTime = 10 * time.Minute // limit for steps that end sooner, on a busy machine
 )
 
 // number is the last part of a guest's addresses.
@@ -49,8 +50,8 @@ var number = map[string]int{alpha: 101, beta: 102, nodes: 103}
 type pair struct {
 	t       *testing.T
 	options options
-	dir     string // of notes and logs, which the guests see
-	self    string // this program, which the guest of the nodes runs as well
+	dir     string // notes and logs, which the guests see
+	self    string // this program, which also runs in the guest of the nodes
 
 	clients, replication *uml.Switch
 	ports                map[string][2]*uml.Port
@@ -68,15 +69,16 @@ type pair struct {
 
 type options struct {
 	engine    string
-	hostScope bool // leave the server's scope the host's name
-	database  bool // a node has PostgreSQL, where it is installed
-	pacemaker bool // instead of the test, it starts and stops the service
+	hostScope bool // use the host's name as the scope of the server
+	database  bool // run PostgreSQL on a node, if it is installed
+	pacemaker bool // Pacemaker starts and stops the service instead of the test
 }
 
 //go:embed storage.sh
 var storageScript []byte
 
-// newPair boots the hosts, makes the pool, and starts the service on alpha: see docs/two-hosts.md.
+// newPair boots the hosts, creates the pool, and starts the service on alpha: see
+// docs/two-hosts.md.
 func newPair(t *testing.T, o options) *pair {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -114,7 +116,8 @@ func newPair(t *testing.T, o options) *pair {
 	return p
 }
 
-// memoryDisk is a file without a name, in memory: it is gone with this process, however that ends.
+// memoryDisk returns a file without a name, in memory. It ends with this process, however that
+// ends.
 func memoryDisk(t *testing.T, name string) *os.File {
 	t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -124,7 +127,7 @@ func memoryDisk(t *testing.T, name string) *os.File {
 	return image
 }
 
-// visible are the paths of this machine that the guests use, wherever they are.
+// visible returns the paths of this machine that the guests use.
 func (p *pair) visible() []string { return []string{p.dir, os.Getenv("BNC_BIN"), p.self} }
 
 func (p *pair) write(name, content string) {
@@ -158,7 +161,7 @@ func (p *pair) close() {
 	assert.Check(p.t, os.RemoveAll(p.dir))
 }
 
-// boot boots a storage host. Its disk is up, and nothing else runs.
+// boot boots a storage host with its disk and without services.
 func (p *pair) boot(host string) {
 	p.t.Helper()
 	_ = os.Remove(filepath.Join(p.dir, "fence-"+host+".done")) // there may be none
@@ -202,19 +205,19 @@ func (p *pair) guest(name string) *uml.Guest {
 	return p.guests[name]
 }
 
-// cut cuts the power of a guest. Nothing that was only in its memory is left.
+// cut cuts the power of a guest. Data that is only in its memory is lost.
 func (p *pair) cut(name string) {
 	p.t.Helper()
 	assert.NilError(p.t, p.guest(name).PowerCut())
 }
 
-// fenceDevice cuts the power of hosts, by request, until the test is over.
+// fenceDevice cuts the power of hosts, on request, until the test ends.
 func (p *pair) fenceDevice() {
 	for p.t.Context().Err() == nil {
 		for _, host := range []string{alpha, beta} {
 			request := filepath.Join(p.dir, "fence-"+host+".request")
 			if os.Remove(request) != nil {
-				continue // there is none
+				continue // there is no request
 			}
 			err := errors.Join(p.guest(host).PowerCut(), os.WriteFile(strings.Replace(request, ".request", ".done", 1), nil, 0o600))
 			if err != nil {
@@ -225,32 +228,32 @@ func (p *pair) fenceDevice() {
 	}
 }
 
-// fenced tells whether the power of a host was cut by the fence device since it booted.
+// fenced reports whether the fence device has cut the power of a host since it booted.
 func (p *pair) fenced(host string) bool {
 	_, err := os.Stat(filepath.Join(p.dir, "fence-"+host+".done"))
 	return err == nil
 }
 
-// awaitMirror returns when both disks hold the same again, which they can only if there was no
+// awaitMirror returns when both disks have the same data again, which is possible only without a
 // split brain.
 func (p *pair) awaitMirror() {
 	p.t.Helper()
 	p.awaitState(alpha, "drbdadm dstate btrfs", "UpToDate/UpToDate")
 }
 
-// awaitState returns when a command that shows DRBD's state says so.
+// awaitState returns when a command prints the given state of DRBD.
 func (p *pair) awaitState(host, command, state string) {
 	p.t.Helper()
 	p.await(state, func() bool { return p.run(host, command) == state })
 }
 
-// disk replaces a host's disk by a target of device-mapper.
+// disk replaces a host's disk with a target of device-mapper.
 func (p *pair) disk(host, target string) {
 	p.t.Helper()
 	p.run(host, "bash "+p.dir+"/storage.sh disk '"+target+"'")
 }
 
-// run runs a script in a guest, and returns what it says.
+// run runs a script in a guest, and returns its output.
 func (p *pair) run(name, script string) string {
 	p.t.Helper()
 	out, err := p.guest(name).Command("timeout", fmt.Sprintf("%.0f", stepTime.Seconds()), "bash", "-ec", script).Output()
@@ -258,7 +261,7 @@ func (p *pair) run(name, script string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// makePool makes the mirrored disk and the pool on it, with the commands of the document.
+// makePool creates the mirrored disk and the pool on it, with the commands of the document.
 func (p *pair) makePool() {
 	p.t.Helper()
 	for _, host := range []string{alpha, beta} {
@@ -274,15 +277,15 @@ func (p *pair) makePool() {
 	p.documented(alpha, "mkdir -p /srv/btrfs/nfsdcld")
 }
 
-// documented runs the block of commands in docs/two-hosts.md that begins so.
+// documented runs the block of commands in docs/two-hosts.md with this beginning.
 func (p *pair) documented(host, begin string) {
 	p.t.Helper()
 	p.run(host, begin+fenced(p.t, "\n"+begin))
 }
 
-// The order of the group, and the order in which a planned move ends it: the server stops while its
-// address is still there, so that no client sends again what was done. With the kernel engine the
-// agent starts the server.
+// The order of the group, and the order in which a planned move stops it. The server stops while
+// its address still exists, so that no client repeats a completed request. With the kernel engine,
+// the agent starts the server.
 var (
 	starts = []string{"drbd", "pool", "nfsdcld", "btrfs-nfs-agent", "nfs-server", "address"}
 	stops  = map[string][]string{
@@ -301,7 +304,7 @@ func (p *pair) steps(host, action string, names []string) {
 	}
 }
 
-// work has the nodes write, and returns when they do.
+// work makes the nodes write, and returns when they do.
 func (p *pair) work() {
 	p.t.Helper()
 	p.ports[nodes] = [2]*uml.Port{p.clients.Port()}
@@ -344,7 +347,7 @@ func (p *pair) work() {
 	p.progress()
 }
 
-// progress returns when some more records are acknowledged, and rows committed.
+// progress returns when more records are acknowledged, and more rows committed.
 func (p *pair) progress() {
 	p.t.Helper()
 	counts := []func(string) (int, error){ha.Acknowledged}
@@ -362,8 +365,8 @@ func (p *pair) progress() {
 	}
 }
 
-// await polls in the test's own goroutine, so that done may fail the test at once. poll.WaitOn
-// would wait for its answer until the end of stepTime.
+// await polls in the test's goroutine, so that done may fail the test at once. poll.WaitOn would
+// wait for its result until the end of stepTime.
 func (p *pair) await(what string, done func() bool) {
 	p.t.Helper()
 	for deadline := time.Now().Add(stepTime); !done(); time.Sleep(100 * time.Millisecond) {
@@ -373,7 +376,7 @@ func (p *pair) await(what string, done func() bool) {
 	}
 }
 
-// events are those of a kind, until the writer gave its lock back.
+// events returns those of a kind, until the writer released its lock.
 func (p *pair) events(kind string) []string {
 	p.t.Helper()
 	all, err := ha.Events(p.dir)
@@ -390,11 +393,11 @@ func (p *pair) events(kind string) []string {
 	return found
 }
 
-// lost tells whether a promise was broken, such as that of a lock: the contender has it, or the
+// lost reports whether a guarantee was broken, such as that of a lock: the contender has it, or the
 // writer gets errors.
 func (p *pair) lost() bool { return len(p.events(ha.Failed))+len(p.events(ha.Taken)) > 0 }
 
-// verify ends the nodes' work: all that was promised to them was kept.
+// verify ends the nodes' work and checks all guarantees.
 func (p *pair) verify() {
 	p.t.Helper()
 	assert.NilError(p.t, p.finish.Close())
@@ -413,8 +416,8 @@ func (p *pair) verify() {
 	}
 }
 
-// fenced is what follows the beginning of a block in docs/two-hosts.md, such as the file of a
-// language.
+// fenced returns the text after the beginning of a block in docs/two-hosts.md, such as the file of
+// a language.
 func fenced(t *testing.T, begin string) string {
 	t.Helper()
 	content, err := os.ReadFile("../../docs/two-hosts.md")

@@ -19,7 +19,7 @@ import (
 
 // Files in Config.Dir, on the host.
 const (
-	acknowledgedName = "acknowledged" // a byte for each record that was fsynced
+	acknowledgedName = "acknowledged" // a byte for each fsynced record
 	eventsName       = "events"       // a line for each Event
 )
 
@@ -29,19 +29,19 @@ const (
 	lockName    = "lock"
 )
 
-// The kinds of an Event.
+// Kinds of an Event.
 const (
-	Pause    = "pause"    // a record took long: how long
-	Failed   = "failed"   // an operation that must not fail did
-	Name     = "name"     // an operation on names failed, as one does that is sent again after it was done
-	Released = "released" // the writer gave its lock back
+	Pause    = "pause"    // a record took long: the duration
+	Failed   = "failed"   // an operation failed that must not fail
+	Name     = "name"     // an operation on names failed, like one that is repeated after it was done
+	Released = "released" // the writer released its lock
 	Taken    = "taken"    // the contender got the lock
 )
 
-// Event is what a program of the nodes noted.
+// Event is a note of a program on the nodes.
 type Event struct{ Kind, Detail string }
 
-// Events returns what the programs have noted in dir, in order.
+// Events returns the events that the programs have recorded in dir, in order.
 func Events(dir string) ([]Event, error) {
 	content, err := os.ReadFile(filepath.Join(dir, eventsName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -55,10 +55,10 @@ func Events(dir string) ([]Event, error) {
 	return events, nil
 }
 
-// Acknowledged returns how many records were fsynced.
+// Acknowledged returns the number of fsynced records.
 func Acknowledged(dir string) (int, error) { return size(filepath.Join(dir, acknowledgedName)) }
 
-// Rows returns how many rows PostgreSQL has committed.
+// Rows returns the number of rows that PostgreSQL has committed.
 func Rows(dir string) (int, error) { return size(filepath.Join(dir, rowsName)) }
 
 func size(path string) (int, error) {
@@ -72,7 +72,7 @@ func size(path string) (int, error) {
 	return int(info.Size()), nil
 }
 
-// notes are files on the host, which has at once what is written to them.
+// notes are files on the host, which has the data at once.
 type notes struct{ events, acknowledged *os.File }
 
 func openNotes(dir string) (*notes, error) {
@@ -91,7 +91,7 @@ func (n *notes) event(kind, format string, args ...any) {
 	}
 }
 
-// record is the content of record i.
+// record returns the content of record i.
 func record(i int) []byte {
 	return append(bytes.Repeat([]byte{byte('a' + i%26)}, 50), fmt.Sprintf(" %012d\n", i)...)
 }
@@ -99,12 +99,12 @@ func record(i int) []byte {
 const (
 	recordDelay = 5 * time.Millisecond   // between two records
 	otherDelay  = 50 * time.Millisecond  // between two other operations
-	pauseLeast  = 500 * time.Millisecond // what is noted
+	pauseLeast  = 500 * time.Millisecond // shortest recorded pause
 	releaseTime = 2 * time.Minute        // for the contender, after the writer's end
 )
 
-// write does what a database does, until SIGTERM: it appends records and fsyncs each, holds a lock
-// and writes under it, and makes, renames and removes directories.
+// write works like a database, until SIGTERM. It appends records and fsyncs each. It holds a lock
+// and writes under it. It creates, renames and removes directories.
 func write(c Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -148,8 +148,8 @@ func writeRecords(ctx context.Context, n *notes, f *os.File) {
 	}
 }
 
-// writeLocked uses the lock: the kernel fails what is written to a file whose lock is lost with EIO
-// (nfs4_proc_lock and nfs_ctx_key_to_expire in fs/nfs of Linux).
+// writeLocked uses the lock. If the lock of a file is lost, the kernel fails writes to the file
+// with EIO (nfs4_proc_lock and nfs_ctx_key_to_expire in fs/nfs of Linux).
 func writeLocked(ctx context.Context, n *notes, f *os.File) {
 	for i := 0; ctx.Err() == nil; i++ {
 		_, err := f.WriteAt(record(i), 0)
@@ -175,8 +175,8 @@ func changeNames(ctx context.Context, n *notes, dir string) {
 	}
 }
 
-// contend tries to get the writer's lock, until SIGTERM. By then it was released, and has to be
-// had.
+// contend tries to get the writer's lock, until SIGTERM. By then the writer has released it, and
+// contend must get it.
 func contend(c Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -207,7 +207,7 @@ func contend(c Config) error {
 	}
 }
 
-// lock opens the file that is locked, and locks it if it is free.
+// lock opens the lock file, and locks it if it is free.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

@@ -22,14 +22,15 @@ func text(t *testing.T, name string) string {
 	return string(content)
 }
 
-// block is a fenced block of commands in a document, and the mark that says why it is not run as it stands, or by what other test.
+// block is a fenced block of commands in a document with its mark. The mark names the reason why
+// the block is not run, or the other test that runs it.
 type block struct {
 	document, script string
-	notRun           string // why
-	runBy            string // a test
+	notRun           string // reason
+	runBy            string // name of the test
 }
 
-// handbook are the documents whose blocks are run, in this order: all that have commands.
+// handbook lists all documents with commands. Their blocks run in this order.
 var handbook = []string{
 	"docs/quickstart.md", "docs/installation.md", "docs/cli.md", "docs/api.md", "docs/health.md",
 	"docs/operations.md", "docs/operations/volumes.md", "docs/operations/snapshots.md",
@@ -49,15 +50,16 @@ var handbook = []string{
 	"helm/btrfs-nfs-csi/README.md", "shared/lab/README.md", "test/e2e/README.md",
 }
 
-// mark follows a block, with or without an empty line between.
+// mark follows a block, with or without an empty line in between.
 var mark = regexp.MustCompile(`^\s*<!-- (?:not run by a test: (.+)|run by (\w+)) -->$`)
 
-// blocks are all blocks without a language: commands. What is none has one (text, yaml, ...).
+// blocks returns all blocks without a language, which are commands. Other blocks have one (text,
+// yaml, ...).
 func blocks(t *testing.T, document string) []block {
 	t.Helper()
 	var found []block
-	var fence string // the open one
-	var last *block  // that a mark may follow
+	var fence string // of the open block
+	var last *block  // block that a mark may follow
 	for line := range strings.Lines(text(t, document)) {
 		line = strings.TrimSpace(line)
 		switch {
@@ -85,14 +87,15 @@ func blocks(t *testing.T, document string) []block {
 
 func (b block) String() string { return b.document + ": " + strings.TrimSpace(b.script) }
 
-// inline matches what is a command in a line of text: a program with arguments. Without them a program is only named. Those of make are not run:
-// they are how tests are run, and TestTargetsInDocuments looks whether they are there.
+// inline matches a command in a line of text: a program with arguments. A program without arguments
+// is only a name. Commands of make do not run here, because they run the tests.
+// TestTargetsInDocuments checks that the targets exist.
 var inline = regexp.MustCompile(`^(?:sudo \S+ \S+|(?:btrfs-nfs-agent|curl|journalctl|cat|firewall-cmd|sha256sum|cosign|skopeo|rpc\.nfsd|exportfs|\./install\.sh|modprobe) \S+|(?:systemctl|kubectl|helm|apt|dnf|pacman|zypper) \S+ \S+|btrfs \S+ \S+ \S+)`)
 
-// target is what make is to make. A message that a client can make up something is no command.
+// target matches the target of a make command. The words "can make up" in a message are not one.
 var target = regexp.MustCompile(`(?m)(?:^\s*|sudo |[;&|] *)make ((?:[A-Z_]+=\S+ )*)([a-z][a-z0-9-]*)`)
 
-// inlineCommands are those in the handbook, each once.
+// inlineCommands returns those in the handbook, each once.
 func inlineCommands(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -107,7 +110,7 @@ func inlineCommands(t *testing.T) []string {
 	return found
 }
 
-// notRun are the commands in lines of text that TestOnDebian does not run, and why.
+// notRun maps the commands in lines of text that TestOnDebian does not run to the reason.
 var notRun = map[string]string{
 	"sudo ./install.sh uninstall":       "TestInstall does",
 	"apt install nfs-kernel-server":     "needs the network; debootstrap has done so",

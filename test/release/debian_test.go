@@ -12,7 +12,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// debian is a Debian root made with debootstrap, once for a machine.
+// debian returns a Debian root, which debootstrap creates once per machine.
 func debian(t *testing.T) string {
 	t.Helper()
 	root := debianRoot(t)
@@ -27,11 +27,12 @@ func debian(t *testing.T) string {
 	return root
 }
 
-// standIn takes the place of the NFS server, for which this machine's kernel may have no part. It
-// notes the host name, which is the scope of a real one. The lab tests real NFS.
+// standIn replaces the NFS server, which this machine's kernel may not support. It records the host
+// name, which is the scope of a real server. The lab tests real NFS.
 const standIn = "[Unit]\nDescription=stand-in for the NFS server\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'hostname >/run/name-of-nfs-server'\n[Install]\nWantedBy=multi-user.target\n"
 
-// bootHere boots Debian on this machine's kernel, with directories bound into it. What it writes is gone after.
+// bootHere boots Debian on this machine's kernel, with bind mounts of directories. Its writes are
+// discarded at the end.
 func bootHere(t *testing.T, binds ...string) *host {
 	t.Helper()
 	unit := filepath.Join(t.TempDir(), "nfs-server.service")
@@ -43,7 +44,7 @@ func bootHere(t *testing.T, binds ...string) *host {
 	return boot(t, debian(t), options...)
 }
 
-// A root that was kept has what the list of packages names now.
+// A cached root has the packages of the present list.
 func TestDebianHasItsPackages(t *testing.T) {
 	root := debian(t)
 	for name := range strings.SplitSeq(packages, ",") {

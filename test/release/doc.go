@@ -1,3 +1,4 @@
-// Package release tests what an owner downloads: the agent's tarball on a real systemd, the releases that are made of a commit, and
-// the images. `make release-test` runs it; it needs root, and Debian packages that it installs.
+// Package release tests the downloads of a release: the agent's tarball on a real systemd, the
+// releases of a commit, and the images. `make release-test` runs it. It needs root, and installs
+// Debian packages that it needs.
 package release

@@ -15,7 +15,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// documents are all that git knows.
+// documents returns all documents in git.
 func documents(t *testing.T) []string {
 	t.Helper()
 	names := strings.Fields(command(t, "git", "-C", root, "ls-files", "*.md"))
@@ -30,7 +30,8 @@ var (
 	unlink  = regexp.MustCompile("[^a-z0-9 _-]")
 )
 
-// Every link to a file or a heading of ours leads there. Those to other places are not followed: there is no network in a test.
+// Every link to a file or heading of this repository has a target. The test does not follow other
+// links, because it has no network.
 func TestLinks(t *testing.T) {
 	for _, name := range documents(t) {
 		for _, match := range links.FindAllStringSubmatch(fences.ReplaceAllString(text(t, name), ""), -1) {
@@ -53,15 +54,15 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// foreign are texts of the troubleshooting guide that other programs say.
+// foreign lists texts in the troubleshooting guide that come from other programs.
 var foreign = []string{
 	`secrets "…" is forbidden`, "updates to parameters are forbidden", "could not find the requested resource", `no matches for kind "VolumeSnapshotClass"`, "violates PodSecurity",
 	"Startup probe failed … 500", "request from insecure port", "access denied by server", "No such file or directory", "Operation not permitted",
 	"permission denied", "Stale file handle", "disk I/O error", "database is locked", "Disk quota exceeded", "Protocol not supported",
 }
 
-// What the troubleshooting guide quotes in headings and in the first column of tables is said by our
-// programs, or is known to be said by others.
+// The troubleshooting guide quotes messages in headings and in the first column of tables. Each is
+// in the source of a program of this project, or in the list of messages of others.
 func TestQuotedErrors(t *testing.T) {
 	var code strings.Builder
 	for _, name := range strings.Fields(command(t, "git", "-C", root, "ls-files", "*.go", "*.sh", "*.service", "helm")) {
@@ -86,7 +87,7 @@ func TestQuotedErrors(t *testing.T) {
 	assert.Assert(t, found > 30, "%d", found)
 }
 
-// anchors are made of headings as GitHub does.
+// anchors returns the anchors of headings, in GitHub's format.
 func anchors(document string) map[string]bool {
 	found := map[string]bool{}
 	for _, match := range heading.FindAllStringSubmatch(fences.ReplaceAllString(document, ""), -1) {
@@ -95,7 +96,8 @@ func anchors(document string) map[string]bool {
 	return found
 }
 
-// Every command of ours that a document shows exists, with every flag that it is shown with: the program is asked.
+// Every command of this project in a document exists, with every flag that the document shows. The
+// test asks the program.
 func TestCommandsInDocuments(t *testing.T) {
 	program := filepath.Join(unpacked(t), "btrfs-nfs-agent")
 	shown := regexp.MustCompile("btrfs-nfs-agent ([a-z][^`\n|;&#>]*)")
@@ -120,10 +122,10 @@ func TestCommandsInDocuments(t *testing.T) {
 	assert.Assert(t, seen > 20, "only %d commands were found", seen)
 }
 
-// output is a block of text, which programs print.
+// output matches a block of text, which is output of programs.
 var output = regexp.MustCompile("(?ms)^ *```text$.*?^ *```$")
 
-// shell is what stands in code: blocks of commands, and between backquotes.
+// shell returns the code in a document: blocks of commands, and text between backquotes.
 func shell(document string) string {
 	document = output.ReplaceAllString(document, "")
 	code := strings.Join(fences.FindAllString(document, -1), "\n")
@@ -133,7 +135,7 @@ func shell(document string) string {
 	return code
 }
 
-// subcommand is the longest beginning of words that is a command.
+// subcommand returns the longest prefix of words that is a command.
 func subcommand(program string, words []string) []string {
 	var path []string
 	for _, word := range words {
@@ -149,7 +151,8 @@ func subcommand(program string, words []string) []string {
 	return path
 }
 
-// Every block of commands in the documents is run on a Debian in the lab (TestOnDebian), or by the test that it names, or says why not.
+// Every block of commands in the documents runs on a Debian in the lab (TestOnDebian) or in the
+// test that it names, or has a reason why it does not run.
 func TestBlocksOfCommands(t *testing.T) {
 	tests := command(t, "sh", "-c", "cd "+root+" && git ls-files '*_test.go' | xargs cat")
 	seen := 0
@@ -165,7 +168,8 @@ func TestBlocksOfCommands(t *testing.T) {
 	assert.Assert(t, seen > 15, "%d blocks", seen)
 }
 
-// A document that has commands is in the handbook, and has them in fences: what is indented only would be no block to blocks.
+// A document that has commands is in the handbook, and has them in fences: blocks does not find a
+// block that is only indented.
 func TestHandbookIsComplete(t *testing.T) {
 	for _, name := range documents(t) {
 		if len(blocks(t, name)) > 0 {
@@ -178,7 +182,8 @@ func TestHandbookIsComplete(t *testing.T) {
 	}
 }
 
-// The package map in docs/architecture.md has every package that ships, and imports go down in it.
+// The package map in docs/architecture.md has every package that ships, and imports point down in
+// it.
 func TestPackageMap(t *testing.T) {
 	_, maps, _ := strings.Cut(text(t, "docs/architecture.md"), "<!-- package map: begin -->\n")
 	maps, _, _ = strings.Cut(maps, "\n<!-- package map: end -->")
@@ -221,7 +226,7 @@ func TestPackageMap(t *testing.T) {
 	assert.Equal(t, seen, 3)
 }
 
-// Every document that a hint, a description or a comment names is there.
+// Every document that a hint, a description or a comment names exists.
 func TestDocumentsNamedInCode(t *testing.T) {
 	files := command(t, "git", "-C", root, "ls-files", "*.go", "*.sh", "*.env", "*.yaml", "*.mk", "Makefile")
 	seen := 0
@@ -249,7 +254,7 @@ func TestInstallCommandsOfReadme(t *testing.T) {
 	}
 }
 
-// Every target of make that a document names is there.
+// Every make target that a document names exists.
 func TestTargetsInDocuments(t *testing.T) {
 	makefiles := command(t, "sh", "-c", "cd "+root+" && git ls-files Makefile '*.mk' | xargs cat")
 	seen := 0
@@ -262,7 +267,7 @@ func TestTargetsInDocuments(t *testing.T) {
 	assert.Assert(t, seen > 30, "%d targets", seen)
 }
 
-// Of the commands in lines of text, those that are not run are known, with the reason.
+// Each command in a line of text runs in a test or has a reason why it does not.
 func TestCommandsInLines(t *testing.T) {
 	shown := inlineCommands(t)
 	assert.Assert(t, len(shown) > 30, "%v", shown)
@@ -271,7 +276,7 @@ func TestCommandsInLines(t *testing.T) {
 	}
 }
 
-// The agent's metrics are in docs/metrics.md, and no others are.
+// docs/metrics.md lists exactly the agent's metrics.
 func TestMetricsDocument(t *testing.T) {
 	source := text(t, "agent/internal/metrics/store.go")
 	document := text(t, "docs/metrics.md")
@@ -288,7 +293,7 @@ func TestMetricsDocument(t *testing.T) {
 	}
 }
 
-// The same of controller and node.
+// The same for controller and node.
 func TestMetricsDocumentOfDrivers(t *testing.T) {
 	_, part, _ := strings.Cut(text(t, "docs/metrics.md"), "## Controller and node")
 	part, _, _ = strings.Cut(part, "\n## ")
@@ -308,7 +313,7 @@ func TestMetricsDocumentOfDrivers(t *testing.T) {
 	assert.DeepEqual(t, inDocument, inCode)
 }
 
-// The queries of the document, and the alerts and panels of the chart, ask for metrics that there are.
+// The queries in the document, and the chart's alerts and panels, use metrics that exist.
 func TestQueriesAskForMetricsThatExist(t *testing.T) {
 	document := text(t, "docs/metrics.md")
 	known := map[string]bool{}

@@ -15,7 +15,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// fenced is the one block of a language in a document.
+// fenced returns the only block of a language in a document.
 func fenced(t *testing.T, document, language string) string {
 	t.Helper()
 	found := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(text(t, document), -1)
@@ -23,8 +23,7 @@ func fenced(t *testing.T, document, language string) string {
 	return found[0][1]
 }
 
-// The DRBD resource of docs/two-hosts.md is what the programs of the kernel's DRBD understand, on
-// both hosts.
+// The kernel's DRBD programs accept the DRBD resource of docs/two-hosts.md on both hosts.
 func TestDRBDResource(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "btrfs.res")
 	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/two-hosts.md", "drbd")), 0o600))
@@ -39,7 +38,7 @@ func TestDRBDResource(t *testing.T) {
 	}
 }
 
-// cluster is a Pacemaker cluster that is only thought of: a CIB, and what the scheduler would make of it.
+// cluster is a simulated Pacemaker cluster: a CIB, and the scheduler's result for it.
 type cluster struct {
 	t   *testing.T
 	cib string
@@ -54,7 +53,8 @@ func (c *cluster) run(name string, args ...string) string {
 	return string(out)
 }
 
-// simulate lets something happen, goes on with what the scheduler does then, and gives the steps and the state after them.
+// simulate simulates an event and the scheduler's reaction. It returns the steps and the state
+// after them.
 func (c *cluster) simulate(event ...string) (steps []string, state string) {
 	c.t.Helper()
 	out := c.run("crm_simulate", append([]string{"-x", c.cib, "--simulate", "--save-output", c.cib + ".next"}, event...)...)
@@ -67,9 +67,9 @@ func (c *cluster) simulate(event ...string) (steps []string, state string) {
 	return steps, state
 }
 
-// The Pacemaker configuration of docs/two-hosts.md is valid, and Pacemaker's scheduler does with it
-// what the document says: it starts in order, and after the loss of a host it fences that host
-// first and then starts everything on the other.
+// The Pacemaker configuration of docs/two-hosts.md is valid, and Pacemaker's scheduler acts as
+// documented. It starts in order. After the loss of a host, it first fences that host and then
+// starts everything on the other.
 func TestPacemakerConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	c := &cluster{t: t, cib: filepath.Join(dir, "cib.xml")}
@@ -78,11 +78,11 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.NilError(t, os.WriteFile(c.cib, empty, 0o600))
 	file := filepath.Join(dir, "cluster.crm")
 	assert.NilError(t, os.WriteFile(file, []byte(fenced(t, "docs/two-hosts.md", "crm")), 0o600))
-	// -F, for the agents of systemd units and fences are not on this machine.
+	// -F, because the agents of systemd units and fences are not on this machine.
 	c.run("crm", "-F", "configure", "load", "update", file)
 	c.simulate("--node-up", "alpha", "--node-up", "beta", "--quorum", "1")
 	c.run("crm_verify", "--xml-file", c.cib)
-	// DRBD's agent says so when the disks are the same.
+	// DRBD's agent sets this score when the disks are in sync.
 	for _, node := range []string{"alpha", "beta"} {
 		c.run("crm_attribute", "-N", node, "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
 	}
@@ -91,13 +91,13 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.DeepEqual(t, steps, on("alpha", order))
 	assert.Assert(t, is.Contains(state, "Promoted: [ alpha ]"))
 
-	// The pool has turned read-only, which its monitor finds by writing: everything moves at once.
+	// The pool has become read-only, which its monitor detects by writing: the whole group moves.
 	assert.Assert(t, is.Contains(fenced(t, "docs/two-hosts.md", "crm"), "OCF_CHECK_LEVEL=20"))
 	running, err := os.ReadFile(c.cib)
 	assert.NilError(t, err)
 	steps, _ = c.simulate("--op-inject", "pool_monitor_20000@alpha=1")
 	assert.DeepEqual(t, starts(steps), on("beta", order))
-	// A failed address is set again, and the server goes on.
+	// Pacemaker sets a failed address again, and the server continues.
 	assert.NilError(t, os.WriteFile(c.cib, running, 0o600))
 	steps, _ = c.simulate("--op-inject", "address_monitor_10000@alpha=7")
 	assert.DeepEqual(t, steps, []string{"address stop on alpha", "address start on alpha"})
@@ -108,8 +108,8 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.DeepEqual(t, steps[1:], on("beta", order))
 	assert.Assert(t, is.Contains(state, "OFFLINE: [ alpha ]"))
 
-	// An administrator moves it: the server stops while it has its address, so that clients get the
-	// answers to what it has done.
+	// An administrator moves the service: the server stops while it has its address, so that clients
+	// get the answers to completed requests.
 	c.simulate("--node-up", "alpha")
 	c.run("crm_attribute", "-N", "alpha", "-n", "master-drbd-btrfs", "-v", "10000", "-l", "reboot")
 	c.run("crm_attribute", "-N", "beta", "-n", "standby", "-v", "on")
@@ -118,7 +118,7 @@ func TestPacemakerConfiguration(t *testing.T) {
 	assert.DeepEqual(t, stops, []string{"nfs-server stop on beta", "address stop on beta", "agent stop on beta", "nfsdcld stop on beta", "pool stop on beta", "drbd-btrfs stop on beta"})
 }
 
-// starts are the steps that start something, or make DRBD writable.
+// starts returns the steps that start a resource or promote DRBD.
 func starts(steps []string) []string {
 	return slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return strings.Contains(s, " stop ") })
 }

@@ -15,13 +15,13 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// runHandbook runs the blocks of commands in the documents, in their order, on a Debian with nothing but a btrfs filesystem and an NFS server: from
-// unpacking the tarball to backup. Each is to succeed.
+// runHandbook runs the blocks of commands in the documents, in order, on a Debian with only a btrfs
+// filesystem and an NFS server: from unpacking the tarball to backup. Each block must succeed.
 func runHandbook(t *testing.T, h *host) {
 	version := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(os.Getenv("BNC_TARBALL")), "btrfs-nfs-agent_"), "_linux_"+runtime.GOARCH+".tar.gz")
 	h.run("mkfs.btrfs -q " + h.device + " && mkdir -p /srv/btrfs /etc/bash_completion.d && mount " + h.device + " /srv/btrfs && echo 127.0.0.1 nas >> /etc/hosts")
 	h.run(`printf '#!/bin/sh\nexec "$@"\n' > /usr/local/bin/sudo && printf '#!/bin/sh\ncat > /root/kubectl-$1\n' > /usr/local/bin/kubectl && chmod +x /usr/local/bin/sudo /usr/local/bin/kubectl`)
-	// As the documents have it.
+	// As in the documents.
 	name := "btrfs-nfs-agent_" + version + "_linux_amd64"
 	h.run("cp -r /media/new /tmp/" + name + " && tar -C /tmp -cf - " + name + " | gzip -1 > /root/" + name + ".tar.gz")
 	var token string
@@ -36,7 +36,7 @@ func runHandbook(t *testing.T, h *host) {
 			for line := range strings.Lines(script) {
 				line = strings.TrimRight(line, "\n")
 				if strings.Contains(line, "--watch") {
-					line = "timeout --foreground --preserve-status -s INT 4 " + line // it ends when it is interrupted, and that is no failure. By default timeout(1) sends two signals, and the second kills
+					line = "timeout --foreground --preserve-status -s INT 4 " + line // the command ends when it is interrupted, which is not a failure. By default timeout(1) sends two signals, and the second kills
 				}
 				lines = append(lines, line)
 			}
@@ -73,10 +73,11 @@ func runHandbook(t *testing.T, h *host) {
 	assert.Assert(t, is.Contains(manifest, "kind: PersistentVolumeClaim\n"))
 }
 
-// placeholders are for the reader to replace.
+// placeholders replaces the placeholders of the documents, as a reader does.
 var placeholders = strings.NewReplacer("VOLUME", "db", " V", " db", "URL", "http://localhost:8080", "COMMAND", "volume", "DIR", "/srv/btrfs")
 
-// mountsAtOnce mounts a volume just after the installation: nothing that the installer did to the NFS server holds it up.
+// mountsAtOnce mounts a volume just after the installation. The installer's changes of the NFS
+// server do not delay it.
 func mountsAtOnce(t *testing.T, h *host) {
 	t.Helper()
 	agent := h.agent("default")
@@ -89,7 +90,8 @@ func mountsAtOnce(t *testing.T, h *host) {
 	assert.Assert(t, took < 20*time.Second, "%v", took)
 }
 
-// onMachine runs a block outside the container, which shares its network with the machine but has no curl. A refused request fails.
+// onMachine runs a block outside the container, which shares its network with the machine but has
+// no curl. A refused request fails.
 func onMachine(t *testing.T, b block, script, token string) {
 	t.Helper()
 	home := t.TempDir()

@@ -16,22 +16,22 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// clientAddress is an address of the machine on which the volumes are mounted: the agent exports to
-// no loopback address.
+// clientAddress is an address of the machine on which the volumes are mounted. The agent does not
+// export to loopback addresses.
 const clientAddress = "10.79.0.1"
 
-// suite of the host that the tarball is installed on.
+// suite is the Debian release of the host that the tarball is installed on.
 const suite = "bookworm"
 
 // packages of that host.
 const packages = "systemd,systemd-sysv,dbus,nfs-kernel-server,nfs-common,btrfs-progs,iproute2,procps,kmod,less"
 
-// recipe is what debootstrap is told.
+// recipe returns the arguments of debootstrap.
 func recipe(packages string) []string {
 	return []string{"--variant=minbase", "--include=" + packages, suite}
 }
 
-// debianRoot is where the Debian root of this machine is, or will be.
+// debianRoot returns the path of the Debian root of this machine, which may not exist yet.
 func debianRoot(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
@@ -39,12 +39,12 @@ func debianRoot(t *testing.T) string {
 	return filepath.Join(cache, "btrfs-nfs-csi", rootName(recipe(packages)))
 }
 
-// rootName is another for each recipe, so that a root that was kept is not taken for one with other packages.
+// rootName depends on the recipe, so that a cached root is not used for other packages.
 func rootName(recipe []string) string {
 	return fmt.Sprintf("debian-%s-%.6x", suite, sha256.Sum256([]byte(strings.Join(recipe, "\n"))))
 }
 
-// unpack gives the directory in the tarball that a variable names.
+// unpack returns the directory of the tarball that an environment variable names.
 func unpack(t *testing.T, variable string) string {
 	t.Helper()
 	archive := os.Getenv(variable)
@@ -57,7 +57,8 @@ func unpack(t *testing.T, variable string) string {
 	return names[0]
 }
 
-// host is a booted Debian: its own systemd as process 1, in a container on this machine's kernel and in its network.
+// host is a booted Debian with systemd as process 1, in a container on this machine's kernel and in
+// its network.
 type host struct {
 	t *testing.T
 	*container
@@ -72,7 +73,7 @@ type container struct {
 	ended     chan struct{}
 }
 
-// boot starts systemd in a root directory, with further options of systemd-nspawn.
+// boot starts systemd in a root directory, with additional options of systemd-nspawn.
 func boot(t *testing.T, root string, options ...string) *host {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk")
@@ -82,7 +83,7 @@ func boot(t *testing.T, root string, options ...string) *host {
 	t.Cleanup(func() { command(t, "losetup", "-d", device) })
 
 	arguments := append([]string{
-		"--register=no", "--keep-unit", "--capability=all", "--directory=" + root, "--bind=" + device, "--bind=/sys/fs/btrfs", // the rest of /sys is for reading in a container
+		"--register=no", "--keep-unit", "--capability=all", "--directory=" + root, "--bind=" + device, "--bind=/sys/fs/btrfs", // the rest of /sys is read-only in a container
 		"--console=pipe", "--boot",
 	}, options...)
 	h := &host{t, &container{arguments: append(arguments, "systemd.unit=multi-user.target"), log: filepath.Join(t.TempDir(), "console"), device: device}}
@@ -92,7 +93,7 @@ func boot(t *testing.T, root string, options ...string) *host {
 	return h
 }
 
-// on starts process 1, and waits until it can be talked to.
+// on starts process 1, and waits until it accepts commands.
 func (h *host) on() {
 	h.t.Helper()
 	console, err := os.OpenFile(h.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -130,7 +131,7 @@ func (h *host) stop() {
 		return
 	}
 	_ = h.nspawn.Process.Signal(os.Interrupt)
-	// The child is process 1 of the container: with it everything in it ends.
+	// The child is process 1 of the container: the container ends with it.
 	if h.leader != "" {
 		_ = exec.Command("kill", "-KILL", h.leader).Run()
 	}
@@ -141,20 +142,20 @@ func (h *host) stop() {
 	}
 }
 
-// in is the host for a subtest.
+// in returns the host for a subtest.
 func (h *host) in(t *testing.T) *host {
 	of := *h
 	of.t = t
 	return &of
 }
 
-// try runs a shell command in the host and gives all that it prints.
+// try runs a shell command in the host and returns its output.
 func (h *host) try(script string) (string, error) {
 	out, err := exec.Command("nsenter", "-t", h.leader, "-m", "-u", "-i", "-n", "-p", "-r", "-w", "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", script).CombinedOutput()
 	return string(out), err
 }
 
-// isPinned makes sure that the settings name the pool that is mounted, once.
+// isPinned checks that the settings name the mounted pool, once.
 func (h *host) isPinned() {
 	h.t.Helper()
 	assert.Equal(h.t, h.run("sed -n 's/^AGENT_POOL_ID=//p' /etc/btrfs-nfs-agent/agent.env"), h.run("cat /srv/btrfs/.agent/id"))

@@ -14,7 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// image is one of an OCI archive, unpacked.
+// image is an unpacked image of an OCI archive.
 type image struct {
 	root   string
 	config struct {
@@ -71,7 +71,7 @@ func (l layout) path(b blob) string {
 	return filepath.Join(string(l), "blobs", strings.ReplaceAll(b.Digest, ":", "/"))
 }
 
-// manifests are the images, one for an architecture.
+// manifests returns those of the images, one per architecture.
 func (l layout) manifests(t *testing.T) []blob {
 	t.Helper()
 	var top, list struct{ Manifests []blob }

@@ -25,7 +25,7 @@ import (
 	"gotest.tools/v3/poll"
 )
 
-// start runs the image's program in its own root, as its own user.
+// start runs the image's program in the image's root, as the image's user.
 func (i image) start(t *testing.T, uid uint32, environment ...string) {
 	t.Helper()
 	program := exec.Command(i.config.Config.Entrypoint[0])
@@ -71,15 +71,15 @@ func TestLabels(t *testing.T) {
 		for _, label := range []string{"version", "revision", "source", "licenses", "description"} {
 			assert.Check(t, labels["org.opencontainers.image."+label] != "", label)
 		}
-		// Not every container runtime sets one, and the node driver looks for mount there.
+		// Some container runtimes set no PATH, and the node driver looks for mount there.
 		assert.DeepEqual(t, i.config.Config.Env, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
 		_, err := os.Stat(filepath.Join(i.root, "bin/sh"))
 		assert.Check(t, os.IsNotExist(err), "%s has a shell", name)
 	}
 }
 
-// Each archive has an image for both architectures, and every program and library in it is for that one. Those of the other machine are
-// not run.
+// Each archive has an image for both architectures. Every program and library in an image is for
+// its architecture. Those of the other architecture do not run in the test.
 func TestImagesOfBothArchitectures(t *testing.T) {
 	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 	least := map[string]int{"agent": 1, "controller": 1, "node": 10} // mount.nfs needs libraries
@@ -99,7 +99,7 @@ func TestImagesOfBothArchitectures(t *testing.T) {
 				}
 				program, err := elf.Open(path)
 				if err != nil {
-					return nil // a text
+					return nil // a script
 				}
 				defer program.Close()
 				found++
@@ -112,7 +112,8 @@ func TestImagesOfBothArchitectures(t *testing.T) {
 	}
 }
 
-// hasLibraries looks for what a program or library is linked to where the dynamic linker does (ld.so(8), and Debian's directories for an architecture).
+// hasLibraries looks for the libraries of a program or library like the dynamic linker (ld.so(8),
+// and Debian's directories for an architecture).
 func (i image) hasLibraries(t *testing.T, path string, program *elf.File) {
 	t.Helper()
 	libraries, err := program.ImportedLibraries()
@@ -137,7 +138,7 @@ func (i image) hasLibraries(t *testing.T, path string, program *elf.File) {
 	}
 }
 
-// The controller's image runs as nobody in particular, with nothing but its program, and answers Probe.
+// The controller's image runs without a named user, contains only its program, and answers Probe.
 func TestControllerImage(t *testing.T) {
 	i := open(t, "controller")
 	assert.Equal(t, i.config.Config.User, "65532:65532")
@@ -148,7 +149,8 @@ func TestControllerImage(t *testing.T) {
 	i.probe(t, "csi/csi.sock")
 }
 
-// The node's image has mount.nfs with all that it is linked to, and mount and umount, and nothing else that can be run.
+// The node's image has mount.nfs with all its libraries, mount and umount, and no other
+// executables.
 func TestNodeImage(t *testing.T) {
 	i := open(t, "node")
 	for _, program := range [][]string{{"/sbin/mount.nfs", "-V"}, {"/usr/bin/mount", "--version"}, {"/usr/bin/umount", "--version"}} {
@@ -170,7 +172,8 @@ func TestAgentImage(t *testing.T) {
 	assert.ErrorContains(t, err, "exit status 6")
 }
 
-// Two builds of the same programs give the same image, whoever builds and wherever: root, and a user without rights, with another umask, time zone and home.
+// Two builds of the same programs give the same image, for any user and directory: root, and a user
+// without privileges, with another umask, time zone and home.
 func TestImageIsReproducible(t *testing.T) {
 	const nobody = 65534
 	i := open(t, "node")
@@ -178,7 +181,7 @@ func TestImageIsReproducible(t *testing.T) {
 	assert.NilError(t, os.Chmod(filepath.Dir(work), 0o755))
 	home, err := os.UserHomeDir()
 	assert.NilError(t, err)
-	// What the user needs is in root's directories.
+	// The user needs these files from root's directories.
 	command(t, "cp", "-r", "../../packaging", work)
 	command(t, "mkdir", "-p", filepath.Join(work, "home/.cache/btrfs-nfs-csi"), filepath.Join(work, "tmp"))
 	command(t, "sh", "-c", "cp -a "+home+"/.cache/btrfs-nfs-csi/image-base-"+runtime.GOARCH+"-* "+work+"/home/.cache/btrfs-nfs-csi/")

@@ -12,13 +12,14 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// From the tarball and an empty disk to a volume; upgrade in place; crash; stop; removal. On a real systemd, in the unit's sandbox.
+// From the tarball and an empty disk to a volume, then upgrade in place, crash, stop and removal.
+// It runs on a real systemd, in the unit's sandbox.
 func TestInstall(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	h := bootHere(t, unpacked(t)+":/media")
 	install := "/media/install.sh --base-path /srv/btrfs --device " + h.device + " "
 
-	// Nothing is touched without being asked, nor by a dry run.
+	// The installer changes nothing without confirmation, or in a dry run.
 	out, err := h.try(install + "</dev/null")
 	assert.ErrorContains(t, err, "exit status 1", out)
 	assert.Assert(t, is.Contains(out, "was left alone"))
@@ -54,7 +55,8 @@ func TestInstall(t *testing.T) {
 
 	h.publishesInOneRun(agent)
 
-	// Again is an upgrade in place: the same settings and token, another process, the volume still there.
+	// A second installation is an upgrade in place: the same settings and token, another process, and
+	// the volume still exists.
 	pid := h.run("systemctl show -P MainPID btrfs-nfs-agent")
 	out = h.run("/media/install.sh")
 	assert.Assert(t, is.Contains(out, "keeping the settings"))
@@ -67,7 +69,7 @@ func TestInstall(t *testing.T) {
 	h.setsVersions()
 	h.restartsStaleMountd()
 
-	// A killed agent comes back; a stopped one has drained.
+	// A killed agent comes back. A stopped one has drained.
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get v"); return err == nil })
 	h.run("systemctl stop btrfs-nfs-agent && test $(systemctl show -P Result btrfs-nfs-agent) = success")
@@ -77,8 +79,8 @@ func TestInstall(t *testing.T) {
 	}
 	h.run("bash -c '. /usr/local/share/bash-completion/completions/btrfs-nfs-agent && complete -p btrfs-nfs-agent'")
 
-	// The passive one of two hosts is upgraded without the pool, and keeps the scope. A start needs
-	// the pool.
+	// The passive host of two is upgraded without the pool, and keeps the scope. A start needs the
+	// pool.
 	scope := h.run("umount /srv/btrfs && cat /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
 	h.run("echo '# of an older version' >> /etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf")
 	out = h.run("/media/install.sh --no-start")
@@ -95,7 +97,7 @@ func TestInstall(t *testing.T) {
 	assert.Equal(t, h.run("systemctl stop nfs-server && systemctl start btrfs-nfs-agent && systemctl show -P ActiveState btrfs-nfs-agent nfs-server"), "active\n\ninactive\n")
 	h.run("systemctl start nfs-server && systemctl stop btrfs-nfs-agent")
 
-	// A device that holds something is refused, whatever is confirmed.
+	// The installer refuses a device with data, even with confirmation.
 	out, err = h.try("umount /srv/btrfs && " + install + "--confirm-device " + h.device)
 	assert.ErrorContains(t, err, "exit status 1", out)
 	assert.Assert(t, is.Contains(out, "holds something (btrfs)"))
@@ -109,8 +111,8 @@ func TestInstall(t *testing.T) {
 	h.run("test -d /srv/btrfs/default/v/data")
 }
 
-// refusesToStartUnmounted starts the agent on an empty directory of a btrfs, as where the pool is
-// not mounted and the filesystem below is btrfs too.
+// refusesToStartUnmounted starts the agent on an empty directory of a btrfs. This is the state if
+// the pool is not mounted and the filesystem below is also btrfs.
 func (h *host) refusesToStartUnmounted() {
 	h.t.Helper()
 	h.run("systemctl stop btrfs-nfs-agent && mkdir /srv/btrfs/.below && mount --bind /srv/btrfs/.below /srv/btrfs")
@@ -119,16 +121,16 @@ func (h *host) refusesToStartUnmounted() {
 	assert.Check(h.t, is.Contains(out, "base path /srv/btrfs has no pool ID: is the filesystem mounted?"))
 	out, _ = h.try("btrfs-nfs-agent doctor")
 	assert.Check(h.t, is.Contains(out, "not mounted: /srv/btrfs has no pool ID, AGENT_POOL_ID is "))
-	// Below the mount point there is btrfs, too. Nothing is made there, and the NFS server does not
-	// get its scope.
+	// The filesystem below the mount point is also btrfs. The installer creates nothing there, and
+	// does not set the scope of the NFS server.
 	assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "/srv/btrfs is not mounted: the agent starts when it is"))
 	assert.Equal(h.t, h.run("ls -A /srv/btrfs"), "")
 	h.run("umount /srv/btrfs && rmdir /srv/btrfs/.below && systemctl start btrfs-nfs-agent")
 }
 
-// setsScope: the NFS server starts with the pool's scope for its host name, and the host keeps its
-// own. An upgrade does not restart the server. The sandbox of the unit lets the kernel engine do
-// the same.
+// setsScope: the NFS server starts with the pool's scope as its host name, and the host keeps its
+// name. An upgrade does not restart the server. The sandbox of the unit allows the kernel engine to
+// do the same.
 func (h *host) setsScope() {
 	h.t.Helper()
 	const dropIn, installer = "/etc/systemd/system/nfs-server.service.d/btrfs-nfs-csi-scope.conf", "/media/install.sh"
@@ -155,8 +157,9 @@ func (h *host) setsScope() {
 	h.run("rm /etc/systemd/system/sandbox.service; systemctl daemon-reload; mount -o remount,bind,ro /proc/sys")
 }
 
-// publishesInOneRun has the agent publish twenty volumes at its start that nfs-utils do not know: in the unit's sandbox, with one run of
-// exportfs and not with one for each, every one of which would look at all that is exported.
+// publishesInOneRun makes the agent publish twenty volumes at its start that nfs-utils do not know.
+// In the unit's sandbox, it takes one run of exportfs, and not one per volume, each of which would
+// read all exports.
 func (h *host) publishesInOneRun(agent string) {
 	h.t.Helper()
 	const many = "for i in $(seq 20); do "
@@ -168,8 +171,9 @@ func (h *host) publishesInOneRun(agent string) {
 	h.run("set -e; " + many + agent + "export remove -y many-$i " + clientAddress + "; " + agent + "volume delete -y many-$i; done")
 }
 
-// keepsItsSettings gives the installer what contradicts the settings that are there: it changes nothing on the host, and says how it is done. What
-// says the same is taken.
+// keepsItsSettings calls the installer with arguments that contradict existing settings. The
+// installer changes nothing on the host, and explains how to change them. It accepts arguments that
+// agree.
 func (h *host) keepsItsSettings() {
 	h.t.Helper()
 	const state = "systemctl show -P InvocationID btrfs-nfs-agent nfs-server; cat /etc/btrfs-nfs-agent/agent.env /etc/systemd/system/btrfs-nfs-agent.service.d/*"
@@ -189,7 +193,7 @@ func (h *host) keepsItsSettings() {
 }
 
 // setsVersions turns NFSv3 and NFSv4.0 on and off, which restarts the NFS server. They stay as they
-// are where nothing is said, and where the server was set up by an installer that left them on.
+// are without an argument, and if an older installer that left them on has set up the server.
 func (h *host) setsVersions() {
 	h.t.Helper()
 	const settings, without = "/etc/nfs.conf.d/btrfs-nfs-csi.conf", "vers2=n\nvers3=n\nvers4.0=n\n"
@@ -210,11 +214,11 @@ func (h *host) setsVersions() {
 	assert.Check(h.t, is.Contains(out, "--older-nfs must be on or off, got maybe"))
 }
 
-// restartsStaleMountd has settings written without a start while an rpc.mountd runs that manages groups: that is said, the next start restarts the
-// server, and the one after that does not.
+// restartsStaleMountd writes settings without a start while an rpc.mountd that manages groups runs.
+// The installer reports that. The next start restarts the server, and the one after that does not.
 func (h *host) restartsStaleMountd() {
 	h.t.Helper()
-	// It has the file open by which rpc.mountd answers for groups.
+	// The process has the file open by which rpc.mountd answers for groups.
 	h.run("mkdir -p /run/auth.unix.gid && echo > /run/auth.unix.gid/channel && rm /etc/nfs.conf.d/btrfs-nfs-csi.conf")
 	h.run("printf '[Unit]\nPartOf=nfs-server.service\n[Service]\nExecStart=/bin/sh -c \"[ -e /etc/nfs.conf.d/btrfs-nfs-csi.conf ] || exec </run/auth.unix.gid/channel; exec sleep infinity\"\n' > /etc/systemd/system/nfs-mountd.service")
 	h.run("systemctl daemon-reload && systemctl start nfs-mountd")
@@ -236,11 +240,12 @@ func (h *host) restartsStaleMountd() {
 	h.run("systemctl stop nfs-mountd; rm -r /etc/systemd/system/nfs-mountd.service /run/auth.unix.gid; systemctl daemon-reload")
 }
 
-// refusesPartitions puts an MBR with one partition on the disk, of which blkid knows no TYPE, and no file system.
+// refusesPartitions writes an MBR with one partition and no filesystem to the disk. blkid reports
+// no TYPE for it.
 func (h *host) refusesPartitions(install string) {
 	h.t.Helper()
 	mbr := make([]byte, 512)
-	copy(mbr[446:], []byte{0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0}) // 1 MiB from 1 MiB on
+	copy(mbr[446:], []byte{0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0}) // 1 MiB, starting at 1 MiB
 	mbr[510], mbr[511] = 0x55, 0xaa
 	put := func(sector []byte) {
 		device, err := os.OpenFile(h.device, os.O_WRONLY|os.O_SYNC, 0)
@@ -267,12 +272,13 @@ func TestInstallForPackages(t *testing.T) {
 	dropIn, err := os.ReadFile(filepath.Join(root, "etc/systemd/system/btrfs-nfs-agent.service.d/10-host.conf"))
 	assert.NilError(t, err)
 	assert.Assert(t, is.Contains(string(dropIn), `RequiresMountsFor="/srv/btrfs"`))
-	// A mount namespace of the agent's own would take the exports along at a restart.
+	// With a private mount namespace of the agent, a restart would remove the exports.
 	_, err = os.Stat(filepath.Join(root, "etc/systemd/system/btrfs-nfs-agent.service.d/20-exportfs.conf"))
 	assert.Assert(t, os.IsNotExist(err))
 }
 
-// The exposure that docs/installation.md states is kept: systemd.exec(5), as systemd 252 counts it, times ten.
+// The exposure that docs/installation.md states is not exceeded: systemd.exec(5), as systemd 252
+// counts it, times ten.
 func TestUnitIsHardened(t *testing.T) {
 	packaging := "../../agent/packaging/"
 	command(t, "systemd-analyze", "security", "--offline=yes", "--threshold=50", packaging+"btrfs-nfs-agent.service")
@@ -283,13 +289,13 @@ func TestUnitIsHardened(t *testing.T) {
 	both := filepath.Join(t.TempDir(), "btrfs-nfs-agent.service")
 	assert.NilError(t, os.WriteFile(both, append(unit, more...), 0o644))
 	command(t, "systemd-analyze", "security", "--offline=yes", "--threshold=44", both)
-	// What would give it a mount namespace is only where no kernel engine is.
+	// Settings that create a mount namespace are only set without a kernel engine.
 	for _, setting := range []string{"ProtectSystem=", "ProtectHome=", "PrivateTmp=", "PrivateDevices=", "ReadWritePaths=", "ProtectKernelModules=", "ProtectKernelLogs=", "ProtectControlGroups=", "ProtectKernelTunables=", "ProtectProc=", "PrivateMounts="} {
 		assert.Check(t, !strings.Contains("\n"+string(unit), "\n"+setting), setting)
 	}
 }
 
-// unpacked is the agent's tarball, as `make tarball` has made it.
+// unpacked returns the agent's tarball from `make tarball`.
 func unpacked(t *testing.T) string {
 	t.Helper()
 	return unpack(t, "BNC_TARBALL")

@@ -14,7 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// The node's image mounts a real export, with nothing but what is in it: the driver, mount.nfs, mount and umount, and their libraries.
+// The node's image mounts a real export with only its content: the driver, mount.nfs, mount and
+// umount, and their libraries.
 func TestNodeImageMountsNFS(t *testing.T) {
 	lab.Require(t)
 	i := open(t, "node")
@@ -25,7 +26,7 @@ func TestNodeImageMountsNFS(t *testing.T) {
 	a := s.NewAttachment(node, v, system.AttachOptions{})
 	assert.NilError(t, a.ControllerPublish(t.Context()))
 
-	// Without the image's mount.nfs there is no mount: the host's is not used.
+	// Without the image's mount.nfs the mount fails: the driver does not use the host's.
 	helper := filepath.Join(i.root, "sbin/mount.nfs")
 	assert.NilError(t, os.Rename(helper, helper+".away"))
 	assert.Assert(t, a.Stage(t.Context()) != nil)
@@ -47,7 +48,8 @@ func TestNodeImageMountsNFS(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, total, int64(64<<20))
 
-	// The image is replaced under the mount, as by an upgrade of the chart: the pod goes on, and the next driver takes it down.
+	// The image is replaced during the mount, as in an upgrade of the chart. The pod continues, and
+	// the next driver unmounts the volume.
 	assert.NilError(t, node.Driver.Stop())
 	assert.Equal(t, sh(`cat "$V/file"`), "written")
 	assert.NilError(t, node.Driver.Start())

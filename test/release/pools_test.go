@@ -12,8 +12,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// A host has two pools, each with an agent, as docs/operations/two-pools.md says. Neither touches what
-// the other exports, also after a restart.
+// A host has two pools, each with an agent, as in docs/operations/two-pools.md. Neither changes the
+// exports of the other, even after a restart.
 func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of the machine
 	image := filepath.Join(t.TempDir(), "second")
 	assert.NilError(t, os.WriteFile(image, nil, 0o600))
@@ -23,10 +23,10 @@ func TestTwoPools(t *testing.T) { // not parallel: containers share the ports of
 	h := bootHere(t, unpacked(t)+":/media", device)
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs --device " + h.device + " --confirm-device " + h.device)
 	h.run("mkfs.btrfs -q " + device + " && mkdir /srv/second && mount -o noatime " + device + " /srv/second")
-	h.run("printf '#!/bin/sh\\nhead -c $3 /dev/urandom | od -An -tx1 | tr -d \" \\\\n\"\\n' > /usr/local/bin/openssl && chmod +x /usr/local/bin/openssl") // which minbase lacks
+	h.run("printf '#!/bin/sh\\nhead -c $3 /dev/urandom | od -An -tx1 | tr -d \" \\\\n\"\\n' > /usr/local/bin/openssl && chmod +x /usr/local/bin/openssl") // minbase lacks it
 	for _, b := range blocks(t, "docs/operations/two-pools.md") {
 		if b.runBy == "TestTwoPools" {
-			// doctor fails, for there is no NFS server here.
+			// doctor fails, because there is no NFS server here.
 			out, _ := h.try("set -e\n" + b.script)
 			assert.Assert(t, is.Contains(out, "ok    base path      /srv/second is on btrfs"))
 		}

@@ -18,19 +18,20 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// held is the unit that a reboot holds back with each engine: the agent is to start after both.
+// held is the unit that the test delays at a reboot, by engine: the agent has to start after both.
 var held = map[string]string{"exportfs": "nfs-server.service", "kernel": "srv-btrfs.mount"}
 
-// reboots reboots a host on which the agent was installed, under a client that has a file open. The agent comes back by itself, after the NFS server and the
-// pool's mount, with all that was there, and the client goes on.
+// reboots reboots a host with an installed agent, while a client has a file open. The agent starts
+// again after the NFS server and the pool's mount, with all volumes. The client continues.
 func reboots(t *testing.T, h *host, engine string) {
 	h.installs(engine)
 	assert.Assert(t, strings.HasSuffix(h.run("cat /proc/fs/nfsd/versions"), "-3 +4 -4.0 +4.1 +4.2\n"))
 	agent := h.agent(engine)
 	h.run(agent + "volume create kept 64Mi && " + agent + "export add kept " + clientAddress)
 	file := filepath.Join(mounted(t, "/srv/btrfs/"+engine+"/kept/data"), "file")
-	// Another process, for this one could start no program without the server: its children have the file until they execute something, whose close waits for
-	// what is written (fs/nfs/nfs4file.c, nfs4_file_flush), and Go waits for that (vfork).
+	// The client is another process, because this one could not start programs without the server. Its
+	// children would inherit the file until they execute a program. The close then waits for writes
+	// (fs/nfs/nfs4file.c, nfs4_file_flush), and Go waits for that (vfork).
 	client := exec.Command("sh", "-c", "exec >> $0 && echo before && read and && echo after", file)
 	goOn, err := client.StdinPipe()
 	assert.NilError(t, err)
@@ -69,7 +70,7 @@ func reboots(t *testing.T, h *host, engine string) {
 	h.run("rm -r /etc/systemd/system/held.service /etc/systemd/system/" + held[engine] + ".d && systemctl daemon-reload")
 }
 
-// installs puts the agent on an empty device, as on a new host.
+// installs installs the agent on an empty device, as on a new host.
 func (h *host) installs(engine string) {
 	h.t.Helper()
 	h.run("/media/new/install.sh uninstall --purge")
@@ -81,10 +82,10 @@ func (h *host) installs(engine string) {
 	h.run("/media/new/install.sh --base-path /srv/btrfs --tenant " + engine + " --device " + h.device + " --confirm-device " + h.device + " --engine " + engine)
 }
 
-// failures are the checks of doctor that fail.
+// failures returns the checks of doctor that fail.
 func (h *host) failures() []string {
 	h.t.Helper()
-	out, _ := h.try("btrfs-nfs-agent doctor") // fails with them
+	out, _ := h.try("btrfs-nfs-agent doctor") // fails if a check fails
 	assert.Assert(h.t, is.Contains(out, "\nok    base path "))
 	var failed []string
 	for line := range strings.Lines(out) {
@@ -95,10 +96,10 @@ func (h *host) failures() []string {
 	return failed
 }
 
-// mountsAtBoot does what systemd does at the boot of a machine with the line that install.sh
-// has written to fstab. In a container, which it knows by a /sys that is for reading, it leaves
-// out devices, for there is no udev (systemd's fstab-generator.c, parse_fstab). With nofail,
-// the mount is before nothing but what asks for it.
+// mountsAtBoot does what systemd does at boot with the line in fstab from install.sh. systemd
+// recognizes a container by a read-only /sys, and then skips devices, because there is no udev
+// (systemd's fstab-generator.c, parse_fstab). With nofail, only units that request the mount wait
+// for it.
 func (h *host) mountsAtBoot() {
 	h.t.Helper()
 	const units = "/etc/systemd/system"
@@ -108,18 +109,19 @@ func (h *host) mountsAtBoot() {
 	h.run("sed -i 's|^What=.*|What=" + h.device + "|' " + units + "/srv-btrfs.mount")
 }
 
-// holdsBack has a unit wait, from the next boot on, until /run/go is there.
+// holdsBack makes a unit wait, from the next boot on, until /run/go exists.
 func (h *host) holdsBack(unit string) {
 	h.t.Helper()
 	h.run(`cd /etc/systemd/system && mkdir -p ` + unit + `.d && printf '[Unit]\nWants=held.service\nAfter=held.service\n' > ` + unit + `.d/held.conf
 		printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c "until [ -e /run/go ]; do sleep 0.1; done"\n' > held.service`)
 }
 
-// off shuts the machine down. With it ends what its kernel knows of NFS; the lab's kernel goes on, and is told to forget that. Where no systemd runs outside
-// the container, its control groups stay as well, in which the next one could not begin.
+// off shuts the machine down. That also ends the NFS state of its kernel. The lab's kernel
+// continues, so the test drops that state. Without systemd outside the container, its control
+// groups also stay, and the next one could not start in them.
 func (h *host) off() {
 	h.t.Helper()
-	_, _ = h.try("systemctl poweroff") // which may end with it
+	_, _ = h.try("systemctl poweroff") // the command may end with the machine
 	select {
 	case <-h.ended:
 	case <-time.After(5 * time.Minute):
@@ -139,7 +141,7 @@ func (h *host) off() {
 	})
 }
 
-// waitsFor are the units that the start of one waits for.
+// waitsFor returns the units that a unit waits for at its start.
 func (h *host) waitsFor(unit string) []string {
 	out, _ := h.try("systemctl list-jobs --before --full --no-legend")
 	var of string
@@ -158,11 +160,11 @@ func (h *host) waitsFor(unit string) []string {
 	return units
 }
 
-// watchdogLimit is short for a test, and long for a machine that does not run for a while.
+// watchdogLimit is short for a test, and long enough for a machine that pauses.
 const watchdogLimit = 20 * time.Second
 
-// hangs stops the agent's process where it stands, as nothing else in it could be stopped: it says no more that it lives. systemd ends it, and the next one
-// serves. One that does say so is left alone.
+// hangs stops the agent's process completely, so that it sends no more watchdog messages. systemd
+// kills it, and the next one serves. systemd leaves an agent that sends them alone.
 func hangs(t *testing.T, h *host, engine string) {
 	const dropIn = "/etc/systemd/system/btrfs-nfs-agent.service.d/hangs.conf"
 	agent := h.agent(engine)

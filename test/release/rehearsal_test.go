@@ -19,11 +19,11 @@ const version = "v1.98.7"
 
 var parts = []string{"agent", "controller", "node"}
 
-// clone is a copy of the repository with a history of its own.
+// clone is a copy of the repository with a separate history.
 type clone struct {
 	t    *testing.T
 	dir  string
-	path string // goes before PATH
+	path string // prefix of PATH
 }
 
 func cloned(t *testing.T, from string) *clone {
@@ -66,17 +66,18 @@ func (c *clone) tree() string {
 	return strings.TrimSpace(c.run("git", "rev-parse", "HEAD^{tree}"))
 }
 
-// passTests does what make test does at its end.
+// passTests does the last step of make test.
 func (c *clone) passTests() {
 	c.t.Helper()
 	c.run("make", "-s", "tested", "RELEASE_FLAGS=", "BEGUN="+c.tree())
 }
 
-// TestReleaseRehearsal is a release from the first refusal to the last byte, in a clone; and again in another, with the same bytes.
+// TestReleaseRehearsal makes a whole release in a clone, starting with the refusals. It then makes
+// it again in another clone, and compares the bytes.
 func TestReleaseRehearsal(t *testing.T) { rehearse(t, cloned(t, "../.."), "amd64", "arm64") }
 
-// TestReleaseOfOneArchitecture is the same for this machine alone, which is short enough for
-// make test.
+// TestReleaseOfOneArchitecture does the same for this machine's architecture only, which is short
+// enough for make test.
 func TestReleaseOfOneArchitecture(t *testing.T) {
 	t.Parallel()
 	c := cloned(t, "../..")
@@ -85,12 +86,12 @@ func TestReleaseOfOneArchitecture(t *testing.T) {
 	rehearse(t, c, runtime.GOARCH)
 }
 
-// A release is of a tree that make test has passed as a whole, from its beginning to its end, and of a version that somebody has named; where
-// goreleaser fails, no tag is left that would be in the way of the next attempt.
+// A release requires a tree that make test has passed completely, and an explicit version. If
+// goreleaser fails, no tag is left that would block the next attempt.
 func TestReleaseOfATestedTree(t *testing.T) {
 	t.Parallel()
 	c := cloned(t, "../..")
-	// All that make test does but the tests.
+	// Everything in make test except the tests.
 	c.run("sh", "-c", "sed -i '/^TEST_TARGETS/s/=.*/=/' Makefile $(git ls-files '*.mk') && git commit -q -a -m 'no tests'")
 	_, err := c.try("make", "-s", "release-prepare")
 	assert.ErrorContains(t, err, "exit status 2")
@@ -110,7 +111,7 @@ func TestReleaseOfATestedTree(t *testing.T) {
 	c.refuses("sudo make test", "make", version)
 	assert.Check(t, is.Equal(pass(), ""))
 
-	// In place of go, which builds goreleaser and says where it is.
+	// Replaces go, which builds goreleaser and prints its path.
 	c.path = t.TempDir() + ":"
 	goreleaser := func(does string) {
 		script := "#!/bin/sh\n[ \"$1\" != check ] || exit 0\n[ \"$1\" = release ] || { echo \"$0\"; exit; }\n" + does + "\n"
@@ -125,7 +126,8 @@ func TestReleaseOfATestedTree(t *testing.T) {
 	assert.Equal(t, len(strings.Fields(c.run("git", "tag", "--points-at", "HEAD"))), 5)
 }
 
-// cosign stands for the program that signs, which a rehearsal has no identity for: its signature is what it was asked to sign.
+// cosign replaces the signing program, for which a rehearsal has no identity. Its signature is its
+// input.
 const cosign = `#!/bin/sh
 [ "$1 $2" = "sign-blob --yes" ] || exit 1
 cat "$4" > "${3#--bundle=}"
@@ -189,7 +191,7 @@ func rehearse(t *testing.T, c *clone, architectures ...string) {
 	assert.Equal(t, other.checksums(), sums, "two builds of one commit differ")
 }
 
-// versionsAgree does those parts of make test that see the version which prepare has written.
+// versionsAgree runs the parts of make test that use the version that prepare has written.
 func (c *clone) versionsAgree() {
 	c.t.Helper()
 	for _, module := range []string{"agent", "controller", "node", "test", "test/e2e"} {
@@ -205,8 +207,9 @@ func (c *clone) checksums() string {
 	return string(content)
 }
 
-// looksRight unpacks what is for this machine: the program says what it is, the tarball holds all that install.sh needs, the
-// bill of materials names what the program was built from, and the chart's archive holds the chart.
+// looksRight unpacks the files for this machine. The program prints its version. The tarball
+// contains all files that install.sh needs. The bill of materials names the sources of the program.
+// The chart's archive contains the chart.
 func (c *clone) looksRight() {
 	c.t.Helper()
 	dist := filepath.Join(c.dir, "dist")
@@ -225,8 +228,9 @@ func (c *clone) looksRight() {
 	command(c.t, "diff", "-r", filepath.Join(c.dir, "helm/btrfs-nfs-csi"), filepath.Join(dir, "btrfs-nfs-csi"))
 }
 
-// imageLooksRight opens the image of a part: it is for all architectures, holds the program of the tarball, and says so; its bill of materials names
-// what the program was built from, and the packages that the other files are from.
+// imageLooksRight opens the image of a component. It is for all architectures, contains the program
+// of the tarball, and has the right labels. Its bill of materials names the sources of the program,
+// and the packages of the other files.
 func (c *clone) imageLooksRight(part string, architectures []string) {
 	c.t.Helper()
 	dist := filepath.Join(c.dir, "dist")

@@ -14,17 +14,17 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// oddPaths are base paths with characters that mean something in one of the files that install.sh
-// writes, or to a program that it uses.
+// oddPaths are base paths with special characters of the files that install.sh writes, or of a
+// program that it uses.
 var oddPaths = []string{
 	"/srv/a b", "/srv/a  b ", "/srv/R&D", "/srv/a|b", `/srv/a\b`, `/srv/a\nb\\`, "/srv/it's", `/srv/"q"`, `/srv/'"`, "/srv/$HOME", "/srv/${A}`id`", "/srv/#a #b",
 	"/srv/50%h", "/srv/%", "/srv/a;b*?[c]", "/srv/a,b:c=d", "/srv/ü日", "/srv/-e", "/srv/~!^", `/srv/all &|\"'$#%` + "`é",
 }
 
-// quoted is text as one word of a shell.
+// quoted returns text as one word of a shell.
 func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// What install.sh writes is read back as it was given: by systemd, by a shell, by the agent.
+// systemd, a shell and the agent read the values that install.sh was given from its files.
 func TestSettingsReadAsBySystemd(t *testing.T) {
 	t.Parallel()
 	h := bootHere(t, unpacked(t)+":/media")
@@ -44,26 +44,27 @@ func TestSettingsReadAsBySystemd(t *testing.T) {
 		}
 	}
 
-	// The agent reads what an administrator writes as systemd does.
+	// The agent parses an administrator's file like systemd.
 	for _, line := range []string{`plain`, ` a b `, `a\b\\c\"`, `"a\b\\c\"\$\n"`, `'a\b"c'`, `"a" 'b' c `, `it's "so" #c`, `"two` + "\n" + `lines"`, `a \` + "\n" + ` b`, `"a"b"c"`, `$A%h`, `"open`, `end\`} {
 		h.run("printf %s " + quoted("A="+line) + " > /tmp/odd.env")
 		assert.Check(t, is.Equal(h.run("/media/btrfs-nfs-agent settings get --env-file /tmp/odd.env A"), h.readsAs("/tmp/odd.env", "A")+"\n"), line)
 	}
 }
 
-// paths are those of a property of the unit odd, which systemctl prints as words of a shell.
+// paths returns those of a property of the unit odd, which systemctl prints as words of a shell.
 func (h *host) paths(property string) []string {
 	h.t.Helper()
 	return strings.Split(h.run(`eval "set -- $(systemctl show -P `+property+` odd)"; printf '%s\n' "$@"`), "\n")
 }
 
-// readsAs is the value that systemd gives a unit with this environment file.
+// readsAs returns the value that systemd gives a unit with this environment file.
 func (h *host) readsAs(file, name string) string {
 	h.t.Helper()
 	return strings.TrimSuffix(h.run("systemd-run -q --wait --pipe -p EnvironmentFile="+file+" printenv "+name), "\n")
 }
 
-// What cannot be written so that it is read back is refused, before anything is changed.
+// The installer refuses values that cannot be written so that they are read back, before it changes
+// anything.
 func TestInstallRefusesSettings(t *testing.T) {
 	dir := unpacked(t)
 	for _, c := range []struct {
@@ -97,8 +98,8 @@ func TestInstallRefusesSettings(t *testing.T) {
 	}
 }
 
-// A pool is made, mounted and served at a path with characters that mean something in fstab, units
-// and settings. The agent ends where its settings are wrong, once, and starts when they are good.
+// The installer creates, mounts and serves a pool at a path with special characters of fstab, units
+// and settings. The agent exits once if its settings are wrong, and starts when they are correct.
 func TestInstallAtAnOddPath(t *testing.T) { // not parallel: containers share the ports of the machine
 	h := bootHere(t, unpacked(t)+":/media")
 	const path = `/srv/R&D |a\b "q" 'r' $HOME #1 50%h`
@@ -111,7 +112,7 @@ func TestInstallAtAnOddPath(t *testing.T) { // not parallel: containers share th
 	agent := "AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + " btrfs-nfs-agent "
 	h.run(agent + "volume create v 64Mi && " + agent + "export add v " + clientAddress)
 	assert.Equal(t, h.run("stat -f -c %T "+quoted(path+"/default/v/data")), "btrfs\n")
-	found, _ := h.try("btrfs-nfs-agent doctor") // fails, for there is no NFS server here
+	found, _ := h.try("btrfs-nfs-agent doctor") // fails, because there is no NFS server here
 	assert.Check(t, is.Contains(found, "\nok    base path "))
 	assert.Check(t, is.Contains(found, "\nok    mount "))
 	pid := h.run("systemctl show -P MainPID btrfs-nfs-agent")
@@ -130,7 +131,7 @@ func TestInstallAtAnOddPath(t *testing.T) { // not parallel: containers share th
 	}
 }
 
-// The commands for HTTPS in docs/security.md lead to an agent that answers by HTTPS.
+// The commands for HTTPS in docs/security.md result in an agent that answers over HTTPS.
 func TestHTTPSOfDocument(t *testing.T) { // not parallel: containers share the ports of the machine
 	h := bootHere(t, unpacked(t)+":/media")
 	h.run("/media/install.sh --engine exportfs --base-path /srv/btrfs --device " + h.device + " --confirm-device " + h.device)

@@ -17,8 +17,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// Agent and cluster may be one version apart, in both directions: the agent is upgraded first, then the cluster, and then the agent goes back. At each step volumes
-// are made, used and deleted, and one volume is in use all the time: what attached it is not what detaches it.
+// Agent and cluster may be one version apart, in both directions. The agent is upgraded first, then
+// the cluster, and then the agent is downgraded. At each step, volumes are created, used and
+// deleted. One volume is in use all the time: different versions attach and detach it.
 func TestOneVersionApart(t *testing.T) {
 	lab.Require(t)
 	archive, now := os.Getenv("BNC_PREVIOUS"), os.Getenv("BNC_BIN")
@@ -58,14 +59,14 @@ func TestOneVersionApart(t *testing.T) {
 	assert.NilError(t, s.DeleteVolume(t.Context(), kept.Volume.GetVolumeId()))
 }
 
-// apart is a whole whose parts are not of one version.
+// apart is a system whose components have different versions.
 type apart struct {
 	t    *testing.T
 	s    *system.System
 	node *system.Node
 }
 
-// upgrade replaces programs, as an installer and a rollout of the chart do.
+// upgrade replaces programs, like an installer and a rollout of the chart.
 func (a apart) upgrade(programs string, daemons ...*system.Daemon) {
 	a.t.Helper()
 	for _, d := range daemons {
@@ -75,9 +76,9 @@ func (a apart) upgrade(programs string, daemons ...*system.Daemon) {
 	}
 }
 
-// refusesNewerReference shows the way back: the former agent does not know the attachment's file
-// system ID, and must not export the volume by another one. It quarantines the volume, leaves the
-// mount alone, and changes nothing on disk.
+// refusesNewerReference tests the downgrade. The former agent does not know the attachment's file
+// system ID, and must not export the volume with another one. It quarantines the volume, leaves the
+// mount as it is, and changes nothing on disk.
 func (a apart) refusesNewerReference(v *system.Attachment) {
 	a.t.Helper()
 	clients := filepath.Join(a.s.Lab.Pool, system.Tenant, "newer", "clients")
@@ -96,7 +97,7 @@ func (a apart) refusesNewerReference(v *system.Attachment) {
 	assert.Equal(a.t, after, before)
 }
 
-// version is the agent's.
+// version returns that of the agent.
 func (a apart) version() string {
 	a.t.Helper()
 	health, err := a.s.API.Health(a.t.Context())
@@ -104,7 +105,7 @@ func (a apart) version() string {
 	return health.Version
 }
 
-// works takes a volume through its life.
+// works tests the life of a volume.
 func (a apart) works(name string) {
 	a.t.Helper()
 	v := a.attached(a.created(name, 64<<20, nil))
@@ -155,7 +156,7 @@ func (a apart) attached(v *csi.Volume) *system.Attachment {
 	return attachment
 }
 
-// writes a line through NFS, to the disk.
+// writes writes a line through NFS to the disk.
 func (a apart) writes(v *system.Attachment, line string) {
 	a.t.Helper()
 	a.shell(v, fmt.Sprintf(`echo %q >> "$V/log"; sync "$V/log"`, line))

@@ -19,10 +19,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// longestPause is what the documents promise of an upgrade.
+// longestPause is the maximum pause of an upgrade in the documents.
 const longestPause = time.Second
 
-// A Debian with a real systemd and a real NFS server: what the documents say is done on it, and then the agent is upgraded under I/O.
+// A Debian with a real systemd and a real NFS server. The test runs the commands of the documents
+// on it, and then upgrades the agent under I/O.
 func TestOnDebian(t *testing.T) {
 	lab.Require(t)
 	command(t, "ip", "link", "set", "lo", "up")
@@ -31,28 +32,31 @@ func TestOnDebian(t *testing.T) {
 	t.Run("handbook", func(t *testing.T) { runHandbook(t, h.in(t)) })
 	for _, engine := range []string{"exportfs", "kernel"} {
 		h.run("/media/new/install.sh uninstall --purge")
-		// What the tests before this one still export, the former release would quarantine.
+		// The former release would quarantine the remaining exports of earlier tests.
 		h.run("rm -f /srv/btrfs/*/*/clients/*.ref")
 		// The former release gave pools no ID.
 		h.run("rm -f /srv/btrfs/.agent/id")
-		// As installers write it: former ones did not wait after they had restarted rpc.mountd for it (groups_end in install.sh).
+		// The format of the installers. Former ones did not wait for rpc.mountd after its restart
+		// (groups_end in install.sh).
 		h.run("cat > /etc/nfs.conf.d/btrfs-nfs-csi.conf <<'EOF'\n# Written by btrfs-nfs-agent's install.sh: with manage-gids the server ignores the groups that pods have.\n[mountd]\nmanage-gids=n\nEOF")
-		// The one that Debian boots with manages groups, and the handbook ends it: an upgrade that is run without that ends it under I/O, which stalls.
+		// The server that Debian boots manages groups, and the handbook turns that off. An upgrade
+		// without that turns it off under I/O, which stalls.
 		t.Run("upgrade with "+engine, func(t *testing.T) { upgradeUnderIO(t, h.in(t), engine) })
 		t.Run("reboot with "+engine, func(t *testing.T) { reboots(t, h.in(t), engine) })
 	}
 	t.Run("hang", func(t *testing.T) { hangs(t, h.in(t), "kernel") })
 	t.Run("uninstall", func(t *testing.T) {
 		h := h.in(t)
-		// The server that the kernel engine has started goes with the agent for good.
+		// The server that the kernel engine has started stays stopped after the agent.
 		assert.Assert(t, h.run("cat /proc/fs/nfsd/threads") != "0\n")
 		h.run("/media/new/install.sh uninstall --purge")
 		assert.Equal(t, h.run("cat /proc/fs/nfsd/threads"), "0\n")
 	})
 }
 
-// upgradeUnderIO installs the former release in the unit's sandbox, and while a client writes all the time, replaces it by this one, kills that, and puts the
-// former one back. The client notices nothing.
+// upgradeUnderIO installs the former release in the unit's sandbox. While a client writes
+// continuously, it replaces it with this release, kills that, and restores the former one. The
+// client notices nothing.
 func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	previous, now := h.run("/media/previous/btrfs-nfs-agent version"), h.run("/media/new/btrfs-nfs-agent version")
 	assert.Assert(t, previous != now)
@@ -66,8 +70,8 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	}
 	first := published("first")
 	h.run(agent + "snapshot create first kept")
-	// The machine's writer has memory alone, so that it meets what keeps all of the machine from running. On the pool it would also meet, and excuse, a
-	// pool that the agent holds up.
+	// The machine's writer uses only memory, so that it detects pauses of the whole machine. On the
+	// pool it would also detect, and excuse, a pool that the agent blocks.
 	client, machine := write(t, first), write(t, t.TempDir())
 
 	works := func(step, volume, version string) {
@@ -80,7 +84,8 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 		assert.Assert(t, is.Contains(h.run(agent+"health"), "ok"))
 	}
 	works("before", "second", previous)
-	// What follows is the agent's doing. Before it the first exports were made, and caches were cold.
+	// The agent causes what follows. Before that, the first exports were created, and caches were
+	// cold.
 	client.phase(t)
 	machine.phase(t)
 	phase := func(step, volume, version string) {
@@ -88,7 +93,8 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 		works(step, volume, version)
 		stalled, stood := client.phase(t), machine.phase(t)
 		t.Logf("%s: works; the slowest turn over NFS took %v (on the machine itself: %v)", step, stalled, stood)
-		// That the machine does not run for a while is not the agent's doing. It can meet a turn three times: at the client, the server and the disk.
+		// A pause of the machine is not caused by the agent. It can affect a turn three times: at the
+		// client, the server and the disk.
 		assert.Check(t, stalled < longestPause+3*stood, "%s: a turn over NFS took %v (on the machine itself: %v)", step, stalled, stood)
 	}
 	h.run("/media/new/install.sh")
@@ -97,13 +103,12 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	h.run("kill -KILL $(systemctl show -P MainPID btrfs-nfs-agent)")
 	h.waitFor("the agent again", func() bool { _, err := h.try(agent + "volume get first"); return err == nil })
 	phase("killed", "fourth", now)
-	// What 57e475d has made is as it was: the reference, and with it the mount that the client
+	// The objects of 57e475d are unchanged: the reference, and with it the mount that the client
 	// writes to, and the snapshot.
 	references := "ls /srv/btrfs/" + engine + "/first/clients"
 	assert.Assert(t, is.Contains(h.run(references), ".json"))
 	assert.Assert(t, is.Contains(h.run(agent+"snapshot list -o name"), "kept"))
-	// The way back, as docs/upgrade.md has it: an older agent does not know the references of
-	// these.
+	// The downgrade of docs/upgrade.md: an older agent does not know the references of these.
 	for _, volume := range []string{"third", "fourth"} {
 		assert.Assert(t, is.Contains(h.run("ls /srv/btrfs/"+engine+"/"+volume+"/clients"), ".ref"))
 		command(t, "umount", mounts[volume])
@@ -120,13 +125,15 @@ func upgradeUnderIO(t *testing.T, h *host, engine string) {
 	}
 }
 
-// bootInLab boots Debian on the lab's kernel, which has an NFS server for Debian's own packages to start.
+// bootInLab boots Debian on the lab's kernel, which has an NFS server for Debian's packages to
+// start.
 func bootInLab(t *testing.T, binds ...string) *host {
 	t.Helper()
 	root := debianRoot(t)
 	_, err := os.Stat(root)
 	assert.NilError(t, err, "make release-test makes it first")
-	// The guest's kernel has no overlayfs, so that the root is a file system of its own: kept in the cache, and copied.
+	// The guest's kernel has no overlayfs, so the root is a separate filesystem. It is cached, and the
+	// test uses a copy.
 	kept := root + ".btrfs"
 	if _, err := os.Stat(kept); err != nil {
 		command(t, "mkfs.btrfs", "-q", "--rootdir", root, "--shrink", kept+".new")
@@ -143,12 +150,12 @@ func bootInLab(t *testing.T, binds ...string) *host {
 		options = append(options, "--bind-ro="+bind)
 	}
 	h := boot(t, dir, options...)
-	// The server's threads are the kernel's, and go on without the container.
+	// The server's threads belong to the kernel, and continue without the container.
 	t.Cleanup(func() { h.run("systemctl stop btrfs-nfs-agent nfs-server; rpc.nfsd 0; exportfs -f; umount /srv/btrfs") })
 	return h
 }
 
-// agent is how a shell calls the agent's command line with a tenant's token.
+// agent returns the shell command of the agent's command line with a tenant's token.
 func (h *host) agent(tenant string) string {
 	h.t.Helper()
 	token := strings.TrimSpace(h.run("sed -n 's/^AGENT_TENANTS=" + tenant + "://p' /etc/btrfs-nfs-agent/agent.env"))
@@ -156,7 +163,8 @@ func (h *host) agent(tenant string) string {
 	return "AGENT_URL=http://localhost:8080 AGENT_TOKEN=" + token + " btrfs-nfs-agent "
 }
 
-// mounted is where an export of the container's is mounted on the machine, with which it shares the network.
+// mounted mounts an export of the container on the machine, which shares the network, and returns
+// the mount point.
 func mounted(t *testing.T, path string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -169,18 +177,18 @@ func mounted(t *testing.T, path string) string {
 	return dir
 }
 
-// writer writes to a file that it keeps open, and opens others, turn after turn.
+// writer writes to a file that it keeps open, and opens others, turn by turn.
 type writer struct {
 	stop, done chan struct{}
 	once       sync.Once
 
 	mu    sync.Mutex
 	turns int
-	worst time.Duration // of the phase that is under way
+	worst time.Duration // of the present phase
 	err   error
 }
 
-// Often enough to be under way whenever something happens; a guest has one processor.
+// turnEvery is short, so that a turn is in progress during each event. A guest has one processor.
 const turnEvery = 50 * time.Millisecond
 
 func write(t *testing.T, dir string) *writer {
@@ -205,7 +213,7 @@ func write(t *testing.T, dir string) *writer {
 	return w
 }
 
-// turn is whether it could write.
+// turn reports whether it could write.
 func (w *writer) turn(file *os.File, dir string, n int) bool {
 	begin := time.Now()
 	block := make([]byte, 4096)
@@ -222,7 +230,8 @@ func (w *writer) turn(file *os.File, dir string, n int) bool {
 	return err == nil
 }
 
-// phase ends with the turn that is under way, however long that takes, and the next begins. It gives the slowest turn of the phase.
+// phase ends with the present turn, however long that takes, and the next phase begins. It returns
+// the slowest turn of the phase.
 func (w *writer) phase(t *testing.T) time.Duration {
 	t.Helper()
 	turns, err := w.soFar()
@@ -248,7 +257,7 @@ func (w *writer) soFar() (turns int, err error) {
 	return w.turns, w.err
 }
 
-// end stops the writer, which then has its results.
+// end stops the writer, whose results are then complete.
 func (w *writer) end() {
 	w.once.Do(func() { close(w.stop) })
 	<-w.done

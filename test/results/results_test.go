@@ -1,4 +1,4 @@
-// Package results tests what results.awk makes of a run of tests.
+// Package results tests the summary that results.awk makes of a test run.
 package results
 
 import (
@@ -9,7 +9,7 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// A test that is skipped in silence proves nothing to whoever reads that all is well.
+// A silently skipped test proves nothing to a reader of the summary.
 func TestWhatIsSaidOfARun(t *testing.T) {
 	for said, want := range map[string]string{
 		"lab: up\n=== RUN   TestA\n    a_test.go:1: noise\n--- PASS: TestA (0.00s)\nPASS\nok  \tpkg\t0.1s\n": "lab: up\nok  \tpkg\t0.1s\n",

@@ -1,7 +1,7 @@
 //go:build lab
 
-// Package sanity runs csi-sanity on the whole: the real controller, node driver and agent, on btrfs and NFS, with both export
-// engines and both quota modes.
+// Package sanity runs csi-sanity on the whole system: the real controller, node driver and agent,
+// on btrfs and NFS, with both export engines and both quota modes.
 package sanity
 
 import (
@@ -22,13 +22,13 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// notAdvertised are the specs that may be skipped: those of services and capabilities that we do not advertise. Everything
-// else has to run.
+// notAdvertised lists the specs that may be skipped: those of services and capabilities that the
+// drivers do not advertise. All others have to run.
 var notAdvertised = []string{
 	"GroupController Service",
-	"NodeExpandVolume", "Node expand", // a volume grows on the server alone
+	"NodeExpandVolume", "Node expand", // a volume grows only on the server
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "accessibility requirements", // snapshots are where their volumes are
-	"node max attach limit", // there is none
+	"node max attach limit", // there is no limit
 }
 
 type setUp struct {
@@ -70,7 +70,7 @@ func TestSanity(t *testing.T) {
 	assert.Assert(t, counts[types.SpecStatePassed] >= 70*len(setUps), "only %d specs ran", counts[types.SpecStatePassed])
 }
 
-// specs declares csi-sanity's for one set-up, which is brought up before the first of them.
+// specs declares csi-sanity's specs for one configuration, which starts before the first of them.
 func (u setUp) specs() *csisanity.TestContext {
 	config := csisanity.NewTestConfig()
 	config.IDGen = ids{}
@@ -107,7 +107,7 @@ func allowed(spec string) bool {
 	return false
 }
 
-// ids are well-formed and of the class that there is.
+// ids returns well-formed IDs of the existing class.
 type ids struct{}
 
 func (ids) GenerateUniqueValidVolumeID() string { return "fast|" + uuid.NewString() }

@@ -20,20 +20,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// demoTime bounds one demo, on a machine that has other things to do.
+// demoTime limits one demo, on a busy machine.
 const demoTime = 10 * time.Minute
 
 const escape = "\x1b"
 
-// What a log shows of a step that went well, and what the demo says when it goes on running.
+// Log lines of a successful step, and the demo's output when it keeps running.
 var (
 	goodStep   = regexp.MustCompile(`^ ?\d+  .* \.\.\. ok \d+( ms|\.\d s)$`)
 	mountedAt  = regexp.MustCompile(`is mounted on node-1 at (\S+)$`)
 	tryCommand = regexp.MustCompile(`-host storage (env AGENT_URL=.*)$`)
 )
 
-// The demo as `make demo KEEP=1` runs it, with its output in a log: every step, no colour, and what it says of playing with it
-// is true until it is interrupted.
+// The demo as `make demo KEEP=1` runs it, with its output in a log: every step, without color. Its
+// instructions are valid until it is interrupted.
 func TestDemo(t *testing.T) {
 	lab.Require(t)
 	bin := os.Getenv("BNC_BIN")
@@ -77,7 +77,7 @@ func TestDemo(t *testing.T) {
 	assert.Check(t, !mountedSomewhere(t, target), "the demo is over, and its mount is left")
 }
 
-// A demo that fails says so and ends with 1, in colour where that is asked for.
+// A demo that fails reports that and exits with 1, in color if that is requested.
 func TestDemoFails(t *testing.T) {
 	lab.Require(t)
 	bin := os.Getenv("BNC_BIN")
@@ -104,7 +104,7 @@ func TestDemoFails(t *testing.T) {
 	}
 }
 
-// mountedSomewhere looks through the mount namespaces of all processes.
+// mountedSomewhere searches the mount namespaces of all processes.
 func mountedSomewhere(t *testing.T, target string) bool {
 	t.Helper()
 	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
@@ -112,7 +112,7 @@ func mountedSomewhere(t *testing.T, target string) bool {
 	for _, table := range tables {
 		content, err := os.ReadFile(table)
 		if err == nil && strings.Contains(string(content), " "+target+" ") {
-			return true // a process that has ended meanwhile has no mounts
+			return true // a process that has ended has no mounts
 		}
 	}
 	return false

@@ -1,5 +1,5 @@
-// Package story is the life of a volume from creation to deletion, step by step, each with its proof: the demo tells it, and
-// a test holds us to it.
+// Package story is the life of a volume from creation to deletion. Each step has a proof. The demo
+// shows it, and a test runs it.
 package story
 
 import (
@@ -20,35 +20,36 @@ const (
 	gib = int64(1) << 30
 )
 
-// writeTime bounds the writing of a GiB through NFS, on a machine that has other things to do.
+// writeTime limits the writing of a GiB through NFS, on a busy machine.
 const writeTime = 5 * time.Minute
 
-// story is how far it has come.
+// story is the progress of the story.
 type story struct {
 	*system.System
 	ctx context.Context
 
 	volume   *csi.Volume
-	data     string // of the volume, on the storage host
+	data     string // path of the volume's data on the storage host
 	one, two *system.Attachment
 	snapshot *csi.Snapshot
 	restored *csi.Volume
 	clone    *csi.Volume
 }
 
-// What the story needs of the lab: a pool whose file gives back at once what is deleted, as the file lies in the guest's memory.
+// Options of the lab for the story: a pool whose file frees deleted data at once, because the file
+// is in the guest's memory.
 const (
 	PoolBytes        = 4 << 30
 	PoolMountOptions = "discard=sync"
 )
 
-// Step is one step. Do returns what there is to see, and an error for anything that is not as it should be.
+// Step is one step. Do returns the text to show, or an error if a check fails.
 type Step struct {
 	Name string
 	Do   func() (string, error)
 }
 
-// Steps of the story, to be done in order on a system with two nodes and such a pool.
+// Steps returns the steps of the story, in order, for a system with two nodes and such a pool.
 func Steps(ctx context.Context, sys *system.System) []Step {
 	s := &story{System: sys, ctx: ctx}
 	return []Step{
@@ -105,8 +106,8 @@ func (s *story) share() (string, error) {
 	return seen, err
 }
 
-// overfill writes what cannot be compressed, until the quota says no: past the client's page cache, which would go on trying
-// to write behind our back.
+// overfill writes incompressible data until the quota refuses it. It bypasses the client's page
+// cache, which would retry the writes in the background.
 func (s *story) overfill() (string, error) {
 	out, err := s.one.ShellWithin(writeTime, `dd if=/dev/urandom of="$V/big" bs=1M count=1200 oflag=direct 2>&1 && exit 1; true`)
 	if err != nil {
@@ -132,9 +133,10 @@ func (s *story) overfill() (string, error) {
 	return fmt.Sprintf("%s\n%d of %d bytes are used", firstLine(out), used, total), nil
 }
 
-// counted is what the kernel's own quota group of the volume says.
+// counted returns the numbers of the volume's quota group in the kernel.
 func (s *story) counted() (used, limit int64, err error) {
-	// In raw bytes, and after a commit: the groups of this subvolume, each with referenced and exclusive bytes and the limit.
+	// In raw bytes, and after a commit: the groups of this subvolume, each with referenced and
+	// exclusive bytes and the limit.
 	table, err := s.Lab.Storage.Run("btrfs", "qgroup", "show", "--raw", "--sync", "-rf", s.data)
 	if err != nil {
 		return 0, 0, err
@@ -184,7 +186,8 @@ func (s *story) cloneVolume() (string, error) {
 	return s.look(s.clone, "after the snapshot")
 }
 
-// look mounts a volume on node-2, makes sure that it is writable and holds the greeting and 200 MiB, and unmounts it.
+// look mounts a volume on node-2, checks that it is writable and contains the greeting and 200 MiB,
+// and unmounts it.
 func (s *story) look(v *csi.Volume, greeting string) (string, error) {
 	a, err := s.Attach(s.ctx, s.Nodes[1], v, system.AttachOptions{})
 	if err != nil {
@@ -217,7 +220,7 @@ func (s *story) grow() (string, error) {
 	return lastLine(out), nil
 }
 
-// usage waits for the next commit of the pool: usage is as of the last one.
+// usage waits for the next commit of the pool, because usage is that of the last commit.
 func (s *story) usage() (string, error) {
 	used, total, err := s.two.Usage(s.ctx)
 	for deadline := time.Now().Add(time.Minute); err == nil && used < 1200*mib && time.Now().Before(deadline); {
@@ -230,7 +233,8 @@ func (s *story) usage() (string, error) {
 	return fmt.Sprintf("%d MiB of %d MiB: the quota, not the pool", used/mib, total/mib), err
 }
 
-// refusals are the errors of a client that is not let in: ESTALE, EACCES and EPERM. Any other would be an accident.
+// refusals are the errors of a client that is not let in: ESTALE, EACCES and EPERM. The story
+// accepts no others.
 var refusals = []string{"Stale file handle", "Permission denied", "Operation not permitted"}
 
 func (s *story) fence() (string, error) {
@@ -267,7 +271,7 @@ func (s *story) clear() (string, error) {
 	return s.checkEmpty()
 }
 
-// checkEmpty looks where it counts: at the API, the filesystem and the NFS server.
+// checkEmpty checks the API, the filesystem and the NFS server.
 func (s *story) checkEmpty() (string, error) {
 	for v, err := range s.API.Volumes(s.ctx) {
 		if err != nil {
@@ -289,7 +293,7 @@ func (s *story) checkEmpty() (string, error) {
 		return "", err
 	}
 	for line := range strings.SplitSeq(exports, "\n") {
-		// The kernel's cache may go on listing for a while what is no longer there to be reached.
+		// The kernel's cache may list unreachable entries for a while.
 		if strings.Contains(line, "/data") && !strings.Contains(line, "(deleted)") {
 			return "", fmt.Errorf("an export is left: %s", line)
 		}

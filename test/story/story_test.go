@@ -12,7 +12,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// With each engine, the whole story.
+// The whole story with each engine.
 func TestStory(t *testing.T) {
 	for _, engine := range []struct {
 		name string

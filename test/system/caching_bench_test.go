@@ -28,12 +28,12 @@ var cachingLoads = []struct{ name, script string }{
 	{"remove it all", `rm -rf *`},
 }
 
-// BenchmarkCaching makes the table of docs/benchmarks.md: requests to the server, which are the
-// same on any machine. One turn tells (-benchtime 1x).
+// BenchmarkCaching creates the table of docs/benchmarks.md: requests to the server, which are the
+// same on any machine. One turn is enough (-benchtime 1x).
 func BenchmarkCaching(b *testing.B) {
 	s := system.New(b, system.Options{Lab: lab.Options{Nodes: 1}})
 	table := map[string]string{}
-	// The one that ends directory delegations on the node is the last.
+	// The last one ends directory delegations on the node.
 	for i, parameters := range []map[string]string{{"caching": "fast"}, {"nfsMountOptions": "lookupcache=positive"}, {"caching": "shared"}} {
 		v := system.Create(b, s, fmt.Sprintf("v%d", i))
 		_, err := s.CSI.ControllerModifyVolume(b.Context(), &csi.ControllerModifyVolumeRequest{VolumeId: v.GetVolumeId(), MutableParameters: parameters})

@@ -19,22 +19,23 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// change is one that a node makes after another has looked. Each has its own directory, with
-// what cachedFiles makes there.
+// change is a change on one node after another node has looked. Each has a separate directory with
+// the content of cachedFiles.
 type change struct {
 	name string
 	make string
-	seen string // succeeds where the change is seen
+	seen string // succeeds if the change is visible
 
-	// trusted is true where the kernel's default always shows what the node has looked up before.
+	// trusted is true if a node with the kernel's default does not see the change, because it trusts
+	// names that it has looked up.
 	trusted bool
 }
 
 const cachedFiles = `mkdir -p f/s g/s; for d in f g; do echo $d > $d/a; echo $d > $d/s/t; done; ln -s f l; echo x > x; echo y > y`
 
-// looks are ways to look at all of it, and at names that are not there. A node that has a
-// delegation for a directory got it by one of them. Nothing but the shell itself runs, which is
-// what takes time in the lab.
+// looks are ways to look at all files, and at missing names. A node with a delegation for a
+// directory got it by one of them. Only the shell itself runs, because starting programs takes time
+// in the lab.
 var looks = []string{
 	`for i in 1 2 3 4 5; do for n in * f/* f/s/* n f/n f/s/n; do test -e $n; done; for n in x y */a */s/t; do read v < $n; done; done`,
 	`cd f/s; echo *; read v < t; test -e n; cd ../..; for n in x y f/a f/s/t g/a g/s/t l/a; do read v < $n; done; test -e n; test -e f/n; test -e f/s/n`,
@@ -62,9 +63,9 @@ var changes = []change{
 	{"directory to file", "rm -r f; echo f > f", "test -f f && read v < f", false},
 }
 
-// What docs/architecture.md says of caching on several nodes: with shared, a node sees each change
-// of another at once. With fast it does not, which shows that the looks fill its caches. The time
-// for which names of a directory are trusted is one that no busy machine exceeds.
+// The statements of docs/architecture.md about caching on several nodes. With shared, a node sees
+// each change of another at once. With fast it does not, which shows that the looks fill its
+// caches. Names in a directory are trusted for longer than any step takes on a busy machine.
 func TestCachingOnSeveralNodes(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, NFSMountOptions: "acdirmin=3600,acdirmax=3600"})
 	kernel, err := s.Nodes[0].Run("uname", "-r")
@@ -94,14 +95,14 @@ func TestCachingOnSeveralNodes(t *testing.T) {
 func directory(c change, look int) string { return fmt.Sprintf("%s after look %d", c.name, look+1) }
 
 // changesMissed makes all changes on one node, and returns the directories of those that the other
-// node does not see, which it has looked at before.
+// node does not see. The other node has looked at all of them before.
 func changesMissed(t *testing.T, one, two *system.Attachment) (missed []string) {
 	shell := func(a *system.Attachment, script string) string {
 		out, err := a.ShellWithin(5*time.Minute, script)
 		assert.NilError(t, err)
 		return out
 	}
-	// Failures are of no account: that a look or a change was of use shows at the end.
+	// Errors are ignored: the end shows whether a look or a change worked.
 	everywhere := func(script func(c change, look int) string) string {
 		var all strings.Builder
 		all.WriteString("set +e\nis() { read v < $2 && test \"$v\" = $1; }\n")
@@ -126,8 +127,8 @@ func changesMissed(t *testing.T, one, two *system.Attachment) (missed []string) 
 	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
 }
 
-// A node that has a file open for writing may miss what another has written and closed. Under a
-// lock it reads it.
+// A node with a file open for writing may miss what another has written and closed. Under a lock it
+// reads it.
 func TestCachingOfAFileOpenForWriting(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}})
 	v := system.Create(t, s, "v")

@@ -19,7 +19,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// realAgents runs the controller's behaviour suite on real agents, each with a part of the pool and a port of its own.
+// realAgents runs the controller's behaviour suite on real agents, each with a part of the pool and
+// a separate port.
 type realAgents struct {
 	*system.System
 	agents, controllers int
@@ -67,6 +68,6 @@ func start(t *testing.T, d *system.Daemon) {
 
 func TestControllerOnRealAgents(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{PoolSize: 64 << 30}})
-	assert.NilError(t, s.Agent.Stop()) // its pool is that of no agent while parts of it are others'
+	assert.NilError(t, s.Agent.Stop()) // no agent may use this pool while other agents use parts of it
 	controllertest.Run(t, &realAgents{System: s})
 }

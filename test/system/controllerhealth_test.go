@@ -21,8 +21,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// controllerHealth is what the controller tells of a volume, as "STATUS Reason", and what it lists of it. Where the agent is asked in vain and no
-// cluster knows the volumes, the list fails, and nothing is said of it.
+// controllerHealth returns the controller's conditions of a volume, as "STATUS Reason", and those
+// in its list. If the agent does not answer and no cluster knows the volumes, the list fails, and
+// listed is empty.
 func controllerHealth(t *testing.T, s *system.System, id string) (told, listed []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -60,10 +61,10 @@ func awaitControllerHealth(t *testing.T, s *system.System, id string, want ...st
 			return poll.Continue("%v, listed as %v, want %v", told, listed, want)
 		}
 		return poll.Success()
-	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second)) // pool and quota are looked at at times
+	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second)) // pool and quota are checked periodically
 }
 
-// What is really wrong with a volume, its pool and its agent is what the controller tells of it.
+// The controller reports real problems of a volume, its pool and its agent.
 func TestControllerHealth(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, PoolMountOptions: system.EverySecond}, NodeEnv: hurried})
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
@@ -85,7 +86,8 @@ func TestControllerHealth(t *testing.T) {
 	storage("mount", "-o", "remount,rw", s.Lab.Pool)
 	awaitControllerHealth(t, s, id)
 
-	// Somebody shuts the node out, and the agent, which would let it in again within a second, cannot.
+	// The test revokes the node's access, and the agent cannot restore it, which it would do within a
+	// second.
 	exportfs := filepath.Join(t.TempDir(), "exportfs")
 	storage("cp", "/usr/sbin/exportfs", exportfs)
 	storage("mount", "--bind", "/bin/false", "/usr/sbin/exportfs")
@@ -94,7 +96,7 @@ func TestControllerHealth(t *testing.T) {
 	storage("umount", "/usr/sbin/exportfs")
 	awaitControllerHealth(t, s, id)
 
-	// The agent is gone, its host is not; then the host is gone as well.
+	// First only the agent is gone, then its host as well.
 	assert.NilError(t, s.Agent.Kill())
 	awaitControllerHealth(t, s, id, "DEGRADED AgentUnreachable")
 	assert.NilError(t, s.Lab.Storage.CutNetwork())

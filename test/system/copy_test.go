@@ -15,9 +15,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// Over NFSv4.2 cp between two claims is a copy on the server, which passes the limit of full
-// quotas: health says so. Where AGENT_NFS_MAX_VERSION is 4.1, cp copies through the client, and
-// the limit holds.
+// Over NFSv4.2, cp between two claims is a copy on the server, which exceeds the limit of full
+// quotas. Health reports that. With AGENT_NFS_MAX_VERSION 4.1, cp copies through the client, and
+// the limit applies.
 func TestCopyBetweenClaims(t *testing.T) {
 	for name, test := range map[string]struct {
 		nfs             lab.NFSMode

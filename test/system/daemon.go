@@ -15,11 +15,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// Daemon is one of our programs on a host of the lab.
+// Daemon is a program of this project on a host of the lab.
 type Daemon struct {
 	Name string
 
-	host    *lab.Host // nil: beside the test
+	host    *lab.Host // nil: in the test's namespaces
 	program string
 	args    []string
 	env     []string
@@ -33,10 +33,10 @@ type Daemon struct {
 
 const (
 	startTime = 3 * time.Minute // with a thousand exports, in the guest of a busy machine
-	stopTime  = 2 * time.Minute // of which a drain may take half
+	stopTime  = 2 * time.Minute // a drain may take half of it
 )
 
-// Start starts the daemon and waits until it can work. Its output is appended to its log.
+// Start starts the daemon and waits until it is ready. Its output is appended to its log.
 func (d *Daemon) Start() error {
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -51,7 +51,7 @@ func (d *Daemon) Start() error {
 	}
 	done := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState has the exit status
 		close(done)
 	}()
 	d.mu.Lock()
@@ -85,13 +85,13 @@ func (d *Daemon) awaitReady(cmd *exec.Cmd, done chan struct{}) error {
 	}
 }
 
-// SetEnv sets NAME=value for the next start, over what was set before.
+// SetEnv sets NAME=value for the next start, and overrides earlier values.
 func (d *Daemon) SetEnv(env ...string) { d.env = append(d.env, env...) }
 
-// SetPrograms takes the program for the next start from another folder.
+// SetPrograms uses the program in another directory from the next start on.
 func (d *Daemon) SetPrograms(dir string) { d.program = filepath.Join(dir, filepath.Base(d.program)) }
 
-// Stop ends the daemon with SIGTERM, and fails if it does not end well or in time.
+// Stop stops the daemon with SIGTERM. It fails if the daemon exits with an error or too late.
 func (d *Daemon) Stop() error {
 	cmd, err := d.end(syscall.SIGTERM)
 	if err != nil || cmd == nil {
@@ -139,19 +139,19 @@ func (d *Daemon) end(sig os.Signal) (*exec.Cmd, error) {
 	}
 }
 
-// Log is all that the daemon has printed.
+// Log returns all output of the daemon.
 func (d *Daemon) Log() string {
 	content, _ := os.ReadFile(d.log)
 	return string(content)
 }
 
-// Tail is the end of the log, for messages.
+// Tail returns the end of the log, for messages.
 func (d *Daemon) Tail() string {
 	lines := strings.Split(strings.TrimRight(d.Log(), "\n"), "\n")
 	return "  " + strings.Join(lines[max(0, len(lines)-20):], "\n  ")
 }
 
-// program finds one of our binaries: in $BNC_BIN, where make puts them.
+// program returns the path of a binary of this project in $BNC_BIN, where make puts them.
 func program(name string) (string, error) {
 	dir := os.Getenv("BNC_BIN")
 	if dir == "" {

@@ -32,7 +32,8 @@ func onStorage(t *testing.T, s *system.System, volume, script string) string {
 	return out
 }
 
-// Each call takes less time than the tree. It is set all the same, also over a restart of the driver.
+// Each call has less time than the change of the tree takes. The group is still set, even if the
+// driver restarts.
 func TestFSGroupOfALargeTree(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: []string{"DRIVER_GROUP_TIMEOUT=100ms"}})
 	v := system.Create(t, s, "v")
@@ -45,7 +46,7 @@ func TestFSGroupOfALargeTree(t *testing.T) {
 	assert.NilError(t, s.Nodes[0].Driver.Kill())
 	assert.NilError(t, s.Nodes[0].Driver.Start())
 
-	// What it does without a call: the pod is given up, and then there is another one.
+	// The driver's work without a call: the pod is deleted, and then there is another one.
 	err = a.Publish(t.Context())
 	assert.Equal(t, status.Code(err), codes.DeadlineExceeded, "%v", err)
 	assert.NilError(t, a.Unpublish(t.Context()))
@@ -60,7 +61,7 @@ func TestFSGroupOfALargeTree(t *testing.T) {
 	assert.NilError(t, a.Detach(t.Context()))
 	assertUnmounted(t, a)
 
-	// The volume is taken away while its group is set.
+	// The volume is unpublished while its group is being set.
 	b := s.NewAttachment(s.Nodes[0], v, system.AttachOptions{Capability: ofGroup("3000"), Pod: "b"})
 	assert.NilError(t, b.ControllerPublish(t.Context()))
 	assert.NilError(t, b.Stage(t.Context()))
@@ -92,7 +93,7 @@ func TestFSGroupSkipsSubvolumes(t *testing.T) {
 	skipped(system.Attach(t, s, 0, v, system.AttachOptions{Capability: ofGroup("2000")}), ".snapshots/1/snapshot", "d/nested")
 	assert.Equal(t, onStorage(t, s, "v", `stat -c %g d/nested d/nested/f`), "0\n0")
 
-	// A snapshot, and what is made from it, has empty directories in their place.
+	// A snapshot, and its copies, have empty directories instead of subvolumes.
 	onStorage(t, s, "v", `chgrp 0 . d d/f; chmod g-s .`)
 	snapshot, err := s.CSI.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: v.VolumeId})
 	assert.NilError(t, err)
@@ -124,7 +125,7 @@ func TestFSGroupWithRootSquash(t *testing.T) {
 		assertUnmounted(t, a)
 		assert.Equal(t, onStorage(t, s, "v"+mode, `cat f`), "kept")
 	}
-	// Root may not even look into the volume: nothing is lost for that.
+	// Root cannot even read the volume, but no data is lost.
 	assert.Assert(t, !strings.Contains(s.Nodes[0].Driver.Log(), "did not take"), s.Nodes[0].Driver.Tail())
 
 	for name, properties := range map[string]map[string]string{
@@ -142,7 +143,7 @@ func TestFSGroupWithRootSquash(t *testing.T) {
 func TestFSGroupOfReadOnlyVolumes(t *testing.T) {
 	s := newSystem(t, 1)
 	for name, options := range map[string]system.AttachOptions{
-		"volume": {ReadOnly: true, Kubelet: ofGroup("2000")}, // readOnly of a PersistentVolume, which kubelet does not pass on
+		"volume": {ReadOnly: true, Kubelet: ofGroup("2000")}, // readOnly of a PersistentVolume, which the kubelet does not pass on
 		"option": {Capability: ofGroup("2000", "ro")},
 	} {
 		a := system.Attach(t, s, 0, system.Create(t, s, name), options)
@@ -151,7 +152,8 @@ func TestFSGroupOfReadOnlyVolumes(t *testing.T) {
 	}
 }
 
-// Of a PersistentVolume with accessModes [ReadOnlyMany, ReadWriteMany] external-attacher sends the widest, kubelet the first.
+// For a PersistentVolume with accessModes [ReadOnlyMany, ReadWriteMany], external-attacher sends
+// the widest, the kubelet the first.
 func TestThePublishedAccessModeCounts(t *testing.T) {
 	s := newSystem(t, 1)
 	readers := system.Capability(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY)

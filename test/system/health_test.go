@@ -19,13 +19,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// healthTime is more than asking a dead server and a dead agent takes with the times of hurried.
+// healthTime is longer than a check of a dead server and a dead agent with the timeouts of hurried.
 const healthTime = 15 * time.Second
 
-// hurried are times that let tests with a dead server end soon.
+// hurried sets timeouts with which tests with a dead server end soon.
 var hurried = []string{"DRIVER_MOUNT_TIMEOUT=10s", "DRIVER_UNMOUNT_TIMEOUT=5s", "DRIVER_STAT_TIMEOUT=2s"}
 
-// nodeHealth is what the node driver tells of a volume and of its storage, as sorted reasons.
+// nodeHealth returns the node driver's conditions of a volume and of its storage, as sorted
+// reasons.
 func nodeHealth(t *testing.T, a *system.Attachment) (volume, storage []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), healthTime)
@@ -52,7 +53,8 @@ func hasNodeHealth(t *testing.T, a *system.Attachment, want ...string) {
 	assert.Check(t, slices.Equal(got, want), "got %v, want %v", got, want)
 }
 
-// awaitNodeHealth is for what depends on usage: btrfs counts with its next commit.
+// awaitNodeHealth is for conditions that depend on usage: btrfs updates its counters with the next
+// commit.
 func awaitNodeHealth(t *testing.T, a *system.Attachment, want ...string) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -63,8 +65,8 @@ func awaitNodeHealth(t *testing.T, a *system.Attachment, want ...string) {
 	}, poll.WithTimeout(time.Minute), poll.WithDelay(time.Second))
 }
 
-// fill writes until the limit is reached: with large requests, the last of which is refused as a whole, and then with small ones. What the class
-// would compress takes long.
+// fill writes until the limit is reached. It writes large requests, the last of which is refused
+// completely, and then small ones. Compressible data would take long.
 func fill(t *testing.T, a *system.Attachment) {
 	t.Helper()
 	for _, write := range []string{`dd if=/dev/urandom of="$V/fill" bs=1M conv=fsync`, `dd if=/dev/urandom of="$V/fill-more" bs=16k oflag=sync`} {
@@ -114,14 +116,14 @@ func nodeHealthOf(t *testing.T, s *system.System) {
 	assert.DeepEqual(t, storage, []string{"AgentUnreachable", "ServerNotResponding"})
 
 	assert.NilError(t, a.ControllerUnpublish(t.Context()))
-	poll.WaitOn(t, func(poll.LogT) poll.Result { // until the client has sent again what it lost
+	poll.WaitOn(t, func(poll.LogT) poll.Result { // until the client has retransmitted lost requests
 		if volume, storage = nodeHealth(t, a); slices.Contains(volume, "ServerNotResponding") || slices.Contains(volume, "AgentUnreachable") {
 			return poll.Continue("%v", volume)
 		}
 		return poll.Success()
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(time.Second))
 	assert.DeepEqual(t, volume, []string{"ExportMissing"})
-	assert.DeepEqual(t, storage, []string(nil)) // the server is well
+	assert.DeepEqual(t, storage, []string(nil)) // the server is healthy
 
 	assert.NilError(t, a.ControllerPublish(t.Context()))
 	assert.NilError(t, a.Stage(t.Context()))
@@ -131,8 +133,8 @@ func nodeHealthOf(t *testing.T, s *system.System) {
 
 func TestDetachedFromARunningPod(t *testing.T) { onBothEngines(t, detachedFromARunningPod) }
 
-// A pod keeps running while its volume is detached from the node and attached again. Its mount is
-// stale for good, health says so, and the next pod on the node gets a new mount.
+// A pod keeps running while its volume is detached from the node and attached again. Its mount
+// stays stale, health reports that, and the next pod on the node gets a new mount.
 func detachedFromARunningPod(t *testing.T, s *system.System) {
 	v := system.Create(t, s, "v")
 	old := system.Attach(t, s, 0, v, system.AttachOptions{Pod: "old"})
@@ -146,7 +148,7 @@ func detachedFromARunningPod(t *testing.T, s *system.System) {
 	assert.NilError(t, old.ControllerPublish(t.Context()))
 	isStale(t, old)
 
-	// A kubelet does not stage for the next pod: the volume is staged.
+	// A kubelet does not stage for the next pod: the volume is already staged.
 	assert.NilError(t, next.ControllerPublish(t.Context()))
 	assert.NilError(t, next.Publish(t.Context()))
 	assert.Equal(t, system.Shell(t, next, `cat "$V/file"`), "kept")
@@ -157,7 +159,7 @@ func detachedFromARunningPod(t *testing.T, s *system.System) {
 	assert.Equal(t, after[1], before[1], "st_ino")
 	restart(t, old)
 
-	// Nor do the mounts outlive that of another stage.
+	// The mounts also become stale if the volume is staged again.
 	assert.NilError(t, old.ControllerUnpublish(t.Context()))
 	assert.NilError(t, old.ControllerPublish(t.Context()))
 	assert.NilError(t, old.Stage(t.Context()))

@@ -16,8 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// The key for file handles exists only while they are signed, and never beside a server that was
-// started with another one. A refused start leaves mounts alone. After a change of the key a pod
+// The key for file handles exists only while they are signed. It never differs from the key that
+// the running server has. A refused start does not affect mounts. After a change of the key, a pod
 // finds its files again by their names.
 func TestHandleKey(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1, NFS: lab.Agent}, AgentEnv: []string{"AGENT_NFS_EXPORTER=kernel"}})

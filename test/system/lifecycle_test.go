@@ -44,7 +44,7 @@ func TestReadOnlyPublish(t *testing.T) {
 	assert.Equal(t, system.Shell(t, reader, `cat "$V/file"`), "kept")
 	_, err := reader.Shell(`echo x > "$V/other"`)
 	assert.ErrorContains(t, err, "Read-only")
-	// The server refuses as well, whatever the node does with its own mount.
+	// The server also refuses writes, whatever the node does with its mount.
 	_, err = s.Nodes[1].Run("sh", "-ec", `mount -o remount,rw "$0/data" && echo x > "$0/data/other"`, reader.Staging)
 	assert.ErrorContains(t, err, "Read-only")
 	system.Shell(t, writer, `test ! -e "$V/other"`)
@@ -68,7 +68,7 @@ func TestMountGroup(t *testing.T) {
 	system.Shell(t, a, `setpriv --reuid 1234 --regid 1234 --groups 5555 sh -c 'echo mine > "$V/by-a-pod"'`)
 	assert.Equal(t, system.Shell(t, a, `stat -c %u:%g "$V/by-a-pod"`), "1234:5555")
 
-	// The root matches: what lies below is not touched again.
+	// The root matches: the driver does not change its content again.
 	system.Shell(t, a, `chgrp 77 "$V/dir/file"`)
 	assert.NilError(t, a.Detach(t.Context()))
 	a = withGroup("5555", "third")
@@ -102,14 +102,15 @@ func assertUnmounted(t *testing.T, a *system.Attachment) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// After a reboot the mounts are gone and the directories are not: nothing may be written into them.
+// After a reboot the mounts are gone and the directories still exist. The driver must not write
+// into them.
 func TestWorkerRebooted(t *testing.T) {
 	s := newSystem(t, 1)
 	v := system.Create(t, s, "v")
 	a := system.Attach(t, s, 0, v, system.AttachOptions{})
 	system.Shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
 	assert.NilError(t, s.Nodes[0].Reboot())
-	_ = s.Nodes[0].Driver.Kill() // it went with the node; this forgets it
+	_ = s.Nodes[0].Driver.Kill() // the driver ended with the node; this resets its state in the test
 	assert.NilError(t, s.Nodes[0].Driver.Start())
 
 	assert.ErrorContains(t, a.Publish(t.Context()), "FailedPrecondition", "published without being staged")
@@ -120,7 +121,7 @@ func TestWorkerRebooted(t *testing.T) {
 	assertUnmounted(t, a)
 }
 
-// Also what was never set up again after a reboot can be taken down.
+// A volume that was not staged again after a reboot can also be unstaged.
 func TestWorkerRebootedAndVolumeNotUsedAgain(t *testing.T) {
 	s := newSystem(t, 1)
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
@@ -131,7 +132,8 @@ func TestWorkerRebootedAndVolumeNotUsedAgain(t *testing.T) {
 	assertUnmounted(t, a)
 }
 
-// A dead server hangs whoever touches the mount, but neither the driver nor the kubelet that asks it.
+// A dead server blocks processes that use the mount, but neither the driver nor the kubelet that
+// calls it.
 func TestServerStoppedWhileInUse(t *testing.T) {
 	s := system.New(t, system.Options{
 		Lab:     lab.Options{Nodes: 1},
@@ -158,7 +160,7 @@ func TestServerStoppedWhileInUse(t *testing.T) {
 	assert.NilError(t, s.Agent.Start())
 }
 
-// A pod that goes on writing must not notice that the agent is restarted, nor that it was killed.
+// A pod that keeps writing must not notice a restart or a kill of the agent.
 func TestAgentRestartedWithLiveMounts(t *testing.T) {
 	s := newSystem(t, 1)
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
@@ -172,7 +174,7 @@ func TestAgentRestartedWithLiveMounts(t *testing.T) {
 	stopWriting()
 }
 
-// keepWriting is a pod that writes until it is stopped, and none of whose writes fails.
+// keepWriting runs a pod that writes until it is stopped. No write may fail.
 func keepWriting(t *testing.T, node *system.Node, a *system.Attachment) (stop func()) {
 	t.Helper()
 	writer := node.Command(t.Context(), "env", "V="+a.Target, "sh", "-ec",
@@ -201,7 +203,7 @@ func awaitProgress(t *testing.T, a *system.Attachment) {
 	}, poll.WithTimeout(2*time.Minute), poll.WithDelay(50*time.Millisecond))
 }
 
-// A stale handle is what a node is left with after its export was taken away and given again.
+// A node has a stale handle after its export was revoked and granted again.
 func TestStaleMountIsReplaced(t *testing.T) {
 	s := newSystem(t, 1)
 	v := system.Create(t, s, "v")

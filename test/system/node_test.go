@@ -26,7 +26,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// kernelEngine has no process for an export, which suits tests with many.
+// kernelEngine starts no process per export, which suits tests with many.
 func kernelEngine(o system.Options) system.Options {
 	o.Lab.NFS = lab.Unanswered
 	o.AgentEnv = append(o.AgentEnv, "AGENT_NFS_EXPORTER=kernel")
@@ -88,7 +88,7 @@ func Test200VolumesOnANode(t *testing.T) {
 }
 
 func TestAWorkerChangesItsAddress(t *testing.T) {
-	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried, NFSMountOptions: "timeo=20,retrans=1"}) // which gives the old connection up sooner
+	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried, NFSMountOptions: "timeo=20,retrans=1"}) // drops the old connection sooner
 	n := s.Nodes[0]
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
 	system.Shell(t, a, `echo before > "$V/file"; sync "$V/file"`)
@@ -98,7 +98,7 @@ func TestAWorkerChangesItsAddress(t *testing.T) {
 	assert.NilError(t, n.Move(moved))
 	assert.Assert(t, n.ID != oldID && strings.HasSuffix(n.ID, "|10.77.0.200"), n.ID)
 
-	// The server does not know the new address: what was mounted is of no use, and is taken down all the same.
+	// The server does not know the new address. The mounts are unusable, and can still be unmounted.
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		if volume, _ := nodeHealth(t, a); !slices.Contains(volume, "ExportMissing") && !slices.Contains(volume, "MountStale") {
 			return poll.Continue("%v", volume)
@@ -121,7 +121,7 @@ func TestAWorkerChangesItsAddress(t *testing.T) {
 	hasNodeHealth(t, a)
 }
 
-// Killed at any moment of any call, a driver's successor brings the repeated call to its end.
+// When a driver is killed at any moment of any call, its successor completes the repeated call.
 func TestNodeDriverKilledInTheMiddle(t *testing.T) {
 	s := newSystem(t, 1)
 	n := s.Nodes[0]
@@ -148,8 +148,8 @@ func TestNodeDriverKilledInTheMiddle(t *testing.T) {
 	assert.NilError(t, a.ControllerUnpublish(t.Context()))
 }
 
-// Options come from the class's parameter (in the publish context) and, before them, from the mountOptions of class or
-// PersistentVolume, which an orchestrator sends with the capability.
+// Options come from the class's parameter (in the publish context) and, before them, from the
+// mountOptions of class or PersistentVolume, which an orchestrator sends with the capability.
 func TestMountOptionsReachTheKernel(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NFSMountOptions: "vers=4.1,timeo=70,nodiratime"})
 	v := system.Create(t, s, "v")
@@ -285,7 +285,8 @@ func lineWith(log string, parts ...string) string {
 	return "no line with " + strings.Join(parts, ", ")
 }
 
-// A pod that writes waits while the server is away, and goes on without an error; who else asks is answered in time.
+// A pod that writes waits while the server is away, and continues without an error. Other calls are
+// answered in time.
 func TestTheServerIsAwayDuringIO(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, NodeEnv: hurried})
 	a := system.Attach(t, s, 0, system.Create(t, s, "v"), system.AttachOptions{})
@@ -312,7 +313,7 @@ func TestTheServerIsAwayDuringIO(t *testing.T) {
 	stopWriting()
 }
 
-// A load balancer puts its addresses on the nodes, where servers never see them.
+// A load balancer adds its addresses to the nodes. Servers never see them.
 func TestVirtualAddressesOfANode(t *testing.T) {
 	s := newSystem(t, 1)
 	n := s.Nodes[0]
@@ -336,7 +337,7 @@ func TestVirtualAddressesOfANode(t *testing.T) {
 		assert.NilError(t, a.Detach(t.Context()))
 	}
 
-	// What is said when the wrong one is taken.
+	// The message when the wrong one is used.
 	assert.NilError(t, n.Driver.Stop())
 	n.Driver.SetEnv("DRIVER_STORAGE_INTERFACE=", "DRIVER_NODE_IP=10.77.0.200")
 	assert.NilError(t, n.Driver.Start())

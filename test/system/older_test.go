@@ -18,7 +18,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// What an agent of 0.9 to 0.12 leaves of a volume that a node has, %[1]s its directory, %[2]s the node, and of a snapshot of it.
+// State of an agent of 0.9 to 0.12 for a volume that a node has, %[1]s its directory, %[2]s the
+// node, and for a snapshot of it.
 const (
 	olderVolume = `{"name": "pvc-1", "path": "%[1]s", "size_bytes": 67108864, "nocow": false, "compression": "zstd", "quota_bytes": 67108864, "used_bytes": 16384,
 "uid": 1000, "gid": 2000, "mode": "2770", "labels": {"created-by": "k8s"}, "clients": [{"ip": "%[2]s", "labels": {"created-by": "csi"}, "created_at": "2026-01-02T03:04:05Z"}],
@@ -27,8 +28,9 @@ const (
 "created_at": "2026-01-03T00:00:00Z", "updated_at": "2026-01-03T00:00:00Z"}`
 )
 
-// PersistentVolumes of the older driver go on over a pool that was taken over: they are attached, read, expanded, restored from and deleted by the
-// handle and the attributes that they have. What the older agent exported, the directory above the data, is revoked.
+// PersistentVolumes of the older driver keep working on a migrated pool. They can be attached,
+// read, expanded, restored from and deleted with their handle and attributes. The older agent
+// exported the directory above the data. This export is revoked.
 func TestOlderVolumes(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 1}, AgentEnv: []string{"AGENT_NFS_EXPORTER=exportfs"}})
 	assert.NilError(t, s.Agent.Stop())
@@ -87,7 +89,8 @@ btrfs -q subvolume snapshot -r %[1]s/data %[2]s/data`, dir, snapshotDir))
 
 	assert.Equal(t, status.Code(s.DeleteVolume(t.Context(), v.VolumeId)), codes.FailedPrecondition)
 	assert.NilError(t, a.Detach(t.Context()))
-	// With it went the export that the older agent had for the node, else this would be refused still.
+	// The older agent's export for the node is also gone. Otherwise the deletion would still be
+	// refused.
 	assert.NilError(t, s.DeleteVolume(t.Context(), v.VolumeId))
 	_, err = os.Stat(dir)
 	assert.Assert(t, os.IsNotExist(err), "%v", err)

@@ -20,9 +20,9 @@ import (
 
 func TestBesideAnotherRoot(t *testing.T) { onBothEngines(t, besideAnotherRoot) }
 
-// Another export with fsid=0 keeps nodes from mounting volumes: with the exportfs engine one
-// that nfs-utils have, with the kernel engine only one that is written to the kernel itself.
-// Health says so as long as it is there.
+// Another export with fsid=0 prevents nodes from mounting volumes. With the exportfs engine it is
+// an export of nfs-utils, with the kernel engine only one that is written to the kernel itself.
+// Health reports it as long as it exists.
 func besideAnotherRoot(t *testing.T, s *system.System) {
 	v := system.Create(t, s, "v")
 	storage := func(script string) string {
@@ -34,11 +34,11 @@ func besideAnotherRoot(t *testing.T, s *system.System) {
 	const export = `exportfs -o rw,fsid=0,no_subtree_check '*:/run/share'`
 	storage(export)
 	if strings.HasSuffix(t.Name(), "/kernel") {
-		// What nfs-utils have in their table has no effect.
+		// Exports in the table of nfs-utils have no effect.
 		hasConditions(t, s)
 		system.Attach(t, s, 0, v, system.AttachOptions{})
-		// Another program writes to the kernel: client, path, expiry, flags (FSID,
-		// NOSUBTREECHECK), anonymous user and group, file system ID.
+		// Another program writes to the kernel: client, path, expiry, flags (FSID, NOSUBTREECHECK),
+		// anonymous user and group, file system ID.
 		storage(fmt.Sprintf(`printf '%s /run/share %%s 9216 65534 65534 0\n' $(($(date +%%s) + 600)) > /proc/net/rpc/nfsd.export/channel`, s.Nodes[0].IP))
 		hasConditions(t, s, agentapi.ReasonExportRootForeign)
 		storage(`exportfs -f`)
@@ -53,7 +53,7 @@ func besideAnotherRoot(t *testing.T, s *system.System) {
 	assert.Assert(t, is.ErrorContains(err, "No such file or directory"))
 	assert.NilError(t, a.Detach(t.Context()))
 
-	// The root directory with fsid=0 is no way to the volumes either.
+	// Volumes are not reachable through the root directory with fsid=0 either.
 	storage(`exportfs -u '*:/run/share' && exportfs -o ro,fsid=0,crossmnt,no_subtree_check '*:/'`)
 	hasConditions(t, s, agentapi.ReasonExportRootForeign)
 	a, err = s.Attach(t.Context(), s.Nodes[0], v, system.AttachOptions{})
@@ -65,8 +65,8 @@ func besideAnotherRoot(t *testing.T, s *system.System) {
 	system.Attach(t, s, 0, v, system.AttachOptions{})
 }
 
-// A client whose requests come from ports above 1023, as behind address translation, is
-// refused. That is an option of the agent.
+// The server refuses a client whose requests come from ports above 1023, as with address
+// translation. An option of the agent controls that.
 func TestPortsAbove1023(t *testing.T) {
 	for name, mode := range map[string]lab.NFSMode{"exportfs": lab.Mountd, "kernel": lab.Unanswered} {
 		for options, works := range map[string]bool{"": false, "insecure": true} {
@@ -88,7 +88,7 @@ func TestPortsAbove1023(t *testing.T) {
 	}
 }
 
-// hasConditions waits until the agent says that these things are wrong.
+// hasConditions waits until the agent reports exactly these conditions.
 func hasConditions(t *testing.T, s *system.System, want ...string) {
 	t.Helper()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {

@@ -17,12 +17,12 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// longGrace bounds the time in which clients must have reclaimed their locks. It ends when all
-// clients have.
+// longGrace limits the time in which clients must reclaim their locks. The period ends when all
+// clients have reclaimed.
 const longGrace = time.Minute
 
-// A node keeps its lock when the NFS server and the agent start on a host of another name, as after
-// a failover.
+// A node keeps its lock when the NFS server and the agent start on a host with another name, as
+// after a failover.
 func TestLocksSurviveAnotherHostName(t *testing.T) {
 	t.Run("exportfs", func(t *testing.T) {
 		s := system.New(t, system.Options{
@@ -40,7 +40,7 @@ func TestLocksSurviveAnotherHostName(t *testing.T) {
 		failover("beta")
 		assert.Assert(t, !isFree(t, s, one, two), "the lock is lost")
 
-		// With the host's name for its scope, the server is another one to clients.
+		// With the host's name as its scope, the server is a different one for clients.
 		s.Lab.SetNFSScope("")
 		failover("gamma")
 		assert.Assert(t, isFree(t, s, one, two), "the lock is held")
@@ -62,15 +62,15 @@ func TestLocksSurviveAnotherHostName(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Equal(t, name, "beta", "the host keeps its name")
 
-		// The grace period has ended long ago, and the server has the exports.
+		// The grace period ended long ago, and the server has the exports.
 		assert.NilError(t, s.Agent.Stop())
 		assert.NilError(t, s.Agent.Start())
 		hasConditions(t, s)
 	})
 }
 
-// The NFS server of another host, which has no exports yet, is started before the agent, and its
-// grace period ends. The agent says so, and says nothing when it is only restarted.
+// The NFS server of another host starts before the agent and without exports, and its grace period
+// ends. The agent reports that. It does not report it when only the agent restarts.
 func TestGraceEndsBeforeTheAgentIsReady(t *testing.T) {
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}, AgentEnv: []string{"AGENT_NFS_EXPORTER=exportfs"}})
 	holdLock(t, s)
@@ -97,7 +97,7 @@ func rename(t *testing.T, s *system.System, host string) {
 	assert.NilError(t, err)
 }
 
-// holdLock has a pod on the first node hold a lock until the test ends. The other pod is on the
+// holdLock makes a pod on the first node hold a lock until the test ends. The other pod is on the
 // second node.
 func holdLock(t *testing.T, s *system.System) (one, two *system.Attachment) {
 	t.Helper()
@@ -114,12 +114,12 @@ func holdLock(t *testing.T, s *system.System) (one, two *system.Attachment) {
 	return one, two
 }
 
-// isFree asks the server for the lock from the second node, when both nodes have reclaimed what
-// they had.
+// isFree asks the server for the lock from the second node, when both nodes have reclaimed their
+// state.
 func isFree(t *testing.T, s *system.System, one, two *system.Attachment) bool {
 	t.Helper()
 	for _, pod := range []*system.Attachment{one, two} {
-		system.Shell(t, pod, `stat -f "$V"`) // always a request to the server, which tells that it has restarted
+		system.Shell(t, pod, `stat -f "$V"`) // always a request to the server, which shows that the server has restarted
 	}
 	await(t, "the grace period ends", func() bool {
 		ended, err := os.ReadFile(s.Lab.Storage.Path("/proc/fs/nfsd/v4_end_grace"))

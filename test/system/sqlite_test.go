@@ -14,8 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// What docs/operations/databases.md says of SQLite: with a write-ahead log on one node, with another journal
-// on several.
+// The statements of docs/operations/databases.md about SQLite: with a write-ahead log on one node,
+// with another journal on several.
 func TestSQLite(t *testing.T) {
 	const each = 300
 	s := system.New(t, system.Options{Lab: lab.Options{Nodes: 2}})

@@ -1,6 +1,6 @@
-// Package system brings up the whole on a lab: the real agent on the storage host, the real controller, and a real node
-// driver on each worker node, and drives them through CSI as an orchestrator does. The demo and the tests of the whole
-// stand on it.
+// Package system starts the whole system in a lab: the real agent on the storage host, the real
+// controller, and a real node driver on each worker node. It calls them through CSI like an
+// orchestrator. The demo and the system tests use it.
 package system
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// Class is a StorageClass as the controller's static classes file has it.
+// Class is a StorageClass in the format of the controller's static classes file.
 type Class struct {
 	Name       string            `json:"name"`
 	Parameters map[string]string `json:"parameters"`
@@ -33,18 +33,20 @@ type Class struct {
 // Options of a System. The zero value has no nodes, one tenant and one class.
 type Options struct {
 	Lab      lab.Options
-	AgentEnv []string // NAME=value, over the defaults
+	AgentEnv []string // NAME=value, overrides the defaults
 	NodeEnv  []string
 	NodeIPv6 bool // nodes mount from their IPv6 addresses
-	// NodeRoot is a directory with the files of the node's image: the drivers run in it, as in their container. Empty: beside the host's files.
+	// NodeRoot is a directory with the files of the node's image. The drivers run in it, as in their
+	// container. Empty means the host's files.
 	NodeRoot string
-	// AgentURL is that of an agent beyond the lab. Empty: one is started on the lab's storage host.
+	// AgentURL is the URL of an agent outside of the lab. Empty means that one is started on the lab's
+	// storage host.
 	AgentURL string
 	// NFSMountOptions is the class's parameter of that name.
 	NFSMountOptions string
 }
 
-// System is everything, running.
+// System is the running system.
 type System struct {
 	Lab        *lab.Lab
 	Agent      *Daemon
@@ -52,7 +54,7 @@ type System struct {
 	Controller *Daemon
 	CSI        csi.ControllerClient
 	Identity   csi.IdentityClient
-	// ControllerEndpoint is unix:///path, as that of each node.
+	// ControllerEndpoint is unix:///path, like that of each node.
 	ControllerEndpoint string
 	Nodes              []*Node
 	Class              Class
@@ -68,31 +70,31 @@ type Node struct {
 	Driver   *Daemon
 	CSI      csi.NodeClient
 	Identity csi.IdentityClient
-	ID       string // as NodeGetInfo gives it
-	// Endpoint is the driver's.
+	ID       string // from NodeGetInfo
+	// Endpoint is that of the driver.
 	Endpoint string
 
 	dir string
 }
 
 const (
-	// Tenant is the agent's.
+	// Tenant is the tenant of the agent.
 	Tenant = "demo"
-	// Token is the tenant's.
+	// Token is the token of the tenant.
 	Token = "the-token-of-the-demo-tenant"
-	// AgentPort is where the agent listens on the storage host.
+	// AgentPort is the agent's port on the storage host.
 	AgentPort = "8080"
 )
 
 const passable = 0o711
 
-// Start brings the system up in a fresh lab. What it has made when it fails it takes down again.
+// Start starts the system in a new lab. If it fails, it stops what it has started.
 func Start(o Options) (*System, error) {
 	dir, err := os.MkdirTemp("", "system-")
 	if err != nil {
 		return nil, err
 	}
-	// Pods need not be root, and must reach their volumes.
+	// Pods may run without root, and must reach their volumes.
 	if err := os.Chmod(dir, passable); err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func (s *System) start() (err error) {
 	return nil
 }
 
-// AgentURL is the agent's, as nodes and controller reach it.
+// AgentURL returns the agent's URL for nodes and controller.
 func (s *System) AgentURL() string {
 	if s.options.AgentURL != "" {
 		return s.options.AgentURL
@@ -134,7 +136,8 @@ func (s *System) AgentURL() string {
 	return fmt.Sprintf("http://%s:%s", s.Lab.Storage.IP, AgentPort)
 }
 
-// patience bounds a call of a test's own, which takes long where hundreds are made at once in the guest of a busy machine.
+// patience limits a call of a test. A call takes long if hundreds run at once in the guest of a
+// busy machine.
 const patience = 5 * time.Minute
 
 func (s *System) startAgent() (err error) {
@@ -151,7 +154,7 @@ func (s *System) startAgent() (err error) {
 	return s.Agent.Start()
 }
 
-// NewAgent prepares an agent on the storage host, and does not start it. It has its own port and
+// NewAgent prepares an agent on the storage host, and does not start it. It has a separate port and
 // base path, which becomes a pool.
 func (s *System) NewAgent(name, basePath, port string, env []string) (*Daemon, error) {
 	binary, err := program("btrfs-nfs-agent")
@@ -189,7 +192,8 @@ func (s *System) startController() error {
 	return s.Controller.Start()
 }
 
-// NewController prepares a controller beside the test, not started yet, with the classes (a []Class or its like).
+// NewController prepares a controller in the test's namespaces, which is not started yet, with the
+// classes (a []Class or similar).
 func (s *System) NewController(name string, classes any) (*Daemon, *grpc.ClientConn, error) {
 	binary, err := program("btrfs-nfs-controller")
 	if err != nil {
@@ -254,8 +258,9 @@ func (s *System) nodeProgram() (string, error) {
 	return program("btrfs-nfs-node")
 }
 
-// containerScript runs a program in another root, $1, which has the directory $2 in common with the host. Mounts in it are seen on both
-// sides, as the chart's mountPropagation: Bidirectional makes it for the kubelet's. All else that is mounted is the container's own.
+// containerScript runs a program in another root, $1, which shares the directory $2 with the host.
+// Mounts in it are visible on both sides, like with the chart's mountPropagation: Bidirectional for
+// the kubelet's directory. All other mounts are private to the container.
 const containerScript = `set -e
 root=$1 shared=$2; shift 2
 if ! mountpoint -q "$shared"; then
@@ -296,7 +301,8 @@ func (s *System) startNode(n *Node, binary string) error {
 	return n.register()
 }
 
-// Move restarts the driver with another address, which the host must have, and takes its new node ID.
+// Move restarts the driver with another address, which the host must have, and stores its new node
+// ID.
 func (n *Node) Move(ip netip.Addr) error {
 	if err := n.Driver.Stop(); err != nil {
 		return err
@@ -305,7 +311,7 @@ func (n *Node) Move(ip netip.Addr) error {
 	return n.register()
 }
 
-// register starts the driver and asks who the node is, as a kubelet does.
+// register starts the driver and reads its node ID, like a kubelet.
 func (n *Node) register() error {
 	if err := n.Driver.Start(); err != nil {
 		return err
@@ -316,7 +322,7 @@ func (n *Node) register() error {
 }
 
 func (s *System) dial(endpoint string) (*grpc.ClientConn, error) {
-	// A daemon that is starting is asked again at once. By default gRPC waits a second.
+	// The client reconnects at once to a daemon that is starting. By default gRPC waits a second.
 	again := grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}, MinConnectTimeout: 20 * time.Second,
 	})
@@ -329,7 +335,7 @@ func (s *System) dial(endpoint string) (*grpc.ClientConn, error) {
 
 func (s *System) path(name string) string { return filepath.Join(s.dir, name) }
 
-// Daemons are all that have been started.
+// Daemons returns all daemons that have been started.
 func (s *System) Daemons() []*Daemon {
 	var out []*Daemon
 	for _, n := range s.Nodes {
@@ -345,7 +351,7 @@ func (s *System) Daemons() []*Daemon {
 	return out
 }
 
-// Logs are the ends of all logs, for a failure's message.
+// Logs returns the ends of all logs, for a failure's message.
 func (s *System) Logs() string {
 	var b strings.Builder
 	for _, d := range s.Daemons() {
@@ -354,7 +360,7 @@ func (s *System) Logs() string {
 	return b.String()
 }
 
-// Close ends the daemons well, which is an error if it fails, and takes the lab down.
+// Close stops the daemons and closes the lab. It fails if a daemon exits with an error.
 func (s *System) Close() error {
 	var errs []error
 	for _, d := range s.Daemons() {

@@ -10,8 +10,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// New starts a system for a test and takes it down at its end. Outside the lab it skips the test, or fails it when
-// BNC_LAB_REQUIRED is set.
+// New starts a system for a test and stops it at the end of the test. Outside the lab it skips the
+// test, or fails it if BNC_LAB_REQUIRED is set.
 func New(t testing.TB, o Options) *System {
 	t.Helper()
 	lab.Require(t)
@@ -30,8 +30,8 @@ func New(t testing.TB, o Options) *System {
 	return s
 }
 
-// EverySecond are options of a pool with which btrfs counts what is in a volume, and frees what is deleted, each second. It does so when it
-// commits, by default each half minute.
+// EverySecond are mount options of a pool. btrfs then updates usage and frees deleted data each
+// second. It does so when it commits, by default every 30 s.
 const EverySecond = "commit=1"
 
 // Create creates a shared volume of 64 MiB.
@@ -55,7 +55,7 @@ func Attach(t testing.TB, s *System, node int, v *csi.Volume, o AttachOptions) *
 	return a
 }
 
-// Shell runs a script in the pod that has a volume, and returns what it says.
+// Shell runs a script in the pod of a volume, and returns its output.
 func Shell(t testing.TB, a *Attachment, script string) string {
 	t.Helper()
 	out, err := a.Shell(script)

@@ -17,10 +17,11 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// metricsOf the port $1: nothing but a shell is needed.
+// metricsOf reads the metrics at port $1. It needs only a shell.
 const metricsOf = `exec 3<>/dev/tcp/127.0.0.1/$1; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3`
 
-// What was built stands in each program, in the first line of its log, in its metrics and in the agent's API, and is the same in all.
+// Each program reports its version in the first line of its log, in its metrics and in the agent's
+// API. All versions are equal.
 func TestBuildIsSaid(t *testing.T) {
 	s := system.New(t, system.Options{
 		AgentEnv: []string{"LOG_FORMAT=logfmt"}, NodeEnv: []string{"LOG_FORMAT=logfmt", "DRIVER_METRICS_ADDR=127.0.0.1:9811"}, Lab: lab.Options{Nodes: 1},

@@ -11,7 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// Capability of a mounted volume in an access mode.
+// Capability returns that of a mounted volume in an access mode.
 func Capability(mode csi.VolumeCapability_AccessMode_Mode) *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
@@ -19,12 +19,12 @@ func Capability(mode csi.VolumeCapability_AccessMode_Mode) *csi.VolumeCapability
 	}
 }
 
-// Shared is the capability that most volumes have here: many nodes, many writers.
+// Shared is the capability of most volumes here: many nodes, many writers.
 func Shared() *csi.VolumeCapability {
 	return Capability(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)
 }
 
-// CreateVolume makes a shared volume of the class, from a source or, with nil, empty.
+// CreateVolume creates a shared volume of the class, from a source or, with nil, empty.
 func (s *System) CreateVolume(ctx context.Context, name string, size int64, source *csi.VolumeContentSource) (*csi.Volume, error) {
 	answer, err := s.CSI.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name: name, Parameters: s.ClassParameters(), VolumeContentSource: source,
@@ -34,7 +34,7 @@ func (s *System) CreateVolume(ctx context.Context, name string, size int64, sour
 	return answer.GetVolume(), err
 }
 
-// ClassParameters are what the provisioner sends: the class's own.
+// ClassParameters returns the class's parameters, which the provisioner sends.
 func (s *System) ClassParameters() map[string]string {
 	out := map[string]string{"storageClassName": s.Class.Name}
 	for k, v := range s.Class.Parameters {
@@ -63,16 +63,17 @@ type Attachment struct {
 	system     *System
 }
 
-// AttachOptions say how a volume is attached. The zero value is shared and writable.
+// AttachOptions configure an attachment. The zero value is shared and writable.
 type AttachOptions struct {
 	Capability *csi.VolumeCapability
 	ReadOnly   bool
 	Pod        string // distinguishes several on one node
-	// Kubelet is what the node is sent in place of Capability and ReadOnly, which are external-attacher's then.
+	// Kubelet is sent to the node instead of Capability and ReadOnly, which external-attacher then
+	// sends.
 	Kubelet *csi.VolumeCapability
 }
 
-// Attach publishes, stages and node-publishes a volume, as the attacher and a kubelet do.
+// Attach publishes, stages and node-publishes a volume, like the attacher and a kubelet.
 func (s *System) Attach(ctx context.Context, n *Node, v *csi.Volume, o AttachOptions) (*Attachment, error) {
 	a := s.NewAttachment(n, v, o)
 	for _, step := range []func(context.Context) error{a.ControllerPublish, a.Stage, a.Publish} {
@@ -83,7 +84,7 @@ func (s *System) Attach(ctx context.Context, n *Node, v *csi.Volume, o AttachOpt
 	return a, nil
 }
 
-// NewAttachment prepares the steps of Attach, for a test that takes them one by one.
+// NewAttachment prepares the steps of Attach, for a test that runs them one by one.
 func (s *System) NewAttachment(n *Node, v *csi.Volume, o AttachOptions) *Attachment {
 	if o.Capability == nil {
 		o.Capability = Shared()
@@ -112,12 +113,12 @@ func (a *Attachment) ControllerPublish(ctx context.Context) error {
 	return err
 }
 
-// UsageToken is what ControllerPublish gave the node, and what no log may hold.
+// UsageToken returns the node's token from ControllerPublish. No log may contain it.
 func (a *Attachment) UsageToken() string { return a.context["usageToken"] }
 
 // Stage mounts the volume on the node.
 func (a *Attachment) Stage(ctx context.Context) error {
-	if err := os.MkdirAll(a.Staging, 0o700); err != nil { // a kubelet makes it
+	if err := os.MkdirAll(a.Staging, 0o700); err != nil { // done by the kubelet
 		return err
 	}
 	_, err := a.Node.CSI.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
@@ -129,7 +130,7 @@ func (a *Attachment) Stage(ctx context.Context) error {
 
 // Publish gives the mounted volume to the pod.
 func (a *Attachment) Publish(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(a.Target), passable); err != nil { // a kubelet makes the parent
+	if err := os.MkdirAll(filepath.Dir(a.Target), passable); err != nil { // the kubelet creates the parent
 		return err
 	}
 	_, err := a.Node.CSI.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
@@ -139,7 +140,7 @@ func (a *Attachment) Publish(ctx context.Context) error {
 	return err
 }
 
-// Detach takes back all that Attach did. It can be repeated.
+// Detach reverts Attach. It is idempotent.
 func (a *Attachment) Detach(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{a.Unpublish, a.Unstage, a.ControllerUnpublish} {
 		if err := step(ctx); err != nil {
@@ -149,7 +150,7 @@ func (a *Attachment) Detach(ctx context.Context) error {
 	return nil
 }
 
-// Unpublish takes the volume from the pod.
+// Unpublish removes the volume from the pod.
 func (a *Attachment) Unpublish(ctx context.Context) error {
 	_, err := a.Node.CSI.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: a.Volume.GetVolumeId(), TargetPath: a.Target})
 	return err
@@ -167,7 +168,7 @@ func (a *Attachment) ControllerUnpublish(ctx context.Context) error {
 	return err
 }
 
-// Usage is what the node driver tells a kubelet, in bytes.
+// Usage returns what the node driver reports to a kubelet, in bytes.
 func (a *Attachment) Usage(ctx context.Context) (used, total int64, err error) {
 	answer, err := a.Node.CSI.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: a.Volume.GetVolumeId(), VolumePath: a.Target})
 	if err != nil {
@@ -181,17 +182,19 @@ func (a *Attachment) Usage(ctx context.Context) (used, total int64, err error) {
 	return 0, 0, fmt.Errorf("no usage in bytes in %v", answer)
 }
 
-// Shell runs a script as the pod would, with the volume as $V.
+// Shell runs a script like the pod, with the volume as $V.
 func (a *Attachment) Shell(script string) (string, error) {
 	return a.Node.Run("env", "V="+a.Target, "sh", "-ec", script)
 }
 
-// ShellWithin is Shell with a bound of its own, for a script that takes longer than lab.Host.Run grants.
+// ShellWithin is Shell with another time limit, for a script that takes longer than lab.Host.Run
+// allows.
 func (a *Attachment) ShellWithin(bound time.Duration, script string) (string, error) {
 	return a.Node.RunWithin(bound, "env", "V="+a.Target, "sh", "-ec", script)
 }
 
-// DeleteVolumeByForce fences the node and deletes the volume under its mounts, as an administrator may.
+// DeleteVolumeByForce fences the node and deletes the volume under its mounts, as an administrator
+// may do.
 func (s *System) DeleteVolumeByForce(ctx context.Context, a *Attachment) error {
 	if err := a.ControllerUnpublish(ctx); err != nil {
 		return err

@@ -101,7 +101,7 @@ func goroutinesIn(t *testing.T, function string) (int, string) {
 	_, records, _ := strings.Cut(profile.String(), "\n") // "goroutine profile: total N"
 	total := 0
 	// A record is "COUNT @ ADDRESS...", "# labels: {...}" and a line for each function. An empty
-		// line ends it.
+	// line ends it.
 	for record := range strings.SplitSeq(records, "\n\n") {
 		if !strings.Contains(record, strconv.Quote(t.Name())) || !strings.Contains(record, function) {
 			continue

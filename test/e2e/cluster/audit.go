@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Right is one thing that a container of the chart may do, or has done.
+// Right is one permission that a container of the chart has, or has used.
 type Right struct {
 	// Container is the role's component in the chart, "" for rights that all containers share.
 	Container             string
@@ -27,16 +27,18 @@ func (r Right) String() string {
 	return strings.TrimSpace(fmt.Sprintf("%s: %s %s.%s", r.Container, r.Verb, r.Resource, r.Group))
 }
 
-// Audit compares what the chart's service account has asked of the API server since the start with what the chart gives it.
+// Audit compares the requests of the chart's service account since the start with the permissions
+// that the chart grants.
 type Audit struct {
-	Granted []Right          // what the chart gives
-	Refused map[Right]string // what a permission was missing for, and the path of one such request
-	Lent    []Right          // what a container has used and only another container's role gives: they share an account
-	Unused  []Right          // what the chart gives and nobody has used
+	Granted []Right          // granted by the chart
+	Refused map[Right]string // missing permissions, each with the path of one such request
+	Lent    []Right          // used by a container, but granted only by another container's role: they share an account
+	Unused  []Right          // granted by the chart and not used
 	Used    map[Right]int    // requests
 }
 
-// containers are the roles' components by the first part of the user agent, which client-go makes of the program's name.
+// containers maps the first part of the user agent, which client-go derives from the program's
+// name, to the component of the role.
 var containers = map[string]string{
 	"btrfs-nfs-controller": "controller", "csi-provisioner": "provisioner", "csi-attacher": "attacher",
 	"csi-snapshotter": "snapshotter", "csi-resizer": "resizer",
@@ -56,7 +58,8 @@ type auditEvent struct {
 	}
 }
 
-// forbidden tells whether a right was missing. A namespace that is being deleted refuses new objects with the same code.
+// forbidden reports whether a permission was missing. A namespace that is being deleted refuses new
+// objects with the same code.
 func (e auditEvent) forbidden() bool {
 	for _, cause := range e.ResponseStatus.Details.Causes {
 		if cause.Reason == string(corev1.NamespaceTerminatingCause) {
@@ -92,8 +95,9 @@ func (c *Cluster) Audit(ctx context.Context) (*Audit, error) {
 	return a, nil
 }
 
-// used tells whether a right was used. An informer that watches lists too where the API server cannot send what there is in the
-// watch itself (WatchList, of which clients make use since Kubernetes 1.35, servers since 1.34).
+// used reports whether a right was used. An informer that watches also lists if the API server
+// cannot send the initial state in the watch (WatchList, used by clients since Kubernetes 1.35 and
+// by servers since 1.34).
 func (a *Audit) used(right Right) bool {
 	if right.Verb == "list" {
 		watch := right
@@ -125,10 +129,10 @@ func (a *Audit) read(path string) error {
 	for lines.Scan() {
 		var e auditEvent
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			continue // the last line may be half written
+			continue // the last line may be incomplete
 		}
 		if e.ObjectRef == nil {
-			continue // discovery, which everybody may
+			continue // discovery, which is allowed for all users
 		}
 		program, _, _ := strings.Cut(e.UserAgent, "/")
 		right := Right{Container: containers[program], Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource}
@@ -148,7 +152,7 @@ func (a *Audit) read(path string) error {
 	return lines.Err()
 }
 
-// granted are the rights in the roles that the chart has made.
+// granted returns the rights in the roles of the chart.
 func (c *Cluster) granted(ctx context.Context) ([]Right, error) {
 	mine := metav1.ListOptions{LabelSelector: "app.kubernetes.io/instance=" + Release}
 	cluster, err := c.Client.RbacV1().ClusterRoles().List(ctx, mine)

@@ -20,19 +20,20 @@ import (
 
 // Options describe a cluster. The zero value has two nodes and one controller replica.
 type Options struct {
-	// Nodes is the number of worker nodes; default 2.
+	// Nodes is the number of worker nodes. The default is 2.
 	Nodes int
-	// Memory of the guest in bytes; default 4 GiB. It is taken as the guest touches it.
+	// Memory of the guest in bytes. The default is 4 GiB. The guest allocates it on first use.
 	Memory int64
-	// Values of the chart, beside those that the cluster needs.
+	// Values of the chart, in addition to those that the cluster needs.
 	Values map[string]any
-	// Documented installs the chart by the commands and values of docs/quickstart.md, without Values.
+	// Documented installs the chart with the commands and values of docs/quickstart.md, without
+	// Values.
 	Documented bool
-	// NewestSidecars takes the newest sidecars in place of those nearest to the chart's.
+	// NewestSidecars uses the newest sidecars instead of those nearest to the chart's.
 	NewestSidecars bool
-	// Helm is the major version that installs the chart, 3 or 4; default 3.
+	// Helm is the major version that installs the chart, 3 or 4. The default is 3.
 	Helm int
-	// Suite prepares Kubernetes' own end-to-end tests, and the images that they use, as well.
+	// Suite also prepares the end-to-end tests of Kubernetes and their images.
 	Suite bool
 }
 
@@ -54,21 +55,21 @@ type Cluster struct {
 	processes []*Process
 	listeners []net.Listener
 	begin     time.Time
-	release   func() // of the state directory
+	release   func() // releases the state directory
 }
 
-// The agent's tenants in the tests.
+// Tenants of the agent in the tests.
 const (
 	Tenant      = "e2e"
 	TenantToken = "e2e-token"
 	AgentURL    = "http://" + storageIP + ":8080"
 	poolPath    = "/srv/btrfs"
-	// ClassName is the StorageClass that the chart makes unless Options.Values say otherwise.
+	// ClassName is the StorageClass that the chart creates by default.
 	ClassName = "btrfs"
 )
 
-// Up makes a cluster. It needs a network namespace of its own, see Isolate; nothing is downloaded if Prepare has run.
-// What it started is ended when it fails; otherwise by Down.
+// Up creates a cluster. It needs a private network namespace, see Isolate. It downloads nothing if
+// Prepare has run. If it fails, it stops what it started. Otherwise Down does.
 func Up(ctx context.Context, env *Environment, o Options) (*Cluster, error) {
 	o = o.withDefaults()
 	c := &Cluster{env: env, options: o, begin: time.Now()}
@@ -110,7 +111,7 @@ func (c *Cluster) up(ctx context.Context) error {
 		disks:   []string{c.env.State + "/pool.img", c.env.State + "/nodes.img"},
 		console: c.env.State + "/log/console.log", logs: c.env.State + "/log",
 	}
-	// Machine and control plane come up side by side: they are on different CPUs.
+	// Machine and control plane start in parallel, because they run on different CPUs.
 	both, bothCtx := errgroup.WithContext(ctx)
 	both.Go(func() error { return c.machine.boot(bothCtx) })
 	both.Go(func() error { return c.startControl(bothCtx) })
@@ -159,7 +160,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	return nil
 }
 
-// startDriver installs the chart and runs what it describes.
+// startDriver installs the chart and runs its containers.
 func (c *Cluster) startDriver(ctx context.Context) error {
 	install := c.InstallChart
 	if c.options.Documented {
@@ -183,7 +184,7 @@ func (c *Cluster) mark(what string) {
 	c.env.say("%5.1f s %s", time.Since(c.begin).Seconds(), what)
 }
 
-// Down ends everything. Logs stay in Environment.State.
+// Down stops all processes. Logs stay in Environment.State.
 func (c *Cluster) Down() {
 	for _, p := range c.processes {
 		p.mu.Lock()
@@ -194,13 +195,13 @@ func (c *Cluster) Down() {
 		r.Kill()
 	}
 	if c.machine != nil && c.machine.guest != nil {
-		_ = c.machine.guest.PowerCut() // nobody looks at its disks again
+		_ = c.machine.guest.PowerCut() // its disks are discarded
 	}
 	for _, p := range c.processes {
 		p.Kill()
 	}
 	for _, l := range c.listeners {
-		_ = l.Close() // nothing is lost
+		_ = l.Close() // no data is lost
 	}
 	for _, disk := range []string{"pool.img", "nodes.img"} {
 		_ = os.Remove(filepath.Join(c.env.State, disk))
@@ -208,14 +209,14 @@ func (c *Cluster) Down() {
 	c.release()
 }
 
-// process makes a process whose log has its name.
+// process returns a process whose log has its name.
 func (c *Cluster) process(name string, launch launcher) *Process {
 	p := &Process{Name: name, Log: filepath.Join(c.env.State, "log", name+".log"), launch: launch}
 	c.processes = append(c.processes, p)
 	return p
 }
 
-// startAgent runs the agent on the storage host.
+// startAgent starts the agent on the storage host.
 func (c *Cluster) startAgent(ctx context.Context) error {
 	env := []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "AGENT_BASE_PATH=" + poolPath, "AGENT_TENANTS=" + Tenant + ":" + TenantToken,
@@ -233,10 +234,10 @@ func (c *Cluster) startAgent(ctx context.Context) error {
 	return c.ready(ctx, c.Agent, func() bool { return answers(ctx, AgentURL+"/readyz") })
 }
 
-// StopNFS stops the NFS server of the storage host; StartNFS starts it again.
+// StopNFS stops the NFS server of the storage host. StartNFS starts it again.
 func (c *Cluster) StopNFS() error { return c.machine.hosts.do("stop-nfs") }
 
-// StartNFS ends StopNFS.
+// StartNFS reverts StopNFS.
 func (c *Cluster) StartNFS() error { return c.machine.hosts.do("start-nfs") }
 
 // Storage runs a program on the storage host.
@@ -244,7 +245,8 @@ func (c *Cluster) Storage(program string, args ...string) (string, error) {
 	return c.machine.run(storageHost, program, args...)
 }
 
-// installSnapshots installs the CRDs and runs the snapshot-controller, which belong to the cluster, not to the chart.
+// installSnapshots installs the CRDs and runs the snapshot-controller. Both belong to the cluster
+// and not to the chart.
 func (c *Cluster) installSnapshots(ctx context.Context) error {
 	files, err := filepath.Glob(c.tools.crds + "/*snapshot*.yaml")
 	if err != nil {
@@ -265,39 +267,43 @@ func (c *Cluster) installSnapshots(ctx context.Context) error {
 	return p.Start()
 }
 
-// Kubectl runs kubectl as administrator and returns what it wrote.
+// Kubectl runs kubectl as administrator and returns its output.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 	return output(exec.CommandContext(ctx, c.tools.kubernetes+"/kubectl", append([]string{"--kubeconfig=" + c.Kubeconfig("admin")}, args...)...))
 }
 
-// SuitePrograms are ginkgo and Kubernetes' own end-to-end tests, if Options.Suite asked for them.
+// SuitePrograms returns ginkgo and the end-to-end tests of Kubernetes, if Options.Suite is set.
 func (c *Cluster) SuitePrograms() (ginkgo, tests string) {
 	return filepath.Join(c.tools.suiteTools, "ginkgo"), filepath.Join(c.tools.suite, "e2e.test")
 }
 
-// MonitoringCRDs are files with the custom resources of the Prometheus operator, which the cluster does not have by itself.
+// MonitoringCRDs returns files with the custom resources of the Prometheus operator, which the
+// cluster does not install.
 func (c *Cluster) MonitoringCRDs() ([]string, error) {
 	return filepath.Glob(c.tools.monitoringCRDs + "/monitoring.coreos.com_*.yaml")
 }
 
-// LogDir is where the logs of this run are.
+// LogDir returns the directory with the logs of this run.
 func (c *Cluster) LogDir() string { return filepath.Join(c.env.State, "log") }
 
-// Hint says how to reach the cluster from a shell while this process lives.
+// Hint describes how to access the cluster from a shell while this process runs.
 func (c *Cluster) Hint() string {
-	// The process ID differs outside of this process's namespace, so that it is found by a program of the cluster.
+	// The process ID differs outside of this process's namespace, so pgrep finds it by a program of
+	// the cluster.
 	return fmt.Sprintf("nsenter --net --target $(pgrep -f -o %s/kube-apiserver) %s/kubectl --kubeconfig=%s get nodes",
 		c.tools.kubernetes, c.tools.kubernetes, c.Kubeconfig("admin"))
 }
 
-// AgentCommand runs the agent's command line, as an administrator of the storage does, and returns what it wrote to its standard output.
+// AgentCommand runs the agent's command line, like an administrator of the storage, and returns its
+// standard output.
 func (c *Cluster) AgentCommand(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.env.Programs, "btrfs-nfs-agent"), args...)
 	cmd.Env = []string{"HOME=" + c.env.State, "AGENT_URL=" + AgentURL, "AGENT_TOKEN=" + TenantToken}
 	return output(cmd)
 }
 
-// InstallChart installs or upgrades the chart, whose pods are objects only: what they hold runs as processes.
+// InstallChart installs or upgrades the chart. Its pods exist only as objects, and their containers
+// run as processes.
 func (c *Cluster) InstallChart(ctx context.Context) error {
 	values := podsNowhere()
 	merge(values, map[string]any{
@@ -316,7 +322,7 @@ func (c *Cluster) InstallChart(ctx context.Context) error {
 	return err
 }
 
-// podsNowhere are values with which the chart's pods are objects only.
+// podsNowhere returns values with which no pod of the chart is scheduled.
 func podsNowhere() map[string]any {
 	nowhere := map[string]any{"nodeSelector": map[string]any{"e2e.example.org/pods": "none"}}
 	return map[string]any{"controller": nowhere, "node": maps.Clone(nowhere)}
@@ -343,7 +349,7 @@ func (c *Cluster) Helm(ctx context.Context, version int, args ...string) (string
 	return output(cmd)
 }
 
-// merge puts more into values; maps are merged, everything else is replaced.
+// merge adds more to values. It merges maps and replaces all other values.
 func merge(values, more map[string]any) {
 	for key, value := range more {
 		nested, ok := value.(map[string]any)
@@ -356,7 +362,7 @@ func merge(values, more map[string]any) {
 	}
 }
 
-// output runs cmd and returns what it wrote to its standard output.
+// output runs cmd and returns its standard output.
 func output(cmd *exec.Cmd) (string, error) {
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {

@@ -24,7 +24,8 @@ const (
 	issuer    = "https://kubernetes.default.svc"
 )
 
-// controlPlane starts etcd, kube-apiserver, kube-controller-manager and kube-scheduler on this machine.
+// controlPlane starts etcd, kube-apiserver, kube-controller-manager and kube-scheduler on this
+// machine.
 func (c *Cluster) controlPlane(ctx context.Context) error {
 	for _, dir := range []string{c.pki(""), c.env.State + "/etcd"} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -42,7 +43,7 @@ func (c *Cluster) controlPlane(ctx context.Context) error {
 	manager := c.process("kube-controller-manager", local(nil, c.tools.kubernetes+"/kube-controller-manager", append(common,
 		"--cert-dir="+c.pki("kcm"), "--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("apiserver.crt"),
 		"--flex-volume-plugin-dir="+c.env.State+"/flexvolume", "--attach-detach-reconcile-sync-period=10s",
-		// A node that is lost is seen after 12 s, not 40.
+		// The control plane detects a lost node after 12 s, not 40.
 		"--node-monitor-period=2s", "--node-monitor-grace-period=12s",
 		"--kube-api-qps=200", "--kube-api-burst=400")...))
 	scheduler := c.process("kube-scheduler", local(nil, c.tools.kubernetes+"/kube-scheduler", append(common, "--cert-dir="+c.pki("scheduler"))...))
@@ -68,7 +69,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	return c.ready(ctx, p, func() bool { return answers(ctx, etcdURL+"/health") })
 }
 
-// ready waits until a process does what it should, or ends.
+// ready waits until a process is ready, or ends.
 func (c *Cluster) ready(ctx context.Context, p *Process, f func() bool) error {
 	err := poll(ctx, time.Minute, p.Name+" is ready", func() bool { return f() || !p.Running() })
 	if err == nil && !p.Running() {
@@ -93,7 +94,7 @@ func answers(ctx context.Context, url string) bool {
 	return answer.StatusCode == http.StatusOK
 }
 
-// auditPolicy records what the chart's service accounts ask for, and nothing else.
+// auditPolicy records only the requests of the chart's service accounts.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
@@ -155,7 +156,8 @@ func (c *Cluster) serverReady(ctx context.Context) bool {
 
 func (c *Cluster) auditLog() string { return filepath.Join(c.env.State, "log", "audit.log") }
 
-// writeKeys makes the key for service account tokens, and tokens for the administrator and the nodes.
+// writeKeys creates the key for service account tokens, and tokens for the administrator and the
+// nodes.
 func (c *Cluster) writeKeys() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -184,7 +186,7 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Kubeconfig is the file with which a user talks to the cluster: admin, or a node.
+// Kubeconfig returns the kubeconfig file of a user: admin, or a node.
 func (c *Cluster) Kubeconfig(user string) string { return c.pki(user + ".kubeconfig") }
 
 func (c *Cluster) writeKubeconfig(user, token string) error {

@@ -12,8 +12,8 @@ import (
 // InstallationDocument has the commands that install the chart.
 const InstallationDocument = "docs/quickstart.md"
 
-// installAsDocumented does what the document says for a cluster, word by word. Its placeholders are replaced, as a reader does, and the
-// pods are kept off the nodes.
+// installAsDocumented runs the commands of the document unchanged. It replaces the placeholders,
+// like a reader, and keeps the pods off the nodes.
 func (c *Cluster) installAsDocumented(ctx context.Context) error {
 	values, err := c.Documented(InstallationDocument, "The chart", "yaml")
 	if err != nil {
@@ -57,7 +57,8 @@ var (
 	fence   = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 )
 
-// Documented is the first block of a language ("" is that of commands) in a section of a document of the repository.
+// Documented returns the first block of a language ("" is that of commands) in a section of a
+// document of the repository.
 func (c *Cluster) Documented(document, section, language string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(c.env.Repository, document))
 	if err != nil {
@@ -73,7 +74,7 @@ func (c *Cluster) Documented(document, section, language string) (string, error)
 	return "", fmt.Errorf("%s: no block of language %q in a section %q", document, language, section)
 }
 
-// Commands are the words of each line of a block, without comments. None has quotes.
+// Commands returns the words of each line of a block, without comments. No word has quotes.
 func Commands(block string) [][]string {
 	var commands [][]string
 	for line := range strings.Lines(block) {

@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Names that the chart gives with the release name of the tests.
+// Names that the chart derives from the release name of the tests.
 const (
 	Namespace      = "btrfs-nfs-csi"
 	Release        = "btrfs-nfs-csi"
@@ -25,19 +25,19 @@ const (
 	DriverName     = "btrfs-nfs-csi"
 )
 
-// Replica is what runs in one pod of the chart's Deployment: our controller and the sidecars, each with the arguments
-// and environment that the chart gives it, and with the service account's token.
+// Replica runs the containers of one pod of the chart's Deployment: the controller and the
+// sidecars. Each has the arguments and environment of the chart, and the service account's token.
 type Replica struct {
-	// Pod is the object that stands for it in the cluster; it is never scheduled.
+	// Pod is the object for the replica in the cluster. It is never scheduled.
 	Pod       string
 	processes map[string]*Process // by container
 	dir       string
 }
 
-// Process is that of a container; nil if there is none.
+// Process returns that of a container, nil if there is none.
 func (r *Replica) Process(container string) *Process { return r.processes[container] }
 
-// Kill ends all of the replica at once, as a node failure does.
+// Kill ends all processes of the replica at once, like a node failure.
 func (r *Replica) Kill() {
 	for _, p := range r.processes {
 		p.mu.Lock()
@@ -49,7 +49,7 @@ func (r *Replica) Kill() {
 	}
 }
 
-// Start starts all of the replica.
+// Start starts all processes of the replica.
 func (r *Replica) Start() error {
 	var errs []error
 	for _, p := range r.processes {
@@ -58,7 +58,8 @@ func (r *Replica) Start() error {
 	return errors.Join(errs...)
 }
 
-// programOf says which program stands for a container. liveness-probe has none: the module proxy does not serve it.
+// programOf returns the program for a container. liveness-probe has none: the module proxy does not
+// serve it.
 func (c *Cluster) programOf(container string) string {
 	switch container {
 	case "controller":
@@ -73,7 +74,8 @@ func (c *Cluster) programOf(container string) string {
 	return filepath.Join(c.tools.sidecars, container)
 }
 
-// ScaleController changes the number of the controller's replicas and starts those that are new. It only grows.
+// ScaleController changes the number of the controller's replicas and starts the new ones. The
+// number must not decrease.
 func (c *Cluster) ScaleController(ctx context.Context, replicas int) error {
 	if _, err := c.Kubectl(ctx, "-n", Namespace, "scale", "deployment/"+controllerName, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
 		return err
@@ -81,7 +83,8 @@ func (c *Cluster) ScaleController(ctx context.Context, replicas int) error {
 	return c.startController(ctx)
 }
 
-// startController runs the containers of the chart's Deployment, for each of its pods that has none yet.
+// startController starts the containers of each pod of the chart's Deployment that has no processes
+// yet.
 func (c *Cluster) startController(ctx context.Context) error {
 	deployment, err := c.Client.AppsV1().Deployments(Namespace).Get(ctx, controllerName, metav1.GetOptions{})
 	if err != nil {
@@ -134,8 +137,8 @@ func (c *Cluster) podsOf(ctx context.Context, d *appsv1.Deployment) ([]string, e
 	return names, err
 }
 
-// replicaProcess makes the process of a container: what the container has at /csi is the replica's directory, and
-// ports of the second replica are moved, because both share this machine's.
+// replicaProcess returns the process of a container. The container's /csi is the replica's
+// directory. Ports of the second replica are changed, because both replicas run on this machine.
 func (c *Cluster) replicaProcess(r *Replica, index int, container corev1.Container, program, kubeconfig string) *Process {
 	env := []string{"KUBECONFIG=" + kubeconfig}
 	for _, e := range container.Env {
@@ -169,7 +172,7 @@ func onThisMachine(value, dir string, index int) string {
 	return value
 }
 
-// accountKubeconfig makes a kubeconfig with a token of a service account of the chart.
+// accountKubeconfig creates a kubeconfig with a token of a service account of the chart.
 func (c *Cluster) accountKubeconfig(ctx context.Context, account string) (string, error) {
 	seconds := int64((24 * time.Hour).Seconds())
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
@@ -180,7 +183,8 @@ func (c *Cluster) accountKubeconfig(ctx context.Context, account string) (string
 	return c.Kubeconfig(account), c.writeKubeconfig(account, token.Status.Token)
 }
 
-// startNodeDrivers runs the node container of the chart's DaemonSet on every node, without a token, as the chart says.
+// startNodeDrivers starts the node container of the chart's DaemonSet on every node, without a
+// token, as in the chart.
 func (c *Cluster) startNodeDrivers(ctx context.Context) error {
 	set, err := c.Client.AppsV1().DaemonSets(Namespace).Get(ctx, nodeName, metav1.GetOptions{})
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package cluster runs a Kubernetes cluster with real pods on real NFS, on a machine that has neither
-// containers nor an NFS server: etcd, the control plane and the CSI sidecars are processes on this
-// machine; a guest kernel holds the storage host, with the agent, and worker nodes with containerd,
-// kubelet and node driver. All of it is built from Go modules and Debian packages.
+// Package cluster runs a Kubernetes cluster with real pods on real NFS, on a machine that has
+// neither containers nor an NFS server. etcd, the control plane and the CSI sidecars are processes
+// on this machine. A guest kernel holds the storage host, with the agent, and worker nodes with
+// containerd, kubelet and node driver. All of it is built from Go modules and Debian packages.
 package cluster
 
 import (
@@ -15,22 +15,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment is where things are on this machine.
+// Environment holds the paths on this machine.
 type Environment struct {
 	// Repository is the root of this project's checkout.
 	Repository string
 	// Cache keeps built programs, packages and images.
 	Cache string
-	// State is for one run: logs, keys, disks. Up chooses it, below Cache, and empties it at the start, not at the end.
+	// State is the directory of one run: logs, keys, disks. Up chooses it below Cache. It empties it
+	// at the start, not at the end.
 	State string
-	// Programs holds the project's own: btrfs-nfs-agent, btrfs-nfs-controller and btrfs-nfs-node.
+	// Programs holds the project's programs: btrfs-nfs-agent, btrfs-nfs-controller and btrfs-nfs-node.
 	Programs string
-	// Progress gets a line for each step that takes time.
+	// Progress gets a line for each slow step.
 	Progress io.Writer
 }
 
-// NewEnvironment finds the checkout that holds the working directory. The cache and the state are in
-// the user's cache folder, or in BNC_E2E_CACHE; the programs in BNC_BIN, or in bin.
+// NewEnvironment finds the checkout that contains the working directory. The cache and the state
+// are in the user's cache directory, or in BNC_E2E_CACHE. The programs are in BNC_BIN, or in bin.
 func NewEnvironment() (*Environment, error) {
 	root, err := findRepository()
 	if err != nil {
@@ -90,16 +91,16 @@ func (e *Environment) say(format string, args ...any) {
 	}
 }
 
-// tools are what a cluster is made of, after preparation.
+// tools are the prepared parts of a cluster.
 type tools struct {
 	etcd, kubernetes, helpers, runtime string // directories of programs
 	provisioner, sidecars              string
-	suite, suiteTools                  string   // empty unless asked for
+	suite, suiteTools                  string   // empty unless requested
 	images                             []string // archives
 	crds, monitoringCRDs               string   // directories of CRDs: snapshots, and the Prometheus operator's
 }
 
-// Prepare builds and downloads whatever is not in the cache. It needs the network; nothing else does.
+// Prepare builds and downloads what is missing in the cache. Only Prepare needs the network.
 func (e *Environment) Prepare(ctx context.Context, o Options) error {
 	if _, err := e.prepare(ctx, o); err != nil {
 		return err

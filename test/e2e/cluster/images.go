@@ -17,12 +17,12 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// image is a container image of one layer, made at home: there is no registry to pull from.
+// image is a container image of one layer that is built locally: there is no registry.
 type image struct {
 	tags     []string
 	config   map[string]any
 	programs map[string]string // path in the image -> file on this machine
-	busybox  string            // its links come with it; or empty
+	busybox  string            // adds its links as well; or empty
 }
 
 const (
@@ -31,8 +31,8 @@ const (
 	path         = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// ensureImages writes the archives that every node imports and returns their paths. It is quick enough to be done anew
-// each time.
+// ensureImages writes the archives that every node imports and returns their paths. It is fast
+// enough to run each time.
 func ensureImages(e *Environment, t *tools) ([]string, error) {
 	dir := filepath.Join(e.Cache, "images")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -45,7 +45,7 @@ func ensureImages(e *Environment, t *tools) ([]string, error) {
 			config: map[string]any{"Entrypoint": []string{"/pause"}, "User": "65535:65535"},
 		},
 		"busybox": {
-			// Kubernetes' own tests ask for the others; a shell is all that the storage specs use of them.
+			// The tests of Kubernetes use the other tags. The storage specs use only a shell of them.
 			tags: []string{
 				busyboxImage, "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "registry.k8s.io/e2e-test-images/busybox:1.36.1-1",
 				"registry.k8s.io/e2e-test-images/nginx:1.14-4", "registry.k8s.io/e2e-test-images/jessie-dnsutils:1.7",
@@ -70,7 +70,7 @@ func ensureImages(e *Environment, t *tools) ([]string, error) {
 	return archives, nil
 }
 
-// write makes an archive in the format of `docker save`, which `ctr images import` reads.
+// write writes an archive in the format of `docker save`, which `ctr images import` reads.
 func (i image) write(file string) error {
 	layer, err := i.layer()
 	if err != nil {
@@ -102,7 +102,7 @@ func (i image) write(file string) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	return renameio.WriteFile(file, out.Bytes(), 0o644) // at once: another run may be reading it
+	return renameio.WriteFile(file, out.Bytes(), 0o644) // atomically: another run may be reading it
 }
 
 func (i image) layer() ([]byte, error) {

@@ -10,9 +10,9 @@ import (
 // isolated marks the process that Isolate has started.
 const isolated = "BNC_E2E_ISOLATED"
 
-// Isolate makes sure that this program runs in network and process namespaces of its own: it starts itself anew there and
-// does not return otherwise. So the cluster's addresses clash with nothing on this machine, and everything ends with
-// the program, whatever ends it.
+// Isolate runs this program in private network and PID namespaces. It starts the program again in
+// them and does not return in the first process. So the cluster's addresses do not conflict with
+// those of this machine, and all processes end with the program, whatever ends it.
 func Isolate() error {
 	if os.Getenv(isolated) != "" {
 		return os.Unsetenv(isolated)
@@ -32,5 +32,5 @@ func Isolate() error {
 	return syscall.Exec(unshare, args, append(os.Environ(), isolated+"=1"))
 }
 
-// Isolated tells whether Isolate has started this program.
+// Isolated reports whether Isolate has started this program.
 func Isolated() bool { return os.Getenv(isolated) != "" }

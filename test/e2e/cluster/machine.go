@@ -18,19 +18,20 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/uml"
 )
 
-// Addresses. The guest's hosts have those of the lab: 10.77.0.1 is the storage host, 10.77.0.11 the first node.
+// Addresses. The guest's hosts have those of the lab: 10.77.0.1 is the storage host, 10.77.0.11 the
+// first node.
 const (
 	controlIP = "10.77.0.253"
 	storageIP = "10.77.0.1"
 	tap       = "tap0"
-	// storageHost and nodes are named as in the lab.
+	// storageHost and nodes have the names of the lab.
 	storageHost = "storage"
 )
 
-// NodeName is that of a worker node, from 1.
+// NodeName returns that of a worker node, from 1.
 func NodeName(n int) string { return fmt.Sprintf("node-%d", n) }
 
-// machine is the guest: a storage host and worker nodes, joined to this process's network.
+// machine is the guest: a storage host and worker nodes, connected to this process's network.
 type machine struct {
 	guest   *uml.Guest
 	helpers string
@@ -60,7 +61,8 @@ func prepareGuestKernel(ctx context.Context) error {
 	return err
 }
 
-// boot starts the guest and its hosts. Disks that exist are kept: that is how one comes back from a power cut.
+// boot starts the guest and its hosts. It keeps existing disks, so that a node can return after a
+// power cut.
 func (m *machine) boot(ctx context.Context) error {
 	for i, size := range []int64{poolSize, nodeDisk} {
 		if err := makeDisk(m.disks[i], size); err != nil {
@@ -91,7 +93,7 @@ func makeDisk(path string, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// command prepares a program on a host; host "" is the guest itself.
+// command prepares a program on a host. Host "" is the guest itself.
 func (m *machine) command(host string, env []string, program string, args ...string) *guest.Cmd {
 	argv := append(joinEnv(env), append([]string{program}, args...)...)
 	if host != "" {
@@ -100,7 +102,7 @@ func (m *machine) command(host string, env []string, program string, args ...str
 	return m.guest.Command(argv[0], argv[1:]...)
 }
 
-// run runs a program on a host to its end and returns what it wrote.
+// run runs a program on a host to its end and returns its output.
 func (m *machine) run(host, program string, args ...string) (string, error) {
 	out, err := m.command(host, nil, program, args...).CombinedOutput()
 	if err != nil {
@@ -109,7 +111,7 @@ func (m *machine) run(host, program string, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// labHosts is the helper in the guest that holds the lab and does what its commands say.
+// labHosts is the helper in the guest that holds the lab and executes commands.
 type labHosts struct {
 	cmd    *guest.Cmd
 	stdin  *io.PipeWriter
@@ -167,7 +169,7 @@ func (h *labHosts) expectOK() error {
 	return nil
 }
 
-// makeNetwork prepares this process's network namespace, which must be its own.
+// makeNetwork prepares this process's network namespace, which must be private.
 func makeNetwork() error {
 	for _, command := range []string{
 		"link set lo up", "tuntap add dev " + tap + " mode tap", "address add " + controlIP + "/24 dev " + tap, "link set " + tap + " up",

@@ -36,10 +36,11 @@ func (c *Cluster) newNode(number int) *Node {
 	return n
 }
 
-// file is a configuration file of the node, on this machine, which the guest sees.
+// file returns the path of a configuration file of the node on this machine. The guest sees the
+// same path.
 func (n *Node) file(name string) string { return filepath.Join(n.cluster.env.State, n.Name, name) }
 
-// start brings the node up after a boot of its host.
+// start starts the node's programs after a boot of its host.
 func (n *Node) start(ctx context.Context) error {
 	if err := n.writeFiles(); err != nil {
 		return err
@@ -68,7 +69,7 @@ func (n *Node) start(ctx context.Context) error {
 
 func (n *Node) socket() string { return "/run/containerd/containerd.sock" }
 
-// ready waits until Kubernetes calls the node ready.
+// ready waits until Kubernetes reports the node as ready.
 func (n *Node) ready(ctx context.Context) error {
 	err := poll(ctx, 90*time.Second, n.Name+" is Ready", func() bool { return n.isReady(ctx) })
 	if err != nil {
@@ -90,7 +91,7 @@ func (n *Node) isReady(ctx context.Context) bool {
 	return false
 }
 
-// registered waits until the kubelet has told Kubernetes of the driver.
+// registered waits until the kubelet has registered the driver in Kubernetes.
 func (n *Node) registered(ctx context.Context) error {
 	err := poll(ctx, 60*time.Second, "the driver is registered on "+n.Name, func() bool {
 		node, err := n.cluster.Client.StorageV1().CSINodes().Get(ctx, n.Name, metav1.GetOptions{})
@@ -107,15 +108,15 @@ func (n *Node) Run(program string, args ...string) (string, error) {
 	return n.cluster.machine.run(n.Name, program, args...)
 }
 
-// Cut takes the node off the network; what runs on it goes on. Restore ends that.
+// Cut disconnects the node from the network. Its processes continue. Restore reverts that.
 func (n *Node) Cut() error { return n.cluster.machine.hosts.do("cut", n.Name) }
 
-// Restore ends Cut.
+// Restore reverts Cut.
 func (n *Node) Restore() error { return n.cluster.machine.hosts.do("restore", n.Name) }
 
-// PowerOff ends all that runs on the node at once.
+// PowerOff ends all processes of the node at once.
 func (n *Node) PowerOff() error {
-	// Containers have namespaces of their own, by which the lab does not find them.
+	// Containers have private namespaces, so the lab does not find their processes.
 	if _, err := n.cluster.machine.run("", "sh", "-c", "echo 1 > /sys/fs/cgroup/"+n.Name+"/cgroup.kill"); err != nil {
 		return err
 	}
@@ -180,7 +181,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 `, n.socket(), pauseImage, n.cluster.tools.runtime+"/runc", n.dir()+"/cni/bin", n.dir()+"/cni/conf")
 }
 
-// kubeletConfig lets everybody in: the network is one that this process has made.
+// kubeletConfig allows all clients: this process has created the network.
 func (n *Node) kubeletConfig() string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

@@ -15,15 +15,15 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 )
 
-// Process is a program of the cluster: on this machine, or on a host in the guest. It can be killed and
-// started again; its output is appended to one log.
+// Process is a program of the cluster, on this machine or on a host in the guest. It can be killed
+// and started again. Its output is appended to one log.
 type Process struct {
 	Name string
 	// Log is the file with its output.
 	Log string
 
 	launch launcher
-	keep   bool // start it again when it ends by itself, as a kubelet would
+	keep   bool // start it again when it ends, like a kubelet
 
 	mu      sync.Mutex
 	current running
@@ -40,12 +40,12 @@ type running interface {
 	Wait() error
 }
 
-// restartPause is between the end of a kept process and its next start. A kubelet's back-off begins with 10 s; here
-// tests wait for it.
+// restartPause is the time between the end of a kept process and its next start. A kubelet's
+// back-off starts at 10 s, but here tests wait for it.
 const restartPause = time.Second
 
-// Start starts it, unless it runs. One that was ended and is still there, stuck in the kernel or on a machine that was turned off, is
-// waited for.
+// Start starts the process unless it runs. It first waits for an old process that was ended but
+// still exists, because it hangs in the kernel or on a machine without power.
 func (p *Process) Start() error { return p.startAfter(time.Minute) }
 
 func (p *Process) startAfter(patience time.Duration) error {
@@ -105,25 +105,25 @@ func (p *Process) ended(done chan struct{}) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if !p.stopped {
-			_ = p.startLocked() // the log shows the next attempt, or its absence
+			_ = p.startLocked() // the log shows the next attempt, or that there is none
 		}
 	})
 }
 
-// Running tells whether it runs.
+// Running reports whether the process runs.
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.current != nil
 }
 
-// Stop ends it with SIGTERM, or after 30 s with SIGKILL, and waits.
+// Stop ends the process with SIGTERM, or after 30 s with SIGKILL, and waits.
 func (p *Process) Stop() { p.end(syscall.SIGTERM, 30*time.Second) }
 
-// Kill ends it with SIGKILL and waits.
+// Kill ends the process with SIGKILL and waits.
 func (p *Process) Kill() { p.end(syscall.SIGKILL, 10*time.Second) }
 
-// Crash kills a kept process and lets it come back by itself.
+// Crash kills a kept process, which then restarts.
 func (p *Process) Crash() {
 	p.mu.Lock()
 	r, done := p.current, p.done
@@ -149,12 +149,12 @@ func (p *Process) end(sig syscall.Signal, patience time.Duration) {
 		_ = r.Signal(syscall.SIGKILL)
 		select {
 		case <-done:
-		case <-time.After(patience): // stuck in the kernel: the machine's end takes it along, and the next Start waits for it
+		case <-time.After(patience): // hangs in the kernel: it ends with the machine, and the next Start waits for it
 		}
 	}
 }
 
-// Tail is the end of its log.
+// Tail returns the end of the log.
 func (p *Process) Tail(lines int) string {
 	text, err := os.ReadFile(p.Log)
 	if err != nil {
@@ -174,7 +174,8 @@ func local(env []string, program string, args ...string) launcher {
 	}
 }
 
-// localAs launches a program on this machine under a host name of its own, as in a pod: sidecars know their leases by it.
+// localAs launches a program on this machine with a separate host name, as in a pod: sidecars
+// identify their leases by it.
 func localAs(hostname string, env []string, program string, args ...string) launcher {
 	script := `echo "$0" > /proc/sys/kernel/hostname && exec "$@"`
 	return local(env, "unshare", append([]string{"--uts", "sh", "-c", script, hostname, program}, args...)...)
@@ -195,10 +196,10 @@ func (m *machine) inGuest(host string, env []string, program string, args ...str
 
 var _ running = (*guest.Cmd)(nil)
 
-// joinEnv is for env(1).
+// joinEnv joins variables for env(1).
 func joinEnv(env []string) []string {
 	return append([]string{"env"}, env...)
 }
 
-// shortName is a path's last element, for logs.
+// shortName returns the last element of a path, for logs.
 func shortName(program string) string { return program[strings.LastIndex(program, "/")+1:] }

@@ -20,7 +20,7 @@ func (s stuck) Wait() error {
 	return nil
 }
 
-// TestStartAfterAKillThatTakesLong: a process that is still ending is not one that runs.
+// TestStartAfterAKillThatTakesLong: a process that is still ending does not count as running.
 func TestStartAfterAKillThatTakesLong(t *testing.T) {
 	starts, first, second := 0, make(chan struct{}), make(chan struct{})
 	p := &Process{Name: "program", Log: filepath.Join(t.TempDir(), "log"), launch: func(io.Writer) (running, error) {

@@ -17,10 +17,10 @@ import (
 )
 
 // programs is a set of Go programs that one module pins. They are built once and kept in the cache
-// folder under a name that changes with the module's go.sum.
+// directory under a name that changes with the module's go.sum.
 type programs struct {
 	name     string   // also the module's directory below this package's
-	packages []string // to build; a package's last element is the program's name, but see rename
+	packages []string // to build; a package's last element is the program's name, except with rename
 	rename   string   // of the only program
 	ldflags  string
 	test     bool // a test binary, by go test -c
@@ -36,8 +36,8 @@ var (
 		"k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes/cmd/kubectl", "k8s.io/kubernetes/cmd/kubelet",
 	}}
 
-	// provisioner and nearestSidecars are nearest to the chart's versions, newestSidecars the newest, that the module
-	// proxy serves.
+	// provisioner and nearestSidecars are the versions in the module proxy that are nearest to the
+	// chart's. newestSidecars are the newest versions.
 	provisioner     = programs{name: "provisioner", packages: []string{sigs + "provisioner/v5/cmd/csi-provisioner"}}
 	nearestSidecars = programs{name: "sidecars", packages: []string{
 		sigs + "attacher/v4/cmd/csi-attacher", sigs + "resizer/v2/cmd/csi-resizer",
@@ -52,18 +52,19 @@ var (
 	suite      = programs{name: "k8s", packages: []string{"k8s.io/kubernetes/test/e2e"}, rename: "e2e.test", ldflags: kubernetesVersion, test: true}
 )
 
-// helm is that of a major version.
+// helm returns the programs of a major version.
 func helm(version int) programs {
 	return programs{name: fmt.Sprintf("helm%d", version), packages: []string{fmt.Sprintf("helm.sh/helm/v%d/cmd/helm", version)}}
 }
 
-// kubernetesVersion is what a release build sets; without it a server says v0.0.0, which clients refuse.
+// kubernetesVersion is set in a release build. Without it a server reports v0.0.0, which clients
+// refuse.
 const kubernetesVersion = "-X k8s.io/component-base/version.gitVersion=v1.35.4 -X k8s.io/component-base/version.gitMajor=1 " +
 	"-X k8s.io/component-base/version.gitMinor=35 -X k8s.io/component-base/version.gitTreeState=archive " +
 	"-X k8s.io/client-go/pkg/version.gitVersion=v1.35.4"
 
-// ensure returns the directory that holds the programs, and builds what is not there. The first build
-// of all takes about ten minutes on two cores.
+// ensure returns the directory of the programs, and builds missing ones. The very first build takes
+// about ten minutes on two cores.
 func (p programs) ensure(ctx context.Context, e *Environment) (string, error) {
 	module := filepath.Join(e.Repository, "test/e2e/cluster", p.name)
 	key, err := p.key(module)
@@ -101,7 +102,8 @@ func (p programs) key(module string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
-// build makes the programs beside their place, so that a half-finished set is never taken for one.
+// build builds the programs in a temporary directory next to their final one, so that an incomplete
+// set is never used.
 func (p programs) build(ctx context.Context, module, dir string) error {
 	unfinished := dir + ".new"
 	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
@@ -125,10 +127,10 @@ func (p programs) build(ctx context.Context, module, dir string) error {
 	return os.Rename(unfinished, dir)
 }
 
-// lock waits for other processes that prepare the same thing.
+// lock waits for other processes that prepare the same files.
 func lock(path string) (unlock func(), err error) { return flock(path, unix.LOCK_EX) }
 
-// tryLock fails with EWOULDBLOCK where another process has the lock.
+// tryLock fails with EWOULDBLOCK if another process has the lock.
 func tryLock(path string) (unlock func(), err error) { return flock(path, unix.LOCK_EX|unix.LOCK_NB) }
 
 func flock(path string, how int) (unlock func(), err error) {

@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 )
 
-// runtimePackages are unpacked, not installed, so that no service starts and nothing else changes.
+// runtimePackages are unpacked, not installed, so that no service starts and the system does not
+// change.
 var runtimePackages = []string{"containerd", "runc", "busybox-static"}
 
 // ensureRuntime returns a directory with links to containerd, its shim, ctr, runc and busybox.
@@ -50,8 +51,8 @@ func ensureRuntime(ctx context.Context, e *Environment) (string, error) {
 	return bin, os.Rename(unfinished, dir)
 }
 
-// download gets packages with apt-get, after an update if the lists are missing or too old to name files that
-// still exist.
+// download downloads packages with apt-get. It updates the lists if they are missing or too old to
+// name files that still exist.
 func download(ctx context.Context, dir string, packages []string) error {
 	once := func() error {
 		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-o", "APT::Sandbox::User=root", "-q", "download"}, packages...)...)
@@ -76,7 +77,7 @@ func linkProgram(dir, name string) error {
 	return fmt.Errorf("no package has %s", name)
 }
 
-// ensureHelpers builds this project's own programs for the guest. Go's cache makes that quick.
+// ensureHelpers builds this project's programs for the guest. Go's cache makes that quick.
 func ensureHelpers(ctx context.Context, e *Environment) (string, error) {
 	dir := filepath.Join(e.Cache, "helpers")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -88,19 +89,20 @@ func ensureHelpers(ctx context.Context, e *Environment) (string, error) {
 	return dir, run(cmd)
 }
 
-// ensureCRDs finds the snapshot CRDs, which the module of the snapshotter's client carries.
+// ensureCRDs finds the snapshot CRDs in the module of the snapshotter's client.
 func ensureCRDs(ctx context.Context, e *Environment) (string, error) {
 	dir, err := moduleDir(ctx, e, newestSidecars.name, "github.com/kubernetes-csi/external-snapshotter/client/v8")
 	return filepath.Join(dir, "config/crd"), err
 }
 
-// ensureMonitoringCRDs finds those of the Prometheus operator.
+// ensureMonitoringCRDs finds the CRDs of the Prometheus operator.
 func ensureMonitoringCRDs(ctx context.Context, e *Environment) (string, error) {
 	dir, err := moduleDir(ctx, e, "monitoring", "github.com/prometheus-operator/prometheus-operator")
 	return filepath.Join(dir, "example/prometheus-operator-crd"), err
 }
 
-// moduleDir downloads a module, in the version that one of the modules below this package's directory pins.
+// moduleDir downloads a module, in the version that one of the modules below this package's
+// directory pins.
 func moduleDir(ctx context.Context, e *Environment, pinnedIn, module string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
 	cmd.Dir = filepath.Join(e.Repository, "test/e2e/cluster", pinnedIn)
@@ -114,7 +116,7 @@ func moduleDir(ctx context.Context, e *Environment, pinnedIn, module string) (st
 	return downloaded.Dir, err
 }
 
-// run runs cmd and quotes its last lines when it fails.
+// run runs cmd. Its error quotes the last lines of the output.
 func run(cmd *exec.Cmd) error {
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -16,8 +16,9 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab/guest"
 )
 
-// ServeSSH lets Kubernetes' own tests log in to the nodes, as they do to stop kubelets and to look at mounts, and returns the file with
-// the key. The server is this process; what is to run on a node runs there, except for systemctl, which nodes do not have.
+// ServeSSH lets the tests of Kubernetes log in to the nodes, to stop kubelets and to inspect
+// mounts. It returns the file with the key. The server is this process. Commands run on the node,
+// except for systemctl, which nodes do not have.
 func (c *Cluster) ServeSSH() (keyFile string, err error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -54,7 +55,7 @@ func (c *Cluster) ServeSSH() (keyFile string, err error) {
 	return keyFile, nil
 }
 
-// serveSSH listens here for what comes to the node's port 22.
+// serveSSH listens here for connections to the node's port 22.
 func (n *Node) serveSSH(config *ssh.ServerConfig) error {
 	listener, err := net.Listen("tcp", controlIP+":0")
 	if err != nil {
@@ -80,7 +81,7 @@ func (n *Node) login(conn net.Conn, config *ssh.ServerConfig) {
 	defer func() { _ = conn.Close() }()
 	server, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
-		return // the client is told
+		return // the client gets the error
 	}
 	defer func() { _ = server.Close() }()
 	go ssh.DiscardRequests(requests)
@@ -104,14 +105,14 @@ func (n *Node) session(session ssh.Channel, requests <-chan *ssh.Request) {
 			_ = request.Reply(false, nil)
 			continue
 		}
-		_ = request.Reply(true, nil) // a client that is gone misses nothing
+		_ = request.Reply(true, nil) // the client may have disconnected
 		code := n.execute(session, strings.TrimPrefix(exec.Command, "sudo "))
 		_, _ = session.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(code)}))
 		return
 	}
 }
 
-// execute runs a shell command on the node; those of systemctl it knows are about the kubelet.
+// execute runs a shell command on the node. Of systemctl, it supports the commands for the kubelet.
 func (n *Node) execute(session ssh.Channel, command string) (code int) {
 	var err error
 	switch command {
@@ -135,7 +136,7 @@ func (n *Node) execute(session ssh.Channel, command string) (code int) {
 	}
 	if err != nil {
 		fmt.Fprintln(session.Stderr(), err)
-		return 255 // as ssh(1) for what is no fault of the command
+		return 255 // like ssh(1) for an error that is not the command's
 	}
 	return 0
 }

@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package etcd pins the etcd that the cluster runs. It builds nothing itself.
+// Package etcd pins the etcd of the cluster. It builds nothing itself.
 package etcd
 
 import (

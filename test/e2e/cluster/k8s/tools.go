@@ -1,10 +1,10 @@
 //go:build tools
 
-// Package k8s pins the Kubernetes programs that the cluster runs. It builds nothing itself.
+// Package k8s pins the Kubernetes programs of the cluster. It builds nothing itself.
 //
-// k8s.io/kubernetes cannot be installed with `go install`, as its go.mod replaces its staging
-// modules by directories. This module replaces them by their published versions instead, and
-// copies the godebug lines, which count only in a main module.
+// `go install` cannot install k8s.io/kubernetes, because its go.mod replaces its staging modules
+// with directories. This module replaces them with their published versions instead, and copies the
+// godebug lines, which apply only in a main module.
 package k8s
 
 import (

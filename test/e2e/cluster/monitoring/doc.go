@@ -1,3 +1,3 @@
-// Package monitoring pins the module of the Prometheus operator, whose custom resource definitions the tests install. It
-// builds nothing.
+// Package monitoring pins the module of the Prometheus operator, whose custom resource definitions
+// the tests install. It builds nothing.
 package monitoring

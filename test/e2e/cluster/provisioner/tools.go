@@ -1,7 +1,8 @@
 //go:build tools
 
-// Package provisioner pins the provisioner of the version that the chart installs, apart from the other sidecars: it was
-// made for older Kubernetes libraries, and does not build with theirs. It builds nothing itself.
+// Package provisioner pins the provisioner of the version that the chart installs. It is separate
+// from the other sidecars, because it requires older Kubernetes libraries and does not build with
+// theirs. It builds nothing itself.
 package provisioner
 
 import (

@@ -1,7 +1,7 @@
 //go:build tools
 
-// Package sidecars pins the newest CSI sidecars that the module proxy serves. It
-// builds nothing itself.
+// Package sidecars pins the newest CSI sidecars that the module proxy serves. It builds nothing
+// itself.
 package sidecars
 
 import (

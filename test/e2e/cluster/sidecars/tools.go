@@ -1,7 +1,7 @@
 //go:build tools
 
-// Package sidecars pins the CSI sidecars nearest to the versions that the chart installs. Those
-// of the chart which are missing here, the module proxy does not serve. It builds nothing itself.
+// Package sidecars pins the CSI sidecars nearest to the versions that the chart installs. The
+// module proxy does not serve the chart's other sidecars. It builds nothing itself.
 package sidecars
 
 import (

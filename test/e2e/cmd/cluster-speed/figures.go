@@ -47,13 +47,13 @@ func (f *figures) markdown() string {
 	return b.String()
 }
 
-// quantile of sorted durations: the smallest that at least the share q does not exceed.
+// quantile returns the smallest duration that at least the share q does not exceed.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	i := int(float64(len(sorted))*q+0.999999) - 1
 	return sorted[min(max(i, 0), len(sorted)-1)]
 }
 
-// writeInto replaces what is between the markers.
+// writeInto replaces the text between the markers.
 func writeInto(path, text string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {

@@ -1,10 +1,11 @@
-// Command cluster-speed measures in a cluster of ours how many claims are bound a second, and how long a pod with a new volume
-// takes to start beside the same pod with an emptyDir:
+// Command cluster-speed measures in a test cluster how many claims are bound per second. It also
+// measures how long a pod with a new volume takes to start, compared with the same pod with an
+// emptyDir.
 //
 //	cluster-speed -write docs/benchmarks.md
 //
-// puts the figures between the document's markers "kubernetes: begin" and "kubernetes: end". It needs root. Other settings of the chart
-// are tried with
+// writes the figures between the document's markers "kubernetes: begin" and "kubernetes: end". It
+// needs root. To test other settings of the chart:
 //
 //	cluster-speed -pairs 0 -values '{"sidecars": {"provisioner": {"workerThreads": 10}}}'
 package main
@@ -36,7 +37,7 @@ func main() {
 	}
 }
 
-// Time limits: of bringing the cluster up, and of all measurements.
+// Time limits for the start of the cluster, and for all measurements.
 const (
 	upTime      = 5 * time.Minute
 	measureTime = 30 * time.Minute

@@ -20,12 +20,12 @@ import (
 const (
 	image      = "docker.io/library/busybox:1.37"
 	volumeSize = "16Mi"
-	// creators make objects side by side, as a controller of workloads does.
+	// creators is the number of concurrent creators of objects, like a controller of workloads.
 	creators = 8
 )
 
-// claimVolumes makes n claims in a namespace and deletes them again: the times from the first request until the last claim is
-// bound, and until the last volume is gone.
+// claimVolumes creates n claims in a namespace and deletes them. It returns the times from the
+// first request until the last claim is bound, and until the last volume is gone.
 func claimVolumes(ctx context.Context, client kubernetes.Interface, n int) (bound, deleted time.Duration, err error) {
 	namespace, err := makeNamespace(ctx, client)
 	if err != nil {
@@ -104,9 +104,10 @@ func deleteVolumes(ctx context.Context, client kubernetes.Interface, namespace s
 	return time.Since(begin), err
 }
 
-// startPods starts pods with a new volume and pods with an emptyDir in turns, on one node after the other. A pod's time is from
-// the request for its claim, or for itself, until it is Ready; it is deleted before the next one comes. The first of each kind on
-// each node, for whom programs and images are read from the disk, do not count.
+// startPods alternately starts pods with a new volume and pods with an emptyDir, on one node after
+// another. A pod's time runs from the request for its claim, or for the pod, until the pod is
+// Ready. The pod is deleted before the next one starts. The first of each kind on each node does
+// not count, because programs and images are then read from the disk.
 func startPods(ctx context.Context, client kubernetes.Interface, n int) (volume, emptyDir []time.Duration, err error) {
 	namespace, err := makeNamespace(ctx, client)
 	if err != nil {
@@ -119,7 +120,7 @@ func startPods(ctx context.Context, client kubernetes.Interface, n int) (volume,
 	for i := range first + 2*n {
 		node := cluster.NodeName(1 + i/2%2)
 		name, claimName, times := fmt.Sprint("empty-", i), "", &emptyDir
-		if i%2 == i/4%2 { // who goes first changes
+		if i%2 == i/4%2 { // alternates which comes first
 			name, claimName, times = fmt.Sprint("volume-", i), fmt.Sprint("claim-", i), &volume
 		}
 		took, err := startPod(ctx, client, namespace, name, claimName, node)
@@ -172,12 +173,13 @@ func isReady(e watch.Event) bool {
 	return false
 }
 
-// follow watches from a version on, and goes on where it was when the API server ends the watch, as it does with one that falls behind.
+// follow watches from a version on. It continues at the same version when the API server ends the
+// watch, as it does with a slow client.
 func follow(ctx context.Context, version string, start func(context.Context, metav1.ListOptions) (watch.Interface, error)) (watch.Interface, error) {
 	return watchtools.NewRetryWatcherWithContext(ctx, version, &cache.ListWatch{WatchFuncWithContext: start})
 }
 
-// until reads events until one satisfies f.
+// until reads events until f returns true for one.
 func until(ctx context.Context, changes watch.Interface, f func(watch.Event) bool) error {
 	for {
 		select {

@@ -1,15 +1,21 @@
-// Command storage-suite runs Kubernetes' own external storage tests against a cluster of ours and writes what came of
-// them to docs/conformance.md:
+// Command storage-suite runs the external storage tests of Kubernetes against a test cluster and
+// writes the results to docs/conformance.md:
 //
-//	storage-suite -newest-sidecars   those that need newer sidecars than the chart's
-//	storage-suite                    the others; the document has what came of all passes, each when it was last run
-//	storage-suite -pass serial       one pass
-//	storage-suite -failed            what failed last time
-//	storage-suite -focus RE          what matches, and write nothing
-//	storage-suite -prepare           build and download what they need, and end
+//	storage-suite -newest-sidecars
+//		those that need newer sidecars than the chart's
+//	storage-suite
+//		the others; the document has the last results of all passes
+//	storage-suite -pass serial
+//		one pass
+//	storage-suite -failed
+//		the specs that failed last time
+//	storage-suite -focus RE
+//		the specs that match, without writing
+//	storage-suite -prepare
+//		build and download what they need, and end
 //
-// It needs root, as every cluster does. It fails when a spec failed that exceptions does not name, or when one passed
-// that it does.
+// It needs root, as every cluster does. It fails if a spec failed that exceptions does not name, or
+// if one passed that it names.
 package main
 
 import (
@@ -43,7 +49,7 @@ func main() {
 	}
 }
 
-// upTime bounds bringing the cluster up on a machine where the programs are there.
+// upTime limits the start of the cluster on a machine where the programs are prepared.
 const upTime = 5 * time.Minute
 
 func run() error {
@@ -95,7 +101,7 @@ func run() error {
 	return r.err()
 }
 
-// versions of what took part, from the programs themselves.
+// versions returns those of the programs involved.
 func versions(c *cluster.Cluster) []string {
 	found := c.Versions()
 	out := make([]string, 0, len(found))

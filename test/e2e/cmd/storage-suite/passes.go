@@ -17,15 +17,15 @@ import (
 // suite runs specs in a cluster.
 type suite struct {
 	cluster *cluster.Cluster
-	dir     string // with the files that describe the driver
+	dir     string // contains the files that describe the driver
 	sshKey  string // file with the key for the nodes
 }
 
-// pass is a part of the specs, by their labels.
+// pass is a part of the specs, selected by their labels.
 type pass struct {
 	name, labels   string
 	alone          bool // one spec at a time
-	newestSidecars bool // in place of those nearest to the chart's
+	newestSidecars bool // instead of those nearest to the chart's
 	why            string
 }
 
@@ -37,20 +37,20 @@ var passes = []pass{
 	{name: "attributes", labels: attributes, newestSidecars: true, why: "VolumeAttributesClasses, with the newest sidecars: csi-provisioner 5, the chart's, reads v1beta1 of them, which Kubernetes 1.35 does not serve"},
 }
 
-// external are the specs for drivers that a file describes.
+// external matches the specs for drivers that a file describes.
 const external = "External.Storage.*"
 
-// passTime bounds a pass.
+// passTime limits a pass.
 const passTime = 90 * time.Minute
 
-// selected are the passes that the flags ask for: all those that the cluster's sidecars are for.
+// selected returns the passes that the flags select: all passes for the cluster's sidecars.
 func selected() []pass {
 	return slices.DeleteFunc(slices.Clone(passes), func(p pass) bool {
 		return p.newestSidecars != *newestSidecars || *onlyPass != "" && *onlyPass != p.name
 	})
 }
 
-// try runs what matches and prints what came of it.
+// try runs the specs that match and prints the results.
 func (s *suite) try(focus string) error {
 	var all []spec
 	for _, p := range selected() {
@@ -65,7 +65,7 @@ func (s *suite) try(focus string) error {
 	return r.err()
 }
 
-// update runs the passes that the flags ask for. Each is kept in the file as soon as it has ended.
+// update runs the passes that the flags select. It saves each to the file as soon as it has ended.
 func (s *suite) update(file string) (results, error) {
 	r, err := loadResults(file)
 	if err != nil {
@@ -105,7 +105,7 @@ func exactly(specs []spec) string {
 	return strings.Join(names, "|")
 }
 
-// skipped matches what cannot run here.
+// skipped matches specs that cannot run here.
 func skipped() string {
 	var parts []string
 	for part := range notRun {
@@ -114,7 +114,7 @@ func skipped() string {
 	return strings.Join(parts, "|")
 }
 
-// run runs ginkgo once. That specs failed is no error here: the report tells which.
+// run runs ginkgo once. Failed specs are not an error: they are in the report.
 func (s *suite) run(p pass, focus string) ([]spec, error) {
 	begin := time.Now()
 	log, err := os.Create(filepath.Join(s.cluster.LogDir(), "suite-"+p.name+".log"))
@@ -130,7 +130,8 @@ func (s *suite) run(p pass, focus string) ([]spec, error) {
 	}
 	args := []string{fmt.Sprintf("--procs=%d", atATime), "--focus=" + focus, "--skip=" + skipped(), "--label-filter=" + p.labels,
 		"--no-color", "--seed=1", "--timeout=" + passTime.String(), "--poll-progress-after=0",
-		// Where many share the machine, an exec in a pod can lose its exit code on the way. What needed it is listed.
+		// On a shared machine, an exec in a pod can lose its exit code. The report lists specs that
+		// needed a second attempt.
 		"--flake-attempts=2",
 		"--json-report=" + report, "--output-dir=" + s.cluster.LogDir(), tests, "--",
 		"--kubeconfig=" + s.cluster.Kubeconfig("admin"), "--provider=skeleton",

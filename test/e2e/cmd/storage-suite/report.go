@@ -11,7 +11,7 @@ import (
 	"text/template"
 )
 
-// exceptions are specs that cannot pass, by a part of their names, with the reason.
+// exceptions maps a part of the name of a spec that cannot pass to the reason.
 var exceptions = map[string]string{
 	"should provision correct filesystem size when restoring snapshot to larger size pvc": "" +
 		"The spec compares `df` in the pod before and after. NFS has one figure for the size of a file system (RFC 8881, section 5.8.2, " +
@@ -20,7 +20,7 @@ var exceptions = map[string]string{
 		"and the kubelet's metrics show the new one (`TestKubeletSeesTheQuota`).",
 }
 
-// notRun are specs that cannot run here whatever the driver does, by a part of their names, with the reason.
+// notRun maps a part of the name of a spec that cannot run here with any driver to the reason.
 var notRun = map[string]string{
 	"should provision storage with any volume data source": "" +
 		"It installs a volume populator, hello-populator, as a pod that fills the volume. That pod has to reach the API server, and pods here have no " +
@@ -30,7 +30,7 @@ var notRun = map[string]string{
 // count of specs.
 type count struct{ Passed, Excepted, Failed, NotApplicable int }
 
-// Run is how many specs did run.
+// Run returns how many specs ran.
 func (c count) Run() int { return c.Passed + c.Excepted + c.Failed }
 
 // summary of all specs.
@@ -41,14 +41,14 @@ type summary struct {
 	Reasons  map[string]int // why specs do not apply
 	Excepted map[string]string
 	NotRun   map[string]string
-	Again    []string // specs that passed, but not at once
+	Again    []string // specs that passed after a second attempt
 	Passes   []passed
 
 	failed []spec
 	stale  []string // exceptions that passed
 }
 
-// passed says of a pass what it was run for, and with what.
+// passed describes the subject and the environment of a pass.
 type passed struct {
 	Name, Why string
 	Versions  []string
@@ -120,13 +120,14 @@ func exceptionFor(s spec) (why string, ok bool) {
 	return "", false
 }
 
-// reasonOf is why a spec does not apply, without the driver's name, so that equal reasons look equal.
+// reasonOf returns why a spec does not apply, without the driver's name, so that equal reasons have
+// equal texts.
 func reasonOf(s spec) string {
 	reason := strings.TrimRight(strings.NewReplacer(" -- skipping", "", " - skipping", "").Replace(s.Reason), " .")
 	return strings.NewReplacer(`Driver "btrfs-nfs-csi"`, "the driver", "Driver btrfs-nfs-csi", "the driver").Replace(reason)
 }
 
-// err tells which specs failed, or passed without being expected to, or that none ran.
+// err returns an error if specs failed, or passed unexpectedly, or if no spec ran.
 func (s *summary) err() error {
 	var errs []error
 	if s.Total.Passed == 0 {
@@ -150,7 +151,7 @@ func (s *summary) print(w io.Writer) {
 	fmt.Fprintf(w, "%-12s %5d %7d %9d %7d %15d\n\n", "all", s.Total.Run(), s.Total.Passed, s.Total.Excepted, s.Total.Failed, s.Total.NotApplicable)
 }
 
-// Groups that have specs, fast ones first.
+// Groups returns the groups that have specs, fast ones first.
 func (s *summary) Groups() []string {
 	var out []string
 	for _, g := range slices.Backward(groups) {
@@ -161,10 +162,10 @@ func (s *summary) Groups() []string {
 	return out
 }
 
-// Suites in alphabetical order.
+// Suites returns the suites in alphabetical order.
 func (s *summary) Suites() []string { return slices.Sorted(maps.Keys(s.BySuite)) }
 
-// SortedReasons has the frequent ones first.
+// SortedReasons returns the reasons, the most frequent first.
 func (s *summary) SortedReasons() []string {
 	return slices.SortedFunc(maps.Keys(s.Reasons), func(a, b string) int {
 		if s.Reasons[a] != s.Reasons[b] {
@@ -174,7 +175,7 @@ func (s *summary) SortedReasons() []string {
 	})
 }
 
-// Failures are the specs that failed, for the document.
+// Failures returns the specs that failed, for the document.
 func (s *summary) Failures() []string {
 	var out []string
 	for _, f := range s.failed {

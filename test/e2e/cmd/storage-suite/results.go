@@ -9,15 +9,15 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// results are what came of the specs of each pass, by its name, kept between runs.
+// results holds the results of each pass, by its name. They are kept between runs.
 type results map[string]*result
 
 type result struct {
-	Versions []string // of what the pass was run with
+	Versions []string // of the programs in the pass
 	Specs    []spec
 }
 
-// loadResults is empty when nothing is kept.
+// loadResults returns no results if the file does not exist.
 func loadResults(file string) (results, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -38,7 +38,7 @@ func (r results) save(file string) error {
 	return renameio.WriteFile(file, text, 0o644)
 }
 
-// missing are the passes of which nothing is known.
+// missing returns the passes without results.
 func (r results) missing() []string {
 	var out []string
 	for _, p := range passes {
@@ -49,7 +49,8 @@ func (r results) missing() []string {
 	return out
 }
 
-// failed are the specs of a pass that neither passed nor were skipped, without those that are expected to fail.
+// failed returns the specs of a pass that neither passed nor were skipped, without those that are
+// expected to fail.
 func (r results) failed(pass string) []spec {
 	if r[pass] == nil {
 		return nil
@@ -63,7 +64,8 @@ func (r results) failed(pass string) []spec {
 	return out
 }
 
-// replace puts specs that were run again in the place of what they were, and notes that it was not the first attempt.
+// replace replaces the results of specs that ran again, and records that it was not the first
+// attempt.
 func (r *result) replace(again []spec) {
 	for _, s := range again {
 		s.Again = true

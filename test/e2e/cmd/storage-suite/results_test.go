@@ -23,7 +23,7 @@ func TestResultsAreKeptByPass(t *testing.T) {
 	assert.DeepEqual(t, r.missing(), []string{"serial", "attributes"})
 	assert.Equal(t, len(r.failed("serial")), 0)
 
-	failed := r.failed("parallel") // not the one that is expected to fail
+	failed := r.failed("parallel") // without the one that is expected to fail
 	assert.Equal(t, len(failed), 1)
 	name := failed[0].Name
 	assert.Assert(t, strings.HasSuffix(name, "should last"))

@@ -8,17 +8,18 @@ import (
 	"strings"
 )
 
-// spec is one of the tests, with what came of it.
+// spec is one of the tests, with its result.
 type spec struct {
 	Name   string // with all its tags
 	Suite  string // of Kubernetes' storage tests: provisioning, subPath, ...
 	Group  string
 	State  string // passed, failed, skipped, or another of ginkgo's states that is a failure
 	Reason string // for a failure or a skip
-	Again  bool   // it was tried more than once
+	Again  bool   // it ran more than once
 }
 
-// ginkgoReport is what we read of ginkgo's JSON report (github.com/onsi/ginkgo/v2/types.Report).
+// ginkgoReport is the required part of ginkgo's JSON report
+// (github.com/onsi/ginkgo/v2/types.Report).
 type ginkgoReport struct {
 	SpecReports []struct {
 		ContainerHierarchyTexts []string
@@ -38,7 +39,7 @@ func readReport(file string) ([]spec, error) {
 	return parseReport(text)
 }
 
-// parseReport leaves out what was not selected, and all that is not a spec.
+// parseReport skips specs that were not selected, and entries that are not specs.
 func parseReport(text []byte) ([]spec, error) {
 	var reports []ginkgoReport
 	if err := json.Unmarshal(text, &reports); err != nil {
@@ -67,7 +68,7 @@ func parseReport(text []byte) ([]spec, error) {
 	return specs, nil
 }
 
-// groups in the order in which they are listed. A spec belongs to the first whose tag it has.
+// groups are in the order of the list. A spec belongs to the first group whose tag it has.
 var groups = []struct{ name, tag string }{
 	{"disruptive", "[Disruptive]"}, {"serial", "[Serial]"}, {"slow", "[Slow]"}, {"feature", "[Feature"}, {"fast", ""},
 }

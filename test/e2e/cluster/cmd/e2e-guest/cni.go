@@ -7,15 +7,15 @@ import (
 	"os"
 )
 
-// Names of the plugins: containerd runs the second for every pod by itself.
+// Names of the plugins. containerd runs the second for every pod automatically.
 const (
 	cniPlugin   = "e2e-address"
 	cniLoopback = "loopback"
 	cniVersion  = "0.4.0"
 )
 
-// cni answers containerd (the CNI specification 0.4.0). Pods have a loopback interface and an address that nobody can
-// reach: storage is mounted from the node's network, and needs none of the pod's.
+// cni answers containerd (the CNI specification 0.4.0). Pods have a loopback interface and an
+// unreachable address: storage is mounted from the node's network, and needs no pod network.
 func cni(plugin string) error {
 	switch os.Getenv("CNI_COMMAND") {
 	case "VERSION":

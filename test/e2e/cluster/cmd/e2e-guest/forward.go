@@ -5,7 +5,7 @@ import (
 	"net"
 )
 
-// forward hands connections to another address until the process is ended.
+// forward forwards connections to another address until the process ends.
 func forward(from, to string) error {
 	target, err := net.ResolveTCPAddr("tcp", to)
 	if err != nil {
@@ -24,7 +24,7 @@ func forward(from, to string) error {
 			defer func() { _ = conn.Close() }()
 			other, err := net.DialTCP("tcp", nil, target)
 			if err != nil {
-				return // the client sees its connection end
+				return // the client's connection ends
 			}
 			defer func() { _ = other.Close() }()
 			go func() {

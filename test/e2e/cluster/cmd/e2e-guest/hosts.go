@@ -13,15 +13,16 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// Disks of the guest: the first is the pool, the second for what nodes keep over a reboot.
+// Disks of the guest: the first is the pool, the second holds the data that nodes keep over a
+// reboot.
 const (
 	poolDevice = "/dev/ubda"
 	nodeDevice = "/dev/ubdb"
 	nodeDir    = "/var/lib/node"
 )
 
-// hosts makes the lab and says "ok"; then it does what lines on standard input say, and answers each with "ok"
-// or the error. It ends with its input.
+// hosts creates the lab and prints "ok". Then it executes the lines of standard input, and answers
+// each with "ok" or the error. It ends with its input.
 func hosts(nodes int) error {
 	if err := prepareMachine(); err != nil {
 		return err
@@ -71,8 +72,8 @@ func obey(l *lab.Lab, words []string) error {
 	return fmt.Errorf("unknown command %v", words)
 }
 
-// prepareMachine makes what the kubelet's cAdvisor and containerd expect of a machine and a guest kernel lacks, before
-// the hosts take their copies of the mounts.
+// prepareMachine creates files that the kubelet's cAdvisor and containerd expect and a guest kernel
+// lacks. It runs before the hosts copy the mounts.
 func prepareMachine() error {
 	if err := delegateCgroups("/sys/fs/cgroup"); err != nil {
 		return err
@@ -97,7 +98,8 @@ func prepareMachine() error {
 	return unix.Mount(nodeDevice, nodeDir, "ext4", unix.MS_NOATIME, "")
 }
 
-// delegateCgroups lets the children of a cgroup use its controllers (cgroups(7), cgroup.subtree_control).
+// delegateCgroups enables the controllers of a cgroup for its children (cgroups(7),
+// cgroup.subtree_control).
 func delegateCgroups(dir string) error {
 	controllers, err := os.ReadFile(dir + "/cgroup.controllers")
 	if err != nil {
@@ -112,11 +114,12 @@ func delegateCgroups(dir string) error {
 }
 
 const (
-	fakeSystem  = "/run/e2e/system" // over /sys/devices/system
+	fakeSystem  = "/run/e2e/system" // mounted over /sys/devices/system
 	fakeCPUInfo = "/run/e2e/cpuinfo"
 )
 
-// describeCPU writes what a guest kernel does not tell of its CPU and cAdvisor insists on: a clock rate and a topology.
+// describeCPU writes CPU properties that a guest kernel lacks and cAdvisor requires: a clock rate
+// and a topology.
 func describeCPU() error {
 	topology := fakeSystem + "/cpu/cpu0/topology"
 	if err := os.MkdirAll(topology, 0o755); err != nil {

@@ -1,11 +1,15 @@
-// Command e2e-guest is what the cluster runs inside of the guest:
+// Command e2e-guest is the cluster's program in the guest:
 //
-//	e2e-guest hosts N               make the storage host and N nodes, and obey commands on standard input
-//	e2e-guest node NAME             prepare the node, in whose namespaces it runs, for containerd and a kubelet
-//	e2e-guest register DRIVER SOCK  tell the kubelet of a CSI driver, as node-driver-registrar does
-//	e2e-guest forward FROM TO       hand TCP connections on
+//	e2e-guest hosts N
+//		create the storage host and N nodes, and execute commands from standard input
+//	e2e-guest node NAME
+//		prepare the node, in whose namespaces it runs, for containerd and a kubelet
+//	e2e-guest register DRIVER SOCK
+//		register a CSI driver with the kubelet, like node-driver-registrar
+//	e2e-guest forward FROM TO
+//		forward TCP connections
 //
-// Under the name of a CNI plugin it is one.
+// Under the name of a CNI plugin, it acts as that plugin.
 package main
 
 import (

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prepareNode gives a node, whose namespaces the lab has just made, directories and cgroups of its own. The rest of the
-// node's disk is at nodeDir/NAME, which survives a reboot.
+// prepareNode creates separate directories and cgroups for a node whose namespaces the lab has just
+// created. The rest of the node's disk is in nodeDir/NAME, which survives a reboot.
 func prepareNode(name string) error {
 	dir := filepath.Join(nodeDir, name)
-	// The host's /run and /sys are fresh: the first is empty, the second lacks what the guest's has.
+	// The host's /run and /sys are new: /run is empty, and /sys lacks the guest's changes.
 	if err := describeNode(name); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func describeNode(name string) error {
 	return delegateCgroups(group)
 }
 
-// installCNI puts this program and its configuration where containerd looks.
+// installCNI installs this program and its configuration in containerd's directories.
 func installCNI(dir string) error {
 	bin, conf := filepath.Join(dir, "cni/bin"), filepath.Join(dir, "cni/conf")
 	if err := errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(conf, 0o755)); err != nil {

@@ -15,14 +15,14 @@ import (
 
 const registryDir = "/var/lib/kubelet/plugins_registry/"
 
-// registrar stands in for node-driver-registrar, which the module proxy does not serve.
+// registrar replaces node-driver-registrar, which the module proxy does not serve.
 type registrar struct {
 	registerapi.UnimplementedRegistrationServer
 	driver, socket string
 	refused        chan string
 }
 
-// register serves the kubelet's plugin watcher until it is told to end, or refused.
+// register serves the kubelet's plugin watcher until it is stopped or refused.
 func register(driver, socket string) error {
 	path := registryDir + driver + "-reg.sock"
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
