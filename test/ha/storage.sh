@@ -188,6 +188,17 @@ server_start() {
 	fi
 	rpc.mountd && { exportfs -r || true; } && nfsd
 }
+
+# records prints which clients may reclaim at the next start, for the log of a test that loses a lock.
+records() {
+	db=$pool/nfsdcld/main.sqlite
+	echo "$host: grace period over: $(cat /proc/fs/nfsd/v4_end_grace); epochs of nfsdcld: $(sqlite3 -readonly $db 'select * from grace')"
+	for table in $(sqlite3 -readonly $db .tables); do
+		case $table in
+		rec-*) echo "$host: $table: $(sqlite3 -readonly $db "select id from \"$table\"" | paste -sd,)" ;;
+		esac
+	done
+}
 server_stop() {
 	if [ "$HA_ENGINE" = kernel ]; then
 		"$agent" nfs stop && rm /run/server
@@ -245,6 +256,7 @@ start | stop)
 	if [ $# = 1 ] && { [ "$action" = start ] && "${name}_runs" || [ "$action" = stop ] && ! "${name}_runs"; }; then
 		exit 0
 	fi
+	[ "$name $action" != "server stop" ] || records
 	began=$(date +%s%3N)
 	"${name}_$action" >&2
 	code=$?
