@@ -85,20 +85,22 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 		{"link", func() error { return os.Symlink("somewhere", filepath.Join(data, "link")) }},
 		{"unlink", func() error { return os.Remove(filepath.Join(data, "link")) }},
 	} {
-		before := commits(t, info.FSID)
+		before := testpool.Commits(t, info.FSID)
 		assert.NilError(t, change.make())
 		clients.count.Add(1)
-		eventually(t, func() poll.Result { return when(commits(t, info.FSID) > before, "no commit after %s", change.name) })
+		eventually(t, func() poll.Result {
+			return when(testpool.Commits(t, info.FSID) > before, "no commit after %s", change.name)
+		})
 	}
 	// On a busy machine, the wait for a commit requests another one: see startCommit in package
 	// btrfs.
 	const rounds = 10
 	for round := 1; ; round++ {
 		clients.awaitLooks(t, 2) // the last commit has ended
-		before := commits(t, info.FSID)
+		before := testpool.Commits(t, info.FSID)
 		assert.NilError(t, os.Mkdir(filepath.Join(data, fmt.Sprint("of the host ", round)), 0o700))
 		clients.awaitLooks(t, 20)
-		after := commits(t, info.FSID)
+		after := testpool.Commits(t, info.FSID)
 		if before == after {
 			break
 		}

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
@@ -112,15 +110,6 @@ func writeFstab(t *testing.T, content string) string {
 	path := filepath.Join(t.TempDir(), "fstab")
 	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
-}
-
-func commits(t *testing.T, filesystem uuid.UUID) (n int) {
-	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/sys/fs/btrfs/%s/commit_stats", filesystem))
-	assert.NilError(t, err)
-	_, err = fmt.Sscanf(string(content), "commits %d", &n)
-	assert.NilError(t, err)
-	return n
 }
 
 func eventually(t *testing.T, check func() poll.Result) {

@@ -2,11 +2,9 @@ package storage
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 
-	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
@@ -31,7 +29,7 @@ func TestEachChangeTakesOneCommit(t *testing.T) {
 			// package btrfs.
 			const rounds = 10
 			for round := 1; ; round++ {
-				took := commitsOfChanges(t, ten, round, func() int { return commits(t, info.FSID) })
+				took := commitsOfChanges(t, ten, round, func() int { return testpool.Commits(t, info.FSID) })
 				if round == rounds || !slices.ContainsFunc(took, func(c changeCommits) bool { return c.commits > 1 }) {
 					for _, c := range took {
 						assert.Equal(t, c.commits, 1, c.change)
@@ -84,15 +82,4 @@ func commitsOfChanges(t *testing.T, ten *Tenant, round int, commits func() int) 
 		one("delete snapshot", func() error { return ten.DeleteSnapshot(ctx, s) })
 	}
 	return took
-}
-
-// commits returns the number of commits since the filesystem was mounted (sysfs commit_stats, Linux
-// 6.0).
-func commits(t *testing.T, filesystem uuid.UUID) (n int) {
-	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/sys/fs/btrfs/%s/commit_stats", filesystem))
-	assert.NilError(t, err)
-	_, err = fmt.Sscanf(string(content), "commits %d", &n)
-	assert.NilError(t, err)
-	return n
 }

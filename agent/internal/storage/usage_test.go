@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -60,7 +61,7 @@ func TestReadersDoNotCommit(t *testing.T) {
 	v := mustCreate(t, ten, "v")
 	info, err := fsOf(t, ten.store).Info()
 	assert.NilError(t, err)
-	before := commits(t, info.FSID)
+	before := testpool.Commits(t, info.FSID)
 	for round := range 4 {
 		assert.NilError(t, writeBytes(v.Path, "file", int64(round+1)*mib))
 		_, err := ten.Report(t.Context(), "v")
@@ -71,7 +72,7 @@ func TestReadersDoNotCommit(t *testing.T) {
 		ten.store.Conditions()
 		time.Sleep(1100 * time.Millisecond)
 	}
-	made := commits(t, info.FSID) - before
+	made := testpool.Commits(t, info.FSID) - before
 	assert.Assert(t, made <= 1, "%d commits in less than five seconds", made) // one is that of the kernel
 }
 
