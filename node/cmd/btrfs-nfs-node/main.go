@@ -43,13 +43,13 @@ func run(ctx context.Context) error {
 	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: files}); err != nil {
 		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
 	}
-	agents := driver.AgentPool{Pool: agentclient.NewPool(agentclient.Options{
+	agents := agentclient.NewPool(agentclient.Options{
 		Timeout:   c.StatTimeout,
 		TLS:       files,
 		UserAgent: version.UserAgent(component),
 		RequestID: csiserver.RequestID,
 		Observe:   csiserver.AgentObserver(registry),
-	})}
+	})
 	defer agents.Close()
 
 	limits := nfsmount.Limits{Mount: c.MountTimeout, Unmount: c.UnmountTimeout, Stat: c.StatTimeout, Group: c.GroupTimeout}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -32,21 +32,6 @@ type Mounts interface {
 	EndGroup(ctx context.Context, dir string)
 }
 
-// Agents reads the quota and usage of a volume with the token from the publish context. It reads an
-// agent's health without a token.
-type Agents interface {
-	Usage(ctx context.Context, agentURL, volume, usageToken string) (*agentapi.Usage, error)
-	Health(ctx context.Context, agentURL string) (*agentapi.Health, error)
-}
-
-// Store keeps the data that the driver needs of a volume after a restart.
-type Store interface {
-	Save(staged.Record) error
-	Load(volumeID string) (staged.Record, error)
-	List() ([]staged.Record, error)
-	Delete(volumeID string) error
-}
-
 // Node is the CSI node service.
 type Node struct {
 	csi.UnimplementedNodeServer
@@ -62,8 +47,8 @@ type Node struct {
 	EndDirectoryDelegations func() error
 
 	Mounts Mounts
-	Agents Agents
-	Store  Store
+	Agents *agentclient.Pool // used without a tenant's token
+	Store  *staged.Store
 	Logger *slog.Logger
 
 	announced atomic.Pointer[netip.Addr] // in the last node ID that NodeGetInfo returned

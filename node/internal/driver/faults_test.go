@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,6 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
 )
 
@@ -255,12 +255,6 @@ func TestADeniedMountNamesTheAddress(t *testing.T) {
 	}
 }
 
-// fullDisk is a state directory without free space.
-type fullDisk struct{ driver.Store }
-
-func (fullDisk) Save(staged.Record) error     { return unix.ENOSPC }
-func (fullDisk) Delete(volumeID string) error { return unix.EROFS }
-
 // For the kubelet, a final error means that nothing is mounted, and it would not unmount.
 func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	w := newWorld(t)
@@ -269,7 +263,6 @@ func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	broken := errors.New("as the test says")
 	mounts := &fake{Mounts: w.backend.Mounter()}
 	n := w.node(t, mounts)
-	store := n.Store
 	w.NodeServer = driver.OneAtATime(n)
 	fails := func(err error) {
 		t.Helper()
@@ -283,7 +276,9 @@ func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	mounts.mount = func(ctx context.Context, options []string) error {
 		return w.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
 	}
-	n.Store = fullDisk{store}
+	// Without its directory, the store can neither save nor delete a record.
+	assert.NilError(t, os.RemoveAll(w.state))
+	assert.NilError(t, os.WriteFile(w.state, nil, 0o600))
 	fails(v.stage(t))
 	mounts.mount = func(context.Context, []string) error { return broken }
 	fails(v.stage(t))
@@ -301,7 +296,7 @@ func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 
 	hasCode(t, v.unstage(t), codes.Unavailable)
 	assert.Equal(t, len(w.mounts(t)), 0)
-	n.Store = store
+	assert.NilError(t, os.Remove(w.state))
 	assert.NilError(t, v.unstage(t))
 }
 

@@ -79,7 +79,7 @@ func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 	t.Helper()
 	store, err := staged.Open(w.state)
 	assert.NilError(t, err)
-	agents := driver.AgentPool{Pool: agentclient.NewPool(agentclient.Options{Timeout: w.agentTimeout})}
+	agents := agentclient.NewPool(agentclient.Options{Timeout: w.agentTimeout})
 	t.Cleanup(agents.Close)
 	return &driver.Node{
 		Name: "worker-1", Address: w.address, Supported: w.supported,

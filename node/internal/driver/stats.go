@@ -84,7 +84,11 @@ func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.R
 	if record.AgentURL == "" {
 		return nil, nil
 	}
-	return n.Agents.Usage(ctx, record.AgentURL, volume.Name, record.UsageToken)
+	client, err := n.Agents.Get(record.AgentURL, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.UsageWithToken(ctx, volume.Name, record.UsageToken)
 }
 
 func quotaStats(usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
@@ -93,7 +94,7 @@ func (n *Node) serverConditions(ctx context.Context, found *storageConditions, s
 // agentConditions also repeats the conditions of the agent's pool. A volume works without its
 // agent. Attach, detach and usage need the agent.
 func (n *Node) agentConditions(ctx context.Context, found *storageConditions, url string) {
-	health, err := n.Agents.Health(ctx, url)
+	health, err := n.agentHealth(ctx, url)
 	if err != nil {
 		found.add(storageDegraded, reasonAgentSilent, "agent %s: %v", url, err)
 		return
@@ -105,6 +106,14 @@ func (n *Node) agentConditions(ctx context.Context, found *storageConditions, ur
 		}
 		found.add(status, c.Reason, "agent %s: %s", url, c.Message)
 	}
+}
+
+func (n *Node) agentHealth(ctx context.Context, url string) (*agentapi.Health, error) {
+	client, err := n.Agents.Get(url, "", nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.Health(ctx)
 }
 
 // storageConditions collects conditions by status and reason. The specification allows each pair

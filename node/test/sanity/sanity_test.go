@@ -4,7 +4,6 @@ package sanity
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -24,7 +23,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/driver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/test/mounttest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
@@ -51,12 +50,14 @@ func serve(t *testing.T, dir string) string {
 	t.Helper()
 	store, err := staged.Open(filepath.Join(dir, "state"))
 	assert.NilError(t, err)
+	agents := agentclient.NewPool(agentclient.Options{}) // the volumes here have no agent
+	t.Cleanup(agents.Close)
 	logger := slog.New(slog.DiscardHandler)
 	node := &driver.Node{
 		Driver: "btrfs-nfs-csi",
 		Name:   "worker-1", Address: func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil },
 		Supported: func(context.Context) error { return nil },
-		Mounts:    mounttest.NewLocal().Mounter(), Agents: noAgents{}, Store: store, Logger: logger,
+		Mounts:    mounttest.NewLocal().Mounter(), Agents: agents, Store: store, Logger: logger,
 	}
 	endpoint := "unix://" + filepath.Join(dir, "csi.sock")
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -78,16 +79,6 @@ func serve(t *testing.T, dir string) string {
 	})
 	<-ready
 	return endpoint
-}
-
-type noAgents struct{}
-
-func (noAgents) Usage(context.Context, string, string, string) (*agentapi.Usage, error) {
-	return nil, errors.New("there is no agent here")
-}
-
-func (noAgents) Health(context.Context, string) (*agentapi.Health, error) {
-	return nil, errors.New("there is no agent here")
 }
 
 // controller implements the calls that the node specs need. It only remembers its volumes.
