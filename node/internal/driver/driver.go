@@ -4,6 +4,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -57,6 +58,14 @@ type Node struct {
 }
 
 var _ csi.NodeServer = (*Node)(nil)
+
+// Ready returns an error if the node cannot mount volumes: no mount.nfs, a kernel without NFS, or
+// no address to mount from. The error names all that is missing. After the first success, only
+// NodeGetStorageHealth repeats the check.
+func (n *Node) Ready(ctx context.Context) error {
+	_, err := n.Address()
+	return errors.Join(n.Supported(ctx), err)
+}
 
 // NodeGetInfo returns Unavailable while the node's address is unknown. The number of volumes has no
 // limit. All nodes have one topology, because every node reaches every agent. The topology is
