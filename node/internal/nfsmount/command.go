@@ -2,7 +2,6 @@ package nfsmount
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -55,7 +54,7 @@ func runMount(ctx context.Context, program string, source Source, dir string, op
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return &MountError{Source: source.String(), Output: oneLine(string(output)), Err: plainExit(err)}
+	return &MountError{Source: source.String(), Output: oneLine(string(output)), Err: err}
 }
 
 func oneLine(s string) string {
@@ -64,12 +63,4 @@ func oneLine(s string) string {
 		s = s[:maxMountOutput] + " …"
 	}
 	return s
-}
-
-// plainExit drops the part of an exit error that repeats the output.
-func plainExit(err error) error {
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		exit.Stderr = nil
-	}
-	return err
 }

@@ -128,7 +128,7 @@ func (m *Mounter) mountNew(ctx context.Context, source Source, dir string, optio
 	case err != nil:
 		return err
 	case !m.isVolume(made) || made.Source != source.String():
-		if err := m.takeAway(context.WithoutCancel(ctx), dir, 0); err != nil {
+		if err := m.detachOne(context.WithoutCancel(ctx), dir); err != nil {
 			return err
 		}
 		return fmt.Errorf("%s is %w: mount(8) made %s (%s) in place of %s", dir, ErrConflict, made.Source, made.Type, source)

@@ -38,15 +38,24 @@ func (m *Mounter) Unmount(ctx context.Context, dir string) error {
 	return m.clear(ctx, dir, m.unmountOne)
 }
 
-// clear removes every mount from dir, and then dir. It checks the result in mountinfo.
+// clear removes every mount from dir, and then dir.
 func (m *Mounter) clear(ctx context.Context, dir string, one func(context.Context, string) error) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
 		return err
 	}
+	if err := m.removeAll(ctx, dir, one); err != nil {
+		return err
+	}
+	return removeMountPoint(dir)
+}
+
+// removeAll removes every mount from dir with a function that removes one. It checks the result in
+// mountinfo.
+func (m *Mounter) removeAll(ctx context.Context, dir string, one func(context.Context, string) error) error {
 	for range maxLayers {
 		if _, err := m.Lookup(dir); errors.Is(err, ErrNotMounted) {
-			return removeMountPoint(dir)
+			return nil
 		} else if err != nil {
 			return err
 		}
@@ -65,7 +74,7 @@ func (m *Mounter) unbindOne(ctx context.Context, target string) error {
 		return err
 	}
 	m.log.WarnContext(ctx, "detaching a bind mount that cannot be unmounted", "target", target, "reason", err)
-	return m.takeAway(ctx, target, 0)
+	return m.detachOne(ctx, target)
 }
 
 func (m *Mounter) unmountOne(ctx context.Context, dir string) error {
@@ -104,18 +113,10 @@ func (m *Mounter) isLast(ctx context.Context, dir string) bool {
 
 // detach removes all mounts from dir without waiting for their users or the server.
 func (m *Mounter) detach(ctx context.Context, dir string) error {
-	for range maxLayers {
-		if _, err := m.Lookup(dir); errors.Is(err, ErrNotMounted) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if err := m.takeAway(ctx, dir, 0); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%s: %w: more than %d mounts on top of each other", dir, ErrBusy, maxLayers)
+	return m.removeAll(ctx, dir, m.detachOne)
 }
+
+func (m *Mounter) detachOne(ctx context.Context, dir string) error { return m.takeAway(ctx, dir, 0) }
 
 func (m *Mounter) takeAway(ctx context.Context, dir string, force int) error {
 	patience, cancel := m.patience(ctx)
