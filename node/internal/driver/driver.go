@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
@@ -28,7 +29,7 @@ type Mounts interface {
 	Volume(ctx context.Context, dir string) (nfsmount.Point, error)
 	Others(ctx context.Context, dir, target string) ([]nfsmount.Point, error)
 	Check(ctx context.Context, dir string) error
-	Capacity(ctx context.Context, dir string) (nfsmount.Capacity, error)
+	Statfs(ctx context.Context, dir string) (unix.Statfs_t, error)
 	SetGroup(ctx context.Context, dir string, gid uint32) error
 	EndGroup(ctx context.Context, dir string)
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
@@ -45,7 +45,14 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHeal
 func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (csiserver.Conditions, error) {
 	var found csiserver.Conditions
 	failure := n.failures.of(r.VolumeId)
-	record, err := n.recordFor(ctx, volume, r)
+	var places []string
+	if r.StagingTargetPath != "" {
+		places = append(places, dataDir(r.StagingTargetPath))
+	}
+	if r.VolumePublishPath != "" {
+		places = append(places, r.VolumePublishPath)
+	}
+	record, err := n.recordFor(ctx, volume, places...)
 	switch {
 	case err == nil:
 	case failure != nil:
@@ -60,12 +67,8 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 		answer, err := n.agentUsage(ctx, volume, record)
 		usage <- agentAnswer{answer, err}
 	}()
-	places := []string{record.Dir}
-	if r.StagingTargetPath != "" {
-		places[0] = dataDir(r.StagingTargetPath)
-	}
-	if r.VolumePublishPath != "" {
-		places = append(places, r.VolumePublishPath)
+	if r.StagingTargetPath == "" {
+		places = slices.Insert(places, 0, record.Dir)
 	}
 	var stale []string
 	for i, place := range places {
@@ -125,35 +128,6 @@ func staleCondition(found *csiserver.Conditions, stale []string, answer agentAns
 	}
 	found.Add(inaccessible, reasonMountStale, "stale mount at %s: the volume was detached from this node while it was mounted, and attached again, "+
 		"or its data was replaced; the agent lets this node in, but the old mount stays stale: restart the pod to mount the volume again", places)
-}
-
-// recordFor returns the record of the volume. If the record is lost, it derives one from the
-// volume's mount.
-func (n *Node) recordFor(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (staged.Record, error) {
-	record, err := n.Store.Load(r.VolumeId)
-	if err == nil {
-		return record, nil
-	}
-	if !errors.Is(err, staged.ErrNotFound) {
-		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", r.VolumeId, "reason", err)
-	}
-	for _, path := range []string{r.StagingTargetPath, r.VolumePublishPath} {
-		if path == "" {
-			continue
-		}
-		if path == r.StagingTargetPath {
-			path = dataDir(path)
-		}
-		if point, mountErr := n.Mounts.Volume(ctx, path); mountErr == nil && isVolumeAt(volume, point) {
-			return staged.Record{VolumeID: r.VolumeId, Source: point.Source, Dir: path, ReadOnly: point.ReadOnly}, nil
-		}
-	}
-	return staged.Record{}, notFound(err)
-}
-
-// isVolumeAt compares the name of the volume in the mounted directory ({volume}/data).
-func isVolumeAt(volume id.Volume, point nfsmount.Point) bool {
-	return strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir)
 }
 
 // mountConditions adds the problems of the mount at a place. A stale mount is only returned: its

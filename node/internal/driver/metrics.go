@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
@@ -56,12 +57,12 @@ func (m *measured) Check(ctx context.Context, dir string) error {
 	return m.observe("check", func() error { return m.Mounts.Check(ctx, dir) })
 }
 
-func (m *measured) Capacity(ctx context.Context, dir string) (capacity nfsmount.Capacity, err error) {
+func (m *measured) Statfs(ctx context.Context, dir string) (result unix.Statfs_t, err error) {
 	err = m.observe("capacity", func() error {
-		capacity, err = m.Mounts.Capacity(ctx, dir)
+		result, err = m.Mounts.Statfs(ctx, dir)
 		return err
 	})
-	return capacity, err
+	return result, err
 }
 
 func (m *measured) SetGroup(ctx context.Context, dir string, gid uint32) error {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
@@ -35,18 +37,16 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	case err != nil:
 		return nil, unavailable(fmt.Errorf("usage of volume %q: %w", r.VolumeId, err))
 	case usage != nil && usage.QuotaBytes > 0:
-		return quotaStats(usage), nil
+		return &csi.NodeGetVolumeStatsResponse{Usage: quotaStats(usage)}, nil
 	}
-	capacity, err := n.Mounts.Capacity(ctx, r.VolumePath)
+	pool, err := n.Mounts.Statfs(ctx, r.VolumePath)
 	if err != nil {
 		return nil, mountError(err)
 	}
-	return poolStats(capacity, usage), nil
+	return &csi.NodeGetVolumeStatsResponse{Usage: poolStats(pool, usage)}, nil
 }
 
-// findVolume returns NotFound unless the volume is mounted at the path. It compares with the record
-// from staging. If the record is lost, it compares the name of the volume in the mounted directory
-// ({volume}/data).
+// findVolume returns NotFound unless the volume is mounted at the path.
 func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume, staged.Record, error) {
 	volume, err := id.ParseVolume(volumeID)
 	if err != nil {
@@ -62,18 +62,31 @@ func (n *Node) findVolume(ctx context.Context, volumeID, path string) (id.Volume
 	case err != nil:
 		return id.Volume{}, staged.Record{}, mountError(err)
 	}
-	record, err := n.Store.Load(volumeID)
-	if err != nil {
-		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", volumeID, "reason", err)
-		record = staged.Record{Source: point.Source}
-		if !isVolumeAt(volume, point) {
-			return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
+	record, err := n.recordFor(ctx, volume, path)
+	if err == nil && record.Source != point.Source {
+		err = notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
+	}
+	return volume, record, err
+}
+
+// recordFor returns the record of the volume. If the record is lost, it derives one from a mount of
+// the volume in one of the directories: a mounted directory is named {volume}/data. The derived
+// record has no volume ID, because the agent is unknown.
+func (n *Node) recordFor(ctx context.Context, volume id.Volume, dirs ...string) (staged.Record, error) {
+	record, err := n.Store.Load(volume.String())
+	if err == nil {
+		return record, nil
+	}
+	if !errors.Is(err, staged.ErrNotFound) {
+		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", volume.String(), "reason", err)
+	}
+	for _, dir := range dirs {
+		point, mountErr := n.Mounts.Volume(ctx, dir)
+		if mountErr == nil && strings.HasSuffix(point.Source, "/"+volume.Name+"/"+agentapi.DataDir) {
+			return staged.Record{Source: point.Source, Dir: dir, ReadOnly: point.ReadOnly}, nil
 		}
 	}
-	if record.Source != point.Source {
-		return id.Volume{}, staged.Record{}, notFound(fmt.Errorf("volume %q is not mounted at %s, but %s is", volumeID, path, point.Source))
-	}
-	return volume, record, nil
+	return staged.Record{}, notFound(err)
 }
 
 // agentUsage returns nil for a volume without an agent.
@@ -91,36 +104,39 @@ func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.R
 	return client.UsageWithToken(ctx, volume.Name, record.UsageToken)
 }
 
-func quotaStats(usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
-	stats := []*csi.VolumeUsage{{
+func quotaStats(usage *agentapi.Usage) []*csi.VolumeUsage {
+	bytes := &csi.VolumeUsage{
 		Unit:  csi.VolumeUsage_BYTES,
 		Total: usage.QuotaBytes,
 		// Never negative: metadata can push the count a little beyond the limit.
 		Available: max(0, usage.QuotaBytes-usage.UsedBytes),
 		Used:      usage.UsedBytes,
-	}}
-	return &csi.NodeGetVolumeStatsResponse{Usage: appendInodes(stats, usage)}
+	}
+	return append([]*csi.VolumeUsage{bytes}, inodeStats(usage)...)
 }
 
-func poolStats(c nfsmount.Capacity, usage *agentapi.Usage) *csi.NodeGetVolumeStatsResponse {
-	bytes := &csi.VolumeUsage{Unit: csi.VolumeUsage_BYTES, Total: c.TotalBytes, Available: c.AvailableBytes, Used: c.UsedBytes}
+func poolStats(pool unix.Statfs_t, usage *agentapi.Usage) []*csi.VolumeUsage {
+	bytes := &csi.VolumeUsage{
+		Unit:      csi.VolumeUsage_BYTES,
+		Total:     int64(pool.Blocks) * pool.Bsize,
+		Available: int64(pool.Bavail) * pool.Bsize,
+		Used:      int64(pool.Blocks-pool.Bfree) * pool.Bsize,
+	}
 	if usage != nil { // quotas are off, but the agent counts usage
 		bytes.Used = usage.UsedBytes
 	}
-	stats := []*csi.VolumeUsage{bytes}
-	if c.TotalInodes > 0 {
-		stats = append(stats, &csi.VolumeUsage{
-			Unit: csi.VolumeUsage_INODES, Total: c.TotalInodes, Available: c.AvailableInodes, Used: c.UsedInodes,
-		})
-		return &csi.NodeGetVolumeStatsResponse{Usage: stats}
+	if pool.Files > 0 {
+		return []*csi.VolumeUsage{bytes, {
+			Unit: csi.VolumeUsage_INODES, Total: int64(pool.Files), Available: int64(pool.Ffree), Used: int64(pool.Files - pool.Ffree),
+		}}
 	}
-	return &csi.NodeGetVolumeStatsResponse{Usage: appendInodes(stats, usage)}
+	return append([]*csi.VolumeUsage{bytes}, inodeStats(usage)...)
 }
 
-// appendInodes adds the number of files if the agent knows it. btrfs has no limit for it.
-func appendInodes(stats []*csi.VolumeUsage, usage *agentapi.Usage) []*csi.VolumeUsage {
+// inodeStats returns the number of files if the agent knows it. btrfs has no limit for it.
+func inodeStats(usage *agentapi.Usage) []*csi.VolumeUsage {
 	if usage == nil || usage.Inodes == nil {
-		return stats
+		return nil
 	}
-	return append(stats, &csi.VolumeUsage{Unit: csi.VolumeUsage_INODES, Used: *usage.Inodes})
+	return []*csi.VolumeUsage{{Unit: csi.VolumeUsage_INODES, Used: *usage.Inodes}}
 }

@@ -20,9 +20,9 @@ func published(t *testing.T) (*volume, int64) {
 	v := w.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
-	capacity, err := w.backend.Mounter().Capacity(t.Context(), v.target("pod"))
+	capacity, err := w.backend.Mounter().Statfs(t.Context(), v.target("pod"))
 	assert.NilError(t, err)
-	return v, capacity.TotalBytes
+	return v, int64(capacity.Blocks) * capacity.Bsize
 }
 
 func byUnit(r *csi.NodeGetVolumeStatsResponse, unit csi.VolumeUsage_Unit) *csi.VolumeUsage {

@@ -17,36 +17,16 @@ import (
 // itself, even with AT_STATX_FORCE_SYNC and with a dead server, while it holds a delegation of the
 // directory (RFC 8881 section 10.9; seen on Linux 7.2).
 func (m *Mounter) Check(ctx context.Context, dir string) error {
-	_, err := m.statfs(ctx, dir)
+	_, err := m.Statfs(ctx, dir)
 	return err
 }
 
-// Capacity is the result of statfs(2) for a volume's filesystem. Over NFS it describes the server's
-// whole pool and not the volume's quota.
-type Capacity struct {
-	TotalBytes, UsedBytes, AvailableBytes    int64
-	TotalInodes, UsedInodes, AvailableInodes int64 // 0 if the filesystem has no count, like btrfs
-}
-
-// Capacity asks the server. It returns the errors of Check.
-func (m *Mounter) Capacity(ctx context.Context, dir string) (Capacity, error) {
-	s, err := m.statfs(ctx, dir)
-	if err != nil {
-		return Capacity{}, err
-	}
-	return Capacity{
-		TotalBytes:      int64(s.Blocks) * s.Bsize,
-		UsedBytes:       int64(s.Blocks-s.Bfree) * s.Bsize,
-		AvailableBytes:  int64(s.Bavail) * s.Bsize,
-		TotalInodes:     int64(s.Files),
-		UsedInodes:      int64(s.Files - s.Ffree),
-		AvailableInodes: int64(s.Ffree),
-	}, nil
-}
-
-// statfs queries the mount at dir. At most one request per mount is in progress. The mount ID is
-// its key, so that a request that is stuck in a replaced mount does not count for the new one.
-func (m *Mounter) statfs(ctx context.Context, dir string) (unix.Statfs_t, error) {
+// Statfs calls statfs(2). It returns the errors of Check. Over NFS the result describes the
+// server's whole pool and not the volume's quota. btrfs has no count of inodes: Files is 0.
+//
+// At most one request per mount is in progress. The mount ID is its key, so that a request that is
+// stuck in a replaced mount does not count for the new one.
+func (m *Mounter) Statfs(ctx context.Context, dir string) (unix.Statfs_t, error) {
 	ctx, cancel := m.patience(ctx)
 	defer cancel()
 	dir, err := m.resolve(ctx, dir)

@@ -10,19 +10,22 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 )
 
+func used(s unix.Statfs_t) int64 { return int64(s.Blocks-s.Bfree) * s.Bsize }
+
 func checkAndCapacity(t *testing.T, b Backend) {
 	data, dir, _ := mounted(t, b)
 	assert.NilError(t, b.Mounter().Check(t.Context(), data))
-	capacity, err := b.Mounter().Capacity(t.Context(), data)
+	capacity, err := b.Mounter().Statfs(t.Context(), data)
 	assert.NilError(t, err)
-	assert.Assert(t, capacity.TotalBytes > 0)
-	assert.Assert(t, capacity.AvailableBytes <= capacity.TotalBytes-capacity.UsedBytes)
+	assert.Assert(t, capacity.Blocks > 0)
+	assert.Assert(t, capacity.Bavail <= capacity.Bfree)
 	f, err := os.Create(filepath.Join(data, "f"))
 	assert.NilError(t, err)
 	_, err = f.WriteString(strings.Repeat("x", 1<<20))
@@ -30,15 +33,15 @@ func checkAndCapacity(t *testing.T, b Backend) {
 	assert.NilError(t, f.Sync())
 	assert.NilError(t, f.Close())
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		after, err := b.Mounter().Capacity(t.Context(), data)
-		if err == nil && after.UsedBytes >= capacity.UsedBytes+1<<20 {
+		after, err := b.Mounter().Statfs(t.Context(), data)
+		if err == nil && used(after) >= used(capacity)+1<<20 {
 			return poll.Success()
 		}
-		return poll.Continue("used: %d, before: %d, %v", after.UsedBytes, capacity.UsedBytes, err)
+		return poll.Continue("used: %d, before: %d, %v", used(after), used(capacity), err)
 	}, poll.WithTimeout(time.Minute)) // btrfs updates its counters with the next commit
 	for _, f := range []func() error{
 		func() error { return b.Mounter().Check(t.Context(), dir) },
-		func() error { _, err := b.Mounter().Capacity(t.Context(), filepath.Join(dir, "none")); return err },
+		func() error { _, err := b.Mounter().Statfs(t.Context(), filepath.Join(dir, "none")); return err },
 	} {
 		assert.ErrorIs(t, f(), nfsmount.ErrNotMounted)
 	}
@@ -51,7 +54,7 @@ func silentServer(t *testing.T, b Backend) {
 	defer f.Revive()
 	err := within(t, Patience(b), func() error { return b.Mounter().Check(t.Context(), data) })
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
-	err = within(t, Patience(b), func() error { _, err := b.Mounter().Capacity(t.Context(), data); return err })
+	err = within(t, Patience(b), func() error { _, err := b.Mounter().Statfs(t.Context(), data); return err })
 	assert.ErrorIs(t, err, nfsmount.ErrUnresponsive)
 
 	// A caller with a shorter deadline does not wait longer.
