@@ -51,11 +51,8 @@ func serverScope(basePath string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("scope of the NFS server: %w", err)
 	}
-	info, err := fs.Info()
-	if err = errors.Join(err, fs.Close()); err != nil {
-		return "", fmt.Errorf("scope of the NFS server: %w", err)
-	}
-	return nfsd.Scope(info.FSID), nil
+	defer fs.Close()
+	return nfsd.Scope(fs.FSID()), nil
 }
 
 // handleKeyFile is the file of the key for file handles. It is stored in the pool, so that handles

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,27 +11,14 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 )
 
-// DestroySubvolume removes the subvolume name from dir, read-only or not, with all its files. It
-// does not wait for the space. The kernel frees the space in the background, and the space of open
-// files when they are closed. The removal is durable after the next Commit.
+// DestroyTree removes the subvolume name in dir, read-only or not, and all subvolumes in it,
+// deepest first. It finds them in the tree of roots, so its cost does not depend on the number
+// of files. If it fails midway, some of the nested subvolumes are gone, and the caller can call
+// it again. It does not wait for the space. The kernel frees the space in the background, and
+// the space of open files when they are closed. The removal is durable after the next Commit.
 //
-// A subvolume that contains others is ENOTEMPTY (see DestroyTree). A name that is not a subvolume
-// is EINVAL, and a missing name is ENOENT. In simple quota mode, a subvolume whose extents other
-// subvolumes share leaves its qgroup behind. See StaleQgroups.
-func DestroySubvolume(dir *os.File, name string) error {
-	return failed("destroy subvolume", name, destroySubvolume(dir, name))
-}
-
-// DestroySubvolumeID removes the subvolume with this ID anywhere in the filesystem. Unlike a name,
-// an ID is never reused for another subvolume. It needs kernel 5.7. Errors are those of
-// DestroySubvolume.
-func (fs *FS) DestroySubvolumeID(id uint64) error {
-	return failed("destroy subvolume", strconv.FormatUint(id, 10), destroyByID(fs.dir, id))
-}
-
-// DestroyTree removes the subvolume name in dir and all subvolumes in it, deepest first. It finds
-// them in the tree of roots, so its cost does not depend on the number of files. If it fails
-// midway, some of the nested subvolumes are gone, and the caller can call it again.
+// A name that is not a subvolume is EINVAL, and a missing name is ENOENT. In simple quota mode, a
+// subvolume whose extents other subvolumes share leaves its qgroup behind. See StaleQgroups.
 func DestroyTree(dir *os.File, name string) error {
 	return failed("destroy tree", name, destroyTree(dir, name))
 }
@@ -110,6 +96,7 @@ func destroySubvolume(dir *os.File, name string) error {
 	return ioctl(dir, iocSnapDestroy, unsafe.Pointer(&args))
 }
 
+// destroyByID needs Linux 5.7. Unlike a name, an ID is never reused for another subvolume.
 func destroyByID(f *os.File, id uint64) error {
 	args := volArgsV2{Flags: subvolByID}
 	binary.NativeEndian.PutUint64(args.Name[:], id)

@@ -62,9 +62,9 @@ func writeOut(f *os.File) error {
 // fiemap is struct fiemap of linux/fiemap.h with room for two extents, one more than an inline file
 // has.
 type fiemap struct {
-	Start         uint64
+	_             uint64 // start
 	Length        uint64
-	Flags         uint32
+	_             uint32 // flags
 	MappedExtents uint32
 	ExtentCount   uint32
 	_             uint32
@@ -72,12 +72,9 @@ type fiemap struct {
 }
 
 type fiemapExtent struct {
-	Logical  uint64
-	Physical uint64
-	Length   uint64
-	_        [2]uint64
-	Flags    uint32
-	_        [3]uint32
+	_     [5]uint64
+	Flags uint32
+	_     [3]uint32
 }
 
 const (

@@ -26,15 +26,6 @@ type FS struct {
 	nudges  atomic.Int32 // nudges that have not returned: see startCommit
 }
 
-// Info describes a filesystem.
-type Info struct {
-	FSID       uuid.UUID
-	Devices    int    // number of devices, including missing ones
-	NodeSize   int    // bytes of one metadata block
-	SectorSize int    // bytes of one data block
-	Generation uint64 // of the running transaction, or of the last one if none runs; 0 before kernel 5.10
-}
-
 // Open opens the filesystem that contains the directory, which may be anywhere in it.
 func Open(dir string) (*FS, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -71,20 +62,8 @@ func (fs *FS) Close() error {
 // File returns the descriptor of the filesystem. It belongs to fs: do not close it.
 func (fs *FS) File() *os.File { return fs.dir }
 
-// Info reads the properties of the filesystem.
-func (fs *FS) Info() (Info, error) {
-	args, err := fs.info()
-	if err != nil {
-		return Info{}, failed("info", fs.dir.Name(), err)
-	}
-	return Info{
-		FSID:       args.FSID,
-		Devices:    int(args.NumDevices),
-		NodeSize:   int(args.NodeSize),
-		SectorSize: int(args.SectorSize),
-		Generation: args.Generation,
-	}, nil
-}
+// FSID returns the UUID of the filesystem.
+func (fs *FS) FSID() uuid.UUID { return fs.fsid }
 
 // ReadOnly reports whether the filesystem is read-only. Either it is mounted read-only, or btrfs
 // turned it read-only after an error.
@@ -111,7 +90,7 @@ func adopt(f *os.File) (*FS, error) {
 }
 
 func (fs *FS) info() (fsInfoArgs, error) {
-	args := fsInfoArgs{Flags: fsInfoGeneration}
+	var args fsInfoArgs
 	err := ioctl(fs.dir, iocFSInfo, unsafe.Pointer(&args))
 	return args, err
 }

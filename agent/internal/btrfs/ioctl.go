@@ -22,14 +22,10 @@ const (
 	subvolReadOnly = 1 << 1 // BTRFS_SUBVOL_RDONLY
 	subvolByID     = 1 << 4 // BTRFS_SUBVOL_SPEC_BY_ID, kernel >= 5.7
 
-	fsInfoGeneration = 1 << 1 // BTRFS_FS_INFO_FLAG_GENERATION, kernel >= 5.10
-
 	quotaCtlEnable       = 1 // BTRFS_QUOTA_CTL_ENABLE
-	quotaCtlDisable      = 2 // BTRFS_QUOTA_CTL_DISABLE
 	quotaCtlEnableSimple = 4 // BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, kernel >= 6.7
 
 	limitMaxReferenced = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
-	limitMaxExclusive  = 1 << 1 // BTRFS_QGROUP_LIMIT_MAX_EXCL
 
 	balanceRunning = 1 << 0 // BTRFS_BALANCE_STATE_RUNNING
 )
@@ -48,18 +44,10 @@ type volArgsV2 struct {
 }
 
 type fsInfoArgs struct {
-	MaxID          uint64
-	NumDevices     uint64
-	FSID           [16]byte
-	NodeSize       uint32
-	SectorSize     uint32
-	CloneAlignment uint32
-	CsumType       uint16
-	CsumSize       uint16
-	Flags          uint64
-	Generation     uint64
-	MetadataUUID   [16]byte
-	_              [944]byte
+	MaxID      uint64
+	NumDevices uint64
+	FSID       [16]byte
+	_          [992]byte // sizes, checksums, generation
 }
 
 type devInfoArgs struct {
@@ -74,16 +62,14 @@ type devInfoArgs struct {
 type devStats struct {
 	DevID   uint64
 	NrItems uint64
-	Flags   uint64
+	_       uint64 // flags
 	Values  [5]uint64
 	_       [121]uint64
 }
 
 type scrubArgs struct {
 	DevID    uint64
-	Start    uint64
-	End      uint64
-	Flags    uint64
+	_        [3]uint64 // range and flags
 	Progress Scrub
 	_        [109]uint64
 }
@@ -113,31 +99,15 @@ type inoLookupArgs struct {
 	Name     [inoLookupPathLen]byte
 }
 
-type timespec struct {
-	Sec  uint64
-	Nsec uint32
-	_    uint32
-}
-
 type subvolInfoArgs struct {
-	TreeID       uint64
-	Name         [maxName + 1]byte
-	ParentID     uint64
-	DirID        uint64
-	Generation   uint64
-	Flags        uint64
-	UUID         [16]byte
-	ParentUUID   [16]byte
-	ReceivedUUID [16]byte
-	CTransID     uint64
-	OTransID     uint64
-	STransID     uint64
-	RTransID     uint64
-	CTime        timespec
-	OTime        timespec
-	STime        timespec
-	RTime        timespec
-	_            [8]uint64
+	TreeID     uint64
+	Name       [maxName + 1]byte
+	ParentID   uint64
+	_          [2]uint64 // directory, generation
+	Flags      uint64
+	UUID       [16]byte
+	ParentUUID [16]byte
+	_          [22]uint64 // received UUID, transactions, times
 }
 
 type quotaCtlArgs struct {
@@ -160,18 +130,15 @@ type qgroupLimitArgs struct {
 	QgroupID      uint64
 	Flags         uint64
 	MaxReferenced uint64
-	MaxExclusive  uint64
-	RsvReferenced uint64
-	RsvExclusive  uint64
+	_             [3]uint64 // other limits
 }
 
 type defragRangeArgs struct {
 	Start        uint64
 	Len          uint64
-	Flags        uint64
+	_            uint64 // flags
 	ExtentThresh uint32
-	CompressType uint32
-	_            [4]uint32
+	_            [5]uint32 // compression
 }
 
 type searchKey struct {
@@ -206,7 +173,6 @@ type searchArgsV2Head struct {
 // Ioctl numbers are encoded as in asm-generic/ioctl.h, which amd64, arm64, riscv64 and s390x share.
 // powerpc and mips differ.
 const (
-	dirNone  = 0
 	dirWrite = 1
 	dirRead  = 2
 

@@ -13,7 +13,7 @@ import (
 
 // Qgroup holds the numbers of the qgroup of one subvolume. All sizes are in bytes, before
 // compression and without redundancy. They include some metadata: an empty subvolume references one
-// node (Info.NodeSize). The numbers are those of the last commit.
+// node. The numbers are those of the last commit.
 type Qgroup struct {
 	ID         uint64 // of the subvolume
 	Referenced uint64 // all referenced data, including data shared with other subvolumes
@@ -21,7 +21,6 @@ type Qgroup struct {
 	// it is the data that no other subvolume shares.
 	Exclusive     uint64
 	MaxReferenced uint64 // limit; 0 means none
-	MaxExclusive  uint64 // limit; 0 means none
 }
 
 // SetLimit limits the referenced bytes of a subvolume. 0 removes the limit. Writes, snapshots and
@@ -172,12 +171,8 @@ func (q *Qgroup) setInfo(data []byte) {
 
 // setLimit reads struct btrfs_qgroup_limit_item: flags, max_rfer, max_excl, rsv_rfer, rsv_excl.
 func (q *Qgroup) setLimit(data []byte) {
-	flags := field64(data, 0)
-	if flags&limitMaxReferenced != 0 {
+	if field64(data, 0)&limitMaxReferenced != 0 {
 		q.MaxReferenced = field64(data, 8)
-	}
-	if flags&limitMaxExclusive != 0 {
-		q.MaxExclusive = field64(data, 16)
 	}
 }
 

@@ -36,10 +36,6 @@ type QuotaStatus struct {
 	// Inconsistent means that the numbers are wrong and limits are not enforced. A rescan fixes it.
 	Inconsistent bool
 	Rescanning   bool
-	// DropThreshold is a height of the tree of a destroyed subvolume. From this height on, the
-	// kernel does not update the numbers when it drops the tree, and marks the quotas inconsistent.
-	// MaxTreeLevel means that this never happens.
-	DropThreshold int
 }
 
 // Flags of the qgroup status item (linux/btrfs_tree.h).
@@ -64,9 +60,9 @@ func (fs *FS) Quota() (QuotaStatus, error) {
 }
 
 // quotaFromSysfs reads /sys/fs/btrfs/<fsid>/qgroups, which exists while quotas are enabled, since
-// Linux 5.9. The file mode exists since 6.7, and drop_subtree_threshold since 6.2.
+// Linux 5.9. The file mode exists since 6.7.
 func (fs *FS) quotaFromSysfs() (QuotaStatus, error) {
-	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
+	status := QuotaStatus{Mode: QuotaOff}
 	enabled, err := fs.readSysfs("qgroups/enabled")
 	if err != nil || enabled != "1" {
 		return status, err
@@ -76,26 +72,20 @@ func (fs *FS) quotaFromSysfs() (QuotaStatus, error) {
 		return status, err
 	}
 	status.Enabled, status.Mode, status.Inconsistent = true, QuotaFull, inconsistent == "1"
-	switch mode, err := fs.readSysfs("qgroups/mode"); {
-	case err == nil && mode == "squota":
+	mode, err := fs.readSysfs("qgroups/mode")
+	if errors.Is(err, os.ErrNotExist) {
+		return status, nil
+	}
+	if mode == "squota" {
 		status.Mode = QuotaSimple
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return status, err
 	}
-	switch threshold, err := fs.readSysfs("qgroups/drop_subtree_threshold"); {
-	case err == nil:
-		status.DropThreshold, err = strconv.Atoi(threshold)
-		return status, err
-	case !errors.Is(err, os.ErrNotExist):
-		return status, err
-	}
-	return status, nil
+	return status, err
 }
 
 // quotaFromTree reads the status item of the quota tree.
 func (fs *FS) quotaFromTree() (QuotaStatus, error) {
 	const flagsAt = 16 // struct btrfs_qgroup_status_item: version, generation, flags, rescan
-	status := QuotaStatus{Mode: QuotaOff, DropThreshold: MaxTreeLevel}
+	status := QuotaStatus{Mode: QuotaOff}
 	data, found, err := searchOne(fs.dir, key{0, qgroupStatusKey, 0})
 	if noSuchTree(err) {
 		return status, nil
@@ -148,21 +138,12 @@ func (fs *FS) enableQuota(mode QuotaMode) error {
 	return nil
 }
 
-// DisableQuota disables quotas, and removes all numbers and limits. If quotas are disabled already,
-// it does nothing.
-func (fs *FS) DisableQuota() error {
-	args := quotaCtlArgs{Cmd: quotaCtlDisable}
-	err := ioctl(fs.dir, iocQuotaCtl, unsafe.Pointer(&args))
-	if errors.Is(err, unix.ENOTCONN) {
-		err = nil
-	}
-	return failed("disable quota", "", err)
-}
-
-// SetDropThreshold sets QuotaStatus.DropThreshold until the filesystem is unmounted or its quotas
-// are disabled. With MaxTreeLevel, quotas stay consistent whatever is destroyed. The cost is slower
-// commits while the kernel cleans up large subvolumes. It needs kernel 6.2. Older kernels always
-// behave as with MaxTreeLevel, and the error is os.ErrNotExist.
+// SetDropThreshold sets the drop threshold until the filesystem is unmounted or its quotas are
+// disabled: a height of the tree of a destroyed subvolume. From this height on, the kernel does not
+// update the numbers when it drops the tree, and marks the quotas inconsistent. With MaxTreeLevel,
+// quotas stay consistent whatever is destroyed. The cost is slower commits while the kernel cleans
+// up large subvolumes. It needs kernel 6.2. Older kernels always behave as with MaxTreeLevel, and
+// the error is os.ErrNotExist.
 func (fs *FS) SetDropThreshold(level int) error {
 	return failed("set drop threshold", strconv.Itoa(level),
 		os.WriteFile(fs.sysfsPath("qgroups/drop_subtree_threshold"), []byte(strconv.Itoa(level)), 0))

@@ -19,10 +19,9 @@ type ScrubRun struct {
 	Scrub
 
 	Device    uint64
-	Started   time.Time     // to the second; for a resumed scrub, the start of its first part
-	Took      time.Duration // to the second
-	Cancelled bool          // or failed
-	Finished  bool          // or cancelled; false while it runs, and after its process was killed
+	Started   time.Time // to the second; for a resumed scrub, the start of its first part
+	Cancelled bool      // or failed
+	Finished  bool      // or cancelled; false while it runs, and after its process was killed
 }
 
 // Complete reports whether the scrub has read all of the device.
@@ -65,8 +64,6 @@ func (r *ScrubRun) take(name string, value uint64) {
 	switch name {
 	case "t_start":
 		r.Started = time.Unix(int64(value), 0)
-	case "duration":
-		r.Took = time.Duration(value) * time.Second
 	case "canceled":
 		r.Cancelled = value != 0
 	case "finished":

@@ -3,7 +3,6 @@ package btrfs
 import (
 	"errors"
 	"os"
-	"time"
 	"unsafe"
 
 	"github.com/google/uuid"
@@ -16,17 +15,11 @@ const firstFreeObjectID = 256
 
 // SubvolumeInfo describes one subvolume.
 type SubvolumeInfo struct {
-	ID           uint64    // unique in its filesystem, never reused; also the number of its qgroup
-	ParentID     uint64    // the subvolume that contains it; 0 for the top and for a destroyed one
-	Name         string    // its directory entry in the parent; empty for the top
-	UUID         uuid.UUID // set at creation; zero for the top of filesystems made before mkfs.btrfs 4.16
-	ParentUUID   uuid.UUID // the source if it is a snapshot; otherwise zero
-	ReceivedUUID uuid.UUID // zero unless btrfs receive created it
-	Generation   uint64    // transaction that changed it last
-	CTransID     uint64    // transaction that changed an inode in it last
-	OTransID     uint64    // transaction that created it
-	ReadOnly     bool
-	CreatedAt    time.Time
+	ID         uint64    // unique in its filesystem, never reused; also the number of its qgroup
+	ParentID   uint64    // the subvolume that contains it; 0 for the top and for a destroyed one
+	UUID       uuid.UUID // set at creation; zero for the top of filesystems made before mkfs.btrfs 4.16
+	ParentUUID uuid.UUID // the source if it is a snapshot; otherwise zero
+	ReadOnly   bool
 }
 
 // CreateSubvolume creates the empty subvolume name in dir. It is durable after the next Commit. An
@@ -92,17 +85,11 @@ func ContainingSubvolume(f *os.File) (SubvolumeInfo, error) {
 		return SubvolumeInfo{}, failed("subvolume info", f.Name(), err)
 	}
 	return SubvolumeInfo{
-		ID:           args.TreeID,
-		ParentID:     args.ParentID,
-		Name:         cString(args.Name[:]),
-		UUID:         args.UUID,
-		ParentUUID:   args.ParentUUID,
-		ReceivedUUID: args.ReceivedUUID,
-		Generation:   args.Generation,
-		CTransID:     args.CTransID,
-		OTransID:     args.OTransID,
-		ReadOnly:     args.Flags&rootFlagReadOnly != 0,
-		CreatedAt:    time.Unix(int64(args.OTime.Sec), int64(args.OTime.Nsec)),
+		ID:         args.TreeID,
+		ParentID:   args.ParentID,
+		UUID:       args.UUID,
+		ParentUUID: args.ParentUUID,
+		ReadOnly:   args.Flags&rootFlagReadOnly != 0,
 	}, nil
 }
 

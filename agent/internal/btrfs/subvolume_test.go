@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -25,26 +24,18 @@ func TestOpen(t *testing.T) {
 	inside, err := btrfs.Open(f.path("some", "where"))
 	assert.NilError(t, err)
 	defer inside.Close()
-	info, err := inside.Info()
-	assert.NilError(t, err)
 	again, err := btrfs.OpenFile(inside.File())
 	assert.NilError(t, err)
 	assert.NilError(t, inside.Close())
-	sameInfo, err := again.Info() // through a separate descriptor
-	assert.NilError(t, err)
-	assert.NilError(t, again.Close())
-
-	assert.Equal(t, info, sameInfo)
-	assert.Assert(t, info.FSID != uuid.Nil)
-	assert.Equal(t, info.Devices, 1)
-	assert.Equal(t, info.NodeSize, 16<<10)
-	assert.Equal(t, info.SectorSize, 4<<10)
-	assert.Assert(t, info.Generation > 0)
-	readOnly, err := f.ReadOnly()
+	readOnly, err := again.ReadOnly() // through a separate descriptor
 	assert.NilError(t, err)
 	assert.Assert(t, !readOnly)
+	assert.NilError(t, again.Close())
 
-	_, err = again.Info()
+	assert.Equal(t, inside.FSID(), again.FSID())
+	assert.Assert(t, inside.FSID() != uuid.Nil)
+
+	_, err = again.ReadOnly()
 	assert.ErrorIs(t, err, os.ErrClosed)
 }
 
@@ -63,18 +54,13 @@ func TestOpenRefusesOtherFilesystems(t *testing.T) {
 
 func TestCreateSubvolume(t *testing.T) {
 	f := newFixture(t, testpool.Options{})
-	before := time.Now().Add(-time.Second) // the kernel's clock for this is coarser
 	_, info := f.subvolume("volume")
 
-	assert.Equal(t, info.Name, "volume")
 	assert.Equal(t, info.ParentID, uint64(5))
 	assert.Assert(t, info.ID >= 256)
 	assert.Assert(t, info.UUID != uuid.Nil)
 	assert.Equal(t, info.ParentUUID, uuid.Nil)
-	assert.Equal(t, info.ReceivedUUID, uuid.Nil)
 	assert.Assert(t, !info.ReadOnly)
-	assert.Assert(t, info.OTransID > 0 && info.Generation >= info.OTransID && info.CTransID >= info.OTransID)
-	assert.Assert(t, info.CreatedAt.After(before) && info.CreatedAt.Before(time.Now().Add(time.Second)))
 
 	_, other := f.subvolume("other")
 	assert.Assert(t, other.ID > info.ID)
@@ -192,8 +178,7 @@ func TestConcurrentSnapshots(t *testing.T) {
 		})
 	}
 	assert.NilError(t, group.Wait())
-	subvolumes, err := f.Subvolumes()
-	assert.NilError(t, err)
+	subvolumes := testpool.Subvolumes(t, f.pool.Dir)
 	assert.Equal(t, len(subvolumes), 1+clients*each)
 	ids := map[uint64]bool{}
 	for _, subvolume := range subvolumes {

@@ -18,11 +18,7 @@ const giveUUID = `Before you use the copy: unmount it, run btrfstune -m DEVICE, 
 // scope, by which clients identify a server.
 func checkCopies(ctx context.Context, h Host, c config.Config) []Finding {
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		info, err := fs.Info()
-		if err != nil {
-			return nil, err
-		}
-		uuid := info.FSID.String()
+		uuid := fs.FSID().String()
 		if strings.TrimSpace(read(h.Sys, "fs/btrfs", uuid, "temp_fsid")) == "1" {
 			return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid). This changes "+
 				"the scope of the NFS server, and clients lose their locks", giveUUID)}, nil

@@ -121,15 +121,11 @@ func checkScope(_ context.Context, h Host, c config.Config) []Finding {
 		return []Finding{unknown("reading the NFS server's scope needs Linux 6.10 or newer")}
 	}
 	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		info, err := fs.Info()
-		if err != nil {
-			return nil, err
-		}
 		name, err := os.Hostname()
 		if err != nil {
 			return nil, err
 		}
-		return []Finding{h.judgeScope(scope, nfsd.Scope(info.FSID), name, c.NFS.Exporter)}, nil
+		return []Finding{h.judgeScope(scope, nfsd.Scope(fs.FSID()), name, c.NFS.Exporter)}, nil
 	})
 }
 

@@ -35,11 +35,7 @@ func checkBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 	case readOnly:
 		return []Finding{bad("the filesystem is read-only", "Look at dmesg: btrfs turns read-only after an error. After the repair: mount -o remount,rw "+c.BasePath)}
 	}
-	info, err := fs.Info()
-	if err != nil {
-		return []Finding{bad(err.Error(), "Look at dmesg.")}
-	}
-	return []Finding{good(fmt.Sprintf("%s is on btrfs %v", c.BasePath, info.FSID))}
+	return []Finding{good(fmt.Sprintf("%s is on btrfs %v", c.BasePath, fs.FSID()))}
 }
 
 // checkPool distinguishes the pool from the directory below its mount point, and from another pool.

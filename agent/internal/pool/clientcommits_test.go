@@ -71,8 +71,6 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	var clients clientOperations
 	p := open(t, Config{BasePath: disk.Dir, CommitInterval: 10 * time.Millisecond, ClientOperations: clients.read})
 	p.StartCommits()
-	info, err := p.fs.Info()
-	assert.NilError(t, err)
 	data := filepath.Join(disk.Dir, "data")
 	assert.NilError(t, os.Mkdir(data, 0o700))
 
@@ -85,11 +83,11 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 		{"link", func() error { return os.Symlink("somewhere", filepath.Join(data, "link")) }},
 		{"unlink", func() error { return os.Remove(filepath.Join(data, "link")) }},
 	} {
-		before := testpool.Commits(t, info.FSID)
+		before := testpool.Commits(t, p.fs.FSID())
 		assert.NilError(t, change.make())
 		clients.count.Add(1)
 		eventually(t, func() poll.Result {
-			return when(testpool.Commits(t, info.FSID) > before, "no commit after %s", change.name)
+			return when(testpool.Commits(t, p.fs.FSID()) > before, "no commit after %s", change.name)
 		})
 	}
 	// On a busy machine, the wait for a commit requests another one: see startCommit in package
@@ -97,10 +95,10 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 	const rounds = 10
 	for round := 1; ; round++ {
 		clients.awaitLooks(t, 2) // the last commit has ended
-		before := testpool.Commits(t, info.FSID)
+		before := testpool.Commits(t, p.fs.FSID())
 		assert.NilError(t, os.Mkdir(filepath.Join(data, fmt.Sprint("of the host ", round)), 0o700))
 		clients.awaitLooks(t, 20)
-		after := testpool.Commits(t, info.FSID)
+		after := testpool.Commits(t, p.fs.FSID())
 		if before == after {
 			break
 		}

@@ -71,18 +71,14 @@ func (p *Pool) NoteScrubFindings() { _ = p.scrubFindings() }
 // scrubFindings returns the uncorrectable errors that scrubs have found, by device ID. They include
 // those of a running or cancelled scrub.
 func (p *Pool) scrubFindings() map[uint64]uint64 {
-	info, err := p.fs.Info()
-	if err != nil {
-		return nil
-	}
 	f := &p.scrubs
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	file := filepath.Join(p.config.ScrubDir, "btrfs-nfs-agent.findings."+info.FSID.String())
+	file := filepath.Join(p.config.ScrubDir, "btrfs-nfs-agent.findings."+p.fs.FSID().String())
 	if err := f.load(file); err != nil {
 		p.log.Error("failed to read the findings of scrubs", "error", err)
 	}
-	runs, err := btrfs.ReadScrubStatus(p.config.ScrubDir, info.FSID)
+	runs, err := btrfs.ReadScrubStatus(p.config.ScrubDir, p.fs.FSID())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		p.log.Error("failed to read the result of the last scrub", "error", err)
 	}

@@ -299,9 +299,7 @@ func TestScrubFindingStays(t *testing.T) {
 
 func fsid(t *testing.T, s *Store) string {
 	t.Helper()
-	info, err := fsOf(t, s).Info()
-	assert.NilError(t, err)
-	return info.FSID.String()
+	return fsOf(t, s).FSID().String()
 }
 
 // Frequent requests for health do not read the devices each time.

@@ -272,7 +272,7 @@ func TestUnmarkedLeftovers(t *testing.T) {
 	assert.NilError(t, err)
 	r.store.abandon()
 	c := openPath(t, r.ten.path("c"))
-	assert.NilError(t, btrfs.DestroySubvolume(c, dataDir))
+	assert.NilError(t, btrfs.DestroyTree(c, dataDir))
 	assert.NilError(t, os.Mkdir(r.ten.path("empty"), 0o700))
 	r.open()
 	assert.Equal(t, mustGet(t, r.ten, "c").Quarantine, "its subvolume is missing")

@@ -252,7 +252,7 @@ func TestStrangersFilesAreKept(t *testing.T) {
 	assert.NilError(t, err)
 	half := mustCreate(t, ten, "half")
 	assert.NilError(t, s.Close(t.Context()))
-	assert.NilError(t, btrfs.DestroySubvolume(openPath(t, half.Path), dataDir)) // as an interrupted deletion does
+	assert.NilError(t, btrfs.DestroyTree(openPath(t, half.Path), dataDir)) // as an interrupted deletion does
 
 	for _, dir := range []string{"home/snapshots", "home/project/clients", "home/.new-work", "home/empty", tenant + "/v/clients"} {
 		assert.NilError(t, os.MkdirAll(filepath.Join(pool.Dir, dir), 0o700))

@@ -201,7 +201,7 @@ func TestQuotasTurnedOffUnderTheAgent(t *testing.T) {
 	ten := mustTenant(t, s)
 	v := mustCreate(t, ten, "v")
 	mustCreate(t, ten, "gone")
-	assert.NilError(t, fsOf(t, s).DisableQuota())
+	pool.DisableQuota()
 	assert.Assert(t, cmp.Contains(reasons(s.Conditions()), "QuotaDisabled"))
 	ctx := t.Context()
 

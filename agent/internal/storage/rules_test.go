@@ -2,7 +2,6 @@ package storage
 
 import (
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
 // assertRules checks the invariants of a store without running changes. Catalogue, disk, kernel and
@@ -154,19 +154,9 @@ func assertRoot(t testing.TB, dir string, p Properties) {
 // assertSubvolumes verifies that exactly these subvolumes are below the base path.
 func assertSubvolumes(t testing.TB, s *Store, want map[string]btrfs.SubvolumeRef) {
 	t.Helper()
-	fs := fsOf(t, s)
-	defer fs.Close() // a test may unmount the pool
-	base, err := fs.PathOf(s.pool.Base())
-	assert.NilError(t, err)
-	all, err := fs.Subvolumes()
-	assert.NilError(t, err)
 	have := map[string]btrfs.SubvolumeRef{}
-	for _, sub := range all {
-		if below, found := strings.CutPrefix("/"+sub.Path, path.Join("/", base)+"/"); base != "" && found {
-			have[below] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
-		} else if base == "" {
-			have[sub.Path] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
-		}
+	for path, sub := range testpool.Subvolumes(t, s.pool.Base().Name()) {
+		have[path] = btrfs.SubvolumeRef{ID: sub.ID, UUID: sub.UUID, ReadOnly: sub.ReadOnly}
 	}
 	_, found := have[ownDir+"/"+reserveDir]
 	assert.Assert(t, found, "%v", have)

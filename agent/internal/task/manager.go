@@ -78,11 +78,7 @@ func New(config Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := fs.Info()
-	if err != nil {
-		return nil, errors.Join(err, fs.Close())
-	}
-	m := &Manager{config: config, fs: fs, record: recordFile(config, info.FSID)}
+	m := &Manager{config: config, fs: fs, record: recordFile(config, fs.FSID())}
 	m.resume()
 	return m, nil
 }

@@ -134,11 +134,7 @@ func (j job) isScrubbing() (bool, error) {
 
 // ownRuns returns the runs in the status file that are not older than the task.
 func (j job) ownRuns() ([]btrfs.ScrubRun, error) {
-	info, err := j.fs.Info()
-	if err != nil {
-		return nil, err
-	}
-	runs, err := btrfs.ReadScrubStatus(j.statusDir, info.FSID)
+	runs, err := btrfs.ReadScrubStatus(j.statusDir, j.fs.FSID())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -126,11 +126,9 @@ func TestCancelledByAnAdministrator(t *testing.T) {
 // noted waits until the program has recorded some progress of a scrub.
 func (f *fixture) noted() uint64 {
 	f.t.Helper()
-	info, err := f.fs.Info()
-	assert.NilError(f.t, err)
 	var bytes uint64
 	poll.WaitOn(f.t, func(poll.LogT) poll.Result {
-		runs, err := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
+		runs, err := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, f.fs.FSID())
 		if err != nil || len(runs) == 0 || runs[0].DataBytes == 0 {
 			return poll.Continue("%v %v", runs, err)
 		}
@@ -288,9 +286,7 @@ func TestFindingsAreNotedBeforeAScrub(t *testing.T) {
 	f := newFixture(t)
 	var found []uint64
 	f.config.NoteFindings = func() {
-		info, err := f.fs.Info()
-		assert.Check(t, err)
-		runs, _ := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, info.FSID)
+		runs, _ := btrfs.ReadScrubStatus(btrfs.ScrubStatusDir, f.fs.FSID())
 		for _, run := range runs {
 			found = append(found, min(run.UncorrectableErrors, 1))
 		}

@@ -64,11 +64,9 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, pool: testpool.New(t, testpool.Options{Mkfs: []string{"-d", "single"}})}
 	f.open()
-	info, err := f.fs.Info()
-	assert.NilError(t, err)
 	t.Cleanup(func() {
 		assert.Check(t, f.close())
-		notes, err := filepath.Glob(btrfs.ScrubStatusDir + "/*" + info.FSID.String() + "*")
+		notes, err := filepath.Glob(btrfs.ScrubStatusDir + "/*" + f.fs.FSID().String() + "*")
 		assert.Check(t, err)
 		for _, note := range notes {
 			_ = os.Remove(note)
@@ -94,9 +92,7 @@ func (f *fixture) close() error {
 // statusFile is where btrfs-scrub(8) writes the results of scrubs.
 func (f *fixture) statusFile() string {
 	f.t.Helper()
-	info, err := f.fs.Info()
-	assert.NilError(f.t, err)
-	return btrfs.ScrubStatusDir + "/scrub.status." + info.FSID.String()
+	return btrfs.ScrubStatusDir + "/scrub.status." + f.fs.FSID().String()
 }
 
 // write creates a file whose data is on the device.
@@ -120,9 +116,7 @@ func (f *fixture) slow() {
 // setSpeed limits the speed of scrubs. "0" removes the limit.
 func (f *fixture) setSpeed(limit string) {
 	f.t.Helper()
-	info, err := f.fs.Info()
-	assert.NilError(f.t, err)
-	file := fmt.Sprintf("/sys/fs/btrfs/%s/devinfo/1/scrub_speed_max", info.FSID)
+	file := fmt.Sprintf("/sys/fs/btrfs/%s/devinfo/1/scrub_speed_max", f.fs.FSID())
 	assert.NilError(f.t, os.WriteFile(file, []byte(limit), 0))
 }
 
@@ -181,9 +175,7 @@ func TestScrub(t *testing.T) {
 	task = f.ended(f.start(Spec{Type: "scrub", Options: map[string]string{"readonly": "true"}}).ID)
 	assert.Equal(t, task.Status, Completed, task.Error)
 	assert.Assert(t, task.Result["uncorrectable_errors"] > 0, "%v", task.Result)
-	info, err := f.fs.Info()
-	assert.NilError(t, err)
-	runs, err := btrfs.ReadScrubStatus(f.config.ScrubStatusDir, info.FSID)
+	runs, err := btrfs.ReadScrubStatus(f.config.ScrubStatusDir, f.fs.FSID())
 	assert.NilError(t, err)
 	assert.Assert(t, len(runs) == 1 && runs[0].UncorrectableErrors > 0 && runs[0].Complete(), "%+v", runs)
 

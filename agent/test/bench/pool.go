@@ -98,12 +98,8 @@ func (w *workbench) dropping() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	subvolumes, err := w.fs.Subvolumes()
-	if err != nil {
-		return 0, err
-	}
-	const top = 1 // has a qgroup, and is not in the list
-	return len(qgroups) - len(subvolumes) - top, nil
+	subvolumes, err := w.fs.SubvolumeStates()
+	return len(qgroups) - len(subvolumes), err
 }
 
 // create creates an empty subvolume without the agent.
@@ -192,13 +188,13 @@ func (w *workbench) destroyAll(name string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := btrfs.DestroySubvolume(dir, "data"); err != nil {
+	if err := btrfs.DestroyTree(dir, "data"); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir.Name())
 }
 
-func (w *workbench) destroy(name string) error { return btrfs.DestroySubvolume(w.floor, name) }
+func (w *workbench) destroy(name string) error { return btrfs.DestroyTree(w.floor, name) }
 
 // durably is the loop of a program without an agent: each change has a separate syncfs.
 func (w *workbench) durably(change func(name string) error) func(name string) error {

@@ -254,11 +254,7 @@ func (r *run) commitTime() (time.Duration, error) {
 		return 0, err
 	}
 	defer pool.Close()
-	info, err := pool.Info()
-	if err != nil {
-		return 0, err
-	}
-	content, err := os.ReadFile(filepath.Join("/sys/fs/btrfs", info.FSID.String(), "commit_stats"))
+	content, err := os.ReadFile(filepath.Join("/sys/fs/btrfs", pool.FSID().String(), "commit_stats"))
 	if err != nil {
 		return 0, err
 	}

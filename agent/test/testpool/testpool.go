@@ -175,6 +175,14 @@ func (p *Pool) enableQuota() {
 	}
 }
 
+// DisableQuota disables quotas, as an administrator may.
+func (p *Pool) DisableQuota() {
+	p.t.Helper()
+	if out, err := exec.Command("btrfs", "quota", "disable", p.Dir).CombinedOutput(); err != nil {
+		p.t.Fatalf("testpool: btrfs quota disable: %v\n%s", err, out)
+	}
+}
+
 func requireTools(t testing.TB) {
 	t.Helper()
 	if unix.Geteuid() != 0 {
