@@ -27,7 +27,7 @@ func (f TLSFiles) config() (*tls.Config, error) {
 		}
 	}
 	if (f.Cert == "") != (f.Key == "") {
-		return nil, fmt.Errorf("a client certificate needs both its certificate and its key file")
+		return nil, fmt.Errorf("client certificate and key must be set together")
 	}
 	if f.Cert == "" {
 		return config, nil

@@ -5,9 +5,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sync/errgroup"
@@ -19,7 +17,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
 const component = "btrfs-nfs-controller"
@@ -31,25 +28,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logger, err := csiserver.NewLogger(os.Stderr, settings.LogLevel, settings.LogFormat)
+	process, err := csiserver.Start(component, settings.Settings, agentclient.Options{Timeout: settings.AgentTimeout, NameAgent: true})
 	if err != nil {
 		return err
 	}
-	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date, "driver", settings.DriverName)
-	metrics := csiserver.NewRegistry(component)
-	clients := agentclient.NewPool(agentclient.Options{
-		Timeout: settings.AgentTimeout, TLS: settings.TLS(), UserAgent: version.UserAgent(component),
-		RequestID: csiserver.RequestID, Observe: csiserver.AgentObserver(metrics), NameAgent: true,
-	})
-	defer clients.Close()
-	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: settings.TLS()}); err != nil {
-		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
-	}
-	api, static, err := sources(settings, logger)
+	defer process.Agents.Close()
+	api, static, err := sources(settings, process.Logger)
 	if err != nil {
 		return err
 	}
-	registry := agents.NewRegistry(api, static, clients)
+	registry := agents.NewRegistry(api, static, process.Agents)
 
 	// The informers outlive the server, so that calls can still resolve classes while the server
 	// drains.
@@ -63,10 +51,9 @@ func run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		defer stopInformers()
-		return csiserver.Serve(serving, csiserver.Options{
-			Endpoint: settings.Endpoint, DriverName: settings.DriverName, Logger: logger,
-			Registry: metrics, MetricsAddr: settings.MetricsAddr, DrainTimeout: settings.DrainTimeout,
-			Register: register(settings.DriverName, registry, logger),
+		ready := func(context.Context) error { return registry.Ready() }
+		return process.Serve(serving, settings.DrainTimeout, ready, func(server *grpc.Server) {
+			csi.RegisterControllerServer(server, driver.New(settings.DriverName, registry, process.Logger))
 		})
 	})
 	return group.Wait()
@@ -90,14 +77,4 @@ func sources(settings *config.Config, logger *slog.Logger) (*kube.API, *agents.S
 		return nil, nil, errors.New("there is neither Kubernetes (KUBECONFIG is not set and this is no pod) nor DRIVER_CLASSES_FILE")
 	}
 	return api, static, nil
-}
-
-func register(name string, registry *agents.Registry, logger *slog.Logger) func(*grpc.Server) {
-	return func(server *grpc.Server) {
-		csi.RegisterIdentityServer(server, &csiserver.Identity{
-			Name: name, Logger: logger,
-			Ready: func(context.Context) error { return registry.Ready() },
-		})
-		csi.RegisterControllerServer(server, driver.New(name, registry, logger))
-	}
 }

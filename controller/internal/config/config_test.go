@@ -7,6 +7,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/config"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
 func TestDefaults(t *testing.T) {
@@ -29,18 +30,19 @@ func TestEverySettingIsRead(t *testing.T) {
 	c, err := config.Load()
 	assert.NilError(t, err)
 	assert.DeepEqual(t, *c, config.Config{
-		DriverName: "other.example.com", Endpoint: "tcp://127.0.0.1:1", MetricsAddr: ":9", ClassesFile: "/c", Kubeconfig: "/k",
-		AgentCA: "/ca", AgentCert: "/cert", AgentKey: "/key", AgentTimeout: time.Second, KubeTimeout: 2 * time.Second,
-		SecretTTL: 3 * time.Second, DrainTimeout: 4 * time.Second, LogLevel: "debug", LogFormat: "json",
+		Settings: csiserver.Settings{
+			DriverName: "other.example.com", Endpoint: "tcp://127.0.0.1:1", MetricsAddr: ":9",
+			AgentCA: "/ca", AgentCert: "/cert", AgentKey: "/key", LogLevel: "debug", LogFormat: "json",
+		},
+		ClassesFile: "/c", Kubeconfig: "/k", AgentTimeout: time.Second, KubeTimeout: 2 * time.Second,
+		SecretTTL: 3 * time.Second, DrainTimeout: 4 * time.Second,
 	})
-	assert.Equal(t, c.TLS().CA, "/ca")
 }
 
 func TestBadSettings(t *testing.T) {
 	for _, c := range []struct{ name, value, want string }{
 		{"DRIVER_NAME", "-x", "DRIVER_NAME"},
 		{"DRIVER_NAME", "a/b", "DRIVER_NAME"},
-		{"DRIVER_AGENT_CERT", "/cert", "DRIVER_AGENT_KEY"},
 		{"DRIVER_AGENT_TIMEOUT", "soon", "DRIVER_AGENT_TIMEOUT"},
 		{"DRIVER_AGENT_TIMEOUT", "0s", "DRIVER_AGENT_TIMEOUT"},
 		{"DRIVER_DRAIN_TIMEOUT", "-1s", "DRIVER_DRAIN_TIMEOUT"},

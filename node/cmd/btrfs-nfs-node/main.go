@@ -3,9 +3,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
-	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -17,7 +15,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
 
 const component = "btrfs-nfs-node"
@@ -29,28 +26,16 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logger, err := csiserver.NewLogger(os.Stderr, c.LogLevel, c.LogFormat)
-	if err != nil {
-		return err
-	}
-	logger = logger.With("node", c.NodeID)
 	store, err := staged.Open(c.StateDir)
 	if err != nil {
 		return err
 	}
-	registry := csiserver.NewRegistry(component)
-	files := agentclient.TLSFiles{CA: c.AgentCA, Cert: c.AgentCert, Key: c.AgentKey}
-	if _, err := agentclient.New("https://agent.invalid", agentclient.Options{TLS: files}); err != nil {
-		return fmt.Errorf("DRIVER_AGENT_CA, DRIVER_AGENT_CERT, DRIVER_AGENT_KEY: %w", err)
+	process, err := csiserver.Start(component, c.Settings, agentclient.Options{Timeout: c.StatTimeout})
+	if err != nil {
+		return err
 	}
-	agents := agentclient.NewPool(agentclient.Options{
-		Timeout:   c.StatTimeout,
-		TLS:       files,
-		UserAgent: version.UserAgent(component),
-		RequestID: csiserver.RequestID,
-		Observe:   csiserver.AgentObserver(registry),
-	})
-	defer agents.Close()
+	defer process.Agents.Close()
+	process.Logger = process.Logger.With("node", c.NodeID)
 
 	limits := nfsmount.Limits{Mount: c.MountTimeout, Unmount: c.UnmountTimeout, Stat: c.StatTimeout, Group: c.GroupTimeout}
 	choice := nodeip.Choice{IP: c.NodeIP, Interface: c.StorageInterface, CIDR: c.StorageCIDR, HostName: c.NodeID}
@@ -63,18 +48,12 @@ func run(ctx context.Context) error {
 
 		EndDirectoryDelegations: nfsmount.EndDirectoryDelegations,
 
-		Mounts: driver.Measured(nfsmount.New(limits, logger), registry),
-		Agents: agents,
+		Mounts: driver.Measured(nfsmount.New(limits, process.Logger), process.Registry),
+		Agents: process.Agents,
 		Store:  store,
-		Logger: logger,
+		Logger: process.Logger,
 	}
-	identity := &csiserver.Identity{Name: c.DriverName, Ready: node.Ready, Logger: logger}
-	logger.Info("starting", "component", component, "version", version.Version, "commit", version.Commit, "date", version.Date)
-	return csiserver.Serve(ctx, csiserver.Options{
-		Endpoint: c.Endpoint, DriverName: c.DriverName, Logger: logger, Registry: registry, MetricsAddr: c.MetricsAddr, DrainTimeout: c.DrainTimeout,
-		Register: func(s *grpc.Server) {
-			csi.RegisterIdentityServer(s, identity)
-			csi.RegisterNodeServer(s, driver.OneAtATime(node))
-		},
+	return process.Serve(ctx, c.DrainTimeout, node.Ready, func(s *grpc.Server) {
+		csi.RegisterNodeServer(s, driver.OneAtATime(node))
 	})
 }

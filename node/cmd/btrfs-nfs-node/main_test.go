@@ -78,6 +78,7 @@ func TestRunRefusesABadEnvironment(t *testing.T) {
 		"state directory":   {"DRIVER_STATE_DIR": "/dev/null/state"},
 		"DRIVER_AGENT_CA":   {"DRIVER_AGENT_CA": "/dev/null"},
 		"DRIVER_AGENT_CERT": {"DRIVER_AGENT_CERT": "/dev/null", "DRIVER_AGENT_KEY": "/dev/null"},
+		"DRIVER_AGENT_KEY":  {"DRIVER_AGENT_CERT": "/dev/null"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("DRIVER_NODE_ID", "worker-1")

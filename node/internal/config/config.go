@@ -14,30 +14,21 @@ import (
 
 // Config holds the settings from the environment. Durations are in Go's format: 30s, 1m30s.
 type Config struct {
-	DriverName  string `envconfig:"DRIVER_NAME" default:"btrfs-nfs-csi" desc:"Name of the CSI driver."`
-	Endpoint    string `envconfig:"DRIVER_ENDPOINT" default:"unix:///csi/csi.sock" desc:"Where to serve CSI: unix:///path or tcp://host:port."`
-	MetricsAddr string `envconfig:"DRIVER_METRICS_ADDR" desc:"host:port of the metrics listener; empty for none."`
+	csiserver.Settings
 
-	NodeID           string `envconfig:"DRIVER_NODE_ID" desc:"The node's name, from which, with its storage address, the CSI node ID is made. Required."`
-	NodeIP           string `envconfig:"DRIVER_NODE_IP" desc:"The address that NFS servers see. Without it: one of the interface, else one in the network, else that of the default route. Of several, the one from which the node reaches the storage network."`
-	StorageInterface string `envconfig:"DRIVER_STORAGE_INTERFACE" desc:"Network interface whose address is taken."`
-	StorageCIDR      string `envconfig:"DRIVER_STORAGE_CIDR" desc:"Network whose address is taken, such as 10.1.0.0/16."`
+	NodeID           string       `envconfig:"DRIVER_NODE_ID" desc:"Name of the node. The CSI node ID consists of it and the storage address. Required."`
+	NodeIP           netip.Addr   `envconfig:"DRIVER_NODE_IP" desc:"The address that NFS servers see. Default: an address of the interface, otherwise one in the network, otherwise that of the default route. If there are several, the one from which the node reaches the storage network."`
+	StorageInterface string       `envconfig:"DRIVER_STORAGE_INTERFACE" desc:"Network interface that has the address."`
+	StorageCIDR      netip.Prefix `envconfig:"DRIVER_STORAGE_CIDR" desc:"Network that has the address, such as 10.1.0.0/16."`
 
-	StateDir string `envconfig:"DRIVER_STATE_DIR" desc:"Directory that keeps what a restarted driver needs. Default: state beside the socket; required where the endpoint is TCP."`
-
-	AgentCA   string `envconfig:"DRIVER_AGENT_CA" desc:"PEM file of the authorities to trust for https agents, which are asked for usage; empty for the system's."`
-	AgentCert string `envconfig:"DRIVER_AGENT_CERT" desc:"PEM file of the client certificate for agents."`
-	AgentKey  string `envconfig:"DRIVER_AGENT_KEY" desc:"PEM file of the client certificate's key."`
+	StateDir string `envconfig:"DRIVER_STATE_DIR" desc:"Directory for the data that a restarted driver needs. Default: state, next to the socket. Required if the endpoint is TCP."`
 
 	MountTimeout   time.Duration `envconfig:"DRIVER_MOUNT_TIMEOUT" default:"60s" desc:"Longest that one NFS mount may take."`
 	UnmountTimeout time.Duration `envconfig:"DRIVER_UNMOUNT_TIMEOUT" default:"30s" desc:"Longest that writing back and unmounting may take before the mount is detached."`
-	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one question to an NFS server or an agent may take."`
-	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"20s" desc:"Longest that one call waits for a volume's group to be set, which goes on after that; the next call waits again. Other calls for the volume on this node are refused meanwhile."`
+	StatTimeout    time.Duration `envconfig:"DRIVER_STAT_TIMEOUT" default:"5s" desc:"Longest that one request to an NFS server or an agent may take."`
+	GroupTimeout   time.Duration `envconfig:"DRIVER_GROUP_TIMEOUT" default:"20s" desc:"Longest that one call waits until the group of a volume is set. The change then continues, and the next call waits again. Meanwhile the node driver refuses other calls for the volume."`
 
-	DrainTimeout time.Duration `envconfig:"DRIVER_DRAIN_TIMEOUT" default:"20s" desc:"How long calls under way may take to finish after SIGTERM. What starts the driver must not kill it for ten seconds more."`
-
-	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
-	LogFormat string `envconfig:"LOG_FORMAT" desc:"text, logfmt or json; unset: text on a terminal, else logfmt, which is seven times as fast."`
+	DrainTimeout time.Duration `envconfig:"DRIVER_DRAIN_TIMEOUT" default:"20s" desc:"How long calls under way may take to finish after SIGTERM. The supervisor must wait ten seconds longer before it kills the driver."`
 }
 
 // Load reads and checks the environment. The error names the variable.
@@ -49,36 +40,23 @@ func Load() (Config, error) {
 	if err := c.check(); err != nil {
 		return Config{}, err
 	}
-	if c.StateDir == "" {
-		c.StateDir = besideSocket(c.Endpoint)
-	}
 	return c, nil
 }
 
-func (c Config) check() error {
+// check also sets the default of StateDir.
+func (c *Config) check() error {
 	if c.NodeID == "" {
-		return fmt.Errorf("DRIVER_NODE_ID must be set to the node's name")
+		return fmt.Errorf("DRIVER_NODE_ID must be the node's name")
 	}
-	network, _, err := csiserver.ParseEndpoint(c.Endpoint)
-	switch {
-	case err != nil:
+	network, socket, err := csiserver.ParseEndpoint(c.Endpoint)
+	if err != nil {
 		return fmt.Errorf("DRIVER_ENDPOINT: %w", err)
-	case network != "unix" && c.StateDir == "":
-		return fmt.Errorf("DRIVER_STATE_DIR must be set where DRIVER_ENDPOINT is no unix socket")
-	case c.StateDir != "" && !filepath.IsAbs(c.StateDir):
-		return fmt.Errorf("DRIVER_STATE_DIR %q must be absolute", c.StateDir)
-	case (c.AgentCert == "") != (c.AgentKey == ""):
-		return fmt.Errorf("DRIVER_AGENT_CERT and DRIVER_AGENT_KEY must be set together")
 	}
-	if c.NodeIP != "" {
-		if _, err := netip.ParseAddr(c.NodeIP); err != nil {
-			return fmt.Errorf("DRIVER_NODE_IP %q is not an IPv4 or IPv6 address", c.NodeIP)
-		}
-	}
-	if c.StorageCIDR != "" {
-		if _, err := netip.ParsePrefix(c.StorageCIDR); err != nil {
-			return fmt.Errorf("DRIVER_STORAGE_CIDR %q is not a network such as 10.1.0.0/16 or fd00:1::/64", c.StorageCIDR)
-		}
+	switch {
+	case c.StateDir == "" && network == "unix":
+		c.StateDir = filepath.Join(filepath.Dir(socket), "state")
+	case !filepath.IsAbs(c.StateDir):
+		return fmt.Errorf("DRIVER_STATE_DIR must be an absolute path, got %q", c.StateDir)
 	}
 	return c.checkTimeouts()
 }
@@ -92,16 +70,8 @@ func (c Config) checkTimeouts() error {
 		"DRIVER_DRAIN_TIMEOUT":   c.DrainTimeout,
 	} {
 		if timeout < 100*time.Millisecond || timeout > time.Hour {
-			return fmt.Errorf("%s %v must be between 100ms and 1h", name, timeout)
+			return fmt.Errorf("%s must be between 100ms and 1h, got %v", name, timeout)
 		}
 	}
 	return nil
-}
-
-func besideSocket(endpoint string) string {
-	_, socket, err := csiserver.ParseEndpoint(endpoint)
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(filepath.Dir(socket), "state")
 }

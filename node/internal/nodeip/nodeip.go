@@ -15,9 +15,9 @@ import (
 // from which the node reaches the network. If no field is set, it takes the address of the default
 // route. Without a route, it takes the address of the host name.
 type Choice struct {
-	IP        string
+	IP        netip.Addr
 	Interface string
-	CIDR      string
+	CIDR      netip.Prefix
 	HostName  string // name of this node
 }
 
@@ -42,10 +42,10 @@ type Network interface {
 // machines cannot use: link-local, multicast, unspecified, and, unless given as IP, loopback. The
 // error names the setting and the addresses that were found.
 func Find(c Choice, network Network) (netip.Addr, error) {
-	if c.IP != "" {
+	if c.IP.IsValid() {
 		return explicit(c.IP)
 	}
-	if c.Interface != "" || c.CIDR != "" {
+	if c.Interface != "" || c.CIDR.IsValid() {
 		return onInterface(c, network)
 	}
 	if ip, ok := ofDefaultRoute(network); ok {
@@ -54,27 +54,16 @@ func Find(c Choice, network Network) (netip.Addr, error) {
 	return ofHostName(c.HostName, network)
 }
 
-func explicit(s string) (netip.Addr, error) {
-	ip, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("node address %q is not an IPv4 or IPv6 address", s)
-	}
+func explicit(ip netip.Addr) (netip.Addr, error) {
 	ip = ip.Unmap()
 	if ip.Zone() != "" || !isUsable(ip) && !ip.IsLoopback() {
-		return netip.Addr{}, fmt.Errorf("node address %s cannot be used: it is link-local, multicast or unspecified", s)
+		return netip.Addr{}, fmt.Errorf("node address %s cannot be used: it is link-local, multicast or unspecified", ip)
 	}
 	return ip, nil
 }
 
 func onInterface(c Choice, network Network) (netip.Addr, error) {
-	var within netip.Prefix
-	if c.CIDR != "" {
-		prefix, err := netip.ParsePrefix(c.CIDR)
-		if err != nil {
-			return netip.Addr{}, fmt.Errorf("storage network %q is not of the form 10.1.0.0/16 or fd00:1::/64", c.CIDR)
-		}
-		within = prefix.Masked()
-	}
+	within := c.CIDR.Masked()
 	interfaces, err := network.Interfaces()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("listing network interfaces: %w", err)
@@ -92,14 +81,15 @@ func onInterface(c Choice, network Network) (netip.Addr, error) {
 		}
 		for _, address := range i.Addresses {
 			ip := address.Addr().Unmap()
-			if isUsable(ip) && (c.CIDR == "" || within.Contains(ip)) {
+			if isUsable(ip) && (!within.IsValid() || within.Contains(ip)) {
 				candidates = append(candidates, candidate{ip: ip, network: address.Masked(), virtual: i.Loopback || address.IsSingleIP()})
 			}
 			seen = append(seen, fmt.Sprintf("%s %s", i.Name, ip))
 		}
 	}
 	if len(candidates) == 0 {
-		return netip.Addr{}, fmt.Errorf("no usable address for storage (interface %q, network %q); there are: %v", c.Interface, c.CIDR, seen)
+		cidr, _ := c.CIDR.MarshalText() // empty if it is not set
+		return netip.Addr{}, fmt.Errorf("no usable address for storage on interface %q in network %q: this node has %v", c.Interface, cidr, seen)
 	}
 	slices.SortStableFunc(candidates, candidate.compare)
 	return choose(candidates, within, network), nil
@@ -198,22 +188,16 @@ func ofHostName(host string, network Network) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("no default route, and %w: name the address, interface or network for storage", err)
 	}
-	candidates := slices.DeleteFunc(slices.Clone(found), func(ip netip.Addr) bool { return !isUsable(ip.Unmap()) })
-	if ip, ok := first(candidates); ok {
-		return ip.Unmap(), nil
+	var candidates []netip.Addr
+	for _, ip := range found {
+		if isUsable(ip.Unmap()) {
+			candidates = append(candidates, ip.Unmap())
+		}
+	}
+	if len(candidates) > 0 { // IPv4 first
+		return slices.MinFunc(candidates, func(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }), nil
 	}
 	return netip.Addr{}, fmt.Errorf("no default route, and %q stands for %v, which cannot be used: name the address, interface or network for storage", host, found)
-}
-
-// first returns the first IPv4 address, or the first address if there is none.
-func first(candidates []netip.Addr) (netip.Addr, bool) {
-	if i := slices.IndexFunc(candidates, netip.Addr.Is4); i >= 0 {
-		return candidates[i], true
-	}
-	if len(candidates) == 0 {
-		return netip.Addr{}, false
-	}
-	return candidates[0], true
 }
 
 // isUsable excludes link-local, multicast, unspecified, broadcast and loopback addresses.

@@ -83,17 +83,17 @@ func TestFind(t *testing.T) {
 		choice nodeip.Choice
 		want   string
 	}{
-		{"given", nodeip.Choice{IP: "10.1.2.3", Interface: "eth0"}, "10.1.2.3"},
-		{"given, IPv6", nodeip.Choice{IP: "fd00::5"}, "fd00::5"},
-		{"given, mapped", nodeip.Choice{IP: "::ffff:10.1.2.3"}, "10.1.2.3"},
-		{"given, agent on the same machine", nodeip.Choice{IP: "127.0.0.1"}, "127.0.0.1"},
+		{"given", nodeip.Choice{IP: netip.MustParseAddr("10.1.2.3"), Interface: "eth0"}, "10.1.2.3"},
+		{"given, IPv6", nodeip.Choice{IP: netip.MustParseAddr("fd00::5")}, "fd00::5"},
+		{"given, mapped", nodeip.Choice{IP: netip.MustParseAddr("::ffff:10.1.2.3")}, "10.1.2.3"},
+		{"given, agent on the same machine", nodeip.Choice{IP: netip.MustParseAddr("127.0.0.1")}, "127.0.0.1"},
 		{"interface", nodeip.Choice{Interface: "eth0"}, "192.168.1.5"},
 		{"interface, IPv4 first and never link-local", nodeip.Choice{Interface: "storage0"}, "10.9.0.6"},
 		{"interface, IPv6 only", nodeip.Choice{Interface: "v6only"}, "fd00:7::7"},
-		{"interface and network", nodeip.Choice{Interface: "storage0", CIDR: "fd00:9::/64"}, "fd00:9::6"},
-		{"network", nodeip.Choice{CIDR: "10.9.0.0/16"}, "10.9.0.6"},
-		{"network, IPv6", nodeip.Choice{CIDR: "2001:db8:1::/48"}, "2001:db8:1::5"},
-		{"network, with host bits", nodeip.Choice{CIDR: "10.9.7.7/16"}, "10.9.0.6"},
+		{"interface and network", nodeip.Choice{Interface: "storage0", CIDR: netip.MustParsePrefix("fd00:9::/64")}, "fd00:9::6"},
+		{"network", nodeip.Choice{CIDR: netip.MustParsePrefix("10.9.0.0/16")}, "10.9.0.6"},
+		{"network, IPv6", nodeip.Choice{CIDR: netip.MustParsePrefix("2001:db8:1::/48")}, "2001:db8:1::5"},
+		{"network, with host bits", nodeip.Choice{CIDR: netip.MustParsePrefix("10.9.7.7/16")}, "10.9.0.6"},
 		{"default route", nodeip.Choice{HostName: "worker"}, "192.168.1.5"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestVirtualAddresses(t *testing.T) {
 	lo := func(all ...string) nodeip.Interface {
 		return nodeip.Interface{Name: "lo", Up: true, Loopback: true, Addresses: networks(append([]string{"127.0.0.1/8"}, all...)...)}
 	}
-	byCIDR, byInterface := nodeip.Choice{CIDR: "10.77.0.0/24"}, nodeip.Choice{Interface: "eth0"}
+	byCIDR, byInterface := nodeip.Choice{CIDR: netip.MustParsePrefix("10.77.0.0/24")}, nodeip.Choice{Interface: "eth0"}
 	for name, c := range map[string]struct {
 		interfaces []nodeip.Interface
 		to         map[string]string
@@ -130,7 +130,7 @@ func TestVirtualAddresses(t *testing.T) {
 		"the route leads elsewhere":        {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.11")}, map[string]string{"10.77.0.1": "192.168.1.5"}, byCIDR, "10.77.0.11"},
 		"none but one on lo":               {[]nodeip.Interface{lo("10.77.0.200/32")}, nil, byCIDR, "10.77.0.200"},
 		"none but /32":                     {[]nodeip.Interface{eth0("10.77.0.2/32", "10.77.0.3/32")}, nil, byInterface, "10.77.0.2"},
-		"IPv6, deprecated first":           {[]nodeip.Interface{eth0("fd77::dead", "fd77::b")}, map[string]string{"fd77::1": "fd77::b"}, nodeip.Choice{CIDR: "fd77::/64"}, "fd77::b"},
+		"IPv6, deprecated first":           {[]nodeip.Interface{eth0("fd77::dead", "fd77::b")}, map[string]string{"fd77::1": "fd77::b"}, nodeip.Choice{CIDR: netip.MustParsePrefix("fd77::/64")}, "fd77::b"},
 		"IPv4 before IPv6, also a virtual": {[]nodeip.Interface{eth0("fd77::b", "10.77.0.2/32")}, map[string]string{"fd77::1": "fd77::b"}, byInterface, "10.77.0.2"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,20 +180,18 @@ func TestNoAddress(t *testing.T) {
 		on     network
 		want   string
 	}{
-		{"given, not an address", nodeip.Choice{IP: "worker"}, worker(), `"worker" is not an IPv4 or IPv6 address`},
-		{"given, link-local", nodeip.Choice{IP: "169.254.1.1"}, worker(), "169.254.1.1 cannot be used"},
-		{"given, link-local IPv6", nodeip.Choice{IP: "fe80::1%eth0"}, worker(), "fe80::1%eth0 cannot be used"},
-		{"given, unspecified", nodeip.Choice{IP: "0.0.0.0"}, worker(), "0.0.0.0 cannot be used"},
-		{"given, multicast", nodeip.Choice{IP: "ff02::1"}, worker(), "ff02::1 cannot be used"},
-		{"unknown interface", nodeip.Choice{Interface: "eth9"}, worker(), "there are: [lo eth0 storage0 v6only bare off]"},
+		{"given, link-local", nodeip.Choice{IP: netip.MustParseAddr("169.254.1.1")}, worker(), "169.254.1.1 cannot be used"},
+		{"given, link-local IPv6", nodeip.Choice{IP: netip.MustParseAddr("fe80::1%eth0")}, worker(), "fe80::1%eth0 cannot be used"},
+		{"given, unspecified", nodeip.Choice{IP: netip.MustParseAddr("0.0.0.0")}, worker(), "0.0.0.0 cannot be used"},
+		{"given, multicast", nodeip.Choice{IP: netip.MustParseAddr("ff02::1")}, worker(), "ff02::1 cannot be used"},
+		{"unknown interface", nodeip.Choice{Interface: "eth9"}, worker(), `on interface "eth9" in network "": this node has [lo eth0 storage0 v6only bare off]`},
 		{"interface that is down", nodeip.Choice{Interface: "off"}, worker(), "off (down)"},
 		{"interface with link-local addresses only", nodeip.Choice{Interface: "bare"}, worker(), "169.254.1.1"},
 		{"loopback interface", nodeip.Choice{Interface: "lo"}, worker(), "no usable address"},
-		{"interface outside of the network", nodeip.Choice{Interface: "eth0", CIDR: "10.9.0.0/16"}, worker(), `interface "eth0", network "10.9.0.0/16"`},
-		{"network that nobody is in", nodeip.Choice{CIDR: "10.77.0.0/16"}, worker(), `network "10.77.0.0/16"`},
-		{"network of link-local addresses", nodeip.Choice{CIDR: "169.254.0.0/16"}, worker(), "no usable address"},
-		{"not a network", nodeip.Choice{CIDR: "10.9.0.6"}, worker(), `"10.9.0.6" is not of the form`},
-		{"no interfaces to be read", nodeip.Choice{CIDR: "10.9.0.0/16"}, broken, "netlink is closed"},
+		{"interface outside of the network", nodeip.Choice{Interface: "eth0", CIDR: netip.MustParsePrefix("10.9.0.0/16")}, worker(), `interface "eth0" in network "10.9.0.0/16"`},
+		{"network that nobody is in", nodeip.Choice{CIDR: netip.MustParsePrefix("10.77.0.0/16")}, worker(), `network "10.77.0.0/16"`},
+		{"network of link-local addresses", nodeip.Choice{CIDR: netip.MustParsePrefix("169.254.0.0/16")}, worker(), "no usable address"},
+		{"no interfaces to be read", nodeip.Choice{CIDR: netip.MustParsePrefix("10.9.0.0/16")}, broken, "netlink is closed"},
 		{"no route, no name", nodeip.Choice{}, alone, "no default route, and no host name"},
 		{"no route, unknown name", nodeip.Choice{HostName: "nobody"}, alone, "no such host"},
 		{"no route, name for loopback", nodeip.Choice{HostName: "self"}, alone, `"self" stands for [127.0.1.1]`},
