@@ -16,24 +16,6 @@ import (
 // Program is the program of btrfs-progs.
 const Program = "btrfs"
 
-// CommandError is a failed run of the btrfs program.
-type CommandError struct {
-	Args     []string
-	ExitCode int    // -1 when it did not start or was killed
-	Stderr   string // at most the first 4 KiB
-	Err      error
-}
-
-func (e *CommandError) Error() string {
-	message := fmt.Sprintf("%s: %v", strings.Join(e.Args, " "), e.Err)
-	if e.Stderr != "" {
-		message += ": " + e.Stderr
-	}
-	return message
-}
-
-func (e *CommandError) Unwrap() error { return e.Err }
-
 // FindProgram returns the path of the program, given its name or its path. If it is missing, the
 // error wraps exec.ErrNotFound or fs.ErrNotExist.
 func FindProgram(name string) (string, error) {
@@ -97,7 +79,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	cmd.WaitDelay = 2 * killAfter // for a child that has left the group and keeps the output open
 	if err := cmd.Start(); err != nil {
-		return "", "", c.failed(cmd, "", err)
+		return "", "", c.failed("", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -123,7 +105,7 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 		return "", "", startErr
 	}
 	if err != nil {
-		err = c.failed(cmd, complaints.String(), err)
+		err = c.failed(complaints.String(), err)
 	}
 	return out.String(), complaints.String(), err
 }
@@ -167,16 +149,12 @@ func signalUntil(ended <-chan struct{}, signal func(since time.Time)) {
 	}
 }
 
-func (c Command) failed(cmd *exec.Cmd, stderr string, err error) error {
-	const longest = 4 << 10
+func (c Command) failed(stderr string, err error) error {
 	stderr = strings.TrimSpace(stderr)
-	code := -1
-	if cmd.ProcessState != nil {
-		code = cmd.ProcessState.ExitCode()
+	if stderr != "" {
+		err = fmt.Errorf("%w: %.4096s", err, stderr)
 	}
-	return &CommandError{
-		Args: append([]string{c.Path}, c.Args...), ExitCode: code, Stderr: stderr[:min(len(stderr), longest)], Err: err,
-	}
+	return fmt.Errorf("%s %s: %w", c.Path, strings.Join(c.Args, " "), err)
 }
 
 // ExitCode returns the exit code of a failed run, 0 without an error, and -1 for another error.
@@ -184,8 +162,8 @@ func ExitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	if failed, ok := errors.AsType[*CommandError](err); ok {
-		return failed.ExitCode
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		return failed.ExitCode()
 	}
 	return -1
 }

@@ -87,9 +87,9 @@ func scrub(ctx context.Context, j job) (Result, error) {
 		running, err := j.isScrubbing()
 		return err == nil && running
 	}
-	_, err = j.run(ctx, stopScrub, begun, append(args, j.dir)...)
+	printed, err := j.run(ctx, stopScrub, begun, append(args, j.dir)...)
 	runs, readErr := j.ownRuns()
-	return sum(runs), errors.Join(scrubError(err, runs), readErr)
+	return sum(runs), errors.Join(scrubError(printed, err, runs), readErr)
 }
 
 // Exit codes of btrfs-scrub(8). The result contains uncorrectable errors.
@@ -98,15 +98,15 @@ const (
 	scrubUncorrectable   = 3
 )
 
-func scrubError(err error, runs []btrfs.ScrubRun) error {
+func scrubError(printed string, err error, runs []btrfs.ScrubRun) error {
 	code := btrfs.ExitCode(err)
 	completed := err == nil || code == scrubNothingToResume || code == scrubUncorrectable
-	switch failed, ran := errors.AsType[*btrfs.CommandError](err); {
+	switch {
 	case completed && len(runs) == 0:
 		return errors.Join(errors.New("btrfs scrub has noted no result, so health does not know of it"), err)
 	case completed:
 		return nil
-	case ran && code == 1 && !strings.Contains(failed.Stderr, "ERROR") && slices.ContainsFunc(runs, isCancelled):
+	case code == 1 && !strings.Contains(printed, "ERROR") && slices.ContainsFunc(runs, isCancelled):
 		return btrfs.ErrCancelled // by "btrfs scrub cancel"
 	default:
 		return err
