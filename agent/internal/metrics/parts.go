@@ -87,7 +87,7 @@ func (s scrape) addVolumes(ctx context.Context, tenant Tenant, items []storage.V
 		s.add(volumeExports, float64(len(v.Refs)), tenant.Name(), v.Name)
 		if used, counted := usage[v.ID]; counted {
 			s.add(volumeUsed, float64(used.UsedBytes), tenant.Name(), v.Name)
-			s.add(volumeOver, float64(v.OverLimit(used)), tenant.Name(), v.Name)
+			s.add(volumeOver, float64(storage.OverLimit(v, used)), tenant.Name(), v.Name)
 		}
 	}
 	return err

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -19,6 +18,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -89,7 +89,7 @@ func TestAttachmentIDIsDurableFirst(t *testing.T) {
 		assert.Assert(t, refs[0].FSID != uuid.Nil)
 		for _, ref := range refs {
 			var file map[string]any
-			content, err := os.ReadFile(filepath.Join(v.Path, clientsDir, ref.file()))
+			content, err := os.ReadFile(filepath.Join(v.Path, clientsDir, ref.FileName()))
 			assert.NilError(t, err)
 			assert.NilError(t, json.Unmarshal(content, &file))
 			assert.Equal(t, file["version"], float64(2))
@@ -247,14 +247,14 @@ func TestReplacedDataEndsHandles(t *testing.T) {
 	swap := func(from, to string) {
 		t.Helper()
 		r.store.abandon()
-		assert.NilError(t, os.Rename(v.dataPath(), from))
-		assert.NilError(t, os.Rename(to, v.dataPath()))
+		assert.NilError(t, os.Rename(v.DataPath(), from))
+		assert.NilError(t, os.Rename(to, v.DataPath()))
 		r.open()
 		assert.Equal(t, mustGet(t, r.ten, "v").Quarantine, "")
 	}
 	other := mustCreate(t, r.ten, "other")
 	otherAside := filepath.Join(r.pool.Dir, "other")
-	swap(aside, other.dataPath())
+	swap(aside, other.DataPath())
 	second := r.fsid(client1)
 	assert.Assert(t, second != first && second != uuid.Nil)
 	r.export(client1, "2")
@@ -311,17 +311,6 @@ func TestOlderReferences(t *testing.T) {
 	assertRules(t, r.store)
 }
 
-// An agent of 57e475d does not recognize references of version 2. It compares each file name with
-// the name that it would have written.
-func TestOlderAgentRefusesReferences(t *testing.T) {
-	ref := Ref{Client: client1, Attachment: Attachment{FSID: uuid.New()}, CreatedAt: time.Unix(0, 0)}
-	assert.Assert(t, ref.file() != ref.stem()+".json")
-	ref.Ended = true
-	assert.Assert(t, ref.file() != ref.stem()+".json")
-	ref = Ref{Client: client1}
-	assert.Equal(t, ref.file(), ref.stem()+".json")
-}
-
 // References that no agent can have written quarantine the volume. No client loses access.
 func TestReferencesThatDisagree(t *testing.T) {
 	for _, test := range []struct {
@@ -329,14 +318,14 @@ func TestReferencesThatDisagree(t *testing.T) {
 		spoil      func(t *testing.T, clients string, refs []Ref)
 	}{
 		{"two IDs of one attachment", "different file system IDs", func(t *testing.T, clients string, refs []Ref) {
-			edit(t, filepath.Join(clients, refs[0].file()), refs[0].FSID.String(), uuid.NewString())
+			edit(t, filepath.Join(clients, refs[0].FileName()), refs[0].FSID.String(), uuid.NewString())
 		}},
 		{"two files of one reference", "two files of one reference", func(t *testing.T, clients string, refs []Ref) {
 			ref := refs[0]
-			ref.Attachment = Attachment{}
-			content, err := ref.encode()
+			ref.Attachment = ondisk.Attachment{}
+			content, err := ref.Encode()
 			assert.NilError(t, err)
-			replace(t, filepath.Join(clients, ref.file()), string(content))
+			replace(t, filepath.Join(clients, ref.FileName()), string(content))
 		}},
 		{"IPv4-mapped address of the client", "must name client 10.0.0.1 by its IPv4 address, got ::ffff:10.0.0.1",
 			addReference(netip.AddrFrom16(client1.As16()))},
@@ -344,7 +333,7 @@ func TestReferencesThatDisagree(t *testing.T) {
 		{"multicast address", "must be the address of one host", addReference(netip.MustParseAddr("224.0.0.1"))},
 		{"no address", "got none", addReference(netip.Addr{})},
 		{"newer version", "written by a newer agent", func(t *testing.T, clients string, refs []Ref) {
-			edit(t, filepath.Join(clients, refs[0].file()), `"version": 2`, `"version": 3`)
+			edit(t, filepath.Join(clients, refs[0].FileName()), `"version": 2`, `"version": 3`)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -367,10 +356,10 @@ func TestReferencesThatDisagree(t *testing.T) {
 func addReference(client netip.Addr) func(t *testing.T, clients string, refs []Ref) {
 	return func(t *testing.T, clients string, _ []Ref) {
 		t.Helper()
-		ref := Ref{Client: client, Attachment: Attachment{FSID: uuid.New()}}
-		content, err := ref.encode()
+		ref := Ref{Client: client, Attachment: ondisk.Attachment{FSID: uuid.New()}}
+		content, err := ref.Encode()
 		assert.NilError(t, err)
-		assert.NilError(t, os.WriteFile(filepath.Join(clients, ref.file()), content, 0o600))
+		assert.NilError(t, os.WriteFile(filepath.Join(clients, ref.FileName()), content, 0o600))
 	}
 }
 
@@ -389,7 +378,7 @@ func (r *testEnv) fsid(client netip.Addr) uuid.UUID {
 	r.t.Helper()
 	v := mustGet(r.t, r.ten, "v")
 	for _, e := range r.exporter.list() {
-		if e.Path == v.dataPath() && e.Client == client {
+		if e.Path == v.DataPath() && e.Client == client {
 			return e.FSID
 		}
 	}

@@ -59,7 +59,7 @@ func newCatalogue[T any](name func(*T) string, tally func(*T) totals) *catalogue
 
 func newVolumes() *catalogue[Volume] {
 	return newCatalogue(func(v *Volume) string { return v.Name }, func(v *Volume) totals {
-		return totals{items: 1, size: v.countedSize(), quarantined: oneIf(v.Quarantine != "")}
+		return totals{items: 1, size: countedSize(v), quarantined: oneIf(v.Quarantine != "")}
 	})
 }
 
@@ -67,7 +67,7 @@ func newSnapshots() *catalogue[Snapshot] {
 	c := newCatalogue(func(s *Snapshot) string { return s.Name }, func(s *Snapshot) totals {
 		return totals{items: 1, quarantined: oneIf(s.Quarantine != "")}
 	})
-	c.groupsOf = (*Snapshot).groups
+	c.groupsOf = snapshotGroups
 	return c
 }
 

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -30,160 +30,29 @@ import (
 // maxPending limits the notes of changes that could not be undone.
 const maxPending = 16
 
-// change is a note of step 1.
-type change struct {
-	// From holds the previous values of the subvolume. It is absent if the metadata already has the
-	// new values. The change is then finished, not undone. That is the case in a clone, which had
-	// no values before, and in a change of 57e475d.
-	From *settings `json:"from,omitempty"`
-	To   settings  `json:"to"`
-}
-
-// settings are the settings of a subvolume that a change sets.
-type settings struct {
-	QuotaBytes  *int64  `json:"quota_bytes,omitempty"`
-	NoCOW       *bool   `json:"nocow,omitempty"` // always set together with compression
-	Compression *string `json:"compression,omitempty"`
-	UID         *int64  `json:"uid,omitempty"`
-	GID         *int64  `json:"gid,omitempty"`
-	Mode        *uint32 `json:"mode,omitempty"`
-}
-
-// fields returns the names of the set fields for users.
-func (s settings) fields() []string {
-	var out []string
-	for _, field := range []struct {
-		name string
-		set  bool
-	}{
-		{"limit", s.QuotaBytes != nil},
-		{"NoCOW and compression", s.NoCOW != nil},
-		{"owner", s.UID != nil},
-		{"group", s.GID != nil},
-		{"mode", s.Mode != nil},
-	} {
-		if field.set {
-			out = append(out, field.name)
-		}
-	}
-	return out
-}
-
-func (s settings) without(others settings) settings {
-	if others.QuotaBytes != nil {
-		s.QuotaBytes = nil
-	}
-	if others.NoCOW != nil {
-		s.NoCOW, s.Compression = nil, nil
-	}
-	if others.UID != nil {
-		s.UID = nil
-	}
-	if others.GID != nil {
-		s.GID = nil
-	}
-	if others.Mode != nil {
-		s.Mode = nil
-	}
-	return s
-}
-
-func (s settings) isEmpty() bool { return s == settings{} }
-
 // settings returns the settings of v that the update changes.
-func (u VolumeUpdate) settings(v Volume) settings {
-	return changed{
+func (u VolumeUpdate) settings(v Volume) ondisk.Settings {
+	return ondisk.Changed{
 		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
 		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
-	}.of(v.Properties)
-}
-
-// changed says which settings a change sets. 57e475d noted only that, and had the new values in the
-// other fields of the metadata.
-type changed struct {
-	Limit   bool `json:"limit,omitempty"`
-	Storage bool `json:"storage,omitempty"` // NoCOW and compression
-	UID     bool `json:"uid,omitempty"`
-	GID     bool `json:"gid,omitempty"`
-	Mode    bool `json:"mode,omitempty"`
-}
-
-// of returns these settings from the properties.
-func (c changed) of(p Properties) settings {
-	var s settings
-	if c.Limit {
-		s.QuotaBytes = &p.QuotaBytes
-	}
-	if c.Storage {
-		s.NoCOW, s.Compression = &p.NoCOW, &p.Compression
-	}
-	if c.UID {
-		s.UID = &p.UID
-	}
-	if c.GID {
-		s.GID = &p.GID
-	}
-	if c.Mode {
-		s.Mode = &p.Mode
-	}
-	return s
-}
-
-// pendingChanges are the changes that the metadata of a volume notes, oldest first.
-type pendingChanges []change
-
-func (p pendingChanges) fields() []string {
-	var out []string
-	for _, c := range p {
-		out = append(out, c.To.fields()...)
-	}
-	return out
-}
-
-// with notes a change. If other changes are noted already, it omits a change that is among them or
-// sets nothing, because a caller may retry many times. If no other change is noted, it also notes a
-// change that sets nothing. A reload then writes the old metadata if neither the commit of the new
-// metadata nor the write of the old one succeeded.
-func (p pendingChanges) with(c change) pendingChanges {
-	same := func(noted change) bool { return reflect.DeepEqual(noted, c) }
-	if len(p) > 0 && (reflect.DeepEqual(*c.From, c.To) || slices.ContainsFunc(p, same)) {
-		return p
-	}
-	return append(slices.Clip(p), c)
-}
-
-// without removes the settings in s. A later change has set them, so they must not be undone.
-func (p pendingChanges) without(s settings) pendingChanges {
-	var out pendingChanges
-	for _, c := range p {
-		c.To = c.To.without(s)
-		if c.To.isEmpty() {
-			continue
-		}
-		if c.From != nil {
-			from := c.From.without(s)
-			c.From = &from
-		}
-		out = append(out, c)
-	}
-	return out
+	}.Of(v.Properties)
 }
 
 // update changes a volume from old to v, or leaves it unchanged.
 func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) error {
 	d := t.store.disk
-	dir, err := d.open(t.name + "/" + v.Name)
+	dir, err := d.Open(t.name + "/" + v.Name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	data, info, err := d.openSubvolume(dir)
+	data, info, err := d.OpenSubvolume(dir)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
 	if info.UUID != v.UUID {
-		return replacedOnDisk(v.Name, v.UUID, info.UUID)
+		return ondisk.ReplacedOnDisk(v.Name, v.UUID, info.UUID)
 	}
 	to := u.settings(v)
 	from, err := currentSettings(data, old, to)
@@ -192,17 +61,17 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 	}
 
 	noted := old
-	noted.Pending = old.Pending.with(change{From: &from, To: to})
+	noted.Pending = old.Pending.With(ondisk.Change{From: &from, To: to})
 	if len(noted.Pending) > maxPending {
 		return agentapi.Errorf(agentapi.Unavailable, "%d changes of volume %q have failed and cannot be undone yet: see the agent's log", len(old.Pending), old.Name)
 	}
-	v.Pending = old.Pending.without(to)
+	v.Pending = old.Pending.Without(to)
 	written, err := t.makeChange(ctx, dir, data, noted, v, to)
 	if err == nil {
 		t.keep(v)
 		return nil
 	}
-	if written || !to.isEmpty() {
+	if written || !to.IsEmpty() {
 		err = errors.Join(err, t.undoChange(dir, data, noted, written))
 	}
 	if v.RootSquash != old.RootSquash {
@@ -213,10 +82,10 @@ func (t *Tenant) update(ctx context.Context, old, v Volume, u VolumeUpdate) erro
 
 // makeChange runs steps 1 to 4. written reports whether the metadata may have the new values. A
 // change of metadata alone needs no note.
-func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Volume, to settings) (written bool, err error) {
+func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Volume, to ondisk.Settings) (written bool, err error) {
 	d := t.store.disk
-	if !to.isEmpty() {
-		if err := d.writeMetadata(dir, noted.metadata()); err != nil {
+	if !to.IsEmpty() {
+		if err := d.WriteMetadata(dir, noted.Metadata()); err != nil {
 			return false, err
 		}
 		if err := t.applyProperties(data, v.ID, to); err != nil {
@@ -228,7 +97,7 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 			return false, err
 		}
 	}
-	if err := d.writeMetadata(dir, v.metadata()); err != nil {
+	if err := d.WriteMetadata(dir, v.Metadata()); err != nil {
 		return false, err
 	}
 	return true, d.Commit(ctx)
@@ -239,7 +108,7 @@ func (t *Tenant) makeChange(ctx context.Context, dir, data *os.File, noted, v Vo
 func (t *Tenant) undoChange(dir, data *os.File, noted Volume, written bool) error {
 	var err error
 	if written {
-		err = t.store.disk.writeMetadata(dir, noted.metadata())
+		err = t.store.disk.WriteMetadata(dir, noted.Metadata())
 	}
 	if err == nil {
 		err = t.resolve(dir, data, &noted)
@@ -253,7 +122,7 @@ func (t *Tenant) tellClients(ctx context.Context, v Volume) error {
 	if len(v.Refs) == 0 {
 		return nil
 	}
-	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.clients()...))
+	return t.store.exporter.Export(ctx, t.store.exportsOf(v, v.Clients()...))
 }
 
 // resolveChange resolves interrupted changes of the volume in dir.
@@ -261,9 +130,9 @@ func (t *Tenant) resolveChange(dir *os.File, v *Volume) error {
 	if len(v.Pending) == 0 {
 		return nil
 	}
-	detail := strings.Join(v.Pending.fields(), ", ")
+	detail := strings.Join(v.Pending.Fields(), ", ")
 	return t.store.repair(Finding{Kind: Unfinished, Path: dir.Name(), Detail: detail}, func() error {
-		data, _, err := t.store.disk.openSubvolume(dir)
+		data, _, err := t.store.disk.OpenSubvolume(dir)
 		if err != nil {
 			return err
 		}
@@ -282,7 +151,7 @@ func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 			if err != nil {
 				return err
 			}
-			back = c.From.where(now, c.To)
+			back = c.From.Where(now, c.To)
 		}
 		if err := t.applyProperties(data, v.ID, back); err != nil {
 			return err
@@ -290,32 +159,17 @@ func (t *Tenant) resolve(dir, data *os.File, v *Volume) error {
 	}
 	resolved := *v
 	resolved.Pending = nil
-	if err := t.store.disk.writeMetadata(dir, resolved.metadata()); err != nil {
+	if err := t.store.disk.WriteMetadata(dir, resolved.Metadata()); err != nil {
 		return err
 	}
 	*v = resolved
 	return nil
 }
 
-// where omits owner, group and mode if they no longer have the values of the change. A client has
-// set them since.
-func (s settings) where(now, to settings) settings {
-	if s.UID != nil && *now.UID != *to.UID {
-		s.UID = nil
-	}
-	if s.GID != nil && *now.GID != *to.GID {
-		s.GID = nil
-	}
-	if s.Mode != nil && *now.Mode != *to.Mode {
-		s.Mode = nil
-	}
-	return s
-}
-
 // currentSettings reads the current values of the same settings from the subvolume. For a limit it
 // returns the one that v intends.
-func currentSettings(data *os.File, v Volume, others settings) (settings, error) {
-	var s settings
+func currentSettings(data *os.File, v Volume, others ondisk.Settings) (ondisk.Settings, error) {
+	var s ondisk.Settings
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &stat); err != nil {
 		return s, &os.PathError{Op: "stat", Path: data.Name(), Err: err}
@@ -349,7 +203,7 @@ func currentSettings(data *os.File, v Volume, others settings) (settings, error)
 // applyProperties applies the settings to the subvolume. It leaves other settings to the clients: a
 // pod may have changed owner and mode of its volume's root, and growing the volume must not reset
 // them.
-func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
+func (t *Tenant) applyProperties(data *os.File, id uint64, s ondisk.Settings) error {
 	d := t.store.disk
 	if s.QuotaBytes != nil {
 		if err := t.store.pool.SetLimit(id, *s.QuotaBytes); err != nil {
@@ -357,7 +211,7 @@ func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
 		}
 	}
 	if s.NoCOW != nil {
-		if err := d.setStorage(data, Properties{NoCOW: *s.NoCOW, Compression: *s.Compression}); err != nil {
+		if err := d.SetStorage(data, Properties{NoCOW: *s.NoCOW, Compression: *s.Compression}); err != nil {
 			return err
 		}
 	}
@@ -365,12 +219,12 @@ func (t *Tenant) applyProperties(data *os.File, id uint64, s settings) error {
 		const keep = -1 // chown(2)
 		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in
 		// fs/open.c).
-		if err := d.chown(data, valueOr(s.UID, keep), valueOr(s.GID, keep)); err != nil {
+		if err := d.Chown(data, valueOr(s.UID, keep), valueOr(s.GID, keep)); err != nil {
 			return err
 		}
 	}
 	if s.Mode != nil {
-		return d.chmod(data, *s.Mode)
+		return d.Chmod(data, *s.Mode)
 	}
 	return nil
 }

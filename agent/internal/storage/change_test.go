@@ -11,6 +11,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -59,7 +60,7 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 				}
 				dir := openPath(t, r.ten.path("v"))
 				defer dir.Close()
-				m, _, err := readMarkedMetadata(dir)
+				m, _, err := ondisk.ReadMarkedMetadata(dir)
 				assert.NilError(t, err)
 				assert.Assert(t, len(m.Changes) == 1 || len(m.Changes) == 2, "%v", m.Changes) // 2: one for the half, one for the whole change
 				assert.Equal(t, m.Version, 2, "an older agent would drop the note")

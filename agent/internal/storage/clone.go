@@ -3,7 +3,6 @@ package storage
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
@@ -99,7 +99,7 @@ type original struct {
 func (t *Tenant) original(spec CloneSpec) (original, error) {
 	if spec.Snapshot != "" {
 		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
-		return original{s.Properties, s.VolumeID, s.UUID, s.ID, t.name + "/" + snapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
+		return original{s.Properties, s.VolumeID, s.UUID, s.ID, t.name + "/" + ondisk.SnapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
 	}
 	return t.originalVolume(spec.Volume)
 }
@@ -119,7 +119,7 @@ func usable(err error, quarantine, path string) error {
 // quarantined returns the error of an operation on a quarantined volume or snapshot. It contains
 // commands for the administrator.
 func quarantined(reason, path string) error {
-	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations/quarantine.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, dataDir)
+	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations/quarantine.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, ondisk.DataDir)
 }
 
 // clone creates the volume with one commit: see publishSnapshot. The snapshot has the properties of
@@ -143,7 +143,7 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	defer end()
-	info, err := t.publishSnapshot(t.dir, source, v.Name, v.metadata(), false)
+	info, err := t.publishSnapshot(t.dir, source, v.Name, v.Metadata(), false)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -178,18 +178,10 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
-	if to := source.changedTo(p); !to.isEmpty() {
-		v.Pending = pendingChanges{{To: to}}
+	if to := source.ChangedTo(p); !to.IsEmpty() {
+		v.Pending = ondisk.PendingChanges{{To: to}}
 	}
 	return v, validateMountOptions(spec.MountOptions)
-}
-
-// changedTo returns the settings in which p differs, without the limit.
-func (p Properties) changedTo(other Properties) settings {
-	return changed{
-		Storage: p.NoCOW != other.NoCOW || p.Compression != other.Compression,
-		UID:     p.UID != other.UID, GID: p.GID != other.GID, Mode: p.Mode != other.Mode,
-	}.of(other)
 }
 
 // complete sets the properties of a clone that its snapshot does not have from the source. It sets
@@ -208,7 +200,7 @@ func (t *Tenant) complete(v *Volume) error {
 		return err
 	}
 	defer dir.Close()
-	data, _, err := t.store.disk.openSubvolume(dir)
+	data, _, err := t.store.disk.OpenSubvolume(dir)
 	if err != nil {
 		return err
 	}
@@ -254,7 +246,7 @@ func (s *Store) sized(source original, size int64) (Properties, error) {
 //
 // Invariant: an interruption before 3 leaves a directory whose name or mark shows that it is
 // incomplete. After 3 it is complete: the mark of a directory with data means nothing.
-func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
+func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m ondisk.Metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
 	d := t.store.disk
 	from, err := t.openOriginal(source)
 	if err != nil {
@@ -264,73 +256,37 @@ func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, 
 	stage := t.store.maintenance.newTemporaryName(inspect.StagingPrefix)
 	defer t.store.maintenance.done(stage)
 
-	dir, err := d.stageSnapshot(parent, stage, m, t.store.config.DirMode)
+	dir, err := d.StageSnapshot(parent, stage, m, t.store.config.DirMode)
 	if err == nil {
 		defer dir.Close()
-		err = d.publish(parent, stage, name)
+		err = d.Publish(parent, stage, name)
 	}
 	if err != nil {
-		return btrfs.SubvolumeInfo{}, d.abandon(parent, stage, err)
+		return btrfs.SubvolumeInfo{}, d.Abandon(parent, stage, err)
 	}
-	info, err := d.fillWithSnapshot(dir, from, readOnly)
+	info, err := d.FillWithSnapshot(dir, from, readOnly)
 	if err != nil {
 		return btrfs.SubvolumeInfo{}, t.abandon(parent, name, err)
 	}
 	return info, nil
 }
 
-// stageSnapshot creates and opens a directory for a snapshot.
-func (d *disk) stageSnapshot(parent *os.File, stage string, m metadata, mode uint32) (*os.File, error) {
-	if err := d.mkdir(parent, stage, mode); err != nil {
-		return nil, err
-	}
-	dir, err := beneath.OpenDir(parent, stage)
-	if err != nil {
-		return nil, err
-	}
-	err = d.createMetadata(dir, m)
-	if err == nil {
-		err = d.mark(dir, inspect.Creating)
-	}
-	if err != nil {
-		dir.Close()
-		return nil, err
-	}
-	return dir, nil
-}
-
-// fillWithSnapshot creates the snapshot in its directory.
-func (d *disk) fillWithSnapshot(dir, from *os.File, readOnly bool) (btrfs.SubvolumeInfo, error) {
-	if err := d.snapshot(from, dir, readOnly); err != nil {
-		return btrfs.SubvolumeInfo{}, err
-	}
-	data, info, err := d.openSubvolume(dir)
-	if err != nil {
-		return btrfs.SubvolumeInfo{}, err
-	}
-	return info, errors.Join(data.Close(), d.clearMark(dir))
-}
-
 // openOriginal opens the subvolume and verifies that it is the one in the catalogue.
 func (t *Tenant) openOriginal(source original) (*os.File, error) {
-	dir, err := t.store.disk.open(source.path)
+	dir, err := t.store.disk.Open(source.path)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	data, info, err := t.store.disk.openSubvolume(dir)
+	data, info, err := t.store.disk.OpenSubvolume(dir)
 	if err != nil {
 		return nil, err
 	}
 	if info.UUID != source.uuid {
 		data.Close()
-		return nil, replacedOnDisk(source.path, source.uuid, info.UUID)
+		return nil, ondisk.ReplacedOnDisk(source.path, source.uuid, info.UUID)
 	}
 	return data, nil
-}
-
-func replacedOnDisk(path string, want, have uuid.UUID) error {
-	return agentapi.Errorf(agentapi.MetadataError, "the data of %s is subvolume %s, not %s which the agent knows: somebody replaced it; restart the agent to take it as it is", path, have, want)
 }
 
 func formatLabels(labels labels.Set) string {
@@ -341,3 +297,15 @@ func formatLabels(labels labels.Set) string {
 }
 
 func formatOptions(options []string) string { return strings.Join(options, ",") }
+
+// sameSource refuses an existing clone if the request names a source of the same name, but of
+// another volume. If the source is gone, an earlier call may have created the clone.
+func (t *Tenant) sameSource(clone Volume, spec CloneSpec) error {
+	source, err := t.original(spec)
+	known := err == nil && clone.SourceVolumeID != uuid.Nil && !ondisk.IsDerived(source.volumeID)
+	if known && clone.SourceVolumeID != source.volumeID {
+		return conflict("volume", clone.Name, fmt.Sprintf("it is a clone of volume %s, the source is of volume %s",
+			clone.SourceVolumeID, source.volumeID))
+	}
+	return nil
+}

@@ -7,11 +7,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
@@ -140,10 +140,10 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		if err := t.build(stage, &v); err != nil {
 			return err
 		}
-		return d.publish(t.dir, stage, v.Name)
+		return d.Publish(t.dir, stage, v.Name)
 	})
 	if err != nil {
-		return Volume{}, d.abandon(t.dir, stage, err)
+		return Volume{}, d.Abandon(t.dir, stage, err)
 	}
 	if err := d.Commit(ctx); err != nil {
 		return Volume{}, t.abandon(t.dir, v.Name, err)
@@ -156,7 +156,7 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 // kernel to v.
 func (t *Tenant) build(name string, v *Volume) error {
 	d := t.store.disk
-	if err := d.mkdir(t.dir, name, t.store.config.DirMode); err != nil {
+	if err := d.Mkdir(t.dir, name, t.store.config.DirMode); err != nil {
 		return err
 	}
 	dir, err := beneath.OpenDir(t.dir, name)
@@ -164,39 +164,30 @@ func (t *Tenant) build(name string, v *Volume) error {
 		return err
 	}
 	defer dir.Close()
-	if err := d.createSubvolume(dir); err != nil {
+	if err := d.CreateSubvolume(dir); err != nil {
 		return err
 	}
-	data, info, err := d.openSubvolume(dir)
+	data, info, err := d.OpenSubvolume(dir)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
 	v.ID, v.UUID = info.ID, info.UUID
 	if v.NoCOW || v.Compression != "" {
-		if err := d.setStorage(data, v.Properties); err != nil {
+		if err := d.SetStorage(data, v.Properties); err != nil {
 			return err
 		}
 	}
-	if err := d.chown(data, v.UID, v.GID); err != nil {
+	if err := d.Chown(data, v.UID, v.GID); err != nil {
 		return err
 	}
-	if err := d.chmod(data, v.Mode); err != nil { // after chown, which clears setuid and setgid
+	if err := d.Chmod(data, v.Mode); err != nil { // after chown, which clears setuid and setgid
 		return err
 	}
 	if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
 		return err
 	}
-	return d.createMetadata(dir, v.metadata())
-}
-
-// takenOnDisk explains a name that is free in the catalogue and exists on disk. The agent did not
-// create it.
-func takenOnDisk(name string, err error) error {
-	if !isErrno(err, unix.EEXIST) {
-		return err
-	}
-	return agentapi.Errorf(agentapi.AlreadyExists, "the storage host has a directory %q that the agent did not make: move it away, or restart the agent to see what is wrong with it", name)
+	return d.CreateMetadata(dir, v.Metadata())
 }
 
 // path returns the path of the directory of a volume for the NFS server and the administrator.
@@ -204,7 +195,9 @@ func (t *Tenant) path(volume string) string {
 	return filepath.Join(t.store.pool.Path(), t.name, volume)
 }
 
-func (t *Tenant) snapshotPath(name string) string { return t.path(filepath.Join(snapshotsDir, name)) }
+func (t *Tenant) snapshotPath(name string) string {
+	return t.path(filepath.Join(ondisk.SnapshotsDir, name))
+}
 
 // now returns the time in whole milliseconds UTC, so that metadata.json and replies agree.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/google/uuid"
 )
 
@@ -20,7 +21,7 @@ func (t *Tenant) Defragmentable(ctx context.Context, name string, force bool) (p
 	if err != nil {
 		return "", err
 	}
-	path = filepath.Join(t.name, v.Name, dataDir)
+	path = filepath.Join(t.name, v.Name, ondisk.DataDir)
 	if force {
 		return path, nil
 	}
@@ -68,7 +69,7 @@ func (t *Tenant) isCloneOf(c *Volume, v Volume) bool {
 	switch {
 	case c.Name == v.Name:
 		return false
-	case c.SourceVolumeID != uuid.Nil && (c.SourceVolumeID == v.VolumeID || !isDerived(v.VolumeID)):
+	case c.SourceVolumeID != uuid.Nil && (c.SourceVolumeID == v.VolumeID || !ondisk.IsDerived(v.VolumeID)):
 		return c.SourceVolumeID == v.VolumeID
 	case c.SourceSnapshot == "":
 		return c.SourceVolume == v.Name

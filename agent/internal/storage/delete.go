@@ -11,6 +11,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -70,24 +71,24 @@ func (t *Tenant) removeNamed(parent *os.File, name string) error {
 	d := t.store.disk
 	trash := t.store.maintenance.newTemporaryName(inspect.TrashPrefix)
 	defer t.store.maintenance.done(trash)
-	err := d.rename(parent, name, trash)
-	if isErrno(err, unix.ENOSPC) {
+	err := d.Rename(parent, name, trash)
+	if ondisk.IsErrno(err, unix.ENOSPC) {
 		trash, err = name, t.markDeleting(parent, name)
 	}
 	if err != nil {
 		return err
 	}
-	err = d.removeDirectory(parent, trash)
+	err = d.RemoveDirectory(parent, trash)
 	switch path := parent.Name() + "/" + trash; {
 	case err == nil:
 		return nil
 	case trash == name: // the name stays taken
 		return err
-	case isInUse(err):
+	case ondisk.IsInUse(err):
 		t.store.log.Warn("deleted what is in use on the storage host: its data is removed later", "path", path, "error", err)
 		t.store.maintenance.removeLater(path)
 		return nil
-	case isForeign(err):
+	case ondisk.IsForeign(err):
 		t.store.log.Warn("a deleted directory holds what the agent did not put there, and stays", "path", path, "error", err)
 		return nil
 	default:
@@ -103,13 +104,8 @@ func (t *Tenant) abandon(parent *os.File, name string, cause error) error {
 	if err == nil {
 		err = t.removeNamed(parent, name)
 	}
-	return leftBehind(cause, err)
+	return ondisk.LeftBehind(cause, err)
 }
-
-// isInUse recognizes a subvolume that the kernel refuses to destroy now: "btrfs send" reads it, a
-// swap file in it is active, or it is the default subvolume (btrfs_delete_subvolume in
-// fs/btrfs/inode.c).
-func isInUse(err error) bool { return isErrno(err, unix.EPERM) || isErrno(err, unix.EBUSY) }
 
 func (t *Tenant) markDeleting(parent *os.File, name string) error {
 	dir, err := beneath.OpenDir(parent, name)
@@ -117,7 +113,7 @@ func (t *Tenant) markDeleting(parent *os.File, name string) error {
 		return err
 	}
 	defer dir.Close()
-	return t.store.disk.mark(dir, inspect.Deleting)
+	return t.store.disk.Mark(dir, inspect.Deleting)
 }
 
 // checkSubvolume verifies that the subvolume to destroy is the one in the catalogue. Missing data
@@ -128,22 +124,19 @@ func (t *Tenant) checkSubvolume(parent *os.File, name string, want uuid.UUID) er
 		return err
 	}
 	defer dir.Close()
-	data, info, err := t.store.disk.openSubvolume(dir)
+	data, info, err := t.store.disk.OpenSubvolume(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if errors.Is(err, btrfs.ErrNotSubvolume) {
-		return agentapi.Errorf(agentapi.MetadataError, "%s/%s is not a subvolume: somebody replaced it", name, dataDir)
+		return agentapi.Errorf(agentapi.MetadataError, "%s/%s is not a subvolume: somebody replaced it", name, ondisk.DataDir)
 	}
 	if err != nil {
 		return err
 	}
 	data.Close()
 	if info.UUID != want {
-		return replacedOnDisk(name, want, info.UUID)
+		return ondisk.ReplacedOnDisk(name, want, info.UUID)
 	}
 	return nil
 }
-
-// isForeign recognizes a directory that still contains files that the agent did not create.
-func isForeign(err error) bool { return isErrno(err, unix.ENOTEMPTY) }

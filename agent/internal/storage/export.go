@@ -2,18 +2,17 @@ package storage
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -48,7 +47,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 		if err != nil {
 			return err
 		}
-		if err := v.validateNewClient(ref.Client); err != nil {
+		if err := validateNewClient(v, ref.Client); err != nil {
 			return err
 		}
 		data, err := t.openOriginal(original{uuid: v.UUID, path: t.name + "/" + volume})
@@ -64,7 +63,7 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 
 func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 	return ExportGrant{
-		Path: v.Path, MountPath: filepath.Join(v.Path, dataDir), MountOptions: t.store.mountOptions(),
+		Path: v.Path, MountPath: filepath.Join(v.Path, ondisk.DataDir), MountOptions: t.store.mountOptions(),
 		UsageToken: t.store.usageToken(t.name, v, client),
 	}
 }
@@ -73,7 +72,7 @@ func (t *Tenant) grant(v Volume, client netip.Addr) ExportGrant {
 // between the two, the next start gives it access. For an existing reference it only updates the
 // NFS server.
 func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
-	at, found := slices.BinarySearchFunc(v.Refs, ref.key(), func(r Ref, key string) int { return strings.Compare(r.key(), key) })
+	at, found := slices.BinarySearchFunc(v.Refs, ref.Key(), func(r Ref, key string) int { return strings.Compare(r.Key(), key) })
 	if found && v.Refs[at].ReadOnly == ref.ReadOnly && !v.Refs[at].Ended {
 		return t.store.exporter.Export(ctx, t.store.exportsOf(v, ref.Client))
 	}
@@ -83,7 +82,7 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	if err := t.finishFence(ctx, v, ref.Client); err != nil {
 		return err
 	}
-	ref.Attachment = v.attachment(ref.Client)
+	ref.Attachment = v.AttachmentOf(ref.Client)
 	old := v
 	undo := func() error { return t.dropRefs(ctx, old, []Ref{ref}) }
 	v.Refs = slices.Clone(v.Refs)
@@ -105,34 +104,10 @@ func (t *Tenant) export(ctx context.Context, v Volume, ref Ref) error {
 	return nil
 }
 
-// attachment returns the attachment of the client's live references, or a new one.
-func (v Volume) attachment(client netip.Addr) Attachment {
-	for _, ref := range v.Refs {
-		if ref.Client == client && !ref.Ended {
-			return ref.Attachment
-		}
-	}
-	a := Attachment{Subvolume: v.UUID}
-	_, _ = rand.Read(a.FSID[:]) // never fails: crypto/rand
-	return a
-}
-
-// fsid returns the file system ID for handles of the subvolume data.
-func (a Attachment) fsid(data uuid.UUID) uuid.UUID {
-	switch {
-	case a == Attachment{}:
-		return data
-	case a.Subvolume != data && data != uuid.Nil:
-		return uuid.NewSHA1(a.FSID, data[:])
-	default:
-		return a.FSID
-	}
-}
-
 // restore sets the client's access on the NFS server to that of v, after a failed export that may
 // have taken effect.
 func (t *Tenant) restore(ctx context.Context, v Volume, client netip.Addr) error {
-	if v.hasClient(client) {
+	if v.HasClient(client) {
 		return t.store.exporter.Export(ctx, t.store.exportsOf(v, client))
 	}
 	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
@@ -158,7 +133,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 		if !found {
 			v = Volume{Name: volume, Path: t.path(volume)}
 		}
-		if v.RefsUnknown && !v.refersTo(client) { // quarantined, and the access of the client is unknown
+		if v.RefsUnknown && !v.RefersTo(client) { // quarantined, and the access of the client is unknown
 			return usable(nil, v.Quarantine, v.Path)
 		}
 		if err := t.unexport(ctx, v, client, carrying); err != nil || !v.RefsUnknown {
@@ -174,14 +149,14 @@ func (t *Tenant) unexport(ctx context.Context, v Volume, client netip.Addr, labe
 	var gone []Ref
 	left := v
 	left.Refs = slices.DeleteFunc(slices.Clone(v.Refs), func(r Ref) bool {
-		matches := r.Client == client && r.hasLabels(labels)
+		matches := r.Client == client && r.HasLabels(labels)
 		if matches {
 			gone = append(gone, r)
 		}
 		return matches
 	})
 	var err error
-	if left.hasClient(client) {
+	if left.HasClient(client) {
 		err = t.store.exporter.Export(ctx, t.store.exportsOf(left, client)) // the client may be read-only from now on
 	} else {
 		err = t.fence(ctx, v, client, gone)
@@ -201,7 +176,7 @@ func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []
 	if err := t.store.exporter.Unexport(ctx, exports); err != nil {
 		return errors.Join(err, unmarked)
 	}
-	if isFull(unmarked) {
+	if ondisk.IsFull(unmarked) {
 		return nil // unlink needs no room, and no quota
 	}
 	return unmarked
@@ -210,7 +185,7 @@ func (t *Tenant) fence(ctx context.Context, v Volume, client netip.Addr, gone []
 // finishFence completes an earlier unexport of a client whose attachment has ended. The server may
 // still serve the client, or process one of its requests.
 func (t *Tenant) finishFence(ctx context.Context, v Volume, client netip.Addr) error {
-	if !v.refersTo(client) || v.hasClient(client) {
+	if !v.RefersTo(client) || v.HasClient(client) {
 		return nil
 	}
 	return t.store.exporter.Unexport(ctx, t.store.exportsOf(v, client))
@@ -220,39 +195,28 @@ func (t *Tenant) markEnded(v Volume, gone []Ref) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	t.volumes.put(v.ended(gone))
-	dir, err := t.store.disk.open(t.name + "/" + v.Name)
+	t.volumes.put(v.Ended(gone))
+	dir, err := t.store.disk.Open(t.name + "/" + v.Name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return t.store.disk.endRefs(dir, gone)
-}
-
-// ended returns the volume with these references marked as ended.
-func (v Volume) ended(refs []Ref) Volume {
-	v.Refs = slices.Clone(v.Refs)
-	for i := range v.Refs {
-		if slices.ContainsFunc(refs, func(r Ref) bool { return r.key() == v.Refs[i].key() }) {
-			v.Refs[i].Ended = true
-		}
-	}
-	return v
+	return t.store.disk.EndRefs(dir, gone)
 }
 
 // keepRef writes a reference to disk, and puts v, which contains it, into the catalogue.
 func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
 	d := t.store.disk
-	dir, err := d.open(t.name + "/" + v.Name)
+	dir, err := d.Open(t.name + "/" + v.Name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if err := t.store.pool.WithReserve(ctx, func() error { return d.writeRef(dir, ref) }); err != nil {
+	if err := t.store.pool.WithReserve(ctx, func() error { return d.WriteRef(dir, ref) }); err != nil {
 		return err
 	}
-	err = d.writeMetadata(dir, v.metadata())
-	if isErrno(err, unix.ENOSPC) { // only the attach time is not updated
+	err = d.WriteMetadata(dir, v.Metadata())
+	if ondisk.IsErrno(err, unix.ENOSPC) { // only the attach time is not updated
 		before, _ := t.volumes.get(v.Name)
 		v.LastAttachAt, err = before.LastAttachAt, nil
 	}
@@ -272,13 +236,13 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 		return nil
 	}
 	d := t.store.disk
-	dir, err := d.open(t.name + "/" + left.Name)
+	dir, err := d.Open(t.name + "/" + left.Name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	for _, ref := range gone {
-		if err := d.removeRef(dir, ref); err != nil {
+		if err := d.RemoveRef(dir, ref); err != nil {
 			return err
 		}
 	}
@@ -289,30 +253,17 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 	return nil
 }
 
-// refersTo reports whether a live or ended reference names the client.
-func (v Volume) refersTo(client netip.Addr) bool {
-	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client })
-}
-
-// hasClient reports whether a reference gives the client access.
-func (v Volume) hasClient(client netip.Addr) bool {
-	return slices.ContainsFunc(v.Refs, func(r Ref) bool { return r.Client == client && !r.Ended })
-}
-
-// hasData is false for a quarantined volume with a missing subvolume.
-func (v Volume) hasData() bool { return v.ID != 0 }
-
-// export returns the export of the volume to one client.
-func (v Volume) export(client netip.Addr) nfs.Export {
+// exportOf returns the export of the volume to one client.
+func exportOf(v Volume, client netip.Addr) nfs.Export {
 	e := nfs.Export{
-		Path: filepath.Join(v.Path, dataDir), FSID: v.UUID, Client: client,
+		Path: filepath.Join(v.Path, ondisk.DataDir), FSID: v.UUID, Client: client,
 		Options: nfs.Options{ReadOnly: true, RootSquash: v.RootSquash},
 	}
 	for _, ref := range v.Refs {
 		if ref.Client != client || ref.Ended {
 			continue
 		}
-		e.FSID = ref.fsid(v.UUID)
+		e.FSID = ref.FSIDOf(v.UUID)
 		if !ref.ReadOnly {
 			e.Options.ReadOnly = false
 		}
@@ -324,21 +275,10 @@ func (v Volume) export(client netip.Addr) nfs.Export {
 func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
 	out := make([]nfs.Export, 0, len(clients))
 	for _, client := range clients {
-		e := v.export(client)
+		e := exportOf(v, client)
 		e.Options.RootSquash = e.Options.RootSquash || s.config.Exports.RootSquash
 		e.Options.Security, e.Options.XprtSec = s.config.Exports.Security, s.config.Exports.XprtSec
 		out = append(out, e)
-	}
-	return out
-}
-
-// clients returns the clients that have access, each one once.
-func (v Volume) clients() []netip.Addr {
-	var out []netip.Addr
-	for _, ref := range v.Refs { // sorted by client
-		if !ref.Ended && (len(out) == 0 || out[len(out)-1] != ref.Client) {
-			out = append(out, ref.Client)
-		}
 	}
 	return out
 }

@@ -8,16 +8,23 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
-// Names of the agent's files: see package pool.
+// Names of the agent's files: see packages pool and ondisk.
 const (
 	ownDir     = ".agent"
 	poolIDFile = "id"
 	lockFile   = "lock"
 	keyFile    = "key"
 	reserveDir = "reserve"
+
+	dataDir         = ondisk.DataDir
+	metadataFile    = ondisk.MetadataFile
+	clientsDir      = ondisk.ClientsDir
+	snapshotsDir    = ondisk.SnapshotsDir
+	temporarySuffix = ondisk.TemporarySuffix
 )
 
 func initPool(config Config) (uuid.UUID, bool, error) { return pool.Init(config.Pool()) }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -141,7 +142,7 @@ func (r *testEnv) failStep(op operation, before, after view, k, width int, failu
 	fail := func(format string, args ...any) {
 		t.Errorf("step %d and %d in all of %v fail with %v: "+format, append([]any{k, width, steps, failure}, args...)...)
 	}
-	if width > 1 && errors.Is(err, errLeftBehind) {
+	if width > 1 && errors.Is(err, ondisk.ErrLeftBehind) {
 		code = agentapi.Unavailable // a caller must not conclude that it was created, or that it was not
 	}
 	want := []view{before}

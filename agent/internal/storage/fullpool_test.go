@@ -16,6 +16,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -125,15 +126,15 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 		if err == nil {
 			_, _, err = ten.CreateVolume(t.Context(), VolumeSpec{Name: "new", SizeBytes: 16 * mib})
 		}
-		assert.Assert(t, isFull(err) || agentapi.CodeOf(err) == agentapi.NoSpace, "%v", err)
+		assert.Assert(t, ondisk.IsFull(err) || agentapi.CodeOf(err) == agentapi.NoSpace, "%v", err)
 		assert.NilError(t, s.Close(t.Context()))
 	} else {
-		assert.Assert(t, isFull(err), "%v", err)
+		assert.Assert(t, ondisk.IsFull(err), "%v", err)
 	}
 
 	assert.NilError(t, os.RemoveAll(others))
 	eventually(t, func() poll.Result { // the kernel cleans up in the background
-		if s, err = initAndOpen(); isFull(err) {
+		if s, err = initAndOpen(); ondisk.IsFull(err) {
 			return poll.Continue("%v", err)
 		}
 		assert.NilError(t, err)
@@ -191,7 +192,7 @@ func fillUp(dir string, most int, add func(path string) error) error {
 	for i := 0; err == nil && i < most; i++ {
 		err = add(filepath.Join(dir, fmt.Sprint(i)))
 	}
-	if isFull(err) {
+	if ondisk.IsFull(err) {
 		return nil
 	}
 	return errors.Join(err, errors.New("the pool does not fill up"))
@@ -252,7 +253,7 @@ func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
 	for _, name := range []string{"v", "other"} {
 		v, err := ten.GetVolume(ctx, name)
 		assert.NilError(t, err)
-		for _, e := range ten.store.exportsOf(v, v.clients()...) {
+		for _, e := range ten.store.exportsOf(v, v.Clients()...) {
 			assert.NilError(t, ten.Unexport(ctx, name, e.Client, nil))
 		}
 	}

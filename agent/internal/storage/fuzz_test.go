@@ -5,10 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"gotest.tools/v3/assert"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 )
 
 func FuzzCursor(f *testing.F) {
@@ -45,41 +42,5 @@ func FuzzCompression(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		assert.Equal(t, ValidateCompression(value) == nil, slices.Contains(valid, value), "%q", value)
-	})
-}
-
-func FuzzDecodeMetadata(f *testing.F) {
-	v := Volume{Name: "v", Labels: labels.Of(map[string]string{"a": "b"}), SourceVolume: "w", CreatedAt: now(), UpdatedAt: now(), LastAttachAt: now()}
-	v.Properties = Properties{SizeBytes: mib, QuotaBytes: mib, Compression: "zstd:3", UID: 1, GID: 2, Mode: 0o2770}
-	good, err := v.metadata().encode()
-	assert.NilError(f, err)
-	f.Add(good)
-	for _, seed := range []string{"", " ", "null", "{}", "[]", `{"version":1}`, `{"version":1,"name":"v","mode":"8"}`, `{"version":2,"name":"v","mode":"7"}`, "\x00\x00",
-		`{"version":1,"name":"../v","mode":"7"}`, `{"version":1,"name":"v","mode":"7","size_bytes":-1}`, `{"version":1,"name":"v","mode":"-7"}`} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, content []byte) {
-		m, err := decodeMetadata(content)
-		if err != nil {
-			return
-		}
-		// Accepted metadata is accepted again with the same value after a write.
-		assert.NilError(t, validateName("name", m.Name))
-		volume, err := m.volume()
-		assert.NilError(t, err)
-		snapshot, err := m.snapshot()
-		assert.NilError(t, err)
-		assert.Assert(t, volume.SizeBytes >= 0 && volume.QuotaBytes >= 0 && volume.Mode <= 0o7777)
-		written, err := volume.metadata().encode()
-		assert.NilError(t, err)
-		again, err := decodeMetadata(written)
-		assert.NilError(t, err)
-		back, err := again.volume()
-		assert.NilError(t, err)
-		assert.DeepEqual(t, back.Labels, volume.Labels, cmpopts.EquateEmpty())
-		assert.Equal(t, back.Properties, volume.Properties)
-		assert.Assert(t, back.CreatedAt.Equal(volume.CreatedAt))
-		_, err = snapshot.metadata().encode()
-		assert.NilError(t, err)
 	})
 }

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -35,7 +34,7 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 	}
 	switch left := v.QuotaBytes - used.UsedBytes; {
 	case v.QuotaBytes == 0:
-	case v.OverLimit(used) > 0:
+	case OverLimit(v, used) > 0:
 		out.Add(agentapi.ReasonVolumeOverLimit, "%d bytes are used, the limit is %d: writes fail until enough is deleted or the volume is grown",
 			used.UsedBytes, v.QuotaBytes)
 	case left < fullWithin:
@@ -44,7 +43,7 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 		out.Add(agentapi.ReasonVolumeNearlyFull, "%d of %d bytes are used", used.UsedBytes, v.QuotaBytes)
 	}
 	h.subvolumes.of(v, &out)
-	if missing := h.exports[v.dataPath()]; missing > 0 {
+	if missing := h.exports[v.DataPath()]; missing > 0 {
 		out.Add(agentapi.ReasonExportMissing, "the NFS server does not let in %d of the clients that the volume is exported to", missing)
 	}
 	return out
@@ -53,7 +52,7 @@ func (h Health) Of(v Volume, used Usage) []Condition {
 // OverLimit returns by how many bytes a volume exceeds its limit. btrfs reserves no space for a
 // reflink, which a server-side copy uses, and lets deletes at the limit write some metadata. A few
 // kilobytes do not count.
-func (v Volume) OverLimit(used Usage) int64 {
+func OverLimit(v Volume, used Usage) int64 {
 	over := used.UsedBytes - v.QuotaBytes
 	if v.QuotaBytes == 0 || over < fullWithin {
 		return 0
@@ -153,6 +152,3 @@ func (t *Tenant) degraded(ctx context.Context) (func(*Volume) bool, error) {
 	}
 	return func(v *Volume) bool { return len(health.Of(*v, usage[v.ID])) > 0 }, nil
 }
-
-// dataPath returns the exported path.
-func (v Volume) dataPath() string { return filepath.Join(v.Path, dataDir) }

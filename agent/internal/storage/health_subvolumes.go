@@ -69,7 +69,7 @@ func listNested(paths []string, total int) string {
 
 func (seen subvolumeState) of(v Volume, out *pool.Conditions) {
 	if seen.readOnly[v.ID] {
-		out.Add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.dataPath())
+		out.Add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.DataPath())
 	}
 	if names := seen.nested[v.ID]; names != "" {
 		out.Add(agentapi.ReasonNestedSubvolumes, "subvolumes within the volume do not count in its limit and are missing in its snapshots: %s", names)

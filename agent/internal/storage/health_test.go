@@ -110,7 +110,7 @@ func TestHealthOfExports(t *testing.T) {
 		assert.NilError(t, err)
 	}
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{})
-	exporter.drop(nfs.Export{Path: v.dataPath(), FSID: v.UUID, Client: client1})
+	exporter.drop(nfs.Export{Path: v.DataPath(), FSID: v.UUID, Client: client1})
 	assert.DeepEqual(t, healthOf(t, ten, "v"), []string{agentapi.ReasonExportMissing})
 	assert.DeepEqual(t, degradedVolumes(t, ten), []string{"v"})
 	ten.store.maintain(t.Context())

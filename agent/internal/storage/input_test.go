@@ -377,7 +377,7 @@ var lists = map[string]func(*Tenant, Query) (names []string, page Page[string], 
 	},
 	"exports": func(ten *Tenant, q Query) ([]string, Page[string], error) {
 		page, err := ten.ListExports(context.Background(), q)
-		return namesOf(page, func(e ExportEntry) string { return e.Volume + " " + e.key() }, err)
+		return namesOf(page, func(e ExportEntry) string { return e.Volume + " " + e.Key() }, err)
 	},
 }
 
@@ -437,7 +437,7 @@ func TestClientsOfOlderAgents(t *testing.T) {
 	for _, client := range []string{"127.0.0.1", "::1", "169.254.1.1", "fe80::1"} {
 		ref := Ref{Client: netip.MustParseAddr(client), CreatedAt: now()}
 		v.Refs = append(v.Refs, ref)
-		sortRefs(v.Refs)
+		slices.SortFunc(v.Refs, func(a, b Ref) int { return strings.Compare(a.Key(), b.Key()) })
 		assert.NilError(t, ten.keepRef(t.Context(), v, ref))
 		old = append(old, ref)
 	}

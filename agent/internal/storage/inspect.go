@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 )
 
@@ -180,12 +181,30 @@ func (s *Store) openInspected(name string) (*Tenant, error) {
 	if t.dir, err = beneath.OpenDir(s.pool.Base(), name); err != nil {
 		return nil, beneath.IgnoreNotExist(err)
 	}
-	t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir)
-	if isErrno(err, unix.ENOENT) {
-		err = s.repair(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + snapshotsDir}, func() (err error) {
-			t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir)
+	t.snapsDir, err = beneath.OpenDir(t.dir, ondisk.SnapshotsDir)
+	if ondisk.IsErrno(err, unix.ENOENT) {
+		err = s.repair(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + ondisk.SnapshotsDir}, func() (err error) {
+			t.snapsDir, err = s.openOrMake(t.dir, ondisk.SnapshotsDir)
 			return err
 		})
 	}
 	return t, err
+}
+
+// newerFiles lists the volumes and snapshots that an agent of 57e475d quarantines.
+func (s *Store) newerFiles() []Finding {
+	var out []Finding
+	note := func(kind FindingKind, path string, version int) {
+		if version > 1 {
+			out = append(out, Finding{Kind: kind, Path: path, Detail: fmt.Sprintf("version %d", version)})
+		}
+	}
+	for _, t := range s.Tenants() {
+		for _, v := range t.volumes.all() {
+			metadata, refs := v.FileVersions()
+			note(NewerMetadata, v.Path, metadata)
+			note(NewerReference, v.Path, refs)
+		}
+	}
+	return out
 }

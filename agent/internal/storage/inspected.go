@@ -13,6 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -26,7 +27,7 @@ type inspected struct {
 	data       inspect.Data
 	references inspect.References
 
-	metadata metadata
+	metadata ondisk.Metadata
 	info     btrfs.SubvolumeInfo
 	refs     []Ref
 	volume   Volume   // if the directory is a complete volume
@@ -38,7 +39,7 @@ func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	place := inspect.PlaceOf(name, id.ValidateName)
 	dir, err := beneath.OpenDir(parent, name)
 	switch {
-	case isErrno(err, unix.ENOENT), isErrno(err, unix.ENOTDIR) && !isLink(parent, name):
+	case ondisk.IsErrno(err, unix.ENOENT), ondisk.IsErrno(err, unix.ENOTDIR) && !isLink(parent, name):
 		return inspected{state: inspect.NotOurs}
 	case err != nil && place != inspect.Named:
 		t.store.log.Warn("failed to inspect a directory", "path", parent.Name()+"/"+name, "error", err)
@@ -54,7 +55,7 @@ func (t *Tenant) inspect(parent *os.File, name string) inspected {
 	otherName := false
 	note := func(err error) {
 		reasons = append(reasons, err.Error())
-		otherName = otherName || errors.Is(err, errOtherName)
+		otherName = otherName || errors.Is(err, ondisk.ErrOtherName)
 	}
 	if place == inspect.Unnamed {
 		note(fmt.Errorf("the directory's name %w", id.ValidateName(name)))
@@ -92,36 +93,36 @@ func isLink(dir *os.File, name string) bool {
 	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
-func (t *Tenant) decode(parent *os.File, m metadata) (v Volume, s Snapshot, err error) {
+func (t *Tenant) decode(parent *os.File, m ondisk.Metadata) (v Volume, s Snapshot, err error) {
 	if parent == t.dir {
-		v, err = m.volume()
+		v, err = m.AsVolume()
 	} else {
-		s, err = m.snapshot()
+		s, err = m.AsSnapshot()
 	}
 	return v, s, err
 }
 
-func lookAtMetadata(dir *os.File, name string, place inspect.Place, note func(error)) (metadata, inspect.Metadata, inspect.Mark) {
-	m, mark, err := readMarkedMetadata(dir)
+func lookAtMetadata(dir *os.File, name string, place inspect.Place, note func(error)) (ondisk.Metadata, inspect.Metadata, inspect.Mark) {
+	m, mark, err := ondisk.ReadMarkedMetadata(dir)
 	if err == nil && place == inspect.Named {
-		err = m.isOf(name)
+		err = m.IsOf(name)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		note(errors.New(metadataFile + " is missing"))
-		return metadata{}, inspect.NoMetadata, inspect.NoMark
+		note(errors.New(ondisk.MetadataFile + " is missing"))
+		return ondisk.Metadata{}, inspect.NoMetadata, inspect.NoMark
 	case err != nil:
 		note(err)
-		return metadata{}, inspect.BadMetadata, inspect.NoMark
+		return ondisk.Metadata{}, inspect.BadMetadata, inspect.NoMark
 	default:
 		return m, inspect.GoodMetadata, mark
 	}
 }
 
-func (t *Tenant) lookAtData(dir *os.File, m metadata, note func(error)) (btrfs.SubvolumeInfo, inspect.Data) {
+func (t *Tenant) lookAtData(dir *os.File, m ondisk.Metadata, note func(error)) (btrfs.SubvolumeInfo, inspect.Data) {
 	info, known := t.store.index.Of(dir)
 	if !known {
-		data, opened, err := t.store.disk.openSubvolume(dir)
+		data, opened, err := t.store.disk.OpenSubvolume(dir)
 		if errors.Is(err, os.ErrNotExist) {
 			return info, inspect.NoData
 		}
@@ -132,14 +133,14 @@ func (t *Tenant) lookAtData(dir *os.File, m metadata, note func(error)) (btrfs.S
 		data.Close()
 		info = opened
 	}
-	if m.namesOther(info.UUID) {
+	if m.NamesOther(info.UUID) {
 		return info, inspect.ReplacedData
 	}
 	return info, inspect.OwnData
 }
 
 func lookAtReferences(dir *os.File, note func(error)) ([]Ref, inspect.References) {
-	refs, err := readRefs(dir)
+	refs, err := ondisk.ReadRefs(dir)
 	switch {
 	case err != nil:
 		note(err)
@@ -162,10 +163,10 @@ func allEnded(refs []Ref) []Ref {
 // others returns the name of a file in the directory of a volume that the agent does not create, or
 // "".
 func others(dir *os.File) (string, error) {
-	names, err := readDir(dir)
+	names, err := ondisk.ReadDir(dir)
 	slices.Sort(names)
 	for _, name := range names {
-		if !slices.Contains([]string{dataDir, metadataFile, metadataFile + temporarySuffix, clientsDir}, name) {
+		if !slices.Contains([]string{ondisk.DataDir, ondisk.MetadataFile, ondisk.MetadataFile + ondisk.TemporarySuffix, ondisk.ClientsDir}, name) {
 			return name, err
 		}
 	}

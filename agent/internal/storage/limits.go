@@ -20,7 +20,7 @@ type TenantStats struct {
 }
 
 // countedSize is what a volume adds to the total of its tenant.
-func (v *Volume) countedSize() int64 { return max(v.SizeBytes, v.QuotaBytes) }
+func countedSize(v *Volume) int64 { return max(v.SizeBytes, v.QuotaBytes) }
 
 // admission enforces the limits of a tenant for concurrent creations and expansions. An admitted
 // change counts at once, first as pending, and as a volume after keep.
@@ -38,7 +38,7 @@ type admitted struct {
 // exceed a limit. A tenant that exceeds a lowered limit keeps its volumes and gets no more. The
 // caller calls end when the change is over, and keep before that if it succeeded.
 func (t *Tenant) admit(old, v Volume) (end func(), err error) {
-	more := admitted{bytes: v.countedSize() - old.countedSize()}
+	more := admitted{bytes: countedSize(&v) - countedSize(&old)}
 	if old.Name == "" {
 		more.volumes = 1
 	}

@@ -92,7 +92,7 @@ func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
 				continue
 			}
 			page.Total++
-			key := ref.key()
+			key := ref.Key()
 			seen := after != "" && (v.Name < afterVolume || v.Name == afterVolume && key <= afterKey)
 			switch {
 			case seen:

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
 		for j := range i % 4 {
 			v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 0, byte(j / 2), byte(j)}), Labels: labels.Of(map[string]string{"parity": fmt.Sprint(j % 2)})})
 		}
-		sortRefs(v.Refs)
+		slices.SortFunc(v.Refs, func(a, b Ref) int { return strings.Compare(a.Key(), b.Key()) })
 		ten.volumes.put(v)
 		ten.snapshots.put(Snapshot{Name: name, Volume: fmt.Sprint("of", i%3), Labels: v.Labels})
 	}
@@ -59,7 +60,7 @@ func TestPagesHoldEverythingOnceInOrder(t *testing.T) {
 		want["volumes"] = append(want["volumes"], v.Name)
 		want["snapshots"] = append(want["snapshots"], v.Name)
 		for _, ref := range v.Refs {
-			want["exports"] = append(want["exports"], v.Name+" "+ref.key())
+			want["exports"] = append(want["exports"], v.Name+" "+ref.Key())
 		}
 	}
 	for kind := range lists {
@@ -236,7 +237,7 @@ func TestManyReferences(t *testing.T) {
 	for i := range maxRefs {
 		v.Refs = append(v.Refs, Ref{Client: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})})
 	}
-	sortRefs(v.Refs)
+	slices.SortFunc(v.Refs, func(a, b Ref) int { return strings.Compare(a.Key(), b.Key()) })
 	ten.volumes.put(v)
 	_, err := ten.Export(t.Context(), "v", ExportSpec{Client: client2})
 	assertCode(t, err, agentapi.Invalid)

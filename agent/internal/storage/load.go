@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -11,6 +13,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 )
 
 // The agent loads each name at start, and again after a change of the name has failed. Both finish
@@ -63,7 +66,7 @@ func (t *Tenant) repairWhole(parent *os.File, lock nameLock, name string, f insp
 	err = errors.Join(
 		t.adopt(dir, f.metadata, f.info),
 		t.clearMark(dir, f.mark),
-		t.removeLeftoverFile(dir, metadataFile+temporarySuffix),
+		t.removeLeftoverFile(dir, ondisk.MetadataFile+ondisk.TemporarySuffix),
 		more(dir),
 	)
 	if err != nil {
@@ -76,7 +79,7 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 	if mark == inspect.NoMark || t.store.inspection.readOnly() {
 		return nil
 	}
-	return t.store.disk.clearMark(dir)
+	return t.store.disk.ClearMark(dir)
 }
 
 // quarantineVolume keeps the name and the clients of a volume. It reads as many references as it
@@ -84,10 +87,10 @@ func (t *Tenant) clearMark(dir *os.File, mark inspect.Mark) error {
 func (t *Tenant) quarantineVolume(name string, f inspected) {
 	before, known := t.volumes.get(name)
 	v := Volume{
-		Name: name, VolumeID: f.metadata.ownVolumeID(), Path: t.path(name), Quarantine: f.reason,
+		Name: name, VolumeID: f.metadata.OwnVolumeID(), Path: t.path(name), Quarantine: f.reason,
 		ID: f.info.ID, UUID: f.info.UUID, Refs: f.refs, RefsUnknown: f.references == inspect.BadReferences,
 	}
-	if !v.hasData() {
+	if !v.HasData() {
 		v.UUID = f.metadata.UUID
 	}
 	switch {
@@ -106,14 +109,14 @@ func (t *Tenant) quarantineVolume(name string, f inspected) {
 }
 
 // adopt accepts data in another subvolume than before: an administrator has restored it.
-func (t *Tenant) adopt(dir *os.File, m metadata, info btrfs.SubvolumeInfo) error {
+func (t *Tenant) adopt(dir *os.File, m ondisk.Metadata, info btrfs.SubvolumeInfo) error {
 	if m.UUID == info.UUID || m.UUID == uuid.Nil {
 		return nil
 	}
 	detail := fmt.Sprintf("the subvolume was %s and is %s", m.UUID, info.UUID)
 	return t.store.repair(Finding{Kind: ReplacedData, Path: dir.Name(), Detail: detail}, func() error {
 		m.UUID = info.UUID
-		return t.store.disk.writeMetadata(dir, m)
+		return t.store.disk.WriteMetadata(dir, m)
 	})
 }
 
@@ -124,7 +127,7 @@ func (t *Tenant) removeLeftoverFile(dir *os.File, name string) error {
 		return nil
 	}
 	return t.store.repair(Finding{Kind: Temporary, Path: dir.Name() + "/" + name}, func() error {
-		return t.store.disk.unlink(dir, name)
+		return t.store.disk.Unlink(dir, name)
 	})
 }
 
@@ -186,16 +189,16 @@ func (t *Tenant) noteAgain(name string) error {
 	if len(v.Pending) == 0 || v.Quarantine != "" {
 		return nil
 	}
-	dir, err := t.store.disk.open(t.name + "/" + name)
+	dir, err := t.store.disk.Open(t.name + "/" + name)
 	if err != nil {
 		return beneath.IgnoreNotExist(err)
 	}
 	defer dir.Close()
-	_, unreadable := presentMetadata(dir, name)
+	_, unreadable := ondisk.PresentMetadata(dir, name)
 	if unreadable != nil { // the following load quarantines the volume, and reports why
 		return nil
 	}
-	return t.store.disk.writeMetadata(dir, v.metadata())
+	return t.store.disk.WriteMetadata(dir, v.Metadata())
 }
 
 func (t *Tenant) reloadSnapshot(name string) error {
@@ -223,7 +226,7 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error
 		t.store.maintenance.deleted()
 		err := t.finishRemoval(parent, name, f)
 		switch {
-		case isInUse(err) && f.place == inspect.Trash:
+		case ondisk.IsInUse(err) && f.place == inspect.Trash:
 			t.store.maintenance.removeLater(path)
 		case err != nil:
 			t.store.maintenance.failed.Store(true)
@@ -239,19 +242,49 @@ func (t *Tenant) removeLeftover(parent *os.File, name string, f inspected) error
 func (t *Tenant) finishRemoval(parent *os.File, name string, f inspected) error {
 	d := t.store.disk
 	if f.state == inspect.InterruptedDeletion || f.place != inspect.Named {
-		return d.removeDirectory(parent, name)
+		return d.RemoveDirectory(parent, name)
 	}
 	trash := t.store.maintenance.newTemporaryName(inspect.TrashPrefix)
 	defer t.store.maintenance.done(trash)
-	err := d.rename(parent, name, trash)
-	if isErrno(err, unix.ENOSPC) {
-		return d.removeEmpty(parent, name, f.metadata)
+	err := d.Rename(parent, name, trash)
+	if ondisk.IsErrno(err, unix.ENOSPC) {
+		return d.RemoveEmpty(parent, name, f.metadata)
 	}
 	if err != nil {
 		return err
 	}
 	if again := t.inspect(parent, trash); again.data != inspect.NoData {
-		return d.rename(parent, trash, name)
+		return d.Rename(parent, trash, name)
 	}
-	return d.removeEmpty(parent, trash, f.metadata)
+	return d.RemoveEmpty(parent, trash, f.metadata)
+}
+
+// repairRefs removes the remains of interrupted writes: temporary files, and the ended file of a
+// reference that is live again. It marks the files of ended references.
+func (t *Tenant) repairRefs(dir *os.File, refs []Ref) error {
+	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
+	if err != nil {
+		return beneath.IgnoreNotExist(err)
+	}
+	defer clients.Close()
+	names, err := clients.Readdirnames(-1)
+	for _, name := range names {
+		if strings.HasSuffix(name, ondisk.TemporarySuffix) || ondisk.IsReplaced(name, names) {
+			err = errors.Join(err, t.removeLeftoverFile(clients, name))
+		}
+	}
+	for _, ref := range refs {
+		for _, suffix := range []string{ondisk.RefSuffix1, ondisk.RefSuffix} {
+			if ref.Ended && slices.Contains(names, ref.Stem()+suffix) {
+				err = errors.Join(err, t.markFile(clients, ref, suffix))
+			}
+		}
+	}
+	return err
+}
+
+func (t *Tenant) markFile(clients *os.File, ref Ref, suffix string) error {
+	return t.store.repair(Finding{Kind: Temporary, Path: clients.Name() + "/" + ref.Stem() + suffix}, func() error {
+		return t.store.disk.Rename(clients, ref.Stem()+suffix, ref.Stem()+ondisk.EndedSuffix)
+	})
 }

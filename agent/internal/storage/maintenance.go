@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -108,7 +109,7 @@ func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 // removeLeftovers tries again to remove the leftovers of failed changes. It reads the whole
 // directory, so it runs only if there may be leftovers.
 func (t *Tenant) removeLeftovers(parent *os.File) {
-	names, err := readDir(parent)
+	names, err := ondisk.ReadDir(parent)
 	if err != nil {
 		return
 	}
@@ -123,7 +124,7 @@ func (t *Tenant) removeLeftovers(parent *os.File) {
 
 // newTemporaryName returns a name that does not count as a leftover until done.
 func (m *maintenance) newTemporaryName(prefix string) string {
-	name := temporaryName(prefix)
+	name := ondisk.TemporaryName(prefix)
 	m.active.Store(name, true)
 	return name
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -293,7 +294,7 @@ func TestMarkOfWholeClone(t *testing.T) {
 	assert.ErrorIs(t, err, errKilled)
 	r.store.abandon()
 	r.faults.disarm()
-	_, mark, err := readMarkedMetadata(openPath(t, r.ten.path("c")))
+	_, mark, err := ondisk.ReadMarkedMetadata(openPath(t, r.ten.path("c")))
 	assert.NilError(t, err)
 	assert.Equal(t, mark, inspect.Creating)
 	r.open()

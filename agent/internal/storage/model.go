@@ -6,98 +6,11 @@ package storage
 
 import (
 	"net/netip"
-	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
-
-// Properties are the properties that volumes and snapshots share. Owner and mode are those of the
-// root directory of the subvolume.
-type Properties struct {
-	SizeBytes   int64  `json:"size_bytes"`
-	QuotaBytes  int64  `json:"quota_bytes"` // 0: no limit
-	NoCOW       bool   `json:"nocow"`
-	Compression string `json:"compression"` // btrfs.compression; "" means the default of the filesystem
-	UID         int64  `json:"uid"`
-	GID         int64  `json:"gid"`
-	RootSquash  bool   `json:"root_squash,omitempty"` // maps root of a client to the anonymous user
-	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
-}
-
-// Volume is the intended state of one volume. Copies share lists and labels, which are replaced and
-// never changed.
-type Volume struct {
-	Name     string
-	VolumeID uuid.UUID // permanent, also if the name changes; zero if the metadata cannot be read
-	UUID     uuid.UUID // of the data subvolume
-	ID       uint64    // of the data subvolume; key to Usage; 0 for a quarantined volume without data
-	Path     string    // directory that contains data
-	Properties
-	Labels         labels.Set
-	MountOptions   []string  // NFS mount options for the next mount
-	SourceVolume   string    // the source if it is a clone of a volume
-	SourceSnapshot string    // the source if it is a clone of a snapshot
-	SourceVolumeID uuid.UUID // volume that the contents come from; zero if unknown
-	Refs           []Ref
-	Quarantine     string // why the volume cannot be used; "" if it can
-	RefsUnknown    bool   // a quarantined volume may have clients that Refs does not list
-	CreatedAt      time.Time
-	UpdatedAt      time.Time
-	LastAttachAt   time.Time // zero: never
-
-	Pending pendingChanges // see change.go
-}
-
-// Ref is a reference that gives a client access: the client and the labels of the caller. Several
-// references may name one client. Together they are its attachment to the volume.
-type Ref struct {
-	Client   netip.Addr `json:"client"`
-	ReadOnly bool       `json:"read_only,omitempty"`
-	Labels   labels.Set `json:"labels,omitempty"`
-
-	Attachment
-
-	// Ended means that an unexport has begun and has not succeeded yet. The reference still counts,
-	// but no longer gives the client access. Another export of it begins a new attachment.
-	Ended bool `json:"-"`
-
-	CreatedAt time.Time `json:"created_at"`
-}
-
-// Attachment identifies the period from the first reference of a client to a volume to its last.
-// All live references of one client to one volume have the same attachment. It is zero in
-// references of version 1, whose file handles contain the UUID of the subvolume.
-type Attachment struct {
-	// FSID is the file system ID in the file handles of the client: 128 random bits, never reused
-	// for another attachment.
-	FSID uuid.UUID `json:"fsid,omitzero"`
-
-	// Subvolume is the data for which the ID was created. Handles must become stale when the data
-	// is replaced. With the same ID, they would lead to the previous subvolume as long as it
-	// exists.
-	Subvolume uuid.UUID `json:"subvolume,omitzero"`
-}
-
-// Snapshot is a read-only subvolume with the contents of a volume at one moment.
-type Snapshot struct {
-	Name       string
-	UUID       uuid.UUID
-	ParentUUID uuid.UUID // data subvolume of the volume
-	ID         uint64
-	Path       string
-	Volume     string    // name of the volume at the time of the snapshot
-	VolumeID   uuid.UUID // ID of that volume; zero if unknown
-	Properties
-	Labels     labels.Set
-	Nested     []string // subvolumes within the volume, which are empty directories here; not all of them if there are many
-	Quarantine string
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
-}
 
 // VolumeSpec is a request for a new volume.
 type VolumeSpec struct {
@@ -226,3 +139,15 @@ const (
 	QuotaSimple = pool.QuotaSimple
 	QuotaOff    = pool.QuotaOff
 )
+
+// Volume is a volume: see package ondisk, as for the other three.
+type Volume = ondisk.Volume
+
+// Snapshot is a snapshot of a volume.
+type Snapshot = ondisk.Snapshot
+
+// Ref gives a client access.
+type Ref = ondisk.Ref
+
+// Properties are the properties that volumes and snapshots share.
+type Properties = ondisk.Properties

@@ -156,14 +156,14 @@ func spoilReference(t *testing.T, dir string) {
 	t.Helper()
 	clients := filepath.Join(dir, clientsDir)
 	assert.NilError(t, os.Mkdir(clients, 0o700))
-	replace(t, filepath.Join(clients, Ref{Client: client1}.file()), `{"client":`)
+	replace(t, filepath.Join(clients, Ref{Client: client1}.FileName()), `{"client":`)
 }
 
 func renameReference(t *testing.T, dir string) {
 	t.Helper()
 	clients := filepath.Join(dir, clientsDir)
 	assert.NilError(t, os.Mkdir(clients, 0o700))
-	replace(t, filepath.Join(clients, Ref{Client: client2}.file()), `{"client":"10.0.0.1"}`)
+	replace(t, filepath.Join(clients, Ref{Client: client2}.FileName()), `{"client":"10.0.0.1"}`)
 }
 
 func reasons(conditions []Condition) []string {
@@ -309,10 +309,10 @@ func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 		"a volume that is gone":  func() { m.put(nfs.Export{Path: r.ten.path("gone") + "/data", Client: client1}) },
 		"an unknown tenant":      func() { m.put(nfs.Export{Path: r.pool.Dir + "/x/y/data", Client: client1}) },
 		"the base":               func() { m.put(nfs.Export{Path: r.pool.Dir, Client: client1}) },
-		"missing":                func() { m.drop(v.export(client1)) },
+		"missing":                func() { m.drop(exportOf(v, client1)) },
 		"all are missing":        func() { m.mu.Lock(); clear(m.exports); m.mu.Unlock() },
-		"other options":          func() { e := v.export(client1); e.Options.ReadOnly = true; m.put(e) },
-		"another file system ID": func() { e := v.export(client1); e.FSID[0]++; m.put(e) },
+		"other options":          func() { e := exportOf(v, client1); e.Options.ReadOnly = true; m.put(e) },
+		"another file system ID": func() { e := exportOf(v, client1); e.FSID[0]++; m.put(e) },
 	}
 	for name, drift := range drifts {
 		drift()
@@ -358,7 +358,7 @@ func TestFileSystemIDsDoNotCollide(t *testing.T) {
 		t.Helper()
 		v, err := ten.GetVolume(t.Context(), name)
 		assert.NilError(t, err)
-		id := v.export(client1).FSID
+		id := exportOf(v, client1).FSID
 		assert.Equal(t, seen[id], "", "volume %s has the ID of", name)
 		assert.Assert(t, id != [16]byte{})
 		seen[id] = name

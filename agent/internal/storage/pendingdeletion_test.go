@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -92,7 +93,7 @@ func TestDeleteWhileSent(t *testing.T) {
 	ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	assert.Equal(t, len(pending()), 0, "%v", pending())
 	for _, dir := range []*os.File{ten.dir, ten.snapsDir} {
-		names, err := readDir(dir)
+		names, err := ondisk.ReadDir(dir)
 		assert.NilError(t, err)
 		for _, name := range names {
 			assert.Assert(t, !strings.HasPrefix(name, "."), name)

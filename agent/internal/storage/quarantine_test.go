@@ -125,7 +125,7 @@ func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
 				r.recoverFromFailure()
 				want := name == "metadata" || squash
 				for _, e := range r.exporter.list() {
-					assert.Equal(t, e.Options.RootSquash, e.Path == v.dataPath() && want)
+					assert.Equal(t, e.Options.RootSquash, e.Path == v.DataPath() && want)
 				}
 				assert.Equal(t, len(r.exporter.list()), len(before))
 			})
@@ -149,7 +149,7 @@ func TestDamagedReferenceShutsNobodyOut(t *testing.T) {
 	before := exporter.list()
 	refs := mustGet(t, ten, "v").Refs
 	assert.NilError(t, s.Close(t.Context()))
-	file := filepath.Join(v.Path, clientsDir, refs[0].file())
+	file := filepath.Join(v.Path, clientsDir, refs[0].FileName())
 	content, err := os.ReadFile(file)
 	assert.NilError(t, err)
 	assert.NilError(t, os.Truncate(file, 0))

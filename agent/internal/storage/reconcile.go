@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -18,8 +19,8 @@ func (s *Store) intendedExports() []nfs.Export {
 	var out []nfs.Export
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			if v.hasData() {
-				out = append(out, s.exportsOf(v, v.clients()...)...)
+			if v.HasData() {
+				out = append(out, s.exportsOf(v, v.Clients()...)...)
 			}
 		}
 	}
@@ -34,8 +35,8 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	unknown := map[string]Volume{}
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
-			if v.keepsExports() {
-				unknown[v.dataPath()] = v
+			if keepsExports(v) {
+				unknown[v.DataPath()] = v
 			}
 		}
 	}
@@ -54,7 +55,7 @@ func (s *Store) keptExports(ctx context.Context) ([]nfs.Export, error) {
 	var out []nfs.Export
 	for _, e := range actual {
 		v, found := unknown[e.Path]
-		kept := found && v.keeps(e) || e.Spec == "" && slices.Contains(broken, s.tenantOf(e.Path))
+		kept := found && keeps(v, e) || e.Spec == "" && slices.Contains(broken, s.tenantOf(e.Path))
 		if kept && !intended[e.Key()] {
 			e.Options.XprtSec = s.config.Exports.XprtSec // the kernel does not return it
 			out = append(out, e)
@@ -83,7 +84,7 @@ func (t *Tenant) takeOverSquash() {
 			}
 		}
 		v.RootSquash = !slices.ContainsFunc(actual, func(e nfs.Export) bool {
-			return e.Path == v.dataPath() && v.hasClient(e.Client) && !e.Options.RootSquash
+			return e.Path == v.DataPath() && v.HasClient(e.Client) && !e.Options.RootSquash
 		})
 		t.volumes.put(v)
 	}
@@ -91,12 +92,12 @@ func (t *Tenant) takeOverSquash() {
 
 // keepsExports reports whether the server may have exports of the volume that the agent cannot
 // verify.
-func (v Volume) keepsExports() bool { return v.RefsUnknown || !v.hasData() }
+func keepsExports(v Volume) bool { return v.RefsUnknown || !v.HasData() }
 
 // keeps reports whether the export of such a volume stays. It must name a single client, whose
 // attachment has not ended as far as the agent knows.
-func (v Volume) keeps(e nfs.Export) bool {
-	ended := v.refersTo(e.Client) && !v.hasClient(e.Client)
+func keeps(v Volume, e nfs.Export) bool {
+	ended := v.RefersTo(e.Client) && !v.HasClient(e.Client)
 	return e.Spec == "" && !ended
 }
 
@@ -141,10 +142,10 @@ func (s *Store) reconcilePath(ctx context.Context, path string, actual []nfs.Exp
 	return s.change(ctx, func(ctx context.Context) error {
 		v, found := t.volumes.get(name)
 		err := s.revoke(ctx, path, actual, func(e nfs.Export) bool {
-			return e.Spec == "" && v.hasClient(e.Client) || found && v.keepsExports() && v.keeps(e)
+			return e.Spec == "" && v.HasClient(e.Client) || found && keepsExports(v) && keeps(v, e)
 		})
-		want := s.exportsOf(v, v.clients()...)
-		if err != nil || len(want) == 0 || !v.hasData() {
+		want := s.exportsOf(v, v.Clients()...)
+		if err != nil || len(want) == 0 || !v.HasData() {
 			return err
 		}
 		return s.exporter.Export(ctx, want)
@@ -184,7 +185,7 @@ func (s *Store) locate(path string) (*Tenant, string) {
 		return nil, ""
 	}
 	parts := strings.Split(below, string(filepath.Separator))
-	if len(parts) != 3 || parts[2] != dataDir || id.ValidateName(parts[1]) != nil {
+	if len(parts) != 3 || parts[2] != ondisk.DataDir || id.ValidateName(parts[1]) != nil {
 		return nil, ""
 	}
 	return s.tenantOnDisk(parts[0]), parts[1]

@@ -12,6 +12,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -26,7 +27,7 @@ func (s *Store) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.index, err = s.pool.IndexData(dataDir); err != nil {
+	if s.index, err = s.pool.IndexData(ondisk.DataDir); err != nil {
 		return err
 	}
 	defer func() { s.index = nil }()
@@ -62,7 +63,7 @@ func (s *Store) tenantNames() ([]string, error) {
 			return nil, fmt.Errorf("tenant %q %w", name, err)
 		}
 	}
-	entries, err := readDir(s.pool.Base())
+	entries, err := ondisk.ReadDir(s.pool.Base())
 	if err != nil {
 		return nil, err
 	}
@@ -81,11 +82,11 @@ func (s *Store) tenantNames() ([]string, error) {
 func (s *Store) wasTenant(name string) bool {
 	t := &Tenant{store: s, name: name}
 	var err error
-	if t.dir, err = s.disk.open(name); err != nil {
+	if t.dir, err = s.disk.Open(name); err != nil {
 		return false
 	}
 	defer t.dir.Close()
-	if t.snapsDir, err = beneath.OpenDir(t.dir, snapshotsDir); err != nil {
+	if t.snapsDir, err = beneath.OpenDir(t.dir, ondisk.SnapshotsDir); err != nil {
 		return false
 	}
 	defer t.snapsDir.Close()
@@ -94,7 +95,7 @@ func (s *Store) wasTenant(name string) bool {
 
 // hasMetadata reports whether a subdirectory has readable metadata.
 func (t *Tenant) hasMetadata(parent *os.File) bool {
-	names, err := readDir(parent)
+	names, err := ondisk.ReadDir(parent)
 	if err != nil {
 		return false
 	}
@@ -150,19 +151,9 @@ func (s *Store) brokenTenants() []string {
 	return slices.Sorted(maps.Keys(s.broken))
 }
 
-// readDir lists a directory and leaves it open.
-func readDir(dir *os.File) ([]string, error) {
-	again, err := beneath.OpenDir(dir, ".")
-	if err != nil {
-		return nil, err
-	}
-	defer again.Close()
-	return again.Readdirnames(-1)
-}
-
 func (t *Tenant) load() error {
 	if err := t.loadAll(t.dir, func(name string) {
-		if name != snapshotsDir {
+		if name != ondisk.SnapshotsDir {
 			t.loadVolume(name)
 		}
 	}); err != nil {
@@ -176,7 +167,7 @@ func (t *Tenant) load() error {
 
 // loadAll removes the leftovers in a directory and calls load for the other names.
 func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
-	names, err := readDir(parent)
+	names, err := ondisk.ReadDir(parent)
 	if err != nil {
 		return err
 	}

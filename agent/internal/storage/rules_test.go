@@ -16,6 +16,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
 
@@ -77,7 +78,7 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	dir := openPath(t, v.Path)
 	defer dir.Close()
 	m := readMetadata(t, dir, v.Name)
-	onDisk, err := m.volume()
+	onDisk, err := m.AsVolume()
 	assert.NilError(t, err)
 	assert.DeepEqual(t, onDisk.Properties, v.Properties)
 	assert.Equal(t, onDisk.VolumeID, v.VolumeID)
@@ -85,14 +86,14 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	assert.Equal(t, onDisk.SourceVolume+"|"+onDisk.SourceSnapshot, v.SourceVolume+"|"+v.SourceSnapshot)
 	assert.Equal(t, onDisk.CreatedAt, v.CreatedAt)
 	assert.Equal(t, onDisk.UpdatedAt, v.UpdatedAt)
-	refs, err := readRefs(dir)
+	refs, err := ondisk.ReadRefs(dir)
 	assert.NilError(t, err)
 	assert.DeepEqual(t, refs, v.Refs, compareAddr, cmpopts.EquateEmpty())
 
 	want := []string{dataDir, metadataFile}
 	files := []string{}
 	for _, ref := range v.Refs {
-		files = append(files, ref.file())
+		files = append(files, ref.FileName())
 	}
 	if have := entries(t, v.Path); slices.Contains(have, clientsDir) {
 		want = append(want, clientsDir)
@@ -105,11 +106,11 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 }
 
 // readMetadata reads metadata without a running change.
-func readMetadata(t testing.TB, dir *os.File, name string) metadata {
+func readMetadata(t testing.TB, dir *os.File, name string) ondisk.Metadata {
 	t.Helper()
-	m, mark, err := readMarkedMetadata(dir)
+	m, mark, err := ondisk.ReadMarkedMetadata(dir)
 	assert.NilError(t, err)
-	assert.NilError(t, m.isOf(name))
+	assert.NilError(t, m.IsOf(name))
 	assert.Equal(t, mark, inspect.NoMark, "%s", name)
 	assert.Equal(t, len(m.Changes), 0, "%s", name)
 	return m
@@ -121,9 +122,9 @@ func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
 	dir := openPath(t, s.Path)
 	defer dir.Close()
 	m := readMetadata(t, dir, s.Name)
-	onDisk, err := m.snapshot()
+	onDisk, err := m.AsSnapshot()
 	assert.NilError(t, err)
-	data, info, err := ten.store.disk.openSubvolume(dir)
+	data, info, err := ten.store.disk.OpenSubvolume(dir)
 	assert.NilError(t, err)
 	data.Close()
 	onDisk.ID, onDisk.UUID, onDisk.ParentUUID, onDisk.Path = info.ID, info.UUID, info.ParentUUID, s.Path

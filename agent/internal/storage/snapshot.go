@@ -6,6 +6,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/google/uuid"
 )
 
 // CreateSnapshot creates a read-only snapshot of a volume. If the same request created the snapshot
@@ -65,7 +66,7 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 		Properties: source.Properties, Labels: labels.Of(spec.Labels), Nested: nested, CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
-	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.metadata(), true)
+	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.Metadata(), true)
 	if err != nil {
 		return Snapshot{}, err
 	}
@@ -102,4 +103,38 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 		}
 		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(name) })
 	}, t.snapshotLock(name))
+}
+
+// snapshotGroups returns the groups of the catalogue that contain the snapshot: one for the ID of its
+// volume, and one for the name.
+func snapshotGroups(s *Snapshot) []string {
+	groups := []string{nameGroup(s.Volume)}
+	if s.VolumeID != uuid.Nil {
+		groups = append(groups, idGroup(s.VolumeID))
+	}
+	return groups
+}
+
+func nameGroup(volume string) string { return "name " + volume }
+
+func idGroup(volumeID uuid.UUID) string { return "id " + string(volumeID[:]) }
+
+// snapshotsOf selects the snapshots of a volume: those in the groups for which IsOf is true. If no
+// volume has the name, or its ID is unknown, the name alone decides.
+func (t *Tenant) snapshotsOf(volume string) (groups []string, isOf func(*Snapshot) bool) {
+	groups = []string{nameGroup(volume)}
+	v, found := t.volumes.get(volume)
+	if !found || v.VolumeID == uuid.Nil {
+		return groups, func(s *Snapshot) bool { return s.Volume == volume }
+	}
+	return append(groups, idGroup(v.VolumeID)), func(s *Snapshot) bool { return s.IsOf(&v) }
+}
+
+// withVolumeID sets the ID of a snapshot that has no ID, or another ID than its volume has now.
+func (t *Tenant) withVolumeID(s Snapshot) Snapshot {
+	v, found := t.volumes.get(s.Volume)
+	if found && v.VolumeID != uuid.Nil && s.IsOf(&v) {
+		s.VolumeID = v.VolumeID
+	}
+	return s
 }

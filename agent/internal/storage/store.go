@@ -17,6 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -92,7 +93,7 @@ type Store struct {
 	config      Config
 	log         *slog.Logger
 	pool        *pool.Pool
-	disk        *disk
+	disk        *ondisk.Disk
 	exporter    Exporter
 	key         []byte // signs usage tokens
 	inFlight    inFlight
@@ -176,7 +177,7 @@ func newStore(config Config, p *pool.Pool) *Store {
 		config:  config,
 		log:     config.Logger,
 		pool:    p,
-		disk:    &disk{Pool: p},
+		disk:    &ondisk.Disk{Pool: p},
 		creates: newCreateSemaphore(),
 		locks:   nameLocks{pairs: map[string]*lockPair{}},
 		tenants: map[string]*Tenant{},
@@ -326,7 +327,7 @@ func (s *Store) openTenant(name string) (*Tenant, error) {
 	if t.dir, err = s.openOrMake(s.pool.Base(), name); err != nil {
 		return nil, err
 	}
-	if t.snapsDir, err = s.openOrMake(t.dir, snapshotsDir); err != nil {
+	if t.snapsDir, err = s.openOrMake(t.dir, ondisk.SnapshotsDir); err != nil {
 		t.dir.Close()
 		return nil, err
 	}
@@ -338,7 +339,7 @@ func (s *Store) openOrMake(parent *os.File, name string) (*os.File, error) {
 	if !os.IsNotExist(err) {
 		return dir, err
 	}
-	if err := s.disk.mkdir(parent, name, s.config.DirMode); err != nil {
+	if err := s.disk.Mkdir(parent, name, s.config.DirMode); err != nil {
 		return nil, err
 	}
 	return beneath.OpenDir(parent, name)
@@ -350,24 +351,20 @@ func isCoded(err error) bool {
 	return coded
 }
 
-// isFull recognizes a filesystem that accepts no more data. Either it has no room, or a quota is
-// reached, which can be that of the subvolume of the base path.
-func isFull(err error) bool { return isErrno(err, unix.ENOSPC) || isErrno(err, unix.EDQUOT) }
-
 // classify maps errors of the kernel to codes that a client can act on.
 func classify(err error) error {
 	if err == nil || isCoded(err) {
 		return err
 	}
 	switch {
-	case errors.Is(err, errLeftBehind): // a code that means "nothing was created" would be wrong
+	case errors.Is(err, ondisk.ErrLeftBehind): // a code that means "nothing was created" would be wrong
 		return agentapi.Errorf(agentapi.Unavailable, "%w", err)
-	case isErrno(err, unix.ENOSPC):
+	case ondisk.IsErrno(err, unix.ENOSPC):
 		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
-	case isErrno(err, unix.EDQUOT):
+	case ondisk.IsErrno(err, unix.EDQUOT):
 		return agentapi.Errorf(agentapi.NoSpace, "a btrfs quota is reached, which is that of the volume unless a limit was set on the pool's directory: "+
 			"delete files in the volume, or grow it: %w", err)
-	case isErrno(err, unix.EROFS):
+	case ondisk.IsErrno(err, unix.EROFS):
 		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only, or the subvolume was made so on the storage host: %w", err)
 	case errors.Is(err, btrfs.ErrQuotaDisabled):
 		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)

@@ -51,7 +51,7 @@ func (s *Store) ReportByToken(ctx context.Context, volume, token string) (Report
 		return Report{}, errToken
 	}
 	v, err := t.GetVolume(ctx, volume)
-	if err != nil || !hmac.Equal([]byte(s.usageToken(tenant, v, client)), []byte(encoded+"."+signature)) || !v.hasClient(client) {
+	if err != nil || !hmac.Equal([]byte(s.usageToken(tenant, v, client)), []byte(encoded+"."+signature)) || !v.HasClient(client) {
 		return Report{}, errToken
 	}
 	return t.Report(ctx, volume)

@@ -81,8 +81,8 @@ func validateClient(client netip.Addr) (netip.Addr, error) {
 
 // validateNewClient also refuses addresses that older agents accepted. Existing references of a
 // volume to them stay valid.
-func (v Volume) validateNewClient(client netip.Addr) error {
-	if v.hasClient(client) {
+func validateNewClient(v Volume, client netip.Addr) error {
+	if v.HasClient(client) {
 		return nil
 	}
 	if err := nfs.ValidateNewClient(client); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"gotest.tools/v3/assert"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -36,7 +37,7 @@ func asOlder(t *testing.T, dir string, after time.Duration) {
 	})
 }
 
-func metadataOf(t *testing.T, v Volume) metadata {
+func metadataOf(t *testing.T, v Volume) ondisk.Metadata {
 	t.Helper()
 	dir := openPath(t, v.Path)
 	defer dir.Close()
@@ -145,7 +146,7 @@ func TestVolumesOfOlderAgents(t *testing.T) {
 	r.open()
 
 	id := mustGet(t, r.ten, "v").VolumeID
-	assert.Equal(t, id, derivedID("v", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
+	assert.Equal(t, id.String(), "06cbac46-b3ef-57f6-9d3d-a5253263138d") // see ondisk.TestDerivedID
 	assert.DeepEqual(t, snapshotNames(t, r.ten, "v"), []string{"after", "clock-set-back"})
 	assert.DeepEqual(t, snapshotNames(t, r.ten, ""), []string{"after", "before", "clock-set-back"})
 	for name, want := range map[string]uuid.UUID{"after": id, "clock-set-back": id, "before": uuid.Nil} {
@@ -171,48 +172,6 @@ func TestVolumesOfOlderAgents(t *testing.T) {
 	assert.Equal(t, m.VolumeID, id)
 	assert.Equal(t, m.Version, 1)
 	assert.DeepEqual(t, snapshotNames(t, r.ten, "v"), []string{"after", "clock-set-back", "newer"})
-}
-
-// The derived ID of a volume must not change between releases.
-func TestDerivedID(t *testing.T) {
-	berlin := time.FixedZone("", 3600)
-	id := derivedID("v", time.Date(2026, 1, 2, 4, 4, 5, 6_000_000, berlin))
-	assert.Equal(t, id, derivedID("v", time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)))
-	assert.Equal(t, id.String(), "c6638048-d949-59af-81f8-e7c2ecdddd0f")
-	assert.Assert(t, isDerived(id) && !isDerived(uuid.New()))
-}
-
-// Each of two IDs may have been dropped or never written, because 57e475d ran for some time.
-func TestSnapshotIsOf(t *testing.T) {
-	const before, after = -time.Hour, time.Hour
-	begin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	random, other, data := uuid.New(), uuid.New(), uuid.New()
-	derived := derivedID("v", begin)
-	for _, test := range []struct {
-		name             string
-		volume, snapshot uuid.UUID
-		parent           uuid.UUID
-		taken            time.Duration
-		want             bool
-	}{
-		{"both stored and equal", random, random, uuid.Nil, before, true},
-		{"both stored, another", random, other, data, after, false},
-		{"snapshot of 57e475d of a new volume", random, uuid.Nil, data, before, true},
-		{"snapshot of 57e475d, of other data", random, uuid.Nil, other, after, false},
-		{"volume whose ID was dropped, same data", derived, other, data, before, true},
-		{"volume whose ID was dropped, restored data", derived, other, other, after, true},
-		{"volume of 57e475d, predecessor's", derived, other, other, before, false},
-		{"both of 57e475d, taken later", derived, uuid.Nil, other, after, true},
-		{"both of 57e475d, taken at once", derived, uuid.Nil, other, 0, true},
-		{"both of 57e475d, predecessor's", derived, uuid.Nil, other, before, false},
-		{"both of 57e475d, clock set back", derived, uuid.Nil, data, before, true},
-	} {
-		v := &Volume{Name: "v", VolumeID: test.volume, UUID: data, CreatedAt: begin}
-		s := &Snapshot{Volume: "v", VolumeID: test.snapshot, ParentUUID: test.parent, CreatedAt: begin.Add(test.taken)}
-		assert.Check(t, s.isOf(v) == test.want, test.name)
-		s.Volume = "w"
-		assert.Check(t, s.isOf(v) == (test.volume == test.snapshot), "%s, another name", test.name)
-	}
 }
 
 // madeAgain creates a volume with a snapshot, and an older snapshot of a previous volume of the

@@ -1,4 +1,4 @@
-package storage
+package ondisk
 
 import (
 	"crypto/sha256"
@@ -34,13 +34,13 @@ import (
 // An agent that knows only version 1 finds that the content of a .ref file does not match its name.
 // It quarantines the volume and does not change its exports, instead of exporting it by UUID.
 const (
-	refSuffix1  = ".json"
-	refSuffix   = ".ref"
-	endedSuffix = ".ended"
+	RefSuffix1  = ".json"
+	RefSuffix   = ".ref"
+	EndedSuffix = ".ended"
 	refSum      = 16 // bytes of the checksum in the name of a reference
 )
 
-var refSuffixes = []string{refSuffix1, refSuffix, endedSuffix}
+var refSuffixes = []string{RefSuffix1, RefSuffix, EndedSuffix}
 
 // refFile is the content of the file of a reference.
 type refFile struct {
@@ -48,8 +48,8 @@ type refFile struct {
 	Ref
 }
 
-// key identifies a reference within a volume: the client and the labels of the caller.
-func (r Ref) key() string {
+// Key identifies a reference within a volume: the client and the labels of the caller.
+func (r Ref) Key() string {
 	var b strings.Builder
 	b.WriteString(r.Client.String())
 	for _, label := range r.Labels {
@@ -58,34 +58,34 @@ func (r Ref) key() string {
 	return b.String()
 }
 
-// stem is the part of the file name that does not depend on the state of the reference.
-func (r Ref) stem() string {
-	sum := sha256.Sum256([]byte(r.key()))
+// Stem is the part of the file name that does not depend on the state of the reference.
+func (r Ref) Stem() string {
+	sum := sha256.Sum256([]byte(r.Key()))
 	return hex.EncodeToString(sum[:refSum])
 }
 
-// file returns the name of the file of the reference.
-func (r Ref) file() string {
+// FileName returns the name of the file of the reference.
+func (r Ref) FileName() string {
 	switch {
 	case r.Ended:
-		return r.stem() + endedSuffix
+		return r.Stem() + EndedSuffix
 	case r.Attachment == Attachment{}:
-		return r.stem() + refSuffix1
+		return r.Stem() + RefSuffix1
 	default:
-		return r.stem() + refSuffix
+		return r.Stem() + RefSuffix
 	}
 }
 
-// isRefFile recognizes the names that file returns, and the temporary names of these files.
+// isRefFile recognizes the names that FileName returns, and the temporary names of these files.
 func isRefFile(name string) bool {
-	name = strings.TrimSuffix(name, temporarySuffix)
+	name = strings.TrimSuffix(name, TemporarySuffix)
 	suffix := filepath.Ext(name)
 	sum, err := hex.DecodeString(strings.TrimSuffix(name, suffix))
 	return slices.Contains(refSuffixes, suffix) && err == nil && len(sum) == refSum
 }
 
-// hasLabels reports whether the reference carries all these labels.
-func (r Ref) hasLabels(labels map[string]string) bool {
+// HasLabels reports whether the reference carries all these labels.
+func (r Ref) HasLabels(labels map[string]string) bool {
 	for k, v := range labels {
 		if have, found := r.Labels.Get(k); !found || have != v {
 			return false
@@ -94,25 +94,21 @@ func (r Ref) hasLabels(labels map[string]string) bool {
 	return true
 }
 
-func sortRefs(refs []Ref) {
-	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.key(), b.key()) })
-}
-
-// writeRef writes the file of the reference, then removes those of its other states. Like
-// writeMetadata, it keeps unknown fields of the present file.
-func (d *disk) writeRef(dir *os.File, ref Ref) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+// WriteRef writes the file of the reference, then removes those of its other states. Like
+// WriteMetadata, it keeps unknown fields of the present file.
+func (d *Disk) WriteRef(dir *os.File, ref Ref) error {
+	clients, err := beneath.OpenDir(dir, ClientsDir)
 	if os.IsNotExist(err) {
-		if err := d.mkdir(dir, clientsDir, 0o700); err != nil {
+		if err := d.Mkdir(dir, ClientsDir, 0o700); err != nil {
 			return err
 		}
-		clients, err = beneath.OpenDir(dir, clientsDir)
+		clients, err = beneath.OpenDir(dir, ClientsDir)
 	}
 	if err != nil {
 		return err
 	}
 	defer clients.Close()
-	content, err := ref.encode()
+	content, err := ref.Encode()
 	if err != nil {
 		return err
 	}
@@ -123,9 +119,9 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	if content, err = keepUnknown[refFile](content, present); err != nil {
 		return err
 	}
-	err = d.writeFile(clients, ref.file(), content)
-	if isErrno(err, unix.ENOSPC) {
-		if bad := d.writeLink(clients, ref.file(), content); bad == nil {
+	err = d.writeFile(clients, ref.FileName(), content)
+	if IsErrno(err, unix.ENOSPC) {
+		if bad := d.writeLink(clients, ref.FileName(), content); bad == nil {
 			err = nil
 		} else {
 			err = errors.Join(err, bad)
@@ -134,24 +130,25 @@ func (d *disk) writeRef(dir *os.File, ref Ref) error {
 	if err != nil {
 		return err
 	}
-	return d.unlinkRef(clients, ref, ref.file())
+	return d.unlinkRef(clients, ref, ref.FileName())
 }
 
 // unlinkRef removes the files of the reference in all states, except the file kept.
-func (d *disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
+func (d *Disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
 	for _, suffix := range refSuffixes {
-		name := ref.stem() + suffix
+		name := ref.Stem() + suffix
 		if name == kept {
 			continue
 		}
-		if err := d.unlink(clients, name); err != nil {
+		if err := d.Unlink(clients, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r Ref) encode() ([]byte, error) {
+// Encode returns the content of the file.
+func (r Ref) Encode() ([]byte, error) {
 	file := refFile{Ref: r}
 	if version := lowestVersion(protectingRefs, r); version > 1 {
 		file.Version = version
@@ -163,22 +160,22 @@ func (r Ref) encode() ([]byte, error) {
 // one takes precedence over an ended one.
 func presentRef(clients *os.File, ref Ref) ([]byte, error) {
 	for _, suffix := range refSuffixes {
-		content, err := readRefFile(clients, ref.stem()+suffix)
+		content, err := readRefFile(clients, ref.Stem()+suffix)
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err == nil {
-			_, err = decodeRef(content, ref.stem()+suffix)
+			_, err = decodeRef(content, ref.Stem()+suffix)
 		}
 		return content, err
 	}
 	return nil, nil
 }
 
-// endRefs marks references as ended. The mark is a rename, which needs no new block for data. It
+// EndRefs marks references as ended. The mark is a rename, which needs no new block for data. It
 // needs no commit: a power cut that reverts it also ends the NFS server.
-func (d *disk) endRefs(dir *os.File, refs []Ref) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+func (d *Disk) EndRefs(dir *os.File, refs []Ref) error {
+	clients, err := beneath.OpenDir(dir, ClientsDir)
 	if err != nil {
 		return err
 	}
@@ -187,15 +184,16 @@ func (d *disk) endRefs(dir *os.File, refs []Ref) error {
 		if ref.Ended {
 			continue
 		}
-		if err := d.rename(clients, ref.file(), ref.stem()+endedSuffix); err != nil {
+		if err := d.Rename(clients, ref.FileName(), ref.Stem()+EndedSuffix); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *disk) removeRef(dir *os.File, ref Ref) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+// RemoveRef removes the files of the reference.
+func (d *Disk) RemoveRef(dir *os.File, ref Ref) error {
+	clients, err := beneath.OpenDir(dir, ClientsDir)
 	if err != nil {
 		return beneath.IgnoreNotExist(err)
 	}
@@ -203,46 +201,16 @@ func (d *disk) removeRef(dir *os.File, ref Ref) error {
 	return d.unlinkRef(clients, ref, "")
 }
 
-// repairRefs removes the remains of interrupted writes: temporary files, and the ended file of a
-// reference that is live again. It marks the files of ended references.
-func (t *Tenant) repairRefs(dir *os.File, refs []Ref) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
-	if err != nil {
-		return beneath.IgnoreNotExist(err)
-	}
-	defer clients.Close()
-	names, err := clients.Readdirnames(-1)
-	for _, name := range names {
-		if strings.HasSuffix(name, temporarySuffix) || isReplaced(name, names) {
-			err = errors.Join(err, t.removeLeftoverFile(clients, name))
-		}
-	}
-	for _, ref := range refs {
-		for _, suffix := range []string{refSuffix1, refSuffix} {
-			if ref.Ended && slices.Contains(names, ref.stem()+suffix) {
-				err = errors.Join(err, t.markFile(clients, ref, suffix))
-			}
-		}
-	}
-	return err
+// IsReplaced reports whether name is the ended file of a reference that has a live one.
+func IsReplaced(name string, names []string) bool {
+	stem, ended := strings.CutSuffix(name, EndedSuffix)
+	return ended && (slices.Contains(names, stem+RefSuffix) || slices.Contains(names, stem+RefSuffix1))
 }
 
-func (t *Tenant) markFile(clients *os.File, ref Ref, suffix string) error {
-	return t.store.repair(Finding{Kind: Temporary, Path: clients.Name() + "/" + ref.stem() + suffix}, func() error {
-		return t.store.disk.rename(clients, ref.stem()+suffix, ref.stem()+endedSuffix)
-	})
-}
-
-// isReplaced reports whether name is the ended file of a reference that has a live one.
-func isReplaced(name string, names []string) bool {
-	stem, ended := strings.CutSuffix(name, endedSuffix)
-	return ended && (slices.Contains(names, stem+refSuffix) || slices.Contains(names, stem+refSuffix1))
-}
-
-// readRefs reads the references of the volume in dir, sorted by key, and skips the remains of
+// ReadRefs reads the references of the volume in dir, sorted by key, and skips the remains of
 // interrupted writes. With an error it returns those that can be read.
-func readRefs(dir *os.File) ([]Ref, error) {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+func ReadRefs(dir *os.File) ([]Ref, error) {
+	clients, err := beneath.OpenDir(dir, ClientsDir)
 	if err != nil {
 		return nil, beneath.IgnoreNotExist(err)
 	}
@@ -250,7 +218,7 @@ func readRefs(dir *os.File) ([]Ref, error) {
 	names, err := clients.Readdirnames(-1)
 	var refs []Ref
 	for _, name := range names {
-		if strings.HasSuffix(name, temporarySuffix) || isReplaced(name, names) {
+		if strings.HasSuffix(name, TemporarySuffix) || IsReplaced(name, names) {
 			continue
 		}
 		ref, bad := readRef(clients, name)
@@ -260,7 +228,7 @@ func readRefs(dir *os.File) ([]Ref, error) {
 		}
 		refs = append(refs, ref)
 	}
-	sortRefs(refs)
+	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.Key(), b.Key()) })
 	endAttachments(refs)
 	refs, disagree := agreeing(refs)
 	return refs, errors.Join(err, disagree)
@@ -308,21 +276,21 @@ func readRefFile(clients *os.File, name string) ([]byte, error) {
 func decodeRef(content []byte, name string) (Ref, error) {
 	var file refFile
 	if err := json.Unmarshal(content, &file); err != nil {
-		return Ref{}, fmt.Errorf("%s/%s cannot be read: %w", clientsDir, name, err)
+		return Ref{}, fmt.Errorf("%s/%s cannot be read: %w", ClientsDir, name, err)
 	}
 	if file.Version > refVersion {
-		return Ref{}, fmt.Errorf("%s/%s has version %d, written by a newer agent; this one reads up to %d", clientsDir, name, file.Version, refVersion)
+		return Ref{}, fmt.Errorf("%s/%s has version %d, written by a newer agent; this one reads up to %d", ClientsDir, name, file.Version, refVersion)
 	}
 	ref := file.Ref
-	ref.Ended = strings.HasSuffix(name, endedSuffix)
-	if ref.file() != name {
-		return Ref{}, fmt.Errorf("%s/%s is not the reference that its name says", clientsDir, name)
+	ref.Ended = strings.HasSuffix(name, EndedSuffix)
+	if ref.FileName() != name {
+		return Ref{}, fmt.Errorf("%s/%s is not the reference that its name says", ClientsDir, name)
 	}
 	if err := nfs.ValidateClient(ref.Client); err != nil {
-		return Ref{}, fmt.Errorf("%s/%s cannot be exported: %w", clientsDir, name, err)
+		return Ref{}, fmt.Errorf("%s/%s cannot be exported: %w", ClientsDir, name, err)
 	}
 	if ref.Client.Is4In6() { // for the server this is the IPv4 client, which other references may name
-		return Ref{}, fmt.Errorf("%s/%s must name client %s by its IPv4 address, got %s", clientsDir, name, ref.Client.Unmap(), ref.Client)
+		return Ref{}, fmt.Errorf("%s/%s must name client %s by its IPv4 address, got %s", ClientsDir, name, ref.Client.Unmap(), ref.Client)
 	}
 	return ref, nil
 }
@@ -334,16 +302,16 @@ func agreeing(refs []Ref) ([]Ref, error) {
 	bad := map[netip.Addr]bool{}
 	live := map[netip.Addr]Attachment{}
 	for i, ref := range refs {
-		if i > 0 && ref.key() == refs[i-1].key() {
+		if i > 0 && ref.Key() == refs[i-1].Key() {
 			bad[ref.Client] = true
-			err = errors.Join(err, fmt.Errorf("%s has two files of one reference of %s", clientsDir, ref.Client))
+			err = errors.Join(err, fmt.Errorf("%s has two files of one reference of %s", ClientsDir, ref.Client))
 		}
 		if ref.Ended {
 			continue
 		}
 		if attachment, found := live[ref.Client]; found && attachment != ref.Attachment {
 			bad[ref.Client] = true
-			err = errors.Join(err, fmt.Errorf("%s has references of %s with different file system IDs", clientsDir, ref.Client))
+			err = errors.Join(err, fmt.Errorf("%s has references of %s with different file system IDs", ClientsDir, ref.Client))
 		}
 		live[ref.Client] = ref.Attachment
 	}

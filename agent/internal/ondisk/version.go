@@ -1,6 +1,4 @@
-package storage
-
-import "fmt"
+package ondisk
 
 // An older agent ignores unknown fields. It must not ignore a field that protects data, so such a
 // field raises the version of its file. An older agent then quarantines the volume. A file has the
@@ -19,9 +17,9 @@ type protectingField[T any] struct {
 	isSet   func(T) bool
 }
 
-var protectingMetadata = []protectingField[metadata]{
-	{"root_squash", 1, func(m metadata) bool { return m.RootSquash }},
-	{"changes", 2, func(m metadata) bool { return len(m.Changes) > 0 }},
+var protectingMetadata = []protectingField[Metadata]{
+	{"root_squash", 1, func(m Metadata) bool { return m.RootSquash }},
+	{"changes", 2, func(m Metadata) bool { return len(m.Changes) > 0 }},
 }
 
 var protectingRefs = []protectingField[Ref]{
@@ -40,31 +38,17 @@ func lowestVersion[T any](fields []protectingField[T], file T) int {
 	return version
 }
 
-func (m metadata) version() int { return lowestVersion(protectingMetadata, m) }
+func (m Metadata) version() int { return lowestVersion(protectingMetadata, m) }
 
-// newerFiles lists the volumes and snapshots that an agent of 57e475d quarantines.
-func (s *Store) newerFiles() []Finding {
-	var out []Finding
-	note := func(kind FindingKind, path string, version int) {
-		if version > 1 {
-			out = append(out, Finding{Kind: kind, Path: path, Detail: fmt.Sprintf("version %d", version)})
+// FileVersions returns the version of the metadata of the volume, and the newest version of its
+// references. Those of snapshots have version 1: none has a field of version 2.
+func (v Volume) FileVersions() (metadata, refs int) {
+	refs = 1
+	for _, ref := range v.Refs {
+		refs = max(refs, lowestVersion(protectingRefs, ref))
+		if ref.Ended {
+			refs = refVersion // 57e475d does not know the name of the file either
 		}
 	}
-	for _, t := range s.Tenants() {
-		for _, v := range t.volumes.all() {
-			note(NewerMetadata, v.Path, v.metadata().version())
-			newest := 1
-			for _, ref := range v.Refs {
-				newest = max(newest, lowestVersion(protectingRefs, ref))
-				if ref.Ended {
-					newest = refVersion // 57e475d does not know the name of the file either
-				}
-			}
-			note(NewerReference, v.Path, newest)
-		}
-		for _, snapshot := range t.snapshots.all() {
-			note(NewerMetadata, snapshot.Path, snapshot.metadata().version())
-		}
-	}
-	return out
+	return v.Metadata().version(), refs
 }

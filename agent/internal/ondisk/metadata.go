@@ -1,4 +1,4 @@
-package storage
+package ondisk
 
 import (
 	"bytes"
@@ -22,16 +22,16 @@ import (
 
 // Names on disk: docs/architecture.md, "On disk".
 const (
-	dataDir         = agentapi.DataDir
-	snapshotsDir    = "snapshots"
-	metadataFile    = "metadata.json"
-	clientsDir      = "clients" // in the directory of a volume: one file for each reference
-	temporarySuffix = ".new"
+	DataDir         = agentapi.DataDir
+	SnapshotsDir    = "snapshots"
+	MetadataFile    = "metadata.json"
+	ClientsDir      = "clients" // in the directory of a volume: one file for each reference
+	TemporarySuffix = ".new"
 )
 
-// metadata is the content of metadata.json of a volume or snapshot. It describes the intended
+// Metadata is the content of metadata.json of a volume or snapshot. It describes the intended
 // state. It contains neither the kernel's counts nor references (see refs.go).
-type metadata struct {
+type Metadata struct {
 	Version        int        `json:"version"`
 	Name           string     `json:"name"`
 	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // of the volume, also in a snapshot
@@ -55,11 +55,11 @@ type metadata struct {
 	UpdatedAt      time.Time  `json:"updated_at"`
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
 
-	Changes    pendingChanges `json:"changes,omitempty"`   // running, or not undone yet: see change.go
-	Unfinished changed        `json:"unfinished,omitzero"` // the same, written by 57e475d
+	Changes    PendingChanges `json:"changes,omitempty"`   // running, or not undone yet: see change.go
+	Unfinished Changed        `json:"unfinished,omitzero"` // the same, written by 57e475d
 }
 
-func (m metadata) properties() (Properties, error) {
+func (m Metadata) properties() (Properties, error) {
 	mode, err := strconv.ParseUint(m.Mode, 8, 32)
 	if err != nil || mode > 0o7777 {
 		return Properties{}, fmt.Errorf("mode %q is not octal text from 0 to 7777", m.Mode)
@@ -70,13 +70,14 @@ func (m metadata) properties() (Properties, error) {
 	}, nil
 }
 
-func (m *metadata) setProperties(p Properties) {
+func (m *Metadata) setProperties(p Properties) {
 	m.SizeBytes, m.QuotaBytes, m.NoCOW, m.Compression = p.SizeBytes, p.QuotaBytes, p.NoCOW, p.Compression
 	m.RootSquash, m.UID, m.GID, m.Mode = p.RootSquash, p.UID, p.GID, strconv.FormatUint(uint64(p.Mode), 8)
 }
 
-func (v Volume) metadata() metadata {
-	m := metadata{
+// Metadata returns the metadata of the volume.
+func (v Volume) Metadata() Metadata {
+	m := Metadata{
 		Name: v.Name, VolumeID: v.VolumeID, UUID: v.UUID, Labels: v.Labels, MountOptions: v.MountOptions,
 		SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot, SourceVolumeID: v.SourceVolumeID,
 		CreatedAt: v.CreatedAt, UpdatedAt: v.UpdatedAt, LastAttachAt: v.LastAttachAt,
@@ -86,8 +87,9 @@ func (v Volume) metadata() metadata {
 	return m
 }
 
-func (s Snapshot) metadata() metadata {
-	m := metadata{
+// Metadata returns the metadata of the snapshot.
+func (s Snapshot) Metadata() Metadata {
+	m := Metadata{
 		Name: s.Name, VolumeID: s.VolumeID, UUID: s.UUID, Labels: s.Labels, Volume: s.Volume, Nested: s.Nested,
 		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
@@ -95,21 +97,23 @@ func (s Snapshot) metadata() metadata {
 	return m
 }
 
-func (m metadata) volume() (Volume, error) {
+// AsVolume returns the volume that the metadata describes.
+func (m Metadata) AsVolume() (Volume, error) {
 	p, err := m.properties()
 	changes := m.Changes
-	if m.Unfinished != (changed{}) {
-		changes = append(changes, change{To: m.Unfinished.of(p)})
+	if m.Unfinished != (Changed{}) {
+		changes = append(changes, Change{To: m.Unfinished.Of(p)})
 	}
 	return Volume{
-		Pending: changes, Name: m.Name, VolumeID: m.ownVolumeID(), UUID: m.UUID, Properties: p,
+		Pending: changes, Name: m.Name, VolumeID: m.OwnVolumeID(), UUID: m.UUID, Properties: p,
 		Labels: m.Labels, MountOptions: m.MountOptions,
 		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot, SourceVolumeID: m.SourceVolumeID,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
 	}, err
 }
 
-func (m metadata) snapshot() (Snapshot, error) {
+// AsSnapshot returns the snapshot that the metadata describes.
+func (m Metadata) AsSnapshot() (Snapshot, error) {
 	p, err := m.properties()
 	return Snapshot{
 		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: p, Labels: m.Labels, Nested: m.Nested,
@@ -117,61 +121,62 @@ func (m metadata) snapshot() (Snapshot, error) {
 	}, err
 }
 
-// writeMetadata replaces the metadata in a directory that has its final name. It keeps fields of
+// WriteMetadata replaces the metadata in a directory that has its final name. It keeps fields of
 // the present file that this agent does not know. It does not replace a file that it cannot read:
 // the file may be that of a newer agent, or of another volume.
-func (d *disk) writeMetadata(dir *os.File, m metadata) error {
+func (d *Disk) WriteMetadata(dir *os.File, m Metadata) error {
 	content, err := m.encode()
 	if err != nil {
 		return err
 	}
-	present, err := presentMetadata(dir, m.Name)
+	present, err := PresentMetadata(dir, m.Name)
 	if err != nil {
 		return err
 	}
-	if content, err = keepUnknown[metadata](content, present); err != nil {
+	if content, err = keepUnknown[Metadata](content, present); err != nil {
 		return err
 	}
-	return d.writeFile(dir, metadataFile, content)
+	return d.writeFile(dir, MetadataFile, content)
 }
 
-// presentMetadata returns the content of metadata.json, or nil if the file is missing.
-func presentMetadata(dir *os.File, name string) ([]byte, error) {
-	content, err := beneath.ReadFile(dir, metadataFile)
+// PresentMetadata returns the content of metadata.json, or nil if the file is missing.
+func PresentMetadata(dir *os.File, name string) ([]byte, error) {
+	content, err := beneath.ReadFile(dir, MetadataFile)
 	if err != nil {
 		return nil, beneath.IgnoreNotExist(err)
 	}
 	m, err := decodeMetadata(content)
 	if err == nil {
-		err = m.isOf(name)
+		err = m.IsOf(name)
 	}
 	return content, err
 }
 
-// createMetadata writes metadata into a directory that still has a temporary name.
-func (d *disk) createMetadata(dir *os.File, m metadata) error {
+// CreateMetadata writes metadata into a directory that still has a temporary name.
+func (d *Disk) CreateMetadata(dir *os.File, m Metadata) error {
 	content, err := m.encode()
 	if err != nil {
 		return err
 	}
-	return d.createFile(dir, metadataFile, content)
+	return d.createFile(dir, MetadataFile, content)
 }
 
-// mark sets the mark of a running operation on the metadata file. It is durable after the next
+// Mark sets the mark of a running operation on the metadata file. It is durable after the next
 // commit. It works on a full filesystem.
-func (d *disk) mark(dir *os.File, mark inspect.Mark) error {
-	if err := d.Step("mark", metadataFile); err != nil {
+func (d *Disk) Mark(dir *os.File, mark inspect.Mark) error {
+	if err := d.Step("mark", MetadataFile); err != nil {
 		return err
 	}
-	content, err := beneath.ReadFile(dir, metadataFile)
+	content, err := beneath.ReadFile(dir, MetadataFile)
 	if err != nil {
 		return err
 	}
 	return setModified(dir, mark.Time(content))
 }
 
-func (d *disk) clearMark(dir *os.File) error {
-	if err := d.Step("clear mark", metadataFile); err != nil {
+// ClearMark removes the mark.
+func (d *Disk) ClearMark(dir *os.File) error {
+	if err := d.Step("clear mark", MetadataFile); err != nil {
 		return err
 	}
 	return setModified(dir, time.Now())
@@ -179,14 +184,14 @@ func (d *disk) clearMark(dir *os.File) error {
 
 func setModified(dir *os.File, modified time.Time) error {
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: modified.Unix(), Nsec: int64(modified.Nanosecond())}}
-	err := unix.UtimesNanoAt(int(dir.Fd()), metadataFile, times, unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.UtimesNanoAt(int(dir.Fd()), MetadataFile, times, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
-		return &fs.PathError{Op: "utimensat", Path: metadataFile, Err: err}
+		return &fs.PathError{Op: "utimensat", Path: MetadataFile, Err: err}
 	}
 	return nil
 }
 
-func (m metadata) encode() ([]byte, error) {
+func (m Metadata) encode() ([]byte, error) {
 	m.Version = m.version()
 	return encodeFile(m)
 }
@@ -197,64 +202,66 @@ func encodeFile(file any) ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// readMarkedMetadata reads and checks metadata.json and its mark. The error of a missing file is
+// ReadMarkedMetadata reads and checks metadata.json and its mark. The error of a missing file is
 // fs.ErrNotExist.
-func readMarkedMetadata(dir *os.File) (metadata, inspect.Mark, error) {
-	f, err := beneath.OpenFile(dir, metadataFile)
+func ReadMarkedMetadata(dir *os.File) (Metadata, inspect.Mark, error) {
+	f, err := beneath.OpenFile(dir, MetadataFile)
 	if err != nil {
-		return metadata{}, inspect.NoMark, err
+		return Metadata{}, inspect.NoMark, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return metadata{}, inspect.NoMark, err
+		return Metadata{}, inspect.NoMark, err
 	}
 	content, err := beneath.ReadAll(f)
 	if err != nil {
-		return metadata{}, inspect.NoMark, err
+		return Metadata{}, inspect.NoMark, err
 	}
 	m, err := decodeMetadata(content)
 	return m, inspect.MarkOf(content, info.ModTime()), err
 }
 
-// isOf verifies that the metadata belongs to the volume or snapshot of its directory.
-func (m metadata) isOf(name string) error {
+// IsOf verifies that the metadata belongs to the volume or snapshot of its directory.
+func (m Metadata) IsOf(name string) error {
 	if m.Name != name {
-		return fmt.Errorf("%s %w %q", metadataFile, errOtherName, m.Name)
+		return fmt.Errorf("%s %w %q", MetadataFile, ErrOtherName, m.Name)
 	}
 	return nil
 }
 
-var errOtherName = errors.New("is that of")
+// ErrOtherName means that metadata belongs to another directory.
+var ErrOtherName = errors.New("is that of")
 
-// namesOther reports whether the metadata names a subvolume other than data.
-func (m metadata) namesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
+// NamesOther reports whether the metadata names a subvolume other than data.
+func (m Metadata) NamesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
 
-func decodeMetadata(content []byte) (metadata, error) {
+func decodeMetadata(content []byte) (Metadata, error) {
 	if len(bytes.TrimSpace(content)) == 0 {
-		return metadata{}, fmt.Errorf("%s is empty", metadataFile)
+		return Metadata{}, fmt.Errorf("%s is empty", MetadataFile)
 	}
-	var m metadata
+	var m Metadata
 	if err := json.Unmarshal(content, &m); err != nil {
-		return metadata{}, fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+		return Metadata{}, fmt.Errorf("%s cannot be read: %w", MetadataFile, err)
 	}
 	return m, m.validate()
 }
 
-func (m metadata) validate() error {
+func (m Metadata) validate() error {
 	switch {
 	case m.Version > metadataVersion:
-		return fmt.Errorf("%s has version %d, written by a newer agent; this one reads up to %d", metadataFile, m.Version, metadataVersion)
+		return fmt.Errorf("%s has version %d, written by a newer agent; this one reads up to %d", MetadataFile, m.Version, metadataVersion)
 	case m.Version < 1:
-		return fmt.Errorf("%s has no version of this agent's", metadataFile)
+		return fmt.Errorf("%s has no version of this agent's", MetadataFile)
 	case m.SizeBytes < 0 || m.QuotaBytes < 0:
-		return fmt.Errorf("%s has a negative size", metadataFile)
+		return fmt.Errorf("%s has a negative size", MetadataFile)
 	}
 	if err := id.ValidateName(m.Name); err != nil {
-		return fmt.Errorf("name in %s %w", metadataFile, err)
+		return fmt.Errorf("name in %s %w", MetadataFile, err)
 	}
 	_, err := m.properties()
 	return err
 }
 
-func isErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }
+// IsErrno reports whether the kernel returned this error.
+func IsErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }
