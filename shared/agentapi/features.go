@@ -2,7 +2,6 @@ package agentapi
 
 import (
 	"encoding/json"
-	"maps"
 	"reflect"
 	"slices"
 )
@@ -20,30 +19,27 @@ const (
 
 // Features returns the features of an agent of this version.
 func Features() []string {
-	return []string{FeatureVolumeID, FeatureCloneProperties, FeatureCreateProperties}
+	features := []string{FeatureVolumeID, FeatureCloneProperties, FeatureCreateProperties}
+	for _, p := range properties {
+		if p.Feature != "" && !slices.Contains(features, p.Feature) {
+			features = append(features, p.Feature)
+		}
+	}
+	return features
 }
 
-// cloneProperties holds the fields of a clone request that came with FeatureCloneProperties.
-var cloneProperties = map[string]string{
-	"size_limit":    FeatureCloneProperties,
-	"nocow":         FeatureCloneProperties,
-	"compression":   FeatureCloneProperties,
-	"root_squash":   FeatureCloneProperties,
-	"uid":           FeatureCloneProperties,
-	"gid":           FeatureCloneProperties,
-	"mode":          FeatureCloneProperties,
-	"mount_options": FeatureCloneProperties,
-}
-
-// newerFields maps request types to the fields that an agent of 57e475d does not know, with their
-// features.
-var newerFields = map[string]map[string]string{
-	"VolumeCreate": {
-		"size_limit":    FeatureCreateProperties,
-		"mount_options": FeatureCreateProperties,
-	},
-	"VolumeClone":   cloneProperties,
-	"SnapshotClone": cloneProperties,
+// featureOf returns the feature of an agent that knows the property in this type of request. ""
+// means that an agent of 57e475d knows it.
+func featureOf(p Property, request string) string {
+	switch {
+	case p.Feature != "":
+		return p.Feature
+	case request == "VolumeClone" || request == "SnapshotClone":
+		return FeatureCloneProperties
+	case request == "VolumeCreate" && (p.Name == "size_limit" || p.Name == "mount_options"):
+		return FeatureCreateProperties
+	}
+	return ""
 }
 
 // NewerField is a field of a request that older agents do not know.
@@ -51,10 +47,6 @@ type NewerField struct{ Name, Feature string }
 
 // NewerFields returns the fields of the request that are set and that older agents do not know.
 func NewerFields(request any) ([]NewerField, error) {
-	known := newerFields[reflect.TypeOf(request).Name()]
-	if len(known) == 0 {
-		return nil, nil
-	}
 	encoded, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -64,9 +56,10 @@ func NewerFields(request any) ([]NewerField, error) {
 		return nil, err
 	}
 	var fields []NewerField
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		if feature, newer := known[name]; newer {
-			fields = append(fields, NewerField{name, feature})
+	for _, p := range properties {
+		feature := featureOf(p, reflect.TypeOf(request).Name())
+		if _, given := set[p.Name]; given && feature != "" {
+			fields = append(fields, NewerField{p.Name, feature})
 		}
 	}
 	return fields, nil

@@ -246,6 +246,49 @@ type Health struct {
 // Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 type Labels map[string]string
 
+// Properties The properties that a volume or snapshot has.
+type Properties struct {
+	// Compression "" leaves it to the file system.
+	Compression string `json:"compression"`
+	Gid         int64  `json:"gid"`
+
+	// Mode Octal text with at least four digits.
+	Mode  string `json:"mode"`
+	Nocow bool   `json:"nocow"`
+
+	// RootSquash Absent in a snapshot.
+	RootSquash bool  `json:"root_squash,omitempty"`
+	Uid        int64 `json:"uid"`
+}
+
+// RequestedProperties The properties that a request chooses. A new property also needs a row in properties.go.
+type RequestedProperties struct {
+	// Compression none, zstd[:1-15], zlib[:1-9] or lzo, for new data. Excludes nocow.
+	Compression *string `json:"compression,omitempty"`
+
+	// Gid Group of the volume's root directory.
+	Gid *int64 `json:"gid,omitempty"`
+
+	// Mode Mode of the volume's root directory, octal text from 0 to 7777.
+	Mode *string `json:"mode,omitempty"`
+
+	// MountOptions NFS mount options of this volume for the next mount.
+	MountOptions *[]string `json:"mount_options,omitempty"`
+
+	// Nocow New files have no copy-on-write, checksums and compression. Excludes compression.
+	Nocow *bool `json:"nocow,omitempty"`
+
+	// RootSquash The root user of a client has the rights of the anonymous user. A change also applies to clients that have access.
+	RootSquash *bool `json:"root_squash,omitempty"`
+
+	// SizeLimit Whether size_bytes is enforced. A new volume without the field has a limit. false excludes quota_bytes. An update to true fails
+	// while the volume contains more than size_bytes.
+	SizeLimit *bool `json:"size_limit,omitempty"`
+
+	// Uid Owner of the volume's root directory.
+	Uid *int64 `json:"uid,omitempty"`
+}
+
 // Snapshot defines model for Snapshot.
 type Snapshot struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -267,28 +310,18 @@ type Snapshot struct {
 
 // SnapshotClone A property that is absent is that of the snapshot's volume, but for labels, size_limit and mount_options.
 type SnapshotClone struct {
-	Compression *string `json:"compression,omitempty"`
-	Gid         *int64  `json:"gid,omitempty"`
-
+	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
+	RequestedProperties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels Labels  `json:"labels,omitempty"`
-	Mode   *string `json:"mode,omitempty"`
-
-	// MountOptions NFS mount options for this volume.
-	MountOptions []string `json:"mount_options,omitempty"`
-	Name         string   `json:"name"`
-	Nocow        *bool    `json:"nocow,omitempty"`
-	RootSquash   *bool    `json:"root_squash,omitempty"`
+	Labels Labels `json:"labels,omitempty"`
+	Name   string `json:"name"`
 
 	// SizeBytes At least the snapshot's; 0 means the snapshot's.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
 
-	// SizeLimit false makes a volume without a limit. Absent: true.
-	SizeLimit *bool `json:"size_limit,omitempty"`
-
 	// Snapshot Name of the snapshot to clone.
 	Snapshot string `json:"snapshot"`
-	Uid      *int64 `json:"uid,omitempty"`
 }
 
 // SnapshotCreate defines model for SnapshotCreate.
@@ -301,27 +334,25 @@ type SnapshotCreate struct {
 
 // SnapshotDetail defines model for SnapshotDetail.
 type SnapshotDetail struct {
-	Compression string    `json:"compression"`
-	CreatedAt   time.Time `json:"created_at"`
-	CreatedBy   string    `json:"created_by"`
+	// Embedded struct due to allOf(#/components/schemas/Properties)
+	Properties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
 
 	// ExclusiveBytes What deleting the snapshot would free.
 	ExclusiveBytes int64         `json:"exclusive_bytes"`
-	Gid            int64         `json:"gid"`
 	Health         *VolumeHealth `json:"health,omitempty"`
 
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels Labels `json:"labels"`
-	Mode   string `json:"mode"`
 	Name   string `json:"name"`
 
 	// NestedSubvolumes Paths of subvolumes within the volume, which the snapshot lacks; at most 100. Missing where there were none.
 	NestedSubvolumes []string  `json:"nested_subvolumes,omitempty"`
-	Nocow            bool      `json:"nocow"`
 	Path             string    `json:"path"`
 	QuotaBytes       int64     `json:"quota_bytes"`
 	SizeBytes        int64     `json:"size_bytes"`
-	Uid              int64     `json:"uid"`
 	UpdatedAt        time.Time `json:"updated_at"`
 
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
@@ -471,67 +502,43 @@ type Volume struct {
 
 // VolumeClone A property that is absent is the source's, but for labels, size_limit and mount_options.
 type VolumeClone struct {
-	Compression *string `json:"compression,omitempty"`
-	Gid         *int64  `json:"gid,omitempty"`
-
+	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
+	RequestedProperties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels Labels  `json:"labels,omitempty"`
-	Mode   *string `json:"mode,omitempty"`
-
-	// MountOptions NFS mount options for this volume.
-	MountOptions []string `json:"mount_options,omitempty"`
-	Name         string   `json:"name"`
-	Nocow        *bool    `json:"nocow,omitempty"`
-	RootSquash   *bool    `json:"root_squash,omitempty"`
+	Labels Labels `json:"labels,omitempty"`
+	Name   string `json:"name"`
 
 	// SizeBytes At least the source's; 0 means the source's.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
 
-	// SizeLimit false makes a volume without a limit. Absent: true.
-	SizeLimit *bool `json:"size_limit,omitempty"`
-
 	// Source Name of the volume to clone.
 	Source string `json:"source"`
-	Uid    *int64 `json:"uid,omitempty"`
 }
 
 // VolumeCreate defines model for VolumeCreate.
 type VolumeCreate struct {
-	// Compression none, zstd[:1-15], zlib[:1-9] or lzo. Excludes nocow.
-	Compression string `json:"compression,omitempty"`
-	Gid         *int64 `json:"gid,omitempty"`
-
+	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
+	RequestedProperties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels Labels `json:"labels,omitempty"`
-
-	// Mode Octal text, 0 to 7777.
-	Mode string `json:"mode,omitempty"`
-
-	// MountOptions NFS mount options for this volume.
-	MountOptions []string `json:"mount_options,omitempty"`
-	Name         string   `json:"name"`
-	Nocow        bool     `json:"nocow,omitempty"`
+	Name   string `json:"name"`
 
 	// QuotaBytes 0 means size_bytes.
 	QuotaBytes int64 `json:"quota_bytes,omitempty"`
-
-	// RootSquash A client's root is nobody in the volume.
-	RootSquash bool  `json:"root_squash,omitempty"`
 	SizeBytes  int64 `json:"size_bytes"`
-
-	// SizeLimit false makes a volume without a limit. Excludes quota_bytes. Absent: true.
-	SizeLimit *bool  `json:"size_limit,omitempty"`
-	Uid       *int64 `json:"uid,omitempty"`
 }
 
 // VolumeDetail defines model for VolumeDetail.
 type VolumeDetail struct {
-	Clients     []ExportEntry `json:"clients"`
-	Compression string        `json:"compression"`
-	CreatedAt   time.Time     `json:"created_at"`
-	CreatedBy   string        `json:"created_by"`
-	Gid         int64         `json:"gid"`
-	Health      *VolumeHealth `json:"health,omitempty"`
+	// Embedded struct due to allOf(#/components/schemas/Properties)
+	Properties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
+	Clients   []ExportEntry `json:"clients"`
+	CreatedAt time.Time     `json:"created_at"`
+	CreatedBy string        `json:"created_by"`
+	Health    *VolumeHealth `json:"health,omitempty"`
 
 	// Id UUID of the volume, which no other has or will have; absent where it is unknown.
 	Id string `json:"id,omitempty"`
@@ -539,19 +546,16 @@ type VolumeDetail struct {
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels       Labels     `json:"labels"`
 	LastAttachAt *time.Time `json:"last_attach_at,omitempty"`
-	Mode         string     `json:"mode"`
 
 	// MountOptions NFS mount options that were set for this volume.
 	MountOptions []string `json:"mount_options,omitempty"`
 	Name         string   `json:"name"`
-	Nocow        bool     `json:"nocow"`
 
 	// Path The directory that holds data.
 	Path string `json:"path"`
 
 	// QuotaBytes The limit; 0 where it is lifted.
 	QuotaBytes int64 `json:"quota_bytes"`
-	RootSquash bool  `json:"root_squash,omitempty"`
 	SizeBytes  int64 `json:"size_bytes"`
 
 	// SourceSnapshot The snapshot that this is a clone of.
@@ -562,7 +566,6 @@ type VolumeDetail struct {
 
 	// SourceVolumeId ID of the volume that the contents come from, also by way of a snapshot.
 	SourceVolumeId string    `json:"source_volume_id,omitempty"`
-	Uid            int64     `json:"uid"`
 	UpdatedAt      time.Time `json:"updated_at"`
 
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
@@ -593,25 +596,12 @@ type VolumeList struct {
 
 // VolumeUpdate defines model for VolumeUpdate.
 type VolumeUpdate struct {
-	Compression *string `json:"compression,omitempty"`
-	Gid         *int64  `json:"gid,omitempty"`
-
+	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
+	RequestedProperties `yaml:",inline"`
+	// Embedded fields due to inline allOf schema
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
-	Labels *Labels `json:"labels,omitempty"`
-	Mode   *string `json:"mode,omitempty"`
-
-	// MountOptions NFS mount options for whoever mounts the volume next.
-	MountOptions *[]string `json:"mount_options,omitempty"`
-	Nocow        *bool     `json:"nocow,omitempty"`
-
-	// RootSquash Holds for clients that are let in already, too.
-	RootSquash *bool  `json:"root_squash,omitempty"`
-	SizeBytes  *int64 `json:"size_bytes,omitempty"`
-
-	// SizeLimit false lifts the limit: the volume may then take what the pool has. true sets it to size_bytes again, and is refused
-	// while the volume has more than that in it.
-	SizeLimit *bool  `json:"size_limit,omitempty"`
-	Uid       *int64 `json:"uid,omitempty"`
+	Labels    *Labels `json:"labels,omitempty"`
+	SizeBytes *int64  `json:"size_bytes,omitempty"`
 }
 
 // After defines model for After.

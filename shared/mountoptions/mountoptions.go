@@ -99,6 +99,22 @@ func Key(option string) string {
 	return strings.TrimPrefix(name, "no")
 }
 
+// Parse reads options that are separated by commas, without a check of the options themselves.
+func Parse(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var out []string
+	for option := range strings.SplitSeq(text, ",") {
+		option = strings.TrimSpace(option)
+		if option == "" {
+			return nil, fmt.Errorf("has an empty option in %q", text)
+		}
+		out = append(out, option)
+	}
+	return out, nil
+}
+
 // Split splits items such as "ro,hard", as mount -o does, and drops empty ones.
 func Split(items ...string) []string {
 	var options []string

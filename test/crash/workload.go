@@ -148,7 +148,8 @@ func call(ctx context.Context, api *agentclient.Client, r Request) (*Thing, erro
 	case r.Verb == Create:
 		compression, nocow := storage(r.Storage)
 		return volumeAnswer(api.CreateVolume(ctx, agentapi.VolumeCreate{
-			Name: name, SizeBytes: r.Size, Uid: &r.UID, Mode: r.Mode, Labels: r.Labels, Compression: compression, Nocow: nocow,
+			Name: name, SizeBytes: r.Size, Labels: r.Labels,
+			RequestedProperties: agentapi.RequestedProperties{Uid: &r.UID, Mode: &r.Mode, Compression: &compression, Nocow: &nocow},
 		}))
 	case r.Verb == Clone && r.Source.IsSnapshot():
 		return volumeAnswer(api.CloneSnapshot(ctx, agentapi.SnapshotClone{Name: name, Snapshot: r.Source.Name(), SizeBytes: r.Size, Labels: r.Labels}))

@@ -90,6 +90,11 @@ func TestCommandLine(t *testing.T) {
 	assert.Assert(t, db.SizeBytes == 128<<20 && db.Compression == "zlib" && db.Uid == 999 && db.Gid == 0 && db.Mode == "0750", "%+v", db)
 	assert.NilError(t, yaml.UnmarshalStrict([]byte(c.ok("volume", "get", "db", "-o", "yaml")), &db))
 	c.fails(cli.ExitUsage, "at least one property", "volume", "set", "db")
+	assert.Assert(t, is.Contains(c.ok("volume", "set", "web", "--nocow=false", "--compression", "lzo", "-o", "json"), `"compression": "lzo"`))
+	assert.Assert(t, is.Contains(c.ok("volume", "set", "web", "--compression", "", "-o", "json"), `"compression": ""`))
+	c.ok("volume", "set", "web", "--nocow")
+	c.fails(cli.ExitUsage, "--compression is wrong", "volume", "set", "web", "--compression", "brotli")
+	c.fails(cli.ExitUsage, "--mode must be an octal number", "volume", "set", "web", "--mode", "9")
 
 	var list []agentapi.VolumeDetail
 	assert.NilError(t, json.Unmarshal([]byte(c.ok("volume", "list", "-l", "team=x", "-o", "json")), &list))

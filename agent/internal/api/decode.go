@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -93,24 +91,15 @@ func jsonType(t reflect.Type) string {
 
 // fieldNames returns the JSON names of the fields of a struct, in order.
 func fieldNames(structPointer any) []string {
-	t := reflect.TypeOf(structPointer).Elem()
-	names := make([]string, t.NumField())
-	for i := range names {
-		names[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	var names []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(structPointer).Elem()) {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if !field.Anonymous {
+			names = append(names, name)
+		}
 	}
 	return names
 }
-
-// parseMode reads permission bits as octal text, with or without a leading zero.
-func parseMode(text string) (uint32, error) {
-	mode, err := strconv.ParseUint(text, 8, 32)
-	if err != nil || mode > 0o7777 || len(text) > len("07777") {
-		return 0, agentapi.Errorf(agentapi.Invalid, "mode %.32q must be octal digits, 0 to 7777", text)
-	}
-	return uint32(mode), nil
-}
-
-func formatMode(mode uint32) string { return fmt.Sprintf("%04o", mode) }
 
 // checkName checks a name in a path, which may contain any percent-encoded bytes.
 func checkName(name string) error {

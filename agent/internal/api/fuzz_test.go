@@ -77,13 +77,13 @@ func FuzzMode(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		mode, err := parseMode(text)
+		mode, err := agentapi.ParseMode(text)
 		if err != nil {
 			return
 		}
-		again, err := parseMode(formatMode(mode))
+		again, err := agentapi.ParseMode(agentapi.FormatMode(mode))
 		if mode > 0o7777 || err != nil || again != mode {
-			t.Fatalf("%q is %o, which is written %q", text, mode, formatMode(mode))
+			t.Fatalf("%q is %o, which is written %q", text, mode, agentapi.FormatMode(mode))
 		}
 	})
 }

@@ -95,10 +95,11 @@ func snapshotShort(s storage.Snapshot, u storage.Usage) agentapi.Snapshot {
 
 func snapshotDetail(s storage.Snapshot, u storage.Usage) agentapi.SnapshotDetail {
 	health := healthOf(s.Quarantine)
+	s.RootSquash = false // only volumes have it: a snapshot is not exported
 	return agentapi.SnapshotDetail{
 		Name: s.Name, CreatedBy: createdBy(s.Labels), Volume: s.Volume, VolumeId: idText(s.VolumeID), Path: s.Path,
 		SizeBytes: s.SizeBytes, QuotaBytes: s.QuotaBytes, UsedBytes: u.UsedBytes, ExclusiveBytes: u.ExclusiveBytes,
-		Nocow: s.NoCOW, Compression: s.Compression, Uid: s.UID, Gid: s.GID, Mode: formatMode(s.Mode),
+		Properties:       wireProperties(s.Properties),
 		NestedSubvolumes: s.Nested,
 		Labels:           labelsOf(s.Labels.Map()), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}

@@ -33,15 +33,12 @@ func (h *handlers) CloneVolume(c *fiber.Ctx) error {
 	if err := checkSource("source", body.Source); err != nil {
 		return err
 	}
-	mode, err := optionalMode(body.Mode)
+	spec, err := cloneSpec(body.RequestedProperties)
 	if err != nil {
 		return err
 	}
-	return h.clone(c, who, storage.CloneSpec{
-		Name: body.Name, Volume: body.Source, SizeBytes: body.SizeBytes, Labels: body.Labels, NoCOW: body.Nocow,
-		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Mode: mode,
-		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
-	})
+	spec.Name, spec.Volume, spec.SizeBytes, spec.Labels = body.Name, body.Source, body.SizeBytes, body.Labels
+	return h.clone(c, who, spec)
 }
 
 func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
@@ -53,15 +50,12 @@ func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
 	if err := checkSource("snapshot", body.Snapshot); err != nil {
 		return err
 	}
-	mode, err := optionalMode(body.Mode)
+	spec, err := cloneSpec(body.RequestedProperties)
 	if err != nil {
 		return err
 	}
-	return h.clone(c, who, storage.CloneSpec{
-		Name: body.Name, Snapshot: body.Snapshot, SizeBytes: body.SizeBytes, Labels: body.Labels, NoCOW: body.Nocow,
-		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Mode: mode,
-		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
-	})
+	spec.Name, spec.Snapshot, spec.SizeBytes, spec.Labels = body.Name, body.Snapshot, body.SizeBytes, body.Labels
+	return h.clone(c, who, spec)
 }
 
 func (h *handlers) clone(c *fiber.Ctx, who tenant, spec storage.CloneSpec) error {

@@ -12,16 +12,24 @@ import (
 
 func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
 	spec := storage.VolumeSpec{
-		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: body.Nocow,
-		Compression: body.Compression, RootSquash: body.RootSquash, UID: body.Uid, GID: body.Gid, Labels: body.Labels,
-		SizeLimit: body.SizeLimit, MountOptions: body.MountOptions,
+		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: valueOf(body.Nocow),
+		Compression: valueOf(body.Compression), RootSquash: valueOf(body.RootSquash), UID: body.Uid, GID: body.Gid, Labels: body.Labels,
+		SizeLimit: body.SizeLimit, MountOptions: valueOf(body.MountOptions),
 	}
-	if body.Mode == "" {
+	if valueOf(body.Mode) == "" {
 		return spec, nil
 	}
-	mode, err := parseMode(body.Mode)
-	spec.Mode = &mode
+	var err error
+	spec.Mode, err = optionalMode(body.Mode)
 	return spec, err
+}
+
+func cloneSpec(p agentapi.RequestedProperties) (storage.CloneSpec, error) {
+	mode, err := optionalMode(p.Mode)
+	return storage.CloneSpec{
+		NoCOW: p.Nocow, Compression: p.Compression, RootSquash: p.RootSquash, UID: p.Uid, GID: p.Gid, Mode: mode,
+		SizeLimit: p.SizeLimit, MountOptions: valueOf(p.MountOptions),
+	}, err
 }
 
 func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
@@ -45,8 +53,17 @@ func optionalMode(text *string) (*uint32, error) {
 	if text == nil {
 		return nil, nil
 	}
-	mode, err := parseMode(*text)
-	return &mode, err
+	mode, err := agentapi.ParseMode(*text)
+	if err != nil {
+		return nil, agentapi.Errorf(agentapi.Invalid, "mode %w", err)
+	}
+	return &mode, nil
+}
+
+func wireProperties(p storage.Properties) agentapi.Properties {
+	return agentapi.Properties{
+		Nocow: p.NoCOW, Compression: p.Compression, RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: agentapi.FormatMode(p.Mode),
+	}
 }
 
 // checkSource refuses an empty source, which the domain would take for a clone of the other kind.
@@ -73,8 +90,8 @@ func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agenta
 	detail := agentapi.VolumeDetail{
 		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: creator, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
-		Nocow: v.NoCOW, Compression: v.Compression, RootSquash: v.RootSquash, Uid: v.UID, Gid: v.GID, Mode: formatMode(v.Mode),
-		Labels: labelsOf(v.Labels.Map()), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
+		Properties: wireProperties(v.Properties),
+		Labels:     labelsOf(v.Labels.Map()), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		SourceVolumeId: idText(v.SourceVolumeID),
 		Clients:        mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),
 	}

@@ -16,8 +16,8 @@ import (
 func someVolumes() []volume {
 	now := time.Now()
 	return []volume{
-		{Name: "pvc-0f3bd7de-3c1d-4f7d-9ea1-6c9d47a5a001", SizeBytes: 10 << 30, UsedBytes: 1 << 30, CreatedBy: "k8s", Compression: "zstd", CreatedAt: now.Add(-72 * time.Hour), Path: "/srv/btrfs/k8s/pvc-0f3bd7de-3c1d-4f7d-9ea1-6c9d47a5a001"},
-		{Name: "db", SizeBytes: 2 << 30, UsedBytes: 2 << 30, Nocow: true, CreatedAt: now.Add(-time.Minute), Labels: agentapi.Labels{"b": "2", "a": "1"}},
+		{Name: "pvc-0f3bd7de-3c1d-4f7d-9ea1-6c9d47a5a001", SizeBytes: 10 << 30, UsedBytes: 1 << 30, CreatedBy: "k8s", Properties: agentapi.Properties{Compression: "zstd"}, CreatedAt: now.Add(-72 * time.Hour), Path: "/srv/btrfs/k8s/pvc-0f3bd7de-3c1d-4f7d-9ea1-6c9d47a5a001"},
+		{Name: "db", SizeBytes: 2 << 30, UsedBytes: 2 << 30, Properties: agentapi.Properties{Nocow: true}, CreatedAt: now.Add(-time.Minute), Labels: agentapi.Labels{"b": "2", "a": "1"}},
 		{Name: "ü-wide-界", SizeBytes: 1 << 40, CreatedAt: now.Add(-3 * time.Hour)},
 	}
 }

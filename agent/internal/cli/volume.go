@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -53,7 +54,6 @@ func showing[T any](use, short string, fields columns[T], complete cobra.Complet
 func createVolumeCommand() *cobra.Command {
 	var out output
 	var labels []string
-	var p properties
 	command := &cobra.Command{
 		Use: "create NAME SIZE", Short: "Create a volume (idempotent)",
 		Example: "  btrfs-nfs-agent volume create db 20Gi --nocow --uid 999 --gid 999 --mode 0750",
@@ -63,8 +63,10 @@ func createVolumeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			request := agentapi.VolumeCreate{Name: args[0], SizeBytes: size, Nocow: p.nocow, Compression: p.compression, Mode: p.mode}
-			request.Uid, request.Gid = p.owner(command)
+			request := agentapi.VolumeCreate{Name: args[0], SizeBytes: size}
+			if request.RequestedProperties, err = requestedProperties(command.Flags()); err != nil {
+				return err
+			}
 			if request.Labels, err = parseLabels(labels, nil); err != nil {
 				return err
 			}
@@ -76,7 +78,7 @@ func createVolumeCommand() *cobra.Command {
 		}),
 	}
 	out.addTo(command, volumeFields.names())
-	p.addTo(command)
+	addPropertyFlags(command)
 	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
 	return command
 }
@@ -96,30 +98,39 @@ func (s *session) result(out output, v *volume, err error) error {
 	return printOne(s, out, volumeFields, *v)
 }
 
-// properties are the properties of a volume that can be set and changed.
-type properties struct {
-	compression, mode string
-	nocow             bool
-	uid, gid          int64
-}
-
-func (p *properties) addTo(command *cobra.Command) {
+// addPropertyFlags adds a flag for each property that the command line can set.
+func addPropertyFlags(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVar(&p.compression, "compression", "", "none, zstd[:1-15], zlib[:1-9] or lzo")
-	flags.BoolVar(&p.nocow, "nocow", false, "no copy-on-write, checksums and compression: for databases and images")
-	flags.Int64Var(&p.uid, "uid", 0, "owner of the volume's root")
-	flags.Int64Var(&p.gid, "gid", 0, "group of the volume's root")
-	flags.StringVar(&p.mode, "mode", "", "mode of the volume's root, octal")
-	_ = command.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"none", "zstd", "zlib", "lzo"}, cobra.ShellCompDirectiveNoFileComp))
+	for _, p := range agentapi.AllProperties() {
+		switch p.FlagType {
+		case "bool":
+			flags.Bool(p.Name, false, p.Usage)
+		case "int64":
+			flags.Int64(p.Name, 0, p.Usage)
+		case "string":
+			flags.String(p.Name, "", p.Usage)
+		}
+		if len(p.Suggestions) > 0 {
+			_ = command.RegisterFlagCompletionFunc(p.Name, cobra.FixedCompletions(p.Suggestions, cobra.ShellCompDirectiveNoFileComp))
+		}
+	}
 }
 
-// owner returns only what was set: 0 is root, not "unset".
-func (p *properties) owner(command *cobra.Command) (uid, gid *int64) {
-	if command.Flags().Changed("uid") {
-		uid = &p.uid
+// requestedProperties returns only what was set: 0 is root, not "unset".
+func requestedProperties(flags *pflag.FlagSet) (agentapi.RequestedProperties, error) {
+	var r agentapi.RequestedProperties
+	for _, p := range agentapi.AllProperties() {
+		if p.FlagType == "" || !flags.Changed(p.Name) {
+			continue
+		}
+		text := flags.Lookup(p.Name).Value.String()
+		if text == "" {
+			p.Reset(&r)
+			continue
+		}
+		if err := p.Set(&r, text); err != nil {
+			return r, usageErrorf("--%s %w", p.Name, err)
+		}
 	}
-	if command.Flags().Changed("gid") {
-		gid = &p.gid
-	}
-	return uid, gid
+	return r, nil
 }

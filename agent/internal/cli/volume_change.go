@@ -38,7 +38,6 @@ func resizeVolumeCommand() *cobra.Command {
 func changeVolumeCommand() *cobra.Command {
 	var out output
 	var labels []string
-	var p properties
 	var sizeLimit bool
 	command := &cobra.Command{
 		Use: "set NAME", Short: "Change compression, copy-on-write, owner, mode, labels or the size limit",
@@ -48,52 +47,43 @@ func changeVolumeCommand() *cobra.Command {
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeVolumes,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			var request agentapi.VolumeUpdate
+			var err error
+			if request.RequestedProperties, err = requestedProperties(command.Flags()); err != nil {
+				return err
+			}
 			if command.Flags().Changed("size-limit") {
 				request.SizeLimit = &sizeLimit
 			}
-			request, err := s.changes(command, request, args[0], p, labels)
+			request.Labels, err = s.changedLabels(command.Context(), args[0], labels)
 			if err != nil {
 				return err
+			}
+			if request == (agentapi.VolumeUpdate{}) {
+				return advise(usageErrorf("at least one property must be set"), "See btrfs-nfs-agent volume set --help.")
 			}
 			after, err := s.UpdateVolume(command.Context(), args[0], request)
 			return s.result(out, after, err)
 		}),
 	}
 	out.addTo(command, volumeFields.names())
-	p.addTo(command)
+	addPropertyFlags(command)
 	command.Flags().BoolVar(&sizeLimit, "size-limit", true, "enforce the size; with --size-limit=false the volume may fill the pool")
 	command.Flags().StringSliceVarP(&labels, "label", "l", nil, "KEY=VALUE sets, KEY- removes a label; may be repeated")
 	return command
 }
 
-func (s *session) changes(command *cobra.Command, request agentapi.VolumeUpdate, name string, p properties, labels []string) (agentapi.VolumeUpdate, error) {
-	changed := command.Flags().Changed
-	request.Uid, request.Gid = p.owner(command)
-	if changed("compression") {
-		request.Compression = &p.compression
+// changedLabels returns all labels after the changes, because the API replaces them as a whole. It
+// returns nil if nothing changes.
+func (s *session) changedLabels(ctx context.Context, name string, changes []string) (*agentapi.Labels, error) {
+	if len(changes) == 0 {
+		return nil, nil
 	}
-	if changed("nocow") {
-		request.Nocow = &p.nocow
+	now, err := s.GetVolume(ctx, name)
+	if err != nil {
+		return nil, err
 	}
-	if changed("mode") {
-		request.Mode = &p.mode
-	}
-	if len(labels) > 0 {
-		// The API replaces all labels, so this reads the remaining ones first.
-		now, err := s.GetVolume(command.Context(), name)
-		if err != nil {
-			return request, err
-		}
-		after, err := parseLabels(labels, now.Labels)
-		if err != nil {
-			return request, err
-		}
-		request.Labels = &after
-	}
-	if request == (agentapi.VolumeUpdate{}) {
-		return request, advise(usageErrorf("at least one property must be set"), "See btrfs-nfs-agent volume set --help.")
-	}
-	return request, nil
+	after, err := parseLabels(changes, now.Labels)
+	return &after, err
 }
 
 func volumeUsageCommand() *cobra.Command {

@@ -133,7 +133,7 @@ func (r *Registry) ForCreate(ctx context.Context, parameters, secrets map[string
 		out.Classes = append(out.Classes, l.key)
 	}
 	if claim != nil {
-		out.Properties, err = target.Parameters.Override(claim.Annotations)
+		out.Properties, err = target.Parameters.Properties.Override(claim.Annotations)
 		if err != nil {
 			out.ClaimErr = agentapi.Errorf(agentapi.Invalid, "claim %s/%s: %w", claim.Namespace, claim.Name, err)
 		}

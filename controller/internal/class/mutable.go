@@ -9,25 +9,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-// SizeLimit is the mutable parameter that enforces the size of a volume: on or off.
-const SizeLimit = "sizeLimit"
-
 // Mutable holds the mutable parameters of a volume, as a VolumeAttributesClass has them. They can
 // change while the volume exists. Parameters that are not given stay as they are.
 type Mutable struct {
-	Properties // without NoCOW, which would remove the checksums of existing data
-	// MountOptions replace the options that were set for the volume before. Options of the class stay
-	// if they do not contradict these. They take effect at the volume's next attachment to a node. nil
-	// means unset.
-	MountOptions []string
-	Caching      string // one of mountoptions.CachingPolicies; "" means unset; it takes effect at the same time
-	SizeLimit    *bool
+	// Properties has MountOptions that replace those that were set for the volume before. Options of
+	// the class stay if they do not contradict these. They take effect at the volume's next attachment
+	// to a node, and so does Caching.
+	Properties
+	Caching string // one of mountoptions.CachingPolicies; "" means unset
 }
 
 // mutableKeys returns the keys that are allowed.
-func mutableKeys() []string {
-	return []string{keyCompression, keyUID, keyGID, keyMode, keyLabels, MountOptions, Caching, SizeLimit}
-}
+func mutableKeys() []string { return append(keysOf(mutable), keyLabels, Caching) }
 
 // ParseMutable checks mutable parameters. The error names the invalid parameter.
 func ParseMutable(parameters map[string]string) (Mutable, error) {
@@ -40,7 +33,10 @@ func ParseMutable(parameters map[string]string) (Mutable, error) {
 			return Mutable{}, fmt.Errorf("mutable parameter %q %w", key, err)
 		}
 	}
-	if err := mountoptions.CheckCaching(m.Caching, m.MountOptions); err != nil {
+	if m.MountOptions == nil {
+		return m, nil
+	}
+	if err := mountoptions.CheckCaching(m.Caching, *m.MountOptions); err != nil {
 		return Mutable{}, fmt.Errorf("mutable parameter %q: %w", MountOptions, err)
 	}
 	return m, nil
@@ -48,31 +44,15 @@ func ParseMutable(parameters map[string]string) (Mutable, error) {
 
 func (m *Mutable) set(key, value string) (err error) {
 	switch key {
-	case keyCompression, keyUID, keyGID, keyMode:
-		_, err = m.Properties.set(key, value)
 	case keyLabels:
 		m.Labels, err = parseLabels(value)
-	case MountOptions:
-		options, err := parseMountOptions(value)
-		if err != nil {
-			return err
-		}
-		if err := mountoptions.Check(options); err != nil {
-			return fmt.Errorf("is wrong: %w", err)
-		}
-		m.MountOptions = append([]string{}, options...) // an empty list is not unset
+		return err
 	case Caching:
-		if err := checkCaching(value); err != nil {
-			return err
-		}
 		m.Caching = value
-	case SizeLimit:
-		if value != "on" && value != "off" {
-			return fmt.Errorf("is %q, it must be on or off", value)
-		}
-		on := value == "on"
-		m.SizeLimit = &on
-	default:
+		return checkCaching(value)
+	}
+	known, err := m.Properties.set(mutable, key, value)
+	if !known {
 		return fmt.Errorf("is not known; known are %s", strings.Join(mutableKeys(), ", "))
 	}
 	return err
@@ -80,23 +60,12 @@ func (m *Mutable) set(key, value string) (err error) {
 
 // Mutate overrides the properties of a class and a claim with mutable parameters.
 func (p Properties) Mutate(m Mutable) (Properties, error) {
-	if m.Compression != "" {
-		p.Compression = m.Compression
-	}
-	if m.UID != nil {
-		p.UID = m.UID
-	}
-	if m.GID != nil {
-		p.GID = m.GID
-	}
-	if m.Mode != "" {
-		p.Mode = m.Mode
-	}
+	p.RequestedProperties = p.With(m.RequestedProperties)
 	if m.Labels != nil {
 		p.Labels = m.Labels
 	}
-	if err := p.check(); err != nil {
-		return Properties{}, fmt.Errorf("class and mutable parameter %q together: %w", keyCompression, err)
+	if err := p.Check(); err != nil {
+		return Properties{}, fmt.Errorf("class and mutable parameters together: %w", err)
 	}
 	return p, nil
 }

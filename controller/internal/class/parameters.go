@@ -40,7 +40,7 @@ type Parameters struct {
 	MountOptions []string // NFS mount options
 	Caching      string   // one of mountoptions.CachingPolicies; empty means the default of the access mode
 	Name         string   // name of the class; may be empty
-	Properties
+	Properties   Properties
 }
 
 // Parse checks a class's parameters. The error names the invalid parameter.
@@ -51,7 +51,7 @@ func Parse(parameters map[string]string) (Parameters, error) {
 			return Parameters{}, fmt.Errorf("parameter %q %w", key, err)
 		}
 	}
-	if err := p.check(); err != nil {
+	if err := p.Properties.Check(); err != nil {
 		return Parameters{}, fmt.Errorf("parameters: %w", err)
 	}
 	return p, nil
@@ -71,7 +71,7 @@ func (p *Parameters) set(key, value string) error {
 		}
 		p.NFSServer = host
 	case MountOptions:
-		options, err := parseMountOptions(value)
+		options, err := mountoptions.Parse(value)
 		if err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (p *Parameters) set(key, value string) error {
 		if strings.HasPrefix(key, ProvisionerPrefix) {
 			return nil
 		}
-		known, err := p.Properties.set(key, value)
+		known, err := p.Properties.set(ofClass, key, value)
 		if !known {
 			return fmt.Errorf("is not known; known are %s", strings.Join(knownParameters(), ", "))
 		}
@@ -100,7 +100,7 @@ func (p *Parameters) set(key, value string) error {
 }
 
 func knownParameters() []string {
-	return append([]string{AgentURL, NFSServer, MountOptions, Caching, Name, keyRootSquash}, propertyKeys()...)
+	return append([]string{AgentURL, NFSServer, MountOptions, Caching, Name}, keysOf(ofClass)...)
 }
 
 // Server returns the host name or address that nodes mount from, IPv6 without brackets.
@@ -180,22 +180,7 @@ func (p Parameters) CheckMountOptions() error {
 
 func checkCaching(value string) error {
 	if policies := mountoptions.CachingPolicies(); !slices.Contains(policies, value) {
-		return fmt.Errorf("is %q, it must be %s", value, strings.Join(policies, " or "))
+		return fmt.Errorf("must be %s, got %q", strings.Join(policies, " or "), value)
 	}
 	return nil
-}
-
-func parseMountOptions(s string) ([]string, error) {
-	if s == "" {
-		return nil, nil
-	}
-	var out []string
-	for option := range strings.SplitSeq(s, ",") {
-		option = strings.TrimSpace(option)
-		if option == "" {
-			return nil, fmt.Errorf("has an empty option in %q", s)
-		}
-		out = append(out, option)
-	}
-	return out, nil
 }

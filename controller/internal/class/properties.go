@@ -3,100 +3,53 @@ package class
 import (
 	"fmt"
 	"maps"
-	"math"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-// Properties holds the settings of a volume that a class or a claim may choose. The agent chooses
-// unset properties.
+// Properties holds the properties of a volume that a class, a claim or a VolumeAttributesClass
+// chooses. The agent chooses the others.
 type Properties struct {
-	NoCOW       *bool
-	Compression string // none, zstd[:1-15], zlib[:1-9] or lzo; "" means unset
-	UID, GID    *int64
-	Mode        string            // octal text; "" means unset
-	RootSquash  *bool             // only for a class: a claim must not disable it
-	Labels      map[string]string // from annotations or mutable parameters; nil means unset
+	agentapi.RequestedProperties
+	Labels map[string]string // from annotations or mutable parameters; nil means unset
 }
 
 const (
-	keyNoCOW       = "nocow"
-	keyCompression = "compression"
-	keyUID         = "uid"
-	keyGID         = "gid"
-	keyMode        = "mode"
-	keyRootSquash  = "rootSquash"
-	keyLabels      = "labels"
+	keyLabels = "labels"
 
 	// AnnotationPrefix is the prefix of the claim annotations that override the class for that claim.
 	AnnotationPrefix = "btrfs-nfs-csi/"
 )
 
-func propertyKeys() []string { return []string{keyNoCOW, keyCompression, keyUID, keyGID, keyMode} }
-
-var octalMode = regexp.MustCompile(`^[0-7]{1,5}$`)
-
-// set parses one property. known is false if the key is not a property.
-func (p *Properties) set(key, value string) (known bool, err error) {
-	switch key {
-	case keyNoCOW:
-		on, err := strconv.ParseBool(value)
-		if err != nil {
-			return true, fmt.Errorf("is %q, it must be true or false", value)
+// keysOf returns the keys of the properties that a level may choose.
+func keysOf(level func(agentapi.Property) bool) []string {
+	var keys []string
+	for _, p := range agentapi.AllProperties() {
+		if level(p) {
+			keys = append(keys, p.Key)
 		}
-		p.NoCOW = &on
-	case keyRootSquash:
-		on, err := strconv.ParseBool(value)
-		if err != nil {
-			return true, fmt.Errorf("is %q, it must be true or false", value)
-		}
-		p.RootSquash = &on
-	case keyCompression:
-		if err := agentapi.CheckCompression(value); err != nil {
-			return true, fmt.Errorf("is wrong: %w", err)
-		}
-		p.Compression = value
-	case keyUID:
-		p.UID, err = parseOwner(value)
-		return true, err
-	case keyGID:
-		p.GID, err = parseOwner(value)
-		return true, err
-	case keyMode:
-		mode, err := strconv.ParseUint(value, 8, 32)
-		if err != nil || mode > 0o7777 || !octalMode.MatchString(value) {
-			return true, fmt.Errorf("is %q, it must be an octal mode from 0 to 7777", value)
-		}
-		p.Mode = value
-	default:
-		return false, nil
 	}
-	return true, nil
+	return keys
 }
 
-// parseOwner allows the IDs that the kernel allows: every 32-bit ID except the last, which means
-// "none" (user_namespaces(7)). The agent may allow fewer IDs and reports that itself.
-func parseOwner(value string) (*int64, error) {
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n < 0 || n >= math.MaxUint32 {
-		return nil, fmt.Errorf("is %q, it must be a number from 0 to %d", value, int64(math.MaxUint32)-1)
+func ofClass(p agentapi.Property) bool { return p.Class }
+func ofClaim(p agentapi.Property) bool { return p.Claim }
+func mutable(p agentapi.Property) bool { return p.Mutable }
+
+// set parses one property. known is false if the level cannot choose such a property.
+func (p *Properties) set(level func(agentapi.Property) bool, key, value string) (known bool, err error) {
+	for _, property := range agentapi.AllProperties() {
+		if level(property) && property.Key == key {
+			return true, property.Set(&p.RequestedProperties, value)
+		}
 	}
-	return &n, nil
+	return false, nil
 }
 
-func (p Properties) check() error {
-	if p.NoCOW != nil && *p.NoCOW && p.Compression != "" && p.Compression != "none" {
-		return fmt.Errorf("nocow excludes compression, which is %q", p.Compression)
-	}
-	return nil
-}
-
-// Override applies a claim's annotations of the form
-// btrfs-nfs-csi/{nocow,compression,uid,gid,mode,labels}. The error names the invalid annotation.
+// Override applies the annotations of a claim, which have AnnotationPrefix. The error names the
+// invalid annotation.
 func (p Properties) Override(annotations map[string]string) (Properties, error) {
 	for _, annotation := range slices.Sorted(maps.Keys(annotations)) {
 		key, ours := strings.CutPrefix(annotation, AnnotationPrefix)
@@ -105,23 +58,20 @@ func (p Properties) Override(annotations map[string]string) (Properties, error) 
 		}
 		var err error
 		known := true
-		switch key {
-		case keyLabels:
+		if key == keyLabels {
 			p.Labels, err = parseLabels(annotations[annotation])
-		case keyRootSquash:
-			known = false
-		default:
-			known, err = p.set(key, annotations[annotation])
+		} else {
+			known, err = p.set(ofClaim, key, annotations[annotation])
 		}
 		if !known {
-			return Properties{}, fmt.Errorf("annotation %q is not known; known are %s{%s,%s}", annotation, AnnotationPrefix, strings.Join(propertyKeys(), ","), keyLabels)
+			return Properties{}, fmt.Errorf("annotation %q is not known; known are %s{%s,%s}", annotation, AnnotationPrefix, strings.Join(keysOf(ofClaim), ","), keyLabels)
 		}
 		if err != nil {
 			return Properties{}, fmt.Errorf("annotation %q %w", annotation, err)
 		}
 	}
-	if err := p.check(); err != nil {
-		return Properties{}, fmt.Errorf("class and annotations %q together: %w", AnnotationPrefix+"{nocow,compression}", err)
+	if err := p.Check(); err != nil {
+		return Properties{}, fmt.Errorf("class and annotations %q together: %w", AnnotationPrefix, err)
 	}
 	return p, nil
 }

@@ -31,7 +31,7 @@ func mountingOf(p class.Parameters, v *agentapi.VolumeDetail) mounting {
 // with returns the mounting after a change by mutable parameters.
 func (m mounting) with(mutable class.Mutable) mounting {
 	if mutable.MountOptions != nil {
-		m.options = mutable.MountOptions
+		m.options = *mutable.MountOptions
 	}
 	m.caching = cmp.Or(mutable.Caching, m.caching)
 	return m

@@ -90,7 +90,7 @@ func checkParameters(volume *agentapi.VolumeDetail, classKey string, parameters 
 	case volume.SourceSnapshot != "" || volume.SourceVolume != "": // a copy has the properties of its source
 		return nil
 	}
-	return differs(volume, parsed.Properties)
+	return differs(volume, parsed.Properties.RequestedProperties)
 }
 
 // unconfirmed is a response without an error: the caller asked whether the volume matches.

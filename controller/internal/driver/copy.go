@@ -16,9 +16,9 @@ type source struct {
 	id    string // as in the request
 	class string // key of the class in that ID
 
-	size       int64
-	labels     agentapi.Labels
-	properties agentapi.VolumeDetail // without rootSquash for a snapshot, which does not record it
+	size   int64
+	labels agentapi.Labels
+	has    agentapi.VolumeDetail // the properties; without rootSquash for a snapshot, which does not record it
 }
 
 func (c *controller) makeFromSnapshot(ctx context.Context, w *createRequest, snapshotID string) (*agentapi.VolumeDetail, error) {
@@ -31,8 +31,7 @@ func (c *controller) makeFromSnapshot(ctx context.Context, w *createRequest, sna
 		if err != nil {
 			return source{}, err
 		}
-		has := agentapi.VolumeDetail{Nocow: s.Nocow, Compression: s.Compression, Uid: s.Uid, Gid: s.Gid, Mode: s.Mode}
-		return source{size: snapshotSize(s), labels: s.Labels, properties: has}, nil
+		return source{size: snapshotSize(s), labels: s.Labels, has: agentapi.VolumeDetail{Properties: s.Properties}}, nil
 	})
 }
 
@@ -49,7 +48,7 @@ func (c *controller) makeFromVolume(ctx context.Context, w *createRequest, volum
 		if err != nil {
 			return source{}, err
 		}
-		return source{size: sourceSize(s.QuotaBytes, s.SizeBytes, s.UsedBytes), labels: s.Labels, properties: *s}, nil
+		return source{size: sourceSize(s.QuotaBytes, s.SizeBytes, s.UsedBytes), labels: s.Labels, has: *s}, nil
 	})
 }
 
@@ -73,59 +72,32 @@ func (c *controller) makeCopy(ctx context.Context, w *createRequest, v id.Volume
 	if err != nil {
 		return w.existingOr(ctx, from, err)
 	}
-	volume, err := w.clone(ctx, from, size, w.Properties)
+	volume, err := w.clone(ctx, from, size, w.requested())
 	if agentapi.IsCode(err, agentapi.Unsupported) {
-		volume, err = w.clone(ctx, from, size, s.lacks(w.Properties)) // for an older agent
+		volume, err = w.clone(ctx, from, size, s.lacks(w.requested())) // for an older agent
 	}
 	return w.answer(ctx, from, volume, err)
 }
 
 // clone asks the agent for a copy with these properties.
-func (w *createRequest) clone(ctx context.Context, from origin, size int64, p class.Properties) (*agentapi.VolumeDetail, error) {
+func (w *createRequest) clone(ctx context.Context, from origin, size int64, p agentapi.RequestedProperties) (*agentapi.VolumeDetail, error) {
 	if from.snapshot != "" {
-		return w.CloneSnapshot(ctx, agentapi.SnapshotClone{
-			Snapshot: from.snapshot, Name: w.name, SizeBytes: size, Labels: w.labels,
-			Nocow: p.NoCOW, Compression: optional(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: optional(p.Mode),
-			SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
-		})
+		return w.CloneSnapshot(ctx, agentapi.SnapshotClone{Snapshot: from.snapshot, Name: w.name, SizeBytes: size, Labels: w.labels, RequestedProperties: p})
 	}
-	return w.CloneVolume(ctx, agentapi.VolumeClone{
-		Source: from.volume, Name: w.name, SizeBytes: size, Labels: w.labels,
-		Nocow: p.NoCOW, Compression: optional(p.Compression), RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: optional(p.Mode),
-		SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
+	return w.CloneVolume(ctx, agentapi.VolumeClone{Source: from.volume, Name: w.name, SizeBytes: size, Labels: w.labels, RequestedProperties: p})
+}
+
+// lacks returns the properties that the source does not have. The copy inherits the others, except
+// the size limit and the mount options.
+func (s source) lacks(p agentapi.RequestedProperties) agentapi.RequestedProperties {
+	has := agentapi.PropertiesOf(&s.has)
+	has.SizeLimit, has.MountOptions = nil, nil
+	if s.snapshot != "" {
+		has.RootSquash = nil
+	}
+	return p.Only(func(property agentapi.Property) bool {
+		return !property.In(has) || property.Text(p) != property.Text(has)
 	})
-}
-
-// optional returns nil for an unset property.
-func optional(property string) *string {
-	if property == "" {
-		return nil
-	}
-	return &property
-}
-
-// lacks returns the properties that the source does not have. The copy inherits the others.
-func (s source) lacks(p class.Properties) class.Properties {
-	has := func(one class.Properties) bool { return differs(&s.properties, one) == nil }
-	if has(class.Properties{NoCOW: p.NoCOW}) {
-		p.NoCOW = nil
-	}
-	if has(class.Properties{Compression: p.Compression}) {
-		p.Compression = ""
-	}
-	if s.volume != "" && has(class.Properties{RootSquash: p.RootSquash}) {
-		p.RootSquash = nil
-	}
-	if has(class.Properties{UID: p.UID}) {
-		p.UID = nil
-	}
-	if has(class.Properties{GID: p.GID}) {
-		p.GID = nil
-	}
-	if has(class.Properties{Mode: p.Mode}) {
-		p.Mode = ""
-	}
-	return p
 }
 
 // existingOr returns the copy that an earlier call created, or err if there is none.

@@ -57,17 +57,21 @@ type createRequest struct {
 	name    string // on the agent
 	size    sizeRange
 	labels  agentapi.Labels
-	mutable class.Mutable // its properties are in Provision.Properties
+	mutable class.Mutable // its properties are also in Provision.Properties
 	invalid error         // why the claim's annotations, the mutable parameters or the mount flags cannot be honored
 }
 
-// sizeLimit returns the size limit for a request that creates a volume. A volume has a limit by
-// default. So the driver does not send it, and an older agent without the field works.
-func (w *createRequest) sizeLimit() *bool {
-	if w.mutable.SizeLimit == nil || *w.mutable.SizeLimit {
-		return nil
+// requested returns the properties for a request that creates a volume. It omits what a new volume
+// has by default, because agents of 57e475d refuse these fields in such a request.
+func (w *createRequest) requested() agentapi.RequestedProperties {
+	p := w.Properties.RequestedProperties
+	if p.SizeLimit != nil && *p.SizeLimit {
+		p.SizeLimit = nil
 	}
-	return w.mutable.SizeLimit
+	if p.MountOptions != nil && len(*p.MountOptions) == 0 {
+		p.MountOptions = nil
+	}
+	return p
 }
 
 func (c *controller) parseCreate(r *csi.CreateVolumeRequest, p *agents.Provision, size sizeRange, mutable class.Mutable) *createRequest {
@@ -109,17 +113,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *createRequest) (*agentapi
 	if err != nil {
 		return nil, err
 	}
-	request := agentapi.VolumeCreate{
-		Name: w.name, SizeBytes: size, Labels: w.labels,
-		Compression: w.Properties.Compression, Uid: w.Properties.UID, Gid: w.Properties.GID, Mode: w.Properties.Mode,
-		SizeLimit: w.sizeLimit(), MountOptions: w.mutable.MountOptions,
-	}
-	if w.Properties.NoCOW != nil {
-		request.Nocow = *w.Properties.NoCOW
-	}
-	if w.Properties.RootSquash != nil {
-		request.RootSquash = *w.Properties.RootSquash
-	}
+	request := agentapi.VolumeCreate{Name: w.name, SizeBytes: size, Labels: w.labels, RequestedProperties: w.requested()}
 	volume, err := w.CreateVolume(ctx, request)
 	return w.answer(ctx, origin{}, volume, err)
 }

@@ -1,11 +1,10 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -41,10 +40,10 @@ func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) err
 		reason = fmt.Errorf("it is of storage class %s", found)
 	}
 	if reason == nil {
-		reason = differs(v, w.Properties)
+		reason = differs(v, w.Properties.RequestedProperties)
 	}
-	if reason == nil {
-		reason = differsMutable(v, w.mutable)
+	if found := v.Labels[class.LabelCaching]; reason == nil && w.mutable.Caching != "" && w.mutable.Caching != found {
+		reason = fmt.Errorf("caching is %q", found)
 	}
 	if reason != nil {
 		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: %v", w.name, reason)
@@ -105,52 +104,12 @@ func (o origin) comesFrom(from origin) bool {
 }
 
 // differs compares the requested properties. The agent chooses the others.
-func differs(v *agentapi.VolumeDetail, p class.Properties) error {
-	if p.NoCOW != nil && *p.NoCOW != v.Nocow {
-		return fmt.Errorf("nocow is %t", v.Nocow)
-	}
-	if p.Compression != "" && p.Compression != orNone(v.Compression) {
-		return fmt.Errorf("compression is %s", orNone(v.Compression))
-	}
-	if p.RootSquash != nil && *p.RootSquash != v.RootSquash {
-		return fmt.Errorf("rootSquash is %t", v.RootSquash)
-	}
-	if p.UID != nil && *p.UID != v.Uid {
-		return fmt.Errorf("uid is %d", v.Uid)
-	}
-	if p.GID != nil && *p.GID != v.Gid {
-		return fmt.Errorf("gid is %d", v.Gid)
-	}
-	if p.Mode != "" && !sameMode(p.Mode, v.Mode) {
-		return fmt.Errorf("mode is %s", v.Mode)
+func differs(v *agentapi.VolumeDetail, want agentapi.RequestedProperties) error {
+	have := agentapi.PropertiesOf(v)
+	for _, p := range agentapi.AllProperties() {
+		if p.In(want) && p.Text(want) != p.Text(have) {
+			return fmt.Errorf("%s is %s", p.Key, cmp.Or(p.Text(have), `""`))
+		}
 	}
 	return nil
-}
-
-// differsMutable compares the properties that only mutable parameters set.
-func differsMutable(v *agentapi.VolumeDetail, m class.Mutable) error {
-	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
-		return fmt.Errorf("nfsMountOptions are %q", strings.Join(v.MountOptions, ","))
-	}
-	if caching := v.Labels[class.LabelCaching]; m.Caching != "" && m.Caching != caching {
-		return fmt.Errorf("caching is %q", caching)
-	}
-	if limited := v.QuotaBytes > 0; m.SizeLimit != nil && *m.SizeLimit != limited {
-		return fmt.Errorf("sizeLimit is %s", map[bool]string{true: "on", false: "off"}[limited])
-	}
-	return nil
-}
-
-func orNone(compression string) string {
-	if compression == "" {
-		return "none"
-	}
-	return compression
-}
-
-// sameMode compares modes as numbers: 0770 is 770.
-func sameMode(a, b string) bool {
-	x, errX := strconv.ParseUint(a, 8, 32)
-	y, errY := strconv.ParseUint(b, 8, 32)
-	return errX == nil && errY == nil && x == y
 }

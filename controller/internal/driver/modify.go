@@ -42,27 +42,14 @@ func (c *controller) ControllerModifyVolume(ctx context.Context, r *csi.Controll
 	return &csi.ControllerModifyVolumeResponse{}, nil
 }
 
-// modification returns the update that mutable parameters request. It sets owner and mode even if
-// the agent already has these values: pods may have changed those of the volume's root.
+// modification returns the update that mutable parameters request.
 func modification(v *agentapi.VolumeDetail, m class.Mutable) (u agentapi.VolumeUpdate, needed bool) {
-	u = agentapi.VolumeUpdate{Uid: m.UID, Gid: m.GID}
-	needed = m.UID != nil || m.GID != nil
-	if m.Mode != "" {
-		u.Mode, needed = &m.Mode, true
-	}
-	if m.Compression != "" && m.Compression != orNone(v.Compression) {
-		u.Compression, needed = &m.Compression, true
-	}
+	have := agentapi.PropertiesOf(v)
+	u.RequestedProperties = m.Only(func(p agentapi.Property) bool { return p.OnData || p.Text(m.RequestedProperties) != p.Text(have) })
 	if labels := withLabels(v.Labels, m); !maps.Equal(labels, v.Labels) {
-		u.Labels, needed = &labels, true
+		u.Labels = &labels
 	}
-	if m.MountOptions != nil && !slices.Equal(m.MountOptions, v.MountOptions) {
-		u.MountOptions, needed = &m.MountOptions, true
-	}
-	if limited := v.QuotaBytes > 0; m.SizeLimit != nil && *m.SizeLimit != limited {
-		u.SizeLimit, needed = m.SizeLimit, true
-	}
-	return u, needed
+	return u, u != agentapi.VolumeUpdate{}
 }
 
 // withLabels replaces the labels that are not the driver's if the parameters name labels, and sets

@@ -31,9 +31,10 @@ func (c *call) createSnapshot() error {
 	}
 	s := &agentapi.SnapshotDetail{
 		Name: r.Name, Volume: r.Volume, VolumeId: v.Id, Labels: or2(r.Labels), CreatedBy: r.Labels[agentapi.CreatedByLabel],
-		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: v.UsedBytes, Nocow: v.Nocow, Compression: v.Compression,
-		Uid: v.Uid, Gid: v.Gid, Mode: v.Mode, Path: "/pool/" + c.tenant.name + "/snapshots/" + r.Name, CreatedAt: now(), UpdatedAt: now(),
+		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: v.UsedBytes, Properties: v.Properties,
+		Path: "/pool/" + c.tenant.name + "/snapshots/" + r.Name, CreatedAt: now(), UpdatedAt: now(),
 	}
+	s.RootSquash = false // an agent does not report it
 	c.tenant.snapshots[r.Name] = s
 	answer(c.w, http.StatusCreated, s)
 	return nil

@@ -1,10 +1,10 @@
 package fakeagent
 
 import (
+	"encoding/json"
 	"maps"
 	"net/http"
 	"reflect"
-	"regexp"
 	"slices"
 
 	"github.com/google/uuid"
@@ -13,8 +13,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
-
-var mode = regexp.MustCompile(`^(|0?[0-7]{1,4})$`)
 
 func checkLabels(labels agentapi.Labels) error {
 	if len(labels) > agentapi.MaxLabels {
@@ -28,15 +26,15 @@ func checkLabels(labels agentapi.Labels) error {
 	return nil
 }
 
-func checkProperties(nocow bool, compress, fileMode string) error {
-	if err := agentapi.CheckCompression(compress); compress != "" && err != nil {
+func checkProperties(p agentapi.Properties) error {
+	if err := agentapi.CheckCompression(p.Compression); err != nil {
 		return agentapi.Errorf(agentapi.Invalid, "compression %w", err)
 	}
-	switch {
-	case nocow && compress != "" && compress != "none":
-		return agentapi.Errorf(agentapi.Invalid, "nocow excludes compression")
-	case !mode.MatchString(fileMode):
-		return agentapi.Errorf(agentapi.Invalid, "mode %q is not octal", fileMode)
+	if err := agentapi.CheckStorage(p.Nocow, p.Compression); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "%w", err)
+	}
+	if _, err := agentapi.ParseMode(p.Mode); err != nil {
+		return agentapi.Errorf(agentapi.Invalid, "mode %w", err)
 	}
 	return nil
 }
@@ -73,13 +71,6 @@ func or[T comparable](value, otherwise T) T {
 	return value
 }
 
-func deref(p *int64) int64 {
-	if p == nil {
-		return 0
-	}
-	return *p
-}
-
 func (c *call) createVolume() error {
 	var r agentapi.VolumeCreate
 	if err := c.read(&r); err != nil {
@@ -97,16 +88,14 @@ func (c *call) createVolume() error {
 	if err := checkLabels(r.Labels); err != nil {
 		return err
 	}
-	if err := checkProperties(r.Nocow, r.Compression, r.Mode); err != nil {
-		return err
-	}
 	v := c.newVolume(r.Name, r.SizeBytes, r.Labels)
 	v.QuotaBytes = or(r.QuotaBytes, r.SizeBytes)
-	v.RootSquash = r.RootSquash
-	v.Nocow, v.Compression, v.Mode = r.Nocow, or(r.Compression, "none"), or(r.Mode, "2770")
-	v.Uid, v.Gid = deref(r.Uid), deref(r.Gid)
-	override(v, agentapi.VolumeUpdate{SizeLimit: r.SizeLimit, MountOptions: &r.MountOptions})
-	if err := checkMountOptions(&r.MountOptions); err != nil {
+	v.Compression, v.Mode = "none", "2770"
+	override(v, agentapi.VolumeUpdate{RequestedProperties: r.RequestedProperties})
+	if err := checkProperties(v.Properties); err != nil {
+		return err
+	}
+	if err := checkMountOptions(r.MountOptions); err != nil {
 		return err
 	}
 	return c.put(v)
@@ -120,8 +109,7 @@ func (c *call) put(v *agentapi.VolumeDetail) error {
 		answer(c.w, http.StatusCreated, v)
 		return nil
 	}
-	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Nocow == v.Nocow && old.RootSquash == v.RootSquash && old.Compression == v.Compression &&
-		old.Uid == v.Uid && old.Gid == v.Gid && old.Mode == v.Mode && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume &&
+	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Properties == v.Properties && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume &&
 		slices.Equal(old.MountOptions, v.MountOptions) && maps.Equal(old.Labels, v.Labels)
 	if !same {
 		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", v.Name)
@@ -197,7 +185,7 @@ func (c *call) updateVolume(name string) error {
 	if r.SizeLimit != nil && *r.SizeLimit && v.UsedBytes > changed.SizeBytes {
 		return agentapi.Errorf(agentapi.Invalid, "size_limit: %d bytes are used", v.UsedBytes)
 	}
-	if err := checkProperties(changed.Nocow, changed.Compression, changed.Mode); err != nil {
+	if err := checkProperties(changed.Properties); err != nil {
 		return err
 	}
 	changed.UpdatedAt = now()
@@ -226,12 +214,7 @@ func (c *call) cloneVolume() error {
 	if err := c.read(&r); err != nil {
 		return err
 	}
-	properties := agentapi.VolumeUpdate{
-		Nocow: r.Nocow, Compression: r.Compression, RootSquash: r.RootSquash, Uid: r.Uid, Gid: r.Gid, Mode: r.Mode, SizeLimit: r.SizeLimit,
-	}
-	if r.MountOptions != nil {
-		properties.MountOptions = &r.MountOptions
-	}
+	properties := agentapi.VolumeUpdate{RequestedProperties: r.RequestedProperties}
 	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceVolume == r.Source {
 		return c.sameCopy(made, r.SizeBytes, properties)
 	}
@@ -240,8 +223,8 @@ func (c *call) cloneVolume() error {
 		return err
 	}
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
-	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
-	v.SourceVolume, v.SourceVolumeId, v.RootSquash = r.Source, source.Id, source.RootSquash
+	v.Properties, v.UsedBytes = source.Properties, source.UsedBytes
+	v.SourceVolume, v.SourceVolumeId = r.Source, source.Id
 	return c.putCopy(v, source.SizeBytes, properties)
 }
 
@@ -250,12 +233,7 @@ func (c *call) cloneSnapshot() error {
 	if err := c.read(&r); err != nil {
 		return err
 	}
-	properties := agentapi.VolumeUpdate{
-		Nocow: r.Nocow, Compression: r.Compression, RootSquash: r.RootSquash, Uid: r.Uid, Gid: r.Gid, Mode: r.Mode, SizeLimit: r.SizeLimit,
-	}
-	if r.MountOptions != nil {
-		properties.MountOptions = &r.MountOptions
-	}
+	properties := agentapi.VolumeUpdate{RequestedProperties: r.RequestedProperties}
 	if made, ok := c.tenant.volumes[r.Name]; ok && made.SourceSnapshot == r.Snapshot {
 		return c.sameCopy(made, r.SizeBytes, properties)
 	}
@@ -264,7 +242,7 @@ func (c *call) cloneSnapshot() error {
 		return agentapi.Errorf(agentapi.NotFound, "there is no snapshot %s", r.Snapshot)
 	}
 	v := c.newVolume(r.Name, or(r.SizeBytes, source.SizeBytes), r.Labels)
-	v.Nocow, v.Compression, v.Uid, v.Gid, v.Mode, v.UsedBytes = source.Nocow, source.Compression, source.Uid, source.Gid, source.Mode, source.UsedBytes
+	v.Properties, v.UsedBytes = source.Properties, source.UsedBytes
 	v.SourceSnapshot, v.SourceVolumeId = r.Snapshot, source.VolumeId
 	return c.putCopy(v, source.SizeBytes, properties)
 }
@@ -282,12 +260,14 @@ func (c *call) sameCopy(made *agentapi.VolumeDetail, size int64, properties agen
 
 // override sets the properties that are given, except sizes.
 func override(v *agentapi.VolumeDetail, r agentapi.VolumeUpdate) {
-	set(&v.Nocow, r.Nocow)
-	set(&v.Compression, r.Compression)
-	set(&v.RootSquash, r.RootSquash)
-	set(&v.Uid, r.Uid)
-	set(&v.Gid, r.Gid)
-	set(&v.Mode, r.Mode)
+	// A property has the same name in requests and volumes.
+	text, err := json.Marshal(r.RequestedProperties)
+	if err == nil {
+		err = json.Unmarshal(text, &v.Properties)
+	}
+	if err != nil {
+		panic(err)
+	}
 	set(&v.Labels, r.Labels)
 	if r.MountOptions != nil {
 		v.MountOptions = mountoptions.Split(*r.MountOptions...)
@@ -314,7 +294,7 @@ func (c *call) putCopy(v *agentapi.VolumeDetail, least int64, properties agentap
 	if err := checkLabels(v.Labels); err != nil {
 		return err
 	}
-	if err := checkProperties(v.Nocow, v.Compression, v.Mode); err != nil {
+	if err := checkProperties(v.Properties); err != nil {
 		return err
 	}
 	return c.put(v)
