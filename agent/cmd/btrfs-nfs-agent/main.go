@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/log"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/version"
 )
@@ -56,15 +55,6 @@ environment (docs/configuration.md). The other commands look after the host, or 
 		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
 	)
 	return root
-}
-
-// loadConfig reads the settings from the environment.
-func loadConfig() (config.Config, error) {
-	c, err := config.Load()
-	if err != nil {
-		return c, fmt.Errorf("the environment is not good:\n%w", err)
-	}
-	return c, nil
 }
 
 func runServe(command *cobra.Command, _ []string) error {

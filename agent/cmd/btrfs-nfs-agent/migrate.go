@@ -11,14 +11,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/migrate"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
 type migrateFlags struct {
 	dryRun, undo, yes bool
-	output, envFile   string
+	output            *string
 }
 
 func migrateCommand() *cobra.Command {
@@ -29,32 +28,18 @@ func migrateCommand() *cobra.Command {
 		Long: `Takes over volumes and snapshots that a btrfs-nfs-csi agent of versions 0.9 to 0.12 made below AGENT_BASE_PATH. Data, names and paths stay as they are;
 metadata.json is written anew, and kept as it was for --undo. --dry-run explains each step and changes nothing. Stop both agents first. docs/upgrade.md has the
 whole way. Exit code: 0 done or nothing to do, 1 something was left alone, 2 it could not be done.`,
-		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			err := runMigrate(command, flags)
-			if _, coded := errors.AsType[*exitError](err); err != nil && !coded {
-				err = &exitError{exitTrouble, err}
-			}
-			return err
-		},
 	}
 	command.Flags().BoolVar(&flags.dryRun, "dry-run", false, "explain each step, change nothing")
 	command.Flags().BoolVar(&flags.undo, "undo", false, "put everything back as the older agent left it")
 	command.Flags().BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
-	command.Flags().StringVarP(&flags.output, "output", "o", "text", "text or json")
-	command.Flags().StringVar(&flags.envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
+	flags.output = outputFlag(command)
+	run := withSettings(command, func(command *cobra.Command, c config.Config) error { return runMigrate(command, c, flags) }).RunE
+	command.RunE = func(command *cobra.Command, args []string) error { return trouble(run(command, args)) }
 	return command
 }
 
-func runMigrate(command *cobra.Command, flags migrateFlags) error {
-	if flags.output != "text" && flags.output != "json" {
-		return fmt.Errorf("--output is %q, it must be text or json", flags.output)
-	}
-	if err := config.UseFile(flags.envFile); err != nil {
-		return err
-	}
-	c, err := loadConfig()
-	if err != nil {
+func runMigrate(command *cobra.Command, c config.Config, flags migrateFlags) error {
+	if err := checkOutput(*flags.output); err != nil {
 		return err
 	}
 	// Both fail if an agent of this project uses the pool. The second one prevents a start
@@ -77,7 +62,7 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 		return err
 	}
 	out := command.OutOrStdout()
-	if flags.output == "text" {
+	if *flags.output == "text" {
 		explain(out, plan, c)
 	}
 	if !flags.dryRun && len(plan.Items) > plan.Problems {
@@ -88,7 +73,7 @@ func runMigrate(command *cobra.Command, flags migrateFlags) error {
 			return err
 		}
 	}
-	if flags.output == "json" {
+	if *flags.output == "json" {
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
 		if err := encoder.Encode(plan); err != nil {
@@ -124,7 +109,7 @@ func agree(command *cobra.Command, flags migrateFlags, question string) error {
 }
 
 func tell(out io.Writer, flags migrateFlags, item migrate.Item, what string) {
-	if flags.output == "text" && item.Done {
+	if *flags.output == "text" && item.Done {
 		fmt.Fprintf(out, "%s %s\n", what, item.Dir)
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/cli"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
@@ -48,7 +47,6 @@ func runNFSStop(command *cobra.Command, _ []string) error {
 
 func rotateKeyCommand() *cobra.Command {
 	var yes bool
-	var envFile string
 	command := &cobra.Command{
 		Use:   "rotate-key",
 		Short: "Remove the key that signs file handles, while no agent runs",
@@ -56,24 +54,12 @@ func rotateKeyCommand() *cobra.Command {
 AGENT_NFS_SIGN_HANDLES makes a new key. Use it when the key may be known to others, and before AGENT_NFS_SIGN_HANDLES is turned on. All file
 handles become invalid: files that clients have open get errors, and pods that write must be restarted. Asks first. Refused while an
 agent runs. Settings come from the environment, and what is not set there from the environment file of the agent's unit.`,
-		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			if err := config.UseFile(envFile); err != nil {
-				return err
-			}
-			return runRotateKey(command, yes)
-		},
 	}
 	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	command.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
-	return command
+	return withSettings(command, func(command *cobra.Command, c config.Config) error { return runRotateKey(command, c, yes) })
 }
 
-func runRotateKey(command *cobra.Command, yes bool) error {
-	c, err := loadConfig()
-	if err != nil {
-		return err
-	}
+func runRotateKey(command *cobra.Command, c config.Config, yes bool) error {
 	opened, err := storage.OpenPool(storageConfig(c)) // fails while an agent runs
 	if err != nil {
 		return err
@@ -113,32 +99,17 @@ func rotateKey(ctx context.Context, basePath string, server kernel.Config) (remo
 }
 
 func scopeCommand() *cobra.Command {
-	var envFile string
-	command := &cobra.Command{
+	return withSettings(&cobra.Command{
 		Use:   "scope",
 		Short: "Print the scope that the NFS server has to have for the pool",
 		Long: `Prints the scope that the NFS server has to have, so that clients keep their locks when the pool moves to another host, or this one is
 renamed: btrfs-nfs- and the UUID of the filesystem at AGENT_BASE_PATH. With the kernel engine the agent sets it. With the exportfs engine
 install.sh sets it, and this is for hosts that were set up without. Settings come from the environment, and what is not set there from the
 environment file of the agent's unit.`,
-		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			if err := config.UseFile(envFile); err != nil {
-				return err
-			}
-			return runScope(command)
-		},
-	}
-	command.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
-	return command
+	}, runScope)
 }
 
-func runScope(command *cobra.Command) error {
-	c, err := loadConfig()
-	if err != nil {
-		return err
-	}
-
+func runScope(command *cobra.Command, c config.Config) error {
 	// There may be another filesystem with another scope below the mount point.
 	identity, err := pool.Identify(c.BasePath, "/etc/fstab")
 	if err != nil {

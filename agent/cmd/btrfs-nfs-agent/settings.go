@@ -6,25 +6,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/config"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/doctor"
 )
 
 // settingsCommand is for install.sh. Only this program contains the rules for settings.
 func settingsCommand() *cobra.Command {
-	var envFile string
 	command := &cobra.Command{Use: "settings", Hidden: true, Args: cobra.NoArgs}
 	get := &cobra.Command{
 		Use: "get NAME", Short: "Print a setting of the environment file, as systemd reads it", Args: cobra.ExactArgs(1),
-		RunE: func(command *cobra.Command, args []string) error {
-			value, err := config.FromFile(envFile, args[0])
-			if err != nil {
-				return &exitError{exitConfig, err}
-			}
-			fmt.Fprintln(command.OutOrStdout(), value)
-			return nil
-		},
 	}
-	get.Flags().StringVar(&envFile, "env-file", doctor.DefaultEnvironmentFile, "environment file of the agent's unit")
+	envFile := envFileFlag(get)
+	get.RunE = func(command *cobra.Command, args []string) error {
+		value, err := config.FromFile(*envFile, args[0])
+		if err != nil {
+			return &exitError{exitConfig, err}
+		}
+		fmt.Fprintln(command.OutOrStdout(), value)
+		return nil
+	}
 	command.AddCommand(get, &cobra.Command{
 		Use: "check", Short: "Say what is wrong with the settings in the environment", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
