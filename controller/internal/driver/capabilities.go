@@ -8,6 +8,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/class"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
@@ -107,7 +108,7 @@ func checkCapabilities(capabilities []*csi.VolumeCapability) error {
 		return fmt.Errorf("volume_capabilities must not be empty")
 	}
 	for i, capability := range capabilities {
-		if err := checkCapability(capability); err != nil {
+		if err := csiserver.CheckCapability(capability); err != nil {
 			return fmt.Errorf("volume_capabilities[%d]: %w", i, err)
 		}
 		if _, err := mountoptions.Merge(capability.GetMount().GetMountFlags()); err != nil {
@@ -115,30 +116,4 @@ func checkCapabilities(capabilities []*csi.VolumeCapability) error {
 		}
 	}
 	return nil
-}
-
-func checkCapability(capability *csi.VolumeCapability) error {
-	switch access := capability.GetAccessType().(type) {
-	case *csi.VolumeCapability_Block:
-		return fmt.Errorf("block access is not supported: a volume is a directory on NFS")
-	case *csi.VolumeCapability_Mount:
-		switch fsType := access.Mount.GetFsType(); fsType {
-		case "", "nfs", "nfs4":
-		default:
-			return fmt.Errorf("file system type %q is not supported: volumes are mounted over NFS, leave it empty or say nfs", fsType)
-		}
-	default:
-		return fmt.Errorf("access type is missing")
-	}
-	switch mode := capability.GetAccessMode().GetMode(); mode {
-	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
-		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER, csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
-		csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER,
-		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:
-		return nil
-	case csi.VolumeCapability_AccessMode_UNKNOWN:
-		return fmt.Errorf("access mode is missing")
-	default:
-		return fmt.Errorf("access mode %s is not known", mode)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 )
 
 // ControllerExpandVolume grows a volume. The nodes have nothing to do. A volume that is large
@@ -24,7 +25,7 @@ func (c *controller) ControllerExpandVolume(ctx context.Context, r *csi.Controll
 		return nil, err
 	}
 	if r.GetVolumeCapability() != nil {
-		if err := checkCapability(r.GetVolumeCapability()); err != nil {
+		if err := csiserver.CheckCapability(r.GetVolumeCapability()); err != nil {
 			return nil, invalidf("volume_capability: %v", err)
 		}
 	}

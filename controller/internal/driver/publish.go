@@ -58,7 +58,7 @@ func checkPublish(r *csi.ControllerPublishVolumeRequest) (id.Volume, error) {
 	case r.GetVolumeCapability() == nil:
 		return id.Volume{}, invalidf("volume_capability must not be empty")
 	}
-	if err := checkCapability(r.GetVolumeCapability()); err != nil {
+	if err := csiserver.CheckCapability(r.GetVolumeCapability()); err != nil {
 		return id.Volume{}, invalidf("volume_capability: %v", err)
 	}
 	return existingVolume(r.GetVolumeId())

@@ -29,12 +29,12 @@ func badCreate(t *testing.T, b Backend) {
 		"no name":            {func(r *csi.CreateVolumeRequest) { r.Name = "" }, "name must not be empty"},
 		"name too long":      {func(r *csi.CreateVolumeRequest) { r.Name = strings.Repeat("n", 129) }, "129 bytes long, the limit is 128"},
 		"no capabilities":    {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = nil }, "volume_capabilities must not be empty"},
-		"a nil capability":   {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{{}} }, "access type is missing"},
-		"no access mode":     {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessMode = nil }, "access mode is missing"},
+		"a nil capability":   {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{{}} }, "access_type must be set"},
+		"no access mode":     {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessMode = nil }, "access_mode must be one of"},
 		"unknown mode":       {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessMode.Mode = 99 }, "99"},
 		"fault 16: block":    {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{} }, "block access is not supported"},
-		"one of two is bad":  {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = append(r.VolumeCapabilities, mount("ext4")) }, `volume_capabilities[1]: file system type "ext4"`},
-		"fs type":            {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{mount("xfs")} }, `"xfs" is not supported`},
+		"one of two is bad":  {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = append(r.VolumeCapabilities, mount("ext4")) }, `volume_capabilities[1]: fs_type must be nfs, nfs4 or empty, got "ext4"`},
+		"fs type":            {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{mount("xfs")} }, `got "xfs"`},
 		"mutable parameters": {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"x": "y"} }, `mutable parameter "x"`},
 		"mount flag": {func(r *csi.CreateVolumeRequest) {
 			r.VolumeCapabilities[0].GetMount().MountFlags = []string{"hard", "bg"}

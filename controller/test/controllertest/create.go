@@ -198,7 +198,7 @@ func createModes(t *testing.T, b Backend) {
 		r.VolumeCapabilities = []*csi.VolumeCapability{capability(mode)}
 		if mode == csi.VolumeCapability_AccessMode_UNKNOWN {
 			_, err := e.CreateVolume(e.ctx, r)
-			failed(t, err, codes.InvalidArgument, "access mode")
+			failed(t, err, codes.InvalidArgument, "access_mode")
 			continue
 		}
 		all.VolumeCapabilities = append(all.VolumeCapabilities, r.VolumeCapabilities...)

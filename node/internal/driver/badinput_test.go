@@ -36,8 +36,8 @@ func badCapabilities() map[string]badCapability {
 		return &csi.VolumeCapability{AccessMode: mode, AccessType: &csi.VolumeCapability_Mount{Mount: m}}
 	}
 	out := map[string]badCapability{
-		"missing":        {nil, "must not be empty"},
-		"no access type": {&csi.VolumeCapability{AccessMode: mode}, "access type"},
+		"missing":        {nil, "access_type must be set"},
+		"no access type": {&csi.VolumeCapability{AccessMode: mode}, "access_type"},
 		"block":          {&csi.VolumeCapability{AccessMode: mode, AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}}, "block"},
 		"no mode":        {&csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}}, "access_mode"},
 		"unknown mode": {&csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: 99},

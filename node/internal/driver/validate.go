@@ -3,7 +3,6 @@ package driver
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -131,25 +130,14 @@ type access struct {
 }
 
 func parseCapability(capability *csi.VolumeCapability) (access, error) {
-	switch {
-	case capability == nil:
-		return access{}, invalid("volume_capability", "must not be empty")
-	case capability.GetBlock() != nil:
-		return access{}, invalid("volume_capability", "block access is not supported: volumes are NFS shares")
-	case capability.GetMount() == nil:
-		return access{}, invalid("volume_capability", "must name an access type")
-	}
-	if fsType := capability.GetMount().GetFsType(); !slices.Contains([]string{"", "nfs", "nfs4"}, fsType) {
-		return access{}, invalid("volume_capability.mount.fs_type", "%q is not supported, only nfs", fsType)
-	}
-	mode := capability.GetAccessMode().GetMode()
-	if _, known := csi.VolumeCapability_AccessMode_Mode_name[int32(mode)]; !known || mode == csi.VolumeCapability_AccessMode_UNKNOWN {
-		return access{}, invalid("volume_capability.access_mode", "must be set and known")
+	if err := csiserver.CheckCapability(capability); err != nil {
+		return access{}, invalid("volume_capability:", "%v", err)
 	}
 	group, err := parseGroup(capability.GetMount().GetVolumeMountGroup())
 	if err != nil {
 		return access{}, invalid("volume_capability.mount.volume_mount_group", "%v", err)
 	}
+	mode := capability.GetAccessMode().GetMode()
 	return access{mode: mode, readOnly: csiserver.OnlyReads(mode), group: group}, nil
 }
 
