@@ -30,8 +30,8 @@ type Mounts interface {
 	Others(ctx context.Context, dir, target string) ([]nfsmount.Point, error)
 	Check(ctx context.Context, dir string) error
 	Statfs(ctx context.Context, dir string) (unix.Statfs_t, error)
-	SetGroup(ctx context.Context, dir string, gid uint32) error
-	EndGroup(ctx context.Context, dir string)
+	SetGroup(ctx context.Context, dir, target string, gid uint32) error
+	EndGroup(ctx context.Context, target string)
 }
 
 // Node is the CSI node service.
@@ -55,7 +55,6 @@ type Node struct {
 
 	announced atomic.Pointer[netip.Addr] // in the last node ID that NodeGetInfo returned
 	failures  failures
-	groups    groupCalls
 }
 
 var _ csi.NodeServer = (*Node)(nil)

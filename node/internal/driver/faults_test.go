@@ -107,39 +107,26 @@ func (f *fake) Check(ctx context.Context, dir string) error {
 	return f.check(ctx)
 }
 
-func (f *fake) SetGroup(ctx context.Context, dir string, gid uint32) error {
+func (f *fake) SetGroup(ctx context.Context, dir, target string, gid uint32) error {
 	if f.group == nil {
-		return f.Mounts.SetGroup(ctx, dir, gid)
+		return f.Mounts.SetGroup(ctx, dir, target, gid)
 	}
 	return f.group()
 }
 
-func (f *fake) EndGroup(_ context.Context, dir string) { f.ended = append(f.ended, dir) }
+func (f *fake) EndGroup(_ context.Context, target string) { f.ended = append(f.ended, target) }
 
-func TestTheGroupIsGivenUpWithTheLastPodThatWaits(t *testing.T) {
+func TestAPodThatEndsNoLongerWaitsForTheGroup(t *testing.T) {
 	w := newWorld(t)
 	v := w.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
-	assert.NilError(t, v.publish(t, "runs", false))
 	v.group = "2000"
 	mounts := &fake{Mounts: w.backend.Mounter(), group: func() error { return context.DeadlineExceeded }}
 	w.NodeServer = w.node(t, mounts)
-	for _, pod := range []string{"one", "two", "one"} {
-		hasCode(t, v.publish(t, pod, false), codes.DeadlineExceeded)
-	}
-	assert.NilError(t, v.unpublish(t, "runs"))
-	assert.NilError(t, v.unpublish(t, "one"))
-	assert.Equal(t, len(mounts.ended), 0, "another pod waits")
-	mounts.group = func() error { return nil }
-	assert.NilError(t, v.publish(t, "two", false))
-	assert.NilError(t, v.unpublish(t, "two"))
-	assert.Equal(t, len(mounts.ended), 0, "it is set")
-	mounts.group = func() error { return context.DeadlineExceeded }
-	hasCode(t, v.publish(t, "three", false), codes.DeadlineExceeded)
-	for range 2 {
-		assert.NilError(t, v.unpublish(t, "three"))
-	}
-	assert.DeepEqual(t, mounts.ended, []string{v.staging + "/data"})
+	hasCode(t, v.publish(t, "pod", false), codes.DeadlineExceeded)
+	assert.Equal(t, len(mounts.ended), 0)
+	assert.NilError(t, v.unpublish(t, "pod"))
+	assert.DeepEqual(t, mounts.ended, []string{v.target("pod")})
 }
 
 func TestAnotherCallForAVolumeIsAborted(t *testing.T) {

@@ -65,8 +65,8 @@ func (m *measured) Statfs(ctx context.Context, dir string) (result unix.Statfs_t
 	return result, err
 }
 
-func (m *measured) SetGroup(ctx context.Context, dir string, gid uint32) error {
-	return m.observe("set_group", func() error { return m.Mounts.SetGroup(ctx, dir, gid) })
+func (m *measured) SetGroup(ctx context.Context, dir, target string, gid uint32) error {
+	return m.observe("set_group", func() error { return m.Mounts.SetGroup(ctx, dir, target, gid) })
 }
 
 func (m *measured) observe(operation string, call func() error) error {

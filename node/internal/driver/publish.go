@@ -3,10 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
-	"maps"
 	"path/filepath"
-	"slices"
-	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -62,52 +59,13 @@ func (n *Node) setGroup(ctx context.Context, p publishRequest) error {
 		return err
 	}
 	if !p.access.readOnly && !mounted.ReadOnly {
-		err := n.Mounts.SetGroup(ctx, p.dir, *p.access.group)
+		err := n.Mounts.SetGroup(ctx, p.dir, p.target, *p.access.group)
 		if !errors.Is(err, unix.EROFS) { // the export, or the volume on the storage host, is read-only
-			n.groups.note(p, err)
 			return err
 		}
 	}
 	n.Logger.InfoContext(ctx, "skipped fsGroup of a read-only volume", "volume", p.volumeID, "group", *p.access.group)
 	return nil
-}
-
-// groupCalls holds the targets whose NodePublishVolume ended before the volume's group was set. The
-// change goes on until it is done, or until the last such target of the volume is unpublished. It
-// is safe for concurrent use.
-type groupCalls struct {
-	mu   sync.Mutex
-	dirs map[string]string // staging directory by target
-}
-
-func (g *groupCalls) note(p publishRequest, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err == nil {
-		delete(g.dirs, p.target)
-		return
-	}
-	if g.dirs == nil {
-		g.dirs = map[string]string{}
-	}
-	g.dirs[p.target] = p.dir
-}
-
-// forget removes a target. It reports whether the target was the last one of the volume at dir.
-func (g *groupCalls) forget(target string) (dir string, last bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	target = filepath.Clean(target)
-	dir, found := g.dirs[target]
-	delete(g.dirs, target)
-	others := slices.Contains(slices.Collect(maps.Values(g.dirs)), dir)
-	return dir, found && !others
-}
-
-func (g *groupCalls) unstaged(dir string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	maps.DeleteFunc(g.dirs, func(_, of string) bool { return of == dir })
 }
 
 // NodeUnpublishVolume unmounts the volume from target_path and removes target_path.
@@ -118,9 +76,7 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolu
 	if err := requirePath("target_path", r.TargetPath); err != nil {
 		return nil, err
 	}
-	if dir, last := n.groups.forget(r.TargetPath); last {
-		n.Mounts.EndGroup(ctx, dir)
-	}
+	n.Mounts.EndGroup(ctx, filepath.Clean(r.TargetPath))
 	if err := n.Mounts.Unbind(ctx, r.TargetPath); err != nil {
 		return nil, mountError(err)
 	}

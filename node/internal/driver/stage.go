@@ -97,11 +97,9 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	if err := requirePath("staging_target_path", r.StagingTargetPath); err != nil {
 		return nil, err
 	}
-	dir := dataDir(r.StagingTargetPath)
-	if err := n.Mounts.Unmount(ctx, dir); err != nil {
+	if err := n.Mounts.Unmount(ctx, dataDir(r.StagingTargetPath)); err != nil {
 		return nil, mountError(err)
 	}
-	n.groups.unstaged(dir)
 	n.failures.forget(r.VolumeId)
 	if n.stagedElsewhere(ctx, r.VolumeId) {
 		return &csi.NodeUnstageVolumeResponse{}, nil

@@ -39,9 +39,10 @@ const (
 //  3. The walk changes the root last, so that an interrupted walk starts again.
 //
 // There is one walk per mount. A call waits for it until the caller's deadline or its own. The walk
-// goes on, and the next call waits for the same walk and gets its result. EndGroup, Unmount and the
-// end of the process stop it. A call for another group first waits for the walk in progress.
-func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
+// goes on for target, and the next call waits for the same walk and gets its result. EndGroup,
+// Unmount and the end of the process stop it. A call for another group first waits for the walk in
+// progress.
+func (m *Mounter) SetGroup(ctx context.Context, dir, target string, gid uint32) error {
 	dir, err := m.resolve(ctx, dir)
 	if err != nil {
 		return err
@@ -49,7 +50,7 @@ func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, m.limits.Group, fmt.Errorf("%w after %v", context.DeadlineExceeded, m.limits.Group))
 	defer cancel()
 	for {
-		walk, err := m.groupWalk(dir, gid)
+		walk, err := m.groupWalk(dir, target, gid)
 		if err != nil {
 			return err
 		}
@@ -66,22 +67,26 @@ func (m *Mounter) SetGroup(ctx context.Context, dir string, gid uint32) error {
 	}
 }
 
-// EndGroup stops the walk that SetGroup left at dir. It waits for that as long as one request to
-// the server may take.
-func (m *Mounter) EndGroup(ctx context.Context, dir string) {
+// EndGroup ends the wait of a target for its group. It stops the walk if no other target waits for
+// it.
+func (m *Mounter) EndGroup(ctx context.Context, target string) {
+	m.endWalks(ctx, func(_ string, walk *groupWalk) bool {
+		waits := walk.targets[target]
+		delete(walk.targets, target)
+		return waits && len(walk.targets) == 0
+	})
+}
+
+// endWalks stops the walks that match. It waits for that as long as one request to the server may
+// take.
+func (m *Mounter) endWalks(ctx context.Context, match func(dir string, walk *groupWalk) bool) {
 	ctx, cancel := m.patience(ctx)
 	defer cancel()
-	dir, err := m.resolve(ctx, dir)
-	if err != nil {
-		return // a path that cannot be resolved has no mount
-	}
-	walk := m.groups.end(dir)
-	if walk == nil {
-		return
-	}
-	select {
-	case <-walk.done:
-	case <-ctx.Done():
+	for _, walk := range m.groups.end(match) {
+		select {
+		case <-walk.done:
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -94,6 +99,7 @@ type groupWalks struct {
 type groupWalk struct {
 	mount   int // mount ID
 	gid     uint32
+	targets map[string]bool // that wait for it
 	cancel  context.CancelFunc
 	entries atomic.Int64
 
@@ -101,8 +107,9 @@ type groupWalk struct {
 	err  error // once done
 }
 
-// groupWalk returns the walk at dir. It abandons the walk of a mount that was replaced since.
-func (m *Mounter) groupWalk(dir string, gid uint32) (*groupWalk, error) {
+// groupWalk returns the walk at dir and adds target to it. It abandons the walk of a mount that was
+// replaced since.
+func (m *Mounter) groupWalk(dir, target string, gid uint32) (*groupWalk, error) {
 	point, err := m.Lookup(dir)
 	if err != nil {
 		return nil, err
@@ -111,12 +118,13 @@ func (m *Mounter) groupWalk(dir string, gid uint32) (*groupWalk, error) {
 	defer m.groups.mu.Unlock()
 	if walk := m.groups.byDir[dir]; walk != nil {
 		if walk.mount == point.id {
+			walk.targets[target] = true
 			return walk, nil
 		}
 		walk.cancel()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	walk := &groupWalk{mount: point.id, gid: gid, cancel: cancel, done: make(chan struct{})}
+	walk := &groupWalk{mount: point.id, gid: gid, targets: map[string]bool{target: true}, cancel: cancel, done: make(chan struct{})}
 	if m.groups.byDir == nil {
 		m.groups.byDir = map[string]*groupWalk{}
 	}
@@ -140,15 +148,18 @@ func (g *groupWalks) forget(dir string, walk *groupWalk) {
 	}
 }
 
-func (g *groupWalks) end(dir string) *groupWalk {
+func (g *groupWalks) end(match func(dir string, walk *groupWalk) bool) []*groupWalk {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	walk := g.byDir[dir]
-	if walk != nil {
-		walk.cancel()
-		delete(g.byDir, dir)
+	var ended []*groupWalk
+	for dir, walk := range g.byDir {
+		if match(dir, walk) {
+			walk.cancel()
+			delete(g.byDir, dir)
+			ended = append(ended, walk)
+		}
 	}
-	return walk
+	return ended
 }
 
 func (m *Mounter) setGroup(ctx context.Context, dir string, walk *groupWalk) error {

@@ -31,7 +31,12 @@ func (m *Mounter) Unbind(ctx context.Context, target string) error {
 // not answer, dirty data is lost: Unmount fails the waiting requests (MNT_FORCE), unless the volume
 // is still bound to another directory, and detaches the mount.
 func (m *Mounter) Unmount(ctx context.Context, dir string) error {
-	m.EndGroup(ctx, dir) // its open directories would keep the mount busy
+	dir, err := m.resolve(ctx, dir)
+	if err != nil {
+		return err
+	}
+	// The open directories of a walk would keep the mount busy.
+	m.endWalks(ctx, func(at string, _ *groupWalk) bool { return at == dir })
 	if err := m.clear(ctx, dir+replacementSuffix, m.unbindOne); err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func ownership(t *testing.T, path string) (gid, mode uint32) {
 
 func groupChangesContent(t *testing.T, b Backend) {
 	data, outside := tree(t, b)
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	for path, want := range map[string]uint32{
 		"": 0o2070, "a": 0o2770, "a/b": 0o2770, "a/b/f0": 0o460, "a/b/f1": 0o4775, "a/b/f19": 0o664, "a/fifo": 0o660, "a/link": 0, "a/dirlink": 0,
 	} {
@@ -68,14 +68,14 @@ func groupChangesContent(t *testing.T, b Backend) {
 
 func groupSkipsWhenRootMatches(t *testing.T, b Backend) {
 	data, _ := tree(t, b)
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	foreign := filepath.Join(data, "a", "b", "f2")
 	assert.NilError(t, os.Chown(foreign, 0, 77))
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	gid, _ := ownership(t, foreign)
 	assert.Equal(t, gid, uint32(77), "not looked at")
 	assert.NilError(t, os.Chmod(data, 0o755))
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	gid, _ = ownership(t, foreign)
 	assert.Equal(t, gid, uint32(2345), "looked at, as the root did not match")
 }
@@ -85,10 +85,10 @@ func groupGoesOn(t *testing.T, b Backend) {
 	over, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("the caller's time is over")
 	cancel(reason)
-	assert.ErrorIs(t, b.Mounter().SetGroup(over, data, 2345), reason)
+	assert.ErrorIs(t, b.Mounter().SetGroup(over, data, "pod", 2345), reason)
 	gid, _ := ownership(t, data)
 	assert.Equal(t, gid, uint32(0), "the root is last")
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	gid, _ = ownership(t, data)
 	assert.Equal(t, gid, uint32(2345))
 }
@@ -103,7 +103,7 @@ func hurried(b Backend) *nfsmount.Mounter {
 func groupGoesOnByItself(t *testing.T, b Backend) {
 	data, _ := tree(t, b)
 	m := hurried(b)
-	assert.ErrorIs(t, m.SetGroup(t.Context(), data, 2345), context.DeadlineExceeded)
+	assert.ErrorIs(t, m.SetGroup(t.Context(), data, "pod", 2345), context.DeadlineExceeded)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		if gid, _ := ownership(t, data); gid != 2345 {
 			return poll.Continue("the root has group %d", gid)
@@ -118,10 +118,10 @@ func groupTellsItsError(t *testing.T, b Backend) {
 	dir := place(t)
 	data := filepath.Join(dir, "data")
 	assert.NilError(t, b.Mounter().Mount(t.Context(), b.NewVolume(t), data, append(b.Options(), "ro")))
-	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), data, 2345), unix.EROFS)
+	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345), unix.EROFS)
 	m := hurried(b)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if err := m.SetGroup(t.Context(), data, 2345); !errors.Is(err, unix.EROFS) {
+		if err := m.SetGroup(t.Context(), data, "pod", 2345); !errors.Is(err, unix.EROFS) {
 			return poll.Continue("%v", err)
 		}
 		return poll.Success()
@@ -133,10 +133,10 @@ func groupAfterAnother(t *testing.T, b Backend) {
 	data, _ := tree(t, b)
 	var wait sync.WaitGroup
 	for gid := range uint32(5) {
-		wait.Go(func() { assert.Check(t, b.Mounter().SetGroup(t.Context(), data, 2000+gid)) })
+		wait.Go(func() { assert.Check(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2000+gid)) })
 	}
 	wait.Wait()
-	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, 2345))
+	assert.NilError(t, b.Mounter().SetGroup(t.Context(), data, "pod", 2345))
 	for _, path := range []string{"", "a/b", "a/b/f7"} {
 		gid, _ := ownership(t, filepath.Join(data, path))
 		assert.Equal(t, gid, uint32(2345), path)
@@ -151,7 +151,7 @@ func groupOnSilentServer(t *testing.T, b Backend) {
 	f.Silence()
 	before := runtime.NumGoroutine()
 	for range 20 {
-		assert.ErrorIs(t, within(t, Patience(b), func() error { return m.SetGroup(t.Context(), data, 2345) }), context.DeadlineExceeded)
+		assert.ErrorIs(t, within(t, Patience(b), func() error { return m.SetGroup(t.Context(), data, "pod", 2345) }), context.DeadlineExceeded)
 	}
 	assert.Assert(t, runtime.NumGoroutine() < before+10, "each call left a goroutine")
 	assert.NilError(t, within(t, Patience(b), func() error { return m.Unmount(t.Context(), data) }))
@@ -160,7 +160,7 @@ func groupOnSilentServer(t *testing.T, b Backend) {
 
 func groupOfLocalDisk(t *testing.T, b Backend) {
 	dir := place(t)
-	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), dir, 2345), nfsmount.ErrNotMounted)
+	assert.ErrorIs(t, b.Mounter().SetGroup(t.Context(), dir, "pod", 2345), nfsmount.ErrNotMounted)
 	gid, _ := ownership(t, dir)
 	assert.Equal(t, gid, uint32(0))
 }
