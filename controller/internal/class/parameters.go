@@ -4,7 +4,6 @@ package class
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -142,28 +141,13 @@ func FromVolumeContext(attributes map[string]string) (Parameters, error) {
 	return Parse(own)
 }
 
-const maxHostLen = 253 // RFC 1035, section 2.3.4, as text
-
+// parseHost removes the brackets of an IPv6 address.
 func parseHost(s string) (string, error) {
 	host := s
-	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && strings.Contains(s, ":") {
 		host = s[1 : len(s)-1]
-		if ip, err := netip.ParseAddr(host); err != nil || !ip.Is6() {
-			return "", fmt.Errorf("is %q, which has brackets and is no IPv6 address", s)
-		}
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() == "" {
-		return host, nil
-	}
-	if host == "" || len(host) > maxHostLen || strings.HasPrefix(host, "-") {
-		return "", fmt.Errorf("is %q, which is neither a host name nor an address", s)
-	}
-	for i := range len(host) {
-		if c := host[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
-			return "", fmt.Errorf("is %q, which is neither a host name nor an address", s)
-		}
-	}
-	return host, nil
+	return host, mountoptions.CheckServer(host)
 }
 
 // CheckMountOptions applies the node's rules. Parse does not apply them, because volumes that are

@@ -2,16 +2,14 @@ package nfsmount
 
 import (
 	"fmt"
-	"net/netip"
 	"path"
 	"strings"
 	"unicode"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
-const (
-	maxHostLen = 253  // a DNS name in text (RFC 1035 section 2.3.4, less the length bytes)
-	maxPathLen = 4095 // PATH_MAX without the final NUL (linux/limits.h)
-)
+const maxPathLen = 4095 // PATH_MAX without the final NUL (linux/limits.h)
 
 // Source is the directory of a volume on an NFS server.
 type Source struct {
@@ -21,7 +19,7 @@ type Source struct {
 
 // NewSource checks both parts. Errors are ErrInvalid and name the part.
 func NewSource(server, dir string) (Source, error) {
-	if err := validateServer(server); err != nil {
+	if err := mountoptions.CheckServer(server); err != nil {
 		return Source{}, fmt.Errorf("%w NFS server: %w", ErrInvalid, err)
 	}
 	if err := ValidatePath(dir); err != nil {
@@ -37,38 +35,6 @@ func (s Source) String() string {
 		return "[" + s.Server + "]:" + s.Path
 	}
 	return s.Server + ":" + s.Path
-}
-
-func validateServer(server string) error {
-	switch {
-	case server == "":
-		return fmt.Errorf("must not be empty")
-	case len(server) > maxHostLen:
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(server), maxHostLen)
-	}
-	if ip, err := netip.ParseAddr(server); err == nil {
-		if ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() {
-			return fmt.Errorf("%q is not the address of one host", server)
-		}
-		return nil
-	}
-	for _, label := range strings.Split(strings.TrimSuffix(server, "."), ".") {
-		if !isHostLabel(label) {
-			return fmt.Errorf("%q is neither an IP address (IPv6 without brackets) nor a host name", server)
-		}
-	}
-	return nil
-}
-
-// isHostLabel allows the letters, digits and hyphens of RFC 1123 section 2.1, and the underscore
-// that some sites use.
-func isHostLabel(label string) bool {
-	if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-		return false
-	}
-	return strings.IndexFunc(label, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
-	}) < 0
 }
 
 // ValidatePath allows an absolute path of at most 4,095 bytes without "..", control characters and
