@@ -28,7 +28,7 @@ func adoptManifestCommand() *cobra.Command {
 		Long: `Prints a PersistentVolume with the reclaim policy Retain for each volume. --claim also prints a PersistentVolumeClaim that is bound to it.
 The storage class must use the same agent and tenant as the class that created the volume.`,
 		Example: "  btrfs-nfs-agent volume adopt-manifest db --class btrfs --claim shop/db | kubectl apply -f -",
-		Args:    arguments(cobra.MinimumNArgs(1)), ValidArgsFunction: completeVolumes,
+		Args:    arguments(cobra.MinimumNArgs(1)), ValidArgsFunction: volumeNames.argument,
 		RunE: with(func(s *session, command *cobra.Command, names []string) error {
 			a.agentURL = s.url
 			if err := a.validate(names); err != nil {

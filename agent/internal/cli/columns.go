@@ -25,6 +25,14 @@ func (c column[T]) compare(a, b T) int {
 	return cmp.Compare(c.text(a), c.text(b))
 }
 
+func (c column[T]) texts(items []T) []string {
+	var texts []string
+	for _, item := range items {
+		texts = append(texts, c.text(item))
+	}
+	return texts
+}
+
 // by orders items by a number or a text.
 func by[T any, V cmp.Ordered](value func(T) V) func(a, b T) int {
 	return func(a, b T) int { return cmp.Compare(value(a), value(b)) }

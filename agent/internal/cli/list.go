@@ -19,36 +19,22 @@ type listing[T any] struct {
 	use, short string
 	columns    columns[T]
 	args       cobra.PositionalArgs
-	flags      func(*cobra.Command)
-	items      func(s *session, ctx context.Context, args, labels []string) iter.Seq2[T, error]
+	items      func(s *session, ctx context.Context, args, labels []string) ([]T, error)
 }
 
 func (l listing[T]) command() *cobra.Command {
-	var out output
-	var watch watching
 	var labels []string
-	command := &cobra.Command{
-		Use: l.use, Aliases: []string{"ls"}, Short: l.short, Args: arguments(l.args),
-		RunE: with(func(s *session, command *cobra.Command, args []string) error {
-			if err := out.validate(); err != nil {
-				return err
-			}
-			return watch.show(command.Context(), s, func(w io.Writer) error {
-				items, err := collect(l.items(s, command.Context(), args, labels))
-				if err != nil {
-					return err
-				}
-				return printItems(s, w, out, l.columns, items)
-			})
-		}),
-	}
-	out.addTo(command, l.columns.names())
+	var watch watching
+	command := &cobra.Command{Use: l.use, Aliases: []string{"ls"}, Short: l.short, Args: arguments(l.args)}
+	out := watch.repeat(command, l.columns.names(), func(s *session, ctx context.Context, args []string, w io.Writer, out output) error {
+		items, err := l.items(s, ctx, args, labels)
+		if err != nil {
+			return err
+		}
+		return printItems(s, w, out, l.columns, items)
+	})
 	out.addSort(command, l.columns.names())
-	watch.addTo(command)
 	addSelector(command, &labels)
-	if l.flags != nil {
-		l.flags(command)
-	}
 	return command
 }
 
@@ -75,23 +61,28 @@ func labelText(labels agentapi.Labels) string {
 	return strings.Join(pairs, ",")
 }
 
-// parseLabels reads KEY=VALUE. KEY- removes a label, where that is allowed.
-func parseLabels(texts []string, into agentapi.Labels) (agentapi.Labels, error) {
-	if into == nil {
-		into = agentapi.Labels{}
-	}
-	for _, text := range texts {
+// addLabels adds the flag for the labels of a new object, or for other pairs.
+func addLabels(command *cobra.Command, name, short, usage string) *map[string]string {
+	labels := command.Flags().StringToStringP(name, short, nil, usage)
+	command.Flags().Lookup(name).DefValue = "" // the help shows no default
+	return labels
+}
+
+// changeLabels applies KEY=VALUE and KEY-, which removes a label.
+func changeLabels(labels agentapi.Labels, changes []string) error {
+	for _, text := range changes {
 		key, value, found := strings.Cut(text, "=")
-		if removed, ok := strings.CutSuffix(text, "-"); ok && !found {
-			delete(into, removed)
-			continue
+		removed, isRemoval := strings.CutSuffix(text, "-")
+		switch {
+		case found && key != "":
+			labels[key] = value
+		case !found && isRemoval:
+			delete(labels, removed)
+		default:
+			return usageErrorf("label must be KEY=VALUE or KEY-, got %q", text)
 		}
-		if !found || key == "" {
-			return nil, usageErrorf("label must be KEY=VALUE, got %q", text)
-		}
-		into[key] = value
 	}
-	return into, nil
+	return nil
 }
 
 // age formats a duration since a time, in its two largest units.

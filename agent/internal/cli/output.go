@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,8 +41,45 @@ func (o *output) validate() error {
 	return nil
 }
 
-// print writes items. In JSON and YAML a list is an array, even if it is empty. A single object is
-// an object.
+// single is a command that prints one object.
+type single[T any] struct {
+	fields columns[T]
+	line   func(item *T, args []string) string // for people, in place of all fields; may be nil
+	run    func(s *session, command *cobra.Command, args []string) (*T, error)
+}
+
+func (one single[T]) in(command *cobra.Command) *cobra.Command {
+	var out output
+	command.RunE = with(func(s *session, command *cobra.Command, args []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		item, err := one.run(s, command, args)
+		if err != nil {
+			return err
+		}
+		if one.line != nil && out.format == "table" && len(out.columns) == 0 {
+			_, err = fmt.Fprintln(s.out, one.line(item, args))
+			return err
+		}
+		return printOne(s, out, one.fields, *item)
+	})
+	out.addTo(command, one.fields.names())
+	return command
+}
+
+// showing returns the command that shows an object by its name.
+func showing[T any](use, short string, fields columns[T], complete cobra.CompletionFunc, get func(s *session, ctx context.Context, name string) (*T, error)) *cobra.Command {
+	return single[T]{
+		fields: fields,
+		run: func(s *session, command *cobra.Command, args []string) (*T, error) {
+			return get(s, command.Context(), args[0])
+		},
+	}.in(&cobra.Command{Use: use, Aliases: []string{"show"}, Short: short, Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: complete})
+}
+
+// printItems writes items. In JSON and YAML a list is an array, even if it is empty. A single
+// object is an object.
 func printItems[T any](s *session, w io.Writer, o output, all columns[T], items []T) error {
 	chosen, err := all.choose(o.columns, o.format == "wide", items)
 	if err == nil && o.sort != "" {
@@ -87,8 +125,8 @@ func printOne[T any](s *session, o output, all columns[T], item T) error {
 }
 
 func printNames[T any](w io.Writer, name column[T], items []T) error {
-	for _, item := range items {
-		if _, err := fmt.Fprintln(w, name.text(item)); err != nil {
+	for _, text := range name.texts(items) {
+		if _, err := fmt.Fprintln(w, text); err != nil {
 			return err
 		}
 	}

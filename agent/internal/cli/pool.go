@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -40,25 +41,15 @@ func deviceState(d device) string {
 }
 
 func statsCommand() *cobra.Command {
-	var out output
 	var watch watching
-	command := &cobra.Command{
-		Use: "stats", Short: "Show space and devices of the pool", Args: arguments(cobra.NoArgs),
-		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
-			if err := out.validate(); err != nil {
-				return err
-			}
-			return watch.show(command.Context(), s, func(w io.Writer) error {
-				stats, err := s.Stats(command.Context())
-				if err != nil {
-					return err
-				}
-				return s.writeStats(w, out, stats)
-			})
-		}),
-	}
-	out.addTo(command, deviceColumns.names())
-	watch.addTo(command)
+	command := &cobra.Command{Use: "stats", Short: "Show space and devices of the pool", Args: arguments(cobra.NoArgs)}
+	watch.repeat(command, deviceColumns.names(), func(s *session, ctx context.Context, _ []string, w io.Writer, out output) error {
+		stats, err := s.Stats(ctx)
+		if err != nil {
+			return err
+		}
+		return s.writeStats(w, out, stats)
+	})
 	return command
 }
 
@@ -90,32 +81,19 @@ func limitOf(set bool, text string) string {
 }
 
 func healthCommand() *cobra.Command {
-	var out output
 	var watch watching
-	command := &cobra.Command{
-		Use: "health", Short: "Show the health of agent and pool (exit code 1 if degraded)",
-		Args: arguments(cobra.NoArgs),
-		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
-			if err := out.validate(); err != nil {
-				return err
-			}
-			well := true
-			err := watch.show(command.Context(), s, func(w io.Writer) error {
-				health, err := s.Health(command.Context())
-				if err != nil {
-					return err
-				}
-				well = health.Status == agentapi.StatusOK
-				return writeHealth(w, out, health)
-			})
-			if err == nil && !well && !watch.on {
-				return &commandError{code: ExitFailed, cause: errDegraded, advice: "See docs/troubleshooting.md. On the storage host: btrfs-nfs-agent doctor"}
-			}
+	command := &cobra.Command{Use: "health", Short: "Show the health of agent and pool (exit code 1 if degraded)", Args: arguments(cobra.NoArgs)}
+	watch.repeat(command, []string{"status"}, func(s *session, ctx context.Context, _ []string, w io.Writer, out output) error {
+		health, err := s.Health(ctx)
+		if err != nil {
 			return err
-		}),
-	}
-	out.addTo(command, []string{"status"})
-	watch.addTo(command)
+		}
+		err = writeHealth(w, out, health)
+		if err == nil && health.Status != agentapi.StatusOK && !watch.on {
+			return &commandError{code: ExitFailed, cause: errDegraded, advice: "See docs/troubleshooting.md. On the storage host: btrfs-nfs-agent doctor"}
+		}
+		return err
+	})
 	return command
 }
 

@@ -144,26 +144,23 @@ func useProfileCommand() *cobra.Command {
 }
 
 func deleteProfileCommand() *cobra.Command {
-	var yes bool
-	command := &cobra.Command{
-		Use: "delete NAME", Short: "Delete a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles,
-		RunE: func(command *cobra.Command, args []string) error {
-			return changeProfiles(func(saved *profiles) error {
-				if _, err := saved.get(args[0]); err != nil {
-					return err
-				}
-				if err := streams(command).confirm(yes, fmt.Sprintf("Delete profile %s and its token?", args[0])); err != nil {
-					return err
-				}
-				delete(saved.Profiles, args[0])
-				if saved.Current == args[0] {
-					saved.Current = ""
-				}
-				return nil
-			})
-		},
+	command := &cobra.Command{Use: "delete NAME", Short: "Delete a profile", Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeProfiles}
+	yes := addYes(command)
+	command.RunE = func(command *cobra.Command, args []string) error {
+		return changeProfiles(func(saved *profiles) error {
+			if _, err := saved.get(args[0]); err != nil {
+				return err
+			}
+			if err := streams(command).confirm(*yes, fmt.Sprintf("Delete profile %s and its token?", args[0])); err != nil {
+				return err
+			}
+			delete(saved.Profiles, args[0])
+			if saved.Current == args[0] {
+				saved.Current = ""
+			}
+			return nil
+		})
 	}
-	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return command
 }
 

@@ -84,12 +84,11 @@ func TestDuration(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
-	got, err := parseLabels([]string{"a=1", "b=", "c-", "d=x-"}, agentapi.Labels{"c": "gone", "e": "stays"})
-	assert.NilError(t, err)
-	assert.DeepEqual(t, got, agentapi.Labels{"a": "1", "b": "", "d": "x-", "e": "stays"})
+	labels := agentapi.Labels{"c": "gone", "e": "stays"}
+	assert.NilError(t, changeLabels(labels, []string{"a=1", "b=", "c-", "d=x-"}))
+	assert.DeepEqual(t, labels, agentapi.Labels{"a": "1", "b": "", "d": "x-", "e": "stays"})
 	for _, text := range []string{"a", "=b", ""} {
-		_, err := parseLabels([]string{text}, nil)
-		assert.ErrorContains(t, err, "KEY=VALUE")
+		assert.ErrorContains(t, changeLabels(labels, []string{text}), "KEY=VALUE")
 	}
 }
 

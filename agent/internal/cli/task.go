@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -57,22 +56,15 @@ func taskCommand() *cobra.Command {
 	command := parent("task", "Tasks on the pool: scrub, balance, defragment",
 		listing[task]{
 			use: "list", short: "List running tasks, and the last finished ones", columns: taskColumns, args: cobra.NoArgs,
-			items: func(s *session, ctx context.Context, _, labels []string) iter.Seq2[task, error] {
-				return func(yield func(task, error) bool) {
-					list, err := s.ListTasks(ctx, labels...)
-					if err != nil {
-						yield(task{}, err)
-						return
-					}
-					for _, t := range list.Tasks {
-						if !yield(t, nil) {
-							return
-						}
-					}
+			items: func(s *session, ctx context.Context, _, labels []string) ([]task, error) {
+				list, err := s.ListTasks(ctx, labels...)
+				if err != nil {
+					return nil, err
 				}
+				return list.Tasks, nil
 			},
 		}.command(),
-		showing("get ID", "Show a task", taskColumns, completeTasks, func(s *session, ctx context.Context, id string) (*task, error) {
+		showing("get ID", "Show a task", taskColumns, taskIDs.argument, func(s *session, ctx context.Context, id string) (*task, error) {
 			return s.GetTask(ctx, id)
 		}),
 		startTaskCommand(), cancelTaskCommand())
@@ -81,61 +73,50 @@ func taskCommand() *cobra.Command {
 }
 
 func startTaskCommand() *cobra.Command {
-	var options, labels []string
-	var timeout time.Duration
-	var volume string
-	var wait, force bool
 	command := &cobra.Command{
 		Use: "start {scrub | balance | defragment}", Short: "Start a task",
 		Long: `Starts a task on the pool. One task of each type can run at a time.
 
-scrub    reads everything, compares it with its checksums, and repairs what has another copy. What it cannot repair, health tells.
-         --option readonly=true only looks
-balance  gives back the space of data block groups that are nearly empty, for metadata, say
-         --option usage=10 how full they may be, in per cent
-defragment  writes the files of one volume again, so that they lie in few extents. That gives back what overwritten parts of files
-         still take of the volume's limit. Needs room under the limit for a second copy of each file, of up to 192 MiB of a large one.
-         --volume NAME of that volume
-         --force also if it shares data with snapshots, clones or other volumes: it then needs the space of that data again`,
+scrub       Reads all data and metadata, verifies the checksums, and repairs what has another copy. health shows what has none.
+            --option readonly=true repairs nothing.
+balance     Frees data block groups that are nearly empty. Their space can then hold metadata.
+            --option usage=10 is the maximum usage of such a block group, in percent.
+defragment  Rewrites the files of one volume into few extents. That frees overwritten parts of files, which still count towards the
+            limit of the volume. It needs room below the limit for a second copy of each file, or 192 MiB of a larger file.
+            --volume NAME is the volume.
+            --force also allows a volume that shares data with snapshots, clones or other volumes. Such data takes its space again.`,
 		Example: "  btrfs-nfs-agent task start scrub --wait",
 		Args:    arguments(cobra.ExactArgs(1)), ValidArgs: []string{"balance", "defragment", "scrub"},
-		RunE: with(func(s *session, command *cobra.Command, args []string) error {
-			opts, err := parseLabels(options, nil)
-			if err != nil {
-				return err
-			}
-			if volume != "" {
-				opts["volume"] = volume
-			}
-			if force {
-				opts["force"] = "true"
-			}
-			wanted, err := parseLabels(labels, nil)
-			if err != nil {
-				return err
-			}
-			request := agentapi.TaskStart{Opts: opts, Labels: wanted}
-			if timeout != 0 {
-				request.Timeout = timeout.String()
-			}
-			started, err := s.StartTask(command.Context(), args[0], request)
-			if err != nil {
-				return err
-			}
-			if !wait {
-				fmt.Fprintln(s.out, started.TaskId)
-				return nil
-			}
-			return s.waitFor(command.Context(), started.TaskId)
-		}),
 	}
 	flags := command.Flags()
-	flags.StringSliceVar(&options, "option", nil, "option NAME=VALUE of the task type; may be repeated")
-	flags.StringVar(&volume, "volume", "", "defragment: the volume")
-	flags.BoolVar(&force, "force", false, "defragment: allow a volume that shares data")
-	flags.StringSliceVarP(&labels, "label", "l", nil, "label KEY=VALUE; may be repeated")
-	flags.DurationVar(&timeout, "timeout", 0, "cancel the task after this time, for example 6h")
-	flags.BoolVar(&wait, "wait", false, "wait for its end, with a progress bar on a terminal (exit code 1 if it fails)")
+	options := addLabels(command, "option", "", "option `NAME=VALUE` of the task type; may be repeated")
+	volume := flags.String("volume", "", "defragment: the volume")
+	force := flags.Bool("force", false, "defragment: allow a volume that shares data")
+	labels := addLabels(command, "label", "l", "label `KEY=VALUE`; may be repeated")
+	timeout := flags.Duration("timeout", 0, "cancel the task after this time, for example 6h")
+	wait := flags.Bool("wait", false, "wait for its end, with a progress bar on a terminal (exit code 1 if it fails)")
+	command.RunE = with(func(s *session, command *cobra.Command, args []string) error {
+		request := agentapi.TaskStart{Opts: map[string]string{}, Labels: *labels}
+		maps.Copy(request.Opts, *options)
+		if *volume != "" {
+			request.Opts["volume"] = *volume
+		}
+		if *force {
+			request.Opts["force"] = "true"
+		}
+		if *timeout != 0 {
+			request.Timeout = timeout.String()
+		}
+		started, err := s.StartTask(command.Context(), args[0], request)
+		if err != nil {
+			return err
+		}
+		if *wait {
+			return s.waitFor(command.Context(), started.TaskId)
+		}
+		_, err = fmt.Fprintln(s.out, started.TaskId)
+		return err
+	})
 	return command
 }
 
@@ -183,7 +164,7 @@ func (s *session) taskResult(t task) error {
 func cancelTaskCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "cancel ID", Aliases: []string{"delete", "rm"}, Short: "Cancel a running task, or remove a finished one from the list",
-		Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: completeTasks,
+		Args: arguments(cobra.ExactArgs(1)), ValidArgsFunction: taskIDs.argument,
 		RunE: with(func(s *session, command *cobra.Command, args []string) error {
 			if err := s.DeleteTask(command.Context(), args[0]); err != nil {
 				return err
@@ -192,17 +173,4 @@ func cancelTaskCommand() *cobra.Command {
 			return nil
 		}),
 	}
-}
-
-func completeTasks(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if enough(command, args) {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return completeFrom(command, func(s *session, ctx context.Context) ([]string, error) {
-		list, err := s.ListTasks(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return namesOf(list.Tasks, func(t task) string { return t.Id }), nil
-	})
 }

@@ -1,13 +1,13 @@
 package cli
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -29,7 +29,6 @@ type tenantSummary struct {
 }
 
 func showTenantCommand() *cobra.Command {
-	var out output
 	fields := columns[tenantSummary]{
 		{name: "name", text: func(t tenantSummary) string { return t.Name }},
 		{name: "volumes", text: func(t tenantSummary) string { return itoa(int64(t.Volumes)) }},
@@ -38,38 +37,28 @@ func showTenantCommand() *cobra.Command {
 		{name: "size", text: func(t tenantSummary) string { return humanSize(t.SizeBytes) }},
 		{name: "used", text: func(t tenantSummary) string { return humanSize(t.UsedBytes) }},
 	}
-	command := &cobra.Command{
-		Use: "show", Aliases: []string{"get"}, Short: "Show the tenant of this token, and its usage", Args: arguments(cobra.NoArgs),
-		RunE: with(func(s *session, command *cobra.Command, _ []string) error {
-			if err := out.validate(); err != nil {
-				return err
-			}
-			summary, err := s.summary(command)
-			if err != nil {
-				return err
-			}
-			return printOne(s, out, fields, summary)
-		}),
-	}
-	out.addTo(command, fields.names())
-	return command
+	return single[tenantSummary]{
+		fields: fields,
+		run: func(s *session, command *cobra.Command, _ []string) (*tenantSummary, error) {
+			return s.summary(command.Context())
+		},
+	}.in(&cobra.Command{Use: "show", Aliases: []string{"get"}, Short: "Show the tenant of this token, and its usage", Args: arguments(cobra.NoArgs)})
 }
 
-func (s *session) summary(command *cobra.Command) (tenantSummary, error) {
-	ctx := command.Context()
+func (s *session) summary(ctx context.Context) (*tenantSummary, error) {
 	stats, err := s.Stats(ctx)
 	if err != nil {
-		return tenantSummary{}, err
+		return nil, err
 	}
 	volumes, err := collect(s.Volumes(ctx))
 	if err != nil {
-		return tenantSummary{}, err
+		return nil, err
 	}
-	snapshots, err := collect[agentapi.SnapshotDetail](s.Snapshots(ctx, ""))
+	snapshots, err := collect(s.Snapshots(ctx, ""))
 	if err != nil {
-		return tenantSummary{}, err
+		return nil, err
 	}
-	summary := tenantSummary{Name: stats.TenantName, Volumes: len(volumes), Snapshots: len(snapshots)}
+	summary := &tenantSummary{Name: stats.TenantName, Volumes: len(volumes), Snapshots: len(snapshots)}
 	for _, v := range volumes {
 		summary.Exports += len(v.Clients)
 		summary.SizeBytes += v.SizeBytes
@@ -81,9 +70,9 @@ func (s *session) summary(command *cobra.Command) (tenantSummary, error) {
 func newTenantCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "new NAME", Short: "Create a token for a new tenant, in the form of AGENT_TENANTS", Args: arguments(cobra.ExactArgs(1)),
-		Long: `Prints NAME:TOKEN with a token of 256 random bits. Add it to AGENT_TENANTS on the storage host, separated by a comma, and restart the
-agent; put the token into the Kubernetes secret of that tenant's StorageClass. For a tenant that is there it is a second token, to replace
-the first (docs/operations/rotate-token.md). Needs no agent.`,
+		Long: `Prints NAME:TOKEN with a token of 256 random bits. Needs no agent. Add the text to AGENT_TENANTS on the storage host, after a comma,
+and restart the agent. Put the token into the Kubernetes secret of the StorageClass. An existing tenant gets a second token, which can
+replace the first (docs/operations/rotate-token.md).`,
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := id.ValidateName(args[0]); err != nil {
 				return usageErrorf("tenant name %w", err)

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/term"
 )
 
-// fileOf returns the file of a stream, if it is a terminal.
+// terminalOf returns the file of a stream, if it is a terminal.
 func terminalOf(stream any) (*os.File, bool) {
 	file, isFile := stream.(*os.File)
 	return file, isFile && term.IsTerminal(int(file.Fd()))
@@ -27,6 +27,11 @@ func sizeOf(stream io.Writer) (width, height int) {
 		return 0, 0
 	}
 	return width, height
+}
+
+// addYes adds the flag that answers questions.
+func addYes(command *cobra.Command) *bool {
+	return command.Flags().BoolP("yes", "y", false, "do not ask")
 }
 
 // Confirm asks a question in the form of this package. yes answers it.

@@ -25,6 +25,21 @@ func (w *watching) addTo(command *cobra.Command) {
 	command.Flags().DurationVar(&w.every, "interval", 2*time.Second, "interval of --watch")
 }
 
+// repeat completes a command that prints once, or with --watch repeatedly.
+func (w *watching) repeat(command *cobra.Command, names []string, render func(s *session, ctx context.Context, args []string, w io.Writer, out output) error) *output {
+	var out output
+	command.RunE = with(func(s *session, command *cobra.Command, args []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		ctx := command.Context()
+		return w.show(ctx, s, func(to io.Writer) error { return render(s, ctx, args, to, out) })
+	})
+	out.addTo(command, names)
+	w.addTo(command)
+	return &out
+}
+
 // show prints once, or repeatedly until the user interrupts, which is no error. If the agent does
 // not answer for a while, the output stays, with the error below it.
 func (w watching) show(ctx context.Context, s *session, render func(io.Writer) error) error {
