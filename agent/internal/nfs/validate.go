@@ -25,6 +25,27 @@ func (e Export) Normalize(base string) (Export, error) {
 	return e, nil
 }
 
+// NormalizeAll returns the normal forms of the exports. It leaves out those that Normalize or
+// possible refuses, and returns their errors.
+func NormalizeAll(base string, exports []Export, possible func(Export) error) (normal []Export, refused error) {
+	normal = make([]Export, 0, len(exports))
+	var errs []error
+	for _, export := range exports {
+		export, err := export.Normalize(base)
+		if err == nil {
+			if err = possible(export); err != nil {
+				err = &ExportError{Export: export, Err: err}
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		normal = append(normal, export)
+	}
+	return normal, errors.Join(errs...)
+}
+
 func (e Export) validate(base string) error {
 	switch {
 	case e.Spec != "":
@@ -76,6 +97,25 @@ func ValidateNewClient(client netip.Addr) error {
 		return fmt.Errorf("client must not be a loopback address, got %s", client)
 	case addr.IsLinkLocalUnicast():
 		return fmt.Errorf("client must not be a link-local address, got %s", client)
+	}
+	return nil
+}
+
+// ValidateBase reports why base cannot be the directory below which an engine exports.
+func ValidateBase(base string) error {
+	if !path.IsAbs(base) || path.Clean(base) != base || base == "/" {
+		return fmt.Errorf("%w: base path must be an absolute, clean path below /, got %q", ErrInvalid, base)
+	}
+	return nil
+}
+
+// ValidatePaths returns an ExportError with ErrInvalid for the first export whose path ValidatePath
+// refuses.
+func ValidatePaths(base string, exports []Export) error {
+	for _, export := range exports {
+		if err := ValidatePath(base, export.Path); err != nil {
+			return &ExportError{Export: export, Err: fmt.Errorf("%w: %w", ErrInvalid, err)}
+		}
 	}
 	return nil
 }

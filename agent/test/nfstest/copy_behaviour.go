@@ -10,7 +10,6 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 )
 
 // A copy by the server does not write after the revocation either. The server continues such a copy
@@ -34,7 +33,9 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 	volume = renewed(volume)
 	r.export(t, volume)
 	r.startCopy(t, source, target)
-	assert.NilError(t, nfsd.NewServer("/proc").ExpireClient(volume.Client))
+	for _, folder := range clientsAt(t, volume.Client) {
+		assert.NilError(t, os.WriteFile(filepath.Join(folder, "ctl"), []byte("expire\n"), 0)) // as nfsd.Fence does
+	}
 	assert.DeepEqual(t, copies(t), []string(nil))
 	t.Logf("of %d copies %d were under way; one that ended with its client was of %d bytes", rounds, underWay, size(t, target))
 	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")

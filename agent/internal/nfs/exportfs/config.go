@@ -1,6 +1,7 @@
 package exportfs
 
 import (
+	"cmp"
 	"log/slog"
 	"time"
 )
@@ -57,24 +58,15 @@ type Config struct {
 const defaultExportsFile = "/etc/exports.d/btrfs-nfs-csi.exports"
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.ExportsFile, defaultExportsFile)
-	setDefault(&c.Command, "/usr/sbin/exportfs")
-	setDefault(&c.Etab, "/var/lib/nfs/etab")
-	setDefault(&c.ProcRoot, "/proc")
-	setDefault(&c.RunTimeout, time.Minute)
-	setDefault(&c.WatchInterval, 500*time.Millisecond)
+	c.ExportsFile = cmp.Or(c.ExportsFile, defaultExportsFile)
+	c.Command = cmp.Or(c.Command, "/usr/sbin/exportfs")
+	c.Etab = cmp.Or(c.Etab, "/var/lib/nfs/etab")
+	c.ProcRoot = cmp.Or(c.ProcRoot, "/proc")
+	c.RunTimeout = cmp.Or(c.RunTimeout, time.Minute)
+	c.WatchInterval = cmp.Or(c.WatchInterval, 500*time.Millisecond)
 	if c.Backoff == nil {
 		c.Backoff = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond, 1600 * time.Millisecond}
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }

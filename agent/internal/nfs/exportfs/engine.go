@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -107,11 +106,11 @@ func (e *Engine) Export(ctx context.Context, exports []nfs.Export) error {
 // Unexport implements nfs.Exporter. It also removes other programs' exports of the same directories
 // to more than one address, because they may let the client in.
 func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
+	if err := nfs.ValidatePaths(e.config.BasePath, exports); err != nil {
+		return err
+	}
 	changes := make([]change, 0, len(exports))
 	for _, export := range exports {
-		if err := nfs.ValidatePath(e.config.BasePath, export.Path); err != nil {
-			return &nfs.ExportError{Export: export, Err: fmt.Errorf("%w: %w", nfs.ErrInvalid, err)}
-		}
 		export.Client = export.Client.Unmap()
 		changes = append(changes, change{export: export, remove: true})
 	}
@@ -144,19 +143,16 @@ func (e *Engine) Close() error {
 // additions checks exports that are to be published. It leaves out invalid exports and returns
 // their errors.
 func (e *Engine) additions(exports []nfs.Export) (changes []change, invalid error) {
-	var errs []error
-	for _, export := range exports {
-		normal, err := export.Normalize(e.config.BasePath)
-		if err == nil && octalLookalike.MatchString(normal.Path) {
-			err = &nfs.ExportError{Export: normal, Err: errOctalLookalike}
+	normal, invalid := nfs.NormalizeAll(e.config.BasePath, exports, func(export nfs.Export) error {
+		if octalLookalike.MatchString(export.Path) {
+			return errOctalLookalike
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		changes = append(changes, change{export: normal})
+		return nil
+	})
+	for _, export := range normal {
+		changes = append(changes, change{export: export})
 	}
-	return changes, errors.Join(errs...)
+	return changes, invalid
 }
 
 // rpc.mountd decodes the octal escapes of its table twice, so a path that contains such an escape
@@ -169,13 +165,10 @@ var (
 
 // ValidateBasePath reports why the engine cannot export anything below path.
 func ValidateBasePath(path string) error {
-	switch {
-	case !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/":
-		return fmt.Errorf("%w: base path must be an absolute, clean path below /, got %q", nfs.ErrInvalid, path)
-	case octalLookalike.MatchString(path):
+	if octalLookalike.MatchString(path) {
 		return fmt.Errorf("%w: base path %q: %w", nfs.ErrInvalid, path, errOctalLookalike)
 	}
-	return nil
+	return nfs.ValidateBase(path)
 }
 
 // table reads the exports of nfs-utils below the base path.

@@ -2,13 +2,9 @@ package exportfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,10 +53,8 @@ func (e *Engine) shut(ctx context.Context, revoked []nfs.Export, access access) 
 			break
 		}
 		// rpc.mountd takes milliseconds from reading its table to its reply.
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: the kernel still lets a revoked client in: %w", nfs.ErrUnavailable, ctx.Err())
+		if err := nfsd.Pause(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%w: the kernel still lets a revoked client in: %w", nfs.ErrUnavailable, err)
 		}
 	}
 	return nil
@@ -108,12 +102,14 @@ func (r clientAccess) AtPath(path string) bool {
 // nothing is published before the fence ends. A cached entry from an older table would last half an
 // hour.
 func (r clientAccess) ShutOut(addr netip.Addr) (letIn func(), err error) {
-	cached, err := readCache(r.procRoot, "auth.unix.ip", rpccache.ParseClients)
+	cached, err := rpccache.Clients(rpcFolder(r.procRoot))
 	if err != nil || slices.Contains(cached, addr) {
 		return nil, err
 	}
 	return func() {}, nil
 }
+
+func rpcFolder(procRoot string) string { return filepath.Join(procRoot, "net/rpc") }
 
 // parseNetwork reads "10.0.0.0/8", "10.0.0.0/255.0.0.0" or "fd00::/64" (exports(5)).
 func parseNetwork(spec string) (netip.Prefix, error) {
@@ -136,7 +132,7 @@ func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 		}
 		closed[export.Path][clientName(export)] = true
 	}
-	exports, err := readCache(e.config.ProcRoot, "nfsd.export", rpccache.ParseExports)
+	exports, err := rpccache.Exports(rpcFolder(e.config.ProcRoot))
 	if err != nil {
 		return false, err
 	}
@@ -151,7 +147,7 @@ func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 	if access == writeAccess {
 		return false, nil // the handles stay valid for reading
 	}
-	handles, err := readCache(e.config.ProcRoot, "nfsd.fh", rpccache.ParseHandles)
+	handles, err := rpccache.Handles(rpcFolder(e.config.ProcRoot))
 	if err != nil {
 		return false, err
 	}
@@ -161,23 +157,6 @@ func (e *Engine) stillOpen(revoked []nfs.Export, access access) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// readCache reads one of the kernel's caches. It returns nothing if the kernel has no NFS server.
-func readCache[T any](procRoot, cache string, parse func(io.Reader) ([]T, error)) ([]T, error) {
-	file, err := os.Open(filepath.Join(procRoot, "net/rpc", cache, "content"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
-	defer func() { _ = file.Close() }() // only read
-	entries, err := parse(file)
-	if err != nil {
-		return nil, fmt.Errorf("%w: read %s: %w", nfs.ErrUnavailable, cache, err)
-	}
-	return entries, nil
 }
 
 // matches reports whether the domain contains one of the names. rpc.mountd names a client by

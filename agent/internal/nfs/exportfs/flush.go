@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
@@ -32,10 +33,8 @@ func (e *Engine) letKernelClean(ctx context.Context) {
 		if ahead == 0 {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if nfsd.Pause(ctx, min(ahead, time.Second)) != nil {
 			return
-		case <-time.After(min(ahead, time.Second)):
 		}
 	}
 }
@@ -52,7 +51,7 @@ func (e *Engine) untilCleaning() time.Duration {
 
 // flushAhead returns how far the kernel's flush time is ahead of the clock.
 func (e *Engine) flushAhead() time.Duration {
-	text, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/flush"))
+	text, err := os.ReadFile(filepath.Join(rpcFolder(e.config.ProcRoot), "nfsd.export/flush"))
 	if err != nil {
 		return 0 // no NFS server
 	}
@@ -65,7 +64,7 @@ func (e *Engine) flushAhead() time.Duration {
 
 // holdsDeleted reports whether the kernel's cache contains deleted directories below the base path.
 func (e *Engine) holdsDeleted() bool {
-	content, err := os.ReadFile(filepath.Join(e.config.ProcRoot, "net/rpc/nfsd.export/content"))
+	content, err := os.ReadFile(filepath.Join(rpcFolder(e.config.ProcRoot), "nfsd.export/content"))
 	if err != nil {
 		return false
 	}

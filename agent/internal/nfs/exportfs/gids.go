@@ -1,9 +1,7 @@
 package exportfs
 
 import (
-	"os"
-	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
@@ -15,25 +13,12 @@ import (
 // manages groups: the kernel sends these upcalls only while a process has the channel open
 // (cache_listeners_exist in net/sunrpc/cache.c).
 func ManagesGroups(procRoot string) bool {
-	processes, err := os.ReadDir(procRoot)
-	if err != nil {
-		return false
-	}
-	for _, process := range processes {
-		if _, err := strconv.Atoi(process.Name()); err != nil {
-			continue
-		}
-		files, err := filepath.Glob(filepath.Join(procRoot, process.Name(), "fd", "*"))
-		if err != nil {
-			continue
-		}
-		for _, file := range files {
-			if target, err := os.Readlink(file); err == nil && strings.HasSuffix(target, "/net/rpc/auth.unix.gid/channel") {
-				return true
-			}
-		}
-	}
-	return false
+	processes, err := nfsd.Processes(procRoot)
+	return err == nil && slices.ContainsFunc(processes, func(process string) bool {
+		return slices.ContainsFunc(nfsd.OpenFiles(procRoot, process), func(target string) bool {
+			return strings.HasSuffix(target, "/net/rpc/auth.unix.gid/channel")
+		})
+	})
 }
 
 func (e *Engine) warnOfGroups() {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"runtime"
@@ -81,21 +82,19 @@ type ServerConfig struct {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.ProcRoot, "/proc")
-	setDefault(&c.WatchInterval, 500*time.Millisecond)
-	setDefault(&c.LockFolder, defaultFolder)
-	setDefault(&c.Server.StateFile, defaultStateFile)
-	setDefault(&c.Server.MaxVersion, "4.2")
-	setDefault(&c.Server.Threads, threadsFor(runtime.NumCPU()))
+	c.ProcRoot = cmp.Or(c.ProcRoot, "/proc")
+	c.WatchInterval = cmp.Or(c.WatchInterval, 500*time.Millisecond)
+	c.LockFolder = cmp.Or(c.LockFolder, defaultFolder)
+	c.Server.StateFile = cmp.Or(c.Server.StateFile, defaultStateFile)
+	c.Server.MaxVersion = cmp.Or(c.Server.MaxVersion, "4.2")
+	c.Server.Threads = cmp.Or(c.Server.Threads, threadsFor(runtime.NumCPU()))
 	if c.Server.Listen == nil {
 		c.Server.Listen = []netip.AddrPort{
 			netip.AddrPortFrom(netip.IPv4Unspecified(), nfsPort),
 			netip.AddrPortFrom(netip.IPv6Unspecified(), nfsPort),
 		}
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
 }
 
@@ -114,10 +113,3 @@ const (
 	defaultFolder    = "/run/btrfs-nfs-csi"
 	defaultStateFile = defaultFolder + "/nfsd-started"
 )
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -63,9 +62,9 @@ func (r clientAccess) ToClient(addr netip.Addr) (bool, error) {
 	if client {
 		return true, nil
 	}
-	cached, err := r.cachedExports()
+	cached, err := rpccache.Exports(r.channels.root)
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+		return false, err
 	}
 	return slices.ContainsFunc(cached, func(entry rpccache.CachedExport) bool {
 		return entry.Positive && !entry.PseudoRoot && entry.Domain == addr.String() && !deleted(entry.Path)

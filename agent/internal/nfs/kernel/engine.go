@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -63,53 +62,31 @@ type Engine struct {
 // ends the engine.
 func New(ctx context.Context, config Config) (*Engine, error) {
 	config = config.withDefaults()
-	if base := config.BasePath; !filepath.IsAbs(base) || filepath.Clean(base) != base || base == "/" {
-		return nil, fmt.Errorf("%w: base path must be an absolute, clean path below /, got %q", nfs.ErrInvalid, base)
-	}
-	if err := loadServer(ctx, config); err != nil {
+	if err := nfs.ValidateBase(config.BasePath); err != nil {
 		return nil, err
 	}
-	lock, err := lockChannels(ctx, config)
+	lock, opened, err := takeChannels(ctx, config)
 	if err != nil {
 		return nil, err
-	}
-	e, err := newLocked(ctx, config)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	e.lock = lock
-	return e, nil
-}
-
-// newLocked is New with the lock held.
-func newLocked(ctx context.Context, config Config) (*Engine, error) {
-	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
-		return nil, err
-	}
-	opened, err := openChannels(config.ProcRoot)
-	if err != nil {
-		return nil, err
-	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		opened.close()
-		return nil, fmt.Errorf("%w: eventfd: %w", nfs.ErrUnavailable, err)
 	}
 	e := &Engine{
 		config:   config,
+		lock:     lock,
 		channels: opened,
 		server:   nfsd.NewServer(config.ProcRoot),
 		xprtsec:  kernelAtLeast(6, 4),
 		clients:  clients{},
 		shutOut:  map[netip.Addr]chan struct{}{},
 		changed:  make(chan struct{}, 1),
-		wake:     wake,
 		now:      time.Now,
 	}
 	if err := e.prepareSigning(); err != nil {
 		opened.close()
-		_ = unix.Close(wake) // an eventfd holds nothing
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
+	}
+	if e.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		opened.close()
+		return nil, errors.Join(fmt.Errorf("%w: eventfd: %w", nfs.ErrUnavailable, err), lock.Close())
 	}
 	return e, nil
 }
@@ -191,10 +168,8 @@ func (e *Engine) Export(ctx context.Context, exports []nfs.Export) error {
 
 // Unexport implements nfs.Exporter.
 func (e *Engine) Unexport(ctx context.Context, exports []nfs.Export) error {
-	for _, export := range exports {
-		if err := nfs.ValidatePath(e.config.BasePath, export.Path); err != nil {
-			return &nfs.ExportError{Export: export, Err: fmt.Errorf("%w: %w", nfs.ErrInvalid, err)}
-		}
+	if err := nfs.ValidatePaths(e.config.BasePath, exports); err != nil {
+		return err
 	}
 	var errs []error
 	for _, export := range exports {
@@ -251,21 +226,12 @@ func (e *Engine) prepare(exports []nfs.Export) (wanted []published, invalid erro
 
 // check leaves out exports that can never work, and returns their errors.
 func (e *Engine) check(exports []nfs.Export) (wanted []published, invalid error) {
-	wanted = make([]published, 0, len(exports))
-	var errs []error
-	for _, export := range exports {
-		normal, err := export.Normalize(e.config.BasePath)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if err := e.possible(normal); err != nil {
-			errs = append(errs, &nfs.ExportError{Export: normal, Err: err})
-			continue
-		}
-		wanted = append(wanted, published{Export: normal})
+	normal, invalid := nfs.NormalizeAll(e.config.BasePath, exports, e.possible)
+	wanted = make([]published, len(normal))
+	for i, export := range normal {
+		wanted[i].Export = export
 	}
-	return wanted, errors.Join(errs...)
+	return wanted, invalid
 }
 
 // possible rejects what this kernel would not enforce or could not read. A kernel without xprtsec

@@ -42,30 +42,20 @@ const holderTimeout = time.Second
 
 // waitUntilFree returns when no other process replies to upcalls.
 func waitUntilFree(ctx context.Context, procRoot string) error {
-	deadline := time.Now().Add(holderTimeout)
-	for {
-		holder, err := OtherHolder(procRoot)
-		if err != nil {
-			return err
-		}
-		if holder == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return holder
-		}
-		if pause(ctx) != nil {
-			return holder
-		}
-	}
+	return waitForHolder(ctx, func() (*ChannelsBusyError, error) { return OtherHolder(procRoot) })
 }
 
-func pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(50 * time.Millisecond):
-		return nil
+// waitForHolder waits until there is no holder.
+func waitForHolder(ctx context.Context, find func() (*ChannelsBusyError, error)) error {
+	deadline := time.Now().Add(holderTimeout)
+	for {
+		holder, err := find()
+		if err != nil || holder == nil {
+			return err
+		}
+		if time.Now().After(deadline) || nfsd.Pause(ctx, 50*time.Millisecond) != nil {
+			return holder
+		}
 	}
 }
 
@@ -73,9 +63,9 @@ func pause(ctx context.Context) error {
 // caches open or gets upcalls by generic netlink. It returns nil if there is none. It needs to see
 // all processes of the host.
 func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
-	processes, err := os.ReadDir(procRoot)
+	processes, err := nfsd.Processes(procRoot)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+		return nil, err
 	}
 	network, err := os.Readlink(filepath.Join(procRoot, "self/ns/net"))
 	if err != nil {
@@ -86,15 +76,12 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 		return nil, err
 	}
 	for _, process := range processes {
-		pid, err := strconv.Atoi(process.Name())
-		if err != nil || pid == os.Getpid() {
+		holds, netlink := answers(nfsd.OpenFiles(procRoot, process), listeners)
+		pid, _ := strconv.Atoi(process) // Processes are numbers
+		if !holds || pid == os.Getpid() {
 			continue
 		}
-		folder := filepath.Join(procRoot, process.Name())
-		holds, netlink := answers(folder, listeners)
-		if !holds {
-			continue
-		}
+		folder := filepath.Join(procRoot, process)
 		if other, err := os.Readlink(filepath.Join(folder, "ns/net")); err != nil || other != network {
 			continue // has ended, or is in a container with separate caches
 		}
@@ -108,18 +95,9 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 	return nil, nil
 }
 
-// answers reports whether the process below folder has a channel or one of the listening sockets
-// open. A process that ends in the meantime is no error.
-func answers(folder string, listeners map[string]bool) (found, netlink bool) {
-	files, err := os.ReadDir(filepath.Join(folder, "fd"))
-	if err != nil {
-		return false, false
-	}
-	for _, file := range files {
-		target, err := os.Readlink(filepath.Join(folder, "fd", file.Name()))
-		if err != nil {
-			continue
-		}
+// answers reports whether a channel or one of the listening sockets is among the open files.
+func answers(files []string, listeners map[string]bool) (found, netlink bool) {
+	for _, target := range files {
 		if listeners[target] {
 			return true, true
 		}

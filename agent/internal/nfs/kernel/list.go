@@ -21,9 +21,9 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	}
 	// The kernel's list is long, so it is read without the lock. An entry that the engine does not
 	// have may have been revoked since. Only then the list is read again, with the lock.
-	cached, err := e.cachedExports()
+	cached, err := rpccache.Exports(e.channels.root)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -34,8 +34,9 @@ func (e *Engine) List(ctx context.Context) ([]nfs.Export, error) {
 	if !differ {
 		return all, nil
 	}
-	if cached, err = e.cachedExports(); err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	cached, err = rpccache.Exports(e.channels.root)
+	if err != nil {
+		return nil, err
 	}
 	all, _ = e.compare(cached)
 	return all, nil
@@ -104,15 +105,6 @@ func (e *Engine) markStale(key nfs.Key) {
 		export.pushed = false
 		client.exports[key.Path] = export
 	}
-}
-
-func (e *Engine) cachedExports() ([]rpccache.CachedExport, error) {
-	file, err := os.Open(filepath.Join(e.channels.root, cacheNames[cacheExport], "content"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }() // only read
-	return rpccache.ParseExports(file)
 }
 
 // deleted reports whether the kernel's path is that of a deleted directory, whose export it keeps

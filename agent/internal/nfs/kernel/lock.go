@@ -9,12 +9,30 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
+
+// takeChannels loads the NFS server and opens the channels. No other process replies to upcalls,
+// and no other engine does until the lock is closed.
+func takeChannels(ctx context.Context, config Config) (lock *os.File, opened *channels, err error) {
+	if err := loadServer(ctx, config); err != nil {
+		return nil, nil, err
+	}
+	lock, err = lockChannels(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = waitUntilFree(ctx, config.ProcRoot); err == nil {
+		opened, err = openChannels(config.ProcRoot)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Close())
+	}
+	return lock, opened, nil
+}
 
 // lockChannels excludes other engines of this network namespace until the file is closed. Each
 // namespace has its own channels. Without the lock, two engines that check for other holders and
@@ -47,33 +65,27 @@ func lockChannels(ctx context.Context, config Config) (*os.File, error) {
 
 var notDigits = regexp.MustCompile(`\D+`)
 
-// waitForLock waits as long as waitUntilFree does.
 func waitForLock(ctx context.Context, file *os.File, procRoot string) error {
-	for deadline := time.Now().Add(holderTimeout); ; {
+	return waitForHolder(ctx, func() (*ChannelsBusyError, error) {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil && !errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("%w: lock %s: %w", nfs.ErrUnavailable, file.Name(), err)
-		case err == nil:
-			return nil
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return lockedBy(file, procRoot), nil
 		}
-		if time.Now().After(deadline) || pause(ctx) != nil {
-			return lockedBy(file, procRoot)
+		if err != nil {
+			return nil, fmt.Errorf("%w: lock %s: %w", nfs.ErrUnavailable, file.Name(), err)
 		}
-	}
+		return nil, nil
+	})
 }
 
 // lockedBy returns the holder of the lock, from the process ID in the file.
-func lockedBy(file *os.File, procRoot string) error {
-	busy := &ChannelsBusyError{Comm: agentComm}
+func lockedBy(file *os.File, procRoot string) *ChannelsBusyError {
+	busy := &ChannelsBusyError{Comm: agentComm, Engine: true}
 	text := make([]byte, 20)
 	n, _ := file.ReadAt(text, 0) // the file is shorter than text
 	busy.PID, _ = strconv.Atoi(strings.TrimSpace(string(text[:n])))
 	if comm, err := os.ReadFile(filepath.Join(procRoot, strconv.Itoa(busy.PID), "comm")); err == nil {
 		busy.Comm = strings.TrimSpace(string(comm))
 	}
-	busy.Engine = true
 	return busy
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 )
 
 // publish exports a subvolume to a client. It does not push an entry that the kernel has: replacing
@@ -177,9 +178,9 @@ func (e *Engine) revokeDirectory(client *clientState, path string, dir directory
 	if old.dir == dir {
 		return nil
 	}
-	cached, err := e.cachedExports()
+	cached, err := rpccache.Exports(e.channels.root)
 	if err != nil {
-		return fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+		return err
 	}
 	for _, entry := range cached {
 		_, exported := client.exports[entry.Path]

@@ -208,7 +208,7 @@ func (e *Engine) warnOfUnanswered(wanted []published) {
 	if !e.config.Server.Unmanaged || len(wanted) == 0 || err != nil || running == 0 {
 		return
 	}
-	cached, err := e.cachedExports()
+	cached, err := rpccache.Exports(e.channels.root)
 	exported := func(export rpccache.CachedExport) bool { return export.Positive && !export.PseudoRoot }
 	if err == nil && !slices.ContainsFunc(cached, exported) {
 		e.config.Logger.Warn("NFS server was started before the agent: clients with mounted volumes may have got ESTALE: "+
@@ -241,21 +241,11 @@ func StopServer(ctx context.Context, config Config) (stopped bool, err error) {
 	if !config.rememberedStart() {
 		return false, nil
 	}
-	if err := loadServer(ctx, config); err != nil {
-		return false, err
-	}
-	lock, err := lockChannels(ctx, config) // excludes an engine that starts now
+	lock, opened, err := takeChannels(ctx, config) // excludes an engine that starts now
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	if err := waitUntilFree(ctx, config.ProcRoot); err != nil {
-		return false, err
-	}
-	opened, err := openChannels(config.ProcRoot)
-	if err != nil {
-		return false, err
-	}
 	defer opened.close()
 	if err := config.set("threads", "0"); err != nil {
 		return false, err
@@ -305,11 +295,8 @@ func (e *Engine) checkNfsdcld() error {
 }
 
 func (e *Engine) nfsdcldRuns() bool {
-	processes, _ := filepath.Glob(filepath.Join(e.config.ProcRoot, "[0-9]*/comm")) // the pattern is not a bad one
-	return slices.ContainsFunc(processes, func(path string) bool {
-		comm, err := os.ReadFile(path)
-		return err == nil && string(comm) == "nfsdcld\n"
-	})
+	found, _ := nfsd.ProcessesNamed(e.config.ProcRoot, "nfsdcld") // none without proc
+	return len(found) > 0
 }
 
 // kernelAtLeast compares the running kernel's version.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -82,8 +83,7 @@ func startedWith(key nfsd.HandleKey) string {
 // SignsHandles reports whether an engine started the NFS server with a key since the host booted.
 // An empty stateFile means the default.
 func SignsHandles(stateFile string) bool {
-	setDefault(&stateFile, defaultStateFile)
-	content, err := os.ReadFile(stateFile)
+	content, err := os.ReadFile(cmp.Or(stateFile, defaultStateFile))
 	return err == nil && strings.HasPrefix(string(content), startedSigned)
 }
 

@@ -24,19 +24,11 @@ type client struct {
 	addr   netip.Addr // address of its first connection
 }
 
-// ExpireClient makes the server drop the NFSv4 state of every client at the address, as if it had
-// been silent for the lease time: its open files, locks and delegations. A client that is still
-// active starts without them. Call it for clients without exports.
-func (s *Server) ExpireClient(addr netip.Addr) error {
-	ctx, cancel := context.WithTimeout(context.Background(), FenceTime)
-	defer cancel()
-	_, err := s.expire(ctx, []netip.Addr{addr.Unmap()})
-	return err
-}
-
-// expire makes the server drop the state of every client at the addresses, and returns the
-// addresses that had one. The kernel waits for their requests in progress. If ctx ends first, the
-// error is nfs.ErrUnavailable and the kernel may expire the clients later.
+// expire makes the server drop the NFSv4 state of every client at the addresses, as if it had been
+// silent for the lease time: its open files, locks and delegations. A client that is still active
+// starts without them. It returns the addresses that had a client. The kernel waits for their
+// requests in progress. If ctx ends first, the error is nfs.ErrUnavailable and the kernel may
+// expire the clients later.
 func (s *Server) expire(ctx context.Context, addrs []netip.Addr) (expired []netip.Addr, err error) {
 	if len(addrs) == 0 {
 		return nil, nil

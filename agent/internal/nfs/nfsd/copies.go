@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 const (
 	// copyThread is the name of a kernel thread that copies for a client after the reply
 	// (nfsd4_copy in fs/nfsd/nfs4proc.c). It has both files open and is not authorized again.
-	copyThread = "copy thread\n"
+	copyThread = "copy thread"
 
 	// copyTime is how long to wait for copies to end. Later they are ended by expiring their
 	// client, which loses its locks. The kernel does not show the client of a copy.
@@ -36,14 +35,14 @@ func (s *Server) waitForCopies(ctx context.Context, clients []netip.Addr) error 
 	if s.neverCopied() {
 		return nil
 	}
-	copies, err := threads(s.procRoot, copyThread)
+	copies, err := ProcessesNamed(s.procRoot, copyThread)
 	if err != nil {
 		return err
 	}
 	patience, cancel := context.WithTimeout(ctx, s.copyTime)
 	defer cancel()
 	for len(copies) > 0 {
-		err := pause(patience, copyInterval)
+		err := Pause(patience, copyInterval)
 		if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 			err = s.endCopies(ctx, clients)
 			copies = nil
@@ -75,7 +74,7 @@ func (s *Server) neverCopied() bool {
 func (s *Server) stillCopying(copies []string) []string {
 	return slices.DeleteFunc(copies, func(thread string) bool {
 		comm, err := os.ReadFile(filepath.Join(s.procRoot, thread, "comm"))
-		return err != nil || string(comm) != copyThread
+		return err != nil || string(comm) != copyThread+"\n"
 	})
 }
 
@@ -85,37 +84,14 @@ func (s *Server) endCopies(ctx context.Context, clients []netip.Addr) error {
 	if len(clients) == 0 {
 		return errors.New("it may be for any client")
 	}
-	var addrs []netip.Addr
-	for _, client := range clients {
-		addrs = append(addrs, client.Unmap())
-	}
-	expired, err := s.expire(ctx, addrs)
+	expired, err := s.expire(ctx, clients)
 	if err != nil {
 		return err
 	}
-	for _, addr := range addrs {
+	for _, addr := range clients {
 		if !slices.Contains(expired, addr) {
 			return fmt.Errorf("it has no client at %s", addr)
 		}
 	}
 	return nil
-}
-
-// threads lists the kernel threads with that name in comm.
-func threads(procRoot, name string) ([]string, error) {
-	processes, err := os.ReadDir(procRoot)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
-	}
-	var found []string
-	for _, process := range processes {
-		if _, err := strconv.Atoi(process.Name()); err != nil {
-			continue
-		}
-		comm, err := os.ReadFile(filepath.Join(procRoot, process.Name(), "comm"))
-		if err == nil && string(comm) == name {
-			found = append(found, process.Name())
-		}
-	}
-	return found, nil
 }

@@ -9,8 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,8 +27,6 @@ type Server struct {
 	// Commands that the kernel does not support. The kernel may look for a module at each use of an
 	// unknown netlink family, which takes time.
 	noRequests, noUnlock atomic.Bool
-
-	buffers sync.Pool // of *[bufferSize]byte
 }
 
 // NewServer takes the mount point of proc.
@@ -57,20 +55,23 @@ const (
 	// the time.
 	threadsTime = time.Second
 
-	serverThread = "nfsd\n" // as comm has it
+	serverThread = "nfsd"
 )
 
-// Drain waits for the requests of the clients that began before the call. A revocation applies to
-// later requests. An earlier request may still write, and its copy may run after its reply. No
-// clients means all.
+// DrainExports waits for the requests of the exports' clients that began before the call, and for
+// those of all clients if an export is to more than one address. A revocation applies to later
+// requests. An earlier request may still write, and its copy may run after its reply.
 //
-// Linux 6.7 and newer list their requests. On older kernels Drain waits until each server thread
-// has been idle once, but at most one second for threads that do not wait for a disk all the time.
-// The error is nfs.ErrUnavailable if ctx ends first.
+// Linux 6.7 and newer list their requests. On older kernels DrainExports waits until each server
+// thread has been idle once, but at most one second for threads that do not wait for a disk all the
+// time. The error is nfs.ErrUnavailable if ctx, or FenceTime, ends first.
 //
-// Drain also waits for copies of other clients. After copyTime it expires the clients, which then
-// lose their locks.
-func (s *Server) Drain(ctx context.Context, clients ...netip.Addr) error {
+// DrainExports also waits for copies of other clients. After copyTime it expires the clients, which
+// then lose their locks.
+func (s *Server) DrainExports(ctx context.Context, exports []nfs.Export) error {
+	ctx, cancel := context.WithTimeout(ctx, FenceTime)
+	defer cancel()
+	clients, _ := clientsOf(exports)
 	if err := s.waitForRequests(ctx, clients); err != nil {
 		return err
 	}
@@ -88,14 +89,15 @@ func (s *Server) waitForRequests(ctx context.Context, clients []netip.Addr) erro
 		return waitForThreads(ctx, s.procRoot)
 	}
 	for ; err == nil && pending; pending, err = s.hasRequests(clients, began) {
-		if err := pause(ctx, drainInterval); err != nil {
+		if err := Pause(ctx, drainInterval); err != nil {
 			return fmt.Errorf("%w: requests of a revoked client are still in progress: %w", nfs.ErrUnavailable, err)
 		}
 	}
 	return err
 }
 
-func pause(ctx context.Context, interval time.Duration) error {
+// Pause waits for the interval, or until ctx ends.
+func Pause(ctx context.Context, interval time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -104,33 +106,25 @@ func pause(ctx context.Context, interval time.Duration) error {
 	}
 }
 
-// hasRequests reports whether a client has a request that began before.
+// hasRequests reports whether a client, or any one if there are none, has a request that began
+// before.
 func (s *Server) hasRequests(clients []netip.Addr, before time.Duration) (bool, error) {
 	requests, err := s.Requests()
 	if err != nil {
 		return false, err
 	}
 	for _, request := range requests {
-		if request.Began < before && (len(clients) == 0 || contains(clients, request.Client)) {
+		if request.Began < before && (len(clients) == 0 || slices.Contains(clients, request.Client)) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-func contains(clients []netip.Addr, client netip.Addr) bool {
-	for _, one := range clients {
-		if one.Unmap() == client {
-			return true
-		}
-	}
-	return false
-}
-
 // waitForThreads waits until each server thread was idle once, or did not wait for a disk
 // threadsTime ago.
 func waitForThreads(ctx context.Context, procRoot string) error {
-	found, err := threads(procRoot, serverThread)
+	found, err := ProcessesNamed(procRoot, serverThread)
 	if err != nil {
 		return err
 	}
@@ -151,7 +145,7 @@ func waitForThreads(ctx context.Context, procRoot string) error {
 		if len(busy) == 0 {
 			return nil
 		}
-		if err := pause(ctx, drainInterval); err != nil {
+		if err := Pause(ctx, drainInterval); err != nil {
 			return fmt.Errorf("%w: requests may still be in progress: %w", nfs.ErrUnavailable, err)
 		}
 	}

@@ -74,7 +74,7 @@ func (s *Server) Fence(ctx context.Context, revoked []nfs.Export, exported Expor
 		logger.Warn("failed to expire revoked clients: their locks stay until their leases expire", "clients", lost.addrs, "error", err)
 	}
 	lost.letIn()
-	clients = slices.DeleteFunc(clients, func(addr netip.Addr) bool { return slices.Contains(expired, addr.Unmap()) })
+	clients = slices.DeleteFunc(clients, func(addr netip.Addr) bool { return slices.Contains(expired, addr) })
 	if all || len(clients) > 0 { // the copies of an expired client have ended
 		if err := s.waitForCopies(ctx, clients); err != nil {
 			return err
@@ -89,15 +89,6 @@ func (s *Server) Fence(ctx context.Context, revoked []nfs.Export, exported Expor
 	return nil
 }
 
-// DrainExports is Drain for the exports' clients, and for all clients if an export is to more than
-// one address.
-func (s *Server) DrainExports(ctx context.Context, exports []nfs.Export) error {
-	ctx, cancel := context.WithTimeout(ctx, FenceTime)
-	defer cancel()
-	clients, _ := clientsOf(exports)
-	return s.Drain(ctx, clients...)
-}
-
 // clientsOf returns the exports' clients. It returns none, and all, if an export is to more than
 // one address.
 func clientsOf(exports []nfs.Export) (clients []netip.Addr, all bool) {
@@ -105,7 +96,7 @@ func clientsOf(exports []nfs.Export) (clients []netip.Addr, all bool) {
 		if export.Spec != "" {
 			return nil, true
 		}
-		clients = append(clients, export.Client)
+		clients = append(clients, export.Client.Unmap())
 	}
 	return clients, false
 }

@@ -3,6 +3,7 @@ package nfsd
 import (
 	"encoding/binary"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -12,30 +13,31 @@ type HandleKey [16]byte
 
 // CanSignHandles reports whether the kernel accepts a key. It does not set one.
 func (s *Server) CanSignHandles() bool {
-	socket, err := s.openSocket()
+	conn, err := dial()
 	if err != nil {
 		return false
 	}
-	defer s.closeSocket(socket)
-	family, _, err := socket.findFamily(familyName)
+	defer conn.Close()
+	family, err := conn.GetFamily(familyName)
 	if err != nil {
 		return false
 	}
 	// The kernel lists the attributes that a command accepts, by number (ctrl_dumppolicy in
 	// net/netlink/genetlink.c).
+	replies, err := execute(conn, unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, netlink.Dump, attributes{
+		unix.CTRL_ATTR_FAMILY_ID: binary.NativeEndian.AppendUint16(nil, family.ID),
+		unix.CTRL_ATTR_OP:        binary.NativeEndian.AppendUint32(nil, commandThreadsSet),
+	})
 	known := false
-	question := append(attribute(unix.CTRL_ATTR_FAMILY_ID, binary.NativeEndian.AppendUint16(nil, family)),
-		attribute(unix.CTRL_ATTR_OP, binary.NativeEndian.AppendUint32(nil, commandThreadsSet))...)
-	err = socket.command(unix.GENL_ID_CTRL, unix.CTRL_CMD_GETPOLICY, 1, unix.NLM_F_DUMP, question, func(attrs attributes) {
+	for _, attrs := range replies {
 		policies, err := parseAttributes(attrs[unix.CTRL_ATTR_POLICY])
 		if err != nil {
-			return // not supported by this kernel
+			return false // not supported by this kernel
 		}
 		for _, policy := range policies {
-			if taken, err := parseAttributes(policy); err == nil && taken[attrHandleKey] != nil {
-				known = true
-			}
+			taken, err := parseAttributes(policy)
+			known = known || err == nil && taken[attrHandleKey] != nil
 		}
-	})
+	}
 	return err == nil && known
 }

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -31,47 +31,58 @@ const (
 // /proc/net/rpc. The keys are the targets of links in /proc/PID/fd. It returns none for a kernel
 // without such groups.
 func Listeners() (map[string]bool, error) {
-	buffer := new([bufferSize]byte)
-	groups, err := exportdGroups(buffer)
+	groups, err := exportdGroups()
 	if err != nil || len(groups) == 0 {
 		return nil, err
 	}
-	socket, err := openSocket(unix.NETLINK_SOCK_DIAG, buffer)
+	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: netlink: %w", nfs.ErrUnsupported, err)
 	}
-	defer func() { _ = unix.Close(socket.fd) }() // nothing is buffered
+	defer conn.Close()
 	request := make([]byte, diagRequest)
 	request[0], request[1] = unix.AF_NETLINK, unix.NETLINK_GENERIC
 	binary.NativeEndian.PutUint32(request[diagShowAt:], diagShowGroups)
-	listeners := map[string]bool{}
-	err = socket.exchange(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, request, diagMessage, func(header []byte, attrs attributes) {
-		for _, group := range groups {
-			if isMember(attrs[attrDiagGroups], group) {
-				listeners[fmt.Sprintf("socket:[%d]", binary.NativeEndian.Uint32(header[diagInodeAt:]))] = true
-			}
-		}
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump}, Data: request,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: list netlink sockets (module netlink_diag): %w", nfs.ErrUnavailable, err)
+	}
+	listeners := map[string]bool{}
+	for _, reply := range replies {
+		if len(reply.Data) < diagMessage {
+			continue
+		}
+		attrs, err := parseAttributes(reply.Data[diagMessage:])
+		if err != nil {
+			return nil, fmt.Errorf("%w: list netlink sockets: %w", nfs.ErrUnavailable, err)
+		}
+		for _, group := range groups {
+			if isMember(attrs[attrDiagGroups], group) {
+				listeners[fmt.Sprintf("socket:[%d]", binary.NativeEndian.Uint32(reply.Data[diagInodeAt:]))] = true
+			}
+		}
 	}
 	return listeners, nil
 }
 
 // exportdGroups returns the numbers of the groups that the kernel has.
-func exportdGroups(buffer *[bufferSize]byte) (groups []uint32, err error) {
-	socket, err := openSocket(unix.NETLINK_GENERIC, buffer)
+func exportdGroups() (groups []uint32, err error) {
+	conn, err := dial()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = unix.Close(socket.fd) }() // nothing is buffered
+	defer conn.Close()
 	for _, name := range []string{familyName, "sunrpc"} {
-		_, all, err := socket.findFamily(name)
+		family, err := conn.GetFamily(name)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, fmt.Errorf("%w: netlink family %s: %w", nfs.ErrUnavailable, name, err)
 		}
-		if group, found := all[exportd]; found {
-			groups = append(groups, group)
+		for _, group := range family.Groups {
+			if group.Name == exportd {
+				groups = append(groups, group.ID)
+			}
 		}
 	}
 	return groups, nil
@@ -81,23 +92,4 @@ func exportdGroups(buffer *[bufferSize]byte) (groups []uint32, err error) {
 func isMember(bitmap []byte, group uint32) bool {
 	at, bit := (group-1)/8, (group-1)%8
 	return int(at) < len(bitmap) && bitmap[at]>>bit&1 == 1
-}
-
-// parseGroups reads CTRL_ATTR_MCAST_GROUPS.
-func parseGroups(data []byte) (map[string]uint32, error) {
-	groups := map[string]uint32{}
-	nested, err := parseAttributes(data)
-	if err != nil {
-		return nil, err
-	}
-	for _, group := range nested {
-		attrs, err := parseAttributes(group)
-		id := attrs[unix.CTRL_ATTR_MCAST_GRP_ID]
-		if err != nil || len(id) != 4 {
-			return nil, errMalformed
-		}
-		name := strings.TrimRight(string(attrs[unix.CTRL_ATTR_MCAST_GRP_NAME]), "\x00")
-		groups[name] = binary.NativeEndian.Uint32(id)
-	}
-	return groups, nil
 }

@@ -2,7 +2,6 @@ package nfsd
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -11,33 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 )
-
-func message(kind uint16, body []byte) []byte {
-	out := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
-	out = binary.NativeEndian.AppendUint16(out, kind)
-	out = append(out, make([]byte, unix.NLMSG_HDRLEN-len(out))...)
-	return append(append(out, body...), make([]byte, align(len(body))-len(body))...)
-}
-
-func TestParseMessages(t *testing.T) {
-	body := append(make([]byte, unix.GENL_HDRLEN), attribute(attrSourceIPv4, []byte{10, 0, 0, 1})...)
-	body = append(body, attribute(attrUnlockPath, []byte("odd"))...)
-	data := append(message(0x20, body), message(unix.NLMSG_DONE, make([]byte, 4))...)
-	var got []attributes
-	last, err := parseMessages(data, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) { got = append(got, attrs) })
-	assert.NilError(t, err)
-	assert.Assert(t, last)
-	assert.DeepEqual(t, got, []attributes{{attrSourceIPv4: {10, 0, 0, 1}, attrUnlockPath: []byte("odd")}})
-
-	code := -int32(unix.EOPNOTSUPP)
-	_, err = parseMessages(message(unix.NLMSG_ERROR, binary.NativeEndian.AppendUint32(nil, uint32(code))), unix.GENL_HDRLEN, nil)
-	assert.ErrorIs(t, err, unix.EOPNOTSUPP)
-}
 
 // A kernel without the family returns ErrUnsupported.
 func TestRequests(t *testing.T) {
@@ -45,19 +21,6 @@ func TestRequests(t *testing.T) {
 	if err != nil && !errors.Is(err, nfs.ErrUnsupported) {
 		t.Fatal(err)
 	}
-}
-
-func FuzzParseMessages(f *testing.F) {
-	f.Add(message(0x20, append(make([]byte, unix.GENL_HDRLEN), attribute(1, []byte("x"))...)))
-	f.Add(message(unix.NLMSG_ERROR, []byte{1, 0, 0, 0}))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		_, err := parseMessages(data, unix.GENL_HDRLEN, func(_ []byte, attrs attributes) {
-			for _, value := range attrs {
-				assert.Assert(t, len(value) <= len(data))
-			}
-		})
-		_ = err // must not panic
-	})
 }
 
 func TestClientAddress(t *testing.T) {
@@ -96,7 +59,9 @@ func checkCtl(t *testing.T, proc string, wants map[string]string) {
 func TestExpireClient(t *testing.T) {
 	proc := t.TempDir()
 	withClients(t, proc, map[string]string{"3": "10.0.0.1:700", "4": "10.0.0.2:700", "5": "10.0.0.1:900"})
-	assert.NilError(t, NewServer(proc).ExpireClient(netip.MustParseAddr("10.0.0.1")))
+	expired, err := NewServer(proc).expire(t.Context(), []netip.Addr{netip.MustParseAddr("10.0.0.1")})
+	assert.NilError(t, err)
+	assert.Equal(t, len(expired), 2)
 	checkCtl(t, proc, map[string]string{"3": "expire\n", "4": "", "5": "expire\n"})
 }
 
@@ -216,22 +181,6 @@ func TestVersions(t *testing.T) {
 	assert.Equal(t, len(NewServer(root).Versions()), 0, "it does not run")
 	assert.NilError(t, os.WriteFile(filepath.Join(root, "fs/nfsd/threads"), []byte("8\n"), 0o600))
 	assert.DeepEqual(t, Older(NewServer(root).Versions()), []string{"3", "4.0"})
-}
-
-func TestParseGroups(t *testing.T) {
-	group := func(name string, id uint32) []byte {
-		return append(attribute(unix.CTRL_ATTR_MCAST_GRP_NAME, append([]byte(name), 0)),
-			attribute(unix.CTRL_ATTR_MCAST_GRP_ID, binary.NativeEndian.AppendUint32(nil, id))...)
-	}
-	data := append(attribute(1, group("none", 10)), attribute(2, group("exportd", 41))...)
-	groups, err := parseGroups(data)
-	assert.NilError(t, err)
-	assert.DeepEqual(t, groups, map[string]uint32{"none": 10, "exportd": 41})
-	_, err = parseGroups(data[:len(data)-4])
-	assert.ErrorIs(t, err, errMalformed)
-	groups, err = parseGroups(nil)
-	assert.NilError(t, err)
-	assert.Equal(t, len(groups), 0)
 }
 
 // /proc/net/netlink shows only the first 32 groups.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/google/uuid"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
@@ -39,7 +40,7 @@ func (s *Server) Start(threads int, scope string, key *HandleKey) error {
 	if scope == "" && key == nil {
 		return s.writeThreads(threads)
 	}
-	err := s.call(commandThreadsSet, unix.NLM_F_ACK, startPayload(threads, scope, key), nil)
+	_, err := call(commandThreadsSet, netlink.Acknowledge, startPayload(threads, scope, key))
 	switch {
 	case key != nil && errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: start the NFS server with a key for file handles: %w", nfs.ErrUnsupported, err)
@@ -56,13 +57,13 @@ func takesNoScope(err error) bool {
 }
 
 // startPayload returns the attributes of NFSD_CMD_THREADS_SET.
-func startPayload(threads int, scope string, key *HandleKey) []byte {
-	payload := attribute(attrThreads, binary.NativeEndian.AppendUint32(nil, uint32(threads)))
+func startPayload(threads int, scope string, key *HandleKey) attributes {
+	payload := attributes{attrThreads: binary.NativeEndian.AppendUint32(nil, uint32(threads))}
 	if scope != "" {
-		payload = append(payload, attribute(attrScope, append([]byte(scope), 0))...)
+		payload[attrScope] = append([]byte(scope), 0)
 	}
 	if key != nil {
-		payload = append(payload, attribute(attrHandleKey, key[:])...)
+		payload[attrHandleKey] = key[:]
 	}
 	return payload
 }
@@ -113,9 +114,10 @@ func (s *Server) CurrentScope() (scope string, err error) {
 	if !s.Runs() { // the kernel returns the scope of the last start
 		return "", nil
 	}
-	err = s.call(commandThreadsGet, unix.NLM_F_ACK, nil, func(attrs attributes) {
+	replies, err := call(commandThreadsGet, 0, nil)
+	for _, attrs := range replies {
 		scope = unix.ByteSliceToString(attrs[attrScope])
-	})
+	}
 	return scope, err
 }
 

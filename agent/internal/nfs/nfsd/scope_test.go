@@ -35,7 +35,9 @@ func TestStartMessage(t *testing.T) {
 		{"s", &key, attributes{attrScope: []byte("s\x00"), attrHandleKey: key[:]}},
 	} {
 		test.want[attrThreads] = binary.NativeEndian.AppendUint32(nil, 8)
-		got, err := parseAttributes(startPayload(8, test.scope, test.key))
+		encoded, err := startPayload(8, test.scope, test.key).encode()
+		assert.NilError(t, err)
+		got, err := parseAttributes(encoded)
 		assert.NilError(t, err)
 		assert.DeepEqual(t, got, test.want)
 	}

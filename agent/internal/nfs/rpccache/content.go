@@ -4,9 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -30,25 +34,52 @@ type CachedExport struct {
 	Options nfs.Options
 }
 
-// ParseExports reads nfsd.export/content. Expired, flushed and negative entries are comments there,
-// and are left out.
-func ParseExports(r io.Reader) ([]CachedExport, error) {
-	var exports []CachedExport
+// Exports reads nfsd.export/content below root, which is net/rpc in proc. It returns nothing if the
+// kernel has no NFS server. Other errors are nfs.ErrUnavailable.
+func Exports(root string) ([]CachedExport, error) { return read(root, "nfsd.export", ParseExports) }
+
+// Handles is Exports for nfsd.fh/content.
+func Handles(root string) ([]CachedHandle, error) { return read(root, "nfsd.fh", ParseHandles) }
+
+// Clients is Exports for auth.unix.ip/content.
+func Clients(root string) ([]netip.Addr, error) { return read(root, "auth.unix.ip", ParseClients) }
+
+func read[T any](root, cache string, parse func(io.Reader) ([]T, error)) ([]T, error) {
+	file, err := os.Open(filepath.Join(root, cache, "content"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nfs.ErrUnavailable, err)
+	}
+	defer func() { _ = file.Close() }() // only read
+	entries, err := parse(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: read %s: %w", nfs.ErrUnavailable, cache, err)
+	}
+	return entries, nil
+}
+
+// parseLines returns the entries of the lines that have one.
+func parseLines[T any](r io.Reader, parse func(line string) (entry T, has bool, err error)) ([]T, error) {
+	var entries []T
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
 	for lines.Scan() {
-		line := lines.Text()
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		export, err := parseExport(line)
+		entry, has, err := parse(lines.Text())
 		if err != nil {
 			return nil, err
 		}
-		exports = append(exports, export)
+		if has {
+			entries = append(entries, entry)
+		}
 	}
-	return exports, lines.Err()
+	return entries, lines.Err()
 }
+
+// ParseExports reads nfsd.export/content. Expired, flushed and negative entries are comments there,
+// and are left out.
+func ParseExports(r io.Reader) ([]CachedExport, error) { return parseLines(r, parseExport) }
 
 // RootLines returns the lines of nfsd.export/content, or of nfs-utils' table of the same form,
 // whose export is the root of NFSv4 (fsid=0) and not only a part of the pseudo file system.
@@ -74,71 +105,56 @@ type CachedHandle struct {
 // ParseHandles reads nfsd.fh/content. It leaves out expired, flushed and negative entries. A line
 // is "domain fsidtype 0xfsid path" (expkey_show in fs/nfsd/export.c). A negative one has no path.
 func ParseHandles(r io.Reader) ([]CachedHandle, error) {
-	var handles []CachedHandle
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
+	return parseLines(r, func(line string) (handle CachedHandle, has bool, err error) {
+		words := strings.Fields(line)
 		if len(words) != 4 || words[0] == "#" || words[0] == "#domain" {
-			continue
+			return handle, false, nil
 		}
-		domain, err := UnquoteOctal(words[0])
-		if err != nil {
-			return nil, err
+		if handle.Domain, err = UnquoteOctal(words[0]); err != nil {
+			return handle, false, err
 		}
-		path, err := UnquoteOctal(words[3])
-		if err != nil {
-			return nil, err
-		}
-		handles = append(handles, CachedHandle{Domain: domain, Path: path})
-	}
-	return handles, lines.Err()
+		handle.Path, err = UnquoteOctal(words[3])
+		return handle, true, err
+	})
 }
 
 // ParseClients reads auth.unix.ip/content: the addresses that have an auth domain. A line is "nfsd
 // 10.0.0.1 domain" (ip_map_show in net/sunrpc/svcauth_unix.c). Refused addresses, expired and
 // flushed entries are comments.
 func ParseClients(r io.Reader) ([]netip.Addr, error) {
-	var clients []netip.Addr
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
+	return parseLines(r, func(line string) (netip.Addr, bool, error) {
+		words := strings.Fields(line)
 		if len(words) < 3 || words[0] != "nfsd" {
-			continue
+			return netip.Addr{}, false, nil
 		}
 		addr, err := netip.ParseAddr(words[1])
-		if err != nil {
-			return nil, fmt.Errorf("auth.unix.ip/content: %w", err)
-		}
-		clients = append(clients, addr.Unmap())
-	}
-	return clients, lines.Err()
+		return addr.Unmap(), true, err
+	})
 }
 
 // parseExport reads "path<TAB>domain(flag,flag,uuid=xxxxxxxx:…,sec=1:390003)" (svc_export_show in
 // fs/nfsd/export.c).
-func parseExport(line string) (CachedExport, error) {
+func parseExport(line string) (export CachedExport, has bool, err error) {
+	if line == "" || line[0] == '#' {
+		return export, false, nil
+	}
 	quotedPath, rest, ok := strings.Cut(line, "\t")
 	open := strings.LastIndexByte(rest, '(')
 	if !ok || open < 0 || !strings.HasSuffix(rest, ")") {
-		return CachedExport{}, fmt.Errorf("line of nfsd.export/content must be path, domain and flags, got %q", line)
+		return export, false, fmt.Errorf("line of nfsd.export/content must be path, domain and flags, got %q", line)
 	}
-	path, err := UnquoteOctal(quotedPath)
-	if err != nil {
-		return CachedExport{}, err
+	if export.Path, err = UnquoteOctal(quotedPath); err != nil {
+		return export, false, err
 	}
-	domain, err := UnquoteOctal(rest[:open])
-	if err != nil {
-		return CachedExport{}, err
+	if export.Domain, err = UnquoteOctal(rest[:open]); err != nil {
+		return export, false, err
 	}
-	export := CachedExport{Path: path, Domain: domain}
 	flags := rest[open+1 : len(rest)-1]
 	export.Positive = flags != ""
 	for flag := range strings.SplitSeq(flags, ",") {
 		export.setFlag(flag)
 	}
-	return export, nil
+	return export, true, nil
 }
 
 func (e *CachedExport) setFlag(flag string) {
