@@ -1,12 +1,12 @@
 package driver
 
 import (
-	"context"
 	"errors"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	"k8s.io/utils/lru"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -57,41 +57,15 @@ func reasonOf(err error) string {
 // volume.
 const maxFailures = 1000
 
-// failures holds the reasons why volumes could not be staged. An entry ends when the volume is
-// staged or the orchestrator gives up. A restart of the driver drops all entries: the orchestrator
-// retries. It is safe for concurrent use.
+// failures holds the reasons why volumes could not be staged, by volume ID. An entry ends when the
+// volume is staged or the orchestrator gives up. A restart of the driver drops all entries: the
+// orchestrator retries. It is safe for concurrent use.
 type failures struct {
-	mu     sync.Mutex
-	errors map[string]error // by volume ID
+	once  sync.Once
+	cache *lru.Cache
 }
 
-// note drops another entry if there are too many. It ignores the cancellation of a call.
-func (f *failures) note(volumeID string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.errors == nil {
-		f.errors = map[string]error{}
-	}
-	for other := range f.errors {
-		if len(f.errors) < maxFailures {
-			break
-		}
-		delete(f.errors, other)
-	}
-	f.errors[volumeID] = err
-}
-
-func (f *failures) forget(volumeID string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.errors, volumeID)
-}
-
-func (f *failures) of(volumeID string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.errors[volumeID]
+func (f *failures) byVolume() *lru.Cache {
+	f.once.Do(func() { f.cache = lru.New(maxFailures) })
+	return f.cache
 }

@@ -44,7 +44,7 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHeal
 
 func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.NodeGetVolumeHealthRequest) (csiserver.Conditions, error) {
 	var found csiserver.Conditions
-	failure := n.failures.of(r.VolumeId)
+	failure, failed := n.failures.byVolume().Get(r.VolumeId)
 	var places []string
 	if r.StagingTargetPath != "" {
 		places = append(places, dataDir(r.StagingTargetPath))
@@ -55,8 +55,8 @@ func (n *Node) volumeConditions(ctx context.Context, volume id.Volume, r *csi.No
 	record, err := n.recordFor(ctx, volume, places...)
 	switch {
 	case err == nil:
-	case failure != nil:
-		found.Add(inaccessible, failureReason(failure), "the volume could not be mounted: %v", failure)
+	case failed:
+		found.Add(inaccessible, failureReason(failure.(error)), "the volume could not be mounted: %v", failure)
 		return found, nil
 	default:
 		return nil, err

@@ -35,10 +35,12 @@ func (n *Node) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeReques
 		AgentURL: a.agentURL, UsageToken: a.usageToken,
 	}
 	if err := n.mount(ctx, a, record.Dir); err != nil {
-		n.failures.note(r.VolumeId, err)
+		if !errors.Is(err, context.Canceled) {
+			n.failures.byVolume().Add(r.VolumeId, err)
+		}
 		return nil, n.retriable(ctx, record.Dir, mountError(err))
 	}
-	n.failures.forget(r.VolumeId)
+	n.failures.byVolume().Remove(r.VolumeId)
 	if err := n.Store.Save(record); err != nil {
 		return nil, unavailable(err) // the mount stays: see retriable
 	}
@@ -100,7 +102,7 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRe
 	if err := n.Mounts.Unmount(ctx, dataDir(r.StagingTargetPath)); err != nil {
 		return nil, mountError(err)
 	}
-	n.failures.forget(r.VolumeId)
+	n.failures.byVolume().Remove(r.VolumeId)
 	if n.stagedElsewhere(ctx, r.VolumeId) {
 		return &csi.NodeUnstageVolumeResponse{}, nil
 	}

@@ -1,19 +1,13 @@
 package nfsmount
 
-import (
-	"context"
-	"errors"
-	"fmt"
-
-	"golang.org/x/sync/singleflight"
-)
+import "context"
 
 // Bounded runs f in a new goroutine and waits for it until ctx ends. Then it returns the cause of
 // ctx, and leaves f's goroutine behind, which may be stuck in the kernel. late receives a result
 // that arrives after that, so that an abandoned call can release it. late may be nil.
 //
 // An abandoned goroutine occupies one operating system thread until the server answers or the mount
-// is forcibly removed. Repeated calls use a probe, so that the cost is one thread per mount and not
+// is forcibly removed. Statfs, which is called again and again, costs one thread per mount and not
 // one per call.
 func Bounded[T any](ctx context.Context, f func() (T, error), late func(T)) (T, error) {
 	type result struct {
@@ -48,26 +42,4 @@ func Bounded[T any](ctx context.Context, f func() (T, error), late func(T)) (T, 
 func boundedErr(ctx context.Context, f func() error) error {
 	_, err := Bounded(ctx, func() (struct{}, error) { return struct{}{}, f() }, nil)
 	return err
-}
-
-// probe joins requests about the same mount. While one is stuck in the kernel, the next one waits
-// for its result.
-type probe[T any] struct{ group singleflight.Group }
-
-func (p *probe[T]) ask(ctx context.Context, key string, f func() (T, error)) (T, error) {
-	answer := p.group.DoChan(key, func() (any, error) { return f() })
-	var none T
-	select {
-	case r := <-answer:
-		if r.Err != nil {
-			return none, r.Err
-		}
-		return r.Val.(T), nil
-	case <-ctx.Done():
-		reason := context.Cause(ctx)
-		if errors.Is(reason, ErrUnresponsive) {
-			return none, reason
-		}
-		return none, fmt.Errorf("%w in time: %w", ErrUnresponsive, reason)
-	}
 }

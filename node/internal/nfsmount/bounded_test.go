@@ -33,22 +33,3 @@ func TestBoundedDoesNotBeginTooLate(t *testing.T) {
 	_, err := Bounded(ctx, func() (int, error) { t.Error("called"); return 0, nil }, nil)
 	assert.ErrorIs(t, err, context.Canceled)
 }
-
-func TestOneProbeStandsForAllWhoAsk(t *testing.T) {
-	hung, calls := make(chan struct{}), make(chan struct{}, 100)
-	var p probe[int]
-	question := func() (int, error) { calls <- struct{}{}; <-hung; return 7, nil }
-	for range 10 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		_, err := p.ask(ctx, "volume", question)
-		assert.ErrorIs(t, err, ErrUnresponsive)
-		cancel()
-	}
-	assert.Equal(t, len(calls), 1)
-	_, err := p.ask(t.Context(), "another", func() (int, error) { return 8, nil })
-	assert.NilError(t, err)
-	close(hung)
-	answer, err := p.ask(t.Context(), "volume", question)
-	assert.NilError(t, err)
-	assert.Equal(t, answer, 7)
-}

@@ -37,16 +37,25 @@ func (m *Mounter) Statfs(ctx context.Context, dir string) (unix.Statfs_t, error)
 	if err != nil {
 		return unix.Statfs_t{}, err
 	}
-	answer, err := m.probes.ask(ctx, strconv.Itoa(point.id), func() (unix.Statfs_t, error) {
+	answer := m.requests.DoChan(strconv.Itoa(point.id), func() (any, error) {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)
 		return s, err
 	})
-	switch {
-	case err == nil, errors.Is(err, ErrUnresponsive):
-		return answer, err
-	case mount.IsCorruptedMnt(err):
-		return answer, fmt.Errorf("%s: %w: %w", dir, ErrStale, err)
+	select {
+	case r := <-answer:
+		switch {
+		case r.Err == nil:
+			return r.Val.(unix.Statfs_t), nil
+		case mount.IsCorruptedMnt(r.Err):
+			return unix.Statfs_t{}, fmt.Errorf("%s: %w: %w", dir, ErrStale, r.Err)
+		}
+		return unix.Statfs_t{}, fmt.Errorf("%s: statfs: %w", dir, r.Err)
+	case <-ctx.Done():
+		reason := context.Cause(ctx)
+		if !errors.Is(reason, ErrUnresponsive) {
+			reason = fmt.Errorf("%w in time: %w", ErrUnresponsive, reason)
+		}
+		return unix.Statfs_t{}, reason
 	}
-	return answer, fmt.Errorf("%s: statfs: %w", dir, err)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 )
@@ -50,16 +51,16 @@ func TestTheTableIsReadWhateverOthersMount(t *testing.T) {
 45 43 0:19 / /with\040blank\134040 ro,nosuid shared:1 master:2 - nfs4 [fd00::1]:/v\040v rw,vers=4.2
 46 43 0:20 /sub /plain rw - nfs4 server:/v ro,vers=4.2
 `), 0o600))
-	points, err := readTable(file, nil)
+	points, err := readTable(file, func(*mountinfo.Info) bool { return true })
 	assert.NilError(t, err)
 	assert.Equal(t, len(points), 3)
 	assert.Equal(t, points[0].Source, "", "a mount without a source, which mount-utils cannot read")
-	p, ok := points.at(`/with blank\040`)
-	assert.Assert(t, ok)
+	p := points[1]
+	assert.Equal(t, p.Dir, `/with blank\040`)
 	assert.Equal(t, p.Source, "[fd00::1]:/v v")
 	assert.Assert(t, p.ReadOnly)
 	assert.Equal(t, keptFlags(p), uintptr(unix.MS_NOSUID))
-	p, _ = points.at("/plain")
+	p = points[2]
 	assert.Equal(t, p.Root, "/sub")
 	assert.Assert(t, p.ReadOnly, "its filesystem is")
 	_, err = readTable(filepath.Join(t.TempDir(), "none"), nil)
@@ -69,10 +70,10 @@ func TestTheTableIsReadWhateverOthersMount(t *testing.T) {
 func TestTheMountOnTopIsTheOneThatCounts(t *testing.T) {
 	lower, upper := Point{Dir: "/m", Source: "lower", id: 30, parent: 20}, Point{Dir: "/m", Source: "upper", id: 25, parent: 30}
 	for _, order := range []table{{lower, upper}, {upper, lower}} {
-		p, ok := order.at("/m")
+		p, ok := order.top()
 		assert.Assert(t, ok)
 		assert.Equal(t, p.Source, "upper")
 	}
-	_, ok := table{lower}.at("/other")
+	_, ok := table{}.top()
 	assert.Assert(t, !ok)
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/singleflight"
 )
 
 // Limits are the deadlines of the steps. An earlier deadline of the caller takes precedence.
@@ -39,7 +39,7 @@ type Mounter struct {
 	filesystem Filesystem
 	mountInfo  string
 	log        *slog.Logger
-	probes     probe[unix.Statfs_t]
+	requests   singleflight.Group // of Statfs
 	groups     groupWalks
 }
 
@@ -142,7 +142,7 @@ func (m *Mounter) Lookup(dir string) (Point, error) {
 	if err != nil {
 		return Point{}, err
 	}
-	p, ok := points.at(dir)
+	p, ok := points.top()
 	if !ok {
 		return Point{}, fmt.Errorf("%s: %w", dir, ErrNotMounted)
 	}

@@ -36,14 +36,14 @@ func (p Point) sameAs(other Point) bool { return p.Device == other.Device && p.R
 // table holds all mounts of this mount namespace, in the kernel's order.
 type table []Point
 
-// readTable reads the mounts that keep selects. A nil keep selects all.
+// readTable reads the mounts that keep selects.
 func readTable(file string, keep func(*mountinfo.Info) bool) (table, error) {
 	content, err := readWhole(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), func(i *mountinfo.Info) (skip, stop bool) {
-		return keep != nil && !keep(i), false
+		return !keep(i), false
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
@@ -80,17 +80,10 @@ func readWhole(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// at returns the mount that a path walk to dir reaches: the topmost one of several on one
-// directory.
-func (t table) at(dir string) (Point, bool) {
-	var here table
-	for _, p := range t {
-		if p.Dir == dir {
-			here = append(here, p)
-		}
-	}
-	for _, p := range slices.Backward(here) {
-		if !slices.ContainsFunc(here, func(above Point) bool { return above.parent == p.id && above.id != p.id }) {
+// top returns the mount that a path walk reaches, if all mounts of the table are on one directory.
+func (t table) top() (Point, bool) {
+	for _, p := range slices.Backward(t) {
+		if !slices.ContainsFunc(t, func(above Point) bool { return above.parent == p.id && above.id != p.id }) {
 			return p, true
 		}
 	}
