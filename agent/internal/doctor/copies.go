@@ -16,23 +16,21 @@ const giveUUID = `Before you use the copy: unmount it, run btrfstune -m DEVICE, 
 
 // checkCopies finds copies of the pool on this host. The NFS server of a copy would have the same
 // scope, by which clients identify a server.
-func checkCopies(ctx context.Context, h Host, c config.Config) []Finding {
-	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		uuid := fs.FSID().String()
-		if strings.TrimSpace(read(h.Sys, "fs/btrfs", uuid, "temp_fsid")) == "1" {
-			return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid). This changes "+
-				"the scope of the NFS server, and clients lose their locks", giveUUID)}, nil
-		}
-		devices, err := fs.Devices()
-		if err != nil {
-			return nil, err
-		}
-		same, err := h.Run(ctx, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid) // without its cache, which may be stale
-		if err != nil && same == "" {
-			return []Finding{unknown("blkid does not find the pool")}, nil
-		}
-		return h.judgeCopies(devices, strings.Fields(same)), nil
-	})
+func checkCopies(ctx context.Context, h Host, _ config.Config, fs *btrfs.FS) ([]Finding, error) {
+	uuid := fs.FSID().String()
+	if strings.TrimSpace(read(h.Sys, "fs/btrfs", uuid, "temp_fsid")) == "1" {
+		return []Finding{doubtful("the pool is a copy of another filesystem of this host: the kernel gives it another UUID at each mount (temp_fsid). This changes "+
+			"the scope of the NFS server, and clients lose their locks", giveUUID)}, nil
+	}
+	devices, err := fs.Devices()
+	if err != nil {
+		return nil, err
+	}
+	same, err := h.Run(ctx, "blkid", "-c", "/dev/null", "-o", "device", "-t", "UUID="+uuid) // without its cache, which may be stale
+	if err != nil && same == "" {
+		return []Finding{unknown("blkid does not find the pool")}, nil
+	}
+	return h.judgeCopies(devices, strings.Fields(same)), nil
 }
 
 func (h Host) judgeCopies(devices []btrfs.Device, same []string) []Finding {
@@ -46,10 +44,7 @@ func (h Host) judgeCopies(devices []btrfs.Device, same []string) []Finding {
 			findings = append(findings, doubtful(path+" holds a copy of the pool with the same UUID: clients would confuse its NFS server with this one", giveUUID))
 		}
 	}
-	if len(findings) == 0 {
-		findings = append(findings, good("none on this host"))
-	}
-	return findings
+	return orGood(findings, "none on this host")
 }
 
 // deviceNumber returns 0 for a missing device.

@@ -21,7 +21,7 @@ func TestCopies(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	h, c := imagine(t), settings(pool.Dir)
 	h.Run = run
-	look := func() string { return say(checkCopies(t.Context(), h.Host, c)) }
+	look := func() string { return say(onPool(checkCopies)(t.Context(), h.Host, c)) }
 	assert.Assert(t, is.Contains(look(), "ok: none on this host"))
 
 	image := filepath.Join(t.TempDir(), "copy.img")

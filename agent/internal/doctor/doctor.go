@@ -41,20 +41,22 @@ const checkTimeout = 10 * time.Second
 
 type check struct {
 	name string
-	look func(ctx context.Context, h Host, c config.Config) []Finding
+	look look
 }
+
+type look func(ctx context.Context, h Host, c config.Config) []Finding
 
 var checks = []check{
 	{"version", checkVersion},
 	{"kernel", checkKernel},
 	{"permissions", checkPermissions},
 	{"base path", checkBasePath},
-	{"pool", checkPool},
+	{"pool", onPool(checkPool)},
 	{"mount", checkMount},
-	{"quota", checkQuota},
-	{"space", checkSpace},
-	{"devices", checkDevices},
-	{"copies", checkCopies},
+	{"quota", onPool(checkQuota)},
+	{"space", onPool(checkSpace)},
+	{"devices", onPool(checkDevices)},
+	{"copies", onPool(checkCopies)},
 	{"nfs server", checkServer},
 	{"nfs upcalls", checkUpcalls},
 	{"nfs groups", checkGroups},
@@ -107,6 +109,14 @@ func (r *Report) add(check string, findings []Finding) {
 		}
 		r.Findings = append(r.Findings, f)
 	}
+}
+
+// orGood returns the findings, or that all is well if there are none.
+func orGood(findings []Finding, detail string) []Finding {
+	if len(findings) == 0 {
+		return []Finding{good(detail)}
+	}
+	return findings
 }
 
 func good(detail string) Finding    { return Finding{Status: OK, Detail: detail} }

@@ -296,9 +296,9 @@ func TestPool(t *testing.T) {
 	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "not in /etc/fstab"))
 	h.write("etc/fstab", "/dev/sdx "+pool.Dir+" btrfs noatime 0 0\n")
 	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "ok: "))
-	assert.Assert(t, is.Contains(say(checkQuota(t.Context(), h.Host, c)), "ok: quotas are off: the agent turns"))
-	assert.Assert(t, is.Contains(say(checkSpace(t.Context(), h.Host, c)), "are free"))
-	assert.Assert(t, is.Contains(say(checkDevices(t.Context(), h.Host, c)), "ok: 1, without errors"))
+	assert.Assert(t, is.Contains(say(onPool(checkQuota)(t.Context(), h.Host, c)), "ok: quotas are off: the agent turns"))
+	assert.Assert(t, is.Contains(say(onPool(checkSpace)(t.Context(), h.Host, c)), "are free"))
+	assert.Assert(t, is.Contains(say(onPool(checkDevices)(t.Context(), h.Host, c)), "ok: 1, without errors"))
 
 	out, err := exec.Command("mount", "-o", "remount,ro", pool.Dir).CombinedOutput()
 	assert.NilError(t, err, "%s", out)
@@ -315,7 +315,7 @@ func TestPool(t *testing.T) {
 func TestPoolID(t *testing.T) {
 	pool := testpool.New(t, testpool.Options{})
 	h, c := imagine(t), settings(pool.Dir)
-	look := func() string { return say(checkPool(t.Context(), h.Host, c)) }
+	look := func() string { return say(onPool(checkPool)(t.Context(), h.Host, c)) }
 	says := func(parts ...string) {
 		t.Helper()
 		for _, part := range parts {
@@ -362,7 +362,7 @@ func TestMissingDevice(t *testing.T) {
 	pool.LoseDevice()
 	h, c := imagine(t), settings(pool.Dir)
 	h.Proc = "/proc"
-	assert.Assert(t, is.Contains(say(checkDevices(t.Context(), h.Host, c)), "problem: device 2 is missing\nConnect it, or replace it: btrfs replace start 2"))
+	assert.Assert(t, is.Contains(say(onPool(checkDevices)(t.Context(), h.Host, c)), "problem: device 2 is missing\nConnect it, or replace it: btrfs replace start 2"))
 	assert.Assert(t, is.Contains(say(checkMount(t.Context(), h.Host, c)), "mount option degraded"))
 }
 

@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/kernel"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
@@ -48,13 +50,9 @@ func ThisHost() Host {
 }
 
 func run(ctx context.Context, program string, args ...string) (string, error) {
-	path, err := exec.LookPath(program)
+	path, err := btrfs.FindProgram(program)
 	if err != nil {
-		// A user's PATH may lack the sbin directories.
-		path = "/usr/sbin/" + program
-		if _, missing := exec.LookPath(path); missing != nil {
-			return "", err
-		}
+		return "", err
 	}
 	command := exec.CommandContext(ctx, path, args...)
 	command.Env = append(os.Environ(), "LC_ALL=C")
@@ -103,12 +101,7 @@ func mountOf(proc, path string) (found mount, ok bool) {
 }
 
 func (m mount) has(option string) bool {
-	for have := range strings.SplitSeq(m.options, ",") {
-		if have == option {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Split(m.options, ","), option)
 }
 
 func isBelow(path, dir string) bool {

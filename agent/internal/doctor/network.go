@@ -170,10 +170,7 @@ func checkAgent(ctx context.Context, _ Host, c config.Config) []Finding {
 	for _, condition := range health.Conditions {
 		findings = append(findings, bad(condition.Reason+": "+condition.Message, "See docs/troubleshooting.md."))
 	}
-	if len(findings) == 0 {
-		findings = append(findings, good(fmt.Sprintf("%s, %s", health.Version, health.Status)))
-	}
-	return findings
+	return orGood(findings, fmt.Sprintf("%s, %s", health.Version, health.Status))
 }
 
 // askAgent uses the loopback address if the agent listens on all addresses. The certificate must be

@@ -115,18 +115,15 @@ func (h Host) manageGids() (value string) {
 }
 
 // checkScope: see "Server scope" in docs/architecture.md.
-func checkScope(_ context.Context, h Host, c config.Config) []Finding {
+func checkScope(ctx context.Context, h Host, c config.Config) []Finding {
 	scope, err := h.NFSScope()
 	if err != nil {
 		return []Finding{unknown("reading the NFS server's scope needs Linux 6.10 or newer")}
 	}
-	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
+	return onPool(func(_ context.Context, _ Host, _ config.Config, fs *btrfs.FS) ([]Finding, error) {
 		name, err := os.Hostname()
-		if err != nil {
-			return nil, err
-		}
-		return []Finding{h.judgeScope(scope, nfsd.Scope(fs.FSID()), name, c.NFS.Exporter)}, nil
-	})
+		return []Finding{h.judgeScope(scope, nfsd.Scope(fs.FSID()), name, c.NFS.Exporter)}, err
+	})(ctx, h, c)
 }
 
 func (h Host) judgeScope(scope, want, hostName, exporter string) Finding {
@@ -218,10 +215,7 @@ func checkOtherExports(ctx context.Context, h Host, c config.Config) []Finding {
 	for _, other := range append(others, h.rootsByHand(ctx, others)...) {
 		findings = append(findings, judgeExport(other, c)...)
 	}
-	if len(findings) == 0 {
-		findings = append(findings, good(fmt.Sprintf("%d, none above or below the volumes", len(others))))
-	}
-	return findings
+	return orGood(findings, fmt.Sprintf("%d, none above or below the volumes", len(others)))
 }
 
 // rootsByHand returns exports with fsid=0 from the command line of exportfs.

@@ -39,15 +39,13 @@ func checkBasePath(_ context.Context, _ Host, c config.Config) []Finding {
 }
 
 // checkPool distinguishes the pool from the directory below its mount point, and from another pool.
-func checkPool(_ context.Context, h Host, c config.Config) []Finding {
-	return onPool(c, func(*btrfs.FS) ([]Finding, error) {
-		identity, err := pool.Identify(c.BasePath, h.Etc+"/fstab")
-		if err != nil {
-			do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see docs/operations/pool-id.md."
-			return []Finding{bad(err.Error(), do)}, nil
-		}
-		return []Finding{judgePool(identity, uuid.UUID(c.PoolID), c.BasePath, h.EnvironmentFile)}, nil
-	})
+func checkPool(_ context.Context, h Host, c config.Config, _ *btrfs.FS) ([]Finding, error) {
+	identity, err := pool.Identify(c.BasePath, h.Etc+"/fstab")
+	if err != nil {
+		do := "If findmnt -T " + c.BasePath + " shows the right filesystem: see docs/operations/pool-id.md."
+		return []Finding{bad(err.Error(), do)}, nil
+	}
+	return []Finding{judgePool(identity, uuid.UUID(c.PoolID), c.BasePath, h.EnvironmentFile)}, nil
 }
 
 func judgePool(found pool.Identity, want uuid.UUID, path, settings string) Finding {
@@ -100,10 +98,7 @@ func checkMount(_ context.Context, h Host, c config.Config) []Finding {
 	if m.point != "/" && !h.mountedAtBoot(m.point) {
 		findings = append(findings, doubtful(m.point+" is not in /etc/fstab", "Add it. Otherwise the agent does not start after a reboot."))
 	}
-	if len(findings) == 0 {
-		findings = append(findings, good(m.source+" on "+m.point+" ("+m.options+")"))
-	}
-	return findings
+	return orGood(findings, m.source+" on "+m.point+" ("+m.options+")")
 }
 
 // mountedAtBoot looks in fstab(5) and in the mount units of systemd.mount(5).
@@ -122,27 +117,25 @@ func (h Host) mountedAtBoot(point string) bool {
 	return false
 }
 
-func onPool(c config.Config, look func(*btrfs.FS) ([]Finding, error)) []Finding {
-	fs, err := btrfs.Open(c.BasePath)
-	if c.BasePath == "" || err != nil {
-		return []Finding{unknown("no btrfs filesystem to check")}
+// onPool makes a check of one of the filesystem at the base path.
+func onPool(check func(context.Context, Host, config.Config, *btrfs.FS) ([]Finding, error)) look {
+	return func(ctx context.Context, h Host, c config.Config) []Finding {
+		fs, err := btrfs.Open(c.BasePath)
+		if c.BasePath == "" || err != nil {
+			return []Finding{unknown("no btrfs filesystem to check")}
+		}
+		defer fs.Close()
+		findings, err := check(ctx, h, c, fs)
+		if err != nil {
+			return []Finding{unknown(err.Error())}
+		}
+		return findings
 	}
-	defer fs.Close()
-	findings, err := look(fs)
-	if err != nil {
-		return append(findings, unknown(err.Error()))
-	}
-	return findings
 }
 
-func checkQuota(_ context.Context, _ Host, c config.Config) []Finding {
-	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		quota, err := fs.Quota()
-		if err != nil {
-			return nil, err
-		}
-		return []Finding{judgeQuota(quota, c.QuotaMode)}, nil
-	})
+func checkQuota(_ context.Context, _ Host, c config.Config, fs *btrfs.FS) ([]Finding, error) {
+	quota, err := fs.Quota()
+	return []Finding{judgeQuota(quota, c.QuotaMode)}, err
 }
 
 func judgeQuota(quota btrfs.QuotaStatus, wanted string) Finding {
@@ -169,14 +162,9 @@ const (
 	keptFreeBytes = 16 << 20 // the agent refuses new volumes below: docs/operations/full-pool.md
 )
 
-func checkSpace(_ context.Context, _ Host, c config.Config) []Finding {
-	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		space, err := fs.Space()
-		if err != nil {
-			return nil, err
-		}
-		return []Finding{judgeSpace(space)}, nil
-	})
+func checkSpace(_ context.Context, _ Host, _ config.Config, fs *btrfs.FS) ([]Finding, error) {
+	space, err := fs.Space()
+	return []Finding{judgeSpace(space)}, err
 }
 
 func judgeSpace(s btrfs.Space) Finding {
@@ -193,14 +181,9 @@ func judgeSpace(s btrfs.Space) Finding {
 	return good(detail)
 }
 
-func checkDevices(_ context.Context, _ Host, c config.Config) []Finding {
-	return onPool(c, func(fs *btrfs.FS) ([]Finding, error) {
-		devices, err := fs.Devices()
-		if err != nil {
-			return nil, err
-		}
-		return judgeDevices(devices), nil
-	})
+func checkDevices(_ context.Context, _ Host, _ config.Config, fs *btrfs.FS) ([]Finding, error) {
+	devices, err := fs.Devices()
+	return judgeDevices(devices), err
 }
 
 func judgeDevices(devices []btrfs.Device) []Finding {
@@ -215,8 +198,5 @@ func judgeDevices(devices []btrfs.Device) []Finding {
 				"Look at dmesg and smartctl -a "+d.Path+"; btrfs-nfs-agent task start scrub; after the repair: btrfs device stats -z BASE_PATH"))
 		}
 	}
-	if len(findings) == 0 {
-		findings = append(findings, good(fmt.Sprintf("%d, without errors", len(devices))))
-	}
-	return findings
+	return orGood(findings, fmt.Sprintf("%d, without errors", len(devices)))
 }

@@ -7,7 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -98,16 +98,12 @@ func (h Host) hasModule(release, name string) bool {
 
 // older compares the first two numbers of releases.
 func older(release, than string) bool {
-	a, b := numbers(release), numbers(than)
-	return a[0] < b[0] || a[0] == b[0] && a[1] < b[1]
+	return slices.Compare(numbers(release), numbers(than)) < 0
 }
 
-func numbers(release string) (out [2]int) {
-	for i, part := range strings.SplitN(release, ".", 3) {
-		if i < len(out) {
-			out[i], _ = strconv.Atoi(strings.TrimRight(part, "-+abcdefghijklmnopqrstuvwxyz"))
-		}
-	}
+func numbers(release string) []int {
+	out := make([]int, 2)
+	_, _ = fmt.Sscanf(release, "%d.%d", &out[0], &out[1]) // 0 if it is no number
 	return out
 }
 
