@@ -15,7 +15,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 )
 
 // state is the original state of an item, stored in keptDir as JSON.
@@ -54,7 +54,7 @@ func (i *Item) apply(base string) error {
 	defer dir.Close()
 	refs := i.old.adoptedRefs()
 	for _, r := range refs {
-		i.before.Refs = append(i.before.Refs, r.file())
+		i.before.Refs = append(i.before.Refs, r.FileName())
 	}
 	// In this order, the older agent finds its metadata until the last step. The original state is
 	// stored before that.
@@ -76,7 +76,7 @@ func (i *Item) apply(base string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(dir, metadataFile, content)
+	return writeFile(dir, ondisk.MetadataFile, content)
 }
 
 func (i *Item) open(base string) (*os.File, error) {
@@ -92,7 +92,7 @@ func (i *Item) setReadOnly(dir *os.File, readOnly bool) error {
 	if !i.before.Writable {
 		return nil
 	}
-	data, err := beneath.OpenDir(dir, agentapi.DataDir)
+	data, err := beneath.OpenDir(dir, ondisk.DataDir)
 	if err != nil {
 		return err
 	}
@@ -100,24 +100,24 @@ func (i *Item) setReadOnly(dir *os.File, readOnly bool) error {
 	return btrfs.SetReadOnly(data, readOnly)
 }
 
-func writeRefs(dir *os.File, refs []ref) error {
+func writeRefs(dir *os.File, refs []ondisk.Ref) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	if err := unix.Mkdirat(int(dir.Fd()), clientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make %s: %w", clientsDir, err)
+	if err := unix.Mkdirat(int(dir.Fd()), ondisk.ClientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make %s: %w", ondisk.ClientsDir, err)
 	}
-	clients, err := beneath.OpenDir(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
 	if err != nil {
 		return err
 	}
 	defer clients.Close()
 	for _, r := range refs {
-		content, err := encode(r)
+		content, err := r.Encode()
 		if err != nil {
 			return err
 		}
-		if err := writeFile(clients, r.file(), content); err != nil {
+		if err := writeFile(clients, r.FileName(), content); err != nil {
 			return err
 		}
 	}
@@ -196,7 +196,7 @@ func (i *Item) undo(base, kept string) error {
 	defer dir.Close()
 	// If it is still immutable, the migration was interrupted before it, or the undo after it.
 	if now, err := immutable(dir); err != nil || !now {
-		if err := writeFile(dir, metadataFile, []byte(i.before.Content)); err != nil {
+		if err := writeFile(dir, ondisk.MetadataFile, []byte(i.before.Content)); err != nil {
 			return err
 		}
 	}
@@ -215,7 +215,7 @@ func (i *Item) undo(base, kept string) error {
 }
 
 func (i *Item) removeRefs(dir *os.File) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -229,7 +229,7 @@ func (i *Item) removeRefs(dir *os.File) error {
 		}
 	}
 	// References that were created since keep the directory, and the older agent ignores it.
-	_ = unix.Unlinkat(int(dir.Fd()), clientsDir, unix.AT_REMOVEDIR)
+	_ = unix.Unlinkat(int(dir.Fd()), ondisk.ClientsDir, unix.AT_REMOVEDIR)
 	return nil
 }
 
@@ -250,7 +250,7 @@ func commit(base string) error {
 
 // immutable reads the flag of the metadata in dir.
 func immutable(dir *os.File) (bool, error) {
-	file, err := beneath.OpenFile(dir, metadataFile)
+	file, err := beneath.OpenFile(dir, ondisk.MetadataFile)
 	if err != nil {
 		return false, err
 	}
@@ -259,7 +259,7 @@ func immutable(dir *os.File) (bool, error) {
 }
 
 func setImmutable(dir *os.File, on bool) error {
-	file, err := beneath.OpenFile(dir, metadataFile)
+	file, err := beneath.OpenFile(dir, ondisk.MetadataFile)
 	if err != nil {
 		return err
 	}

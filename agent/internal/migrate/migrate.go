@@ -15,18 +15,12 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-const (
-	metadataFile = "metadata.json"
-	snapshotsDir = "snapshots"
-	clientsDir   = "clients"
-	keptDir      = ".agent/migration" // relative to the base directory: the original state
-
-	temporarySuffix = ".new" // the agent removes such remains of an interrupted write
-)
+// keptDir holds the original state. It is relative to the base directory.
+const keptDir = ".agent/migration"
 
 // Item is one volume or snapshot of the older agent.
 type Item struct {
@@ -81,7 +75,7 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 	if err != nil {
 		return err
 	}
-	snapshots, err := directories(root, filepath.Join(tenant, snapshotsDir))
+	snapshots, err := directories(root, filepath.Join(tenant, ondisk.SnapshotsDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -98,7 +92,7 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 	return nil
 }
 
-// directories returns the names in the directory that can belong to an agent, without snapshotsDir.
+// directories returns the names in the directory that can belong to an agent, without ondisk.SnapshotsDir.
 func directories(root *os.File, path string) ([]string, error) {
 	dir, err := beneath.OpenDir(root, path)
 	if err != nil {
@@ -121,7 +115,7 @@ func directories(root *os.File, path string) ([]string, error) {
 
 func (i *Item) path() string {
 	if i.Snapshot {
-		return filepath.Join(i.Tenant, snapshotsDir, i.Name)
+		return filepath.Join(i.Tenant, ondisk.SnapshotsDir, i.Name)
 	}
 	return filepath.Join(i.Tenant, i.Name)
 }
@@ -133,7 +127,7 @@ func (p *Plan) look(root *os.File, item Item) {
 	var content []byte
 	if err == nil {
 		defer dir.Close()
-		content, err = beneath.ReadFile(dir, metadataFile)
+		content, err = beneath.ReadFile(dir, ondisk.MetadataFile)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return // another directory: the agent will report it
@@ -143,7 +137,7 @@ func (p *Plan) look(root *os.File, item Item) {
 	}
 	if err == nil {
 		if err = json.Unmarshal(content, &probe); err != nil {
-			err = fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+			err = fmt.Errorf("%s cannot be read: %w", ondisk.MetadataFile, err)
 		}
 	}
 	if err == nil && probe.Version != nil {
@@ -163,7 +157,7 @@ func (p *Plan) look(root *os.File, item Item) {
 // read parses the older metadata, and checks the data.
 func (i *Item) read(dir *os.File, content []byte) error {
 	if err := json.Unmarshal(content, &i.old); err != nil {
-		return fmt.Errorf("%s cannot be read: %w", metadataFile, err)
+		return fmt.Errorf("%s cannot be read: %w", ondisk.MetadataFile, err)
 	}
 	if err := i.old.validate(i.Name, i.Snapshot); err != nil {
 		return err
@@ -171,7 +165,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 	if err := i.checkClients(dir); err != nil {
 		return err
 	}
-	data, err := beneath.OpenDir(dir, agentapi.DataDir)
+	data, err := beneath.OpenDir(dir, ondisk.DataDir)
 	if err != nil {
 		return err
 	}
@@ -192,7 +186,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 // older agent has none. With other references, this agent would export the volume to any client
 // that a client has named in one.
 func (i *Item) checkClients(dir *os.File) error {
-	clients, err := beneath.OpenDir(dir, clientsDir)
+	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -205,17 +199,17 @@ func (i *Item) checkClients(dir *os.File) error {
 		return err
 	}
 	for _, name := range names {
-		if !slices.ContainsFunc(i.old.adoptedRefs(), func(r ref) bool { return r.file() == strings.TrimSuffix(name, temporarySuffix) }) {
-			return fmt.Errorf("%s/%s is of no client in %s: remove it", clientsDir, name, metadataFile)
+		if !slices.ContainsFunc(i.old.adoptedRefs(), func(r ondisk.Ref) bool { return r.FileName() == strings.TrimSuffix(name, ondisk.TemporarySuffix) }) {
+			return fmt.Errorf("%s/%s is of no client in %s: remove it", ondisk.ClientsDir, name, ondisk.MetadataFile)
 		}
 	}
 	return nil
 }
 
 func (i *Item) plan(info btrfs.SubvolumeInfo) {
-	i.Steps = append(i.Steps, fmt.Sprintf("keep %s as it is in %s, for --undo", metadataFile, keptDir))
+	i.Steps = append(i.Steps, fmt.Sprintf("keep %s as it is in %s, for --undo", ondisk.MetadataFile, keptDir))
 	if i.before.Immutable {
-		i.Steps = append(i.Steps, "take the immutable attribute from "+metadataFile)
+		i.Steps = append(i.Steps, "take the immutable attribute from "+ondisk.MetadataFile)
 	}
 	if i.before.Writable {
 		i.Steps = append(i.Steps, "make the snapshot's data read-only")
@@ -223,6 +217,6 @@ func (i *Item) plan(info btrfs.SubvolumeInfo) {
 	for _, client := range i.old.refs() {
 		i.Steps = append(i.Steps, "write the export to "+client.IP+" as a reference of its own")
 	}
-	i.Steps = append(i.Steps, fmt.Sprintf("write %s anew: version 1, subvolume %s, size %d", metadataFile, info.UUID, i.old.SizeBytes))
+	i.Steps = append(i.Steps, fmt.Sprintf("write %s anew: version 1, subvolume %s, size %d", ondisk.MetadataFile, info.UUID, i.old.SizeBytes))
 	i.before.uuid = info.UUID
 }

@@ -2,18 +2,17 @@ package migrate
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -32,7 +31,7 @@ type older struct {
 	Exports      []olderRef        `json:"exports"` // the name of Clients in some versions
 	CreatedAt    time.Time         `json:"created_at"`
 	UpdatedAt    time.Time         `json:"updated_at"`
-	LastAttachAt *time.Time        `json:"last_attach_at"`
+	LastAttachAt time.Time         `json:"last_attach_at"`
 	Volume       string            `json:"volume"` // of a snapshot
 }
 
@@ -49,11 +48,11 @@ const defaultMode = "2770" // the old and new default of AGENT_DEFAULT_DATA_MODE
 func (o older) validate(name string, snapshot bool) error {
 	switch {
 	case o.Name != name:
-		return fmt.Errorf("%s is that of %q", metadataFile, o.Name)
+		return fmt.Errorf("%s is that of %q", ondisk.MetadataFile, o.Name)
 	case o.SizeBytes < 0 || o.QuotaBytes < 0:
-		return fmt.Errorf("%s has a negative size", metadataFile)
+		return fmt.Errorf("%s has a negative size", ondisk.MetadataFile)
 	case snapshot && o.Volume == "":
-		return fmt.Errorf("%s does not say of which volume the snapshot is", metadataFile)
+		return fmt.Errorf("%s does not say of which volume the snapshot is", ondisk.MetadataFile)
 	}
 	if mode, err := strconv.ParseUint(cmp.Or(o.Mode, defaultMode), 8, 32); err != nil || mode > 0o7777 {
 		return fmt.Errorf("mode %q is not octal text from 0 to 7777", o.Mode)
@@ -66,58 +65,23 @@ func (o older) validate(name string, snapshot bool) error {
 	return nil
 }
 
-// metadata is the form of this agent, version 1: docs/architecture.md, "On disk".
-type metadata struct {
-	Version      int               `json:"version"`
-	Name         string            `json:"name"`
-	UUID         uuid.UUID         `json:"uuid"`
-	SizeBytes    int64             `json:"size_bytes"`
-	QuotaBytes   int64             `json:"quota_bytes"`
-	NoCOW        bool              `json:"nocow"`
-	Compression  string            `json:"compression"`
-	UID          int64             `json:"uid"`
-	GID          int64             `json:"gid"`
-	Mode         string            `json:"mode"`
-	Labels       map[string]string `json:"labels,omitempty"`
-	Volume       string            `json:"volume,omitempty"`
-	CreatedAt    time.Time         `json:"created_at"`
-	UpdatedAt    time.Time         `json:"updated_at"`
-	LastAttachAt *time.Time        `json:"last_attach_at,omitempty"`
-}
-
-func (o older) adopted(data uuid.UUID) metadata {
-	return metadata{
+// adopted returns the metadata in the form of this agent, version 1: docs/architecture.md, "On
+// disk".
+func (o older) adopted(data uuid.UUID) ondisk.Metadata {
+	return ondisk.Metadata{
 		Version: 1, Name: o.Name, UUID: data, SizeBytes: o.SizeBytes, QuotaBytes: cmp.Or(o.QuotaBytes, o.SizeBytes), NoCOW: o.NoCOW, Compression: o.Compression,
-		UID: o.UID, GID: o.GID, Mode: cmp.Or(o.Mode, defaultMode), Labels: o.Labels, Volume: o.Volume,
+		UID: o.UID, GID: o.GID, Mode: cmp.Or(o.Mode, defaultMode), Labels: labels.Of(o.Labels), Volume: o.Volume,
 		CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt, LastAttachAt: o.LastAttachAt,
 	}
 }
 
-// ref is a reference file of this agent.
-type ref struct {
-	Client    netip.Addr        `json:"client"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	CreatedAt time.Time         `json:"created_at"`
-}
-
-// file returns the name that this agent gives a reference: a hash of client and labels.
-func (r ref) file() string {
-	var key strings.Builder
-	key.WriteString(r.Client.String())
-	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
-		fmt.Fprintf(&key, "\x00%s=%s", k, r.Labels[k])
-	}
-	sum := sha256.Sum256([]byte(key.String()))
-	return hex.EncodeToString(sum[:16]) + ".json"
-}
-
-func (o older) adoptedRefs() []ref {
-	var refs []ref
+func (o older) adoptedRefs() []ondisk.Ref {
+	var refs []ondisk.Ref
 	for _, old := range o.refs() {
 		address, _ := netip.ParseAddr(old.IP) // validated
-		labels := map[string]string{agentapi.MigratedLabel: "true"}
-		maps.Copy(labels, old.Labels)
-		refs = append(refs, ref{Client: address.Unmap(), Labels: labels, CreatedAt: old.CreatedAt})
+		set := map[string]string{agentapi.MigratedLabel: "true"}
+		maps.Copy(set, old.Labels)
+		refs = append(refs, ondisk.Ref{Client: address.Unmap(), Labels: labels.Of(set), CreatedAt: old.CreatedAt})
 	}
 	return refs
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 )
 
 // The older agent exported the directory above the data. While root reads and writes there, a
@@ -15,7 +17,7 @@ import (
 // writeFile replaces name, of any type, by a file. Users who could read a file there can read the
 // new one.
 func writeFile(dir *os.File, name string, content []byte) error {
-	temporary := name + temporarySuffix
+	temporary := name + ondisk.TemporarySuffix
 	if err := remove(dir, temporary); err != nil {
 		return err
 	}
