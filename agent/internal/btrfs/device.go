@@ -56,7 +56,7 @@ func (fs *FS) Devices() ([]Device, error) {
 	for _, args := range raw {
 		device := Device{
 			ID:             args.DevID,
-			Path:           cString(args.Path[:]),
+			Path:           unix.ByteSliceToString(args.Path[:]),
 			SizeBytes:      args.TotalBytes,
 			AllocatedBytes: args.BytesUsed,
 		}

@@ -3,6 +3,7 @@ package btrfs
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,10 +55,8 @@ func checkName(name string) error {
 	case len(name) > maxName:
 		return unix.ENAMETOOLONG
 	}
-	for i := range len(name) {
-		if name[i] == '/' || name[i] == 0 {
-			return unix.EINVAL
-		}
+	if strings.ContainsAny(name, "/\x00") {
+		return unix.EINVAL
 	}
 	return nil
 }

@@ -48,15 +48,9 @@ func flushFile(f *os.File) error {
 // (fs/btrfs/file.c).
 func writeOut(f *os.File) error {
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-	var callErr error
-	err := withFD(f, func(fd uintptr) {
-		for range 2 {
-			if callErr = unix.SyncFileRange(int(fd), 0, 0, all); callErr != nil {
-				return
-			}
-		}
+	return withFD(f, func(fd int) error {
+		return errors.Join(unix.SyncFileRange(fd, 0, 0, all), unix.SyncFileRange(fd, 0, 0, all))
 	})
-	return errors.Join(err, callErr)
 }
 
 // fiemap is struct fiemap of linux/fiemap.h with room for two extents, one more than an inline file

@@ -113,25 +113,18 @@ func onBtrfs(f *os.File) error {
 
 func statfs(f *os.File) (unix.Statfs_t, error) {
 	var stat unix.Statfs_t
-	var callErr error
-	err := withFD(f, func(fd uintptr) {
-		for {
-			if callErr = unix.Fstatfs(int(fd), &stat); !errors.Is(callErr, unix.EINTR) {
-				return
-			}
-		}
-	})
-	return stat, errors.Join(err, callErr)
+	err := withFD(f, func(fd int) error { return unix.Fstatfs(fd, &stat) })
+	return stat, err
 }
 
 // reopen returns a duplicate of the descriptor of f.
 func reopen(f *os.File) (*os.File, error) {
 	var own int
-	var callErr error
-	err := withFD(f, func(fd uintptr) {
-		own, callErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	err := withFD(f, func(fd int) (err error) {
+		own, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
 	})
-	if err = errors.Join(err, callErr); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(own), f.Name()), nil

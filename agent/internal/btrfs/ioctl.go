@@ -1,6 +1,7 @@
 package btrfs
 
 import (
+	"errors"
 	"os"
 	"unsafe"
 
@@ -208,43 +209,32 @@ const (
 // ioctl calls the kernel on f. A concurrent Close of f waits, so that the descriptor number is not
 // reused during the call.
 func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
-	var errno unix.Errno
-	err := withFD(f, func(fd uintptr) {
+	return withFD(f, func(fd int) error {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+}
+
+// withFD passes the descriptor of f to call, and keeps it open meanwhile. It repeats a call that a
+// signal interrupts. Unlike f.Fd() it does not change the blocking mode of the descriptor.
+func withFD(f *os.File, call func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var callErr error
+	err = conn.Control(func(fd uintptr) {
 		for {
-			_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, request, uintptr(arg))
-			if errno != unix.EINTR {
+			if callErr = call(int(fd)); !errors.Is(callErr, unix.EINTR) {
 				return
 			}
 		}
 	})
 	if err != nil {
-		return err
-	}
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// withFD passes the descriptor of f to use, and keeps it open during the call. Unlike f.Fd() it
-// does not change the blocking mode of the descriptor.
-func withFD(f *os.File, use func(fd uintptr)) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if err := conn.Control(use); err != nil {
 		return os.ErrClosed // the only possible cause; poll.ErrFileClosing is not exported
 	}
-	return nil
-}
-
-// cString returns the bytes before the first NUL byte.
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
+	return callErr
 }

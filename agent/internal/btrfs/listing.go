@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 // SubvolumeRef is one subvolume of a filesystem, as the tree of roots shows it.
@@ -139,5 +140,5 @@ func lookupDirectory(f *os.File, subvolume, inode uint64) (string, error) {
 	if err := ioctl(f, iocInoLookup, unsafe.Pointer(&args)); err != nil {
 		return "", err
 	}
-	return cString(args.Name[:]), nil
+	return unix.ByteSliceToString(args.Name[:]), nil
 }

@@ -32,7 +32,7 @@ func setCompression(f *os.File, value string) error {
 		return unix.EINVAL
 	}
 	if value == "" {
-		err := withXattr(f, func(fd int) error { return unix.Fremovexattr(fd, compressionXattr) })
+		err := withFD(f, func(fd int) error { return unix.Fremovexattr(fd, compressionXattr) })
 		if errors.Is(err, unix.ENODATA) {
 			return nil
 		}
@@ -41,14 +41,14 @@ func setCompression(f *os.File, value string) error {
 	if noCOW, err := NoCOW(f); err != nil || noCOW && value != "none" {
 		return errors.Join(err, unix.EINVAL)
 	}
-	return withXattr(f, func(fd int) error { return unix.Fsetxattr(fd, compressionXattr, []byte(value), 0) })
+	return withFD(f, func(fd int) error { return unix.Fsetxattr(fd, compressionXattr, []byte(value), 0) })
 }
 
 // Compression returns the value of SetCompression, or "" if none is set.
 func Compression(f *os.File) (string, error) {
 	value := make([]byte, 32) // the longest valid value has 7 bytes
 	n := 0
-	err := withXattr(f, func(fd int) (err error) {
+	err := withFD(f, func(fd int) (err error) {
 		n, err = unix.Fgetxattr(fd, compressionXattr, value)
 		return err
 	})
@@ -94,21 +94,17 @@ func setInodeFlag(f *os.File, flag uint32, on bool) error {
 	if wanted == flags {
 		return nil
 	}
-	var callErr error
-	err = withFD(f, func(fd uintptr) {
-		callErr = unix.IoctlSetPointerInt(int(fd), unix.FS_IOC_SETFLAGS, int(wanted))
-	})
-	return errors.Join(err, callErr)
+	return withFD(f, func(fd int) error { return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(wanted)) })
 }
 
 func inodeFlags(f *os.File) (uint32, error) {
 	var flags uint32
-	var callErr error
-	err := withFD(f, func(fd uintptr) {
+	err := withFD(f, func(fd int) (err error) {
 		// The kernel reads and writes 32 bits, although the ioctl number encodes a long.
-		flags, callErr = unix.IoctlGetUint32(int(fd), unix.FS_IOC_GETFLAGS)
+		flags, err = unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+		return err
 	})
-	return flags, errors.Join(err, callErr)
+	return flags, err
 }
 
 func validCompression(value string) bool {
@@ -122,10 +118,4 @@ func validCompression(value string) bool {
 	}
 	n, err := strconv.Atoi(level)
 	return err == nil && 1 <= n && n <= maxLevel && strconv.Itoa(n) == level
-}
-
-func withXattr(f *os.File, call func(fd int) error) error {
-	var callErr error
-	err := withFD(f, func(fd uintptr) { callErr = call(int(fd)) })
-	return errors.Join(err, callErr)
 }

@@ -58,12 +58,10 @@ func snapshot(source, dir *os.File, name string, readOnly bool) error {
 		args.Flags |= subvolReadOnly
 	}
 	copy(args.Name[:], name)
-	var callErr error
-	err := withFD(source, func(fd uintptr) {
+	return withFD(source, func(fd int) error {
 		args.FD = int64(fd)
-		callErr = ioctl(dir, iocSnapCreateV2, unsafe.Pointer(&args))
+		return ioctl(dir, iocSnapCreateV2, unsafe.Pointer(&args))
 	})
-	return errors.Join(err, callErr)
 }
 
 // Subvolume describes the subvolume with the root directory f. For other files it returns
@@ -140,7 +138,6 @@ func requireSubvolume(f *os.File) error {
 
 func stat(f *os.File) (inode uint64, isDir bool, err error) {
 	var st unix.Stat_t
-	var callErr error
-	err = withFD(f, func(fd uintptr) { callErr = unix.Fstat(int(fd), &st) })
-	return st.Ino, st.Mode&unix.S_IFMT == unix.S_IFDIR, errors.Join(err, callErr)
+	err = withFD(f, func(fd int) error { return unix.Fstat(fd, &st) })
+	return st.Ino, st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
