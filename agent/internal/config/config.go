@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -224,10 +225,8 @@ func validateAddress(name, value string, mayBeEmpty bool) error {
 }
 
 func oneOf(name, value string, known ...string) error {
-	for _, k := range known {
-		if value == k {
-			return nil
-		}
+	if slices.Contains(known, value) {
+		return nil
 	}
 	return fmt.Errorf("%s is %q, it must be one of %s", name, value, strings.Join(known, ", "))
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -14,19 +15,12 @@ import (
 // and control characters become three octal digits. Both decode any byte in this form. The kernel
 // itself escapes only some of these (qword_add in net/sunrpc/cache.c).
 func Quote(word string) string {
-	quoted := 0
-	for i := range len(word) {
-		if special(word[i]) {
-			quoted++
-		}
-	}
-	if quoted == 0 {
+	if !strings.ContainsFunc(word, special) {
 		return word
 	}
 	var out strings.Builder
-	out.Grow(len(word) + 3*quoted)
 	for i := range len(word) {
-		if c := word[i]; special(c) {
+		if c := word[i]; special(rune(c)) {
 			fmt.Fprintf(&out, `\%03o`, c)
 		} else {
 			out.WriteByte(c)
@@ -35,7 +29,7 @@ func Quote(word string) string {
 	return out.String()
 }
 
-func special(c byte) bool {
+func special(c rune) bool {
 	return c <= ' ' || c == 0x7f || c == '\\' || c == '"' || c == '#'
 }
 
@@ -58,47 +52,31 @@ func Unquote(word string) (string, error) {
 
 // UnquoteOctal is the inverse of Quote only, for files in which \x does not start a binary word.
 func UnquoteOctal(word string) (string, error) {
-	if !strings.Contains(word, `\`) {
+	plain, rest, quoted := strings.Cut(word, `\`)
+	if !quoted {
 		return word, nil
 	}
-	out := make([]byte, 0, len(word))
-	for i := 0; i < len(word); i++ {
-		if word[i] != '\\' {
-			out = append(out, word[i])
-			continue
-		}
-		if i+3 >= len(word) {
+	out := strings.Builder{}
+	for ; quoted; plain, rest, quoted = strings.Cut(rest, `\`) {
+		out.WriteString(plain)
+		value, err := strconv.ParseUint(rest[:min(len(rest), 3)], 8, 8)
+		if err != nil || len(rest) < 3 {
 			return "", fmt.Errorf("%w in %q", errQuoting, word)
 		}
-		value := 0
-		for _, digit := range []byte(word[i+1 : i+4]) {
-			if digit < '0' || digit > '7' {
-				return "", fmt.Errorf("%w in %q", errQuoting, word)
-			}
-			value = value<<3 | int(digit-'0')
-		}
-		if value > 0xff {
-			return "", fmt.Errorf("%w in %q", errQuoting, word)
-		}
-		out = append(out, byte(value))
-		i += 3
+		out.WriteByte(byte(value))
+		rest = rest[3:]
 	}
-	return string(out), nil
+	return out.String() + plain, nil
 }
 
 // Words splits one message into unquoted words.
 func Words(line string) ([]string, error) {
-	fields := strings.Split(strings.TrimSuffix(line, "\n"), " ")
-	words := fields[:0]
-	for _, field := range fields {
-		if field == "" {
-			continue
-		}
-		word, err := Unquote(field)
-		if err != nil {
+	words := strings.FieldsFunc(strings.TrimSuffix(line, "\n"), func(c rune) bool { return c == ' ' })
+	for i, word := range words {
+		var err error
+		if words[i], err = Unquote(word); err != nil {
 			return nil, err
 		}
-		words = append(words, word)
 	}
 	return words, nil
 }
