@@ -98,11 +98,11 @@ func ParseURL(s string) (*url.URL, error) {
 	case err != nil:
 		return nil, fmt.Errorf("agent URL %q: %w", s, err)
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("agent URL %q must begin with http:// or https://", s)
+		return nil, fmt.Errorf("agent URL must begin with http:// or https://, got %q", s)
 	case u.Hostname() == "":
-		return nil, fmt.Errorf("agent URL %q names no host", s)
+		return nil, fmt.Errorf("agent URL must name a host, got %q", s)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("agent URL %q must hold only scheme, host, port and path", u.Redacted())
+		return nil, fmt.Errorf("agent URL must have only scheme, host, port and path, got %q", u.Redacted())
 	}
 	return u, nil
 }
@@ -201,7 +201,7 @@ func decode(operation string, answer *http.Response, body []byte, out any) error
 		return agentapi.Errorf(agentapi.InternalError, "%s: the answer is not JSON (Content-Type %q): is this an agent?", operation, answer.Header.Get("Content-Type"))
 	}
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(out); err != nil {
-		return agentapi.Errorf(agentapi.InternalError, "%s: the answer cannot be read: %w", operation, err)
+		return agentapi.Errorf(agentapi.InternalError, "%s: read the answer: %w", operation, err)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func (f TLSFiles) config() (*tls.Config, error) {
 	if f.CA != "" {
 		var err error
 		if config.RootCAs, err = Authorities(f.CA); err != nil {
-			return nil, fmt.Errorf("CA file: %w", err)
+			return nil, fmt.Errorf("read CA file: %w", err)
 		}
 	}
 	if (f.Cert == "") != (f.Key == "") {
@@ -42,7 +42,7 @@ func (f TLSFiles) config() (*tls.Config, error) {
 func (f TLSFiles) certificate() (*tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
 	if err != nil {
-		return nil, fmt.Errorf("client certificate: %w", err)
+		return nil, fmt.Errorf("read client certificate: %w", err)
 	}
 	return &pair, nil
 }

@@ -21,16 +21,16 @@ func ParseEndpoint(endpoint string) (network, address string, err error) {
 	case strings.HasPrefix(endpoint, "/"):
 		scheme, rest = "unix", endpoint
 	case !found:
-		return "", "", fmt.Errorf("endpoint %q must be unix:///path or tcp://host:port", endpoint)
+		return "", "", fmt.Errorf("endpoint must be unix:///path or tcp://host:port, got %q", endpoint)
 	}
 	address = strings.TrimPrefix(rest, "//")
 	switch {
 	case scheme != "unix" && scheme != "tcp":
-		return "", "", fmt.Errorf("endpoint %q must be unix:///path or tcp://host:port", endpoint)
+		return "", "", fmt.Errorf("endpoint must be unix:///path or tcp://host:port, got %q", endpoint)
 	case address == "":
-		return "", "", fmt.Errorf("endpoint %q names no address", endpoint)
+		return "", "", fmt.Errorf("endpoint must name an address, got %q", endpoint)
 	case scheme == "unix" && len(address) > maxSocketPath:
-		return "", "", fmt.Errorf("endpoint %q: the path is %d bytes long, the limit is %d", endpoint, len(address), maxSocketPath)
+		return "", "", fmt.Errorf("endpoint must have a path of at most %d bytes, got %q", maxSocketPath, endpoint)
 	}
 	return scheme, address, nil
 }
@@ -68,10 +68,10 @@ func removeStale(path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s is there and is no socket", path)
+		return fmt.Errorf("%s must be a socket, and is another file", path)
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return errors.Join(fmt.Errorf("another process serves on %s", path), conn.Close())
+		return errors.Join(fmt.Errorf("another process is serving on %s", path), conn.Close())
 	}
 	return os.Remove(path)
 }

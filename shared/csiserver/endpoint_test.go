@@ -30,8 +30,8 @@ func TestParseEndpoint(t *testing.T) {
 		"":                                    "must be unix:///path",
 		"csi.sock":                            "must be unix:///path",
 		"http://localhost:1":                  "must be unix:///path",
-		"unix://":                             "names no address",
-		"unix:///" + strings.Repeat("x", 107): "the limit is 107",
+		"unix://":                             "must name an address",
+		"unix:///" + strings.Repeat("x", 107): "at most 107 bytes",
 	} {
 		_, _, err := csiserver.ParseEndpoint(endpoint)
 		assert.ErrorContains(t, err, want)
@@ -54,7 +54,7 @@ func TestListenRemovesOnlyAStaleSocket(t *testing.T) {
 
 	assert.NilError(t, os.WriteFile(path, []byte("data"), 0o600))
 	_, err = csiserver.Listen("unix://" + path)
-	assert.ErrorContains(t, err, "is no socket")
+	assert.ErrorContains(t, err, "must be a socket")
 	content, err := os.ReadFile(path)
 	assert.NilError(t, err)
 	assert.Equal(t, string(content), "data")
@@ -62,9 +62,9 @@ func TestListenRemovesOnlyAStaleSocket(t *testing.T) {
 
 func TestNewLoggerRefusesWhatItDoesNotKnow(t *testing.T) {
 	_, err := csiserver.NewLogger(io.Discard, "loud", "text")
-	assert.ErrorContains(t, err, `log level "loud"`)
+	assert.ErrorContains(t, err, `log level must be debug, info, warn or error, got "loud"`)
 	_, err = csiserver.NewLogger(io.Discard, "info", "xml")
-	assert.ErrorContains(t, err, `log format "xml"`)
+	assert.ErrorContains(t, err, `log format must be text, json or logfmt, got "xml"`)
 	_, err = csiserver.NewLogger(io.Discard, "", "")
 	assert.NilError(t, err)
 }

@@ -80,7 +80,7 @@ func recoverPanics(logger *slog.Logger) grpc.UnaryServerInterceptor {
 		defer func() {
 			if cause := recover(); cause != nil {
 				logger.Error("panic", "request_id", RequestID(ctx), "method", info.FullMethod, "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
-				answer, err = nil, status.Errorf(codes.Internal, "%s failed unexpectedly; see the log, request ID %s", info.FullMethod, RequestID(ctx))
+				answer, err = nil, status.Errorf(codes.Internal, "%s failed unexpectedly: see the log, request ID %s", info.FullMethod, RequestID(ctx))
 			}
 		}()
 		return next(ctx, request)

@@ -66,7 +66,7 @@ func Serve(ctx context.Context, o Options) error {
 		return nil
 	})
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("serving %s: %w", o.Endpoint, err)
+		return fmt.Errorf("serve %s: %w", o.Endpoint, err)
 	}
 	return nil
 }
@@ -85,7 +85,7 @@ func drain(server *grpc.Server, o Options) {
 	select {
 	case <-drained:
 	case <-time.After(bound):
-		o.Logger.Warn("calls were still under way when the drain ended; they are cut off", "timeout", bound)
+		o.Logger.Warn("canceled calls that were still running at the end of the drain", "timeout", bound)
 		server.Stop() // cancels the contexts of the calls, so that GracefulStop returns
 		<-drained
 	}

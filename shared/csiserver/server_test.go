@@ -225,7 +225,7 @@ func TestDrainIsBounded(t *testing.T) {
 func TestASecondServerOnALiveSocketFails(t *testing.T) {
 	r := start(t, &node{info: func(context.Context) error { return nil }}, nil)
 	_, err := csiserver.Listen(r.endpoint)
-	assert.ErrorContains(t, err, "another process serves")
+	assert.ErrorContains(t, err, "another process is serving")
 	_, err = r.client.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	assert.NilError(t, err, "the first one is not disturbed")
 }

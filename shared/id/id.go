@@ -22,11 +22,11 @@ func NewVolume(class, name string) Volume {
 // ParseVolume parses "{storageClassName}|{name}". The error names the invalid part.
 func ParseVolume(s string) (Volume, error) {
 	if len(s) > MaxVolumeIDLen {
-		return Volume{}, fmt.Errorf("id is %d bytes long, the limit is %d", len(s), MaxVolumeIDLen)
+		return Volume{}, fmt.Errorf("id must be at most %d bytes long, got %d", MaxVolumeIDLen, len(s))
 	}
 	class, name, found := strings.Cut(s, separator)
 	if !found {
-		return Volume{}, fmt.Errorf("id %q is not of the form {storageClassName}|{name}", s)
+		return Volume{}, fmt.Errorf("id must be {storageClassName}|{name}, got %q", s)
 	}
 	if err := validateClass(class); err != nil {
 		return Volume{}, fmt.Errorf("storage class in id %q %w", s, err)
@@ -47,7 +47,7 @@ func validateClass(class string) error {
 	case class == "":
 		return fmt.Errorf("must not be empty")
 	case len(class) > maxClassLen:
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(class), maxClassLen)
+		return fmt.Errorf("must be at most %d bytes long, got %d", maxClassLen, len(class))
 	case !isAlphanumeric(class[0]):
 		return fmt.Errorf("must begin with a letter or a digit")
 	}
@@ -78,11 +78,11 @@ func NewNode(name string, ip netip.Addr) Node {
 // ParseNode parses "{nodeName}|{nodeIP}". It converts an IPv4-mapped IPv6 address to IPv4.
 func ParseNode(s string) (Node, error) {
 	if len(s) > MaxNodeIDLen {
-		return Node{}, fmt.Errorf("node id is %d bytes long, the limit is %d", len(s), MaxNodeIDLen)
+		return Node{}, fmt.Errorf("node id must be at most %d bytes long, got %d", MaxNodeIDLen, len(s))
 	}
 	name, address, found := strings.Cut(s, separator)
 	if !found {
-		return Node{}, fmt.Errorf("node id %q is not of the form {nodeName}|{nodeIP}", s)
+		return Node{}, fmt.Errorf("node id must be {nodeName}|{nodeIP}, got %q", s)
 	}
 	if name == "" || clean(name) != name {
 		return Node{}, fmt.Errorf("node name in node id %q must begin with a letter or a digit and hold only letters, digits, '.', '_' and '-'", s)

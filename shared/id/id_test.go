@@ -15,7 +15,7 @@ func TestValidateName(t *testing.T) {
 	}
 	for bad, rule := range map[string]string{
 		"":                                "empty",
-		strings.Repeat("x", MaxNameLen+1): "the limit is 128",
+		strings.Repeat("x", MaxNameLen+1): "at most 128 bytes",
 		".hidden":                         "begin with",
 		"-dash":                           "begin with",
 		"..":                              "begin with",

@@ -35,7 +35,7 @@ func ValidateName(name string) error {
 	case name == "":
 		return fmt.Errorf("must not be empty")
 	case len(name) > MaxNameLen:
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(name), MaxNameLen)
+		return fmt.Errorf("must be at most %d bytes long, got %d", MaxNameLen, len(name))
 	case !isAlphanumeric(name[0]):
 		return fmt.Errorf("must begin with a letter or a digit")
 	case name == "snapshots":

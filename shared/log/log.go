@@ -20,11 +20,11 @@ func New(w io.Writer, level, format string) (*slog.Logger, error) {
 	formats := map[string]log.Formatter{"": log.LogfmtFormatter, "text": log.TextFormatter, "json": log.JSONFormatter, "logfmt": log.LogfmtFormatter}
 	l, ok := levels[strings.ToLower(level)]
 	if !ok {
-		return nil, fmt.Errorf("log level %q must be debug, info, warn or error", level)
+		return nil, fmt.Errorf("log level must be debug, info, warn or error, got %q", level)
 	}
 	f, ok := formats[strings.ToLower(format)]
 	if !ok {
-		return nil, fmt.Errorf("log format %q must be text, json or logfmt", format)
+		return nil, fmt.Errorf("log format must be text, json or logfmt, got %q", format)
 	}
 	if format == "" && isTerminal(w) {
 		f = log.TextFormatter

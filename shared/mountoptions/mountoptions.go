@@ -128,10 +128,10 @@ func Split(items ...string) []string {
 // separated by commas. The error names the option and the rule.
 func Check(items []string) error {
 	if joined := len(strings.Join(items, ",")); joined > MaxListLen {
-		return fmt.Errorf("mount options: %d bytes given, the limit is %d", joined, MaxListLen)
+		return fmt.Errorf("mount options must be at most %d bytes long, got %d", MaxListLen, joined)
 	}
 	if slices.ContainsFunc(items, func(item string) bool { return slices.Contains(strings.Split(item, ","), "") }) {
-		return fmt.Errorf("mount options: one of them is empty in %q", items)
+		return fmt.Errorf("mount options must not contain an empty option, got %q", items)
 	}
 	_, err := Merge(items)
 	return err
@@ -153,10 +153,10 @@ func Merge(lists ...[]string) ([]string, error) {
 		merged, mergedKeys = append(merged, option), append(mergedKeys, key)
 	}
 	if len(merged) > Max {
-		return nil, fmt.Errorf("mount options: %d given, the limit is %d", len(merged), Max)
+		return nil, fmt.Errorf("mount options must have at most %d options, got %d", Max, len(merged))
 	}
 	if joined := len(strings.Join(merged, ",")); joined > maxMountLen {
-		return nil, fmt.Errorf("mount options: %d bytes given, the limit is %d", joined, maxMountLen)
+		return nil, fmt.Errorf("mount options must be at most %d bytes long, got %d", maxMountLen, joined)
 	}
 	return merged, nil
 }
@@ -165,7 +165,7 @@ func check(option string) error {
 	name, value, hasValue := strings.Cut(option, "=")
 	switch {
 	case len(option) > maxOptionLen:
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(option), maxOptionLen)
+		return fmt.Errorf("must be at most %d bytes long, got %d", maxOptionLen, len(option))
 	case !isName(name):
 		return fmt.Errorf("must have a name of lower-case letters, digits, '_', '.' and '-' that begins with a letter")
 	case hasValue && !isValue(value):

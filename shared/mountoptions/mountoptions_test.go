@@ -90,17 +90,17 @@ func TestLimits(t *testing.T) {
 		return options
 	}
 	assert.NilError(t, Check(long(9)))
-	assert.ErrorContains(t, Check(long(11)), "the limit is 1024")
+	assert.ErrorContains(t, Check(long(11)), "at most 1024 bytes")
 	_, err := Merge(long(11))
 	assert.NilError(t, err)
 	_, err = Merge(long(31))
-	assert.ErrorContains(t, err, "the limit is 3072")
+	assert.ErrorContains(t, err, "at most 3072 bytes")
 	var many []string
 	for i := range Max + 1 {
 		many = append(many, fmt.Sprintf("o%d", i))
 	}
 	_, err = Merge(many)
-	assert.ErrorContains(t, err, "the limit is 64")
+	assert.ErrorContains(t, err, "at most 64 options")
 }
 
 // FuzzMerge checks that an accepted option is a single option and not forbidden, even for a reader

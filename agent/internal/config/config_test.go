@@ -151,7 +151,7 @@ func TestBadTenants(t *testing.T) {
 		"a:secret\nb:secret2":                "not printable",
 		"a:sec ret":                          "not printable",
 		"a:geheimnis-ö-secret":               "not printable",
-		strings.Repeat("x", 129) + ":secret": "the limit is 128",
+		strings.Repeat("x", 129) + ":secret": "at most 128 bytes",
 	} {
 		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", text)
 		_, err := Load()

@@ -74,7 +74,7 @@ func sources(settings *config.Config, logger *slog.Logger) (*kube.API, *agents.S
 		return nil, nil, err
 	}
 	if api == nil && static == nil {
-		return nil, nil, errors.New("there is neither Kubernetes (KUBECONFIG is not set and this is no pod) nor DRIVER_CLASSES_FILE")
+		return nil, nil, errors.New("KUBECONFIG or DRIVER_CLASSES_FILE must be set outside of a pod")
 	}
 	return api, static, nil
 }

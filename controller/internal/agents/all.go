@@ -135,7 +135,7 @@ func (r *Registry) fitting(ctx context.Context, asked class.Parameters) ([]*Targ
 	case unresolved != nil:
 		return nil, unresolved
 	}
-	return nil, agentapi.Errorf(agentapi.Invalid, "no storage class fits the parameters %s", describe(asked))
+	return nil, agentapi.Errorf(agentapi.Invalid, "no storage class matches the parameters %s", describe(asked))
 }
 
 // fits compares the parameters that distinguish classes.

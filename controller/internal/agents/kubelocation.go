@@ -45,7 +45,7 @@ func (c *cluster) locationOf(v id.Volume) (location, bool, error) {
 	case 1:
 		return all[0], true, nil
 	default:
-		return location{}, false, fmt.Errorf("%w: storage class %s is gone and its volumes are at more than one agent or tenant", class.ErrMisconfigured, v.Class)
+		return location{}, false, fmt.Errorf("%w: storage class %s is deleted and its volumes are at more than one agent or tenant", class.ErrMisconfigured, v.Class)
 	}
 }
 
@@ -107,7 +107,7 @@ func (c *cluster) ofVolume(key string, pv *corev1.PersistentVolume) (location, b
 		return location{}, false
 	}
 	l := location{name: key, key: key, parameters: parsed.VolumeContext()}
-	l.tokensErr = fmt.Errorf("it is gone, and PersistentVolume %s names no secret", pv.Name)
+	l.tokensErr = fmt.Errorf("it is deleted, and PersistentVolume %s names no secret", pv.Name)
 	c.useTokenOf(pv, &l)
 	return l, true
 }

@@ -14,7 +14,7 @@ import (
 
 // ErrUnknownClass means that no source gives the location of the class's agent: no StorageClass, no
 // PersistentVolume and no entry of the static classes file.
-var ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class tells where its agent is: make a class of that name again")
+var ErrUnknownClass = errors.New("no StorageClass, PersistentVolume or static class names its agent: create a class of that name again")
 
 // location is the agent and the token of a class's volumes, as one of the sources gives them.
 type location struct {
@@ -29,7 +29,7 @@ type location struct {
 func (l location) parse() (class.Parameters, error) {
 	parsed, err := class.Parse(l.parameters)
 	if err == nil && parsed.AgentURL == "" {
-		err = fmt.Errorf("parameter %q is missing", class.AgentURL)
+		err = fmt.Errorf("parameter %q must be set", class.AgentURL)
 	}
 	if err != nil {
 		return parsed, l.misconfigured(err)

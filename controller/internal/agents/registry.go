@@ -157,7 +157,7 @@ func (r *Registry) newTarget(ctx context.Context, l location, parameters, secret
 		return nil, invalid(err)
 	}
 	if parsed.AgentURL == "" {
-		return nil, agentapi.Errorf(agentapi.Invalid, "parameter %q is missing", class.AgentURL)
+		return nil, agentapi.Errorf(agentapi.Invalid, "parameter %q must be set", class.AgentURL)
 	}
 	client, err := r.clientFor(ctx, l, parsed.AgentURL, secrets)
 	if err != nil {
@@ -211,7 +211,7 @@ func (r *Registry) locationsFor(asked class.Parameters, claim *kube.Claim, gone 
 			return []location{l}, nil
 		}
 	}
-	return nil, agentapi.Errorf(agentapi.Unavailable, "cannot tell whether a volume was made for claim %s/%s: the claim is gone, and there is no StorageClass with the "+
+	return nil, agentapi.Errorf(agentapi.Unavailable, "cannot determine whether a volume was created for claim %s/%s: the claim is deleted, and there is no StorageClass with the "+
 		"parameters of the request. Make the class again", parameters[class.ClaimNamespace], parameters[class.ClaimName])
 }
 
@@ -243,7 +243,7 @@ func (r *Registry) locationFor(asked class.Parameters, claim *kube.Claim) (locat
 		l, err := r.static.match(asked)
 		return l, invalid(err)
 	}
-	return location{}, agentapi.Errorf(agentapi.Invalid, "cannot tell the StorageClass: set its parameter %q, or run the provisioner with --extra-create-metadata", class.Name)
+	return location{}, agentapi.Errorf(agentapi.Invalid, "cannot determine the StorageClass: set its parameter %q, or run the provisioner with --extra-create-metadata", class.Name)
 }
 
 // named returns a class by its full name. The key of a long name does not match.

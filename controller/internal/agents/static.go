@@ -78,11 +78,11 @@ func (s *Static) match(asked class.Parameters) (location, error) {
 	}
 	switch len(found) {
 	case 0:
-		return location{}, fmt.Errorf("no static class fits the parameters %s", describe(asked))
+		return location{}, fmt.Errorf("no static class matches the parameters %s", describe(asked))
 	case 1:
 		return found[0], nil
 	}
-	return location{}, fmt.Errorf("the parameters %s fit the classes %s and %s: set the parameter %q", describe(asked), found[0].name, found[1].name, class.Name)
+	return location{}, fmt.Errorf("the parameters %s match the classes %s and %s: set the parameter %q", describe(asked), found[0].name, found[1].name, class.Name)
 }
 
 func (s *Static) all() []location {
@@ -93,7 +93,7 @@ func (s *Static) all() []location {
 		err = s.load(now)
 	}
 	if err != nil {
-		s.logger.Error("the classes file cannot be read; the classes read before stay in use", "error", err)
+		s.logger.Error("failed to read the classes file: the previous classes stay in use", "error", err)
 	}
 	return slices.Clone(s.classes)
 }
@@ -122,7 +122,7 @@ func (s *Static) load(now stamp) error {
 			return fmt.Errorf("%s: entry %d (%q): %w", s.path, i+1, c.Name, err)
 		}
 		if slices.ContainsFunc(locations, func(other location) bool { return other.key == l.key }) {
-			return fmt.Errorf("%s: entry %d: the class %q is there twice", s.path, i+1, c.Name)
+			return fmt.Errorf("%s: entry %d: class must not be repeated, got %q", s.path, i+1, c.Name)
 		}
 		locations = append(locations, l)
 	}
@@ -142,7 +142,7 @@ func (c StaticClass) location() (location, error) {
 	case parsed.Name != "" && parsed.Name != c.Name:
 		return location{}, fmt.Errorf("parameter %q is %q", class.Name, parsed.Name)
 	case c.Token != "" && c.TokenFile != "":
-		return location{}, fmt.Errorf("token and tokenFile exclude each other")
+		return location{}, fmt.Errorf("token and tokenFile must not be set together")
 	case c.Token != "":
 		if err := class.CheckToken(strings.TrimSpace(c.Token)); err != nil {
 			return location{}, fmt.Errorf("token %w", err)

@@ -58,9 +58,9 @@ func TestBadClassesFiles(t *testing.T) {
 		`[{"name": "a", "parameters": {"agentURL": "x"}}]`:                                                               "agentURL",
 		`[{"name": "a", "parameters": {"agentURL": "http://h", "bogus": "1"}}]`:                                          "bogus",
 		`[{"name": "a", "parameters": {"agentURL": "http://h", "storageClassName": "b"}}]`:                               "storageClassName",
-		`[{"name": "a", "parameters": {"agentURL": "http://h"}, "token": "x", "tokenFile": "y"}]`:                        "exclude each other",
+		`[{"name": "a", "parameters": {"agentURL": "http://h"}, "token": "x", "tokenFile": "y"}]`:                        "must not be set together",
 		`[{"name": "a", "parameters": {"agentURL": "http://h"}, "token": "x y"}]`:                                        "token",
-		`[{"name": "a", "parameters": {"agentURL": "http://h"}}, {"name": "a", "parameters": {"agentURL": "http://h"}}]`: "twice",
+		`[{"name": "a", "parameters": {"agentURL": "http://h"}}, {"name": "a", "parameters": {"agentURL": "http://h"}}]`: "must not be repeated",
 	} {
 		path := filepath.Join(t.TempDir(), "classes.yaml")
 		assert.NilError(t, os.WriteFile(path, []byte(text), 0o600))

@@ -142,7 +142,7 @@ func TestVolumeWhoseClaimChangesBeforeTheRetry(t *testing.T) {
 			_, err = claims.Update(t.Context(), data, metav1.UpdateOptions{})
 			assert.NilError(t, err)
 			_, err = k.CreateVolume(t.Context(), r)
-			failed(t, err, codes.Unavailable, volumeOfClaim, "made for this claim", "uid")
+			failed(t, err, codes.Unavailable, volumeOfClaim, "created for this claim", "uid")
 
 			k.deleteClaim(t)
 			answer, err := k.CreateVolume(t.Context(), r)

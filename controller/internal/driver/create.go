@@ -104,7 +104,7 @@ func (c *controller) make(ctx context.Context, w *createRequest, source *csi.Vol
 	case *csi.VolumeContentSource_Volume:
 		return c.makeFromVolume(ctx, w, from.Volume.GetVolumeId())
 	default:
-		return nil, invalidf("volume_content_source has a type that is not known")
+		return nil, invalidf("volume_content_source must be a snapshot or a volume")
 	}
 }
 
@@ -123,7 +123,7 @@ func (c *controller) makeEmpty(ctx context.Context, w *createRequest) (*agentapi
 func (w *createRequest) existing(ctx context.Context, conflict error) (*agentapi.VolumeDetail, error) {
 	volume, err := w.GetVolume(ctx, w.name)
 	if agentapi.IsCode(err, agentapi.NotFound) {
-		return nil, status.Errorf(codes.Aborted, "volume %s was in the way and is gone now: %v", w.name, conflict)
+		return nil, status.Errorf(codes.Aborted, "another volume %s was deleted meanwhile: %v", w.name, conflict)
 	}
 	return volume, err
 }

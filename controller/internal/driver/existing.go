@@ -46,7 +46,7 @@ func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) err
 		reason = fmt.Errorf("caching is %q", found)
 	}
 	if reason != nil {
-		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: %v", w.name, reason)
+		return status.Errorf(codes.AlreadyExists, "volume %s exists and differs: %v", w.name, reason)
 	}
 	return nil
 }
@@ -57,11 +57,11 @@ func (w *createRequest) checkExisting(v *agentapi.VolumeDetail, from origin) err
 func (w *createRequest) checkOwner(v *agentapi.VolumeDetail) error {
 	for _, label := range []string{class.LabelClaim, class.LabelClaimNamespace} {
 		if v.Labels[label] != w.labels[label] {
-			return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: its label %s is %q", w.name, label, v.Labels[label])
+			return status.Errorf(codes.AlreadyExists, "volume %s exists and differs: its label %s is %q", w.name, label, v.Labels[label])
 		}
 	}
 	if _, found := w.classOf(v); !found {
-		return status.Errorf(codes.AlreadyExists, "volume %s is there and differs: it is of storage class %s", w.name, v.Labels[class.LabelClass])
+		return status.Errorf(codes.AlreadyExists, "volume %s exists and differs: it is of storage class %s", w.name, v.Labels[class.LabelClass])
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ func (w *createRequest) notFinalIfMade(ctx context.Context, err error) error {
 	case w.checkOwner(v) != nil:
 		return err
 	}
-	return status.Errorf(codes.Unavailable, "volume %s was made for this claim, which has changed since: change it back or delete it: %v", w.name, err)
+	return status.Errorf(codes.Unavailable, "volume %s was created for this claim, which was changed afterwards: undo the change or delete the claim: %v", w.name, err)
 }
 
 // classOf returns the key of the class that a volume was created in, if that class matches the

@@ -111,7 +111,7 @@ func (u *unreachables) listDegraded(ctx context.Context, target *agents.Target, 
 func (c *controller) listUnreachable(ctx context.Context, target *agents.Target, page agentclient.Page, out *csi.ControllerListVolumeHealthResponse, why error) (string, error) {
 	after, ours := strings.CutPrefix(page.After, knownCursor)
 	if page.After != "" && !ours {
-		return "", status.Errorf(codes.Aborted, "the list was half read when its agent went: list from the start: %v", why)
+		return "", status.Errorf(codes.Aborted, "the agent stopped answering in the middle of its list: list from the start: %v", why)
 	}
 	volumes, known := c.agents.KnownVolumes(ctx, target)
 	if !known {

@@ -18,7 +18,7 @@ func checkName(name string) error {
 	case name == "":
 		return invalidf("name must not be empty")
 	case len(name) > maxNameLen:
-		return invalidf("name is %d bytes long, the limit is %d", len(name), maxNameLen)
+		return invalidf("name must be at most %d bytes long, got %d", maxNameLen, len(name))
 	}
 	return nil
 }

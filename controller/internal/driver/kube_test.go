@@ -278,7 +278,7 @@ func TestSnapshotOfADeletedClass(t *testing.T) {
 	k.deleteClass(t, "fast")
 	r := &csi.DeleteSnapshotRequest{SnapshotId: snapshot.Snapshot.SnapshotId, Secrets: map[string]string{"agentToken": token}}
 	_, err = k.DeleteSnapshot(t.Context(), r)
-	failed(t, err, codes.FailedPrecondition, `storage class "fast"`, "tells where its agent is")
+	failed(t, err, codes.FailedPrecondition, `storage class "fast"`, "names its agent")
 
 	_, err = k.client.StorageV1().StorageClasses().Create(t.Context(), storageClass("fast", url, nil), metav1.CreateOptions{})
 	assert.NilError(t, err)

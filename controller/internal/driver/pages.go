@@ -57,7 +57,7 @@ func parseCursor(token string) (cursor, error) {
 }
 
 func badToken(token string) error {
-	return status.Errorf(codes.Aborted, "starting_token %q is not one of this driver, or what it points to is gone: list from the start", token)
+	return status.Errorf(codes.Aborted, "starting_token must be a token of this driver that is still valid, got %q: list from the start", token)
 }
 
 // fetch reads a page of an agent into the answer, and returns the agent's cursor of the next page.
@@ -118,7 +118,7 @@ func from(targets []*agents.Target, at cursor, token string) ([]*agents.Target, 
 
 func checkMaxEntries(n int32) error {
 	if n < 0 {
-		return invalidf("max_entries is %d, it must not be negative", n)
+		return invalidf("max_entries must not be negative, got %d", n)
 	}
 	return nil
 }

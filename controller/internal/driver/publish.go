@@ -72,7 +72,7 @@ func (c *controller) node(ctx context.Context, nodeID string) (id.Node, error) {
 	}
 	known, err := c.agents.NodeKnown(ctx, node)
 	if err == nil && !known {
-		err = status.Errorf(codes.NotFound, "there is no node %s", node.Name)
+		err = status.Errorf(codes.NotFound, "node %s does not exist", node.Name)
 	}
 	return node, err
 }

@@ -24,9 +24,9 @@ func parseRange(r *csi.CapacityRange) (sizeRange, error) {
 	required, limit := r.GetRequiredBytes(), r.GetLimitBytes()
 	switch {
 	case required < 0:
-		return sizeRange{}, invalidf("required_bytes is %d, it must not be negative", required)
+		return sizeRange{}, invalidf("required_bytes must not be negative, got %d", required)
 	case limit < 0:
-		return sizeRange{}, invalidf("limit_bytes is %d, it must not be negative", limit)
+		return sizeRange{}, invalidf("limit_bytes must not be negative, got %d", limit)
 	case limit == 0:
 		limit = math.MaxInt64
 	}

@@ -54,7 +54,7 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 		return nil, err
 	}
 	if snapshot.Volume != source.Name || snapshotClass(snapshot, source.Class) != source.Class {
-		return nil, status.Errorf(codes.AlreadyExists, "snapshot %s is there, and it is of volume %s", name, snapshot.Volume)
+		return nil, status.Errorf(codes.AlreadyExists, "snapshot %s exists, and it is of volume %s", name, snapshot.Volume)
 	}
 	return &csi.CreateSnapshotResponse{Snapshot: snapshotOf(snapshot, source.Class)}, nil
 }
@@ -62,7 +62,7 @@ func (c *controller) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRe
 func existingOf(ctx context.Context, target *agents.Target, name string, conflict error) (*agentapi.SnapshotDetail, error) {
 	snapshot, err := target.GetSnapshot(ctx, name)
 	if agentapi.IsCode(err, agentapi.NotFound) {
-		return nil, status.Errorf(codes.Aborted, "snapshot %s was in the way and is gone now: %v", name, conflict)
+		return nil, status.Errorf(codes.Aborted, "another snapshot %s was deleted meanwhile: %v", name, conflict)
 	}
 	return snapshot, err
 }
@@ -77,7 +77,7 @@ func ofThisVolume(ctx context.Context, target *agents.Target, snapshot *agentapi
 	case err != nil:
 		return err
 	case volume.Id != "" && volume.Id != snapshot.VolumeId: // an older agent has no IDs
-		return status.Errorf(codes.AlreadyExists, "snapshot %s is there, and it is of a deleted volume that was called %s too",
+		return status.Errorf(codes.AlreadyExists, "snapshot %s exists, and it is of a deleted volume that was also called %s",
 			snapshot.Name, snapshot.Volume)
 	}
 	return nil

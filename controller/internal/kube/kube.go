@@ -102,7 +102,7 @@ func (k *API) Claim(ctx context.Context, namespace, name string) (*Claim, error)
 		return nil, nil
 	}
 	if err != nil {
-		return nil, agentapi.Errorf(agentapi.Unavailable, "reading claim %s/%s: %w", namespace, name, err)
+		return nil, agentapi.Errorf(agentapi.Unavailable, "read claim %s/%s: %w", namespace, name, err)
 	}
 	out := &Claim{Namespace: namespace, Name: name, UID: string(claim.UID), Annotations: claim.Annotations, Class: claim.Annotations[corev1.BetaStorageClassAnnotation]}
 	if claim.Spec.StorageClassName != nil {
@@ -125,7 +125,7 @@ func (k *API) NodeKnown(ctx context.Context, node id.Node) (bool, error) {
 	case apierrors.IsNotFound(err):
 		return false, nil
 	case err != nil:
-		return false, agentapi.Errorf(agentapi.Unavailable, "reading node %s: %w", node.Name, err)
+		return false, agentapi.Errorf(agentapi.Unavailable, "read node %s: %w", node.Name, err)
 	}
 	return true, nil
 }

@@ -77,9 +77,9 @@ func (s *secrets) read(ctx context.Context, ref secretRef) (string, error) {
 	secret, err := s.client.CoreV1().Secrets(ref.namespace).Get(ctx, ref.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", fmt.Errorf("%w: there is no secret %s/%s", class.ErrMisconfigured, ref.namespace, ref.name)
+		return "", fmt.Errorf("%w: secret %s/%s does not exist", class.ErrMisconfigured, ref.namespace, ref.name)
 	case err != nil:
-		return "", agentapi.Errorf(agentapi.Unavailable, "reading secret %s/%s: %w", ref.namespace, ref.name, err)
+		return "", agentapi.Errorf(agentapi.Unavailable, "read secret %s/%s: %w", ref.namespace, ref.name, err)
 	}
 	token, given, err := class.TokenFrom(map[string]string{class.TokenKey: string(secret.Data[class.TokenKey])})
 	if err != nil || !given {

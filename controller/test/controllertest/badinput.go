@@ -27,7 +27,7 @@ func badCreate(t *testing.T, b Backend) {
 		want   string
 	}{
 		"no name":            {func(r *csi.CreateVolumeRequest) { r.Name = "" }, "name must not be empty"},
-		"name too long":      {func(r *csi.CreateVolumeRequest) { r.Name = strings.Repeat("n", 129) }, "129 bytes long, the limit is 128"},
+		"name too long":      {func(r *csi.CreateVolumeRequest) { r.Name = strings.Repeat("n", 129) }, "name must be at most 128 bytes long, got 129"},
 		"no capabilities":    {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = nil }, "volume_capabilities must not be empty"},
 		"a nil capability":   {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities = []*csi.VolumeCapability{{}} }, "access_type must be set"},
 		"no access mode":     {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].AccessMode = nil }, "access_mode must be one of"},
@@ -166,7 +166,7 @@ func badOthers(t *testing.T, b Backend) {
 		"snapshot with a long name": {func() error {
 			_, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: strings.Repeat("n", 129)})
 			return err
-		}, "the limit is 128"},
+		}, "at most 128 bytes"},
 		"snapshot without source": {func() error { _, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{Name: "x"}); return err }, "source_volume_id"},
 		"snapshot with parameters": {func() error {
 			_, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: "x", Parameters: map[string]string{"bogus": "1"}})

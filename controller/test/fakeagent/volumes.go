@@ -112,7 +112,7 @@ func (c *call) put(v *agentapi.VolumeDetail) error {
 	same := old.SizeBytes == v.SizeBytes && old.QuotaBytes == v.QuotaBytes && old.Properties == v.Properties && old.SourceSnapshot == v.SourceSnapshot && old.SourceVolume == v.SourceVolume &&
 		slices.Equal(old.MountOptions, v.MountOptions) && maps.Equal(old.Labels, v.Labels)
 	if !same {
-		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", v.Name)
+		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s exists and differs", v.Name)
 	}
 	answer(c.w, http.StatusOK, old)
 	return nil
@@ -252,7 +252,7 @@ func (c *call) sameCopy(made *agentapi.VolumeDetail, size int64, properties agen
 	asked := cloned(made)
 	override(&asked, properties)
 	if size != 0 && size != made.SizeBytes || !reflect.DeepEqual(asked, cloned(made)) {
-		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s is there and differs", made.Name)
+		return agentapi.Errorf(agentapi.AlreadyExists, "volume %s exists and differs", made.Name)
 	}
 	answer(c.w, http.StatusOK, made)
 	return nil

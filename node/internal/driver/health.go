@@ -167,14 +167,14 @@ func agentConditions(found *csiserver.Conditions, record staged.Record, answer a
 	case record.AgentURL == "" || record.UsageToken == "":
 		return // the volume has no agent
 	case agentapi.IsCode(err, agentapi.Forbidden), agentapi.IsCode(err, agentapi.NotFound):
-		found.Add(inaccessible, reasonExportMissing, "the agent at %s does not let this node have the volume any more: %v", record.AgentURL, err)
+		found.Add(inaccessible, reasonExportMissing, "the agent at %s no longer lets this node use the volume: %v", record.AgentURL, err)
 		return
 	case err != nil:
-		found.Add(degraded, reasonAgentSilent, "the agent at %s does not tell of the volume: %v", record.AgentURL, err)
+		found.Add(degraded, reasonAgentSilent, "the agent at %s does not report the usage of the volume: %v", record.AgentURL, err)
 		return
 	}
 	if isFull(usage) {
-		found.Add(degraded, reasonVolumeFull, "%d of %d bytes are used: writing fails", usage.UsedBytes, usage.QuotaBytes)
+		found.Add(degraded, reasonVolumeFull, "%d of %d bytes are used: writes fail", usage.UsedBytes, usage.QuotaBytes)
 	}
 	for _, c := range usage.Health.Conditions {
 		if c.Reason == agentapi.ReasonVolumeNearlyFull && found.Has(reasonVolumeFull) {

@@ -103,8 +103,8 @@ func TestDataOnTheNodesOwnDiskIsNeverHiddenNorDeleted(t *testing.T) {
 		assert.NilError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("kept"), 0o644))
 	}
 	hasCode(t, v.stage(t), codes.FailedPrecondition, "has content on this node's own disk")
-	hasCode(t, v.unpublish(t, "pod"), codes.FailedPrecondition, "left alone")
-	hasCode(t, v.unstage(t), codes.FailedPrecondition, "left alone")
+	hasCode(t, v.unpublish(t, "pod"), codes.FailedPrecondition, "does not remove")
+	hasCode(t, v.unstage(t), codes.FailedPrecondition, "does not remove")
 	for _, dir := range []string{filepath.Join(v.staging, "data"), v.target("pod")} {
 		content, err := os.ReadFile(filepath.Join(dir, "f"))
 		assert.NilError(t, err)
@@ -130,7 +130,7 @@ func TestHostileTargets(t *testing.T) {
 		assert.NilError(t, os.MkdirAll(filepath.Dir(v.target(pod)), 0o755))
 		assert.NilError(t, create(v.target(pod)))
 		hasCode(t, v.publish(t, pod, false), codes.FailedPrecondition, v.target(pod))
-		hasCode(t, v.unpublish(t, pod), codes.FailedPrecondition, "left alone")
+		hasCode(t, v.unpublish(t, pod), codes.FailedPrecondition, "does not remove")
 		_, err := os.Lstat(v.target(pod))
 		assert.NilError(t, err)
 	}

@@ -102,7 +102,7 @@ func parsePublish(r *csi.NodePublishVolumeRequest) (publishRequest, error) {
 	}
 	p := publishRequest{volumeID: r.VolumeId, dir: dataDir(r.StagingTargetPath), target: filepath.Clean(r.TargetPath), access: access}
 	if p.target == p.dir || p.target == filepath.Clean(r.StagingTargetPath) {
-		return publishRequest{}, invalid("target_path", "must not be where the volume is staged")
+		return publishRequest{}, invalid("target_path", "must not be the staging path")
 	}
 	if len(r.PublishContext) > 0 {
 		a, err := parseContext(r.PublishContext, r.VolumeCapability)
@@ -142,7 +142,7 @@ func (n *Node) requireSingleWriter(ctx context.Context, p publishRequest) error 
 	case err != nil:
 		return mountError(err)
 	case len(others) > 0:
-		return status.Errorf(codes.FailedPrecondition, "the volume's access mode allows one workload, and it is published at %s", others[0].Dir)
+		return status.Errorf(codes.FailedPrecondition, "the volume's access mode allows one workload, and the volume is already published at %s", others[0].Dir)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStats
 	case agentapi.IsCode(err, agentapi.NotFound):
 		return nil, notFound(err)
 	case err != nil:
-		return nil, unavailable(fmt.Errorf("usage of volume %q: %w", r.VolumeId, err))
+		return nil, unavailable(fmt.Errorf("read usage of volume %q: %w", r.VolumeId, err))
 	case usage != nil && usage.QuotaBytes > 0:
 		return &csi.NodeGetVolumeStatsResponse{Usage: quotaStats(usage)}, nil
 	}
@@ -78,7 +78,7 @@ func (n *Node) recordFor(ctx context.Context, volume id.Volume, dirs ...string) 
 		return record, nil
 	}
 	if !errors.Is(err, staged.ErrNotFound) {
-		n.Logger.WarnContext(ctx, "what was kept of the volume is lost", "volume", volume.String(), "reason", err)
+		n.Logger.WarnContext(ctx, "failed to load the record of a volume", "volume", volume.String(), "reason", err)
 	}
 	for _, dir := range dirs {
 		point, mountErr := n.Mounts.Volume(ctx, dir)
@@ -92,7 +92,7 @@ func (n *Node) recordFor(ctx context.Context, volume id.Volume, dirs ...string) 
 // agentUsage returns nil for a volume without an agent.
 func (n *Node) agentUsage(ctx context.Context, volume id.Volume, record staged.Record) (*agentapi.Usage, error) {
 	if record.VolumeID == "" {
-		return nil, errors.New("what was kept of it on this node is lost until it is staged again")
+		return nil, errors.New("its record on this node is lost until it is staged again")
 	}
 	if record.AgentURL == "" {
 		return nil, nil

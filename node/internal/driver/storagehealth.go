@@ -23,7 +23,7 @@ import (
 func (n *Node) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
 	records, err := n.Store.List()
 	if err != nil {
-		n.Logger.WarnContext(ctx, "what was kept of some volumes is lost", "reason", err)
+		n.Logger.WarnContext(ctx, "failed to load the records of some volumes", "reason", err)
 	}
 	servers, agents := map[string][]staged.Record{}, map[string]bool{}
 	for _, r := range records {
@@ -59,7 +59,7 @@ func (n *Node) nodeConditions(ctx context.Context, found *csiserver.Conditions) 
 			}
 		}
 		if !known {
-			found.Add(degraded, reasonMountFailed, "whether NFS can be mounted is not known: %v", err)
+			found.Add(degraded, reasonMountFailed, "failed to check for NFS support: %v", err)
 		}
 	}
 	address, err := n.Address()

@@ -50,7 +50,7 @@ func requireVolumeID(s string) error {
 	case s == "":
 		return invalid("volume_id", "must not be empty")
 	case len(s) > id.MaxVolumeIDLen:
-		return invalid("volume_id", "is %d bytes long, the limit is %d", len(s), id.MaxVolumeIDLen)
+		return invalid("volume_id", "must be at most %d bytes long, got %d", id.MaxVolumeIDLen, len(s))
 	}
 	return nil
 }
@@ -73,7 +73,7 @@ func parseContext(context map[string]string, capability *csi.VolumeCapability) (
 		size += len(key) + len(value)
 	}
 	if size > maxContextBytes {
-		return publishContext{}, invalid("publish_context", "is %d bytes long, the limit is %d", size, maxContextBytes)
+		return publishContext{}, invalid("publish_context", "must be at most %d bytes long, got %d", maxContextBytes, size)
 	}
 	source, err := nfsmount.NewSource(context[csiserver.ContextServer], context[csiserver.ContextPath])
 	if err != nil {
@@ -97,7 +97,7 @@ func parsePublished(context map[string]string) (*access, error) {
 	}
 	mode, known := csi.VolumeCapability_AccessMode_Mode_value[name]
 	if !known || mode == int32(csi.VolumeCapability_AccessMode_UNKNOWN) {
-		return nil, invalid("publish_context", "(%s): %q is not an access mode", csiserver.ContextAccessMode, name)
+		return nil, invalid("publish_context", "(%s): must be an access mode, got %q", csiserver.ContextAccessMode, name)
 	}
 	readOnly, err := strconv.ParseBool(context[csiserver.ContextReadOnly])
 	if err != nil {
@@ -115,9 +115,9 @@ func (a publishContext) checkAgent() error {
 	// The error never contains the token.
 	switch {
 	case len(a.usageToken) > maxTokenBytes:
-		return invalid("publish_context", "(%s): is %d bytes long, the limit is %d", csiserver.ContextUsageToken, len(a.usageToken), maxTokenBytes)
+		return invalid("publish_context", "(%s): must be at most %d bytes long, got %d", csiserver.ContextUsageToken, maxTokenBytes, len(a.usageToken))
 	case strings.ContainsFunc(a.usageToken, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }):
-		return invalid("publish_context", "(%s): holds something else than printable ASCII", csiserver.ContextUsageToken)
+		return invalid("publish_context", "(%s): must be printable ASCII", csiserver.ContextUsageToken)
 	}
 	return nil
 }
@@ -147,7 +147,7 @@ func parseGroup(s string) (*uint32, error) {
 	}
 	gid, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || gid > maxGroup {
-		return nil, fmt.Errorf("%q is not a group number between 0 and %d", s, uint64(maxGroup))
+		return nil, fmt.Errorf("must be a group ID from 0 to %d, got %q", uint64(maxGroup), s)
 	}
 	group := uint32(gid)
 	return &group, nil

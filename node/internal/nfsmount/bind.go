@@ -31,7 +31,7 @@ func (m *Mounter) Bind(ctx context.Context, dir, target string, readOnly bool) e
 		return err
 	}
 	if err := m.bind(ctx, volume, target, readOnly); err != nil {
-		return fmt.Errorf("binding %s to %s: %w", volume.Dir, target, err)
+		return fmt.Errorf("bind %s to %s: %w", volume.Dir, target, err)
 	}
 	return m.verifyBind(ctx, volume, target)
 }

@@ -37,9 +37,9 @@ type MountError struct {
 
 func (e *MountError) Error() string {
 	if e.Output == "" {
-		return fmt.Sprintf("mounting %s: %v", e.Source, e.Err)
+		return fmt.Sprintf("mount %s: %v", e.Source, e.Err)
 	}
-	return fmt.Sprintf("mounting %s: %v: %s", e.Source, e.Err, e.Output)
+	return fmt.Sprintf("mount %s: %v: %s", e.Source, e.Err, e.Output)
 }
 
 // Unwrap returns the cause.

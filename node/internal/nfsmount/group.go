@@ -61,7 +61,7 @@ func (m *Mounter) SetGroup(ctx context.Context, dir, target string, gid uint32) 
 				return walk.err
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("group %d is not yet set on all of %s, the driver goes on with it (%d entries so far): %w",
+			return fmt.Errorf("group %d is not yet set on all of %s, the change continues (%d entries so far): %w",
 				walk.gid, dir, walk.entries.Load(), context.Cause(ctx))
 		}
 	}
@@ -218,7 +218,7 @@ func (r *regroup) volume(ctx context.Context, dir string) error {
 // content changes all entries of a directory, depth first.
 func (r *regroup) content(ctx context.Context, dir *os.File, depth int) error {
 	if depth > maxGroupDepth {
-		return fmt.Errorf("%s: deeper than %d directories: set the group by hand", dir.Name(), maxGroupDepth)
+		return fmt.Errorf("%s: deeper than %d directories: set the group on the storage host", dir.Name(), maxGroupDepth)
 	}
 	for {
 		names, err := dir.Readdirnames(nameBatch)
@@ -329,7 +329,7 @@ func (r *regroup) change(fd int, path string) error {
 	}
 	if s.Gid != r.gid {
 		if err := unix.Fchownat(fd, "", -1, int(r.gid), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("%s: changing the group to %d: %w", path, r.gid, err)
+			return fmt.Errorf("%s: change the group to %d: %w", path, r.gid, err)
 		}
 	}
 	if s.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -342,7 +342,7 @@ func (r *regroup) change(fd int, path string) error {
 	}
 	// fchmod(2) does not accept an O_PATH descriptor.
 	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), s.Mode&0o7777|want); err != nil {
-		return fmt.Errorf("%s: changing the mode: %w", path, err)
+		return fmt.Errorf("%s: change the mode: %w", path, err)
 	}
 	return nil
 }

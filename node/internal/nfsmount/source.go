@@ -44,17 +44,17 @@ func ValidatePath(p string) error {
 	case p == "":
 		return fmt.Errorf("must not be empty")
 	case len(p) > maxPathLen:
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(p), maxPathLen)
+		return fmt.Errorf("must be at most %d bytes long, got %d", maxPathLen, len(p))
 	case p[0] != '/':
-		return fmt.Errorf("%q must be absolute", p)
+		return fmt.Errorf("must be absolute, got %q", p)
 	case strings.ContainsFunc(p, func(r rune) bool { return unicode.IsControl(r) || r == unicode.ReplacementChar }):
-		return fmt.Errorf("%q holds a control character or is not UTF-8", p)
+		return fmt.Errorf("must be UTF-8 without control characters, got %q", p)
 	case path.Clean(p) == "/":
 		return fmt.Errorf("must not be the root directory")
 	}
 	for _, element := range strings.Split(p, "/") {
 		if element == ".." {
-			return fmt.Errorf("%q must not hold \"..\"", p)
+			return fmt.Errorf("must not contain \"..\", got %q", p)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func hasKernelNFS() error {
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
 		return isKnown(filesystemsFile)
 	}
-	return fmt.Errorf("looking for the kernel's NFSv4 client: %w", err)
+	return fmt.Errorf("find the kernel's NFSv4 client: %w", err)
 }
 
 // isKnown looks for nfs4 in the kernel's list of filesystems (proc_filesystems(5)).

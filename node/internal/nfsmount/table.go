@@ -40,13 +40,13 @@ type table []Point
 func readTable(file string, keep func(*mountinfo.Info) bool) (table, error) {
 	content, err := readWhole(file)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
+		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), func(i *mountinfo.Info) (skip, stop bool) {
 		return !keep(i), false
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
+		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	points := make(table, len(infos))
 	for i, info := range infos {

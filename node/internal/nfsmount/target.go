@@ -57,11 +57,11 @@ func removeMountPoint(dir string) error {
 	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
 	case errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("%s is %w: it is a file or a symbolic link, which is left alone", dir, ErrTarget)
+		return fmt.Errorf("%s is %w: it is a file or a symbolic link, which the driver does not remove", dir, ErrTarget)
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%s is %w: nothing is mounted there, and its content on this node's own disk is left alone", dir, ErrTarget)
+		return fmt.Errorf("%s is %w: it has content on this node's own disk, which the driver does not remove", dir, ErrTarget)
 	}
-	return fmt.Errorf("removing %s: %w", dir, err)
+	return fmt.Errorf("remove %s: %w", dir, err)
 }
 
 // evalExisting resolves symbolic links in the part of a path that exists.

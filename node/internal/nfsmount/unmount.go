@@ -105,7 +105,7 @@ func (m *Mounter) unmountOrderly(ctx context.Context, dir string) error {
 		return err
 	} else if err != nil {
 		// The error is about earlier writes, perhaps beyond the volume's limit. A retry changes nothing.
-		m.log.WarnContext(ctx, "the server did not take all that was written", "dir", dir, "reason", err)
+		m.log.WarnContext(ctx, "failed to write all data back to the server", "dir", dir, "reason", err)
 	}
 	return m.umount(polite, dir, 0)
 }

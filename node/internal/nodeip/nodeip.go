@@ -57,7 +57,7 @@ func Find(c Choice, network Network) (netip.Addr, error) {
 func explicit(ip netip.Addr) (netip.Addr, error) {
 	ip = ip.Unmap()
 	if ip.Zone() != "" || !isUsable(ip) && !ip.IsLoopback() {
-		return netip.Addr{}, fmt.Errorf("node address %s cannot be used: it is link-local, multicast or unspecified", ip)
+		return netip.Addr{}, fmt.Errorf("node address must not be link-local, multicast or unspecified, got %s", ip)
 	}
 	return ip, nil
 }
@@ -66,7 +66,7 @@ func onInterface(c Choice, network Network) (netip.Addr, error) {
 	within := c.CIDR.Masked()
 	interfaces, err := network.Interfaces()
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("listing network interfaces: %w", err)
+		return netip.Addr{}, fmt.Errorf("list network interfaces: %w", err)
 	}
 	var seen []string
 	var candidates []candidate
@@ -182,11 +182,11 @@ func ofDefaultRoute(network Network) (netip.Addr, bool) {
 
 func ofHostName(host string, network Network) (netip.Addr, error) {
 	if host == "" {
-		return netip.Addr{}, errors.New("no default route, and no host name to look up: name the address, interface or network for storage")
+		return netip.Addr{}, errors.New("no default route, and no host name to look up: set DRIVER_NODE_IP, DRIVER_STORAGE_INTERFACE or DRIVER_STORAGE_CIDR")
 	}
 	found, err := network.Lookup(host)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("no default route, and %w: name the address, interface or network for storage", err)
+		return netip.Addr{}, fmt.Errorf("no default route, and %w: set DRIVER_NODE_IP, DRIVER_STORAGE_INTERFACE or DRIVER_STORAGE_CIDR", err)
 	}
 	var candidates []netip.Addr
 	for _, ip := range found {
@@ -197,7 +197,7 @@ func ofHostName(host string, network Network) (netip.Addr, error) {
 	if len(candidates) > 0 { // IPv4 first
 		return slices.MinFunc(candidates, func(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }), nil
 	}
-	return netip.Addr{}, fmt.Errorf("no default route, and %q stands for %v, which cannot be used: name the address, interface or network for storage", host, found)
+	return netip.Addr{}, fmt.Errorf("no default route, and %q resolves to unusable %v: set DRIVER_NODE_IP, DRIVER_STORAGE_INTERFACE or DRIVER_STORAGE_CIDR", host, found)
 }
 
 // isUsable excludes link-local, multicast, unspecified, broadcast and loopback addresses.

@@ -180,10 +180,10 @@ func TestNoAddress(t *testing.T) {
 		on     network
 		want   string
 	}{
-		{"given, link-local", nodeip.Choice{IP: netip.MustParseAddr("169.254.1.1")}, worker(), "169.254.1.1 cannot be used"},
-		{"given, link-local IPv6", nodeip.Choice{IP: netip.MustParseAddr("fe80::1%eth0")}, worker(), "fe80::1%eth0 cannot be used"},
-		{"given, unspecified", nodeip.Choice{IP: netip.MustParseAddr("0.0.0.0")}, worker(), "0.0.0.0 cannot be used"},
-		{"given, multicast", nodeip.Choice{IP: netip.MustParseAddr("ff02::1")}, worker(), "ff02::1 cannot be used"},
+		{"given, link-local", nodeip.Choice{IP: netip.MustParseAddr("169.254.1.1")}, worker(), "must not be link-local, multicast or unspecified, got 169.254.1.1"},
+		{"given, link-local IPv6", nodeip.Choice{IP: netip.MustParseAddr("fe80::1%eth0")}, worker(), "must not be link-local, multicast or unspecified, got fe80::1%eth0"},
+		{"given, unspecified", nodeip.Choice{IP: netip.MustParseAddr("0.0.0.0")}, worker(), "must not be link-local, multicast or unspecified, got 0.0.0.0"},
+		{"given, multicast", nodeip.Choice{IP: netip.MustParseAddr("ff02::1")}, worker(), "must not be link-local, multicast or unspecified, got ff02::1"},
 		{"unknown interface", nodeip.Choice{Interface: "eth9"}, worker(), `on interface "eth9" in network "": this node has [lo eth0 storage0 v6only bare off]`},
 		{"interface that is down", nodeip.Choice{Interface: "off"}, worker(), "off (down)"},
 		{"interface with link-local addresses only", nodeip.Choice{Interface: "bare"}, worker(), "169.254.1.1"},
@@ -194,7 +194,7 @@ func TestNoAddress(t *testing.T) {
 		{"no interfaces to be read", nodeip.Choice{CIDR: netip.MustParsePrefix("10.9.0.0/16")}, broken, "netlink is closed"},
 		{"no route, no name", nodeip.Choice{}, alone, "no default route, and no host name"},
 		{"no route, unknown name", nodeip.Choice{HostName: "nobody"}, alone, "no such host"},
-		{"no route, name for loopback", nodeip.Choice{HostName: "self"}, alone, `"self" stands for [127.0.1.1]`},
+		{"no route, name for loopback", nodeip.Choice{HostName: "self"}, alone, `"self" resolves to unusable [127.0.1.1]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := nodeip.Find(c.choice, c.on)

@@ -21,7 +21,7 @@ const formatVersion = 1
 const suffix = ".json"
 
 // ErrNotFound means that the volume has no record.
-var ErrNotFound = errors.New("volume is not known on this node")
+var ErrNotFound = errors.New("this node has no record of the volume")
 
 // Record is the saved data of one volume.
 type Record struct {
@@ -42,7 +42,7 @@ type Store struct{ dir string }
 // Open creates the directory if it is missing.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	return &Store{dir: dir}, nil
 }
@@ -56,7 +56,7 @@ func (s *Store) Save(r Record) error {
 		return err
 	}
 	if err := renameio.WriteFile(s.file(r.VolumeID), content, 0o600, renameio.IgnoreUmask()); err != nil {
-		return fmt.Errorf("keeping the state of volume %q: %w", r.VolumeID, err)
+		return fmt.Errorf("save the record of volume %q: %w", r.VolumeID, err)
 	}
 	return nil
 }
@@ -69,9 +69,9 @@ func (s *Store) Load(volumeID string) (Record, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return Record{}, fmt.Errorf("%q: %w", volumeID, ErrNotFound)
 	case err != nil:
-		return Record{}, fmt.Errorf("reading the state of volume %q: %w", volumeID, err)
+		return Record{}, fmt.Errorf("read the record of volume %q: %w", volumeID, err)
 	case r.VolumeID != volumeID:
-		return Record{}, fmt.Errorf("state of volume %q is of volume %q", volumeID, r.VolumeID)
+		return Record{}, fmt.Errorf("record of volume %q is of volume %q", volumeID, r.VolumeID)
 	}
 	return r, nil
 }
@@ -106,7 +106,7 @@ func read(file string) (Record, error) {
 		return Record{}, fmt.Errorf("%s: %w", file, err)
 	}
 	if r.Version != formatVersion {
-		return Record{}, fmt.Errorf("%s has version %d", file, r.Version)
+		return Record{}, fmt.Errorf("%s: version must be %d, got %d", file, formatVersion, r.Version)
 	}
 	return r, nil
 }
@@ -114,7 +114,7 @@ func read(file string) (Record, error) {
 // Delete removes a volume's record. It succeeds if there is none.
 func (s *Store) Delete(volumeID string) error {
 	if err := os.Remove(s.file(volumeID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the state of volume %q: %w", volumeID, err)
+		return fmt.Errorf("remove the record of volume %q: %w", volumeID, err)
 	}
 	return nil
 }
