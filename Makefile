@@ -134,6 +134,12 @@ fuzz: root ## Run every fuzz target for FUZZTIME (5m; root)
 figures: ## Print how much source there is and how it reads (OF=… for a commit)
 	@test/figures.sh $(OF)
 
+.PHONY: path-figures
+path-figures: root lab ## Count the files on the path of one CreateVolume and one NodeStageVolume (LIST=1 for names; root)
+	@go build -cover -coverpkg='github.com/btrfs-nfs-csi/btrfs-nfs-csi/...' -o $(BIN)/cover/ ./agent/cmd/... ./controller/cmd/... ./node/cmd/...
+	@go build -o $(BIN)/cover/ ./test/cmd/path-calls
+	@test/path-figures.sh $(BIN)/cover $(LAB)
+
 .PHONY: clean
 clean: ## Remove bin/ (caches stay)
 	@rm -rf $(BIN)

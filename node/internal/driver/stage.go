@@ -6,13 +6,32 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/utils/lru"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/nfsmount"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/node/internal/staged"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
+
+// maxFailures limits the number of stored failures, because an orchestrator may never retry a
+// volume.
+const maxFailures = 1000
+
+// failures holds the reasons why volumes could not be staged, by volume ID. An entry ends when the
+// volume is staged or the orchestrator gives up. A restart of the driver drops all entries: the
+// orchestrator retries. It is safe for concurrent use.
+type failures struct {
+	once  sync.Once
+	cache *lru.Cache
+}
+
+func (f *failures) byVolume() *lru.Cache {
+	f.once.Do(func() { f.cache = lru.New(maxFailures) })
+	return f.cache
+}
 
 // NodeStageVolume mounts the volume at {staging_target_path}/data and saves the agent's URL and
 // token, which usage needs.
