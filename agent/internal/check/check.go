@@ -6,6 +6,7 @@ package check
 import (
 	"context"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 )
 
@@ -65,7 +66,7 @@ func explained(f storage.Finding) Finding {
 	e := explanations[f.Kind]
 	out := Finding{
 		Kind: string(f.Kind), Path: f.Path, Detail: f.Detail, Explanation: e.what, Remedy: e.remedy,
-		Repairable: f.Kind != storage.Quarantined, Repaired: f.Repaired,
+		Repairable: f.Kind != ondisk.Quarantined, Repaired: f.Repaired,
 	}
 	if f.Err != nil {
 		out.Error = f.Err.Error()

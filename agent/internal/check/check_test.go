@@ -19,6 +19,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/check"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
@@ -153,7 +154,7 @@ func TestWayBack(t *testing.T) {
 
 	edit(t, filepath.Join(pool.Dir, tenant, "v/metadata.json"), `"version": 1`, `"version": 2, "changes": [{"from": {"mode": 448}, "to": {"mode": 320}}]`)
 	report = run(t, config(pool), false)
-	assert.DeepEqual(t, kinds(report), []string{string(storage.Unfinished)})
+	assert.DeepEqual(t, kinds(report), []string{string(ondisk.Unfinished)})
 	assert.Equal(t, len(report.Newer), 1)
 	assert.Equal(t, report.Newer[0].Kind, "newer-metadata")
 	report = run(t, config(pool), true)
@@ -194,7 +195,7 @@ func tree(t *testing.T, dir string) []string {
 type damage struct {
 	name   string
 	do     func(t *testing.T, dir string) // dir is that of the tenant
-	kind   storage.FindingKind
+	kind   ondisk.FindingKind
 	path   string // relative to the directory of the tenant
 	detail string
 	gone   []string // what a repair removes; it removes nothing more
@@ -206,34 +207,34 @@ func repairable() []damage {
 			mkdir(t, dir, ".new-0123456789abcdef")
 			btrfsCommand(t, "subvolume", "create", filepath.Join(dir, ".new-0123456789abcdef/data"))
 			write(t, filepath.Join(dir, ".new-0123456789abcdef/metadata.json"), "{")
-		}, storage.InterruptedCreation, ".new-0123456789abcdef", "", []string{"/.new-0123456789abcdef", "/.new-0123456789abcdef/data", "/.new-0123456789abcdef/metadata.json: {"}},
+		}, ondisk.InterruptedCreation, ".new-0123456789abcdef", "", []string{"/.new-0123456789abcdef", "/.new-0123456789abcdef/data", "/.new-0123456789abcdef/metadata.json: {"}},
 		{"interrupted delete of a snapshot", func(t *testing.T, dir string) {
 			mkdir(t, dir, "snapshots/.trash-4567456745674567")
-		}, storage.InterruptedDeletion, "snapshots/.trash-4567456745674567", "", []string{"/snapshots/.trash-4567456745674567"}},
+		}, ondisk.InterruptedDeletion, "snapshots/.trash-4567456745674567", "", []string{"/snapshots/.trash-4567456745674567"}},
 		{"half of metadata", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "v/metadata.json.new"), "x")
-		}, storage.Temporary, "v/metadata.json.new", "", []string{"/v/metadata.json.new: x"}},
+		}, ondisk.Temporary, "v/metadata.json.new", "", []string{"/v/metadata.json.new: x"}},
 		{"half of a snapshot's metadata", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "snapshots/s/metadata.json.new"), "x")
-		}, storage.Temporary, "snapshots/s/metadata.json.new", "", []string{"/snapshots/s/metadata.json.new: x"}},
+		}, ondisk.Temporary, "snapshots/s/metadata.json.new", "", []string{"/snapshots/s/metadata.json.new: x"}},
 		{"half of a reference", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "v/clients/0123.json.new"), "x")
-		}, storage.Temporary, "v/clients/0123.json.new", "", []string{"/v/clients/0123.json.new: x"}},
+		}, ondisk.Temporary, "v/clients/0123.json.new", "", []string{"/v/clients/0123.json.new: x"}},
 		{"interrupted update", func(t *testing.T, dir string) {
 			edit(t, filepath.Join(dir, "v/metadata.json"), `"quota_bytes"`, `"unfinished": {"mode": true}, "quota_bytes"`)
 			assert.NilError(t, os.Chmod(filepath.Join(dir, "v/data"), 0o500))
-		}, storage.Unfinished, "v", "mode", nil},
+		}, ondisk.Unfinished, "v", "mode", nil},
 		{"limit changed by hand", func(t *testing.T, dir string) {
 			btrfsCommand(t, "qgroup", "limit", "1G", filepath.Join(dir, "v/data"))
-		}, storage.WrongLimit, "v", "the limit is 1073741824 bytes, intended is 67108864 bytes", nil},
+		}, ondisk.WrongLimit, "v", "the limit is 1073741824 bytes, intended is 67108864 bytes", nil},
 		{"limit taken away by hand", func(t *testing.T, dir string) {
 			btrfsCommand(t, "qgroup", "limit", "none", filepath.Join(dir, "c/data"))
-		}, storage.WrongLimit, "c", "the limit is none, intended is 67108864 bytes", nil},
+		}, ondisk.WrongLimit, "c", "the limit is none, intended is 67108864 bytes", nil},
 		{"data restored by hand", func(t *testing.T, dir string) {
 			btrfsCommand(t, "subvolume", "snapshot", filepath.Join(dir, "v/data"), filepath.Join(dir, "restored"))
 			btrfsCommand(t, "subvolume", "delete", filepath.Join(dir, "v/data"))
 			assert.NilError(t, os.Rename(filepath.Join(dir, "restored"), filepath.Join(dir, "v/data")))
-		}, storage.ReplacedData, "v", "the subvolume was", nil},
+		}, ondisk.ReplacedData, "v", "the subvolume was", nil},
 	}
 }
 
@@ -279,7 +280,7 @@ func (d damage) in(t *testing.T, report check.Report, pool *testpool.Pool) check
 	assert.Assert(t, !report.Clean)
 	at := slices.IndexFunc(report.Findings, func(f check.Finding) bool { return f.Kind == string(d.kind) })
 	assert.Assert(t, at >= 0, "%+v", report.Findings)
-	if d.kind != storage.ReplacedData {
+	if d.kind != ondisk.ReplacedData {
 		assert.DeepEqual(t, kinds(report), []string{string(d.kind)})
 	}
 	f := report.Findings[at]
@@ -330,7 +331,7 @@ func TestDamageForTheAdministrator(t *testing.T) {
 			t.Parallel()
 			pool := used(t)
 			dir := filepath.Join(pool.Dir, tenant)
-			d.kind = storage.Quarantined
+			d.kind = ondisk.Quarantined
 			d.do(t, dir)
 			damaged := tree(t, dir)
 			for _, repair := range []bool{false, true, false} {
@@ -360,9 +361,9 @@ func TestFilesOfOthers(t *testing.T) {
 func TestQuotas(t *testing.T) {
 	pool := used(t)
 	btrfsCommand(t, "quota", "disable", pool.Dir)
-	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.QuotasOff)})
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(ondisk.QuotasOff)})
 	report := run(t, config(pool), true)
-	assert.Assert(t, is.Contains(kinds(report), string(storage.QuotasOff)))
+	assert.Assert(t, is.Contains(kinds(report), string(ondisk.QuotasOff)))
 	for _, f := range report.Findings {
 		assert.Assert(t, f.Repaired, "%+v", f)
 	}
@@ -390,14 +391,14 @@ func TestStaleQgroup(t *testing.T) {
 	drop(two)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		have := kinds(run(t, c, false))
-		if len(have) == 0 || have[0] != string(storage.StaleQgroup) {
+		if len(have) == 0 || have[0] != string(ondisk.StaleQgroup) {
 			return poll.Continue("found %v", have)
 		}
 		return poll.Success()
 	}, poll.WithTimeout(30*time.Second))
 	report := run(t, c, true)
 	for _, f := range report.Findings {
-		assert.Assert(t, f.Kind == string(storage.StaleQgroup) && f.Repaired, "%+v", f)
+		assert.Assert(t, f.Kind == string(ondisk.StaleQgroup) && f.Repaired, "%+v", f)
 		assert.Assert(t, is.Contains(f.Detail, "qgroup 0/"))
 	}
 	again := run(t, c, false)
@@ -409,7 +410,7 @@ func TestInconsistentQuotas(t *testing.T) {
 	dir := filepath.Join(pool.Dir, tenant)
 	btrfsCommand(t, "qgroup", "create", "1/7", dir) // a snapshot with qgroup inheritance makes quotas inconsistent
 	btrfsCommand(t, "subvolume", "snapshot", "-i", "1/7", filepath.Join(dir, "v/data"), filepath.Join(pool.Dir, "other"))
-	assert.Assert(t, is.Contains(kinds(run(t, config(pool), false)), string(storage.QuotasInconsistent)))
+	assert.Assert(t, is.Contains(kinds(run(t, config(pool), false)), string(ondisk.QuotasInconsistent)))
 	run(t, config(pool), true)
 	again := run(t, config(pool), false)
 	assert.Assert(t, again.Clean, "%+v", again.Findings)
@@ -431,7 +432,7 @@ func TestReadOnlyPool(t *testing.T) {
 	mkdir(t, filepath.Join(pool.Dir, tenant), ".new-0123456789abcdef")
 	remount(t, pool.Dir, "ro")
 	defer remount(t, pool.Dir, "rw")
-	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.InterruptedCreation)})
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(ondisk.InterruptedCreation)})
 	_, err := check.Run(t.Context(), config(pool), true)
 	assert.ErrorContains(t, err, "read-only")
 }
@@ -447,7 +448,7 @@ func TestMissingSnapshotsDirectory(t *testing.T) {
 	store := open(t, config(pool))
 	assert.NilError(t, store.Close(t.Context()))
 	assert.NilError(t, os.Remove(filepath.Join(pool.Dir, tenant, "snapshots")))
-	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(storage.MissingDirectory)})
+	assert.DeepEqual(t, kinds(run(t, config(pool), false)), []string{string(ondisk.MissingDirectory)})
 	assert.Assert(t, run(t, config(pool), true).Findings[0].Repaired)
 	assert.Assert(t, run(t, config(pool), false).Clean)
 }

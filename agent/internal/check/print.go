@@ -6,7 +6,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 )
 
 // WriteJSON prints the report as one JSON object.
@@ -23,7 +23,7 @@ func (r Report) WriteText(w io.Writer) error {
 		p.finding(f)
 	}
 	p.line("%s", r.summary())
-	for _, kind := range []storage.FindingKind{storage.NewerMetadata, storage.NewerReference} {
+	for _, kind := range []ondisk.FindingKind{ondisk.NewerMetadata, ondisk.NewerReference} {
 		p.newer(string(kind), r.Newer)
 	}
 	return p.err

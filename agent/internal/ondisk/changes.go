@@ -101,8 +101,8 @@ func (c Changed) Of(p Properties) Settings {
 // PendingChanges are the changes that the metadata of a volume notes, oldest first.
 type PendingChanges []Change
 
-// Fields returns the names of the changed settings for users.
-func (p PendingChanges) Fields() []string {
+// fields returns the names of the changed settings for users.
+func (p PendingChanges) fields() []string {
 	var out []string
 	for _, c := range p {
 		out = append(out, c.To.fields()...)
@@ -139,9 +139,9 @@ func (p PendingChanges) Without(s Settings) PendingChanges {
 	return out
 }
 
-// Where omits owner, group and mode if they no longer have the values of the change. A client has
+// where omits owner, group and mode if they no longer have the values of the change. A client has
 // set them since.
-func (s Settings) Where(now, to Settings) Settings {
+func (s Settings) where(now, to Settings) Settings {
 	if s.UID != nil && *now.UID != *to.UID {
 		s.UID = nil
 	}

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
@@ -59,15 +58,12 @@ type Metadata struct {
 	Unfinished Changed        `json:"unfinished,omitzero"` // the same, written by 57e475d
 }
 
-func (m Metadata) properties() (Properties, error) {
-	mode, err := strconv.ParseUint(m.Mode, 8, 32)
-	if err != nil || mode > 0o7777 {
-		return Properties{}, fmt.Errorf("mode %q is not octal text from 0 to 7777", m.Mode)
-	}
+func (m Metadata) properties() Properties {
+	mode, _ := strconv.ParseUint(m.Mode, 8, 32) // see validate
 	return Properties{
 		SizeBytes: m.SizeBytes, QuotaBytes: m.QuotaBytes, NoCOW: m.NoCOW, Compression: m.Compression,
 		RootSquash: m.RootSquash, UID: m.UID, GID: m.GID, Mode: uint32(mode),
-	}, nil
+	}
 }
 
 func (m *Metadata) setProperties(p Properties) {
@@ -98,38 +94,37 @@ func (s Snapshot) Metadata() Metadata {
 }
 
 // AsVolume returns the volume that the metadata describes.
-func (m Metadata) AsVolume() (Volume, error) {
-	p, err := m.properties()
+func (m Metadata) AsVolume() Volume {
+	p := m.properties()
 	changes := m.Changes
 	if m.Unfinished != (Changed{}) {
 		changes = append(changes, Change{To: m.Unfinished.Of(p)})
 	}
 	return Volume{
-		Pending: changes, Name: m.Name, VolumeID: m.OwnVolumeID(), UUID: m.UUID, Properties: p,
+		Pending: changes, Name: m.Name, VolumeID: m.ownVolumeID(), UUID: m.UUID, Properties: p,
 		Labels: m.Labels, MountOptions: m.MountOptions,
 		SourceVolume: m.SourceVolume, SourceSnapshot: m.SourceSnapshot, SourceVolumeID: m.SourceVolumeID,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt, LastAttachAt: m.LastAttachAt,
-	}, err
+	}
 }
 
 // AsSnapshot returns the snapshot that the metadata describes.
-func (m Metadata) AsSnapshot() (Snapshot, error) {
-	p, err := m.properties()
+func (m Metadata) AsSnapshot() Snapshot {
 	return Snapshot{
-		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: p, Labels: m.Labels, Nested: m.Nested,
+		Name: m.Name, UUID: m.UUID, Volume: m.Volume, VolumeID: m.VolumeID, Properties: m.properties(), Labels: m.Labels, Nested: m.Nested,
 		CreatedAt: m.CreatedAt, UpdatedAt: m.UpdatedAt,
-	}, err
+	}
 }
 
-// WriteMetadata replaces the metadata in a directory that has its final name. It keeps fields of
+// writeMetadata replaces the metadata in a directory that has its final name. It keeps fields of
 // the present file that this agent does not know. It does not replace a file that it cannot read:
 // the file may be that of a newer agent, or of another volume.
-func (d *Disk) WriteMetadata(dir *os.File, m Metadata) error {
+func (d *Disk) writeMetadata(dir *os.File, m Metadata) error {
 	content, err := m.encode()
 	if err != nil {
 		return err
 	}
-	present, err := PresentMetadata(dir, m.Name)
+	present, err := presentMetadata(dir, m.Name)
 	if err != nil {
 		return err
 	}
@@ -139,8 +134,8 @@ func (d *Disk) WriteMetadata(dir *os.File, m Metadata) error {
 	return d.writeFile(dir, MetadataFile, content)
 }
 
-// PresentMetadata returns the content of metadata.json, or nil if the file is missing.
-func PresentMetadata(dir *os.File, name string) ([]byte, error) {
+// presentMetadata returns the content of metadata.json, or nil if the file is missing.
+func presentMetadata(dir *os.File, name string) ([]byte, error) {
 	content, err := beneath.ReadFile(dir, MetadataFile)
 	if err != nil {
 		return nil, beneath.IgnoreNotExist(err)
@@ -152,8 +147,8 @@ func PresentMetadata(dir *os.File, name string) ([]byte, error) {
 	return content, err
 }
 
-// CreateMetadata writes metadata into a directory that still has a temporary name.
-func (d *Disk) CreateMetadata(dir *os.File, m Metadata) error {
+// createMetadata writes metadata into a directory that still has a temporary name.
+func (d *Disk) createMetadata(dir *os.File, m Metadata) error {
 	content, err := m.encode()
 	if err != nil {
 		return err
@@ -161,9 +156,9 @@ func (d *Disk) CreateMetadata(dir *os.File, m Metadata) error {
 	return d.createFile(dir, MetadataFile, content)
 }
 
-// Mark sets the mark of a running operation on the metadata file. It is durable after the next
+// mark sets the mark of a running operation on the metadata file. It is durable after the next
 // commit. It works on a full filesystem.
-func (d *Disk) Mark(dir *os.File, mark inspect.Mark) error {
+func (d *Disk) mark(dir *os.File, mark Mark) error {
 	if err := d.Step("mark", MetadataFile); err != nil {
 		return err
 	}
@@ -174,8 +169,8 @@ func (d *Disk) Mark(dir *os.File, mark inspect.Mark) error {
 	return setModified(dir, mark.Time(content))
 }
 
-// ClearMark removes the mark.
-func (d *Disk) ClearMark(dir *os.File) error {
+// clearMark removes the mark.
+func (d *Disk) clearMark(dir *os.File) error {
 	if err := d.Step("clear mark", MetadataFile); err != nil {
 		return err
 	}
@@ -202,39 +197,39 @@ func encodeFile(file any) ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// ReadMarkedMetadata reads and checks metadata.json and its mark. The error of a missing file is
+// ReadMetadata reads and checks metadata.json and its mark. The error of a missing file is
 // fs.ErrNotExist.
-func ReadMarkedMetadata(dir *os.File) (Metadata, inspect.Mark, error) {
+func ReadMetadata(dir *os.File) (Metadata, Mark, error) {
 	f, err := beneath.OpenFile(dir, MetadataFile)
 	if err != nil {
-		return Metadata{}, inspect.NoMark, err
+		return Metadata{}, NoMark, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Metadata{}, inspect.NoMark, err
+		return Metadata{}, NoMark, err
 	}
 	content, err := beneath.ReadAll(f)
 	if err != nil {
-		return Metadata{}, inspect.NoMark, err
+		return Metadata{}, NoMark, err
 	}
 	m, err := decodeMetadata(content)
-	return m, inspect.MarkOf(content, info.ModTime()), err
+	return m, markOf(content, info.ModTime()), err
 }
 
 // IsOf verifies that the metadata belongs to the volume or snapshot of its directory.
 func (m Metadata) IsOf(name string) error {
 	if m.Name != name {
-		return fmt.Errorf("%s %w %q", MetadataFile, ErrOtherName, m.Name)
+		return fmt.Errorf("%s %w %q", MetadataFile, errOtherName, m.Name)
 	}
 	return nil
 }
 
-// ErrOtherName means that metadata belongs to another directory.
-var ErrOtherName = errors.New("is that of")
+// errOtherName means that metadata belongs to another directory.
+var errOtherName = errors.New("is that of")
 
-// NamesOther reports whether the metadata names a subvolume other than data.
-func (m Metadata) NamesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
+// namesOther reports whether the metadata names a subvolume other than data.
+func (m Metadata) namesOther(data uuid.UUID) bool { return m.UUID != uuid.Nil && m.UUID != data }
 
 func decodeMetadata(content []byte) (Metadata, error) {
 	if len(bytes.TrimSpace(content)) == 0 {
@@ -259,9 +254,8 @@ func (m Metadata) validate() error {
 	if err := id.ValidateName(m.Name); err != nil {
 		return fmt.Errorf("name in %s %w", MetadataFile, err)
 	}
-	_, err := m.properties()
-	return err
+	if mode, err := strconv.ParseUint(m.Mode, 8, 32); err != nil || mode > 0o7777 {
+		return fmt.Errorf("mode %q is not octal text from 0 to 7777", m.Mode)
+	}
+	return nil
 }
-
-// IsErrno reports whether the kernel returned this error.
-func IsErrno(err error, errno unix.Errno) bool { return errors.Is(err, errno) }

@@ -1,6 +1,7 @@
 package ondisk
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,13 +36,13 @@ import (
 // An agent that knows only version 1 finds that the content of a .ref file does not match its name.
 // It quarantines the volume and does not change its exports, instead of exporting it by UUID.
 const (
-	RefSuffix1  = ".json"
-	RefSuffix   = ".ref"
-	EndedSuffix = ".ended"
+	refSuffix1  = ".json"
+	refSuffix   = ".ref"
+	endedSuffix = ".ended"
 	refSum      = 16 // bytes of the checksum in the name of a reference
 )
 
-var refSuffixes = []string{RefSuffix1, RefSuffix, EndedSuffix}
+var refSuffixes = []string{refSuffix1, refSuffix, endedSuffix}
 
 // refFile is the content of the file of a reference.
 type refFile struct {
@@ -58,8 +60,8 @@ func (r Ref) Key() string {
 	return b.String()
 }
 
-// Stem is the part of the file name that does not depend on the state of the reference.
-func (r Ref) Stem() string {
+// stem is the part of the file name that does not depend on the state of the reference.
+func (r Ref) stem() string {
 	sum := sha256.Sum256([]byte(r.Key()))
 	return hex.EncodeToString(sum[:refSum])
 }
@@ -68,11 +70,11 @@ func (r Ref) Stem() string {
 func (r Ref) FileName() string {
 	switch {
 	case r.Ended:
-		return r.Stem() + EndedSuffix
+		return r.stem() + endedSuffix
 	case r.Attachment == Attachment{}:
-		return r.Stem() + RefSuffix1
+		return r.stem() + refSuffix1
 	default:
-		return r.Stem() + RefSuffix
+		return r.stem() + refSuffix
 	}
 }
 
@@ -94,12 +96,12 @@ func (r Ref) HasLabels(labels map[string]string) bool {
 	return true
 }
 
-// WriteRef writes the file of the reference, then removes those of its other states. Like
-// WriteMetadata, it keeps unknown fields of the present file.
-func (d *Disk) WriteRef(dir *os.File, ref Ref) error {
+// writeRef writes the file of the reference, then removes those of its other states. Like
+// writeMetadata, it keeps unknown fields of the present file.
+func (d *Disk) writeRef(dir *os.File, ref Ref) error {
 	clients, err := beneath.OpenDir(dir, ClientsDir)
 	if os.IsNotExist(err) {
-		if err := d.Mkdir(dir, ClientsDir, 0o700); err != nil {
+		if err := d.mkdir(dir, ClientsDir, 0o700); err != nil {
 			return err
 		}
 		clients, err = beneath.OpenDir(dir, ClientsDir)
@@ -120,7 +122,7 @@ func (d *Disk) WriteRef(dir *os.File, ref Ref) error {
 		return err
 	}
 	err = d.writeFile(clients, ref.FileName(), content)
-	if IsErrno(err, unix.ENOSPC) {
+	if isErrno(err, unix.ENOSPC) {
 		if bad := d.writeLink(clients, ref.FileName(), content); bad == nil {
 			err = nil
 		} else {
@@ -136,11 +138,11 @@ func (d *Disk) WriteRef(dir *os.File, ref Ref) error {
 // unlinkRef removes the files of the reference in all states, except the file kept.
 func (d *Disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
 	for _, suffix := range refSuffixes {
-		name := ref.Stem() + suffix
+		name := ref.stem() + suffix
 		if name == kept {
 			continue
 		}
-		if err := d.Unlink(clients, name); err != nil {
+		if err := d.unlink(clients, name); err != nil {
 			return err
 		}
 	}
@@ -160,51 +162,22 @@ func (r Ref) Encode() ([]byte, error) {
 // one takes precedence over an ended one.
 func presentRef(clients *os.File, ref Ref) ([]byte, error) {
 	for _, suffix := range refSuffixes {
-		content, err := readRefFile(clients, ref.Stem()+suffix)
+		content, err := readRefFile(clients, ref.stem()+suffix)
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err == nil {
-			_, err = decodeRef(content, ref.Stem()+suffix)
+			_, err = decodeRef(content, ref.stem()+suffix)
 		}
 		return content, err
 	}
 	return nil, nil
 }
 
-// EndRefs marks references as ended. The mark is a rename, which needs no new block for data. It
-// needs no commit: a power cut that reverts it also ends the NFS server.
-func (d *Disk) EndRefs(dir *os.File, refs []Ref) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
-	if err != nil {
-		return err
-	}
-	defer clients.Close()
-	for _, ref := range refs {
-		if ref.Ended {
-			continue
-		}
-		if err := d.Rename(clients, ref.FileName(), ref.Stem()+EndedSuffix); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// RemoveRef removes the files of the reference.
-func (d *Disk) RemoveRef(dir *os.File, ref Ref) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
-	if err != nil {
-		return beneath.IgnoreNotExist(err)
-	}
-	defer clients.Close()
-	return d.unlinkRef(clients, ref, "")
-}
-
-// IsReplaced reports whether name is the ended file of a reference that has a live one.
-func IsReplaced(name string, names []string) bool {
-	stem, ended := strings.CutSuffix(name, EndedSuffix)
-	return ended && (slices.Contains(names, stem+RefSuffix) || slices.Contains(names, stem+RefSuffix1))
+// isReplaced reports whether name is the ended file of a reference that has a live one.
+func isReplaced(name string, names []string) bool {
+	stem, ended := strings.CutSuffix(name, endedSuffix)
+	return ended && (slices.Contains(names, stem+refSuffix) || slices.Contains(names, stem+refSuffix1))
 }
 
 // ReadRefs reads the references of the volume in dir, sorted by key, and skips the remains of
@@ -218,7 +191,7 @@ func ReadRefs(dir *os.File) ([]Ref, error) {
 	names, err := clients.Readdirnames(-1)
 	var refs []Ref
 	for _, name := range names {
-		if strings.HasSuffix(name, TemporarySuffix) || IsReplaced(name, names) {
+		if strings.HasSuffix(name, TemporarySuffix) || isReplaced(name, names) {
 			continue
 		}
 		ref, bad := readRef(clients, name)
@@ -282,7 +255,7 @@ func decodeRef(content []byte, name string) (Ref, error) {
 		return Ref{}, fmt.Errorf("%s/%s has version %d, written by a newer agent; this one reads up to %d", ClientsDir, name, file.Version, refVersion)
 	}
 	ref := file.Ref
-	ref.Ended = strings.HasSuffix(name, EndedSuffix)
+	ref.Ended = strings.HasSuffix(name, endedSuffix)
 	if ref.FileName() != name {
 		return Ref{}, fmt.Errorf("%s/%s is not the reference that its name says", ClientsDir, name)
 	}
@@ -316,4 +289,68 @@ func agreeing(refs []Ref) ([]Ref, error) {
 		live[ref.Client] = ref.Attachment
 	}
 	return slices.DeleteFunc(refs, func(r Ref) bool { return bad[r.Client] }), err
+}
+
+// AddRef writes a reference of the volume, and the attach time of the volume, and makes both
+// durable. On a pool without room for the metadata, v gets the attach time that it had before.
+func (d *Directory) AddRef(ctx context.Context, v *Volume, ref Ref, before time.Time) error {
+	dir, err := d.open(v.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := d.disk.WithReserve(ctx, func() error { return d.disk.writeRef(dir, ref) }); err != nil {
+		return err
+	}
+	err = d.disk.writeMetadata(dir, v.Metadata())
+	if isErrno(err, unix.ENOSPC) {
+		v.LastAttachAt, err = before, nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.disk.Commit(ctx)
+}
+
+// EndRefs marks references as ended. The mark is a rename, which needs no new block for data. It
+// needs no commit: a power cut that reverts it also ends the NFS server.
+func (d *Directory) EndRefs(volume string, refs []Ref) error {
+	clients, err := d.open(volume + "/" + ClientsDir)
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	for _, ref := range refs {
+		if ref.Ended {
+			continue
+		}
+		if err := d.disk.rename(clients, ref.FileName(), ref.stem()+endedSuffix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveRefs removes the files of references, and makes that durable.
+func (d *Directory) RemoveRefs(ctx context.Context, volume string, refs []Ref) error {
+	dir, err := d.open(volume)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, ref := range refs {
+		if err := d.disk.removeRef(dir, ref); err != nil {
+			return err
+		}
+	}
+	return d.disk.Commit(ctx)
+}
+
+func (d *Disk) removeRef(dir *os.File, ref Ref) error {
+	clients, err := beneath.OpenDir(dir, ClientsDir)
+	if err != nil {
+		return beneath.IgnoreNotExist(err)
+	}
+	defer clients.Close()
+	return d.unlinkRef(clients, ref, "")
 }

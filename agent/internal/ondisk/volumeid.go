@@ -25,9 +25,9 @@ func derivedID(name string, createdAt time.Time) uuid.UUID {
 // IsDerived reports whether the ID of a volume was not stored.
 func IsDerived(id uuid.UUID) bool { return id.Version() == 5 }
 
-// OwnVolumeID returns the ID of the volume of this metadata. It is zero for metadata that could not
+// ownVolumeID returns the ID of the volume of this metadata. It is zero for metadata that could not
 // be read.
-func (m Metadata) OwnVolumeID() uuid.UUID {
+func (m Metadata) ownVolumeID() uuid.UUID {
 	if m.VolumeID == uuid.Nil && m.Name != "" {
 		return derivedID(m.Name, m.CreatedAt)
 	}

@@ -58,9 +58,9 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 						assert.ErrorIs(t, err, unix.EIO)
 					}
 				}
-				dir := openPath(t, r.ten.path("v"))
+				dir := openPath(t, r.ten.volumeDir.Path("v"))
 				defer dir.Close()
-				m, _, err := ondisk.ReadMarkedMetadata(dir)
+				m, _, err := ondisk.ReadMetadata(dir)
 				assert.NilError(t, err)
 				assert.Assert(t, len(m.Changes) == 1 || len(m.Changes) == 2, "%v", m.Changes) // 2: one for the half, one for the whole change
 				assert.Equal(t, m.Version, 2, "an older agent would drop the note")
@@ -217,7 +217,7 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 	r.faults.watch(nil)
 	r.store.abandon()
 	r.faults.disarm()
-	data := filepath.Join(r.ten.path("v"), dataDir)
+	data := filepath.Join(r.ten.volumeDir.Path("v"), dataDir)
 	assert.NilError(t, os.Chmod(data, 0o755)) // by a pod
 	r.open()
 	info, err := os.Stat(data)
@@ -235,7 +235,7 @@ func TestUnfinishedChangeOfVersion1(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.store.abandon()
-	file := filepath.Join(r.ten.path("v"), metadataFile)
+	file := filepath.Join(r.ten.volumeDir.Path("v"), metadataFile)
 	edit(t, file, `"compression": ""`, `"unfinished": {"storage": true}, "compression": "zstd"`)
 	r.faults.fail(unix.EIO, "storage")
 	r.open()
@@ -246,7 +246,7 @@ func TestUnfinishedChangeOfVersion1(t *testing.T) {
 	r.faults.fail(nil)
 	r.store.maintain(t.Context())
 	assert.Equal(t, mustGet(t, r.ten, "v").Compression, "zstd")
-	data := openPath(t, filepath.Join(r.ten.path("v"), dataDir))
+	data := openPath(t, filepath.Join(r.ten.volumeDir.Path("v"), dataDir))
 	defer data.Close()
 	compression, err := btrfs.Compression(data)
 	assert.NilError(t, errors.Join(err))

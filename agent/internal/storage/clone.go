@@ -4,14 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/google/uuid"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
@@ -89,24 +85,23 @@ func (c CloneSpec) override(p Properties) Properties {
 
 // original is the source of a clone or snapshot.
 type original struct {
+	ondisk.Source
 	Properties
 	volumeID uuid.UUID
-	uuid     uuid.UUID
 	id       uint64
-	path     string // relative to the base directory
 }
 
 func (t *Tenant) original(spec CloneSpec) (original, error) {
 	if spec.Snapshot != "" {
 		s, err := t.GetSnapshot(context.Background(), spec.Snapshot)
-		return original{s.Properties, s.VolumeID, s.UUID, s.ID, t.name + "/" + ondisk.SnapshotsDir + "/" + s.Name}, usable(err, s.Quarantine, s.Path)
+		return original{ondisk.Source{Dir: t.snapshotDir, Name: s.Name, UUID: s.UUID}, s.Properties, s.VolumeID, s.ID}, usable(err, s.Quarantine, s.Path)
 	}
 	return t.originalVolume(spec.Volume)
 }
 
 func (t *Tenant) originalVolume(name string) (original, error) {
 	v, err := t.GetVolume(context.Background(), name)
-	return original{v.Properties, v.VolumeID, v.UUID, v.ID, t.name + "/" + v.Name}, usable(err, v.Quarantine, v.Path)
+	return original{ondisk.Source{Dir: t.volumeDir, Name: v.Name, UUID: v.UUID}, v.Properties, v.VolumeID, v.ID}, usable(err, v.Quarantine, v.Path)
 }
 
 func usable(err error, quarantine, path string) error {
@@ -122,10 +117,7 @@ func quarantined(reason, path string) error {
 	return agentapi.Errorf(agentapi.Quarantined, "%s is quarantined: %s. To keep it, repair it as docs/operations/quarantine.md says. To remove it, run on the storage host: btrfs subvolume delete %[1]s/%[3]s; rm -r %[1]s", path, reason, ondisk.DataDir)
 }
 
-// clone creates the volume with one commit: see publishSnapshot. The snapshot has the properties of
-// its source and, with full quotas, its limit. The next commit contains the other properties of the
-// request. Until then the metadata has them with a note of the change, and the next start would set
-// them.
+// clone creates the volume with one commit: see ondisk.Directory.Clone.
 func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 	source, err := t.original(spec)
 	if err != nil {
@@ -143,13 +135,8 @@ func (t *Tenant) clone(spec CloneSpec) (Volume, error) {
 		return Volume{}, err
 	}
 	defer end()
-	info, err := t.publishSnapshot(t.dir, source, v.Name, v.Metadata(), false)
-	if err != nil {
+	if err := t.volumeDir.Clone(source.Source, &v); err != nil {
 		return Volume{}, err
-	}
-	v.ID, v.UUID = info.ID, info.UUID
-	if err := t.complete(&v); err != nil {
-		return Volume{}, t.abandon(t.dir, v.Name, err)
 	}
 	t.keep(v)
 	return v, nil
@@ -173,7 +160,7 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 		return Volume{}, err
 	}
 	v := Volume{
-		Name: spec.Name, VolumeID: uuid.New(), Path: t.path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.volumeDir.Path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
 		MountOptions: mountoptions.Split(spec.MountOptions...),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
@@ -182,30 +169,6 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 		v.Pending = ondisk.PendingChanges{{To: to}}
 	}
 	return v, validateMountOptions(spec.MountOptions)
-}
-
-// complete sets the properties of a clone that its snapshot does not have from the source. It sets
-// the limit first, because the source may be full.
-func (t *Tenant) complete(v *Volume) error {
-	if !t.store.pool.HasLimit(v.ID, v.QuotaBytes) {
-		if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
-			return err
-		}
-	}
-	if len(v.Pending) == 0 {
-		return nil
-	}
-	dir, err := beneath.OpenDir(t.dir, v.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	data, _, err := t.store.disk.OpenSubvolume(dir)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	return t.resolve(dir, data, v)
 }
 
 // sized returns the properties of a clone of that size. 0 means the size of the source. The clone
@@ -234,59 +197,6 @@ func (s *Store) sized(source original, size int64) (Properties, error) {
 	}
 	p.SizeBytes, p.QuotaBytes = size, max(size, p.QuotaBytes)
 	return p, nil
-}
-
-// publishSnapshot creates parent/name with metadata and a durable snapshot of the original. On
-// failure it removes everything.
-//
-//  1. Create a directory under a temporary name, with metadata that has the mark Creating.
-//  2. Rename it to its name.
-//  3. Create the snapshot in it. The commit of the snapshot makes all of this durable.
-//  4. Clear the mark.
-//
-// Invariant: an interruption before 3 leaves a directory whose name or mark shows that it is
-// incomplete. After 3 it is complete: the mark of a directory with data means nothing.
-func (t *Tenant) publishSnapshot(parent *os.File, source original, name string, m ondisk.Metadata, readOnly bool) (btrfs.SubvolumeInfo, error) {
-	d := t.store.disk
-	from, err := t.openOriginal(source)
-	if err != nil {
-		return btrfs.SubvolumeInfo{}, err
-	}
-	defer from.Close()
-	stage := t.store.maintenance.newTemporaryName(inspect.StagingPrefix)
-	defer t.store.maintenance.done(stage)
-
-	dir, err := d.StageSnapshot(parent, stage, m, t.store.config.DirMode)
-	if err == nil {
-		defer dir.Close()
-		err = d.Publish(parent, stage, name)
-	}
-	if err != nil {
-		return btrfs.SubvolumeInfo{}, d.Abandon(parent, stage, err)
-	}
-	info, err := d.FillWithSnapshot(dir, from, readOnly)
-	if err != nil {
-		return btrfs.SubvolumeInfo{}, t.abandon(parent, name, err)
-	}
-	return info, nil
-}
-
-// openOriginal opens the subvolume and verifies that it is the one in the catalogue.
-func (t *Tenant) openOriginal(source original) (*os.File, error) {
-	dir, err := t.store.disk.Open(source.path)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	data, info, err := t.store.disk.OpenSubvolume(dir)
-	if err != nil {
-		return nil, err
-	}
-	if info.UUID != source.uuid {
-		data.Close()
-		return nil, ondisk.ReplacedOnDisk(source.path, source.uuid, info.UUID)
-	}
-	return data, nil
 }
 
 func formatLabels(labels labels.Set) string {

@@ -103,7 +103,7 @@ func (s *Store) reloadMarked(ctx context.Context, locks []nameLock) error {
 		}
 		s.maintenance.drifted.Store(true) // the references may have changed, too
 		if err == nil {
-			err = s.disk.Commit(ctx)
+			err = s.pool.Commit(ctx)
 		}
 		if err != nil {
 			s.reloads.mark(l)
@@ -240,8 +240,11 @@ func (t *Tenant) volumeLock(name string) nameLock {
 
 func (t *Tenant) snapshotLock(name string) nameLock {
 	return nameLock{
-		key:    t.name + "/snapshots/" + name,
-		reload: func() error { return t.reloadSnapshot(name) },
+		key: t.name + "/snapshots/" + name,
+		reload: func() error {
+			t.loadSnapshot(name)
+			return nil
+		},
 		quarantined: func() bool {
 			s, _ := t.snapshots.get(name)
 			return s.Quarantine != ""

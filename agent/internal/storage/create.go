@@ -3,15 +3,11 @@ package storage
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
@@ -117,8 +113,7 @@ func quarantinedName(name, reason string) error {
 	return agentapi.Errorf(agentapi.AlreadyExists, "%q is quarantined and keeps its name until an administrator has repaired or removed it: %s", name, reason)
 }
 
-// create builds a volume under a temporary name and publishes it with one rename. One commit makes
-// all of it durable. If the power fails before that, the next start removes the remains.
+// create creates a volume with one commit: see ondisk.Directory.Create.
 func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 	if err := t.store.pool.CheckRoom(v.SizeBytes); err != nil {
 		return Volume{}, err
@@ -128,75 +123,18 @@ func (t *Tenant) create(ctx context.Context, v Volume) (Volume, error) {
 		return Volume{}, err
 	}
 	defer end()
-	d := t.store.disk
-	stage := t.store.maintenance.newTemporaryName(inspect.StagingPrefix)
-	defer t.store.maintenance.done(stage)
-
-	v.Path = t.path(v.Name)
+	v.Path = t.volumeDir.Path(v.Name)
 	v.VolumeID = uuid.New()
 	v.CreatedAt = now()
 	v.UpdatedAt = v.CreatedAt
-	err = t.store.creates.hold(func() error {
-		if err := t.build(stage, &v); err != nil {
-			return err
-		}
-		return d.Publish(t.dir, stage, v.Name)
-	})
-	if err != nil {
-		return Volume{}, d.Abandon(t.dir, stage, err)
+	if err := t.store.creates.hold(func() error { return t.volumeDir.Create(&v) }); err != nil {
+		return Volume{}, err
 	}
-	if err := d.Commit(ctx); err != nil {
-		return Volume{}, t.abandon(t.dir, v.Name, err)
+	if err := t.store.pool.Commit(ctx); err != nil {
+		return Volume{}, t.volumeDir.Abandon(v.Name, err)
 	}
 	t.keep(v)
 	return v, nil
-}
-
-// build creates the directory dir with the contents of the volume, and adds the values from the
-// kernel to v.
-func (t *Tenant) build(name string, v *Volume) error {
-	d := t.store.disk
-	if err := d.Mkdir(t.dir, name, t.store.config.DirMode); err != nil {
-		return err
-	}
-	dir, err := beneath.OpenDir(t.dir, name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := d.CreateSubvolume(dir); err != nil {
-		return err
-	}
-	data, info, err := d.OpenSubvolume(dir)
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	v.ID, v.UUID = info.ID, info.UUID
-	if v.NoCOW || v.Compression != "" {
-		if err := d.SetStorage(data, v.Properties); err != nil {
-			return err
-		}
-	}
-	if err := d.Chown(data, v.UID, v.GID); err != nil {
-		return err
-	}
-	if err := d.Chmod(data, v.Mode); err != nil { // after chown, which clears setuid and setgid
-		return err
-	}
-	if err := t.store.pool.SetLimit(v.ID, v.QuotaBytes); err != nil {
-		return err
-	}
-	return d.CreateMetadata(dir, v.Metadata())
-}
-
-// path returns the path of the directory of a volume for the NFS server and the administrator.
-func (t *Tenant) path(volume string) string {
-	return filepath.Join(t.store.pool.Path(), t.name, volume)
-}
-
-func (t *Tenant) snapshotPath(name string) string {
-	return t.path(filepath.Join(ondisk.SnapshotsDir, name))
 }
 
 // now returns the time in whole milliseconds UTC, so that metadata.json and replies agree.

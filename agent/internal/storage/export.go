@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
@@ -50,11 +48,11 @@ func (t *Tenant) Export(ctx context.Context, volume string, spec ExportSpec) (gr
 		if err := validateNewClient(v, ref.Client); err != nil {
 			return err
 		}
-		data, err := t.openOriginal(original{uuid: v.UUID, path: t.name + "/" + volume})
+		o, err := t.volumeDir.Open(volume, v.UUID)
 		if err != nil {
 			return err
 		}
-		data.Close()
+		o.Close()
 		grant = t.grant(v, ref.Client)
 		return t.export(ctx, v, ref)
 	}, t.volumeLock(volume).as(referring))
@@ -131,7 +129,7 @@ func (t *Tenant) Unexport(ctx context.Context, volume string, client netip.Addr,
 	return t.store.change(ctx, func(ctx context.Context) error {
 		v, found := t.volumes.get(volume)
 		if !found {
-			v = Volume{Name: volume, Path: t.path(volume)}
+			v = Volume{Name: volume, Path: t.volumeDir.Path(volume)}
 		}
 		if v.RefsUnknown && !v.RefersTo(client) { // quarantined, and the access of the client is unknown
 			return usable(nil, v.Quarantine, v.Path)
@@ -196,34 +194,13 @@ func (t *Tenant) markEnded(v Volume, gone []Ref) error {
 		return nil
 	}
 	t.volumes.put(v.Ended(gone))
-	dir, err := t.store.disk.Open(t.name + "/" + v.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return t.store.disk.EndRefs(dir, gone)
+	return t.volumeDir.EndRefs(v.Name, gone)
 }
 
 // keepRef writes a reference to disk, and puts v, which contains it, into the catalogue.
 func (t *Tenant) keepRef(ctx context.Context, v Volume, ref Ref) error {
-	d := t.store.disk
-	dir, err := d.Open(t.name + "/" + v.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := t.store.pool.WithReserve(ctx, func() error { return d.WriteRef(dir, ref) }); err != nil {
-		return err
-	}
-	err = d.WriteMetadata(dir, v.Metadata())
-	if ondisk.IsErrno(err, unix.ENOSPC) { // only the attach time is not updated
-		before, _ := t.volumes.get(v.Name)
-		v.LastAttachAt, err = before.LastAttachAt, nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := d.Commit(ctx); err != nil {
+	before, _ := t.volumes.get(v.Name)
+	if err := t.volumeDir.AddRef(ctx, &v, ref, before.LastAttachAt); err != nil {
 		return err
 	}
 	t.volumes.put(v)
@@ -235,18 +212,7 @@ func (t *Tenant) dropRefs(ctx context.Context, left Volume, gone []Ref) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	d := t.store.disk
-	dir, err := d.Open(t.name + "/" + left.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	for _, ref := range gone {
-		if err := d.RemoveRef(dir, ref); err != nil {
-			return err
-		}
-	}
-	if err := d.Commit(ctx); err != nil {
+	if err := t.volumeDir.RemoveRefs(ctx, left.Name, gone); err != nil {
 		return err
 	}
 	t.volumes.put(left)

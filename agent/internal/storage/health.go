@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -20,8 +19,8 @@ const (
 
 // Health holds the problems at one moment. A request reads it once for all volumes of its reply.
 type Health struct {
-	pool    pool.Conditions // these also apply to every volume
-	exports map[string]int  // by data path of a volume: number of clients without their export
+	pool    Conditions     // these also apply to every volume
+	exports map[string]int // by data path of a volume: number of clients without their export
 
 	subvolumes subvolumeState
 }
@@ -77,7 +76,7 @@ func (t *Tenant) Health(ctx context.Context) Health {
 // volume. Any client may request them at any rate without a token. So their cost does not depend on
 // the number of volumes, and devices, space and quotas are read at most once a second.
 func (s *Store) Conditions() []Condition {
-	out := s.poolConditions(func() pool.Conditions {
+	out := s.poolConditions(func() Conditions {
 		return s.healthCache.filesystem.get(healthFor, s.pool.FilesystemConditions)
 	})
 	if n := s.quarantined(); n > 0 {
@@ -86,7 +85,7 @@ func (s *Store) Conditions() []Condition {
 	if n := len(s.brokenTenants()); n > 0 { // other tenants must not learn their names
 		out.Add(agentapi.ReasonTenantUnavailable, "%d tenants cannot be loaded: see the agent's log", n)
 	}
-	if n := s.maintenance.pendingDeletions(); n > 0 {
+	if n := s.pool.PendingDeletions(); n > 0 {
 		out.Add(agentapi.ReasonDeletionPending, "%d deleted volumes or snapshots still take space, because they are in use on the storage host, as by btrfs send: they are removed within a minute after that has ended", n)
 	}
 	if s.maintenance.exportError() != nil { // the error may name volumes: the log has it
@@ -113,12 +112,12 @@ type healthCache struct {
 	roots   cached[int]
 
 	subvolumes cached[subvolumeState]
-	filesystem cached[pool.Conditions]
+	filesystem cached[Conditions]
 }
 
 // poolConditions returns the conditions of the pool, which apply to every volume on it. filesystem
 // returns those of the filesystem.
-func (s *Store) poolConditions(filesystem func() pool.Conditions) pool.Conditions {
+func (s *Store) poolConditions(filesystem func() Conditions) Conditions {
 	out, gone := s.pool.AccessConditions()
 	if gone {
 		return out

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -34,7 +33,7 @@ func (s *Store) readExports(ctx context.Context) exportState {
 
 // exportRootCondition reports exports that prevent clients from mounting volumes. The message does
 // not name them, because anyone may read it.
-func (s *Store) exportRootCondition(out *pool.Conditions) {
+func (s *Store) exportRootCondition(out *Conditions) {
 	n := s.healthCache.roots.get(exportsFor, s.foreignRoots)
 	if n > 0 {
 		out.Add(agentapi.ReasonExportRootForeign,

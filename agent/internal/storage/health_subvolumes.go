@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -67,7 +66,7 @@ func listNested(paths []string, total int) string {
 	return text
 }
 
-func (seen subvolumeState) of(v Volume, out *pool.Conditions) {
+func (seen subvolumeState) of(v Volume, out *Conditions) {
 	if seen.readOnly[v.ID] {
 		out.Add(agentapi.ReasonVolumeReadOnly, "the subvolume was made read-only on the storage host, so writes fail: btrfs property set -ts %s ro false", v.DataPath())
 	}

@@ -17,6 +17,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
@@ -347,7 +348,7 @@ func TestLookAtWhatIsNoPool(t *testing.T) {
 	found, err := Inspect(t.Context(), config, false)
 	assert.NilError(t, err)
 	assert.Equal(t, len(found), 1, "%v", found)
-	assert.Equal(t, found[0].Kind, NoPoolID)
+	assert.Equal(t, found[0].Kind, ondisk.NoPoolID)
 	assert.DeepEqual(t, entries(t, pool.Dir), []string{})
 }
 

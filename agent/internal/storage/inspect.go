@@ -9,44 +9,11 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
-)
-
-// FindingKind is the kind of a problem on the pool.
-type FindingKind string
-
-// Kinds that a start of the agent, and a check, can find.
-const (
-	InterruptedCreation FindingKind = "interrupted-creation" // incomplete volume, clone or snapshot
-	InterruptedDeletion FindingKind = "interrupted-deletion"
-	Temporary           FindingKind = "temporary-file"    // of an interrupted write
-	Unfinished          FindingKind = "unfinished-update" // the subvolume does not match its metadata yet
-	WrongLimit          FindingKind = "wrong-limit"
-	StaleQgroup         FindingKind = "stale-qgroup"
-	QuotasOff           FindingKind = "quota-off"
-	QuotasInconsistent  FindingKind = "quota-inconsistent"
-	MissingDirectory    FindingKind = "missing-directory"
-	ReplacedData        FindingKind = "replaced-data" // a subvolume other than the one in the metadata
-	NoPoolID            FindingKind = "no-pool-id"    // a start refuses the base path
-	Quarantined         FindingKind = "quarantined"   // has data that the agent cannot use; only an administrator can repair it
-
-	// Not problems, but files that an agent of 57e475d quarantines.
-	NewerMetadata  FindingKind = "newer-metadata"
-	NewerReference FindingKind = "newer-reference"
 )
 
 // Finding is one difference from the state in which a running agent leaves the pool.
-type Finding struct {
-	Kind     FindingKind
-	Path     string
-	Detail   string
-	Repaired bool
-	Err      error // why the repair failed
-}
+type Finding = ondisk.Finding
 
 // Inspect checks a pool that no agent uses. It finds what the next start of an agent would find and
 // repair, with the same code. With repair it repairs the findings and marks them. Otherwise it
@@ -61,25 +28,22 @@ func Inspect(ctx context.Context, config Config, repair bool) ([]Finding, error)
 // quarantines. Those are not problems.
 func InspectVersions(ctx context.Context, config Config, repair bool) (findings, newer []Finding, err error) {
 	config = config.withDefaults()
-	purpose := pool.ForChanges
 	if !repair {
-		purpose = pool.ForReading
 		config.fault = func(step string) error { return fmt.Errorf("%s: %w", step, errReadOnly) }
 	}
-	p, err := pool.Open(config.Pool(), purpose)
+	disk, err := ondisk.Open(config.Pool(), !repair)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := newStore(config, p)
+	s := newStore(config, disk, &inspection{repair: repair})
 	defer s.release()
-	s.inspection = &inspection{repair: repair}
-	if err := p.VerifyID(); err != nil {
-		s.report(Finding{Kind: NoPoolID, Path: p.Path(), Detail: err.Error()})
+	if err := disk.VerifyID(); err != nil {
+		s.report(Finding{Kind: ondisk.NoPoolID, Path: disk.Path(), Detail: err.Error()})
 	}
 	if err := s.inspectQuota(ctx); err != nil {
 		return nil, nil, err
 	}
-	if s.inspection.stale, err = p.InspectQgroups(ctx); err != nil {
+	if s.inspection.stale, err = disk.InspectQgroups(ctx); err != nil {
 		return nil, nil, err
 	}
 	if err := s.recover(ctx); err != nil {
@@ -119,16 +83,20 @@ func (s *Store) repair(f Finding, do func() error) error {
 		s.inspection.note(f)
 		return nil
 	}
+	if f.Kind == ondisk.InterruptedCreation || f.Kind == ondisk.InterruptedDeletion {
+		s.maintenance.deleted()
+	}
 	f.Err = do()
 	f.Repaired = f.Err == nil
 	if s.inspection != nil {
 		s.inspection.note(f)
 	}
 	if f.Err != nil {
+		s.maintenance.failed.Store(true)
 		s.log.Log(context.Background(), s.levelOf(f), "what an interruption left cannot be put right now",
 			"what", f.Kind, "path", f.Path, "detail", f.Detail, "error", f.Err)
 	} else {
-		s.failures.Delete(f.key())
+		s.failures.Delete(keyOf(f))
 		s.log.Info("put right what an interruption left", "what", f.Kind, "path", f.Path, "detail", f.Detail)
 	}
 	return f.Err
@@ -137,13 +105,13 @@ func (s *Store) repair(f Finding, do func() error) error {
 // levelOf returns a lower level if the same repair has failed before with the same error.
 // Maintenance tries it every minute, for example as long as "btrfs send" reads a deleted snapshot.
 func (s *Store) levelOf(f Finding) slog.Level {
-	if before, _ := s.failures.Swap(f.key(), f.Err.Error()); before == f.Err.Error() {
+	if before, _ := s.failures.Swap(keyOf(f), f.Err.Error()); before == f.Err.Error() {
 		return slog.LevelDebug
 	}
 	return slog.LevelWarn
 }
 
-func (f Finding) key() string { return string(f.Kind) + " " + f.Path }
+func keyOf(f Finding) string { return string(f.Kind) + " " + f.Path }
 
 // report records a finding that only an administrator can repair.
 func (s *Store) report(f Finding) {
@@ -161,40 +129,22 @@ func (s *Store) inspectQuota(ctx context.Context) error {
 	case err != nil:
 		return err
 	case off:
-		return s.repair(Finding{Kind: QuotasOff, Path: s.pool.Path()}, func() error {
+		return s.repair(Finding{Kind: ondisk.QuotasOff, Path: s.pool.Path()}, func() error {
 			if err := s.pool.SetUpQuota(); err != nil {
 				return err
 			}
 			return s.pool.WaitRescan(ctx)
 		})
 	case inconsistent:
-		return s.repair(Finding{Kind: QuotasInconsistent, Path: s.pool.Path()}, func() error { return s.pool.Rescan(ctx) })
+		return s.repair(Finding{Kind: ondisk.QuotasInconsistent, Path: s.pool.Path()}, func() error { return s.pool.Rescan(ctx) })
 	}
 	return nil
-}
-
-// openInspected opens the existing directories of a tenant. It returns nil for a tenant that has
-// none.
-func (s *Store) openInspected(name string) (*Tenant, error) {
-	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
-	var err error
-	if t.dir, err = beneath.OpenDir(s.pool.Base(), name); err != nil {
-		return nil, beneath.IgnoreNotExist(err)
-	}
-	t.snapsDir, err = beneath.OpenDir(t.dir, ondisk.SnapshotsDir)
-	if ondisk.IsErrno(err, unix.ENOENT) {
-		err = s.repair(Finding{Kind: MissingDirectory, Path: t.dir.Name() + "/" + ondisk.SnapshotsDir}, func() (err error) {
-			t.snapsDir, err = s.openOrMake(t.dir, ondisk.SnapshotsDir)
-			return err
-		})
-	}
-	return t, err
 }
 
 // newerFiles lists the volumes and snapshots that an agent of 57e475d quarantines.
 func (s *Store) newerFiles() []Finding {
 	var out []Finding
-	note := func(kind FindingKind, path string, version int) {
+	note := func(kind ondisk.FindingKind, path string, version int) {
 		if version > 1 {
 			out = append(out, Finding{Kind: kind, Path: path, Detail: fmt.Sprintf("version %d", version)})
 		}
@@ -202,8 +152,8 @@ func (s *Store) newerFiles() []Finding {
 	for _, t := range s.Tenants() {
 		for _, v := range t.volumes.all() {
 			metadata, refs := v.FileVersions()
-			note(NewerMetadata, v.Path, metadata)
-			note(NewerReference, v.Path, refs)
+			note(ondisk.NewerMetadata, v.Path, metadata)
+			note(ondisk.NewerReference, v.Path, refs)
 		}
 	}
 	return out

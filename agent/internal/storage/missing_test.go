@@ -13,7 +13,6 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
@@ -60,7 +59,7 @@ func TestDataMovedAway(t *testing.T) {
 			_, _, err = r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
 			assert.NilError(t, err)
 			before := r.view()
-			dirs := map[string]string{"v": r.ten.path("v"), "c": r.ten.path("c"), "s": r.ten.snapshotPath("s")}
+			dirs := map[string]string{"v": r.ten.volumeDir.Path("v"), "c": r.ten.volumeDir.Path("c"), "s": r.ten.snapshotDir.Path("s")}
 			files := map[string][]string{}
 			for thing, dir := range dirs {
 				r.moveAway(dir)
@@ -107,13 +106,13 @@ func TestDataMovedAway(t *testing.T) {
 func TestUnexportWithoutData(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
-	r.moveAway(r.ten.path("v"))
+	r.moveAway(r.ten.volumeDir.Path("v"))
 	r.store.abandon()
 	r.open()
 	exported := len(r.exporter.list())
 	assert.NilError(t, r.ten.Unexport(t.Context(), "v", client1, nil))
 	assert.Equal(t, len(r.exporter.list()), exported-1)
-	r.putBack(r.ten.path("v"))
+	r.putBack(r.ten.volumeDir.Path("v"))
 	r.store.abandon()
 	r.open()
 	assert.Equal(t, len(mustGet(t, r.ten, "v").Refs), 0)
@@ -127,7 +126,7 @@ func TestUnexportWithoutVolume(t *testing.T) {
 	withExport(t, r.ten)
 	before := len(r.exporter.list())
 	aside := filepath.Join(r.pool.Dir, "aside")
-	assert.NilError(t, os.Rename(r.ten.path("v"), aside))
+	assert.NilError(t, os.Rename(r.ten.volumeDir.Path("v"), aside))
 	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
 	assert.Assert(t, err != nil, "which makes the agent look at the directory")
 	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
@@ -154,14 +153,14 @@ func TestVolumeUnderAnotherName(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withExport(t, r.ten)
 	before := r.exporter.list()
-	assert.NilError(t, os.Rename(r.ten.path("v"), r.ten.path("w")))
+	assert.NilError(t, os.Rename(r.ten.volumeDir.Path("v"), r.ten.volumeDir.Path("w")))
 	assert.NilError(t, r.store.Close(t.Context()))
 	r.open()
 	assert.Assert(t, mustGet(t, r.ten, "w").Quarantine != "")
 	for _, e := range r.exporter.list() {
-		assert.Assert(t, e.Path != filepath.Join(r.ten.path("w"), dataDir), "%v", e)
+		assert.Assert(t, e.Path != filepath.Join(r.ten.volumeDir.Path("w"), dataDir), "%v", e)
 	}
-	assert.NilError(t, os.Rename(r.ten.path("w"), r.ten.path("v")))
+	assert.NilError(t, os.Rename(r.ten.volumeDir.Path("w"), r.ten.volumeDir.Path("v")))
 	assert.NilError(t, r.store.Close(t.Context()))
 	r.open()
 	assert.Assert(t, slices.Equal(r.exporter.list(), before))
@@ -201,8 +200,8 @@ func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 			defer pool.Close()
 			assert.NilError(t, btrfs.CreateSubvolume(pool, "aside"))
 			assert.NilError(t, os.WriteFile(filepath.Join(aside, "file"), []byte("precious"), 0o600))
-			for _, to := range []string{r.ten.path("c"), r.ten.path("elsewhere")} {
-				_ = os.Mkdir(r.ten.path("elsewhere"), 0o700)
+			for _, to := range []string{r.ten.volumeDir.Path("c"), r.ten.volumeDir.Path("elsewhere")} {
+				_ = os.Mkdir(r.ten.volumeDir.Path("elsewhere"), 0o700)
 				if os.Rename(aside, filepath.Join(to, dataDir)) == nil {
 					return
 				}
@@ -211,15 +210,15 @@ func TestDataPutBackAtTheWrongMoment(t *testing.T) {
 		})
 		r.open()
 		r.faults.watch(nil)
-		kept := contents(t, r.ten.path("c")) + contents(t, r.ten.path("elsewhere"))
+		kept := contents(t, r.ten.volumeDir.Path("c")) + contents(t, r.ten.volumeDir.Path("elsewhere"))
 		assert.Equal(t, kept, "precious", "put back before step %d of %v", k+1, steps)
 		for _, name := range []string{"c", "elsewhere"} {
-			if _, err := os.Stat(filepath.Join(r.ten.path(name), dataDir)); err == nil {
-				dir := openPath(t, r.ten.path(name))
+			if _, err := os.Stat(filepath.Join(r.ten.volumeDir.Path(name), dataDir)); err == nil {
+				dir := openPath(t, r.ten.volumeDir.Path(name))
 				assert.NilError(t, btrfs.DestroyTree(dir, dataDir))
 				assert.NilError(t, dir.Close())
 			}
-			assert.NilError(t, os.RemoveAll(r.ten.path(name)))
+			assert.NilError(t, os.RemoveAll(r.ten.volumeDir.Path(name)))
 		}
 		r.store.abandon()
 		r.open()
@@ -272,15 +271,15 @@ func TestUnmarkedLeftovers(t *testing.T) {
 	_, _, err := r.ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v"})
 	assert.NilError(t, err)
 	r.store.abandon()
-	c := openPath(t, r.ten.path("c"))
+	c := openPath(t, r.ten.volumeDir.Path("c"))
 	assert.NilError(t, btrfs.DestroyTree(c, dataDir))
-	assert.NilError(t, os.Mkdir(r.ten.path("empty"), 0o700))
+	assert.NilError(t, os.Mkdir(r.ten.volumeDir.Path("empty"), 0o700))
 	r.open()
 	assert.Equal(t, mustGet(t, r.ten, "c").Quarantine, "its subvolume is missing")
 	_, err = r.ten.GetVolume(t.Context(), "empty")
 	assertCode(t, err, agentapi.NotFound)
 	mustCreate(t, r.ten, "empty")
-	_, err = os.Stat(r.ten.path("c"))
+	_, err = os.Stat(r.ten.volumeDir.Path("c"))
 	assert.NilError(t, err)
 }
 
@@ -294,11 +293,11 @@ func TestMarkOfWholeClone(t *testing.T) {
 	assert.ErrorIs(t, err, errKilled)
 	r.store.abandon()
 	r.faults.disarm()
-	_, mark, err := ondisk.ReadMarkedMetadata(openPath(t, r.ten.path("c")))
+	_, mark, err := ondisk.ReadMetadata(openPath(t, r.ten.volumeDir.Path("c")))
 	assert.NilError(t, err)
-	assert.Equal(t, mark, inspect.Creating)
+	assert.Equal(t, mark, ondisk.Creating)
 	r.open()
-	assert.Equal(t, contents(t, r.ten.path("c")), "of v")
+	assert.Equal(t, contents(t, r.ten.volumeDir.Path("c")), "of v")
 	assertRules(t, r.store)
 }
 

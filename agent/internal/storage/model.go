@@ -126,6 +126,17 @@ type Stats struct {
 // Condition is a problem of the pool or a volume.
 type Condition = agentapi.Condition
 
+// Pool returns the part of the configuration for the pool.
+func (c Config) Pool() pool.Config {
+	return pool.Config{
+		BasePath: c.BasePath, ID: c.PoolID, Quota: c.Quota, ScrubDir: c.ScrubDir, Logger: c.Logger,
+		CommitInterval: c.CommitInterval, ClientOperations: c.ClientOperations, Fault: c.fault, Fstab: c.fstab,
+	}
+}
+
+// Conditions are those of the pool.
+type Conditions = pool.Conditions
+
 // Usage holds the kernel's counts of one subvolume.
 type Usage = pool.Usage
 

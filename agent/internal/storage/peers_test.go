@@ -95,7 +95,7 @@ func TestUnreadableMetadataIsQuarantinedWithItsData(t *testing.T) {
 	}
 	assert.NilError(t, s.Close(t.Context()))
 	for name, damage := range damages {
-		damage(t, filepath.Join(ten.path(name), metadataFile))
+		damage(t, filepath.Join(ten.volumeDir.Path(name), metadataFile))
 	}
 
 	s = reopened(t, config, newMemoryExporter())
@@ -136,7 +136,7 @@ func assertQuarantined(t *testing.T, ten *Tenant, name string) {
 	_, err = ten.Export(ctx, name, ExportSpec{Client: client1})
 	assertCode(t, err, agentapi.Quarantined)
 	assertCode(t, ten.DeleteVolume(ctx, name), agentapi.Quarantined)
-	assert.Equal(t, contents(t, ten.path(name)), "precious", name)
+	assert.Equal(t, contents(t, ten.volumeDir.Path(name)), "precious", name)
 }
 
 func replace(t *testing.T, file, content string) {
@@ -213,7 +213,7 @@ func TestInterruptedCreateIsFinishedByTheSameRequest(t *testing.T) {
 		assert.NilError(t, create(), step)
 		grant, err := r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
 		assert.NilError(t, err)
-		assert.Equal(t, grant.MountPath, r.ten.path("v")+"/data")
+		assert.Equal(t, grant.MountPath, r.ten.volumeDir.Path("v")+"/data")
 		assertRules(t, r.store)
 		wipe(t, r.ten)
 	}
@@ -305,8 +305,8 @@ func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 		"another client":         func() { m.put(nfs.Export{Path: v.Path + "/data", Client: client2, FSID: v.UUID}) },
 		"everybody":              func() { m.put(nfs.Export{Path: v.Path + "/data", Spec: "*"}) },
 		"the parent directory":   func() { m.put(nfs.Export{Path: v.Path, Client: client1}) },
-		"a snapshot":             func() { m.put(nfs.Export{Path: r.ten.snapshotPath("bystander") + "/data", Client: client1}) },
-		"a volume that is gone":  func() { m.put(nfs.Export{Path: r.ten.path("gone") + "/data", Client: client1}) },
+		"a snapshot":             func() { m.put(nfs.Export{Path: r.ten.snapshotDir.Path("bystander") + "/data", Client: client1}) },
+		"a volume that is gone":  func() { m.put(nfs.Export{Path: r.ten.volumeDir.Path("gone") + "/data", Client: client1}) },
 		"an unknown tenant":      func() { m.put(nfs.Export{Path: r.pool.Dir + "/x/y/data", Client: client1}) },
 		"the base":               func() { m.put(nfs.Export{Path: r.pool.Dir, Client: client1}) },
 		"missing":                func() { m.drop(exportOf(v, client1)) },
@@ -393,7 +393,7 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	assert.NilError(t, other.Unexport(t.Context(), "v", client1, nil))
 	assert.NilError(t, other.DeleteVolume(t.Context(), "v"))
 	mustCreate(t, other, "v")
-	assert.Equal(t, contents(t, ten.path("v")), "of v")
+	assert.Equal(t, contents(t, ten.volumeDir.Path("v")), "of v")
 	assertCode(t, ten.DeleteVolume(t.Context(), "v"), agentapi.Busy)
 
 	report, err := s.ReportByToken(t.Context(), "v", mine.UsageToken)

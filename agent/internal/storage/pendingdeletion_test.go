@@ -92,10 +92,8 @@ func TestDeleteWhileSent(t *testing.T) {
 	}
 	ten.store.maintenance.maintainPool(t.Context(), ten.store)
 	assert.Equal(t, len(pending()), 0, "%v", pending())
-	for _, dir := range []*os.File{ten.dir, ten.snapsDir} {
-		names, err := ondisk.ReadDir(dir)
-		assert.NilError(t, err)
-		for _, name := range names {
+	for _, dir := range []*ondisk.Directory{ten.volumeDir, ten.snapshotDir} {
+		for _, name := range entries(t, dir.Path("")) {
 			assert.Assert(t, !strings.HasPrefix(name, "."), name)
 		}
 	}

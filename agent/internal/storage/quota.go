@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"fmt"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 )
 
 // reconcileLimits sets limits that differ from the intended ones, for example after a power cut
@@ -46,7 +48,7 @@ func (s *Store) reconcileLimit(path string, id uint64, want int64, limits map[ui
 		return nil
 	}
 	detail := fmt.Sprintf("the limit is %s, intended is %s", limitText(have), limitText(want))
-	return s.repair(Finding{Kind: WrongLimit, Path: path, Detail: detail}, func() error { return s.pool.SetLimit(id, want) })
+	return s.repair(Finding{Kind: ondisk.WrongLimit, Path: path, Detail: detail}, func() error { return s.pool.SetLimit(id, want) })
 }
 
 func limitText(bytes int64) string {
@@ -65,7 +67,7 @@ func (s *Store) removeQgroups(ctx context.Context) error {
 		return err
 	}
 	for _, id := range stale {
-		f := Finding{Kind: StaleQgroup, Path: s.pool.Path(), Detail: fmt.Sprintf("qgroup 0/%d", id)}
+		f := Finding{Kind: ondisk.StaleQgroup, Path: s.pool.Path(), Detail: fmt.Sprintf("qgroup 0/%d", id)}
 		if err := s.repair(f, func() error { return s.pool.RemoveQgroup(id) }); err != nil {
 			return err
 		}

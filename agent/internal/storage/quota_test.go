@@ -19,6 +19,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -346,7 +347,7 @@ func TestQuotaOffAfterLimitsWereSet(t *testing.T) {
 
 			found, err := Inspect(ctx, off, false)
 			assert.NilError(t, err)
-			assert.Assert(t, len(found) > 0 && found[0].Kind == WrongLimit, "%v", found)
+			assert.Assert(t, len(found) > 0 && found[0].Kind == ondisk.WrongLimit, "%v", found)
 			s = reopened(t, off, newMemoryExporter())
 			ten := mustTenant(t, s)
 			assert.NilError(t, writeBytes(v.Path, "much", 80*mib))

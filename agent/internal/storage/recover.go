@@ -4,35 +4,27 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
-// loaders is how many directories a start reads concurrently.
-const loaders = 8
-
 // recover loads the state on disk. It finishes or undoes what a crash interrupted, as package
-// inspect decides.
+// ondisk decides.
 func (s *Store) recover(ctx context.Context) error {
 	begin := time.Now()
 	names, err := s.tenantNames()
 	if err != nil {
 		return err
 	}
-	if s.index, err = s.pool.IndexData(ondisk.DataDir); err != nil {
+	if err := s.pool.WithIndex(func() {
+		for _, name := range names {
+			s.loadTenant(name)
+		}
+	}); err != nil {
 		return err
-	}
-	defer func() { s.index = nil }()
-	for _, name := range names {
-		s.loadTenant(name)
 	}
 	if err := s.reconcileLimits(); err != nil {
 		return err
@@ -41,7 +33,7 @@ func (s *Store) recover(ctx context.Context) error {
 		s.log.Warn("stale qgroups are left", "error", err)
 	}
 	if !s.inspection.readOnly() {
-		if err := s.disk.Commit(ctx); err != nil {
+		if err := s.pool.Commit(ctx); err != nil {
 			return err
 		}
 	}
@@ -63,55 +55,26 @@ func (s *Store) tenantNames() ([]string, error) {
 			return nil, fmt.Errorf("tenant %q %w", name, err)
 		}
 	}
-	entries, err := ondisk.ReadDir(s.pool.Base())
-	if err != nil {
-		return nil, err
+	unknown, err := s.pool.Tenants(names)
+	for _, name := range unknown {
+		s.log.Info("found a tenant on disk that is not configured: keeping its exports, not serving its API", "tenant", name)
 	}
-	for _, entry := range entries {
-		if slices.Contains(names, entry) || id.ValidateName(entry) != nil || !s.wasTenant(entry) {
-			continue
-		}
-		s.log.Info("found a tenant on disk that is not configured: keeping its exports, not serving its API", "tenant", entry)
-		names = append(names, entry)
-	}
-	return names, nil
-}
-
-// wasTenant reports whether a directory contains a volume or a snapshot of the agent. The directory
-// of snapshots alone proves little, because other programs use that name too.
-func (s *Store) wasTenant(name string) bool {
-	t := &Tenant{store: s, name: name}
-	var err error
-	if t.dir, err = s.disk.Open(name); err != nil {
-		return false
-	}
-	defer t.dir.Close()
-	if t.snapsDir, err = beneath.OpenDir(t.dir, ondisk.SnapshotsDir); err != nil {
-		return false
-	}
-	defer t.snapsDir.Close()
-	return t.hasMetadata(t.dir) || t.hasMetadata(t.snapsDir)
-}
-
-// hasMetadata reports whether a subdirectory has readable metadata.
-func (t *Tenant) hasMetadata(parent *os.File) bool {
-	names, err := ondisk.ReadDir(parent)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(names, func(name string) bool {
-		return id.ValidateName(name) == nil && t.inspect(parent, name).metadata.Name == name
-	})
+	return append(names, unknown...), err
 }
 
 // loadTenant loads one tenant. If that fails, the others are served, the exports of the tenant do
 // not change, and maintenance tries again.
 func (s *Store) loadTenant(name string) {
-	t, err := s.openTenant(name)
-	if err == nil && t != nil { // an inspection does not create a missing tenant
+	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
+	var err error
+	t.volumeDir, t.snapshotDir, err = s.pool.OpenTenant(name)
+	if t.volumeDir == nil && err == nil {
+		return // an inspection does not create a missing tenant
+	}
+	if err == nil {
 		err = t.load()
 	}
-	if err == nil && t != nil {
+	if err == nil {
 		t.takeOverSquash()
 	}
 	s.mu.Lock()
@@ -119,19 +82,15 @@ func (s *Store) loadTenant(name string) {
 	_, before := s.broken[name]
 	if err == nil {
 		delete(s.broken, name)
-		if t != nil {
-			s.tenants[name] = t
-		}
+		s.tenants[name] = t
 		return
 	}
 	s.broken[name] = err
 	s.reloads.forgetTenant(name)
 	if !before {
-		s.report(Finding{Kind: Quarantined, Path: s.pool.Path() + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
+		s.report(Finding{Kind: ondisk.Quarantined, Path: s.pool.Path() + "/" + name, Detail: "the tenant cannot be loaded: " + err.Error()})
 	}
-	if t != nil {
-		t.close()
-	}
+	t.close()
 }
 
 // retryTenants loads the tenants that could not be loaded.
@@ -152,37 +111,8 @@ func (s *Store) brokenTenants() []string {
 }
 
 func (t *Tenant) load() error {
-	if err := t.loadAll(t.dir, func(name string) {
-		if name != ondisk.SnapshotsDir {
-			t.loadVolume(name)
-		}
-	}); err != nil {
+	if err := t.volumeDir.Load(t.loadVolume); err != nil {
 		return err
 	}
-	if t.snapsDir == nil { // an inspection of a tenant without snapshots
-		return nil
-	}
-	return t.loadAll(t.snapsDir, t.loadSnapshot)
-}
-
-// loadAll removes the leftovers in a directory and calls load for the other names.
-func (t *Tenant) loadAll(parent *os.File, load func(name string)) error {
-	names, err := ondisk.ReadDir(parent)
-	if err != nil {
-		return err
-	}
-	var work errgroup.Group
-	work.SetLimit(loaders)
-	for _, name := range names {
-		work.Go(func() error {
-			switch inspect.PlaceOf(name, id.ValidateName) {
-			case inspect.Staging, inspect.Trash:
-				t.removeTemporary(parent, name)
-			default:
-				load(name)
-			}
-			return nil
-		})
-	}
-	return work.Wait()
+	return t.snapshotDir.Load(t.loadSnapshot) // nil in an inspection of a tenant without snapshots
 }

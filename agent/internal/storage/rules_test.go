@@ -14,7 +14,6 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/inspect"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
@@ -51,10 +50,6 @@ func assertNothingHeld(t testing.TB, s *Store) {
 	s.locks.mu.Lock()
 	assert.Equal(t, len(s.locks.pairs), 0)
 	s.locks.mu.Unlock()
-	s.maintenance.active.Range(func(name, _ any) bool {
-		t.Errorf("the temporary name %s is still in use", name)
-		return true
-	})
 }
 
 func assertDirectories(t testing.TB, ten *Tenant) {
@@ -63,12 +58,12 @@ func assertDirectories(t testing.TB, ten *Tenant) {
 	for _, v := range ten.volumes.all() {
 		volumes = append(volumes, v.Name)
 	}
-	assert.DeepEqual(t, entries(t, ten.dir.Name()), sorted(volumes))
+	assert.DeepEqual(t, entries(t, ten.volumeDir.Path("")), sorted(volumes))
 	snapshots := []string{}
 	for _, snap := range ten.snapshots.all() {
 		snapshots = append(snapshots, snap.Name)
 	}
-	assert.DeepEqual(t, entries(t, ten.snapsDir.Name()), sorted(snapshots))
+	assert.DeepEqual(t, entries(t, ten.snapshotDir.Path("")), sorted(snapshots))
 	assert.DeepEqual(t, entries(t, filepath.Join(ten.store.pool.Path(), ownDir)), []string{poolIDFile, keyFile, lockFile, reserveDir})
 }
 
@@ -78,8 +73,7 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 	dir := openPath(t, v.Path)
 	defer dir.Close()
 	m := readMetadata(t, dir, v.Name)
-	onDisk, err := m.AsVolume()
-	assert.NilError(t, err)
+	onDisk := m.AsVolume()
 	assert.DeepEqual(t, onDisk.Properties, v.Properties)
 	assert.Equal(t, onDisk.VolumeID, v.VolumeID)
 	assert.Equal(t, formatLabels(onDisk.Labels), formatLabels(v.Labels))
@@ -108,10 +102,10 @@ func assertVolumeOnDisk(t testing.TB, ten *Tenant, v Volume) {
 // readMetadata reads metadata without a running change.
 func readMetadata(t testing.TB, dir *os.File, name string) ondisk.Metadata {
 	t.Helper()
-	m, mark, err := ondisk.ReadMarkedMetadata(dir)
+	m, mark, err := ondisk.ReadMetadata(dir)
 	assert.NilError(t, err)
 	assert.NilError(t, m.IsOf(name))
-	assert.Equal(t, mark, inspect.NoMark, "%s", name)
+	assert.Equal(t, mark, ondisk.NoMark, "%s", name)
 	assert.Equal(t, len(m.Changes), 0, "%s", name)
 	return m
 }
@@ -122,11 +116,11 @@ func assertSnapshotOnDisk(t testing.TB, ten *Tenant, s Snapshot) {
 	dir := openPath(t, s.Path)
 	defer dir.Close()
 	m := readMetadata(t, dir, s.Name)
-	onDisk, err := m.AsSnapshot()
+	onDisk := m.AsSnapshot()
+	data := openPath(t, filepath.Join(s.Path, dataDir))
+	defer data.Close()
+	info, err := btrfs.Subvolume(data)
 	assert.NilError(t, err)
-	data, info, err := ten.store.disk.OpenSubvolume(dir)
-	assert.NilError(t, err)
-	data.Close()
 	onDisk.ID, onDisk.UUID, onDisk.ParentUUID, onDisk.Path = info.ID, info.UUID, info.ParentUUID, s.Path
 	assert.DeepEqual(t, onDisk, s)
 	assert.DeepEqual(t, entries(t, s.Path), []string{dataDir, metadataFile})

@@ -62,15 +62,13 @@ func (t *Tenant) snapshot(spec SnapshotSpec) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	s := Snapshot{
-		Name: spec.Name, Path: t.snapshotPath(spec.Name), Volume: spec.Volume, VolumeID: source.volumeID,
+		Name: spec.Name, Path: t.snapshotDir.Path(spec.Name), Volume: spec.Volume, VolumeID: source.volumeID,
 		Properties: source.Properties, Labels: labels.Of(spec.Labels), Nested: nested, CreatedAt: now(),
 	}
 	s.UpdatedAt = s.CreatedAt
-	info, err := t.publishSnapshot(t.snapsDir, source, s.Name, s.Metadata(), true)
-	if err != nil {
+	if err := t.snapshotDir.Snapshot(source.Source, &s); err != nil {
 		return Snapshot{}, err
 	}
-	s.ID, s.UUID, s.ParentUUID = info.ID, info.UUID, info.ParentUUID
 	t.snapshots.put(s)
 	return s, nil
 }
@@ -101,7 +99,7 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 		if err := usable(nil, s.Quarantine, s.Path); err != nil {
 			return err
 		}
-		return t.delete(ctx, t.snapsDir, name, s.UUID, func() { t.snapshots.remove(name) })
+		return t.delete(ctx, t.snapshotDir, name, s.UUID, func() { t.snapshots.remove(name) })
 	}, t.snapshotLock(name))
 }
 

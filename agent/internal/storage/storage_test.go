@@ -16,7 +16,6 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -197,12 +196,8 @@ func TestLifecycle(t *testing.T) {
 // assertEmpty verifies that nothing of a tenant is left on disk.
 func assertEmpty(t *testing.T, ten *Tenant) {
 	t.Helper()
-	names, err := ondisk.ReadDir(ten.dir)
-	assert.NilError(t, err)
-	assert.DeepEqual(t, names, []string{snapshotsDir})
-	names, err = ondisk.ReadDir(ten.snapsDir)
-	assert.NilError(t, err)
-	assert.Equal(t, len(names), 0, "%v", names)
+	assert.DeepEqual(t, entries(t, ten.volumeDir.Path("")), []string{snapshotsDir})
+	assert.DeepEqual(t, entries(t, ten.snapshotDir.Path("")), []string{})
 }
 
 func TestReopenFindsEverything(t *testing.T) {

@@ -5,20 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -57,14 +52,6 @@ type Config struct {
 	fstab string                  // tests only; "" means /etc/fstab
 }
 
-// Pool returns the part of the configuration for the pool.
-func (c Config) Pool() pool.Config {
-	return pool.Config{
-		BasePath: c.BasePath, ID: c.PoolID, Quota: c.Quota, ScrubDir: c.ScrubDir, Logger: c.Logger,
-		CommitInterval: c.CommitInterval, ClientOperations: c.ClientOperations, Fault: c.fault, Fstab: c.fstab,
-	}
-}
-
 func (c Config) withDefaults() Config {
 	set := func(p *uint32, value uint32) {
 		if *p == 0 {
@@ -92,8 +79,7 @@ func (c Config) withDefaults() Config {
 type Store struct {
 	config      Config
 	log         *slog.Logger
-	pool        *pool.Pool
-	disk        *ondisk.Disk
+	pool        *ondisk.Disk
 	exporter    Exporter
 	key         []byte // signs usage tokens
 	inFlight    inFlight
@@ -102,9 +88,8 @@ type Store struct {
 	reloads     reloads
 	maintenance maintenance
 	healthCache healthCache
-	index       *pool.DataIndex // at start only
-	inspection  *inspection     // nil in an agent: see Inspect
-	failures    sync.Map        // error texts of failed repairs, by Finding.key
+	inspection  *inspection // nil in an agent: see Inspect
+	failures    sync.Map    // error texts of failed repairs, by Finding.key
 
 	mu      sync.RWMutex
 	tenants map[string]*Tenant
@@ -114,44 +99,44 @@ type Store struct {
 // Tenant is the part of the pool that belongs to one tenant. No method of it can access that of
 // another tenant.
 type Tenant struct {
-	store     *Store
-	name      string
-	dir       *os.File // {base}/{tenant}
-	snapsDir  *os.File // {base}/{tenant}/snapshots
-	volumes   *catalogue[Volume]
-	snapshots *catalogue[Snapshot]
-	admission admission
+	store       *Store
+	name        string
+	volumeDir   *ondisk.Directory
+	snapshotDir *ondisk.Directory
+	volumes     *catalogue[Volume]
+	snapshots   *catalogue[Snapshot]
+	admission   admission
 }
 
 // Pool is a pool that this process has locked, and that no Store uses yet.
 type Pool struct {
 	config Config
-	pool   *pool.Pool
+	disk   *ondisk.Disk
 }
 
 // OpenPool opens and locks the pool. It fails if the pool is not a writable btrfs filesystem, is
 // not the configured pool, or is in use by another agent.
 func OpenPool(config Config) (*Pool, error) {
 	config = config.withDefaults()
-	p, err := pool.Open(config.Pool(), pool.ForChanges)
+	disk, err := ondisk.Open(config.Pool(), false)
 	if err != nil {
 		return nil, err
 	}
-	return &Pool{config, p}, nil
+	return &Pool{config, disk}, nil
 }
 
 // Close unlocks the pool, unless a Store owns it.
 func (p *Pool) Close() {
-	if p.pool != nil {
-		p.pool.Close()
+	if p.disk != nil {
+		p.disk.Close()
 	}
 }
 
 // Open finishes or undoes what a crash interrupted, and corrects limits and exports. It then keeps
 // them correct until Close of the Store, which unlocks the pool. It can be called once.
 func (p *Pool) Open(ctx context.Context, exporter Exporter) (*Store, error) {
-	s := newStore(p.config, p.pool)
-	p.pool = nil
+	s := newStore(p.config, p.disk, nil)
+	p.disk = nil
 	s.exporter = exporter
 	if err := s.start(ctx); err != nil {
 		s.release()
@@ -172,17 +157,22 @@ func Open(ctx context.Context, config Config, exporter Exporter) (*Store, error)
 	return p.Open(ctx, exporter)
 }
 
-func newStore(config Config, p *pool.Pool) *Store {
-	return &Store{
-		config:  config,
-		log:     config.Logger,
-		pool:    p,
-		disk:    &ondisk.Disk{Pool: p},
-		creates: newCreateSemaphore(),
-		locks:   nameLocks{pairs: map[string]*lockPair{}},
-		tenants: map[string]*Tenant{},
-		broken:  map[string]error{},
+// newStore returns a store without its tenants. inspection is nil in an agent.
+func newStore(config Config, disk *ondisk.Disk, v *inspection) *Store {
+	s := &Store{
+		config:     config,
+		log:        config.Logger,
+		pool:       disk,
+		creates:    newCreateSemaphore(),
+		locks:      nameLocks{pairs: map[string]*lockPair{}},
+		inspection: v,
+		tenants:    map[string]*Tenant{},
+		broken:     map[string]error{},
 	}
+	disk.Options = ondisk.Options{
+		DirMode: config.DirMode, Inspecting: v != nil, ReadOnly: v.readOnly(), Log: config.Logger, Repair: s.repair,
+	}
+	return s
 }
 
 func (s *Store) start(ctx context.Context) (err error) {
@@ -311,38 +301,8 @@ func (s *Store) Tenants() []*Tenant {
 func (t *Tenant) Name() string { return t.name }
 
 func (t *Tenant) close() {
-	t.dir.Close()
-	if t.snapsDir != nil {
-		t.snapsDir.Close()
-	}
-}
-
-// openTenant opens the directories of a tenant, and creates missing ones.
-func (s *Store) openTenant(name string) (*Tenant, error) {
-	if s.inspection != nil {
-		return s.openInspected(name)
-	}
-	t := &Tenant{store: s, name: name, volumes: newVolumes(), snapshots: newSnapshots()}
-	var err error
-	if t.dir, err = s.openOrMake(s.pool.Base(), name); err != nil {
-		return nil, err
-	}
-	if t.snapsDir, err = s.openOrMake(t.dir, ondisk.SnapshotsDir); err != nil {
-		t.dir.Close()
-		return nil, err
-	}
-	return t, nil
-}
-
-func (s *Store) openOrMake(parent *os.File, name string) (*os.File, error) {
-	dir, err := beneath.OpenDir(parent, name)
-	if !os.IsNotExist(err) {
-		return dir, err
-	}
-	if err := s.disk.Mkdir(parent, name, s.config.DirMode); err != nil {
-		return nil, err
-	}
-	return beneath.OpenDir(parent, name)
+	t.volumeDir.Close()
+	t.snapshotDir.Close()
 }
 
 // isCoded tells a refusal from the failure of a system call or of the NFS server.
@@ -356,18 +316,10 @@ func classify(err error) error {
 	if err == nil || isCoded(err) {
 		return err
 	}
+	if coded := ondisk.Coded(err); coded != nil {
+		return coded
+	}
 	switch {
-	case errors.Is(err, ondisk.ErrLeftBehind): // a code that means "nothing was created" would be wrong
-		return agentapi.Errorf(agentapi.Unavailable, "%w", err)
-	case ondisk.IsErrno(err, unix.ENOSPC):
-		return agentapi.Errorf(agentapi.NoSpace, "the pool is full: %w", err)
-	case ondisk.IsErrno(err, unix.EDQUOT):
-		return agentapi.Errorf(agentapi.NoSpace, "a btrfs quota is reached, which is that of the volume unless a limit was set on the pool's directory: "+
-			"delete files in the volume, or grow it: %w", err)
-	case ondisk.IsErrno(err, unix.EROFS):
-		return agentapi.Errorf(agentapi.Unavailable, "the pool is read-only, or the subvolume was made so on the storage host: %w", err)
-	case errors.Is(err, btrfs.ErrQuotaDisabled):
-		return agentapi.Errorf(agentapi.Unavailable, "somebody turned quotas off, restart the agent to turn them on: %w", err)
 	case errors.Is(err, nfs.ErrUnavailable):
 		return agentapi.Errorf(agentapi.Unavailable, "the NFS server: %w", err)
 	case errors.Is(err, nfs.ErrUnsupported): // the host needs a change, not the request

@@ -8,6 +8,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -64,7 +65,7 @@ func TestBrokenTenant(t *testing.T) {
 			findings, err := Inspect(t.Context(), config, true)
 			assert.NilError(t, err)
 			assert.Equal(t, len(findings), 1)
-			assert.Equal(t, findings[0].Kind, Quarantined)
+			assert.Equal(t, findings[0].Kind, ondisk.Quarantined)
 			assert.Assert(t, is.Contains(findings[0].Detail, "the tenant cannot be loaded"))
 			s = reopened(t, config, exporter)
 			_, err = s.Tenant("broken")
