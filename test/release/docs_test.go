@@ -189,7 +189,7 @@ func TestPackageMap(t *testing.T) {
 	maps, _, _ = strings.Cut(maps, "\n<!-- package map: end -->")
 	title := regexp.MustCompile("^\\| .*\\(`([a-z]+)/`\\) \\|")
 	row := regexp.MustCompile(`(?m)^\| (\d+)\. (.*?) \|`)
-	quoted := regexp.MustCompile("`([a-z/-]+)`")
+	quoted := regexp.MustCompile("`([a-z0-9/-]+)`")
 	seen := 0
 	for table := range strings.SplitSeq(maps, "\n\n") {
 		named := title.FindStringSubmatch(table)

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // DestroyTree removes the subvolume name in dir, read-only or not, and all subvolumes in it,
@@ -28,7 +28,7 @@ func destroyTree(dir *os.File, name string) error {
 	if !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	root, err := beneath.OpenDir(dir, name)
+	root, err := openat2.OpenDir(dir, name)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func destroyChild(parent *os.File, parentID uint64, child rootRef) error {
 	if err != nil {
 		return err
 	}
-	f, err := beneath.OpenDir(parent, directory+child.name)
+	f, err := openat2.OpenDir(parent, directory+child.name)
 	if err != nil {
 		return err
 	}

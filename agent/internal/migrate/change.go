@@ -13,9 +13,9 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // state is the original state of an item, stored in keptDir as JSON.
@@ -85,14 +85,14 @@ func (i *Item) open(base string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return beneath.OpenDir(root, i.path())
+	return openat2.OpenDir(root, i.path())
 }
 
 func (i *Item) setReadOnly(dir *os.File, readOnly bool) error {
 	if !i.before.Writable {
 		return nil
 	}
-	data, err := beneath.OpenDir(dir, ondisk.DataDir)
+	data, err := openat2.OpenDir(dir, ondisk.DataDir)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func writeRefs(dir *os.File, refs []ondisk.Ref) error {
 	if err := unix.Mkdirat(int(dir.Fd()), ondisk.ClientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make %s: %w", ondisk.ClientsDir, err)
 	}
-	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
+	clients, err := openat2.OpenDir(dir, ondisk.ClientsDir)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (i *Item) undo(base, kept string) error {
 }
 
 func (i *Item) removeRefs(dir *os.File) error {
-	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
+	clients, err := openat2.OpenDir(dir, ondisk.ClientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -250,7 +250,7 @@ func commit(base string) error {
 
 // immutable reads the flag of the metadata in dir.
 func immutable(dir *os.File) (bool, error) {
-	file, err := beneath.OpenFile(dir, ondisk.MetadataFile)
+	file, err := openat2.OpenFile(dir, ondisk.MetadataFile)
 	if err != nil {
 		return false, err
 	}
@@ -259,7 +259,7 @@ func immutable(dir *os.File) (bool, error) {
 }
 
 func setImmutable(dir *os.File, on bool) error {
-	file, err := beneath.OpenFile(dir, ondisk.MetadataFile)
+	file, err := openat2.OpenFile(dir, ondisk.MetadataFile)
 	if err != nil {
 		return err
 	}

@@ -13,9 +13,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -94,7 +94,7 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 
 // directories returns the names in the directory that can belong to an agent, without ondisk.SnapshotsDir.
 func directories(root *os.File, path string) ([]string, error) {
-	dir, err := beneath.OpenDir(root, path)
+	dir, err := openat2.OpenDir(root, path)
 	if err != nil {
 		return nil, err
 	}
@@ -123,11 +123,11 @@ func (i *Item) path() string {
 // look adds the item to the plan, if it belongs to the older agent.
 func (p *Plan) look(root *os.File, item Item) {
 	item.Dir = filepath.Join(p.BasePath, item.path())
-	dir, err := beneath.OpenDir(root, item.path())
+	dir, err := openat2.OpenDir(root, item.path())
 	var content []byte
 	if err == nil {
 		defer dir.Close()
-		content, err = beneath.ReadFile(dir, ondisk.MetadataFile)
+		content, err = openat2.ReadFile(dir, ondisk.MetadataFile)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return // another directory: the agent will report it
@@ -165,7 +165,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 	if err := i.checkClients(dir); err != nil {
 		return err
 	}
-	data, err := beneath.OpenDir(dir, ondisk.DataDir)
+	data, err := openat2.OpenDir(dir, ondisk.DataDir)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (i *Item) read(dir *os.File, content []byte) error {
 // older agent has none. With other references, this agent would export the volume to any client
 // that a client has named in one.
 func (i *Item) checkClients(dir *os.File) error {
-	clients, err := beneath.OpenDir(dir, ondisk.ClientsDir)
+	clients, err := openat2.OpenDir(dir, ondisk.ClientsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

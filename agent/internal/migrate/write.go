@@ -12,7 +12,7 @@ import (
 
 // The older agent exported the directory above the data. While root reads and writes there, a
 // client that has it mounted can replace any file in it. It can put a symbolic link, a FIFO or a
-// device there. So all access uses descriptors, and follows no links: see beneath.
+// device there. So all access uses descriptors, and follows no links: see openat2.
 
 // writeFile replaces name, of any type, by a file. Users who could read a file there can read the
 // new one.

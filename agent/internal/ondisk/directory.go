@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -75,13 +75,13 @@ func (d *Disk) OpenTenant(name string) (volumes, snapshots *Directory, err error
 	snapshots = &Directory{disk: d, path: name + "/" + SnapshotsDir, snapshots: true}
 	if !d.Inspecting {
 		volumes.dir, err = d.openOrMake(d.Base(), name)
-	} else if volumes.dir, err = beneath.OpenDir(d.Base(), name); isErrno(err, unix.ENOENT) {
+	} else if volumes.dir, err = openat2.OpenDir(d.Base(), name); isErrno(err, unix.ENOENT) {
 		return nil, nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	snapshots.dir, err = beneath.OpenDir(volumes.dir, SnapshotsDir)
+	snapshots.dir, err = openat2.OpenDir(volumes.dir, SnapshotsDir)
 	if isErrno(err, unix.ENOENT) {
 		create := func() (err error) {
 			snapshots.dir, err = d.openOrMake(volumes.dir, SnapshotsDir)
@@ -104,14 +104,14 @@ func (d *Disk) OpenTenant(name string) (volumes, snapshots *Directory, err error
 }
 
 func (d *Disk) openOrMake(parent *os.File, name string) (*os.File, error) {
-	dir, err := beneath.OpenDir(parent, name)
+	dir, err := openat2.OpenDir(parent, name)
 	if !os.IsNotExist(err) {
 		return dir, err
 	}
 	if err := d.mkdir(parent, name, d.DirMode); err != nil {
 		return nil, err
 	}
-	return beneath.OpenDir(parent, name)
+	return openat2.OpenDir(parent, name)
 }
 
 // Tenants returns the names of the directories that contain a volume or a snapshot of the agent,
@@ -125,13 +125,13 @@ func (d *Disk) Tenants(known []string) ([]string, error) {
 }
 
 func (d *Disk) isTenant(name string) bool {
-	dir, err := beneath.OpenDir(d.Base(), name)
+	dir, err := openat2.OpenDir(d.Base(), name)
 	if err != nil {
 		return false
 	}
 	volumes := &Directory{disk: d, dir: dir}
 	defer volumes.Close()
-	dir, err = beneath.OpenDir(dir, SnapshotsDir)
+	dir, err = openat2.OpenDir(dir, SnapshotsDir)
 	if err != nil {
 		return false
 	}
@@ -160,7 +160,7 @@ func (d *Directory) Path(name string) string { return filepath.Join(d.disk.Path(
 
 // open opens the directory of a volume or snapshot.
 func (d *Directory) open(name string) (*os.File, error) {
-	return beneath.OpenDir(d.disk.Base(), d.path+"/"+name)
+	return openat2.OpenDir(d.disk.Base(), d.path+"/"+name)
 }
 
 // loaders is how many directories a start reads concurrently.

@@ -10,13 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // openSubvolume opens and describes the data subvolume in the directory of a volume or snapshot.
 func (d *Disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error) {
-	f, err := beneath.OpenDir(dir, DataDir)
+	f, err := openat2.OpenDir(dir, DataDir)
 	if err != nil {
 		return nil, btrfs.SubvolumeInfo{}, err
 	}
@@ -175,7 +175,7 @@ func (d *Disk) destroySubvolume(dir *os.File) error {
 	if err := d.Step("destroy subvolume", DataDir); err != nil {
 		return err
 	}
-	return beneath.IgnoreNotExist(btrfs.DestroyTree(dir, DataDir))
+	return openat2.IgnoreNotExist(btrfs.DestroyTree(dir, DataDir))
 }
 
 // setStorage sets how new data is stored. btrfs refuses compression together with NoCOW, so
@@ -220,7 +220,7 @@ func (d *Disk) chmod(f *os.File, mode uint32) error {
 
 // readDir lists a directory and leaves it open.
 func readDir(dir *os.File) ([]string, error) {
-	again, err := beneath.OpenDir(dir, ".")
+	again, err := openat2.OpenDir(dir, ".")
 	if err != nil {
 		return nil, err
 	}

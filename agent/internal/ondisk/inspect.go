@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
 
@@ -29,7 +29,7 @@ type inspected struct {
 // inspect determines the state of a volume or snapshot.
 func (d *Directory) inspect(name string) inspected {
 	f := inspected{contents: contents{place: placeOf(name)}}
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	switch {
 	case isErrno(err, unix.ENOENT), isErrno(err, unix.ENOTDIR) && !isLink(d.dir, name):
 		return inspected{state: notOurs}

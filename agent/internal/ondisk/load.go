@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // The agent loads each name at start, and again after a change of the name has failed. Both finish
@@ -78,7 +78,7 @@ func (d *Directory) inspectAndRemove(name string) inspected {
 // repairWhole repairs the remains of an interruption in the directory of a complete volume or
 // snapshot. more repairs what only one of the two has.
 func (d *Directory) repairWhole(name string, f inspected, more func(dir *os.File) error) error {
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	if err != nil {
 		return err
 	}
@@ -125,9 +125,9 @@ func (d *Disk) removeLeftoverFile(dir *os.File, name string) error {
 // repairRefs removes the remains of interrupted writes: temporary files, and the ended file of a
 // reference that is live again. It marks the files of ended references.
 func (d *Disk) repairRefs(dir *os.File, refs []Ref) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
+	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
@@ -171,7 +171,7 @@ func (d *Disk) resolveChange(dir *os.File, v *Volume) error {
 func (d *Directory) NoteAgain(v Volume) error {
 	dir, err := d.open(v.Name)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	_, unreadable := presentMetadata(dir, v.Name)

@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/id"
 )
@@ -136,9 +136,9 @@ func (d *Disk) writeMetadata(dir *os.File, m Metadata) error {
 
 // presentMetadata returns the content of metadata.json, or nil if the file is missing.
 func presentMetadata(dir *os.File, name string) ([]byte, error) {
-	content, err := beneath.ReadFile(dir, MetadataFile)
+	content, err := openat2.ReadFile(dir, MetadataFile)
 	if err != nil {
-		return nil, beneath.IgnoreNotExist(err)
+		return nil, openat2.IgnoreNotExist(err)
 	}
 	m, err := decodeMetadata(content)
 	if err == nil {
@@ -162,7 +162,7 @@ func (d *Disk) mark(dir *os.File, mark Mark) error {
 	if err := d.Step("mark", MetadataFile); err != nil {
 		return err
 	}
-	content, err := beneath.ReadFile(dir, MetadataFile)
+	content, err := openat2.ReadFile(dir, MetadataFile)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func encodeFile(file any) ([]byte, error) {
 // ReadMetadata reads and checks metadata.json and its mark. The error of a missing file is
 // fs.ErrNotExist.
 func ReadMetadata(dir *os.File) (Metadata, Mark, error) {
-	f, err := beneath.OpenFile(dir, MetadataFile)
+	f, err := openat2.OpenFile(dir, MetadataFile)
 	if err != nil {
 		return Metadata{}, NoMark, err
 	}
@@ -209,7 +209,7 @@ func ReadMetadata(dir *os.File) (Metadata, Mark, error) {
 	if err != nil {
 		return Metadata{}, NoMark, err
 	}
-	content, err := beneath.ReadAll(f)
+	content, err := openat2.ReadAll(f)
 	if err != nil {
 		return Metadata{}, NoMark, err
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -34,7 +34,7 @@ func (d *Directory) build(name string, v *Volume) error {
 	if err := d.disk.mkdir(d.dir, name, d.disk.DirMode); err != nil {
 		return err
 	}
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (d *Directory) publish(stage, name string) error {
 // isEmptyDir reports whether name is an empty directory and not a subvolume. The device number
 // tells them apart.
 func isEmptyDir(parent *os.File, name string) bool {
-	dir, err := beneath.OpenDir(parent, name)
+	dir, err := openat2.OpenDir(parent, name)
 	if err != nil {
 		return false
 	}
@@ -183,7 +183,7 @@ func (d *Directory) stageSnapshot(stage string, m Metadata) (*os.File, error) {
 	if err := d.disk.mkdir(d.dir, stage, d.disk.DirMode); err != nil {
 		return nil, err
 	}
-	dir, err := beneath.OpenDir(d.dir, stage)
+	dir, err := openat2.OpenDir(d.dir, stage)
 	if err != nil {
 		return nil, err
 	}

@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // The directory of a volume contains one file for each reference, so dropping a reference is an
@@ -99,12 +99,12 @@ func (r Ref) HasLabels(labels map[string]string) bool {
 // writeRef writes the file of the reference, then removes those of its other states. Like
 // writeMetadata, it keeps unknown fields of the present file.
 func (d *Disk) writeRef(dir *os.File, ref Ref) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
+	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if os.IsNotExist(err) {
 		if err := d.mkdir(dir, ClientsDir, 0o700); err != nil {
 			return err
 		}
-		clients, err = beneath.OpenDir(dir, ClientsDir)
+		clients, err = openat2.OpenDir(dir, ClientsDir)
 	}
 	if err != nil {
 		return err
@@ -183,9 +183,9 @@ func isReplaced(name string, names []string) bool {
 // ReadRefs reads the references of the volume in dir, sorted by key, and skips the remains of
 // interrupted writes. With an error it returns those that can be read.
 func ReadRefs(dir *os.File) ([]Ref, error) {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
+	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if err != nil {
-		return nil, beneath.IgnoreNotExist(err)
+		return nil, openat2.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)
@@ -238,7 +238,7 @@ func readRefFile(clients *os.File, name string) ([]byte, error) {
 	text := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(clients.Fd()), name, text)
 	if err == unix.EINVAL { // not a link: readlink(2)
-		return beneath.ReadFile(clients, name)
+		return openat2.ReadFile(clients, name)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "readlink", Path: clients.Name() + "/" + name, Err: err}
@@ -347,9 +347,9 @@ func (d *Directory) RemoveRefs(ctx context.Context, volume string, refs []Ref) e
 }
 
 func (d *Disk) removeRef(dir *os.File, ref Ref) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
+	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	return d.unlinkRef(clients, ref, "")

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -90,7 +90,7 @@ func leftBehind(cause, err error) error {
 }
 
 func (d *Directory) markDeleting(name string) error {
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	if err != nil {
 		return err
 	}
@@ -157,9 +157,9 @@ func (d *Directory) finishRemoval(name string, f inspected) error {
 // called again after a failure. It does not remove other files: the directory then stays, and the
 // error says so.
 func (d *Directory) removeDirectory(name string) error {
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	if err := d.disk.destroySubvolume(dir); err != nil {
@@ -171,9 +171,9 @@ func (d *Directory) removeDirectory(name string) error {
 // removeEmpty removes a directory in which the agent found no data, with its metadata. If data has
 // appeared since, it keeps the data and the metadata.
 func (d *Directory) removeEmpty(name string, m Metadata) error {
-	dir, err := beneath.OpenDir(d.dir, name)
+	dir, err := openat2.OpenDir(d.dir, name)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer dir.Close()
 	err = d.removeFiles(dir, name)
@@ -198,9 +198,9 @@ func (d *Directory) removeFiles(dir *os.File, name string) error {
 }
 
 func (d *Disk) removeClients(dir *os.File) error {
-	clients, err := beneath.OpenDir(dir, ClientsDir)
+	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if err != nil {
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	defer clients.Close()
 	names, err := clients.Readdirnames(-1)

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // A pool has a random ID, in a file of ownDir. The ID tells the pool from the filesystem below its
@@ -69,23 +69,23 @@ func Init(config Config) (poolID uuid.UUID, created bool, err error) {
 
 func readIdentity(base *os.File, fstab string) (Identity, error) {
 	identity := Identity{Unmounted: unmountedPoint(fstab, base.Name())}
-	own, err := beneath.OpenDir(base, ownDir)
+	own, err := openat2.OpenDir(base, ownDir)
 	if err != nil {
-		return identity, beneath.IgnoreNotExist(err)
+		return identity, openat2.IgnoreNotExist(err)
 	}
 	defer own.Close()
 	identity.ID, err = readPoolID(own)
 	if !errors.Is(err, os.ErrNotExist) {
 		return identity, err
 	}
-	_, err = beneath.ReadFile(own, keyFile)
+	_, err = openat2.ReadFile(own, keyFile)
 	identity.Older = err == nil
-	return identity, beneath.IgnoreNotExist(err)
+	return identity, openat2.IgnoreNotExist(err)
 }
 
 // readPoolID refuses content that is not an ID. The error of a missing file is fs.ErrNotExist.
 func readPoolID(own *os.File) (uuid.UUID, error) {
-	content, err := beneath.ReadFile(own, poolIDFile)
+	content, err := openat2.ReadFile(own, poolIDFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return uuid.Nil, err
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // Names of the agent's files in the base directory: docs/architecture.md, "On disk".
@@ -26,7 +26,7 @@ const (
 // Key reads the key of the pool, and creates it the first time. The key is stored in the pool, so
 // that tokens stay valid on another host after a failover.
 func (p *Pool) Key() ([]byte, error) {
-	key, err := beneath.ReadFile(p.own, keyFile)
+	key, err := openat2.ReadFile(p.own, keyFile)
 	if err == nil && len(key) == keyBytes {
 		return key, nil
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -145,7 +145,7 @@ func (p *Pool) open(why Purpose) (err error) {
 	}
 	switch why {
 	case ForReading:
-		return beneath.IgnoreNotExist(p.lockOwn(0)) // without the directory, no agent has run here
+		return openat2.IgnoreNotExist(p.lockOwn(0)) // without the directory, no agent has run here
 	case toInit:
 		if p.identity.ID != uuid.Nil {
 			return nil // even while an agent runs
@@ -176,7 +176,7 @@ func (p *Pool) makeOwn() error {
 // remounting the filesystem read-only.
 func (p *Pool) lockOwn(create int) error {
 	var err error
-	if p.own, err = beneath.OpenDir(p.base, ownDir); err != nil {
+	if p.own, err = openat2.OpenDir(p.base, ownDir); err != nil {
 		return err
 	}
 	fd, err := unix.Openat(int(p.own.Fd()), lockFile, unix.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // On a full pool, a pod that deletes files must still be able to start, so its node must attach.
@@ -60,7 +60,7 @@ func (p *Pool) writeReserve() error {
 	if err := btrfs.CreateSubvolume(own, reserveDir); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	dir, err := beneath.OpenDir(own, reserveDir)
+	dir, err := openat2.OpenDir(own, reserveDir)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (p *Pool) WithReserve(ctx context.Context, write func() error) error {
 
 // giveUpReserve frees the room of the reserve. That takes a commit.
 func (p *Pool) giveUpReserve(ctx context.Context) error {
-	dir, err := beneath.OpenDir(p.own, reserveDir)
+	dir, err := openat2.OpenDir(p.own, reserveDir)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -48,7 +48,7 @@ func (f *scrubFindings) load(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		f.loaded = errors.Is(err, os.ErrNotExist)
-		return beneath.IgnoreNotExist(err)
+		return openat2.IgnoreNotExist(err)
 	}
 	f.loaded = true
 	return json.Unmarshal(text, &f.byDevice)
@@ -56,7 +56,7 @@ func (f *scrubFindings) load(file string) error {
 
 func (f *scrubFindings) save(file string) error {
 	if len(f.byDevice) == 0 {
-		return beneath.IgnoreNotExist(os.Remove(file))
+		return openat2.IgnoreNotExist(os.Remove(file))
 	}
 	text, err := json.Marshal(f.byDevice)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -99,7 +99,7 @@ func TestHostileNamesOfNestedSubvolumes(t *testing.T) {
 	for range 20 { // deeper than the paths that the kernel returns
 		name := strings.Repeat("d", 255)
 		assert.NilError(t, unix.Mkdirat(int(dir.Fd()), name, 0o755))
-		next, err := beneath.OpenDir(dir, name)
+		next, err := openat2.OpenDir(dir, name)
 		assert.NilError(t, errors.Join(err, dir.Close()))
 		dir = next
 	}

@@ -16,8 +16,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/ondisk"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 )
@@ -271,8 +271,8 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	assert.NilError(t, openAndClose(t, config)) // the kernel decides whether there is room for the file
 
 	// A directory that cannot be replaced ensures that the write fails.
-	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir))))
-	assert.NilError(t, beneath.IgnoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
+	assert.NilError(t, openat2.IgnoreNotExist(os.Remove(idFile(pool.Dir))))
+	assert.NilError(t, openat2.IgnoreNotExist(os.Remove(idFile(pool.Dir)+temporarySuffix)))
 	temporary := idFile(pool.Dir) + temporarySuffix
 	assert.NilError(t, os.Mkdir(temporary, 0o700))
 

@@ -15,8 +15,8 @@ import (
 	"gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/poll"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
@@ -68,7 +68,7 @@ func TestUnreadableMetadataIsQuarantinedWithItsData(t *testing.T) {
 		"no-version":  func(t *testing.T, file string) { replace(t, file, `{}`) },
 		"others":      func(t *testing.T, file string) { edit(t, file, `"others"`, `"somebody"`) },
 		"odd-mode":    func(t *testing.T, file string) { edit(t, file, `"2770"`, `"9999"`) },
-		"huge":        func(t *testing.T, file string) { replace(t, file, strings.Repeat(" ", beneath.MaxBytes+1)) },
+		"huge":        func(t *testing.T, file string) { replace(t, file, strings.Repeat(" ", openat2.MaxBytes+1)) },
 		"fifo":        func(t *testing.T, file string) { os.Remove(file); assert.NilError(t, unix.Mkfifo(file, 0o600)) },
 		"fifo-in-use": func(t *testing.T, file string) {
 			os.Remove(file)

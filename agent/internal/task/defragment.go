@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 const (
@@ -50,7 +50,7 @@ const withoutRoom = "without_room"
 // defragment runs the job. Option "volume" is the path of the volume relative to the directory of
 // the job.
 func defragment(ctx context.Context, j job) (Result, error) {
-	root, err := beneath.OpenDir(j.fs.File(), j.options["volume"])
+	root, err := openat2.OpenDir(j.fs.File(), j.options["volume"])
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func statOf(f *os.File) (stat unix.Stat_t, err error) {
 
 // walk calls visit for the regular files of a directory and its subdirectories.
 func (d *defragmentation) walk(dir *os.File, depth int, visit func(f *os.File, size float64) error) error {
-	again, err := beneath.OpenDir(dir, ".")
+	again, err := openat2.OpenDir(dir, ".")
 	if err != nil {
 		return err
 	}
@@ -113,12 +113,12 @@ func (d *defragmentation) visit(dir *os.File, name string, depth int, visit func
 	if d.cancelled() {
 		return btrfs.ErrCancelled
 	}
-	sub, err := beneath.OpenDir(dir, name)
+	sub, err := openat2.OpenDir(dir, name)
 	if err == nil {
 		defer sub.Close()
 		return d.enter(sub, depth+1, visit)
 	}
-	f, err := beneath.OpenFile(dir, name)
+	f, err := openat2.OpenFile(dir, name)
 	if err != nil { // it is gone, or not a regular file
 		return nil // clients change the volume during the walk
 	}

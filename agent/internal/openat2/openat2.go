@@ -1,7 +1,7 @@
-// Package beneath opens files in a directory that others can write to, with openat2(2). A local
+// Package openat2 opens files in a directory that others can write to, with openat2(2). A local
 // user can replace anything there at any time, by a symbolic link, a mount, a FIFO or a device. So
 // it opens everything relative to descriptors and follows no link.
-package beneath
+package openat2
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package beneath_test
+package openat2_test
 
 import (
 	"io/fs"
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/beneath"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/openat2"
 )
 
 // tree is a directory of the agent's, with what a client may have put there.
@@ -34,7 +34,7 @@ func tree(t *testing.T) *os.File {
 func TestOpenDir(t *testing.T) {
 	dir := tree(t)
 	for _, path := range []string{".", "a", "a/b", "a/b/"} {
-		f, err := beneath.OpenDir(dir, path)
+		f, err := openat2.OpenDir(dir, path)
 		assert.NilError(t, err)
 		assert.Equal(t, f.Name(), dir.Name()+"/"+path)
 		f.Close()
@@ -47,24 +47,24 @@ func TestOpenDir(t *testing.T) {
 		"link/file": unix.ELOOP, "inside/b": unix.ELOOP,
 	}
 	for path, want := range refused {
-		_, err := beneath.OpenDir(dir, path)
+		_, err := openat2.OpenDir(dir, path)
 		assert.ErrorIs(t, err, want, path)
 		assert.ErrorContains(t, err, dir.Name()+"/"+path)
 	}
 	assert.NilError(t, dir.Close())
-	_, err := beneath.OpenDir(dir, "a")
+	_, err := openat2.OpenDir(dir, "a")
 	assert.ErrorIs(t, err, os.ErrClosed)
 }
 
 func TestReadFile(t *testing.T) {
 	dir := tree(t)
-	content, err := beneath.ReadFile(dir, "file")
+	content, err := openat2.ReadFile(dir, "file")
 	assert.NilError(t, err)
 	assert.Equal(t, string(content), "text\n")
-	content, err = beneath.ReadFile(dir, "full")
+	content, err = openat2.ReadFile(dir, "full")
 	assert.NilError(t, err)
-	assert.Equal(t, len(content), beneath.MaxBytes)
-	_, err = beneath.ReadFile(dir, "missing")
+	assert.Equal(t, len(content), openat2.MaxBytes)
+	_, err = openat2.ReadFile(dir, "missing")
 	assert.Assert(t, os.IsNotExist(err))
 	// Reading a FIFO would wait for as long as a process has it open for writing.
 	writer, err := os.OpenFile(dir.Name()+"/fifo", os.O_RDWR, 0)
@@ -75,7 +75,7 @@ func TestReadFile(t *testing.T) {
 		"magic": "not a regular file", "long": "longer than", "link/file": "symbolic links", "../outside/file": "cross-device link",
 	}
 	for name, want := range refused {
-		content, err := beneath.ReadFile(dir, name)
+		content, err := openat2.ReadFile(dir, name)
 		assert.ErrorContains(t, err, want, name)
 		assert.Assert(t, !strings.Contains(string(content), "secret"))
 	}
