@@ -414,7 +414,7 @@ func TestSystemdDoesNotListen(t *testing.T) {
 			deafen(a)
 			poll.WaitOn(t, func(poll.LogT) poll.Result {
 				text, err := os.ReadFile(a.log)
-				if err != nil || !strings.Contains(string(text), "systemd could not be notified") {
+				if err != nil || !strings.Contains(string(text), "failed to notify systemd") {
 					return poll.Continue("the log does not say so: %v", err)
 				}
 				return poll.Success()

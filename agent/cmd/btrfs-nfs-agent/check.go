@@ -14,12 +14,12 @@ func checkCommand() *cobra.Command {
 	var repair bool
 	command := &cobra.Command{
 		Use:   "check",
-		Short: "Look for what is wrong with the pool, while no agent runs; --repair puts it right",
-		Long: `Looks at the pool of AGENT_BASE_PATH for what a crash, a fault or somebody's hands left, and explains it. The agent
-must be stopped. Nothing is changed without --repair, which does what the agent's next start would do, and never
-removes data. Exit code: 0 clean, 1 something was found (also if it was repaired), 2 the check could not be made.`,
+		Short: "Check the pool while no agent runs, and repair it with --repair",
+		Long: `Checks the pool at AGENT_BASE_PATH for leftovers of a crash, faults and changes by hand, and explains them. Stop the
+agent first. Without --repair nothing is changed. --repair does what the next start of the agent would do, and never
+removes data. Exit code: 0 clean, 1 found something (even if it was repaired), 2 the check failed.`,
 	}
-	command.Flags().BoolVar(&repair, "repair", false, "put right what can be put right")
+	command.Flags().BoolVar(&repair, "repair", false, "repair what can be repaired")
 	return reportCommand(command, func() (report, bool, error) {
 		c, err := loadConfig()
 		if err != nil {

@@ -130,7 +130,7 @@ func withSettings(command *cobra.Command, run func(*cobra.Command, config.Config
 func loadConfig() (config.Config, error) {
 	c, err := config.Load()
 	if err != nil {
-		return c, fmt.Errorf("the environment is not good:\n%w", err)
+		return c, fmt.Errorf("read the environment:\n%w", err)
 	}
 	return c, nil
 }

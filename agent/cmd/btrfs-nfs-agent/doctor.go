@@ -10,11 +10,11 @@ import (
 func doctorCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at this host, from kernel to firewall, and say what to do",
-		Long: `Looks at kernel, pool, mount, quotas, space, devices, NFS server, ports, firewall, clock, names and permissions of this host, and says what keeps an
-agent from working, or will, and what to do. Changes nothing; can be run beside an agent. Run it as root. Settings come from the
-environment, and what is not set there from the environment file of the agent's unit. Exit code: 0 nothing has to be put right (there may
-be warnings), 1 something has to, 2 it could not look.`,
+		Short: "Check this host, from kernel to firewall, and advise",
+		Long: `Checks kernel, pool, mount, quotas, space, devices, NFS server, ports, firewall, clock, names and permissions of this host. Reports what keeps an
+agent from working, and how to fix it. Changes nothing, and can run while an agent runs. Run it as root. Settings come from the
+environment. Those that are not set there come from the environment file of the agent's unit. Exit code: 0 no problem (there may be
+warnings), 1 a problem, 2 the check failed.`,
 	}
 	envFile := envFileFlag(command)
 	return reportCommand(command, func() (report, bool, error) {

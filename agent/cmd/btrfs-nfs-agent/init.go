@@ -12,10 +12,11 @@ import (
 func initCommand() *cobra.Command {
 	return withSettings(&cobra.Command{
 		Use:   "init",
-		Short: "Make AGENT_BASE_PATH a new pool, once, and print its ID",
-		Long: `Gives the pool at AGENT_BASE_PATH an ID, and prints it. Without an ID the agent does not start there, because the filesystem may not be mounted: make
-sure that it is. Set AGENT_POOL_ID to the ID afterwards. What the directory holds stays. A pool that has an ID keeps it: the command then only prints
-the ID, also while an agent runs. Settings come from the environment, and what is not set there from the environment file of the agent's unit.`,
+		Short: "Create a new pool at AGENT_BASE_PATH, and print its ID",
+		Long: `Creates an ID for the pool at AGENT_BASE_PATH, and prints it. The agent does not start without an ID, because the filesystem may not be mounted: make
+sure that it is mounted. Set AGENT_POOL_ID to the ID afterwards. Files in the directory stay. A pool that has an ID keeps it: the command then only
+prints the ID, even while an agent runs. Settings come from the environment. Those that are not set there come from the environment file of the
+agent's unit.`,
 	}, runInit)
 }
 
@@ -24,7 +25,7 @@ func runInit(command *cobra.Command, c config.Config) error {
 	if err != nil {
 		return err
 	}
-	said := "had a pool ID already"
+	said := "already has a pool ID"
 	if created {
 		said = "is a new pool"
 	}

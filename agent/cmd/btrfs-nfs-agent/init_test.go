@@ -43,7 +43,7 @@ func TestInitCommand(t *testing.T) {
 	assert.NilError(t, err)
 	again, said, code := c.run("init", "--env-file", file)
 	assert.Assert(t, code == 0 && again == out, said)
-	assert.Assert(t, is.Contains(said, "had a pool ID already"))
+	assert.Assert(t, is.Contains(said, "already has a pool ID"))
 	assert.NilError(t, store.Close(t.Context()))
 
 	other := uuid.NewString()

@@ -33,8 +33,8 @@ func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "btrfs-nfs-agent",
 		Short: "Storage agent of btrfs-nfs-csi",
-		Long: `Serves volumes, snapshots, clones and NFS exports of a btrfs filesystem over HTTP; without a command it serves, with settings from the
-environment (docs/configuration.md). The other commands look after the host, or talk to an agent, this one or another.`,
+		Long: `Serves volumes, snapshots, clones and NFS exports of a btrfs filesystem over HTTP. Without a command it serves, with settings from the
+environment (docs/configuration.md). The other commands manage the host, or talk to an agent on this or another host.`,
 		Args:          cobra.NoArgs,
 		RunE:          runServe,
 		SilenceUsage:  true,
@@ -51,8 +51,8 @@ environment (docs/configuration.md). The other commands look after the host, or 
 		migrateCommand(),
 		nfsCommand(),
 		settingsCommand(),
-		&cobra.Command{Use: "serve", Short: "Serve the API (what happens without a command)", Args: cobra.NoArgs, RunE: runServe},
-		&cobra.Command{Use: "version", Short: "Print what was built", Args: cobra.NoArgs, Run: printVersion},
+		&cobra.Command{Use: "serve", Short: "Serve the API (default)", Args: cobra.NoArgs, RunE: runServe},
+		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: printVersion},
 	)
 	return root
 }

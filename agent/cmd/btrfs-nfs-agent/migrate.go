@@ -24,13 +24,13 @@ func migrateCommand() *cobra.Command {
 	var flags migrateFlags
 	command := &cobra.Command{
 		Use:   "migrate",
-		Short: "Take over the volumes of an older btrfs-nfs-csi (0.9 to 0.12) in place; --undo puts all back",
-		Long: `Takes over volumes and snapshots that a btrfs-nfs-csi agent of versions 0.9 to 0.12 made below AGENT_BASE_PATH. Data, names and paths stay as they are;
-metadata.json is written anew, and kept as it was for --undo. --dry-run explains each step and changes nothing. Stop both agents first. docs/upgrade.md has the
-whole way. Exit code: 0 done or nothing to do, 1 something was left alone, 2 it could not be done.`,
+		Short: "Migrate the volumes of btrfs-nfs-csi 0.9 to 0.12 in place, or undo that with --undo",
+		Long: `Migrates the volumes and snapshots that a btrfs-nfs-csi agent of version 0.9 to 0.12 created below AGENT_BASE_PATH. Data, names and paths do not change.
+The command rewrites metadata.json, and stores the original for --undo. --dry-run explains each step and changes nothing. Stop both agents first.
+docs/upgrade.md describes the whole procedure. Exit code: 0 done or nothing to do, 1 some volumes or snapshots were left alone, 2 the migration failed.`,
 	}
 	command.Flags().BoolVar(&flags.dryRun, "dry-run", false, "explain each step, change nothing")
-	command.Flags().BoolVar(&flags.undo, "undo", false, "put everything back as the older agent left it")
+	command.Flags().BoolVar(&flags.undo, "undo", false, "restore the state of the older agent")
 	command.Flags().BoolVarP(&flags.yes, "yes", "y", false, "do not ask")
 	flags.output = outputFlag(command)
 	run := withSettings(command, func(command *cobra.Command, c config.Config) error { return runMigrate(command, c, flags) }).RunE
@@ -88,9 +88,9 @@ func runMigrate(command *cobra.Command, c config.Config, flags migrateFlags) err
 
 func undoMigration(command *cobra.Command, c config.Config, flags migrateFlags) error {
 	if flags.dryRun {
-		return errors.New("--dry-run and --undo exclude each other")
+		return errors.New("--dry-run and --undo must not be used together")
 	}
-	if err := agree(command, flags, "Put the metadata back as the older agent left it? What was changed since is forgotten there; data stays."); err != nil {
+	if err := agree(command, flags, "Restore the metadata of the older agent? Changes of the metadata since the migration are lost, data is kept."); err != nil {
 		return err
 	}
 	return migrate.Undo(c.BasePath, func(item migrate.Item) { tell(command.OutOrStdout(), flags, item, "put back") })
@@ -103,7 +103,7 @@ func agree(command *cobra.Command, flags migrateFlags, question string) error {
 	fmt.Fprintf(command.ErrOrStderr(), "%s [y/N] ", question)
 	answer, _ := bufio.NewReader(command.InOrStdin()).ReadString('\n')
 	if answer = strings.TrimSpace(answer); answer != "y" && answer != "yes" {
-		return errors.New("not confirmed: nothing was changed (--yes answers)")
+		return errors.New("not confirmed: nothing was changed (--yes confirms)")
 	}
 	return nil
 }
@@ -125,14 +125,14 @@ func explain(out io.Writer, plan migrate.Plan, c config.Config) {
 			fmt.Fprintf(out, "    - %s\n", step)
 		}
 	}
-	fmt.Fprintf(out, "%d to take over, %d to be left alone, %d have this agent's form already.\n", len(plan.Items)-plan.Problems, plan.Problems, plan.Adopted)
+	fmt.Fprintf(out, "%d to take over, %d to be left alone, %d already migrated.\n", len(plan.Items)-plan.Problems, plan.Problems, plan.Adopted)
 	configured := map[string]bool{}
 	for _, name := range c.Tenants.Names() {
 		configured[name] = true
 	}
 	for _, name := range plan.Tenants {
 		if !configured[name] {
-			fmt.Fprintf(out, "AGENT_TENANTS does not name the tenant %s: add it with the token that its StorageClass's secret has.\n", name)
+			fmt.Fprintf(out, "AGENT_TENANTS does not name the tenant %s: add it with the token in the secret of its StorageClass.\n", name)
 		}
 	}
 }

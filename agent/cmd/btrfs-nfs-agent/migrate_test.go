@@ -28,7 +28,7 @@ func TestMigrateCommand(t *testing.T) {
 	assert.NilError(t, os.WriteFile(file, []byte(before), 0o600))
 
 	text := c.ok("migrate", "--dry-run", "--env-file", "/none")
-	for _, says := range []string{dir + "\n", "- write metadata.json anew", "1 to take over", "does not name the tenant k8s"} {
+	for _, says := range []string{dir + "\n", "- rewrite metadata.json", "1 to take over", "does not name the tenant k8s"} {
 		assert.Assert(t, is.Contains(text, says))
 	}
 	c.fails(exitTrouble, "has no pool ID", "migrate", "--yes", "--env-file", "/none")

@@ -18,13 +18,14 @@ import (
 )
 
 func nfsCommand() *cobra.Command {
-	command := &cobra.Command{Use: "nfs", Short: "Look after the NFS server that the agent's kernel engine started", Args: cobra.NoArgs}
+	command := &cobra.Command{Use: "nfs", Short: "Manage the NFS server that the kernel engine has started", Args: cobra.NoArgs}
 	command.AddCommand(&cobra.Command{
 		Use:   "stop",
-		Short: "Stop the NFS server that the agent started, while no agent runs",
-		Long: `Stops the NFS server that an agent with the kernel engine has started since this machine booted, and takes all exports back. The agent
-leaves both in place when it ends, so that mounts go on; this is for a change of the export engine, and for good. Clients wait until a
-server runs again. A server that somebody else started is left alone. Refused while an agent, or rpc.mountd, answers the server.`,
+		Short: "Stop the NFS server that the agent has started, while no agent runs",
+		Long: `Stops the NFS server that an agent with the kernel engine has started since this machine booted, and removes all exports. An agent that
+ends leaves both in place, so that mounts keep working. Use this command before a change of the export engine or an uninstallation. Clients
+wait until a server runs again. The command does not stop a server that another program has started. It fails while an agent or rpc.mountd
+answers the NFS server.`,
 		Args: cobra.NoArgs,
 		RunE: runNFSStop,
 	})
@@ -35,7 +36,7 @@ server runs again. A server that somebody else started is left alone. Refused wh
 func runNFSStop(command *cobra.Command, _ []string) error {
 	stopped, err := kernel.StopServer(command.Context(), kernel.Config{})
 	if err != nil {
-		return fmt.Errorf("stopping the NFS server: %w", err)
+		return fmt.Errorf("stop the NFS server: %w", err)
 	}
 	said := "No agent has started the NFS server since this machine booted: nothing was stopped."
 	if stopped {
@@ -49,11 +50,11 @@ func rotateKeyCommand() *cobra.Command {
 	var yes bool
 	command := &cobra.Command{
 		Use:   "rotate-key",
-		Short: "Remove the key that signs file handles, while no agent runs",
-		Long: `Stops the NFS server that the agent started, and removes the key with which it signs file handles. The next start of the agent with
-AGENT_NFS_SIGN_HANDLES makes a new key. Use it when the key may be known to others, and before AGENT_NFS_SIGN_HANDLES is turned on. All file
-handles become invalid: files that clients have open get errors, and pods that write must be restarted. Asks first. Refused while an
-agent runs. Settings come from the environment, and what is not set there from the environment file of the agent's unit.`,
+		Short: "Remove the key for file handles, while no agent runs",
+		Long: `Stops the NFS server that the agent has started, and removes the key with which it signs file handles. The next start of the agent with
+AGENT_NFS_SIGN_HANDLES creates a new key. Use this command if others may know the key, and before you turn on AGENT_NFS_SIGN_HANDLES. All
+file handles become invalid: files that clients have open get errors, and pods that write must be restarted. The command asks first. It fails
+while an agent runs. Settings come from the environment. Those that are not set there come from the environment file of the agent's unit.`,
 	}
 	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return withSettings(command, func(command *cobra.Command, c config.Config) error { return runRotateKey(command, c, yes) })
@@ -78,7 +79,7 @@ func runRotateKey(command *cobra.Command, c config.Config, yes bool) error {
 	if removed {
 		said = "The key is removed."
 	}
-	fmt.Fprintln(command.OutOrStdout(), said, "The next start of the agent with AGENT_NFS_SIGN_HANDLES makes a new one.")
+	fmt.Fprintln(command.OutOrStdout(), said, "The next start of the agent with AGENT_NFS_SIGN_HANDLES creates a new one.")
 	return nil
 }
 
@@ -89,7 +90,7 @@ func rotateKey(ctx context.Context, basePath string, server kernel.Config) (remo
 		return false, fmt.Errorf("stop the NFS server: %w", err)
 	}
 	if nfsd.NewServer("/proc").Runs() { // without a key, root on a client could read and write the next one
-		return false, errors.New("the NFS server still runs, and the agent has not started it: systemctl stop nfs-server first")
+		return false, errors.New("remove key for file handles: the NFS server still runs, and the agent did not start it: run systemctl stop nfs-server first")
 	}
 	basePath, err = filepath.EvalSymlinks(basePath)
 	if err != nil {
@@ -101,11 +102,11 @@ func rotateKey(ctx context.Context, basePath string, server kernel.Config) (remo
 func scopeCommand() *cobra.Command {
 	return withSettings(&cobra.Command{
 		Use:   "scope",
-		Short: "Print the scope that the NFS server has to have for the pool",
-		Long: `Prints the scope that the NFS server has to have, so that clients keep their locks when the pool moves to another host, or this one is
-renamed: btrfs-nfs- and the UUID of the filesystem at AGENT_BASE_PATH. With the kernel engine the agent sets it. With the exportfs engine
-install.sh sets it, and this is for hosts that were set up without. Settings come from the environment, and what is not set there from the
-environment file of the agent's unit.`,
+		Short: "Print the scope that the NFS server needs for the pool",
+		Long: `Prints the scope that the NFS server needs, so that clients keep their locks when the pool moves to another host, or this host gets another
+name: btrfs-nfs- and the UUID of the filesystem at AGENT_BASE_PATH. With the kernel engine, the agent sets the scope. With the exportfs engine,
+install.sh sets it. Use this command on hosts that were set up without install.sh. Settings come from the environment. Those that are not
+set there come from the environment file of the agent's unit.`,
 	}, runScope)
 }
 

@@ -24,7 +24,7 @@ func settingsCommand() *cobra.Command {
 		return nil
 	}
 	command.AddCommand(get, &cobra.Command{
-		Use: "check", Short: "Say what is wrong with the settings in the environment", Args: cobra.NoArgs,
+		Use: "check", Short: "Check the settings in the environment", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := config.Load()
 			if err != nil {

@@ -19,7 +19,7 @@ func (s observedStore) Conditions() []storage.Condition {
 	conditions := s.Store.Conditions()
 	if s.tokens.Problem() != nil {
 		conditions = append(conditions, storage.Condition{
-			Reason: agentapi.ReasonTokensOutdated, Message: "AGENT_TENANTS_FILE cannot be read again, and the tokens that it had before stay valid: see the agent's log",
+			Reason: agentapi.ReasonTokensOutdated, Message: "AGENT_TENANTS_FILE cannot be read, and its earlier tokens stay valid: see the agent's log",
 		})
 	}
 	if s.grace.graceMissed() {
@@ -37,7 +37,7 @@ type apiStore struct{ observedStore }
 func (s apiStore) Tenant(name string) (api.Tenant, error) {
 	tenant, err := s.Store.Tenant(name)
 	if agentapi.CodeOf(err) == agentapi.NotFound {
-		return nil, agentapi.Errorf(agentapi.Unavailable, "tenant %q is new in AGENT_TENANTS_FILE, and is served when the agent has been restarted", name)
+		return nil, agentapi.Errorf(agentapi.Unavailable, "tenant %q is new in AGENT_TENANTS_FILE: restart the agent to serve it", name)
 	}
 	if err != nil {
 		return nil, err

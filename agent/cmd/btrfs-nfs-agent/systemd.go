@@ -26,7 +26,7 @@ const notifyTime = time.Second
 // the agent.
 func notify(logger *slog.Logger, state string) {
 	if err := send(config.NotifySocket(), state); err != nil {
-		logger.Warn("systemd could not be notified", "state", state, "error", err)
+		logger.Warn("failed to notify systemd", "state", state, "error", err)
 	}
 }
 

@@ -218,7 +218,7 @@ func (fs *FS) checkNotAborted() error {
 		return err
 	}
 	if readOnly {
-		return fmt.Errorf("the filesystem takes no changes: %w", unix.EROFS)
+		return fmt.Errorf("the filesystem is read-only: %w", unix.EROFS)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 
 var (
 	// ErrRunning means that the requested work, or work that excludes it, is running already.
-	ErrRunning = errors.New("it is running already, or something that excludes it is")
+	ErrRunning = errors.New("it is already running, or other work that excludes it is")
 	// ErrCancelled means that the work was cancelled before it was complete.
 	ErrCancelled = errors.New("cancelled")
 )

@@ -31,7 +31,7 @@ func Parse(text string) (int64, error) {
 	bytes := math.Round(value * factor)
 	// A float is exact up to 2^53, which 8 PiB is.
 	if err != nil || !(bytes > 0 && bytes <= 1<<53) {
-		return 0, fmt.Errorf("%q is no size: write 500Mi, 10Gi, 1.5Ti (or K, M, G, T for powers of 1000) or bytes", text)
+		return 0, fmt.Errorf("size must be like 500Mi, 10Gi or 1.5Ti (K, M, G, T for powers of 1000), or in bytes, got %q", text)
 	}
 	return int64(bytes), nil
 }

@@ -20,7 +20,7 @@ func TestParseSize(t *testing.T) {
 		if text == "+1" { // ParseFloat accepts a sign, which resized has removed
 			continue
 		}
-		assert.ErrorContains(t, err, "is no size", "%q is %d", text, got)
+		assert.ErrorContains(t, err, "size must be", "%q is %d", text, got)
 		assert.Equal(t, ExitCode(err), ExitUsage)
 	}
 }

@@ -13,15 +13,15 @@ import (
 // Client is the configuration with which a command line finds its agent. Empty fields come from a
 // saved profile.
 type Client struct {
-	URL          string `envconfig:"AGENT_URL" desc:"The agent, as http://host:port or https://host:port."`
+	URL          string `envconfig:"AGENT_URL" desc:"URL of the agent: http://host:port or https://host:port."`
 	Token        Token  `envconfig:"AGENT_TOKEN" desc:"Token of the tenant, without the tenant's name."`
-	TokenFile    string `envconfig:"AGENT_TOKEN_FILE" desc:"File that holds the token, in place of AGENT_TOKEN."`
-	CAFile       string `envconfig:"AGENT_CA_FILE" desc:"PEM file with the authorities to trust for https, in place of the system's."`
-	CertFile     string `envconfig:"AGENT_CERT_FILE" desc:"PEM file with a client certificate; with AGENT_KEY_FILE."`
+	TokenFile    string `envconfig:"AGENT_TOKEN_FILE" desc:"File that contains the token, instead of AGENT_TOKEN."`
+	CAFile       string `envconfig:"AGENT_CA_FILE" desc:"PEM file with the certificate authorities to trust for https, instead of those of the system."`
+	CertFile     string `envconfig:"AGENT_CERT_FILE" desc:"PEM file with a client certificate. Needs AGENT_KEY_FILE."`
 	KeyFile      string `envconfig:"AGENT_KEY_FILE" desc:"PEM file with the key of AGENT_CERT_FILE."`
-	Profile      string `envconfig:"AGENT_PROFILE" desc:"Saved profile to use. Without it: the one of 'profile use'."`
-	ProfilesFile string `envconfig:"AGENT_PROFILES_FILE" desc:"File of saved profiles. Without it: btrfs-nfs-agent/profiles.yaml in the user's configuration directory."`
-	NoColor      string `envconfig:"NO_COLOR" desc:"Anything: no colours."`
+	Profile      string `envconfig:"AGENT_PROFILE" desc:"Saved profile to use. Default: the profile that 'profile use' has selected."`
+	ProfilesFile string `envconfig:"AGENT_PROFILES_FILE" desc:"File of saved profiles. Default: btrfs-nfs-agent/profiles.yaml in the user's configuration directory."`
+	NoColor      string `envconfig:"NO_COLOR" desc:"Any value turns colors off."`
 }
 
 // LoadClient reads the environment. If the user has no configuration directory, ProfilesFile stays
@@ -32,7 +32,7 @@ func LoadClient() (Client, error) {
 		return Client{}, withoutValue(err)
 	}
 	if c.Token != "" && c.TokenFile != "" {
-		return Client{}, errors.New("AGENT_TOKEN and AGENT_TOKEN_FILE are both set: unset one")
+		return Client{}, errors.New("AGENT_TOKEN and AGENT_TOKEN_FILE must not be set together")
 	}
 	if c.ProfilesFile == "" {
 		if dir, err := os.UserConfigDir(); err == nil {
@@ -46,11 +46,11 @@ func LoadClient() (Client, error) {
 func ReadTokenFile(path string) (Token, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("token file: %w", err)
+		return "", fmt.Errorf("read token file: %w", err)
 	}
 	token := Token(bytes.TrimSpace(content))
 	if token == "" {
-		return "", fmt.Errorf("token file %s is empty", path)
+		return "", fmt.Errorf("token file %s must contain a token, got none", path)
 	}
 	return token, nil
 }

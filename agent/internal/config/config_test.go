@@ -134,23 +134,23 @@ func TestAllMistakesAtOnce(t *testing.T) {
 
 func TestBadTenants(t *testing.T) {
 	for text, says := range map[string]string{
-		"":                                   "not set",
-		"secret":                             "entry 1: not of the form",
-		"a:secret,secret2":                   "entry 2: not of the form",
-		"a:secret,":                          "entry 2: not of the form",
+		"":                                   "must be set",
+		"secret":                             "entry 1: must be tenant:token",
+		"a:secret,secret2":                   "entry 2: must be tenant:token",
+		"a:secret,":                          "entry 2: must be tenant:token",
 		",":                                  "entry 1",
-		"a:":                                 `"a" has an empty token`,
-		"a: ":                                "empty token",
-		"a:secret,b:":                        `"b" has an empty token`,
+		"a:":                                 `token of tenant "a" must not be empty`,
+		"a: ":                                "must not be empty",
+		"a:secret,b:":                        `token of tenant "b" must not be empty`,
 		":secret":                            "entry 1: the tenant's name must not be empty",
-		"a:secret,a:secret":                  `"a" has a token twice`,
-		"a:secret,b:secret":                  `"a" and "b" have the same token`,
+		"a:secret,a:secret":                  `token of tenant "a" must not be repeated`,
+		"a:secret,b:secret":                  `got the same for tenants "a" and "b"`,
 		"../x:secret":                        "entry 1: the tenant's name must begin",
 		"snapshots:secret":                   "reserved",
 		"a/b:secret":                         "entry 1: the tenant's name may hold only",
-		"a:secret\nb:secret2":                "not printable",
-		"a:sec ret":                          "not printable",
-		"a:geheimnis-ö-secret":               "not printable",
+		"a:secret\nb:secret2":                "printable ASCII",
+		"a:sec ret":                          "printable ASCII",
+		"a:geheimnis-ö-secret":               "printable ASCII",
 		strings.Repeat("x", 129) + ":secret": "at most 128 bytes",
 	} {
 		environment(t, "AGENT_BASE_PATH", "/pool", "AGENT_TENANTS", text)
@@ -174,13 +174,13 @@ func TestTenantsFile(t *testing.T) {
 	assert.DeepEqual(t, c.Tenants, Tenants{{"a", "secret,with,commas"}, {"b", "secret2"}})
 
 	for content, says := range map[string]string{
-		"":                         "names no tenant",
-		"# a:secret\n":             "names no tenant",
-		"a:secret\n\nsecret2\n":    "line 3: not of the form",
-		"a:secret\nb:secret":       "have the same token",
-		"a:secret\na:secret":       "has a token twice",
+		"":                         "must contain a tenant",
+		"# a:secret\n":             "must contain a tenant",
+		"a:secret\n\nsecret2\n":    "line 3: must be tenant:token",
+		"a:secret\nb:secret":       "tokens must differ",
+		"a:secret\na:secret":       "must not be repeated",
 		":secret":                  "line 1: the tenant's name",
-		strings.Repeat("#", 1<<21): "larger than 1048576 bytes",
+		strings.Repeat("#", 1<<21): "must be at most 1048576 bytes",
 	} {
 		_, err := load(content, 0o600)
 		assert.ErrorContains(t, err, "AGENT_TENANTS_FILE")
@@ -217,10 +217,10 @@ func TestReloadTenants(t *testing.T) {
 	assert.DeepEqual(t, got, Tenants{{"a", "secret"}, {"a", "secret2"}})
 
 	for content, says := range map[string]string{
-		"":                    "names no tenant",
-		"# nobody\n":          "names no tenant",
-		"a:secret\nsecret2\n": "line 2: not of the form",
-		"a:secret\nb:secr":    "half written",
+		"":                    "must contain a tenant",
+		"# nobody\n":          "must contain a tenant",
+		"a:secret\nsecret2\n": "line 2: must be tenant:token",
+		"a:secret\nb:secr":    "may be incomplete",
 	} {
 		write(content)
 		got, err := c.ReloadTenants()
@@ -294,7 +294,7 @@ func TestTenantLimits(t *testing.T) {
 	})
 	for text, says := range map[string]string{
 		"a": "must be volumes=NUMBER", "a:": "must be volumes=NUMBER", "a:volumes": "volumes must be a number from 1", "a:volumes=0": "volumes must be",
-		"a:volumes=-1": "volumes must be", "a:volumes=x": `got "x"`, "a:size=0": "size", "a:size=-1Gi": "size", "a:size=big": "is no size",
+		"a:volumes=-1": "volumes must be", "a:volumes=x": `got "x"`, "a:size=0": "size", "a:size=-1Gi": "size", "a:size=big": "size must be",
 		"a:volumes=1:volumes=2": "must be volumes=NUMBER", "a:size=1Gi:other=2": "must be volumes=NUMBER", "a:volumes=1,a:size=1Gi": "named once",
 		"unknown:volumes=1": `must name tenants, got "unknown"`, "a b:volumes=1": "must begin with the name of a tenant", ":volumes=1": "must begin with",
 	} {

@@ -57,7 +57,7 @@ func parseLimits(text string) (limits TenantLimit, err error) {
 			}
 		case what == "size" && limits.SizeBytes == 0:
 			if limits.SizeBytes, err = bytesize.Parse(value); err != nil {
-				return limits, fmt.Errorf("size: %w", err)
+				return limits, err
 			}
 		default:
 			return limits, fmt.Errorf("must be volumes=NUMBER, size=SIZE or both with a colon between, got %q", text)

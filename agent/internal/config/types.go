@@ -74,7 +74,7 @@ func (c Config) ReloadTenants() (Tenants, error) {
 		return nil, err
 	}
 	if len(content) > 0 && !bytes.HasSuffix(content, []byte("\n")) && time.Since(info.ModTime()) < writing {
-		return nil, fmt.Errorf("%s may be half written: its last line has no end", c.TenantsFile)
+		return nil, fmt.Errorf("%s may be incomplete: its last line has no line break", c.TenantsFile)
 	}
 	c.Tenants, err = parseTenants(c.TenantsFile, content)
 	if err != nil {
@@ -107,14 +107,14 @@ func readTenantsFile(path string) ([]byte, os.FileInfo, error) {
 	}
 	const others = 0o007
 	if info.Mode().Perm()&others != 0 {
-		return nil, nil, fmt.Errorf("%s has mode %04o and holds tokens: take the rights of others away with chmod o-rwx", path, info.Mode().Perm())
+		return nil, nil, fmt.Errorf("%s must give other users no access because it holds tokens, got mode %04o: chmod o-rwx", path, info.Mode().Perm())
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxTenantsFile+1))
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(content) > maxTenantsFile {
-		return nil, nil, fmt.Errorf("%s is larger than %d bytes", path, maxTenantsFile)
+		return nil, nil, fmt.Errorf("%s must be at most %d bytes long", path, maxTenantsFile)
 	}
 	return content, info, nil
 }
@@ -139,7 +139,7 @@ const maxTenantsFile = 1 << 20 // bytes
 func (t *Tenants) add(entry string) error {
 	name, token, found := strings.Cut(entry, ":")
 	if !found {
-		return errors.New("not of the form tenant:token")
+		return errors.New("must be tenant:token")
 	}
 	// The error shows the name only if it is valid. If the colon is missing or misplaced, it may be
 	// a token.
@@ -155,22 +155,22 @@ func (t *Tenants) add(entry string) error {
 
 func (t Tenants) admit(name string, token Token) error {
 	if strings.TrimSpace(token.Reveal()) == "" {
-		return fmt.Errorf("tenant %q has an empty token", name)
+		return fmt.Errorf("token of tenant %q must not be empty", name)
 	}
 	for _, r := range token.Reveal() {
 		// An HTTP header cannot contain such a character, so no client could send the token (RFC
 		// 9110, 5.5).
 		if r <= ' ' || r > '~' {
-			return fmt.Errorf("the token of tenant %q holds a character that is not printable ASCII", name)
+			return fmt.Errorf("token of tenant %q must be printable ASCII", name)
 		}
 	}
 	for _, other := range t {
 		switch {
 		case other.Token != token:
 		case other.Name == name:
-			return fmt.Errorf("tenant %q has a token twice", name)
+			return fmt.Errorf("token of tenant %q must not be repeated", name)
 		default:
-			return fmt.Errorf("tenants %q and %q have the same token", other.Name, name)
+			return fmt.Errorf("tokens must differ, got the same for tenants %q and %q", other.Name, name)
 		}
 	}
 	return nil
@@ -200,7 +200,7 @@ type Mode uint32
 func (m *Mode) Decode(text string) error {
 	mode, err := strconv.ParseUint(text, 8, 32)
 	if err != nil || mode > 0o7777 {
-		return fmt.Errorf("%q must be octal digits, 0 to 7777", text)
+		return fmt.Errorf("must be an octal number from 0 to 7777, got %q", text)
 	}
 	*m = Mode(mode)
 	return nil
@@ -232,15 +232,15 @@ func (o *ExportOptions) Decode(text string) error {
 		case "sec":
 			o.All.Security = nfs.Flavors(value)
 			if err := o.All.Security.Validate(); err != nil || value == "" {
-				return errors.Join(fmt.Errorf("option %q is not of the form sec=flavour:flavour", option), err)
+				return errors.Join(fmt.Errorf("option must be sec=flavor:flavor, got %q", option), err)
 			}
 		case "xprtsec":
 			o.All.XprtSec = nfs.TransportModes(value)
 			if err := o.All.XprtSec.Validate(); err != nil || value == "" {
-				return errors.Join(fmt.Errorf("option %q is not of the form xprtsec=mode:mode", option), err)
+				return errors.Join(fmt.Errorf("option must be xprtsec=mode:mode, got %q", option), err)
 			}
 		default:
-			return fmt.Errorf("option %q is not one of insecure, secure, root_squash, no_root_squash, sec=…, xprtsec=…, rw, sync, no_subtree_check", option)
+			return fmt.Errorf("option must be one of insecure, secure, root_squash, no_root_squash, sec=…, xprtsec=…, rw, sync, no_subtree_check, got %q", option)
 		}
 	}
 	return nil
@@ -277,7 +277,7 @@ func (a *Addresses) Decode(text string) error {
 		}
 		address, err := netip.ParseAddrPort(strings.TrimSpace(part))
 		if err != nil {
-			return fmt.Errorf("%q is not address:port, as 10.0.0.1:2049 or [fd00::1]:2049", part)
+			return fmt.Errorf("must be address:port such as 10.0.0.1:2049 or [fd00::1]:2049, got %q", part)
 		}
 		*a = append(*a, address)
 	}

@@ -17,7 +17,7 @@ const namespace = "btrfs_nfs_agent"
 func NewRegistry(version, commit, date string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "1, with what was built as labels.",
+		Namespace: namespace, Name: "build_info", Help: "Always 1. The labels describe the build.",
 	}, []string{"version", "commit", "date"})
 	build.WithLabelValues(version, commit, date).Set(1)
 	registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

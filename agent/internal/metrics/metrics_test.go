@@ -85,11 +85,11 @@ func TestTenants(t *testing.T) {
 		&fakeTenant{name: "b"},
 	}}
 	expect(t, register(store), `
-# HELP btrfs_nfs_agent_exports Export references: reasons for a client to be let in.
+# HELP btrfs_nfs_agent_exports References. Each of them lets one client mount a volume.
 # TYPE btrfs_nfs_agent_exports gauge
 btrfs_nfs_agent_exports{tenant="a"} 3
 btrfs_nfs_agent_exports{tenant="b"} 0
-# HELP btrfs_nfs_agent_quarantined Volumes and snapshots that cannot be used until somebody looks at them.
+# HELP btrfs_nfs_agent_quarantined Quarantined volumes and snapshots. An administrator has to repair or remove them.
 # TYPE btrfs_nfs_agent_quarantined gauge
 btrfs_nfs_agent_quarantined{tenant="a"} 1
 btrfs_nfs_agent_quarantined{tenant="b"} 0
@@ -97,7 +97,7 @@ btrfs_nfs_agent_quarantined{tenant="b"} 0
 # TYPE btrfs_nfs_agent_snapshots gauge
 btrfs_nfs_agent_snapshots{tenant="a"} 1
 btrfs_nfs_agent_snapshots{tenant="b"} 0
-# HELP btrfs_nfs_agent_volume_exports Export references of the volume.
+# HELP btrfs_nfs_agent_volume_exports References that let clients mount the volume.
 # TYPE btrfs_nfs_agent_volume_exports gauge
 btrfs_nfs_agent_volume_exports{tenant="a",volume="v1"} 2
 btrfs_nfs_agent_volume_exports{tenant="a",volume="v2"} 1
@@ -109,7 +109,7 @@ btrfs_nfs_agent_volume_quota_bytes{tenant="a",volume="v2"} 90
 # TYPE btrfs_nfs_agent_volume_size_bytes gauge
 btrfs_nfs_agent_volume_size_bytes{tenant="a",volume="v1"} 100
 btrfs_nfs_agent_volume_size_bytes{tenant="a",volume="v2"} 100
-# HELP btrfs_nfs_agent_volume_used_bytes What the volume references, as of the last commit. Missing where quotas are off.
+# HELP btrfs_nfs_agent_volume_used_bytes Data that the volume references, as of the last commit. Missing if quotas are off.
 # TYPE btrfs_nfs_agent_volume_used_bytes gauge
 btrfs_nfs_agent_volume_used_bytes{tenant="a",volume="v1"} 7
 # HELP btrfs_nfs_agent_volumes Volumes.
@@ -139,7 +139,7 @@ func TestVolumesOverTheirLimit(t *testing.T) {
 		usage:   map[uint64]storage.Usage{300: {UsedBytes: 300 * mib}, 301: {UsedBytes: 300 * mib}, 302: {UsedBytes: 64 * mib}},
 	}}}
 	expect(t, register(store), `
-# HELP btrfs_nfs_agent_volume_over_limit_bytes By how much the volume is over its limit, as of the last commit; 0 within it. Missing where quotas are off.
+# HELP btrfs_nfs_agent_volume_over_limit_bytes Bytes of the volume beyond its limit, as of the last commit. Missing if quotas are off.
 # TYPE btrfs_nfs_agent_volume_over_limit_bytes gauge
 btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="lifted"} 0
 btrfs_nfs_agent_volume_over_limit_bytes{tenant="a",volume="over"} 2.47463936e+08
@@ -153,13 +153,13 @@ func TestLimitsOfTenants(t *testing.T) {
 		"b": {Volumes: 1, SizeBytes: 100},
 	}}}
 	expect(t, register(store), `
-# HELP btrfs_nfs_agent_tenant_max_size_bytes What they may be together. Missing where the tenant has no such limit.
+# HELP btrfs_nfs_agent_tenant_max_size_bytes Limit of the total size of the tenant's volumes. Missing if there is none.
 # TYPE btrfs_nfs_agent_tenant_max_size_bytes gauge
 btrfs_nfs_agent_tenant_max_size_bytes{tenant="a"} 500
-# HELP btrfs_nfs_agent_tenant_max_volumes How many volumes the tenant may have. Missing where it has no such limit.
+# HELP btrfs_nfs_agent_tenant_max_volumes Limit of the number of the tenant's volumes. Missing if there is none.
 # TYPE btrfs_nfs_agent_tenant_max_volumes gauge
 btrfs_nfs_agent_tenant_max_volumes{tenant="a"} 3
-# HELP btrfs_nfs_agent_tenant_size_bytes Sizes of the tenant's volumes together, as its limit counts them.
+# HELP btrfs_nfs_agent_tenant_size_bytes Total size of the tenant's volumes, as its limit counts it.
 # TYPE btrfs_nfs_agent_tenant_size_bytes gauge
 btrfs_nfs_agent_tenant_size_bytes{tenant="a"} 200
 btrfs_nfs_agent_tenant_size_bytes{tenant="b"} 100

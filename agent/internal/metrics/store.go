@@ -56,44 +56,44 @@ func counter(name, help string, labels ...string) metric {
 }
 
 var (
-	success    = gauge("collector_success", "1 if this part of the metrics could be read, else 0.", "part")
-	ready      = gauge("ready", "1 while the agent takes changes, else 0.")
-	conditions = gauge("condition", "1 for each thing that is wrong with the pool.", "reason")
+	success    = gauge("collector_success", "Whether the agent has read this part of the metrics (1) or failed to (0).", "part")
+	ready      = gauge("ready", "Whether the agent accepts changes (1) or not (0).")
+	conditions = gauge("condition", "1 for each health condition of the pool.", "reason")
 
 	volumes     = gauge("volumes", "Volumes.", "tenant")
 	snapshots   = gauge("snapshots", "Snapshots.", "tenant")
-	exports     = gauge("exports", "Export references: reasons for a client to be let in.", "tenant")
-	quarantined = gauge("quarantined", "Volumes and snapshots that cannot be used until somebody looks at them.", "tenant")
+	exports     = gauge("exports", "References. Each of them lets one client mount a volume.", "tenant")
+	quarantined = gauge("quarantined", "Quarantined volumes and snapshots. An administrator has to repair or remove them.", "tenant")
 
 	volumeSize    = gauge("volume_size_bytes", "Size of the volume.", "tenant", "volume")
 	volumeQuota   = gauge("volume_quota_bytes", "Enforced limit of the volume.", "tenant", "volume")
-	volumeUsed    = gauge("volume_used_bytes", "What the volume references, as of the last commit. Missing where quotas are off.", "tenant", "volume")
-	volumeOver    = gauge("volume_over_limit_bytes", "By how much the volume is over its limit, as of the last commit; 0 within it. Missing where quotas are off.", "tenant", "volume")
-	volumeExports = gauge("volume_exports", "Export references of the volume.", "tenant", "volume")
+	volumeUsed    = gauge("volume_used_bytes", "Data that the volume references, as of the last commit. Missing if quotas are off.", "tenant", "volume")
+	volumeOver    = gauge("volume_over_limit_bytes", "Bytes of the volume beyond its limit, as of the last commit. Missing if quotas are off.", "tenant", "volume")
+	volumeExports = gauge("volume_exports", "References that let clients mount the volume.", "tenant", "volume")
 
-	tenantSize       = gauge("tenant_size_bytes", "Sizes of the tenant's volumes together, as its limit counts them.", "tenant")
-	tenantMaxSize    = gauge("tenant_max_size_bytes", "What they may be together. Missing where the tenant has no such limit.", "tenant")
-	tenantMaxVolumes = gauge("tenant_max_volumes", "How many volumes the tenant may have. Missing where it has no such limit.", "tenant")
+	tenantSize       = gauge("tenant_size_bytes", "Total size of the tenant's volumes, as its limit counts it.", "tenant")
+	tenantMaxSize    = gauge("tenant_max_size_bytes", "Limit of the total size of the tenant's volumes. Missing if there is none.", "tenant")
+	tenantMaxVolumes = gauge("tenant_max_volumes", "Limit of the number of the tenant's volumes. Missing if there is none.", "tenant")
 
-	poolTotal         = gauge("pool_total_bytes", "What the pool could hold if all of it were data.")
-	poolUsed          = gauge("pool_used_bytes", "pool_total_bytes less what is free.")
+	poolTotal         = gauge("pool_total_bytes", "Capacity of the pool if all space were data.")
+	poolUsed          = gauge("pool_used_bytes", "pool_total_bytes minus the free space.")
 	poolFree          = gauge("pool_free_bytes", "How much data can still be written.")
 	poolRaw           = gauge("pool_raw_bytes", "Sizes of the devices, before redundancy.")
-	poolUnallocated   = gauge("pool_unallocated_bytes", "What no block group has taken yet, before redundancy.")
+	poolUnallocated   = gauge("pool_unallocated_bytes", "Space that is not allocated to block groups, before redundancy.")
 	poolMetadataUsed  = gauge("pool_metadata_used_bytes", "Metadata in use.")
 	poolMetadataTotal = gauge("pool_metadata_total_bytes", "Space allocated to metadata.")
-	poolDataRatio     = gauge("pool_data_ratio", "Raw bytes that a byte of data takes: 1 single, 2 RAID1.")
+	poolDataRatio     = gauge("pool_data_ratio", "Raw bytes per byte of data: 1 for single, 2 for RAID1.")
 
 	deviceSize       = gauge("device_size_bytes", "Size of the device.", "devid", "device")
-	deviceAllocated  = gauge("device_allocated_bytes", "What block groups have taken of the device.", "devid", "device")
-	deviceMissing    = gauge("device_missing", "1 if the device is missing, else 0.", "devid", "device")
-	deviceErrors     = counter("device_errors_total", "Errors of the device, as btrfs keeps them on disk.", "devid", "device", "kind")
+	deviceAllocated  = gauge("device_allocated_bytes", "Space of the device that is allocated to block groups.", "devid", "device")
+	deviceMissing    = gauge("device_missing", "Whether the device is missing (1) or not (0).", "devid", "device")
+	deviceErrors     = counter("device_errors_total", "Errors of the device that btrfs has counted.", "devid", "device", "kind")
 	deviceBytes      = counter("device_io_bytes_total", "Bytes read and written, by all users of the device.", "devid", "device", "direction")
-	deviceIOs        = counter("device_ios_total", "Requests read and written, by all users of the device.", "devid", "device", "direction")
-	deviceIOSeconds  = counter("device_io_seconds_total", "Time of requests, summed over them.", "devid", "device", "direction")
-	deviceBusy       = counter("device_busy_seconds_total", "Time in which there was any request.", "devid", "device")
-	deviceWeighted   = counter("device_weighted_io_seconds_total", "Time of requests, waiting included, summed over them.", "devid", "device")
-	deviceInProgress = gauge("device_ios_in_progress", "Requests under way.", "devid", "device")
+	deviceIOs        = counter("device_ios_total", "Read and write requests, by all users of the device.", "devid", "device", "direction")
+	deviceIOSeconds  = counter("device_io_seconds_total", "Total time of requests.", "devid", "device", "direction")
+	deviceBusy       = counter("device_busy_seconds_total", "Time with at least one request in progress.", "devid", "device")
+	deviceWeighted   = counter("device_weighted_io_seconds_total", "Total time of requests, including their time in the queue.", "devid", "device")
+	deviceInProgress = gauge("device_ios_in_progress", "Requests in progress.", "devid", "device")
 )
 
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
@@ -132,7 +132,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 
 func (c *collector) part(s scrape, name string, err error) {
 	if err != nil {
-		c.log.Warn("metrics cannot be read", "part", name, "error", err)
+		c.log.Warn("failed to read metrics", "part", name, "error", err)
 	}
 	s.add(success, boolean(err == nil), name)
 }

@@ -105,7 +105,7 @@ func writeRefs(dir *os.File, refs []ondisk.Ref) error {
 		return nil
 	}
 	if err := unix.Mkdirat(int(dir.Fd()), ondisk.ClientsDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make %s: %w", ondisk.ClientsDir, err)
+		return fmt.Errorf("create %s: %w", ondisk.ClientsDir, err)
 	}
 	clients, err := openat2.OpenDir(dir, ondisk.ClientsDir)
 	if err != nil {
@@ -163,7 +163,7 @@ func Undo(base string, progress func(Item)) error {
 		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("nothing was migrated here")
+		return errors.New("the pool has no migration to undo")
 	}
 	if err == nil && len(failed) == 0 {
 		err = os.RemoveAll(root)

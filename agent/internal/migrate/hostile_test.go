@@ -22,7 +22,7 @@ var attacks = map[string]struct{ script, says string }{
 	"link inside":       {"mkdir data/there; ln -s data/there clients", "clients: not a directory"},
 	"file for clients":  {"echo > clients", "clients: not a directory"},
 	"FIFO for clients":  {"mkfifo clients", "clients: not a directory"},
-	"own reference":     {"mkdir clients; echo '{}' > clients/1234.json", "clients/1234.json is of no client"},
+	"own reference":     {"mkdir clients; echo '{}' > clients/1234.json", "clients/1234.json must belong to a client"},
 	"link for data":     {"mv data was; ln -s was data", "data: not a directory"},
 }
 

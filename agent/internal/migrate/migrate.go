@@ -50,7 +50,7 @@ func Look(base string) (Plan, error) {
 	plan := Plan{BasePath: base, Tenants: []string{}, Items: []Item{}}
 	pool, err := btrfs.Open(base)
 	if err != nil {
-		return plan, fmt.Errorf("base path %s: %w", base, err)
+		return plan, fmt.Errorf("open base path %s: %w", base, err)
 	}
 	defer pool.Close()
 	root, err := os.Open(base)
@@ -137,7 +137,7 @@ func (p *Plan) look(root *os.File, item Item) {
 	}
 	if err == nil {
 		if err = json.Unmarshal(content, &probe); err != nil {
-			err = fmt.Errorf("%s cannot be read: %w", ondisk.MetadataFile, err)
+			err = fmt.Errorf("read %s: %w", ondisk.MetadataFile, err)
 		}
 	}
 	if err == nil && probe.Version != nil {
@@ -157,7 +157,7 @@ func (p *Plan) look(root *os.File, item Item) {
 // read parses the older metadata, and checks the data.
 func (i *Item) read(dir *os.File, content []byte) error {
 	if err := json.Unmarshal(content, &i.old); err != nil {
-		return fmt.Errorf("%s cannot be read: %w", ondisk.MetadataFile, err)
+		return fmt.Errorf("read %s: %w", ondisk.MetadataFile, err)
 	}
 	if err := i.old.validate(i.Name, i.Snapshot); err != nil {
 		return err
@@ -200,23 +200,23 @@ func (i *Item) checkClients(dir *os.File) error {
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(i.old.adoptedRefs(), func(r ondisk.Ref) bool { return r.FileName() == strings.TrimSuffix(name, ondisk.TemporarySuffix) }) {
-			return fmt.Errorf("%s/%s is of no client in %s: remove it", ondisk.ClientsDir, name, ondisk.MetadataFile)
+			return fmt.Errorf("%s/%s must belong to a client in %s: remove it", ondisk.ClientsDir, name, ondisk.MetadataFile)
 		}
 	}
 	return nil
 }
 
 func (i *Item) plan(info btrfs.SubvolumeInfo) {
-	i.Steps = append(i.Steps, fmt.Sprintf("keep %s as it is in %s, for --undo", ondisk.MetadataFile, keptDir))
+	i.Steps = append(i.Steps, fmt.Sprintf("store %s in %s, for --undo", ondisk.MetadataFile, keptDir))
 	if i.before.Immutable {
-		i.Steps = append(i.Steps, "take the immutable attribute from "+ondisk.MetadataFile)
+		i.Steps = append(i.Steps, "remove the immutable attribute of "+ondisk.MetadataFile)
 	}
 	if i.before.Writable {
 		i.Steps = append(i.Steps, "make the snapshot's data read-only")
 	}
 	for _, client := range i.old.refs() {
-		i.Steps = append(i.Steps, "write the export to "+client.IP+" as a reference of its own")
+		i.Steps = append(i.Steps, "write a reference for the export to "+client.IP)
 	}
-	i.Steps = append(i.Steps, fmt.Sprintf("write %s anew: version 1, subvolume %s, size %d", ondisk.MetadataFile, info.UUID, i.old.SizeBytes))
+	i.Steps = append(i.Steps, fmt.Sprintf("rewrite %s: version 1, subvolume %s, size %d", ondisk.MetadataFile, info.UUID, i.old.SizeBytes))
 	i.before.uuid = info.UUID
 }

@@ -136,7 +136,7 @@ func TestUndo(t *testing.T) {
 	assert.Assert(t, fingerprint(t, base) != before)
 	assert.NilError(t, migrate.Undo(base, func(migrate.Item) {}))
 	assert.Equal(t, fingerprint(t, base), before)
-	assert.ErrorContains(t, migrate.Undo(base, func(migrate.Item) {}), "nothing was migrated")
+	assert.ErrorContains(t, migrate.Undo(base, func(migrate.Item) {}), "no migration to undo")
 
 	plan, err := migrate.Look(base) // interrupted after the first item
 	assert.NilError(t, err)
@@ -150,8 +150,8 @@ func TestUndo(t *testing.T) {
 // The migration does not change what it cannot read, and migrates the others.
 func TestLeftAlone(t *testing.T) {
 	for content, says := range map[string]string{
-		"": "cannot be read", "{": "cannot be read", `{"name":"other"}`: `that of "other"`, `{"name":"db","mode":"9"}`: "octal",
-		`{"name":"db","size_bytes":-1}`: "negative", `{"name":"db","clients":[{"ip":"n1"}]}`: "no address",
+		"": "read metadata.json", "{": "read metadata.json", `{"name":"other"}`: `must be "db", got "other"`, `{"name":"db","mode":"9"}`: "octal",
+		`{"name":"db","size_bytes":-1}`: "negative", `{"name":"db","clients":[{"ip":"n1"}]}`: "must be an IP address",
 	} {
 		base := older(t)
 		file := base + "/k8s/db/metadata.json"

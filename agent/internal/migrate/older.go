@@ -48,18 +48,18 @@ const defaultMode = "2770" // the old and new default of AGENT_DEFAULT_DATA_MODE
 func (o older) validate(name string, snapshot bool) error {
 	switch {
 	case o.Name != name:
-		return fmt.Errorf("%s is that of %q", ondisk.MetadataFile, o.Name)
+		return fmt.Errorf("name in %s must be %q, got %q", ondisk.MetadataFile, name, o.Name)
 	case o.SizeBytes < 0 || o.QuotaBytes < 0:
-		return fmt.Errorf("%s has a negative size", ondisk.MetadataFile)
+		return fmt.Errorf("sizes in %s must not be negative", ondisk.MetadataFile)
 	case snapshot && o.Volume == "":
-		return fmt.Errorf("%s does not say of which volume the snapshot is", ondisk.MetadataFile)
+		return fmt.Errorf("volume in %s must be set for a snapshot", ondisk.MetadataFile)
 	}
 	if mode, err := strconv.ParseUint(cmp.Or(o.Mode, defaultMode), 8, 32); err != nil || mode > 0o7777 {
-		return fmt.Errorf("mode %q is not octal text from 0 to 7777", o.Mode)
+		return fmt.Errorf("mode must be an octal number from 0 to 7777, got %q", o.Mode)
 	}
 	for _, ref := range o.refs() {
 		if _, err := netip.ParseAddr(ref.IP); err != nil {
-			return fmt.Errorf("client %q is no address", ref.IP)
+			return fmt.Errorf("client must be an IP address, got %q", ref.IP)
 		}
 	}
 	return nil

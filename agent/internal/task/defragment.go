@@ -77,7 +77,7 @@ func defragment(ctx context.Context, j job) (Result, error) {
 	d.result["skipped"] = 0
 	err = d.walk(root, 0, d.file)
 	if n := d.result[withoutRoom]; err == nil && n > 0 {
-		err = fmt.Errorf("the volume's limit has no room for a second copy of %d files: grow the volume, or lift its limit with size_limit while the task runs", n)
+		err = fmt.Errorf("rewrite %d files: the limit of the volume leaves no room for a second copy: grow the volume, or raise its limit with size_limit while the task runs", n)
 	}
 	return d.result, errors.Join(err, d.fs.Commit(context.Background()))
 }

@@ -72,10 +72,10 @@ func (k kind) validate(options map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		check, known := k.options[name]
 		if !known {
-			return agentapi.Errorf(agentapi.Invalid, "opts: %.64q is not one of %s", name, listOf(slices.Sorted(maps.Keys(k.options))))
+			return agentapi.Errorf(agentapi.Invalid, "opts must be one of %s, got %.64q", listOf(slices.Sorted(maps.Keys(k.options))), name)
 		}
 		if err := check(options[name]); err != nil {
-			return agentapi.Errorf(agentapi.Invalid, "opts: %s is %.64q, %w", name, options[name], err)
+			return agentapi.Errorf(agentapi.Invalid, "opts: %s %w, got %.64q", name, err, options[name])
 		}
 	}
 	if k.ofVolume && options["volume"] == "" {
@@ -86,21 +86,21 @@ func (k kind) validate(options map[string]string) error {
 
 func isBool(value string) error {
 	if value != "true" && value != "false" {
-		return errors.New("it must be true or false")
+		return errors.New("must be true or false")
 	}
 	return nil
 }
 
 func isGiven(value string) error {
 	if value == "" {
-		return errors.New("it must name a volume")
+		return errors.New("must name a volume")
 	}
 	return nil
 }
 
 func isPercentage(value string) error {
 	if n, err := strconv.Atoi(value); err != nil || n < 0 || n > 100 || strconv.Itoa(n) != value {
-		return errors.New("it must be a number from 0 to 100")
+		return errors.New("must be a number from 0 to 100")
 	}
 	return nil
 }

@@ -107,13 +107,13 @@ func (m *Manager) Start(tenant string, s Spec) (Task, error) {
 	}
 	for _, other := range m.tasks {
 		if other.task.Status == Running && other.task.Type == s.Type {
-			return Task{}, agentapi.Errorf(agentapi.Busy, "a %s is running: there can be one at a time", s.Type)
+			return Task{}, agentapi.Errorf(agentapi.Busy, "a %s is already running: only one can run at a time", s.Type)
 		}
 	}
 	m.tasks = append(m.tasks, e)
 	if err := m.save(); err != nil {
 		m.tasks = m.tasks[:len(m.tasks)-1]
-		return Task{}, agentapi.Errorf(agentapi.Unavailable, "the task cannot be noted, so the next agent would not know of it: %w", err)
+		return Task{}, agentapi.Errorf(agentapi.Unavailable, "record the task for the next agent: %w", err)
 	}
 	m.forgetOldest(tenant)
 	m.launch(e)
@@ -128,7 +128,7 @@ func (m *Manager) prepare(tenant string, s Spec) (j job, err error) {
 	if kinds[s.Type].program {
 		if j.program, err = btrfs.FindProgram(m.config.Program); err != nil {
 			return job{}, agentapi.Errorf(agentapi.Unsupported,
-				"a %s needs the btrfs program, and the storage host has none: install btrfs-progs there: %w", s.Type, err)
+				"find the btrfs program, which a %s needs: %w: install btrfs-progs on the storage host", s.Type, err)
 		}
 	}
 	if kinds[s.Type].ofVolume {
@@ -187,7 +187,7 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	e.task.EndedAt, e.task.Result = now(), result
 	switch {
 	case cancelled && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		e.task.Status, e.task.Error = Failed, "cancelled after "+e.task.Timeout.String()+", its timeout"
+		e.task.Status, e.task.Error = Failed, "the task reached its timeout of "+e.task.Timeout.String()
 	case cancelled:
 		e.task.Status = Cancelled // by an administrator, or by Delete
 	case err != nil:
@@ -197,7 +197,7 @@ func (m *Manager) follow(ctx context.Context, e *entry) {
 	}
 	log.Info("ended task", "status", e.task.Status, "took", e.task.EndedAt.Sub(e.task.StartedAt), "error", e.task.Error, "result", e.task.Result)
 	if err := m.save(); err != nil {
-		log.Error("failed to note the end of a task", "error", err)
+		log.Error("failed to record the end of a task", "error", err)
 	}
 }
 
@@ -210,7 +210,7 @@ func (m *Manager) work(ctx context.Context, e *entry) (Result, error) {
 		return nil, btrfs.ErrCancelled
 	}
 	if err != nil {
-		return nil, fmt.Errorf("end the process of the agent before: %w", err)
+		return nil, fmt.Errorf("end the process of the last agent: %w", err)
 	}
 	j, err := m.prepare(e.tenant, e.task.Spec)
 	if err != nil {
@@ -268,7 +268,7 @@ func (m *Manager) Get(tenant, id string) (Task, error) {
 	defer m.mu.Unlock()
 	e := m.find(tenant, id)
 	if e == nil {
-		return Task{}, agentapi.Errorf(agentapi.NotFound, "there is no task %.64q", id)
+		return Task{}, agentapi.Errorf(agentapi.NotFound, "task %.64q does not exist", id)
 	}
 	return m.present(e), nil
 }
@@ -311,7 +311,7 @@ func (m *Manager) Delete(ctx context.Context, tenant, id string) error {
 	case <-e.ended:
 		return nil
 	case <-ctx.Done():
-		return agentapi.Errorf(agentapi.Unavailable, "the %s is being cancelled and has not ended yet", e.task.Type)
+		return agentapi.Errorf(agentapi.Unavailable, "cancelling the %s takes longer: it has not ended yet", e.task.Type)
 	}
 }
 
@@ -335,7 +335,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-ended:
 		return m.fs.Close()
 	case <-ctx.Done():
-		return errors.New("tasks are still under way")
+		return errors.New("wait for the end of the tasks: they are still running")
 	}
 }
 

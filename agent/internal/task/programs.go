@@ -103,7 +103,7 @@ func scrubError(printed string, err error, runs []btrfs.ScrubRun) error {
 	completed := err == nil || code == scrubNothingToResume || code == scrubUncorrectable
 	switch {
 	case completed && len(runs) == 0:
-		return errors.Join(errors.New("btrfs scrub has noted no result, so health does not know of it"), err)
+		return errors.Join(errors.New("btrfs scrub has recorded no result, so health does not show it"), err)
 	case completed:
 		return nil
 	case code == 1 && !strings.Contains(printed, "ERROR") && slices.ContainsFunc(runs, isCancelled):
@@ -209,7 +209,7 @@ func balanceResult(printed string) (Result, error) {
 	case strings.Contains(printed, "canceled by user"):
 		return result, btrfs.ErrCancelled
 	case strings.Contains(printed, "paused by user"):
-		return result, errors.New("an administrator has paused the balance: btrfs balance resume goes on with it")
+		return result, errors.New("an administrator has paused the balance: btrfs balance resume continues it")
 	case len(result) == 0:
 		return nil, fmt.Errorf("btrfs balance has printed no result: %.200q", printed)
 	}

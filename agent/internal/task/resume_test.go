@@ -48,7 +48,7 @@ func TestAdministratorsScrubGoesOn(t *testing.T) {
 	}
 	task := f.ended(f.start(Spec{Type: "scrub"}).ID)
 	assert.Equal(t, task.Status, Failed)
-	assert.ErrorContains(t, errors.New(task.Error), "running already")
+	assert.ErrorContains(t, errors.New(task.Error), "already running")
 	f.start(Spec{Type: "scrub"})
 	assert.NilError(t, f.close())
 	f.open()

@@ -50,10 +50,10 @@ type Result map[string]int64
 func (s Spec) validate() error {
 	work, known := kinds[s.Type]
 	if !known {
-		return agentapi.Errorf(agentapi.Invalid, "type %.64q is not one of %s", s.Type, listOf(Types()))
+		return agentapi.Errorf(agentapi.Invalid, "type must be one of %s, got %.64q", listOf(Types()), s.Type)
 	}
 	if s.Timeout < 0 {
-		return agentapi.Errorf(agentapi.Invalid, "timeout is %v, it must not be negative", s.Timeout)
+		return agentapi.Errorf(agentapi.Invalid, "timeout must not be negative, got %v", s.Timeout)
 	}
 	if err := work.validate(s.Options); err != nil {
 		return err

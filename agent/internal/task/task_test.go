@@ -199,7 +199,7 @@ func TestWithoutAPlaceForNotes(t *testing.T) {
 	assert.NilError(t, err)
 	_, err = f.Start("a", Spec{Type: "scrub"})
 	assert.Equal(t, agentapi.CodeOf(err), agentapi.Unavailable)
-	assert.ErrorContains(t, err, "cannot be noted")
+	assert.ErrorContains(t, err, "record the task")
 	tasks, err := f.List("a", nil)
 	assert.NilError(t, err)
 	assert.Equal(t, len(tasks), 0)
@@ -274,7 +274,7 @@ func TestTimeout(t *testing.T) {
 	f.slow()
 	task := f.ended(f.start(Spec{Type: "scrub", Timeout: 500 * time.Millisecond}).ID)
 	assert.Equal(t, task.Status, Failed)
-	assert.Equal(t, task.Error, "cancelled after 500ms, its timeout")
+	assert.Equal(t, task.Error, "the task reached its timeout of 500ms")
 }
 
 func TestEndedTasksAreForgotten(t *testing.T) {
@@ -301,17 +301,17 @@ func TestEndedTasksAreForgotten(t *testing.T) {
 func TestBadSpecs(t *testing.T) {
 	f := newFixture(t)
 	for says, s := range map[string]Spec{
-		`type "" is not one of balance, defragment, scrub`: {},
-		`type "defrag" is not one of`:                      {Type: "defrag"},
-		"timeout is -1s":                                   {Type: "scrub", Timeout: -time.Second},
-		`opts: "usage" is not one of readonly`:             {Type: "scrub", Options: map[string]string{"usage": "1"}},
-		`opts: readonly is "yes", it must be true`:         {Type: "scrub", Options: map[string]string{"readonly": "yes"}},
-		`opts: usage is "101", it must be a number from 0`: {Type: "balance", Options: map[string]string{"usage": "101"}},
-		`opts: usage is "-1"`:                              {Type: "balance", Options: map[string]string{"usage": "-1"}},
-		`opts: usage is "01"`:                              {Type: "balance", Options: map[string]string{"usage": "01"}},
-		`opts: volume must name a volume, got none`:        {Type: "defragment"},
-		`opts: force is "yes"`:                             {Type: "defragment", Options: map[string]string{"volume": "v", "force": "yes"}},
-		`labels: key "A"`:                                  {Type: "scrub", Labels: map[string]string{"A": "b"}},
+		`type must be one of balance, defragment, scrub, got ""`: {},
+		`scrub, got "defrag"`:                                   {Type: "defrag"},
+		"timeout must not be negative, got -1s":                 {Type: "scrub", Timeout: -time.Second},
+		`opts must be one of readonly, got "usage"`:             {Type: "scrub", Options: map[string]string{"usage": "1"}},
+		`opts: readonly must be true or false, got "yes"`:       {Type: "scrub", Options: map[string]string{"readonly": "yes"}},
+		`opts: usage must be a number from 0 to 100, got "101"`: {Type: "balance", Options: map[string]string{"usage": "101"}},
+		`100, got "-1"`: {Type: "balance", Options: map[string]string{"usage": "-1"}},
+		`100, got "01"`: {Type: "balance", Options: map[string]string{"usage": "01"}},
+		`opts: volume must name a volume, got none`:    {Type: "defragment"},
+		`opts: force must be true or false, got "yes"`: {Type: "defragment", Options: map[string]string{"volume": "v", "force": "yes"}},
+		`labels: key "A"`: {Type: "scrub", Labels: map[string]string{"A": "b"}},
 	} {
 		_, err := f.Start("a", s)
 		assert.ErrorContains(t, err, says)
