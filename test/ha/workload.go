@@ -99,12 +99,14 @@ func record(i int) []byte {
 const (
 	recordDelay = 5 * time.Millisecond   // between two records
 	otherDelay  = 50 * time.Millisecond  // between two other operations
+	openTime    = 200 * time.Millisecond // that changeFiles keeps a file, and after that its removed file
 	pauseLeast  = 500 * time.Millisecond // shortest recorded pause
 	releaseTime = 2 * time.Minute        // for the contender, after the writer's end
+	openFiles   = 4                      // at a time, of changeFiles
 )
 
 // write works like a database, until SIGTERM. It appends records and fsyncs each. It holds a lock
-// and writes under it. It creates, renames and removes directories.
+// and writes under it. It creates, renames and removes directories and files.
 func write(c Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -124,6 +126,9 @@ func write(c Config) error {
 	all.Go(func() { writeRecords(ctx, n, records) })
 	all.Go(func() { writeLocked(ctx, n, locked) })
 	all.Go(func() { changeNames(ctx, n, c.Volume) })
+	for i := range openFiles {
+		all.Go(func() { changeFiles(ctx, c.Volume, i) })
+	}
 	all.Wait()
 	n.event(Released, "")
 	return errors.Join(locked.Close(), records.Close())
@@ -158,6 +163,26 @@ func writeLocked(ctx context.Context, n *notes, f *os.File) {
 			return
 		}
 		wait(ctx, otherDelay)
+	}
+}
+
+// changeFiles keeps new and removed files open, with a lock. A power cut loses some of them, and
+// then the client cannot reclaim these. The writer's other files and its lock must not suffer from
+// it. Errors are expected here.
+func changeFiles(ctx context.Context, dir string, worker int) {
+	for i := 0; ctx.Err() == nil; i++ {
+		path := filepath.Join(dir, fmt.Sprintf("file-%d-%d", worker, i))
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			wait(ctx, otherDelay)
+			continue
+		}
+		_ = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+		_, _ = f.Write(record(i))
+		wait(ctx, openTime)
+		_ = os.Remove(path)
+		wait(ctx, openTime)
+		_ = f.Close()
 	}
 }
 
