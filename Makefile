@@ -131,7 +131,7 @@ fuzz: root ## Run every fuzz target for FUZZTIME (5m; root)
 	@test/fuzz.sh $(or $(FUZZTIME),5m)
 
 .PHONY: figures
-figures: ## Print how much source there is and how it reads (OF=… for a commit)
+figures: ## Print how many lines ship, and how they read (OF=… for a commit)
 	@test/figures.sh $(OF)
 
 .PHONY: path-figures
@@ -141,7 +141,7 @@ path-figures: root lab ## Count the files on the path of one CreateVolume and on
 	@test/path-figures.sh $(BIN)/cover $(LAB)
 
 .PHONY: clean
-clean: ## Remove bin/ (caches stay)
+clean: ## Remove bin/, but not the caches
 	@rm -rf $(BIN)
 
 # These add to TEST_TARGETS.

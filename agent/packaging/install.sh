@@ -6,22 +6,22 @@ usage() {
 	cat <<'EOF'
 install.sh [install|uninstall] [options]
 
-Installs the agent from this directory, or upgrades it in place: run it again for that, settings and tokens stay, and options that
-contradict them are refused. Asks before it touches a block device or installs packages.
+Installs the agent from this directory, or upgrades an installed agent. An upgrade keeps settings and tokens, and refuses options that
+contradict them. The script asks before it changes a block device or installs packages.
 
-  --base-path DIR   directory on btrfs that holds the volumes (default: that of the settings, or asked for)
-  --device DEV      make a btrfs filesystem on this block device, and mount it at --base-path; asks first. A device
-                    that holds anything is refused
+  --base-path DIR   directory on btrfs that holds the volumes (default: the directory in the settings, otherwise the script asks)
+  --device DEV      create a btrfs filesystem on this block device, and mount it at --base-path. The script asks first, and refuses a
+                    device that is not empty
   --tenant NAME     name of the first tenant (default: default)
-  --engine ENGINE   exportfs or kernel (default: exportfs where an NFS server runs or exports something already, else kernel)
-  --older-nfs on|off  exportfs: whether the NFS server offers NFSv3 and NFSv4.0, which volumes do not need (default: as it is; off
-                    where this script sets the server up for the first time and nothing is exported)
-  --no-start        do not enable and start the service
-  --yes             do not ask whether packages may be installed; never answers for a block device
-  --confirm-device DEV  answers for this block device
-  --dry-run         only say what would be done
-  --purge           uninstall: also remove settings, tokens and the NFS server's settings (volumes are never removed)
-  --root DIR        install below DIR, and start nothing: for building packages
+  --engine ENGINE   exportfs or kernel (default: exportfs if an NFS server runs or has other exports, otherwise kernel)
+  --older-nfs on|off  exportfs engine: let the NFS server offer NFSv3 and NFSv4.0, which volumes do not need (default: no change, and
+                    off at the first installation on a host without other exports)
+  --no-start        do not enable and start the agent and the NFS server
+  --yes             install packages without a question. It does not confirm --device
+  --confirm-device DEV  confirm --device DEV without a question
+  --dry-run         print what the script would do, and change nothing
+  --purge           uninstall: also remove settings, tokens and the settings of the NFS server. Volumes are never removed
+  --root DIR        install below DIR, and start nothing: for packages
 EOF
 }
 
@@ -116,27 +116,27 @@ fstab_path() { printf %s "$1" | LC_ALL=C sed 's/\\/\\134/g; s/ /\\040/g'; }
 agree() {
 	[ -n "$2" ] && [ -r "$env" ] || return 0
 	there=$(setting "$3")
-	[ "${2%/}" = "${there%/}" ] || fail "$1 $2 contradicts $3=$there in $env. $4"
+	[ "${2%/}" = "${there%/}" ] || fail "$1 $2 contradicts $3=$there in $env: $4"
 }
 
 keep_settings() {
-	agree --base-path "$base" AGENT_BASE_PATH "To move the volumes: stop the agent, change that line, and run this again"
-	agree --engine "$engine" AGENT_NFS_EXPORTER "To change the engine: systemctl stop btrfs-nfs-agent, change that line, and run this again (docs/operations/change-engine.md says what clients see)"
+	agree --base-path "$base" AGENT_BASE_PATH "to move the volumes, stop the agent, change that line, and run install.sh again"
+	agree --engine "$engine" AGENT_NFS_EXPORTER "to change the engine, run systemctl stop btrfs-nfs-agent, change that line, and run install.sh again (docs/operations/change-engine.md)"
 	[ -n "$tenant" ] && [ -r "$env" ] || return 0
 	tenants=$(setting AGENT_TENANTS | tr -d ' ')
 	file=$(setting AGENT_TENANTS_FILE)
 	[ -z "$file" ] || tenants=$(sed 's/^ *//' "$file" | tr '\n' ',')
 	case ,$tenants in
 	*,"$tenant":*) ;;
-	*) fail "--tenant $tenant is for a new installation, and not in ${file:-$env}. Add $tenant:TOKEN to the tenants there (btrfs-nfs-agent tenant new $tenant), and run this again" ;;
+	*) fail "--tenant must be a tenant in ${file:-$env}, got $tenant: add $tenant:TOKEN there (btrfs-nfs-agent tenant new $tenant), and run install.sh again" ;;
 	esac
 }
 
 on_btrfs() { [ -d "$1" ] && [ "$(stat -f -c %T "$1")" = btrfs ]; }
 
 need_root() {
-	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "run this as root: sudo $0"
-	[ -n "$root" ] || [ -d /run/systemd/system ] || [ -n "$dry" ] || fail "this host does not run systemd; start btrfs-nfs-agent by what it runs, with the settings of agent.env"
+	[ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "must run as root: sudo $0"
+	[ -n "$root" ] || [ -d /run/systemd/system ] || [ -n "$dry" ] || fail "this host does not run systemd: start btrfs-nfs-agent with the service manager of this host and the settings in agent.env"
 }
 
 # ---- the pool
@@ -144,10 +144,10 @@ need_root() {
 choose_base() {
 	[ -n "$base" ] || base=$(setting AGENT_BASE_PATH)
 	if [ -z "$base" ] && [ -t 0 ]; then
-		printf 'Directory on btrfs that is to hold the volumes: '
+		printf 'Directory on btrfs for the volumes: '
 		IFS= read -r base
 	fi
-	[ -n "$base" ] || fail "say where the volumes are to be: --base-path DIR"
+	[ -n "$base" ] || fail "--base-path must be set to the directory for the volumes"
 }
 
 # check_options refuses what cannot be written, or would not be read back as it is, before anything is changed.
@@ -163,25 +163,25 @@ check_options() {
 	*) fail "--older-nfs must be on or off, got $older" ;;
 	esac
 	env -i "AGENT_BASE_PATH=$base" "AGENT_TENANTS=${tenant:-default}:checked" "AGENT_NFS_EXPORTER=$engine" "$here/btrfs-nfs-agent" settings check ||
-		fail "this cannot be installed, and nothing was changed"
+		fail "check the options: nothing was changed"
 }
 
 prepare_device() {
 	[ -n "$device" ] || return 0
 	if mountpoint -q "$base"; then
-		say "$base is mounted already: $device is left alone"
+		say "$base is already mounted: $device was left alone"
 		return
 	fi
-	[ -b "$device" ] || fail "$device is no block device"
+	[ -b "$device" ] || fail "--device must be a block device, got $device"
 	# 2 is for nothing that it knows, 8 for several things at once (blkid(8)). A partition table alone is no TYPE, and still 0.
-	known=$(blkid -p -o value -s TYPE -s PTTYPE "$device" 2>/dev/null) || [ $? = 2 ] || known="blkid -p says what"
-	[ -z "$known" ] || fail "$device holds something ($known). If that is to be lost, wipe it yourself first: wipefs -a $device"
-	grep -qs "^$device " /proc/mounts && fail "$device is mounted"
+	known=$(blkid -p -o value -s TYPE -s PTTYPE "$device" 2>/dev/null) || [ $? = 2 ] || known="data that blkid -p shows"
+	[ -z "$known" ] || fail "--device must be empty, got $device with $known: to destroy its content, run wipefs -a $device first"
+	grep -qs "^$device " /proc/mounts && fail "--device must not be mounted, got $device"
 	if [ -n "$dry" ]; then
-		say "would ask, and make a btrfs filesystem on $device and mount it at $base"
+		say "would ask, create a btrfs filesystem on $device, and mount it at $base"
 		return
 	fi
-	[ "$confirmed" = "$device" ] || ask "Make a new btrfs filesystem on $device? Everything on it is lost." || fail "$device was left alone (--confirm-device $device answers in a script)"
+	[ "$confirmed" = "$device" ] || ask "Create a new btrfs filesystem on $device? All data on it is lost." || fail "$device was left alone: a script confirms with --confirm-device $device"
 	have mkfs.btrfs || install_packages
 	mkfs.btrfs -q -L btrfs-nfs "$device"
 	uuid=$(blkid -p -o value -s UUID "$device")
@@ -215,7 +215,7 @@ check_base() {
 			mkdir -m 0755 "$base"
 			return
 		fi
-		fail "$base is not on btrfs. Mount the filesystem there, or give an empty block device: --device /dev/DISK"
+		fail "--base-path must be on btrfs, got $base: mount the filesystem there, or use an empty block device with --device /dev/DISK"
 	fi
 }
 
@@ -230,7 +230,7 @@ install_packages() {
 	elif have pacman; then set -- pacman -S --needed --noconfirm nfs-utils btrfs-progs
 	elif have zypper; then set -- zypper install -y nfs-kernel-server btrfsprogs
 	else fail "install the NFS server (nfs-utils) and btrfs-progs first"; fi
-	[ -n "$yes$dry" ] || ask "The NFS server or btrfs-progs is not installed. Run: $*?" || fail "install them first, or say --yes"
+	[ -n "$yes$dry" ] || ask "The NFS server or btrfs-progs is not installed. Run $*?" || fail "install the packages first, or use --yes"
 	run "$@"
 }
 
@@ -243,7 +243,7 @@ choose_engine() {
 	case $engine in
 	exportfs | kernel) return ;;
 	"" | auto) ;;
-	*) fail "--engine must be exportfs or kernel" ;;
+	*) fail "--engine must be exportfs or kernel, got $engine" ;;
 	esac
 	if exports_something || systemctl is-active -q nfs-server 2>/dev/null; then engine=exportfs; else engine=kernel; fi
 }
@@ -285,17 +285,17 @@ write_scope() {
 	had=$(grep -o 'btrfs-nfs-[0-9a-f]\{8\}-[0-9a-f-]\{27\}' "$scopeconf" 2>/dev/null || true)
 	# The passive one of two hosts keeps its scope. The agent says what is wrong with another pool.
 	if is_unmounted; then scope=$had
-	elif on_btrfs "$base"; then scope=$(scope_of_pool) || fail "the NFS server gets no scope"
+	elif on_btrfs "$base"; then scope=$(scope_of_pool) || fail "read the scope of the NFS server: btrfs-nfs-agent nfs scope failed"
 	else scope=; fi # a dry run
 	if [ -z "$scope" ]; then
-		[ -n "$dry" ] || say "the NFS server gets no scope, because $base is not mounted: copy $scopeconf from the other host, or run this again when it is mounted. Else clients lose their locks"
+		[ -n "$dry" ] || say "the NFS server gets no scope, because $base is not mounted: copy $scopeconf from the other host, or run install.sh again while it is mounted. Otherwise clients lose their locks"
 		return 0
 	fi
 	command=$(server_command)
 	case $command in
 	/*) ;;
 	*)
-		say "nfs-server.service is not known here: give the NFS server the scope $scope (docs/installation.md), or clients lose their locks when the pool moves to another host"
+		say "systemd has no nfs-server.service: start the NFS server with the scope $scope (docs/installation.md), or clients lose their locks when the pool moves to another host"
 		return
 		;;
 	esac
@@ -311,14 +311,14 @@ write_scope() {
 	[ "$old" != "$(cksum "$scopeconf" 2>/dev/null || true)" ] || return 0
 	run systemctl daemon-reload
 	[ "$scope" != "$had" ] && systemctl is-active -q nfs-server 2>/dev/null || return 0
-	say "the NFS server gets the scope $scope when it starts the next time, and clients lose their locks once at that start (docs/upgrade.md)"
+	say "the NFS server gets the scope $scope at its next start, and clients lose their locks once at that start (docs/upgrade.md)"
 }
 
 set_up_server() {
 	[ -z "$root" ] || return 0
 	if [ "$engine" = kernel ]; then
 		run rm -f "$scopeconf"
-		[ -z "$older" ] || fail "--older-nfs is for --engine exportfs: the server that the kernel engine starts offers NFSv4.1 and 4.2 only"
+		[ -z "$older" ] || fail "--older-nfs needs --engine exportfs: the kernel engine offers NFSv4.1 and 4.2 only"
 		# The agent starts the server and answers for it. rpc.mountd would answer against it.
 		if systemctl is-active -q nfs-mountd 2>/dev/null || systemctl is-enabled -q nfs-server 2>/dev/null; then
 			exports_something && fail "this host exports other directories: use --engine exportfs"
@@ -340,13 +340,13 @@ set_up_server() {
 		[ "$(setting AGENT_NFS_MAX_VERSION)" != 4.1 ] || printf '[nfsd]\nvers4.2=n\n'
 	} | write "$nfsconf" 644
 	if [ "$older" = on ]; then
-		say "the NFS server offers NFSv3 and NFSv4.0 as before; volumes do not need them: --older-nfs off turns them off for all exports"
+		say "the NFS server offers NFSv3 and NFSv4.0, which volumes do not need: --older-nfs off turns them off for all exports"
 	else
-		say "the NFS server offers NFSv4.1 and 4.2 only: --older-nfs on lets other exports of this host have NFSv3 and NFSv4.0"
+		say "the NFS server offers NFSv4.1 and 4.2 only: --older-nfs on turns on NFSv3 and NFSv4.0 for other exports of this host"
 	fi
 	run mkdir -p /etc/exports.d
 	if [ -z "$start" ]; then
-		! mountd_is_stale || say "rpc.mountd still manages groups: run this again without --no-start, which restarts the NFS server"
+		! mountd_is_stale || say "rpc.mountd still manages groups, until the NFS server is restarted: systemctl restart nfs-server, unless a cluster starts it on this host"
 		return
 	fi
 	run systemctl enable -q nfs-server
@@ -391,11 +391,11 @@ new_token() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 
 install_settings() {
 	if [ -e "$env" ]; then
-		say "keeping the settings in $env (new ones are described in agent.env.example)"
+		say "keeping the settings in $env: agent.env.example describes new ones"
 		return
 	fi
 	token=$(new_token)
-	[ ${#token} = 64 ] || fail "no token could be made"
+	[ ${#token} = 64 ] || fail "create a token: /dev/urandom cannot be read"
 	init_pool
 	while IFS= read -r line; do
 		case $line in
@@ -409,7 +409,7 @@ install_settings() {
 	[ -z "$dry" ] || return 0
 	[ "$(setting AGENT_BASE_PATH)" = "$base" ] && [ "$(setting AGENT_TENANTS)" = "${tenant:-default}:$token" ] && [ "$(setting AGENT_NFS_EXPORTER)" = "$engine" ] || {
 		rm -f "$env"
-		fail "write $env: systemd would read other settings than those that were to be written"
+		fail "write $env: systemd would read other values"
 	}
 }
 
@@ -418,14 +418,14 @@ init_pool() {
 	[ -z "$root" ] || return 0
 	if [ -n "$dry" ]; then say "would run: btrfs-nfs-agent init"; return; fi
 	# The command reads all settings, and refuses to go on without a tenant. This one is not kept.
-	pool=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$bin" init --env-file /dev/null) || fail "$base was not made a pool"
+	pool=$(env -i AGENT_BASE_PATH="$base" AGENT_TENANTS=none:none "$bin" init --env-file /dev/null) || fail "create the pool at $base: btrfs-nfs-agent init failed"
 }
 
 # pin_pool is for an upgrade from an agent that gave pools no ID: the one that has just started has.
 pin_pool() {
 	[ -n "$start" ] && [ -z "$dry$failed$(setting AGENT_POOL_ID)" ] || return 0
 	pool=$(cat "$base/.agent/id" 2>/dev/null) || return 0
-	say "pool $pool: writing AGENT_POOL_ID into $env, so that the agent does not start on another filesystem"
+	say "adding AGENT_POOL_ID=$pool to $env, so that the agent does not start on another filesystem"
 	printf '\n# Written by install.sh: see AGENT_POOL_ID in agent.env.example.\nAGENT_POOL_ID=%s\n' "$pool" >>"$env"
 }
 
@@ -433,7 +433,7 @@ start_service() {
 	[ -n "$root" ] || run systemctl daemon-reload
 	[ -n "$start" ] || return 0
 	if [ -z "$dry" ] && [ "$(date +%s)" -lt "$forget_at" ]; then
-		say "waiting half a minute, until the kernel has forgotten that rpc.mountd managed groups"
+		say "waiting half a minute, until the kernel no longer waits for an rpc.mountd that manages groups"
 		while [ "$(date +%s)" -lt "$forget_at" ]; do sleep 1; done
 	fi
 	run systemctl enable -q btrfs-nfs-agent
@@ -442,7 +442,7 @@ start_service() {
 
 do_install() {
 	need_root
-	[ -x "$here/btrfs-nfs-agent" ] || fail "the program is not beside this script"
+	[ -x "$here/btrfs-nfs-agent" ] || fail "find btrfs-nfs-agent in the directory of install.sh: it is missing"
 	keep_settings
 	choose_base
 	choose_engine
@@ -458,17 +458,17 @@ do_install() {
 	[ -z "$dry" ] || return 0
 	say ""
 	say "$("$bin" version) is installed. Volumes: $base, exported by the $engine engine."
-	say "The tenant's token, for the StorageClass's secret, is in $env."
+	say "The token of the tenant is in $env. Copy it to the secret of the StorageClass."
 	[ -n "$start" ] || return 0
-	"$bin" doctor || say "Put right what is marked FAIL; then: systemctl restart btrfs-nfs-agent"
-	[ -z "$failed" ] || fail "the agent did not start: journalctl -u btrfs-nfs-agent"
+	"$bin" doctor || say "Fix what is marked FAIL, then run systemctl restart btrfs-nfs-agent"
+	[ -z "$failed" ] || fail "start the agent: it failed, see journalctl -u btrfs-nfs-agent"
 }
 
 stop_server() {
 	program=$here/btrfs-nfs-agent
 	[ -x "$program" ] || program=$bin
 	[ -x "$program" ] || return 0
-	run "$program" nfs stop || say "the NFS server goes on, with what it exports"
+	run "$program" nfs stop || say "the NFS server keeps running with its exports"
 }
 
 do_uninstall() {
@@ -486,9 +486,9 @@ do_uninstall() {
 		run rmdir "$etc" 2>/dev/null || true
 		if [ -z "$root" ] && have exportfs; then run exportfs -r || true; fi
 	else
-		say "kept: $env with the tokens, and what is exported (--purge removes both)"
+		say "keeping $env with the tokens, and the exports: --purge removes both"
 	fi
-	say "Volumes are where they were."
+	say "Volumes were not changed."
 }
 
 do_$action

@@ -24,7 +24,7 @@ func TestInstall(t *testing.T) {
 	assert.ErrorContains(t, err, "exit status 1", out)
 	assert.Assert(t, is.Contains(out, "was left alone"))
 	out = h.run(install + "--dry-run")
-	assert.Assert(t, is.Contains(out, "would ask, and make a btrfs filesystem on "+h.device))
+	assert.Assert(t, is.Contains(out, "would ask, create a btrfs filesystem on "+h.device))
 	out, err = h.try("ls /etc/btrfs-nfs-agent /usr/local/bin/btrfs-nfs-agent; blkid -p " + h.device)
 	assert.ErrorContains(t, err, "exit status", out)
 
@@ -100,11 +100,11 @@ func TestInstall(t *testing.T) {
 	// The installer refuses a device with data, even with confirmation.
 	out, err = h.try("umount /srv/btrfs && " + install + "--confirm-device " + h.device)
 	assert.ErrorContains(t, err, "exit status 1", out)
-	assert.Assert(t, is.Contains(out, "holds something (btrfs)"))
+	assert.Assert(t, is.Contains(out, "--device must be empty, got "+h.device+" with btrfs"))
 	h.run("mount /srv/btrfs")
 
 	out = h.run("/media/install.sh uninstall")
-	assert.Assert(t, is.Contains(out, "kept: "))
+	assert.Assert(t, is.Contains(out, "keeping /etc/btrfs-nfs-agent/agent.env with the tokens"))
 	h.run("test -s /etc/btrfs-nfs-agent/agent.env && test ! -e /usr/local/bin/btrfs-nfs-agent && test -d /srv/btrfs/default/v/data")
 	h.run("/media/install.sh uninstall --purge")
 	assert.Equal(t, h.run("find / -xdev -name '*btrfs-nfs*' -not -path '/media/*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/sys/*'"), "")
@@ -143,7 +143,7 @@ func (h *host) setsScope() {
 
 	h.run("rm " + dropIn + " && systemctl daemon-reload && systemctl restart nfs-server")
 	assert.Equal(h.t, scope(), name, "without the drop-in")
-	assert.Assert(h.t, is.Contains(h.run(installer), "gets the scope "+strings.TrimSpace(want)+" when it starts the next time"))
+	assert.Assert(h.t, is.Contains(h.run(installer), "gets the scope "+strings.TrimSpace(want)+" at its next start"))
 	assert.Equal(h.t, scope(), name)
 	h.run("systemctl restart nfs-server")
 	assert.Equal(h.t, scope(), want)
@@ -179,10 +179,10 @@ func (h *host) keepsItsSettings() {
 	const state = "systemctl show -P InvocationID btrfs-nfs-agent nfs-server; cat /etc/btrfs-nfs-agent/agent.env /etc/systemd/system/btrfs-nfs-agent.service.d/*"
 	before := h.run(state)
 	for options, says := range map[string]string{
-		"--engine kernel":       "--engine kernel contradicts AGENT_NFS_EXPORTER=exportfs in /etc/btrfs-nfs-agent/agent.env. To change the engine: systemctl stop btrfs-nfs-agent, ",
+		"--engine kernel":       "--engine kernel contradicts AGENT_NFS_EXPORTER=exportfs in /etc/btrfs-nfs-agent/agent.env: to change the engine, run systemctl stop btrfs-nfs-agent, ",
 		"--base-path /srv":      "--base-path /srv contradicts AGENT_BASE_PATH=/srv/btrfs in ",
-		"--tenant other":        "--tenant other is for a new installation, and not in /etc/btrfs-nfs-agent/agent.env. Add other:TOKEN ",
-		"--dry-run --tenant de": "--tenant de is for a new installation",
+		"--tenant other":        "--tenant must be a tenant in /etc/btrfs-nfs-agent/agent.env, got other: add other:TOKEN ",
+		"--dry-run --tenant de": "--tenant must be a tenant in /etc/btrfs-nfs-agent/agent.env, got de: ",
 	} {
 		out, err := h.try("/media/install.sh " + options)
 		assert.ErrorContains(h.t, err, "exit status 1", out)
@@ -205,7 +205,7 @@ func (h *host) setsVersions() {
 	}{{"", true, false}, {"--older-nfs on", false, true}, {"", false, false}, {"--older-nfs off", true, true}, {"--older-nfs off", true, false}} {
 		before := server()
 		out := h.run("/media/install.sh " + step.option)
-		assert.Check(h.t, is.Contains(out, map[bool]string{true: "offers NFSv4.1 and 4.2 only", false: "offers NFSv3 and NFSv4.0 as before"}[step.off]))
+		assert.Check(h.t, is.Contains(out, map[bool]string{true: "offers NFSv4.1 and 4.2 only", false: "offers NFSv3 and NFSv4.0, which volumes do not need"}[step.off]))
 		assert.Check(h.t, strings.Contains(h.run("cat "+settings), without) == step.off, "%+v", step)
 		assert.Check(h.t, (server() != before) == step.anew, "%+v", step)
 	}
@@ -229,7 +229,7 @@ func (h *host) restartsStaleMountd() {
 	server := func() string { return h.run("systemctl show -P InvocationID nfs-server nfs-mountd") }
 	before := server()
 	for range 2 {
-		assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "rpc.mountd still manages groups: run this again without --no-start"))
+		assert.Check(h.t, is.Contains(h.run("/media/install.sh --no-start"), "rpc.mountd still manages groups, until the NFS server is restarted: systemctl restart nfs-server, unless a cluster"))
 		assert.Equal(h.t, server(), before)
 	}
 	assert.Check(h.t, is.Contains(h.run("/media/install.sh"), "waiting half a minute"))
@@ -257,7 +257,7 @@ func (h *host) refusesPartitions(install string) {
 	put(mbr)
 	out, err := h.try(install + "--confirm-device " + h.device)
 	assert.ErrorContains(h.t, err, "exit status 1", out)
-	assert.Assert(h.t, is.Contains(out, "holds something (dos)"))
+	assert.Assert(h.t, is.Contains(out, "got "+h.device+" with dos"))
 	put(make([]byte, len(mbr)))
 }
 
