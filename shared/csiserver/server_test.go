@@ -1,7 +1,6 @@
 package csiserver_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +27,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver/csiservertest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,14 +51,14 @@ type running struct {
 	conn     *grpc.ClientConn
 	client   csi.NodeClient
 	metrics  net.Addr
-	log      *syncBuffer
+	log      *logbuffer.Buffer
 	endpoint string
 	stop     func() error
 }
 
 func start(t *testing.T, n *node, change func(*csiserver.Options)) *running {
 	t.Helper()
-	r := &running{log: &syncBuffer{}, endpoint: "unix://" + filepath.Join(t.TempDir(), "csi.sock")}
+	r := &running{log: &logbuffer.Buffer{}, endpoint: "unix://" + filepath.Join(t.TempDir(), "csi.sock")}
 	logger, err := csiserver.NewLogger(r.log, "debug", "json")
 	assert.NilError(t, err)
 	ready := make(chan struct{})
@@ -239,22 +239,4 @@ func TestAMetricsAddressInUseEndsTheStart(t *testing.T) {
 		Registry: prometheus.NewRegistry(), MetricsAddr: taken.Addr().String(),
 	})
 	assert.ErrorContains(t, err, "metrics listener")
-}
-
-// syncBuffer is a bytes.Buffer that is safe for concurrent use.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

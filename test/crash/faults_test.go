@@ -22,15 +22,15 @@ func TestFaultyDisk(t *testing.T) {
 		c := crash.Config{Engine: engines[(i+i/len(all))%2], Quota: quotas[i/len(all)]}
 		t.Run(fault+" "+c.Engine+" "+c.Quota, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
-			c.Seed = r.seed + uint64(i)
+			env := newTestEnv(t)
+			c.Seed = env.seed + uint64(i)
 			faulty := c
 			faulty.Fault = fault
-			round := r.boot(faulty)
+			round := env.boot(faulty)
 			round.awaitLoading()
 			round.powerCut()
 			c.Last = true
-			r.last(c)
+			env.last(c)
 		})
 	}
 }

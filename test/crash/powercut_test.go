@@ -45,54 +45,54 @@ const (
 	killTime  = 30 * time.Second // for one kill and the recovery from it
 )
 
-// rig holds the files and the state that outlive the guests. It is kept when the test fails.
-type rig struct {
+// testEnv holds the files and the state that outlive the guests. It is kept when the test fails.
+type testEnv struct {
 	t    *testing.T
 	dir  string
 	seed uint64
 }
 
-func newRig(t *testing.T) *rig {
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("booting a guest takes root")
 	}
-	r := &rig{t: t, seed: *seed}
-	if r.seed == 0 {
-		r.seed = rand.Uint64()
+	env := &testEnv{t: t, seed: *seed}
+	if env.seed == 0 {
+		env.seed = rand.Uint64()
 	}
-	t.Logf("replay with: -run '^%s$' -seed %d", t.Name(), r.seed)
-	r.makeDir()
-	return r
+	t.Logf("replay with: -run '^%s$' -seed %d", t.Name(), env.seed)
+	env.makeDir()
+	return env
 }
 
-// another returns a rig with the same seed, and separate files until t ends.
-func (r *rig) another(t *testing.T) *rig {
+// another returns a testEnv with the same seed, and separate files until t ends.
+func (env *testEnv) another(t *testing.T) *testEnv {
 	t.Helper()
-	next := &rig{t: t, seed: r.seed}
+	next := &testEnv{t: t, seed: env.seed}
 	next.makeDir()
 	return next
 }
 
-func (r *rig) makeDir() {
-	r.t.Helper()
+func (env *testEnv) makeDir() {
+	env.t.Helper()
 	var err error
-	r.dir, err = os.MkdirTemp("", "crash-")
-	assert.NilError(r.t, err)
-	assert.NilError(r.t, crash.SparseFile(r.disk(), crash.DiskBytes))
-	r.t.Cleanup(func() {
-		if r.t.Failed() {
-			r.t.Logf("disk, journal and the agent's log are kept in %s", r.dir)
+	env.dir, err = os.MkdirTemp("", "crash-")
+	assert.NilError(env.t, err)
+	assert.NilError(env.t, crash.SparseFile(env.disk(), crash.DiskBytes))
+	env.t.Cleanup(func() {
+		if env.t.Failed() {
+			env.t.Logf("disk, journal and the agent's log are kept in %s", env.dir)
 			return
 		}
-		assert.Check(r.t, os.RemoveAll(r.dir))
+		assert.Check(env.t, os.RemoveAll(env.dir))
 	})
 }
 
-func (r *rig) disk() string { return filepath.Join(r.dir, crash.DiskFile) }
+func (env *testEnv) disk() string { return filepath.Join(env.dir, crash.DiskFile) }
 
-func (r *rig) journalBytes() int64 {
-	info, err := os.Stat(filepath.Join(r.dir, "journal"))
+func (env *testEnv) journalBytes() int64 {
+	info, err := os.Stat(filepath.Join(env.dir, "journal"))
 	if err != nil {
 		return 0
 	}
@@ -101,7 +101,7 @@ func (r *rig) journalBytes() int64 {
 
 // round is one guest, from boot to the power cut.
 type round struct {
-	rig     *rig
+	env     *testEnv
 	guest   *guest.Session
 	cut     func() error
 	console func(int) string
@@ -110,32 +110,32 @@ type round struct {
 	ended   chan error
 }
 
-func (r *rig) boot(c crash.Config) *round {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), roundTime)
+func (env *testEnv) boot(c crash.Config) *round {
+	env.t.Helper()
+	ctx, cancel := context.WithTimeout(env.t.Context(), roundTime)
 	defer cancel()
-	disks := []string{r.disk()}
+	disks := []string{env.disk()}
 	if c.Record != nil {
-		log := filepath.Join(r.dir, crash.LogFile)
-		assert.NilError(r.t, crash.SparseFile(log, crash.LogBytes))
+		log := filepath.Join(env.dir, crash.LogFile)
+		assert.NilError(env.t, crash.SparseFile(log, crash.LogBytes))
 		disks = append(disks, log)
 	}
 	self, err := os.Executable()
-	assert.NilError(r.t, err)
-	visible := []string{r.dir, os.Getenv("BNC_BIN"), self} // the paths may be in any directory
+	assert.NilError(env.t, err)
+	visible := []string{env.dir, os.Getenv("BNC_BIN"), self} // the paths may be in any directory
 	g, err := uml.Boot(ctx, uml.Config{Name: "storage", Disks: disks, Visible: visible})
-	assert.NilError(r.t, err)
-	out := &round{rig: r, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
-	r.t.Cleanup(func() { assert.Check(r.t, g.PowerCut()) })
+	assert.NilError(env.t, err)
+	out := &round{env: env, guest: g.Session, cut: g.PowerCut, console: g.ConsoleTail, loading: make(chan struct{}), ended: make(chan error, 1)}
+	env.t.Cleanup(func() { assert.Check(env.t, g.PowerCut()) })
 
-	c.Dir, c.Bin = r.dir, os.Getenv("BNC_BIN")
+	c.Dir, c.Bin = env.dir, os.Getenv("BNC_BIN")
 	config, err := json.Marshal(c)
-	assert.NilError(r.t, err)
+	assert.NilError(env.t, err)
 	out.program = g.Command(self)
 	out.program.Env = append(uml.DefaultEnv(), crash.ConfigVariable+"="+string(config))
 	read, write := io.Pipe()
 	out.program.Stdout, out.program.Stderr = write, write
-	assert.NilError(r.t, out.program.Start())
+	assert.NilError(env.t, out.program.Start())
 	go func() {
 		err := out.program.Wait()
 		_ = write.Close() // never fails
@@ -161,71 +161,71 @@ func (o *round) listen(read io.Reader) {
 
 // failed handles a program that ended without a power cut.
 func (o *round) failed(err error) {
-	o.rig.t.Helper()
-	o.rig.t.Fatalf("the program in the guest ended: %v\n%s", err, o.console(20))
+	o.env.t.Helper()
+	o.env.t.Fatalf("the program in the guest ended: %v\n%s", err, o.console(20))
 }
 
 func (o *round) awaitLoading() {
-	o.rig.t.Helper()
+	o.env.t.Helper()
 	select {
 	case <-o.loading:
 	case err := <-o.ended:
 		o.failed(err)
 	case <-time.After(roundTime):
-		o.rig.t.Fatalf("no recovery within %v\n%s", roundTime, o.console(20))
+		o.env.t.Fatalf("no recovery within %v\n%s", roundTime, o.console(20))
 	}
 }
 
 // awaitJournal returns when the journal has grown by this many bytes.
 func (o *round) awaitJournal(grown int64) {
-	o.rig.t.Helper()
-	until := o.rig.journalBytes() + grown
-	poll.WaitOn(o.rig.t, func(poll.LogT) poll.Result {
+	o.env.t.Helper()
+	until := o.env.journalBytes() + grown
+	poll.WaitOn(o.env.t, func(poll.LogT) poll.Result {
 		select {
 		case err := <-o.ended:
 			return poll.Error(fmt.Errorf("the program in the guest ended: %w\n%s", err, o.console(20)))
 		default:
 		}
-		if o.rig.journalBytes() < until {
-			return poll.Continue("%d bytes of requests and answers to come", until-o.rig.journalBytes())
+		if o.env.journalBytes() < until {
+			return poll.Continue("%d bytes of requests and answers to come", until-o.env.journalBytes())
 		}
 		return poll.Success()
 	}, poll.WithDelay(time.Millisecond), poll.WithTimeout(roundTime))
 }
 
 func (o *round) powerCut() {
-	o.rig.t.Helper()
-	assert.NilError(o.rig.t, o.cut())
+	o.env.t.Helper()
+	assert.NilError(o.env.t, o.cut())
 	select {
 	case err := <-o.ended:
 		if !errors.Is(err, guest.ErrGone) {
 			o.failed(err)
 		}
 	case <-time.After(roundTime):
-		o.rig.t.Fatalf("the program in the guest outlives the guest by %v", roundTime)
+		o.env.t.Fatalf("the program in the guest outlives the guest by %v", roundTime)
 	}
 }
 
 // last boots once more, and checks more thoroughly.
-func (r *rig) last(c crash.Config) {
-	r.t.Helper()
+func (env *testEnv) last(c crash.Config) {
+	env.t.Helper()
 	c.CheckAfter = true
-	r.finish(c)
+	env.finish(c)
 }
 
 // finish boots a guest and waits until the program has exited without an error.
-func (r *rig) finish(c crash.Config) {
-	r.t.Helper()
-	last := r.boot(c)
+func (env *testEnv) finish(c crash.Config) {
+	env.t.Helper()
+	last := env.boot(c)
 	select {
 	case err := <-last.ended:
 		if err != nil {
 			last.failed(err)
 		}
 	case <-time.After(roundTime):
-		r.t.Fatalf("no recovery within %v\n%s", roundTime, last.console(20))
+		env.t.Fatalf("no recovery within %v\n%s", roundTime, last.console(20))
 	}
-	assert.NilError(r.t, last.cut())
+	assert.NilError(env.t, last.cut())
 }
 
 var engines, quotas = []string{"exportfs", "kernel"}, []string{"full", "simple"}
@@ -264,8 +264,8 @@ func TestPowerCutsOfClients(t *testing.T) {
 }
 
 func cutPower(t *testing.T, base crash.Config, times, number int) {
-	r := newRig(t)
-	random := rand.New(rand.NewPCG(r.seed, uint64(number)))
+	env := newTestEnv(t)
+	random := rand.New(rand.NewPCG(env.seed, uint64(number)))
 	most := int64(loadMost)
 	if base.Clients {
 		most = clientsMost
@@ -277,7 +277,7 @@ func cutPower(t *testing.T, base crash.Config, times, number int) {
 		early, grown := i > 0 && random.IntN(5) == 0, random.Int64N(most)
 		moment := time.Duration(random.Int64N(int64(startMost)))
 		fmt.Printf("  cut %d: %+v\n", i+1, c)
-		round := r.boot(c)
+		round := env.boot(c)
 		if early {
 			fmt.Printf("    the power fails %v after the start of the recovery, or of the changes\n", moment)
 			select {
@@ -292,13 +292,13 @@ func cutPower(t *testing.T, base crash.Config, times, number int) {
 		}
 		round.powerCut()
 	}
-	r.last(crash.Config{Engine: engines[(number+times)%2], Quota: base.Quota, Last: true})
+	env.last(crash.Config{Engine: engines[(number+times)%2], Quota: base.Quota, Last: true})
 	if base.Quota == "full" { // btrfs-progs before 6.7 do not support simple quotas
-		out, err := exec.Command("btrfs", "check", "--readonly", r.disk()).CombinedOutput()
+		out, err := exec.Command("btrfs", "check", "--readonly", env.disk()).CombinedOutput()
 		assert.NilError(t, err, "%s", strings.TrimSpace(string(out)))
 	}
 	if !base.Clients {
-		r.last(crash.Config{Engine: engines[(number+times+1)%2], Quota: base.Quota, ClearOut: true})
+		env.last(crash.Config{Engine: engines[(number+times+1)%2], Quota: base.Quota, ClearOut: true})
 	}
 }
 
@@ -313,8 +313,8 @@ func TestAgentKills(t *testing.T) {
 			if times == 0 {
 				t.Skip("there are fewer kills than modes")
 			}
-			r := newRig(t)
-			round := r.boot(crash.Config{Engine: mode.engine, Quota: mode.quota, Seed: r.seed + uint64(i)*uint64(*kills), Kills: times})
+			env := newTestEnv(t)
+			round := env.boot(crash.Config{Engine: mode.engine, Quota: mode.quota, Seed: env.seed + uint64(i)*uint64(*kills), Kills: times})
 			select {
 			case err := <-round.ended:
 				if err != nil {

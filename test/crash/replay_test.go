@@ -130,7 +130,7 @@ func requireModule(t *testing.T, name string) {
 
 // replayMode runs the cells i, i+4, i+8 and i+12.
 func replayMode(t *testing.T, m mode, i int, results *table) {
-	plain := newRig(t)
+	plain := newTestEnv(t)
 	random := rand.New(rand.NewPCG(plain.seed, uint64(i)))
 	for k, kind := range kinds {
 		number := i + k*len(modes)
@@ -155,34 +155,34 @@ func replayMode(t *testing.T, m mode, i int, results *table) {
 }
 
 // changes records changes, and cuts the power during them.
-func (r *rig) changes(c crash.Config, slow bool, points int) crash.Result {
-	r.t.Helper()
-	assert.NilError(r.t, crash.Format(r.dir))
+func (env *testEnv) changes(c crash.Config, slow bool, points int) crash.Result {
+	env.t.Helper()
+	assert.NilError(env.t, crash.Format(env.dir))
 	c.Record = &crash.Recording{Lines: max(leastLines, min(points, mostLines)), Delay: slow}
-	r.finish(c)
-	return r.replay(c, crash.Replay{Points: points})
+	env.finish(c)
+	return env.replay(c, crash.Replay{Points: points})
 }
 
 // acknowledgeAhead is the counter-check: the replay must detect an agent that acknowledges changes
 // before they are on disk.
-func (r *rig) acknowledgeAhead(c crash.Config) {
-	r.t.Helper()
-	result := r.replay(c, crash.Replay{Points: aheadPoints, Ahead: aheadLines})
-	assert.Assert(r.t, result.Problems > 0, "%d lines of the journal too many, and the replay misses nothing", aheadLines)
+func (env *testEnv) acknowledgeAhead(c crash.Config) {
+	env.t.Helper()
+	result := env.replay(c, crash.Replay{Points: aheadPoints, Ahead: aheadLines})
+	assert.Assert(env.t, result.Problems > 0, "%d lines of the journal too many, and the replay misses nothing", aheadLines)
 }
 
 // recoveries records the recovery from some power cuts of this recording, and cuts the power during
 // the recovery.
-func (r *rig) recoveries(c crash.Config, points int) (sum crash.Result) {
-	r.t.Helper()
+func (env *testEnv) recoveries(c crash.Config, points int) (sum crash.Result) {
+	env.t.Helper()
 	random := rand.New(rand.NewPCG(c.Seed, 0))
 	c.Record = &crash.Recording{} // of the recovery alone
 	number := min(recordedRecoveries, points)
 	for i := range number {
 		c.Seed, c.CheckFirst = random.Uint64(), i%3 == 2
-		r.t.Run(fmt.Sprintf("recovery %d", i), func(t *testing.T) {
-			next := r.another(t)
-			lines, err := crash.Interrupt(r.dir, next.dir, random)
+		env.t.Run(fmt.Sprintf("recovery %d", i), func(t *testing.T) {
+			next := env.another(t)
+			lines, err := crash.Interrupt(env.dir, next.dir, random)
 			assert.NilError(t, err)
 			next.finish(c)
 			sum.Add(next.replay(c, crash.Replay{Lines: lines, Points: share(points, number, i)}))
@@ -192,14 +192,14 @@ func (r *rig) recoveries(c crash.Config, points int) (sum crash.Result) {
 }
 
 // replay runs the replay in another process, whose mounts end with it.
-func (r *rig) replay(c crash.Config, replay crash.Replay) (result crash.Result) {
-	r.t.Helper()
+func (env *testEnv) replay(c crash.Config, replay crash.Replay) (result crash.Result) {
+	env.t.Helper()
 	self, err := os.Executable()
-	assert.NilError(r.t, err)
-	c.Dir, c.Bin, c.Engine, c.Record, c.Replay = r.dir, os.Getenv("BNC_BIN"), "exportfs", nil, &replay
+	assert.NilError(env.t, err)
+	c.Dir, c.Bin, c.Engine, c.Record, c.Replay = env.dir, os.Getenv("BNC_BIN"), "exportfs", nil, &replay
 	config, err := json.Marshal(c)
-	assert.NilError(r.t, err)
-	ctx, cancel := context.WithTimeout(r.t.Context(), replayTime)
+	assert.NilError(env.t, err)
+	ctx, cancel := context.WithTimeout(env.t.Context(), replayTime)
 	defer cancel()
 
 	cmd := crash.Namespaces(ctx, self)
@@ -209,13 +209,13 @@ func (r *rig) replay(c crash.Config, replay crash.Replay) (result crash.Result) 
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	assert.NilError(r.t, cmd.Run(), "replay of %s", r.dir)
+	assert.NilError(env.t, cmd.Run(), "replay of %s", env.dir)
 
-	content, err := os.ReadFile(filepath.Join(r.dir, crash.ResultFile))
-	assert.NilError(r.t, err)
-	assert.NilError(r.t, json.Unmarshal(content, &result))
+	content, err := os.ReadFile(filepath.Join(env.dir, crash.ResultFile))
+	assert.NilError(env.t, err)
+	assert.NilError(env.t, json.Unmarshal(content, &result))
 	if replay.Ahead == 0 {
-		assert.Check(r.t, result.Problems == 0, "%d of %d points have a problem; replay again, after go test -c -tags crash ./test/crash, with: %s='%s' %s ./crash.test",
+		assert.Check(env.t, result.Problems == 0, "%d of %d points have a problem; replay again, after go test -c -tags crash ./test/crash, with: %s='%s' %s ./crash.test",
 			result.Problems, result.Exact+result.Torn, crash.ConfigVariable, config, strings.Join(cmd.Args[:len(cmd.Args)-1], " "))
 	}
 	return result

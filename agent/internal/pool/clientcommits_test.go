@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ import (
 	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 // clientOperations is a fake of the counters of the NFS server.
@@ -39,24 +37,6 @@ func (o *clientOperations) awaitLooks(t *testing.T, n int64) {
 	t.Helper()
 	until := o.looks.Load() + n
 	eventually(t, func() poll.Result { return when(o.looks.Load() >= until, "%d looks of %d", o.looks.Load(), until) })
-}
-
-// lockedBuffer is a log that tests read while the agent writes it.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all.Write(p)
-}
-
-func (b *lockedBuffer) count(text string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.all.String(), text)
 }
 
 const (
@@ -119,7 +99,7 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	disk := testpool.New(t, testpool.Options{})
 	var clients clientOperations
-	var log lockedBuffer
+	var log logbuffer.Buffer
 	config := Config{
 		BasePath: disk.Dir, CommitInterval: time.Millisecond, ClientOperations: clients.read, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	}
@@ -132,15 +112,15 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	for round := 1; round <= 2; round++ {
 		remount("ro")
 		clients.count.Add(1)
-		eventually(t, func() poll.Result { return when(log.count(commitFailed) >= round, "nothing is in the log") })
+		eventually(t, func() poll.Result { return when(log.Count(commitFailed) >= round, "nothing is in the log") })
 		clients.awaitLooks(t, 50)
-		assert.Equal(t, log.count(commitFailed), round)
-		assert.Equal(t, log.count(commitsAgain), round-1)
+		assert.Equal(t, log.Count(commitFailed), round)
+		assert.Equal(t, log.Count(commitsAgain), round-1)
 
 		remount("rw")
-		eventually(t, func() poll.Result { return when(log.count(commitsAgain) >= round, "nothing is in the log") })
+		eventually(t, func() poll.Result { return when(log.Count(commitsAgain) >= round, "nothing is in the log") })
 		clients.awaitLooks(t, 50)
-		assert.Equal(t, log.count(commitsAgain), round)
+		assert.Equal(t, log.Count(commitsAgain), round)
 	}
 	assert.NilError(t, p.Check())
 }
@@ -148,7 +128,7 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 // If a disk hangs, one commit waits for it and the log has one line. The agent can still stop.
 func TestHungCommit(t *testing.T) {
 	var clients clientOperations
-	var log lockedBuffer
+	var log logbuffer.Buffer
 	var waiting, most, calls atomic.Int32
 	c := &clientCommits{
 		interval: time.Millisecond, patience: time.Millisecond, operations: clients.read, log: slog.New(slog.NewTextHandler(&log, nil)),
@@ -165,7 +145,7 @@ func TestHungCommit(t *testing.T) {
 	eventually(t, func() poll.Result { return when(calls.Load() > 20, "%d commits were tried", calls.Load()) })
 	c.stop()
 	assert.Equal(t, most.Load(), int32(1))
-	assert.Equal(t, log.count(commitFailed), 1)
+	assert.Equal(t, log.Count(commitFailed), 1)
 
 	c.patience = time.Hour
 	before := calls.Load()
@@ -186,7 +166,7 @@ func TestPauseBetweenCommits(t *testing.T) {
 
 // Changes are committed even if the counters cannot be read.
 func TestCommitsWithoutCounters(t *testing.T) {
-	var log lockedBuffer
+	var log logbuffer.Buffer
 	commits := 0
 	c := &clientCommits{
 		patience: time.Minute, log: slog.New(slog.NewTextHandler(&log, nil)),
@@ -197,13 +177,13 @@ func TestCommitsWithoutCounters(t *testing.T) {
 		c.look(t.Context())
 	}
 	assert.Equal(t, commits, 3)
-	assert.Equal(t, log.count("no counters"), 1)
+	assert.Equal(t, log.Count("no counters"), 1)
 }
 
 // A failure ends when its cause is gone, even if clients change nothing. The agent then logs the
 // next failure.
 func TestFailureEndsWithoutChanges(t *testing.T) {
-	var log lockedBuffer
+	var log logbuffer.Buffer
 	var unreadable, failure error
 	var operations uint64
 	c := &clientCommits{
@@ -215,9 +195,9 @@ func TestFailureEndsWithoutChanges(t *testing.T) {
 	c.look(t.Context())
 	unreadable = nil
 	c.look(t.Context())
-	assert.Equal(t, log.count(commitsAgain), 1)
+	assert.Equal(t, log.Count(commitsAgain), 1)
 
 	operations, failure = 1, errors.New("no disk")
 	c.look(t.Context())
-	assert.Equal(t, log.count("no disk"), 1)
+	assert.Equal(t, log.Count("no disk"), 1)
 }

@@ -96,12 +96,12 @@ type commitScene struct {
 // RunCommits measures small files over NFS while the agent commits, while the kernel commits, and
 // while neither does.
 func RunCommits(ctx context.Context, options Options) (rows []CommitRow, err error) {
-	w, err := newWorld()
+	env, err := newTestEnv()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
-	r := &run{world: w, options: options, engineName: kernel.Name}
+	defer func() { err = errors.Join(err, env.close()) }()
+	r := &run{testEnv: env, options: options, engineName: kernel.Name}
 	if r.engine, err = r.newEngine(ctx); err != nil {
 		return nil, err
 	}

@@ -51,9 +51,9 @@ func (r *run) startServer() error {
 }
 
 // forgetExports has the effect of a reboot: no exports, no daemons, empty caches.
-func (w *world) forgetExports() error {
+func (env *testEnv) forgetExports() error {
 	errs := []error{os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0)}
-	w.lab.Storage.StopDaemon(mountd)
+	env.lab.Storage.StopDaemon(mountd)
 	files, err := filepath.Glob("/etc/exports.d/*")
 	errs = append(errs, err)
 	for _, file := range files {

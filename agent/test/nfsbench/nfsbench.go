@@ -53,14 +53,14 @@ type Times struct {
 
 // Run measures and passes each complete row to each.
 func Run(ctx context.Context, options Options, each func(Row) error) (err error) {
-	w, err := newWorld()
+	env, err := newTestEnv()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, env.close()) }()
 	for _, name := range options.Engines {
 		for _, count := range options.Counts {
-			row, err := (&run{world: w, options: options, engineName: name, count: count}).measure(ctx)
+			row, err := (&run{testEnv: env, options: options, engineName: name, count: count}).measure(ctx)
 			if err != nil {
 				return fmt.Errorf("%s, %d exports: %w", name, count, err)
 			}

@@ -18,7 +18,7 @@ import (
 
 // run measures one row.
 type run struct {
-	*world
+	*testEnv
 	options    Options
 	engineName string
 	count      int

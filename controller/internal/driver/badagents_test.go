@@ -20,7 +20,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 )
 
 type errTooMany int
@@ -37,26 +37,26 @@ func TestAgentsThatFail(t *testing.T) {
 		// timeout.
 		timeout time.Duration
 	}{
-		"down": {refusing, []codes.Code{codes.Unavailable}, harness.AgentTimeout},
+		"down": {refusing, []codes.Code{codes.Unavailable}, testenv.AgentTimeout},
 		"slow": {serving(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			select { // a call takes 30 s, or the client's deadline
 			case <-r.Context().Done():
 			case <-time.After(30 * time.Second):
 			}
-		}), []codes.Code{codes.DeadlineExceeded}, harness.SilentAgentTimeout},
+		}), []codes.Code{codes.DeadlineExceeded}, testenv.SilentAgentTimeout},
 		"garbage": {serving(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte("\x00\xff{{{"))
-		}), []codes.Code{codes.Internal, codes.Unavailable}, harness.AgentTimeout},
-		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal, codes.Unavailable}, harness.AgentTimeout},
+		}), []codes.Code{codes.Internal, codes.Unavailable}, testenv.AgentTimeout},
+		"500": {serving(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), []codes.Code{codes.Internal, codes.Unavailable}, testenv.AgentTimeout},
 		"foreign certificate": {func(t *testing.T) string {
 			server := httptest.NewUnstartedServer(http.NotFoundHandler())
 			server.Config.ErrorLog = log.New(io.Discard, "", 0) // drops the error of each handshake
 			server.StartTLS()
 			t.Cleanup(server.Close)
 			return server.URL
-		}, []codes.Code{codes.Unavailable}, harness.AgentTimeout},
+		}, []codes.Code{codes.Unavailable}, testenv.AgentTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -66,10 +66,10 @@ func TestAgentsThatFail(t *testing.T) {
 			for class, url := range map[string]string{"a": good, "bad": bad.start(t), "c": also} {
 				classes = append(classes, controllertest.Class{Name: class, Token: token, Parameters: map[string]string{"agentURL": url}})
 			}
-			static, _ := harness.Static(t, classes)
-			e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, bad.timeout)), agent, good)
+			static, _ := testenv.Static(t, classes)
+			e := serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, bad.timeout)), agent, good)
 			for call, do := range callsOf("bad") {
-				err := within(t, 3*harness.SilentAgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
+				err := within(t, 3*testenv.SilentAgentTimeout, func(ctx context.Context) error { return do(ctx, e) })
 				assert.Assert(t, slices.Contains(bad.codes, status.Code(err)), "%s: %v", call, err)
 				if slices.Contains([]string{"create", "copy", "snapshot", "expand", "modify"}, call) {
 					assert.Assert(t, status.Code(err) != codes.Internal, "%s: a sidecar takes %v for not done", call, err)
@@ -123,72 +123,72 @@ func serving(handler http.HandlerFunc) func(t *testing.T) string {
 }
 
 // callsOf returns every call that needs the agent of a class.
-func callsOf(class string) map[string]func(context.Context, *env) error {
+func callsOf(class string) map[string]func(context.Context, *testEnv) error {
 	volume := class + "|pvc-1"
-	return map[string]func(context.Context, *env) error{
-		"create": func(ctx context.Context, e *env) error {
+	return map[string]func(context.Context, *testEnv) error{
+		"create": func(ctx context.Context, e *testEnv) error {
 			_, err := e.CreateVolume(ctx, createRequest("pvc-1", map[string]string{"storageClassName": class}))
 			return err
 		},
-		"copy": func(ctx context.Context, e *env) error {
+		"copy": func(ctx context.Context, e *testEnv) error {
 			r := createRequest("copy-1", map[string]string{"storageClassName": class})
 			r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume}}}
 			_, err := e.CreateVolume(ctx, r)
 			return err
 		},
-		"delete": func(ctx context.Context, e *env) error {
+		"delete": func(ctx context.Context, e *testEnv) error {
 			_, err := e.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: volume})
 			return err
 		},
-		"publish": func(ctx context.Context, e *env) error {
+		"publish": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerPublishVolume(ctx, publishRequest(volume, node1, oneNode))
 			return err
 		},
-		"unpublish": func(ctx context.Context, e *env) error {
+		"unpublish": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: volume, NodeId: node1})
 			return err
 		},
-		"snapshot": func(ctx context.Context, e *env) error {
+		"snapshot": func(ctx context.Context, e *testEnv) error {
 			_, err := e.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volume, Name: "snap"})
 			return err
 		},
-		"delete snapshot": func(ctx context.Context, e *env) error {
+		"delete snapshot": func(ctx context.Context, e *testEnv) error {
 			_, err := e.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: class + "|snap"})
 			return err
 		},
-		"expand": func(ctx context.Context, e *env) error {
+		"expand": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: gib}})
 			return err
 		},
-		"modify": func(ctx context.Context, e *env) error {
+		"modify": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{VolumeId: volume, MutableParameters: map[string]string{"uid": "1"}})
 			return err
 		},
-		"get": func(ctx context.Context, e *env) error {
+		"get": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: volume})
 			return err
 		},
-		"get snapshot": func(ctx context.Context, e *env) error {
+		"get snapshot": func(ctx context.Context, e *testEnv) error {
 			_, err := e.GetSnapshot(ctx, &csi.GetSnapshotRequest{SnapshotId: class + "|snap"})
 			return err
 		},
-		"validate": func(ctx context.Context, e *env) error {
+		"validate": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume, VolumeCapabilities: []*csi.VolumeCapability{capability(oneNode)}})
 			return err
 		},
-		"list": func(ctx context.Context, e *env) error {
+		"list": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ListVolumes(ctx, &csi.ListVolumesRequest{})
 			return err
 		},
-		"list snapshots": func(ctx context.Context, e *env) error {
+		"list snapshots": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ListSnapshots(ctx, &csi.ListSnapshotsRequest{})
 			return err
 		},
-		"list health": func(ctx context.Context, e *env) error {
+		"list health": func(ctx context.Context, e *testEnv) error {
 			_, err := e.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{})
 			return err
 		},
-		"capacity": func(ctx context.Context, e *env) error {
+		"capacity": func(ctx context.Context, e *testEnv) error {
 			_, err := e.GetCapacity(ctx, &csi.GetCapacityRequest{})
 			return err
 		},

@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -25,8 +25,8 @@ func TestCapacityUnderLimits(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		classes = append(classes, controllertest.Class{Name: name, Token: "token-" + name, Parameters: map[string]string{"agentURL": url}})
 	}
-	static, _ := harness.Static(t, classes)
-	e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), nil, url)
+	static, _ := testenv.Static(t, classes)
+	e := serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, testenv.AgentTimeout)), nil, url)
 	for name, test := range map[string]struct {
 		a, b               agentapi.TenantLimits
 		ofA, ofB, together int64

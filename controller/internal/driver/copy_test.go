@@ -15,7 +15,7 @@ import (
 )
 
 // copyOf requests a copy of the snapshot "snap" of the volume "source". It creates both.
-func copyOf(t *testing.T, e *env, name string, parameters map[string]string) *csi.CreateVolumeRequest {
+func copyOf(t *testing.T, e *testEnv, name string, parameters map[string]string) *csi.CreateVolumeRequest {
 	t.Helper()
 	source := e.create(t, "source")
 	snapshot, err := e.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{SourceVolumeId: source.VolumeId, Name: "snap"})
@@ -140,16 +140,16 @@ func TestNoFinalCodeAfterTheAgentHasMadeSomething(t *testing.T) {
 // A copy was created and the answer lost. The copy is the answer, whatever happened to the source
 // since.
 func TestCopyWhoseSourceHasChangedSince(t *testing.T) {
-	for name, change := range map[string]func(e *env) error{
-		"grown": func(e *env) error {
+	for name, change := range map[string]func(e *testEnv) error{
+		"grown": func(e *testEnv) error {
 			_, err := e.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: "fast|source", CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * gib}})
 			return err
 		},
-		"of another class": func(e *env) error {
+		"of another class": func(e *testEnv) error {
 			e.agent.Edit(token, "source", func(v *agentapi.VolumeDetail) { v.Labels["storage-class"] = "other" })
 			return nil
 		},
-		"deleted": func(e *env) error {
+		"deleted": func(e *testEnv) error {
 			_, err := e.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: "fast|source"})
 			return err
 		},

@@ -17,7 +17,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
@@ -132,11 +132,11 @@ func TestASlowAgentIsGivenUpInTime(t *testing.T) {
 func TestAListNeverLacksTheVolumesOfAnAgentThatIsDown(t *testing.T) {
 	_, up := startAgent(t, nil)
 	downURL := refusing(t)
-	static, _ := harness.Static(t, []controllertest.Class{
+	static, _ := testenv.Static(t, []controllertest.Class{
 		{Name: "a", Token: token, Parameters: map[string]string{"agentURL": up}},
 		{Name: "b", Token: token, Parameters: map[string]string{"agentURL": downURL}},
 	})
-	e := serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), nil, up)
+	e := serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, testenv.AgentTimeout)), nil, up)
 	_, err := e.CreateVolume(t.Context(), createRequest("pvc-1", map[string]string{"storageClassName": "a"}))
 	assert.NilError(t, err, "the other agent's volumes are not affected")
 	_, err = e.ListVolumes(t.Context(), &csi.ListVolumesRequest{})

@@ -22,7 +22,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
@@ -211,7 +211,7 @@ func TestVolumesOfAnAgentThatCannotBeReachedAreListed(t *testing.T) {
 // of a silent agent.
 func TestASilentAgentIsAConditionForAHurriedCaller(t *testing.T) {
 	agent, url := startAgent(t, func(a *fakeagent.Agent) { a.Intercept = silent })
-	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
+	static, _ := testenv.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
 	clients := agentclient.NewPool(agentclient.Options{NameAgent: true})
 	t.Cleanup(clients.Close)
 	d := serve(t, agents.NewRegistry(nil, static, clients), agent, url)

@@ -22,18 +22,18 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/kube"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 )
 
 // kubeEnv is a driver in a cluster in memory.
 type kubeEnv struct {
-	*env
+	*testEnv
 	client *fake.Clientset
 }
 
 func startKube(t *testing.T, agent *fakeagent.Agent, url string, prepare func(*fake.Clientset), objects ...runtime.Object) *kubeEnv {
 	t.Helper()
-	return startKubeWithin(t, harness.AgentTimeout, agent, url, prepare, objects...)
+	return startKubeWithin(t, testenv.AgentTimeout, agent, url, prepare, objects...)
 }
 
 // startKubeWithin is startKube with a timeout for each call to an agent.
@@ -43,7 +43,7 @@ func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent
 	if prepare != nil {
 		prepare(client)
 	}
-	source, err := kube.New(client, harness.DriverName, 2*time.Second, time.Hour) // one hour: no secret expires during the test
+	source, err := kube.New(client, testenv.DriverName, 2*time.Second, time.Hour) // one hour: no secret expires during the test
 	assert.NilError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -55,7 +55,7 @@ func startKubeWithin(t *testing.T, timeout time.Duration, agent *fakeagent.Agent
 		cancel()
 		<-done
 	})
-	return &kubeEnv{env: serve(t, agents.NewRegistry(source, nil, harness.Clients(t, timeout)), agent, url), client: client}
+	return &kubeEnv{testEnv: serve(t, agents.NewRegistry(source, nil, testenv.Clients(t, timeout)), agent, url), client: client}
 }
 
 func (k *kubeEnv) waitReady(t *testing.T) {
@@ -81,7 +81,7 @@ func storageClass(name, url string, more map[string]string) *storagev1.StorageCl
 			delete(parameters, key)
 		}
 	}
-	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: harness.DriverName, Parameters: parameters}
+	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: testenv.DriverName, Parameters: parameters}
 }
 
 func secret(namespace, name, token string) *corev1.Secret {
@@ -103,14 +103,14 @@ func persistentVolume(v *csi.Volume, name, namespace string, secretRef *corev1.S
 		Spec: corev1.PersistentVolumeSpec{
 			ClaimRef: &corev1.ObjectReference{Namespace: namespace, Name: "data"},
 			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: harness.DriverName, VolumeHandle: v.VolumeId, VolumeAttributes: v.VolumeContext, ControllerPublishSecretRef: secretRef,
+				Driver: testenv.DriverName, VolumeHandle: v.VolumeId, VolumeAttributes: v.VolumeContext, ControllerPublishSecretRef: secretRef,
 			}},
 		},
 	}
 }
 
 func csiNode(name, nodeID string) *storagev1.CSINode {
-	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: harness.DriverName, NodeID: nodeID}}}}
+	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: testenv.DriverName, NodeID: nodeID}}}}
 }
 
 // fromProvisioner returns a class's parameters as the provisioner sends them.

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 )
@@ -82,7 +82,7 @@ func twoTenants(t *testing.T, agent *fakeagent.Agent, url string) (k *kubeEnv, v
 			&csi.Volume{VolumeId: volumes[i], VolumeContext: map[string]string{"agentURL": url}}, fmt.Sprint("pv-", i), "team-"+team,
 			&corev1.SecretReference{Namespace: "team-" + team, Name: "agent"}))
 	}
-	k = startKubeWithin(t, harness.SilentAgentTimeout, agent, url, nil, objects...)
+	k = startKubeWithin(t, testenv.SilentAgentTimeout, agent, url, nil, objects...)
 	k.waitReady(t)
 	return k, volumes
 }
@@ -183,5 +183,5 @@ func TestCapabilities(t *testing.T) {
 	assert.DeepEqual(t, got, []string{"CONTROLLER_SERVICE", "VOLUME_ACCESSIBILITY_CONSTRAINTS", "expansion ONLINE"})
 	info, err := d.GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{})
 	assert.NilError(t, err)
-	assert.Equal(t, info.Name, harness.DriverName)
+	assert.Equal(t, info.Name, testenv.DriverName)
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 )
 
 // notOurs lists the specs that may be skipped: those of services and capabilities that this server
@@ -30,8 +30,8 @@ var notOurs = []string{
 
 func TestSanity(t *testing.T) {
 	url := inMemory{}.Agent(t, map[string]string{"sanity-token": "sanity"})
-	static, _ := harness.Static(t, []controllertest.Class{{Name: "sanity", Token: "sanity-token", Parameters: map[string]string{"agentURL": url}}})
-	driver := harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), func(server *grpc.Server) {
+	static, _ := testenv.Static(t, []controllertest.Class{{Name: "sanity", Token: "sanity-token", Parameters: map[string]string{"agentURL": url}}})
+	driver := testenv.Serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, testenv.AgentTimeout)), func(server *grpc.Server) {
 		csi.RegisterNodeServer(server, standInNode{})
 	})
 	config := sanity.NewTestConfig()

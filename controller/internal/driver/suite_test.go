@@ -9,7 +9,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -28,8 +28,8 @@ func (inMemory) Agent(t *testing.T, tenants map[string]string) string {
 }
 
 func (inMemory) Controller(t *testing.T, classes []controllertest.Class) grpc.ClientConnInterface {
-	static, _ := harness.Static(t, classes)
-	return harness.Serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), nil)
+	static, _ := testenv.Static(t, classes)
+	return testenv.Serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, testenv.AgentTimeout)), nil)
 }
 
 func TestBehaviour(t *testing.T) { controllertest.Run(t, inMemory{}) }

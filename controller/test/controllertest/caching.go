@@ -20,7 +20,7 @@ var cachingTests = []behaviour{
 }
 
 // lookups returns the lookupcache option for a node, "" if there is none.
-func (e *env) lookups(volumeID string, mode csi.VolumeCapability_AccessMode_Mode) string {
+func (e *testEnv) lookups(volumeID string, mode csi.VolumeCapability_AccessMode_Mode) string {
 	e.Helper()
 	context := e.publish(volumeID, node1, mode)
 	e.unpublish(volumeID, node1)
@@ -28,7 +28,7 @@ func (e *env) lookups(volumeID string, mode csi.VolumeCapability_AccessMode_Mode
 	return strings.Join(options, ",")
 }
 
-func (e *env) withClass(b Backend, parameters map[string]string) *env {
+func (e *testEnv) withClass(b Backend, parameters map[string]string) *testEnv {
 	parameters["agentURL"] = e.url
 	return startWith(e.T, b, e.url, []Class{{Name: className, Token: token, Parameters: parameters}})
 }
@@ -129,7 +129,7 @@ func cachingOfNewClass(t *testing.T, b Backend) {
 	volume := e.volume("pvc-1").VolumeId
 	flags := capability(manyWriters)
 	flags.GetMount().MountFlags = []string{"lookupcache=all"}
-	publish := func(e *env, c *csi.VolumeCapability) error {
+	publish := func(e *testEnv, c *csi.VolumeCapability) error {
 		_, err := e.ControllerPublishVolume(e.ctx, &csi.ControllerPublishVolumeRequest{VolumeId: volume, NodeId: node1, VolumeCapability: c})
 		return err
 	}

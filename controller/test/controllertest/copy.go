@@ -29,7 +29,7 @@ func fromVolume(id string) *csi.VolumeContentSource {
 }
 
 // sources returns a snapshot and a volume to copy, of 1 GiB.
-func (e *env) sources() map[string]*csi.VolumeContentSource {
+func (e *testEnv) sources() map[string]*csi.VolumeContentSource {
 	e.Helper()
 	volume := e.volume("source")
 	return map[string]*csi.VolumeContentSource{

@@ -22,7 +22,7 @@ var listTests = []behaviour{
 }
 
 // twoAgents returns three classes: two of two tenants of one agent, one of another agent.
-func twoAgents(t *testing.T, b Backend) *env {
+func twoAgents(t *testing.T, b Backend) *testEnv {
 	t.Helper()
 	first, second := b.Agent(t, map[string]string{token: "one", token2: "two"}), b.Agent(t, map[string]string{token: "three"})
 	return startWith(t, b, first, []Class{
@@ -32,7 +32,7 @@ func twoAgents(t *testing.T, b Backend) *env {
 	})
 }
 
-func (e *env) createIn(class, name string) string {
+func (e *testEnv) createIn(class, name string) string {
 	e.Helper()
 	r := request(name, mib)
 	r.Parameters["storageClassName"] = class
@@ -40,7 +40,7 @@ func (e *env) createIn(class, name string) string {
 }
 
 // listAll lists in pages and checks that none is larger than most.
-func (e *env) listAll(most int32) []string {
+func (e *testEnv) listAll(most int32) []string {
 	e.Helper()
 	ids, next := []string{}, ""
 	for range 1000 {

@@ -20,7 +20,7 @@ var modifyTests = []behaviour{
 	{"a volume and a copy are made with mutable parameters", modifyAtCreation},
 }
 
-func (e *env) modify(volumeID string, parameters map[string]string) error {
+func (e *testEnv) modify(volumeID string, parameters map[string]string) error {
 	_, err := e.ControllerModifyVolume(e.ctx, &csi.ControllerModifyVolumeRequest{VolumeId: volumeID, MutableParameters: parameters})
 	return err
 }

@@ -218,7 +218,7 @@ func publishMigrated(t *testing.T, b Backend) {
 }
 
 // exportMigrated adds a reference as the migration from an older agent does.
-func (e *env) exportMigrated(name, client string, labels agentapi.Labels) {
+func (e *testEnv) exportMigrated(name, client string, labels agentapi.Labels) {
 	e.Helper()
 	labels[agentapi.MigratedLabel] = "true"
 	_, err := e.agent.Export(e.ctx, name, agentapi.ExportRequest{Client: client, Labels: labels})

@@ -62,7 +62,7 @@ func snapshotMissing(t *testing.T, b Backend) {
 }
 
 // snapshots lists the IDs of snapshots.
-func (e *env) snapshots(r *csi.ListSnapshotsRequest) []string {
+func (e *testEnv) snapshots(r *csi.ListSnapshotsRequest) []string {
 	e.Helper()
 	answer, err := e.ListSnapshots(e.ctx, r)
 	assert.NilError(e, err)

@@ -72,8 +72,8 @@ const (
 	node2 = "worker-2|192.0.2.2"
 )
 
-// env is a controller with one class, "fast", and its agent.
-type env struct {
+// testEnv is a controller with one class, "fast", and its agent.
+type testEnv struct {
 	*testing.T
 	csi.ControllerClient
 	url   string
@@ -81,17 +81,17 @@ type env struct {
 	ctx   context.Context
 }
 
-func start(t *testing.T, b Backend) *env {
+func start(t *testing.T, b Backend) *testEnv {
 	t.Helper()
 	url := b.Agent(t, map[string]string{token: "one", token2: "two"})
 	return startWith(t, b, url, []Class{{Name: className, Token: token, Parameters: map[string]string{"agentURL": url}}})
 }
 
-func startWith(t *testing.T, b Backend, url string, classes []Class) *env {
+func startWith(t *testing.T, b Backend, url string, classes []Class) *testEnv {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	return &env{T: t, ControllerClient: csi.NewControllerClient(b.Controller(t, classes)), url: url, agent: agentFor(t, url, token), ctx: ctx}
+	return &testEnv{T: t, ControllerClient: csi.NewControllerClient(b.Controller(t, classes)), url: url, agent: agentFor(t, url, token), ctx: ctx}
 }
 
 func agentFor(t *testing.T, url, token string) *agentclient.Client {
@@ -123,53 +123,53 @@ func request(name string, size int64) *csi.CreateVolumeRequest {
 	}
 }
 
-func (e *env) create(r *csi.CreateVolumeRequest) *csi.Volume {
+func (e *testEnv) create(r *csi.CreateVolumeRequest) *csi.Volume {
 	e.Helper()
 	answer, err := e.CreateVolume(e.ctx, r)
 	assert.NilError(e, err)
 	return answer.Volume
 }
 
-func (e *env) volume(name string) *csi.Volume {
+func (e *testEnv) volume(name string) *csi.Volume {
 	e.Helper()
 	return e.create(request(name, gib))
 }
 
-func (e *env) snapshot(volumeID, name string) *csi.Snapshot {
+func (e *testEnv) snapshot(volumeID, name string) *csi.Snapshot {
 	e.Helper()
 	answer, err := e.CreateSnapshot(e.ctx, &csi.CreateSnapshotRequest{SourceVolumeId: volumeID, Name: name})
 	assert.NilError(e, err)
 	return answer.Snapshot
 }
 
-func (e *env) publishAs(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode, readOnly bool) (map[string]string, error) {
+func (e *testEnv) publishAs(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode, readOnly bool) (map[string]string, error) {
 	answer, err := e.ControllerPublishVolume(e.ctx, &csi.ControllerPublishVolumeRequest{
 		VolumeId: volumeID, NodeId: node, VolumeCapability: capability(mode), Readonly: readOnly,
 	})
 	return answer.GetPublishContext(), err
 }
 
-func (e *env) publish(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode) map[string]string {
+func (e *testEnv) publish(volumeID, node string, mode csi.VolumeCapability_AccessMode_Mode) map[string]string {
 	e.Helper()
 	context, err := e.publishAs(volumeID, node, mode, false)
 	assert.NilError(e, err)
 	return context
 }
 
-func (e *env) unpublish(volumeID, node string) {
+func (e *testEnv) unpublish(volumeID, node string) {
 	e.Helper()
 	_, err := e.ControllerUnpublishVolume(e.ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: volumeID, NodeId: node})
 	assert.NilError(e, err)
 }
 
-func (e *env) delete(volumeID string) {
+func (e *testEnv) delete(volumeID string) {
 	e.Helper()
 	_, err := e.DeleteVolume(e.ctx, &csi.DeleteVolumeRequest{VolumeId: volumeID})
 	assert.NilError(e, err)
 }
 
 // clients returns the addresses that the agent exports the volume to.
-func (e *env) clients(volumeID string) []string {
+func (e *testEnv) clients(volumeID string) []string {
 	e.Helper()
 	clients := e.stored(volumeID).Clients
 	out := make([]string, 0, len(clients))
@@ -180,7 +180,7 @@ func (e *env) clients(volumeID string) []string {
 }
 
 // stored returns the volume as the agent has it.
-func (e *env) stored(volumeID string) *agentapi.VolumeDetail {
+func (e *testEnv) stored(volumeID string) *agentapi.VolumeDetail {
 	e.Helper()
 	_, name, _ := strings.Cut(volumeID, "|")
 	volume, err := e.agent.GetVolume(e.ctx, name)

@@ -82,30 +82,30 @@ var badContexts = map[string]map[string]string{
 }
 
 func TestBadInput(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
-	before := w.mounts(t)
+	before := env.mounts(t)
 
 	stage := func(change func(*csi.NodeStageVolumeRequest)) error {
 		r := proto.CloneOf(v.stageRequest())
 		change(r)
-		_, err := w.NodeStageVolume(t.Context(), r)
+		_, err := env.NodeStageVolume(t.Context(), r)
 		return err
 	}
 	publish := func(change func(*csi.NodePublishVolumeRequest)) error {
 		r := proto.CloneOf(v.publishRequest("pod", false))
 		change(r)
-		_, err := w.NodePublishVolume(t.Context(), r)
+		_, err := env.NodePublishVolume(t.Context(), r)
 		return err
 	}
 	unstage := func(id, path string) error {
-		_, err := w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: path})
+		_, err := env.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: path})
 		return err
 	}
 	unpublish := func(id, path string) error {
-		_, err := w.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: path})
+		_, err := env.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: path})
 		return err
 	}
 	refused := func(name string, err error, words ...string) {
@@ -121,7 +121,7 @@ func TestBadInput(t *testing.T) {
 	for name, id := range badIDs {
 		refused("unstage/volume_id/"+name, unstage(id, v.staging), "volume_id")
 		refused("unpublish/volume_id/"+name, unpublish(id, v.target("pod")), "volume_id")
-		_, err := w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: v.target("pod")})
+		_, err := env.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: v.target("pod")})
 		refused("stats/volume_id/"+name, err, "volume_id")
 	}
 	for name, path := range badPaths {
@@ -154,31 +154,31 @@ func TestBadInput(t *testing.T) {
 	for _, path := range []string{v.staging, v.staging + "/data", v.staging + "/data/"} {
 		refused("publish/target is the staging path", publish(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = path }), "target_path")
 	}
-	_, err := w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id})
+	_, err := env.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id})
 	refused("stats/volume_path/missing", err, "volume_path")
 	// The specification has a separate code for this.
 	hasCode(t, publish(func(r *csi.NodePublishVolumeRequest) { r.StagingTargetPath = "" }), codes.FailedPrecondition, "staging_target_path")
 
-	assert.DeepEqual(t, w.mounts(t), before)
+	assert.DeepEqual(t, env.mounts(t), before)
 	assert.NilError(t, v.publish(t, "pod", false))
 }
 
 // The driver must still remove volumes that were staged under older rules.
 func TestAnyIDThatThereEverWasCanBeTakenAway(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	for _, id := range badFullIDs {
-		_, err := w.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: w.dir + "/none"})
+		_, err := env.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: env.dir + "/none"})
 		assert.NilError(t, err)
-		_, err = w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: w.dir + "/none"})
+		_, err = env.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: env.dir + "/none"})
 		assert.NilError(t, err)
 	}
 }
 
 func TestTheUsageTokenIsNotRepeatedInErrors(t *testing.T) {
-	w := newWorld(t)
-	r := w.volume(t, rwx).stageRequest()
+	env := newTestEnv(t)
+	r := env.volume(t, rwx).stageRequest()
 	r.PublishContext["usageToken"] = "s3cret\n"
-	_, err := w.NodeStageVolume(t.Context(), r)
+	_, err := env.NodeStageVolume(t.Context(), r)
 	hasCode(t, err, codes.InvalidArgument, "usageToken")
 	assert.Assert(t, !strings.Contains(err.Error(), "s3cret"))
 }

@@ -26,29 +26,29 @@ import (
 // calls returns all node calls about a volume and a pod that uses it.
 func (v *volume) calls(pod string) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
-		"stage": func(ctx context.Context) error { _, err := v.w.NodeStageVolume(ctx, v.stageRequest()); return err },
+		"stage": func(ctx context.Context) error { _, err := v.env.NodeStageVolume(ctx, v.stageRequest()); return err },
 		"publish": func(ctx context.Context) error {
-			_, err := v.w.NodePublishVolume(ctx, v.publishRequest(pod, false))
+			_, err := v.env.NodePublishVolume(ctx, v.publishRequest(pod, false))
 			return err
 		},
 		"stats": func(ctx context.Context) error {
-			_, err := v.w.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: v.target(pod)})
+			_, err := v.env.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: v.target(pod)})
 			return err
 		},
 		"health": func(ctx context.Context) error {
-			_, err := v.w.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, StagingTargetPath: v.staging, VolumePublishPath: v.target(pod)})
+			_, err := v.env.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, StagingTargetPath: v.staging, VolumePublishPath: v.target(pod)})
 			return err
 		},
 		"storage health": func(ctx context.Context) error {
-			_, err := v.w.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
+			_, err := v.env.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
 			return err
 		},
 		"unpublish": func(ctx context.Context) error {
-			_, err := v.w.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
+			_, err := v.env.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
 			return err
 		},
 		"unstage": func(ctx context.Context) error {
-			_, err := v.w.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+			_, err := v.env.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
 			return err
 		},
 	}
@@ -57,20 +57,20 @@ func (v *volume) calls(pod string) map[string]func(context.Context) error {
 // A caller with a deadline shorter than the driver's gets an answer in time, whatever the server
 // does.
 func TestTheCallersDeadlineCounts(t *testing.T) {
-	w := newWorld(t)
-	f, g := w.backend.NewFragile(t), w.backend.NewFragile(t)
-	staged, fresh := w.volumeOf(f.Source, rwx), w.volumeOf(g.Source, rwx)
+	env := newTestEnv(t)
+	f, g := env.backend.NewFragile(t), env.backend.NewFragile(t)
+	staged, fresh := env.volumeOf(f.Source, rwx), env.volumeOf(g.Source, rwx)
 	assert.NilError(t, staged.stage(t))
 	assert.NilError(t, staged.publish(t, "pod", false))
 	f.Silence()
 	g.Silence()
-	patience := w.backend.Limits().Stat // the shortest deadline of the driver
+	patience := env.backend.Limits().Stat // the shortest deadline of the driver
 	in := func(name string, call func(context.Context) error) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience/3)
 		defer cancel()
 		begin := time.Now()
-		err := w.soon(t, func() error { return call(ctx) })
+		err := env.soon(t, func() error { return call(ctx) })
 		took := time.Since(begin)
 		t.Logf("%s: %v after %v", name, err, took)
 		assert.Check(t, took < patience, "%s took %v of %v", name, took, patience/3)
@@ -83,13 +83,13 @@ func TestTheCallersDeadlineCounts(t *testing.T) {
 	f.Revive()
 	g.Revive()
 	assert.NilError(t, staged.unpublish(t, "pod"))
-	assert.NilError(t, w.soon(t, func() error { return staged.unstage(t) }))
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.NilError(t, env.soon(t, func() error { return staged.unstage(t) }))
+	assert.Equal(t, len(env.mounts(t)), 0)
 }
 
 func TestManyCallsAtOnce(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	var wait sync.WaitGroup
 	for range 10 {
 		for name, call := range v.calls("pod") {
@@ -107,19 +107,19 @@ func TestManyCallsAtOnce(t *testing.T) {
 	wait.Wait()
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
-	assert.Equal(t, len(w.mounts(t)), 2)
+	assert.Equal(t, len(env.mounts(t)), 2)
 	v.hasHealth(t, "pod", reasons{})
 	assert.NilError(t, v.unpublish(t, "pod"))
 	assert.NilError(t, v.unstage(t))
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 	isEmpty(t, v.staging)
-	isEmpty(t, w.state)
+	isEmpty(t, env.state)
 }
 
 func TestNoFileStaysOpen(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v := w.volumeOf(f.Source, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v := env.volumeOf(f.Source, rwx)
 	round := func(silent bool) {
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, v.publish(t, "pod", false))
@@ -127,7 +127,7 @@ func TestNoFileStaysOpen(t *testing.T) {
 		assert.NilError(t, err)
 		_, err = v.health(t, "pod")
 		assert.NilError(t, err)
-		w.storageHealth(t)
+		env.storageHealth(t)
 		if silent {
 			f.Silence()
 			assert.Assert(t, v.publish(t, "other", false) != nil)
@@ -166,7 +166,7 @@ func openFiles(t *testing.T) []string {
 }
 
 func TestEveryAccessMode(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	for mode, want := range map[csi.VolumeCapability_AccessMode_Mode]struct {
 		writable bool
 		second   codes.Code // for a second target on this node
@@ -180,7 +180,7 @@ func TestEveryAccessMode(t *testing.T) {
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:  {true, codes.OK},
 	} {
 		t.Run(mode.String(), func(t *testing.T) {
-			v := w.volume(t, mode)
+			v := env.volume(t, mode)
 			assert.NilError(t, v.stage(t))
 			assert.NilError(t, v.publish(t, "one", false))
 			err := os.WriteFile(filepath.Join(v.target("one"), "f"), nil, 0o644)
@@ -204,7 +204,7 @@ func TestEveryAccessMode(t *testing.T) {
 // The kubelet sends the first access mode of a PersistentVolume, external-attacher the widest. The
 // node applies the mode that the volume was published with.
 func TestThePublishedModeCounts(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	for name, c := range map[string]struct {
 		mode     csi.VolumeCapability_AccessMode_Mode // from the kubelet
 		context  map[string]string
@@ -218,7 +218,7 @@ func TestThePublishedModeCounts(t *testing.T) {
 		"a read-only volume":            {rwx, map[string]string{"accessMode": "MULTI_NODE_MULTI_WRITER", "readOnly": "true"}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := w.volume(t, c.mode)
+			v := env.volume(t, c.mode)
 			v.more = c.context
 			for range 2 {
 				assert.NilError(t, v.stage(t))
@@ -237,7 +237,7 @@ func TestThePublishedModeCounts(t *testing.T) {
 }
 
 func TestAGroupOfAReadOnlyVolumeIsSkipped(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	for name, change := range map[string]func(v *volume, r *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest){
 		"published read-only": func(_ *volume, _ *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) {
 			p.PublishContext["accessMode"], p.PublishContext["readOnly"] = "MULTI_NODE_MULTI_WRITER", "true"
@@ -251,10 +251,10 @@ func TestAGroupOfAReadOnlyVolumeIsSkipped(t *testing.T) {
 		"a read-only pod": func(_ *volume, _ *csi.NodeStageVolumeRequest, p *csi.NodePublishVolumeRequest) { p.Readonly = true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := w.volume(t, rwx)
+			v := env.volume(t, rwx)
 			v.group = "2000"
 			var log bytes.Buffer
-			n := w.node(t, w.backend.Mounter())
+			n := env.node(t, env.backend.Mounter())
 			n.Logger = slog.New(slog.NewTextHandler(&log, nil))
 			stage, publish := v.stageRequest(), v.publishRequest("pod", false)
 			change(v, stage, publish)
@@ -271,45 +271,45 @@ func TestAGroupOfAReadOnlyVolumeIsSkipped(t *testing.T) {
 		})
 	}
 	// The export is read-only, and an older controller does not say so.
-	v := w.volume(t, rwx)
+	v := env.volume(t, rwx)
 	v.group = "2000"
-	w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(ctx context.Context, options []string) error {
-		return w.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
+	env.NodeServer = env.node(t, &fake{Mounts: env.backend.Mounter(), mount: func(ctx context.Context, options []string) error {
+		return env.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
 	}, group: func() error { return fmt.Errorf("f: %w", unix.EROFS) }})
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 }
 
 func TestTheSameVolumeStagedTwice(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	for range 10 {
 		assert.NilError(t, v.stage(t))
 	}
-	assert.Equal(t, len(w.mounts(t)), 1)
+	assert.Equal(t, len(env.mounts(t)), 1)
 
 	request := v.stageRequest()
 	request.VolumeCapability.GetMount().MountFlags = []string{"ro"}
-	_, err := w.NodeStageVolume(t.Context(), request)
+	_, err := env.NodeStageVolume(t.Context(), request)
 	hasCode(t, err, codes.AlreadyExists, "read-only false")
 
-	elsewhere := filepath.Join(w.dir, "plugins", "elsewhere")
+	elsewhere := filepath.Join(env.dir, "plugins", "elsewhere")
 	request = v.stageRequest()
 	request.StagingTargetPath = elsewhere
-	_, err = w.NodeStageVolume(t.Context(), request)
+	_, err = env.NodeStageVolume(t.Context(), request)
 	assert.NilError(t, err)
-	assert.Equal(t, len(w.mounts(t)), 2)
+	assert.Equal(t, len(env.mounts(t)), 2)
 	assert.NilError(t, v.unstage(t))
-	assert.Equal(t, len(w.mounts(t)), 1, "the other place has it still")
-	_, err = w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: elsewhere})
+	assert.Equal(t, len(env.mounts(t)), 1, "the other place has it still")
+	_, err = env.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: elsewhere})
 	assert.NilError(t, err)
 	isEmpty(t, elsewhere)
 }
 
 // A process that does not end must not prevent the volume from moving to another node or back.
 func TestAProcessStaysInside(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	inside, err := os.Create(filepath.Join(v.target("pod"), "f"))
@@ -317,7 +317,7 @@ func TestAProcessStaysInside(t *testing.T) {
 	defer inside.Close()
 	assert.NilError(t, v.unpublish(t, "pod"))
 	assert.NilError(t, v.unstage(t))
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	v.hasHealth(t, "pod", reasons{})
@@ -326,11 +326,11 @@ func TestAProcessStaysInside(t *testing.T) {
 
 // The server stops answering at any point of an unstage. The unstage still ends in time.
 func TestTheServerDiesDuringUnstage(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 5 {
-		f := w.backend.NewFragile(t)
-		v := w.volumeOf(f.Source, rwx)
+		f := env.backend.NewFragile(t)
+		v := env.volumeOf(f.Source, rwx)
 		poll.WaitOn(t, func(poll.LogT) poll.Result { // until the server of the previous round answers the client again
 			if err := v.stage(t); err != nil {
 				return poll.Continue("%v", err)
@@ -355,10 +355,10 @@ func TestTheServerDiesDuringUnstage(t *testing.T) {
 		select {
 		case err := <-unstaged:
 			assert.NilError(t, err)
-		case <-time.After(2 * mounttest.Patience(w.backend)):
+		case <-time.After(2 * mounttest.Patience(env.backend)):
 			t.Fatal("the call hangs")
 		}
-		assert.Equal(t, len(w.mounts(t)), 0)
+		assert.Equal(t, len(env.mounts(t)), 0)
 		isEmpty(t, v.staging)
 		f.Revive()
 	}
@@ -387,18 +387,18 @@ func dirty(t *testing.T, path string) {
 // The driver is killed when the volume is mounted and has no record yet, or when it is unmounted
 // and still has its record.
 func TestTheDriverDiesInTheMiddle(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
-	kept, err := filepath.Glob(filepath.Join(w.state, "*"))
+	kept, err := filepath.Glob(filepath.Join(env.state, "*"))
 	assert.NilError(t, err)
 	assert.Equal(t, len(kept), 1)
 	content, err := os.ReadFile(kept[0])
 	assert.NilError(t, err)
 	assert.NilError(t, os.Remove(kept[0]))
-	w.restart(t)
+	env.restart(t)
 	assert.NilError(t, v.stage(t))
-	assert.Equal(t, len(w.mounts(t)), 1)
+	assert.Equal(t, len(env.mounts(t)), 1)
 	assert.NilError(t, v.publish(t, "pod", false))
 	stats, err := v.stats(t, v.target("pod"))
 	assert.NilError(t, err)
@@ -407,7 +407,7 @@ func TestTheDriverDiesInTheMiddle(t *testing.T) {
 	assert.NilError(t, v.unpublish(t, "pod"))
 	assert.NilError(t, v.unstage(t))
 	assert.NilError(t, os.WriteFile(kept[0], content, 0o600))
-	w.restart(t)
+	env.restart(t)
 	assert.NilError(t, v.unstage(t))
-	isEmpty(t, w.state)
+	isEmpty(t, env.state)
 }

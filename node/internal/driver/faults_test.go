@@ -21,70 +21,70 @@ import (
 )
 
 // soon fails if a call to a server that does not answer takes longer than its deadlines.
-func (w *world) soon(t *testing.T, call func() error) error {
+func (env *testEnv) soon(t *testing.T, call func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- call() }()
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(2 * mounttest.Patience(w.backend)):
+	case <-time.After(2 * mounttest.Patience(env.backend)):
 		t.Fatal("the call hangs")
 		return nil
 	}
 }
 
 func TestTheServerDies(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v, healthy := w.volumeOf(f.Source, rwx), w.volume(t, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v, healthy := env.volumeOf(f.Source, rwx), env.volume(t, rwx)
 
 	f.Silence()
-	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable) // no answer, or no route to the server
-	assert.Equal(t, len(w.mounts(t)), 0)
+	hasCode(t, env.soon(t, func() error { return v.stage(t) }), codes.Unavailable) // no answer, or no route to the server
+	assert.Equal(t, len(env.mounts(t)), 0)
 	f.Revive()
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 
 	f.Silence()
-	hasCode(t, w.soon(t, func() error { return v.publish(t, "other", false) }), codes.Unavailable, "does not answer")
-	hasCode(t, w.soon(t, func() error { return v.stage(t) }), codes.Unavailable)
+	hasCode(t, env.soon(t, func() error { return v.publish(t, "other", false) }), codes.Unavailable, "does not answer")
+	hasCode(t, env.soon(t, func() error { return v.stage(t) }), codes.Unavailable)
 	stats, err := v.stats(t, v.target("pod"))
 	assert.NilError(t, err, "the agent answers")
 	assert.Equal(t, stats.Usage[0].Total, int64(1<<30))
-	w.agent.server.Close()
-	hasCode(t, w.soon(t, func() error { _, err := v.stats(t, v.target("pod")); return err }), codes.Unavailable)
-	assert.NilError(t, w.soon(t, func() error { return healthy.stage(t) }))
-	assert.NilError(t, w.soon(t, func() error { return healthy.publish(t, "pod", false) }))
+	env.agent.server.Close()
+	hasCode(t, env.soon(t, func() error { _, err := v.stats(t, v.target("pod")); return err }), codes.Unavailable)
+	assert.NilError(t, env.soon(t, func() error { return healthy.stage(t) }))
+	assert.NilError(t, env.soon(t, func() error { return healthy.publish(t, "pod", false) }))
 
-	w.restart(t)
+	env.restart(t)
 	for range 2 {
-		assert.NilError(t, w.soon(t, func() error { return v.unpublish(t, "pod") }))
+		assert.NilError(t, env.soon(t, func() error { return v.unpublish(t, "pod") }))
 	}
 	for range 2 {
-		assert.NilError(t, w.soon(t, func() error { return v.unstage(t) }))
+		assert.NilError(t, env.soon(t, func() error { return v.unstage(t) }))
 	}
 	isEmpty(t, v.staging)
 	f.Revive()
 }
 
 func TestAnExportIsRevokedAndGivenAgain(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v := w.volumeOf(f.Source, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v := env.volumeOf(f.Source, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "old", false))
 	f.Revoke()
-	assert.Assert(t, w.soon(t, func() error { return v.publish(t, "new", false) }) != nil)
+	assert.Assert(t, env.soon(t, func() error { return v.publish(t, "new", false) }) != nil)
 	f.Restore()
 	assert.NilError(t, v.publish(t, "new", false), "the orchestrator does not stage again")
 	assert.NilError(t, v.publish(t, "old", false))
 	for _, pod := range []string{"old", "new"} {
-		assert.NilError(t, w.backend.Mounter().Check(t.Context(), v.target(pod)))
+		assert.NilError(t, env.backend.Mounter().Check(t.Context(), v.target(pod)))
 		assert.NilError(t, v.unpublish(t, pod))
 	}
 	assert.NilError(t, v.unstage(t))
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 }
 
 // fake implements Mounts with its functions.
@@ -117,12 +117,12 @@ func (f *fake) SetGroup(ctx context.Context, dir, target string, gid uint32) err
 func (f *fake) EndGroup(_ context.Context, target string) { f.ended = append(f.ended, target) }
 
 func TestAPodThatEndsNoLongerWaitsForTheGroup(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	v.group = "2000"
-	mounts := &fake{Mounts: w.backend.Mounter(), group: func() error { return context.DeadlineExceeded }}
-	w.NodeServer = w.node(t, mounts)
+	mounts := &fake{Mounts: env.backend.Mounter(), group: func() error { return context.DeadlineExceeded }}
+	env.NodeServer = env.node(t, mounts)
 	hasCode(t, v.publish(t, "pod", false), codes.DeadlineExceeded)
 	assert.Equal(t, len(mounts.ended), 0)
 	assert.NilError(t, v.unpublish(t, "pod"))
@@ -130,11 +130,11 @@ func TestAPodThatEndsNoLongerWaitsForTheGroup(t *testing.T) {
 }
 
 func TestAnotherCallForAVolumeIsAborted(t *testing.T) {
-	w := newWorld(t)
-	v, other := w.volume(t, rwx), w.volume(t, rwx)
+	env := newTestEnv(t)
+	v, other := env.volume(t, rwx), env.volume(t, rwx)
 	entered, release := make(chan struct{}), make(chan struct{})
 	first := true
-	w.NodeServer = driver.OneAtATime(w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error {
+	env.NodeServer = driver.OneAtATime(env.node(t, &fake{Mounts: env.backend.Mounter(), mount: func(context.Context, []string) error {
 		if first {
 			first = false
 			close(entered)
@@ -162,27 +162,27 @@ func TestAnotherCallForAVolumeIsAborted(t *testing.T) {
 }
 
 func TestOptionsOfTheCapabilityGoBeforeThoseOfTheClass(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	var got []string
-	w.NodeServer = w.node(t, &fake{mount: func(_ context.Context, options []string) error { got = options; return nil }})
+	env.NodeServer = env.node(t, &fake{mount: func(_ context.Context, options []string) error { got = options; return nil }})
 	request := v.stageRequest()
 	request.PublishContext["nfsMountOptions"] = "vers=4.1,nconnect=4,noatime"
 	request.VolumeCapability.GetMount().MountFlags = []string{"nconnect=8", "soft"}
-	_, err := w.NodeStageVolume(t.Context(), request)
+	_, err := env.NodeStageVolume(t.Context(), request)
 	assert.NilError(t, err)
 	assert.DeepEqual(t, got, []string{"vers=4.1", "soft", "retry=0", "nconnect=8", "noatime"})
 }
 
 // The parameter that ends the delegations belongs to a kernel module, which the first mount loads.
 func TestDirectoryDelegationsEndWithASharedVolume(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	var calls []string
-	n := w.node(t, &fake{mount: func(context.Context, []string) error { calls = append(calls, "mount"); return nil }})
+	n := env.node(t, &fake{mount: func(context.Context, []string) error { calls = append(calls, "mount"); return nil }})
 	var failure error
 	n.EndDirectoryDelegations = func() error { calls = append(calls, "end"); return failure }
-	w.NodeServer = n
+	env.NodeServer = n
 	for options, want := range map[string][]string{
 		"lookupcache=none": {"mount", "end"}, "hard,lookupcache=none": {"mount", "end"},
 		"lookupcache=all": {"mount"}, "lookupcache=positive": {"mount"}, "": {"mount"},
@@ -196,8 +196,8 @@ func TestDirectoryDelegationsEndWithASharedVolume(t *testing.T) {
 }
 
 func TestErrorsGetTheirCodes(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	for _, c := range []struct {
 		err  error
 		want codes.Code
@@ -213,17 +213,17 @@ func TestErrorsGetTheirCodes(t *testing.T) {
 		{nfsmount.ErrBusy, codes.Internal},
 		{errors.New("what"), codes.Internal},
 	} {
-		w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error { return c.err }})
+		env.NodeServer = env.node(t, &fake{Mounts: env.backend.Mounter(), mount: func(context.Context, []string) error { return c.err }})
 		hasCode(t, v.stage(t), c.want)
 	}
 }
 
 func TestADeniedMountNamesTheAddress(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	denied := &nfsmount.MountError{Output: "mount.nfs: access denied by server", Err: errors.New("exit status 32")}
-	n := w.node(t, &fake{Mounts: w.backend.Mounter(), mount: func(context.Context, []string) error { return denied }})
-	w.NodeServer = n
+	n := env.node(t, &fake{Mounts: env.backend.Mounter(), mount: func(context.Context, []string) error { return denied }})
+	env.NodeServer = n
 	source, known := netip.MustParseAddr("10.9.0.6"), error(nil)
 	n.SourceTo = func(server string) (netip.Addr, error) {
 		assert.Equal(t, server, v.source.Server)
@@ -244,28 +244,28 @@ func TestADeniedMountNamesTheAddress(t *testing.T) {
 
 // For the kubelet, a final error means that nothing is mounted, and it would not unmount.
 func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	v.group = "2000"
 	broken := errors.New("as the test says")
-	mounts := &fake{Mounts: w.backend.Mounter()}
-	n := w.node(t, mounts)
-	w.NodeServer = driver.OneAtATime(n)
+	mounts := &fake{Mounts: env.backend.Mounter()}
+	n := env.node(t, mounts)
+	env.NodeServer = driver.OneAtATime(n)
 	fails := func(err error) {
 		t.Helper()
 		hasCode(t, err, codes.Unavailable)
-		assert.Assert(t, len(w.mounts(t)) > 0)
+		assert.Assert(t, len(env.mounts(t)) > 0)
 	}
 
 	mounts.mount = func(context.Context, []string) error { return broken }
 	hasCode(t, v.stage(t), codes.Internal)
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 	mounts.mount = func(ctx context.Context, options []string) error {
-		return w.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
+		return env.backend.Mounter().Mount(ctx, v.source, v.staging+"/data", options)
 	}
 	// Without its directory, the store can neither save nor delete a record.
-	assert.NilError(t, os.RemoveAll(w.state))
-	assert.NilError(t, os.WriteFile(w.state, nil, 0o600))
+	assert.NilError(t, os.RemoveAll(env.state))
+	assert.NilError(t, os.WriteFile(env.state, nil, 0o600))
 	fails(v.stage(t))
 	mounts.mount = func(context.Context, []string) error { return broken }
 	fails(v.stage(t))
@@ -282,16 +282,16 @@ func TestAnErrorIsNotFinalWhileAMountIsInPlace(t *testing.T) {
 	hasCode(t, v.publish(t, "pod", false), codes.FailedPrecondition)
 
 	hasCode(t, v.unstage(t), codes.Unavailable)
-	assert.Equal(t, len(w.mounts(t)), 0)
-	assert.NilError(t, os.Remove(w.state))
+	assert.Equal(t, len(env.mounts(t)), 0)
+	assert.NilError(t, os.Remove(env.state))
 	assert.NilError(t, v.unstage(t))
 }
 
 func TestMountOperationsAreCounted(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	registry := prometheus.NewPedanticRegistry()
-	w.NodeServer = w.node(t, driver.Measured(w.backend.Mounter(), registry))
+	env.NodeServer = env.node(t, driver.Measured(env.backend.Mounter(), registry))
 	hasCode(t, v.publish(t, "pod", false), codes.FailedPrecondition)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))

@@ -38,8 +38,8 @@ func (v *volume) health(t *testing.T, pod string) (map[string]csi.VolumeHealthEr
 		r.StagingTargetPath, r.VolumePublishPath = v.staging, v.target(pod)
 	}
 	var answer *csi.NodeGetVolumeHealthResponse
-	err := v.w.soon(t, func() (err error) {
-		answer, err = v.w.NodeGetVolumeHealth(t.Context(), r)
+	err := v.env.soon(t, func() (err error) {
+		answer, err = v.env.NodeGetVolumeHealth(t.Context(), r)
 		return err
 	})
 	if err != nil {
@@ -70,9 +70,9 @@ func TestHealthOfWhatIsWell(t *testing.T) {
 	for _, pod := range []string{"", "pod"} {
 		v.hasHealth(t, pod, reasons{})
 	}
-	v.w.restart(t)
+	v.env.restart(t)
 	v.hasHealth(t, "", reasons{}) // the record has its mount point
-	assert.NilError(t, os.RemoveAll(v.w.state))
+	assert.NilError(t, os.RemoveAll(v.env.state))
 	v.hasHealth(t, "pod", reasons{}) // without the record, the driver finds it from the mounts that the orchestrator names
 	_, err := v.health(t, "")
 	hasCode(t, err, codes.NotFound)
@@ -81,7 +81,7 @@ func TestHealthOfWhatIsWell(t *testing.T) {
 func TestHealthOfWhatIsNotThere(t *testing.T) {
 	v, _ := published(t)
 	for _, id := range []string{"foobar", "class|foobar"} {
-		_, err := v.w.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: id, VolumePublishPath: v.target("pod")})
+		_, err := v.env.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: id, VolumePublishPath: v.target("pod")})
 		hasCode(t, err, codes.NotFound)
 	}
 	for name, r := range map[string]*csi.NodeGetVolumeHealthRequest{
@@ -89,7 +89,7 @@ func TestHealthOfWhatIsNotThere(t *testing.T) {
 		"volume_publish_path": {VolumeId: v.id, VolumePublishPath: "relative"},
 		"staging_target_path": {VolumeId: v.id, StagingTargetPath: "/a/../b"},
 	} {
-		_, err := v.w.NodeGetVolumeHealth(t.Context(), r)
+		_, err := v.env.NodeGetVolumeHealth(t.Context(), r)
 		hasCode(t, err, codes.InvalidArgument, name)
 	}
 	assert.NilError(t, v.unpublish(t, "pod"))
@@ -101,14 +101,14 @@ func TestHealthOfWhatIsNotThere(t *testing.T) {
 func TestHealthOfMissingMounts(t *testing.T) {
 	v, _ := published(t)
 	v.hasHealth(t, "another pod", reasons{"MountMissing": inaccessible})
-	v.w.reboot(t)
+	v.env.reboot(t)
 	for _, pod := range []string{"", "pod"} {
 		v.hasHealth(t, pod, reasons{"MountMissing": inaccessible})
 	}
-	other := v.w.volume(t, rwx)
+	other := v.env.volume(t, rwx)
 	assert.NilError(t, other.stage(t))
 	request := &csi.NodeGetVolumeHealthRequest{VolumeId: v.id, StagingTargetPath: other.staging}
-	answer, err := v.w.NodeGetVolumeHealth(t.Context(), request)
+	answer, err := v.env.NodeGetVolumeHealth(t.Context(), request)
 	assert.NilError(t, err)
 	assert.Equal(t, answer.VolumeHealth.HealthStatuses[0].Reason, "MountForeign")
 	assert.NilError(t, v.stage(t))
@@ -126,26 +126,26 @@ func TestHealthOfAMountMadeReadOnly(t *testing.T) {
 }
 
 func TestHealthOfARevokedExport(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v := w.volumeOf(f.Source, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v := env.volumeOf(f.Source, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	f.Revoke()
-	w.agent.fail(http.StatusForbidden, agentapi.Forbidden) // the agent returns this for a client that is no longer let in
+	env.agent.fail(http.StatusForbidden, agentapi.Forbidden) // the agent returns this for a client that is no longer let in
 	for _, pod := range []string{"", "pod"} {
 		v.hasHealth(t, pod, reasons{"ExportMissing": inaccessible}) // this is the cause of the stale mount
 	}
 	f.Restore()
-	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
+	env.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
 	data := filepath.Join(v.staging, "data")
 	v.isStale(t, "", "restart the pod", "attached again", data, v.target("pod"))
 	v.isStale(t, "pod", "restart the pod", "attached again", data, v.target("pod"))
-	w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
+	env.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
 	v.hasHealth(t, "pod", reasons{"MountStale": inaccessible, "AgentUnreachable": degraded})
 
 	// A new pod gets a new mount, also at the staging path. The old pod keeps its mount.
-	w.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
+	env.agent.usage(agentapi.Usage{QuotaBytes: 1 << 30})
 	assert.NilError(t, v.publish(t, "new", false))
 	v.hasHealth(t, "new", reasons{})
 	for _, pod := range []string{"", "pod"} {
@@ -167,7 +167,7 @@ func (v *volume) isStale(t *testing.T, pod string, words ...string) (message str
 	if pod != "" {
 		r.StagingTargetPath, r.VolumePublishPath = v.staging, v.target(pod)
 	}
-	answer, err := v.w.NodeGetVolumeHealth(t.Context(), r)
+	answer, err := v.env.NodeGetVolumeHealth(t.Context(), r)
 	assert.NilError(t, err)
 	message = answer.VolumeHealth.HealthStatuses[0].Message
 	for _, word := range words {
@@ -180,7 +180,7 @@ func (v *volume) isStale(t *testing.T, pod string, words ...string) (message str
 func TestHealthOfAMountThatFails(t *testing.T) {
 	v, _ := published(t)
 	for errno, want := range map[unix.Errno]string{unix.ESTALE: "MountStale", unix.EIO: "MountBroken", unix.EACCES: "ExportMissing"} {
-		v.w.NodeServer = v.w.node(t, &fake{Mounts: v.w.backend.Mounter(), check: func(context.Context) error {
+		v.env.NodeServer = v.env.node(t, &fake{Mounts: v.env.backend.Mounter(), check: func(context.Context) error {
 			return fmt.Errorf("%w: %w", nfsmount.ErrStale, errno)
 		}})
 		v.hasHealth(t, "pod", reasons{want: inaccessible})
@@ -189,12 +189,12 @@ func TestHealthOfAMountThatFails(t *testing.T) {
 
 // Without an agent, the driver does not know whether the node is let in.
 func TestStaleMountOfAVolumeWithoutAgent(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	v.more = map[string]string{"agentURL": "", "usageToken": ""}
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
-	w.NodeServer = w.node(t, &fake{Mounts: w.backend.Mounter(), check: func(context.Context) error {
+	env.NodeServer = env.node(t, &fake{Mounts: env.backend.Mounter(), check: func(context.Context) error {
 		return fmt.Errorf("%w: %w", nfsmount.ErrStale, unix.ESTALE)
 	}})
 	message := v.isStale(t, "pod", "restart the pod", v.target("pod"))
@@ -202,21 +202,21 @@ func TestStaleMountOfAVolumeWithoutAgent(t *testing.T) {
 }
 
 func TestHealthWithADeadServer(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v := w.volumeOf(f.Source, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v := env.volumeOf(f.Source, rwx)
 	f.Silence()
-	assert.Assert(t, w.soon(t, func() error { return v.stage(t) }) != nil)
+	assert.Assert(t, env.soon(t, func() error { return v.stage(t) }) != nil)
 	v.hasHealth(t, "pod", reasons{"ServerNotResponding": inaccessible}) // never staged
 	f.Revive()
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
 	v.hasHealth(t, "pod", reasons{})
-	assert.DeepEqual(t, w.storageHealth(t), map[string]csi.StorageHealthErrorType{})
+	assert.DeepEqual(t, env.storageHealth(t), map[string]csi.StorageHealthErrorType{})
 	f.Silence()
 	v.hasHealth(t, "pod", reasons{"ServerNotResponding": inaccessible})
-	assert.DeepEqual(t, w.storageHealth(t), map[string]csi.StorageHealthErrorType{"ServerNotResponding": storageUnreachable})
-	w.agent.server.Close()
+	assert.DeepEqual(t, env.storageHealth(t), map[string]csi.StorageHealthErrorType{"ServerNotResponding": storageUnreachable})
+	env.agent.server.Close()
 	v.hasHealth(t, "", reasons{"ServerNotResponding": inaccessible, "AgentUnreachable": degraded})
 	f.Revive()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
@@ -229,9 +229,9 @@ func TestHealthWithADeadServer(t *testing.T) {
 }
 
 func TestHealthOfAVolumeThatCouldNotBeMounted(t *testing.T) {
-	w := newWorld(t)
-	f := w.backend.NewFragile(t)
-	v := w.volumeOf(f.Source, rwx)
+	env := newTestEnv(t)
+	f := env.backend.NewFragile(t)
+	v := env.volumeOf(f.Source, rwx)
 	f.Revoke()
 	assert.Assert(t, v.stage(t) != nil)
 	v.hasHealth(t, "", reasons{"ExportMissing": inaccessible})
@@ -266,10 +266,10 @@ func TestHealthTheAgentTells(t *testing.T) {
 			reasons{"PoolUnavailable": inaccessible, "ScrubUncorrectable": csi.VolumeHealthErrorType_DATA_LOSS}},
 		{agentapi.Usage{Health: agentapi.VolumeHealth{Conditions: condition("ExportMissing")}}, reasons{"ExportMissing": inaccessible}}, // as the controller reports
 	} {
-		v.w.agent.usage(c.usage)
+		v.env.agent.usage(c.usage)
 		v.hasHealth(t, "pod", c.want)
 	}
-	v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
+	v.env.agent.fail(http.StatusInternalServerError, agentapi.InternalError)
 	v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
 }
 
@@ -293,10 +293,10 @@ func TestABadAgent(t *testing.T) {
 		"foreign certificate": {true, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, agentapi.Usage{QuotaBytes: 1}) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			w.agentTimeout = 500 * time.Millisecond
-			w.restart(t)
-			w.agent.server.Close()
+			env := newTestEnv(t)
+			env.agentTimeout = 500 * time.Millisecond
+			env.restart(t)
+			env.agent.server.Close()
 			bad := httptest.NewUnstartedServer(c.handler)
 			bad.Config.ErrorLog = log.New(io.Discard, "", 0)
 			if c.tls {
@@ -305,16 +305,16 @@ func TestABadAgent(t *testing.T) {
 				bad.Start()
 			}
 			t.Cleanup(bad.Close)
-			w.agent.server = bad
-			v := w.volume(t, rwx)
+			env.agent.server = bad
+			v := env.volume(t, rwx)
 			assert.NilError(t, v.stage(t))
 			assert.NilError(t, v.publish(t, "pod", false))
 			begin := time.Now()
 			_, err := v.stats(t, v.target("pod"))
 			hasCode(t, err, codes.Unavailable, v.id)
 			v.hasHealth(t, "pod", reasons{"AgentUnreachable": degraded})
-			assert.DeepEqual(t, w.storageHealth(t), storageReasons{"AgentUnreachable": storageDegraded})
-			assert.Assert(t, time.Since(begin) < 3*w.backend.Limits().Stat, "three questions took %v", time.Since(begin))
+			assert.DeepEqual(t, env.storageHealth(t), storageReasons{"AgentUnreachable": storageDegraded})
+			assert.Assert(t, time.Since(begin) < 3*env.backend.Limits().Stat, "three questions took %v", time.Since(begin))
 			assert.NilError(t, v.unpublish(t, "pod"))
 			assert.NilError(t, v.unstage(t))
 		})

@@ -17,19 +17,19 @@ import (
 )
 
 func TestEveryCallRepeatedAndTheDriverRestartedBetween(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	again := func(call func() error) {
 		t.Helper()
 		for range 10 {
 			assert.NilError(t, call())
-			w.restart(t)
+			env.restart(t)
 		}
 	}
 	again(func() error { return v.stage(t) })
 	again(func() error { return v.publish(t, "writer", false) })
 	again(func() error { return v.publish(t, "reader", true) })
-	assert.Equal(t, len(w.mounts(t)), 3)
+	assert.Equal(t, len(env.mounts(t)), 3)
 
 	assert.NilError(t, os.WriteFile(filepath.Join(v.target("writer"), "f"), []byte("x"), 0o644))
 	content, err := os.ReadFile(filepath.Join(v.target("reader"), "f"))
@@ -43,15 +43,15 @@ func TestEveryCallRepeatedAndTheDriverRestartedBetween(t *testing.T) {
 	again(func() error { return v.unpublish(t, "writer") })
 	again(func() error { return v.unpublish(t, "reader") })
 	again(func() error { return v.unstage(t) })
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 	isEmpty(t, v.staging)
-	isEmpty(t, w.state)
+	isEmpty(t, env.state)
 	isEmpty(t, filepath.Dir(v.target("writer")))
 }
 
 func TestCallsInAnyOrderEndWhereTheLastOnesLead(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	random := rand.New(rand.NewPCG(1, 2))
 	calls := []func() error{
 		func() error { return v.stage(t) },
@@ -66,19 +66,19 @@ func TestCallsInAnyOrderEndWhereTheLastOnesLead(t *testing.T) {
 	for _, call := range []func() error{calls[3], calls[4], func() error { return v.unstage(t) }} {
 		assert.NilError(t, call())
 	}
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 	isEmpty(t, v.staging)
 }
 
 func TestAWorkerReboots(t *testing.T) {
-	w := newWorld(t)
-	v, other := w.volume(t, rwx), w.volume(t, rwx)
+	env := newTestEnv(t)
+	v, other := env.volume(t, rwx), env.volume(t, rwx)
 	for _, v := range []*volume{v, other} {
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, v.publish(t, "pod", false))
 	}
-	w.reboot(t)
-	w.restart(t)
+	env.reboot(t)
+	env.restart(t)
 
 	hasCode(t, v.publish(t, "pod", false), codes.FailedPrecondition, "not mounted")
 	hasCode(t, v.publish(t, "new", false), codes.FailedPrecondition, "not mounted")
@@ -96,8 +96,8 @@ func TestAWorkerReboots(t *testing.T) {
 }
 
 func TestDataOnTheNodesOwnDiskIsNeverHiddenNorDeleted(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	for _, dir := range []string{filepath.Join(v.staging, "data"), v.target("pod")} {
 		assert.NilError(t, os.MkdirAll(dir, 0o755))
 		assert.NilError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("kept"), 0o644))
@@ -113,10 +113,10 @@ func TestDataOnTheNodesOwnDiskIsNeverHiddenNorDeleted(t *testing.T) {
 }
 
 func TestHostileTargets(t *testing.T) {
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
-	precious := filepath.Join(w.dir, "precious")
+	precious := filepath.Join(env.dir, "precious")
 	assert.NilError(t, os.Mkdir(precious, 0o755))
 	for pod, create := range map[string]func(path string) error{
 		"file":    func(p string) error { return os.WriteFile(p, []byte("kept"), 0o644) },
@@ -134,45 +134,45 @@ func TestHostileTargets(t *testing.T) {
 		_, err := os.Lstat(v.target(pod))
 		assert.NilError(t, err)
 	}
-	assert.Equal(t, len(w.mounts(t)), 1)
+	assert.Equal(t, len(env.mounts(t)), 1)
 	isEmpty(t, precious)
 }
 
 func TestAccess(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 
 	t.Run("the same target in another way", func(t *testing.T) {
-		v := w.volume(t, rwx)
+		v := env.volume(t, rwx)
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, v.publish(t, "pod", false))
 		hasCode(t, v.publish(t, "pod", true), codes.AlreadyExists, "read-only")
 		assert.NilError(t, v.publish(t, "pod", false))
 	})
 	t.Run("a target that another volume has", func(t *testing.T) {
-		v, other := w.volume(t, rwx), w.volume(t, rwx)
+		v, other := env.volume(t, rwx), env.volume(t, rwx)
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, other.stage(t))
 		assert.NilError(t, other.publish(t, "pod", false))
 		request := v.publishRequest("pod", false)
 		request.TargetPath = other.target("pod")
-		_, err := w.NodePublishVolume(t.Context(), request)
+		_, err := env.NodePublishVolume(t.Context(), request)
 		hasCode(t, err, codes.AlreadyExists, other.source.String())
 	})
 	t.Run("a staging path that another volume has", func(t *testing.T) {
-		v, other := w.volume(t, rwx), w.volume(t, rwx)
+		v, other := env.volume(t, rwx), env.volume(t, rwx)
 		assert.NilError(t, other.stage(t))
 		request := v.stageRequest()
 		request.StagingTargetPath = other.staging
-		_, err := w.NodeStageVolume(t.Context(), request)
+		_, err := env.NodeStageVolume(t.Context(), request)
 		hasCode(t, err, codes.AlreadyExists, other.source.String())
 	})
 	t.Run("one writer on one node", func(t *testing.T) {
-		v := w.volume(t, rwop)
+		v := env.volume(t, rwop)
 		assert.NilError(t, v.stage(t))
 		for range 2 {
 			assert.NilError(t, v.publish(t, "one", false))
 		}
-		w.restart(t)
+		env.restart(t)
 		hasCode(t, v.publish(t, "two", false), codes.FailedPrecondition, v.target("one"))
 		hasCode(t, v.publish(t, "two", true), codes.FailedPrecondition)
 		assert.NilError(t, v.unpublish(t, "one"))
@@ -180,7 +180,7 @@ func TestAccess(t *testing.T) {
 	})
 	t.Run("several workloads on one node", func(t *testing.T) {
 		for _, mode := range []csi.VolumeCapability_AccessMode_Mode{rwo, rwx, csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER} {
-			v := w.volume(t, mode)
+			v := env.volume(t, mode)
 			assert.NilError(t, v.stage(t))
 			assert.NilError(t, v.publish(t, "one", false))
 			assert.NilError(t, v.publish(t, "two", false))
@@ -188,7 +188,7 @@ func TestAccess(t *testing.T) {
 	})
 	t.Run("reader-only modes are read-only", func(t *testing.T) {
 		for _, mode := range []csi.VolumeCapability_AccessMode_Mode{rox, csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY} {
-			v := w.volume(t, mode)
+			v := env.volume(t, mode)
 			assert.NilError(t, v.stage(t))
 			for range 2 {
 				assert.NilError(t, v.publish(t, "pod", false))
@@ -199,13 +199,13 @@ func TestAccess(t *testing.T) {
 }
 
 func TestMountGroup(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	owner := func(path string) (gid, mode uint32) {
 		var s unix.Stat_t
 		assert.NilError(t, unix.Lstat(path, &s))
 		return s.Gid, s.Mode & 0o7777
 	}
-	v := w.volume(t, rwx)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	data := filepath.Join(v.staging, "data")
 	assert.NilError(t, os.WriteFile(filepath.Join(data, "f"), nil, 0o600))
@@ -225,18 +225,18 @@ func TestMountGroup(t *testing.T) {
 }
 
 func TestManyVolumesOnANode(t *testing.T) {
-	w := newWorld(t)
+	env := newTestEnv(t)
 	var all []*volume
 	for range mounttest.Many {
-		v := w.volume(t, rwx)
+		v := env.volume(t, rwx)
 		assert.NilError(t, v.stage(t))
 		assert.NilError(t, v.publish(t, "pod", false))
 		all = append(all, v)
 	}
-	assert.Equal(t, len(w.mounts(t)), 2*mounttest.Many)
+	assert.Equal(t, len(env.mounts(t)), 2*mounttest.Many)
 	for i, v := range all {
 		assert.NilError(t, v.unpublish(t, "pod"), fmt.Sprint(i))
 		assert.NilError(t, v.unstage(t))
 	}
-	assert.Equal(t, len(w.mounts(t)), 0)
+	assert.Equal(t, len(env.mounts(t)), 0)
 }

@@ -12,12 +12,12 @@ import (
 // An orchestrator whose directories moved stages a volume at the new path before it unstages it at
 // the old path. The record of the volume stays until the volume is staged nowhere.
 func TestUnstageOfTheOlderOfTwoPlaces(t *testing.T) {
-	w := newWorld(t)
-	store, err := staged.Open(w.state)
+	env := newTestEnv(t)
+	store, err := staged.Open(env.state)
 	assert.NilError(t, err)
-	older := w.volume(t, rwx)
+	older := env.volume(t, rwx)
 	newer := *older
-	newer.staging = filepath.Join(w.dir, "moved", "globalmount")
+	newer.staging = filepath.Join(env.dir, "moved", "globalmount")
 	assert.NilError(t, older.stage(t))
 	assert.NilError(t, newer.stage(t))
 	assert.NilError(t, older.unstage(t))

@@ -16,11 +16,11 @@ import (
 // published returns a volume in a pod and its size from statfs.
 func published(t *testing.T) (*volume, int64) {
 	t.Helper()
-	w := newWorld(t)
-	v := w.volume(t, rwx)
+	env := newTestEnv(t)
+	v := env.volume(t, rwx)
 	assert.NilError(t, v.stage(t))
 	assert.NilError(t, v.publish(t, "pod", false))
-	capacity, err := w.backend.Mounter().Statfs(t.Context(), v.target("pod"))
+	capacity, err := env.backend.Mounter().Statfs(t.Context(), v.target("pod"))
 	assert.NilError(t, err)
 	return v, int64(capacity.Blocks) * capacity.Bsize
 }
@@ -45,7 +45,7 @@ func TestStatsAreTheQuotas(t *testing.T) {
 		{agentapi.Usage{QuotaBytes: 1 << 30, UsedBytes: 0}, 1 << 30},
 		{agentapi.Usage{QuotaBytes: 1 << 30, UsedBytes: 1<<30 + 4096}, 0},
 	} {
-		v.w.agent.usage(c.usage)
+		v.env.agent.usage(c.usage)
 		for _, path := range []string{v.target("pod"), filepath.Join(v.staging, "data")} {
 			stats, err := v.stats(t, path)
 			assert.NilError(t, err)
@@ -64,7 +64,7 @@ func TestStatsAreTheQuotas(t *testing.T) {
 
 func TestStatsWithoutQuotasAreThePools(t *testing.T) {
 	v, pool := published(t)
-	v.w.agent.usage(agentapi.Usage{UsedBytes: 5})
+	v.env.agent.usage(agentapi.Usage{UsedBytes: 5})
 	stats, err := v.stats(t, v.target("pod"))
 	assert.NilError(t, err)
 	assert.Equal(t, byUnit(stats, csi.VolumeUsage_BYTES).Total, pool)
@@ -79,12 +79,12 @@ func TestNoStatsWithoutTheAgent(t *testing.T) {
 		name   string
 		change func()
 	}{
-		{"agent draining", func() { v.w.agent.fail(http.StatusServiceUnavailable, agentapi.Unavailable) }},
-		{"agent failing", func() { v.w.agent.fail(http.StatusInternalServerError, agentapi.InternalError) }},
-		{"token not taken", func() { v.w.agent.fail(http.StatusForbidden, agentapi.Forbidden) }},
-		{"not an agent", func() { v.w.agent.set(func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }) }},
-		{"agent not reached", func() { v.w.agent.server.Close() }},
-		{"state lost", func() { assert.NilError(t, os.RemoveAll(v.w.state)) }},
+		{"agent draining", func() { v.env.agent.fail(http.StatusServiceUnavailable, agentapi.Unavailable) }},
+		{"agent failing", func() { v.env.agent.fail(http.StatusInternalServerError, agentapi.InternalError) }},
+		{"token not taken", func() { v.env.agent.fail(http.StatusForbidden, agentapi.Forbidden) }},
+		{"not an agent", func() { v.env.agent.set(func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>")) }) }},
+		{"agent not reached", func() { v.env.agent.server.Close() }},
+		{"state lost", func() { assert.NilError(t, os.RemoveAll(v.env.state)) }},
 	} {
 		c.change()
 		_, err := v.stats(t, v.target("pod"))
@@ -94,15 +94,15 @@ func TestNoStatsWithoutTheAgent(t *testing.T) {
 
 func TestStatsOfWhatIsNotThere(t *testing.T) {
 	v, _ := published(t)
-	other := v.w.volume(t, rwx)
+	other := v.env.volume(t, rwx)
 	assert.NilError(t, other.stage(t))
-	local := filepath.Join(v.w.dir, "local")
+	local := filepath.Join(v.env.dir, "local")
 	assert.NilError(t, os.Mkdir(local, 0o755))
 	for name, c := range map[string]struct{ id, path string }{
 		"unknown volume":              {"foobar", "some/path"},
 		"unknown volume, real path":   {"class|foobar", v.target("pod")},
 		"relative path":               {v.id, "some/path"},
-		"missing path":                {v.id, filepath.Join(v.w.dir, "none")},
+		"missing path":                {v.id, filepath.Join(v.env.dir, "none")},
 		"directory on the local disk": {v.id, local},
 		"another volume's path":       {v.id, filepath.Join(other.staging, "data")},
 		"path below the mount":        {v.id, filepath.Join(v.target("pod"), "sub")},
@@ -110,11 +110,11 @@ func TestStatsOfWhatIsNotThere(t *testing.T) {
 		"path with ..":                {v.id, v.target("pod") + "/../mount"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := v.w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: c.id, VolumePath: c.path})
+			_, err := v.env.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: c.id, VolumePath: c.path})
 			hasCode(t, err, codes.NotFound)
 		})
 	}
-	v.w.agent.fail(http.StatusNotFound, agentapi.NotFound)
+	v.env.agent.fail(http.StatusNotFound, agentapi.NotFound)
 	_, err := v.stats(t, v.target("pod"))
 	hasCode(t, err, codes.NotFound)
 }

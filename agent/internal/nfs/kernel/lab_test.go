@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/rpccache"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/nfstest"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 // patience bounds waits for what takes milliseconds on an idle machine.
@@ -520,7 +520,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 		assert.Assert(t, pid > 0) // 0 would be this test and all that it runs
 		assert.NilError(t, unix.Kill(pid, s))
 	}
-	start := func(ctx context.Context, log *lockedBuffer, required bool) error {
+	start := func(ctx context.Context, log *logbuffer.Buffer, required bool) error {
 		t.Helper()
 		config := serverConfig(w)
 		config.Server.RequireNfsdcld = required
@@ -536,7 +536,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 	defer signal(unix.SIGCONT)
 	for _, required := range []bool{true, false} { // an agent that is stopped leaves no server without records
 		ctx, cancel := context.WithCancel(t.Context())
-		var log lockedBuffer
+		var log logbuffer.Buffer
 		go func() {
 			for !strings.Contains(log.String(), again) && ctx.Err() == nil {
 				time.Sleep(10 * time.Millisecond)
@@ -549,7 +549,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 		assert.Equal(t, w.Threads(), "0")
 	}
 
-	var later lockedBuffer
+	var later logbuffer.Buffer
 	go func() {
 		for !strings.Contains(later.String(), again) && t.Context().Err() == nil {
 			time.Sleep(10 * time.Millisecond)
@@ -575,22 +575,4 @@ func TestNfsdcldIsLate(t *testing.T) {
 	assert.Assert(t, nfsd.NewServer("/proc").HasThreads())
 	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/threads", []byte("0\n"), 0))
 	assert.Assert(t, !nfsd.NewServer("/proc").HasThreads())
-}
-
-// lockedBuffer is a log that is written and read concurrently.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.all.String()
 }

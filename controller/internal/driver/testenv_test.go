@@ -16,7 +16,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/internal/agents"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/fakeagent"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/harness"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/testenv"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 const (
@@ -31,13 +32,13 @@ const (
 	oneNode     = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
 )
 
-// env is a driver with an agent in memory.
-type env struct {
+// testEnv is a driver with an agent in memory.
+type testEnv struct {
 	csi.ControllerClient
 	csi.IdentityClient
 	agent *fakeagent.Agent
 	url   string
-	log   *harness.Log
+	log   *logbuffer.Buffer
 }
 
 // startAgent starts an agent with one tenant. prepare configures the agent before it serves, and
@@ -54,17 +55,17 @@ func startAgent(t *testing.T, prepare func(*fakeagent.Agent)) (*fakeagent.Agent,
 }
 
 // start starts a driver with the static class "fast".
-func start(t *testing.T, prepare func(*fakeagent.Agent)) *env {
+func start(t *testing.T, prepare func(*fakeagent.Agent)) *testEnv {
 	t.Helper()
 	agent, url := startAgent(t, prepare)
-	static, _ := harness.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
-	return serve(t, agents.NewRegistry(nil, static, harness.Clients(t, harness.AgentTimeout)), agent, url)
+	static, _ := testenv.Static(t, []controllertest.Class{{Name: "fast", Token: token, Parameters: map[string]string{"agentURL": url}}})
+	return serve(t, agents.NewRegistry(nil, static, testenv.Clients(t, testenv.AgentTimeout)), agent, url)
 }
 
-func serve(t *testing.T, registry *agents.Registry, agent *fakeagent.Agent, url string) *env {
+func serve(t *testing.T, registry *agents.Registry, agent *fakeagent.Agent, url string) *testEnv {
 	t.Helper()
-	driver := harness.Serve(t, registry, nil)
-	return &env{
+	driver := testenv.Serve(t, registry, nil)
+	return &testEnv{
 		ControllerClient: csi.NewControllerClient(driver), IdentityClient: csi.NewIdentityClient(driver),
 		agent: agent, url: url, log: driver.Log,
 	}
@@ -84,7 +85,7 @@ func createRequest(name string, parameters map[string]string) *csi.CreateVolumeR
 	}
 }
 
-func (e *env) create(t *testing.T, name string) *csi.Volume {
+func (e *testEnv) create(t *testing.T, name string) *csi.Volume {
 	t.Helper()
 	answer, err := e.CreateVolume(t.Context(), createRequest(name, nil))
 	assert.NilError(t, err)
@@ -123,7 +124,7 @@ func within(t *testing.T, limit time.Duration, call func(ctx context.Context) er
 	return err
 }
 
-func noSecrets(t *testing.T, log *harness.Log, secrets ...string) {
+func noSecrets(t *testing.T, log *logbuffer.Buffer, secrets ...string) {
 	t.Helper()
 	for _, secret := range secrets {
 		assert.Assert(t, !strings.Contains(log.String(), secret), "%q is in the log", secret)

@@ -40,8 +40,8 @@ const (
 	rwx  = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
 )
 
-// world is a node with its kubelet directory and an agent.
-type world struct {
+// testEnv is a node with its kubelet directory and an agent.
+type testEnv struct {
 	csi.NodeServer // the driver that runs now
 
 	backend mounttest.Backend
@@ -55,46 +55,46 @@ type world struct {
 	agentTimeout time.Duration
 }
 
-func newWorld(t *testing.T) *world {
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	assert.NilError(t, err)
-	w := &world{
+	env := &testEnv{
 		backend: mounttest.New(t), dir: dir, state: filepath.Join(dir, "csi", "state"), agent: newAgent(t),
 		supported: func(context.Context) error { return nil },
 		address:   func() (netip.Addr, error) { return netip.MustParseAddr("10.0.0.7"), nil }, agentTimeout: 5 * time.Second,
 	}
-	t.Cleanup(func() { w.reboot(t) })
-	w.restart(t)
-	return w
+	t.Cleanup(func() { env.reboot(t) })
+	env.restart(t)
+	return env
 }
 
 // restart replaces the driver with a new one. The new one inherits only disk and mounts.
-func (w *world) restart(t *testing.T) {
+func (env *testEnv) restart(t *testing.T) {
 	t.Helper()
-	w.NodeServer = driver.OneAtATime(w.node(t, w.backend.Mounter()))
+	env.NodeServer = driver.OneAtATime(env.node(t, env.backend.Mounter()))
 }
 
-func (w *world) node(t *testing.T, mounts driver.Mounts) *driver.Node {
+func (env *testEnv) node(t *testing.T, mounts driver.Mounts) *driver.Node {
 	t.Helper()
-	store, err := staged.Open(w.state)
+	store, err := staged.Open(env.state)
 	assert.NilError(t, err)
-	agents := agentclient.NewPool(agentclient.Options{Timeout: w.agentTimeout})
+	agents := agentclient.NewPool(agentclient.Options{Timeout: env.agentTimeout})
 	t.Cleanup(agents.Close)
 	return &driver.Node{
-		Name: "worker-1", Address: w.address, Supported: w.supported,
+		Name: "worker-1", Address: env.address, Supported: env.supported,
 		Mounts: mounts, Agents: agents, Store: store, Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
 // mounts returns all mounts below the test's directory, in the kernel's order.
-func (w *world) mounts(t *testing.T) []string {
+func (env *testEnv) mounts(t *testing.T) []string {
 	t.Helper()
 	infos, err := mountinfo.GetMounts(nil)
 	assert.NilError(t, err)
 	var found []string
 	for _, info := range infos {
-		if rel, err := filepath.Rel(w.dir, info.Mountpoint); err == nil && filepath.IsLocal(rel) {
+		if rel, err := filepath.Rel(env.dir, info.Mountpoint); err == nil && filepath.IsLocal(rel) {
 			found = append(found, rel)
 		}
 	}
@@ -102,16 +102,16 @@ func (w *world) mounts(t *testing.T) []string {
 }
 
 // reboot removes all mounts, as a reboot does. The directories stay.
-func (w *world) reboot(t *testing.T) {
+func (env *testEnv) reboot(t *testing.T) {
 	t.Helper()
-	for _, m := range slices.Backward(w.mounts(t)) {
-		assert.NilError(t, unix.Unmount(filepath.Join(w.dir, m), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+	for _, m := range slices.Backward(env.mounts(t)) {
+		assert.NilError(t, unix.Unmount(filepath.Join(env.dir, m), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
 	}
 }
 
 // volume is a volume with its paths and requests.
 type volume struct {
-	w       *world
+	env       *testEnv
 	id      string
 	source  nfsmount.Source
 	mode    csi.VolumeCapability_AccessMode_Mode
@@ -120,14 +120,14 @@ type volume struct {
 	more    map[string]string // more keys of the publish context
 }
 
-func (w *world) volume(t *testing.T, mode csi.VolumeCapability_AccessMode_Mode) *volume {
+func (env *testEnv) volume(t *testing.T, mode csi.VolumeCapability_AccessMode_Mode) *volume {
 	t.Helper()
-	return w.volumeOf(w.backend.NewVolume(t), mode)
+	return env.volumeOf(env.backend.NewVolume(t), mode)
 }
 
-func (w *world) volumeOf(source nfsmount.Source, mode csi.VolumeCapability_AccessMode_Mode) *volume {
+func (env *testEnv) volumeOf(source nfsmount.Source, mode csi.VolumeCapability_AccessMode_Mode) *volume {
 	name := filepath.Base(filepath.Dir(source.Path)) // …/{volume}/data
-	return &volume{w: w, id: "class|" + name, source: source, mode: mode, staging: filepath.Join(w.dir, "plugins", name, "globalmount")}
+	return &volume{env: env, id: "class|" + name, source: source, mode: mode, staging: filepath.Join(env.dir, "plugins", name, "globalmount")}
 }
 
 func (v *volume) name() string { return filepath.Base(filepath.Dir(v.source.Path)) }
@@ -142,14 +142,14 @@ func (v *volume) capability() *csi.VolumeCapability {
 func (v *volume) context() map[string]string {
 	context := map[string]string{
 		"nfsServer": v.source.Server, "nfsPath": v.source.Path, "nfsMountOptions": "noatime",
-		"agentURL": v.w.agent.url(), "usageToken": "token-of-" + v.name(),
+		"agentURL": v.env.agent.url(), "usageToken": "token-of-" + v.name(),
 	}
 	maps.Copy(context, v.more)
 	return context
 }
 
 func (v *volume) target(pod string) string {
-	return filepath.Join(v.w.dir, "pods", pod, "volumes", v.name(), "mount")
+	return filepath.Join(v.env.dir, "pods", pod, "volumes", v.name(), "mount")
 }
 
 func (v *volume) stageRequest() *csi.NodeStageVolumeRequest {
@@ -164,27 +164,27 @@ func (v *volume) publishRequest(pod string, readOnly bool) *csi.NodePublishVolum
 }
 
 func (v *volume) stage(t *testing.T) error {
-	_, err := v.w.NodeStageVolume(t.Context(), v.stageRequest())
+	_, err := v.env.NodeStageVolume(t.Context(), v.stageRequest())
 	return err
 }
 
 func (v *volume) publish(t *testing.T, pod string, readOnly bool) error {
-	_, err := v.w.NodePublishVolume(t.Context(), v.publishRequest(pod, readOnly))
+	_, err := v.env.NodePublishVolume(t.Context(), v.publishRequest(pod, readOnly))
 	return err
 }
 
 func (v *volume) unpublish(t *testing.T, pod string) error {
-	_, err := v.w.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
+	_, err := v.env.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: v.id, TargetPath: v.target(pod)})
 	return err
 }
 
 func (v *volume) unstage(t *testing.T) error {
-	_, err := v.w.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
+	_, err := v.env.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: v.id, StagingTargetPath: v.staging})
 	return err
 }
 
 func (v *volume) stats(t *testing.T, path string) (*csi.NodeGetVolumeStatsResponse, error) {
-	return v.w.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: path})
+	return v.env.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.id, VolumePath: path})
 }
 
 func hasCode(t *testing.T, err error, want codes.Code, words ...string) {

@@ -1,4 +1,4 @@
-package harness
+package testenv
 
 import (
 	"log/slog"
@@ -7,10 +7,11 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 // Logger writes everything to log, in JSON.
-func Logger(t *testing.T, log *Log) *slog.Logger {
+func Logger(t *testing.T, log *logbuffer.Buffer) *slog.Logger {
 	t.Helper()
 	logger, err := csiserver.NewLogger(log, "debug", "json")
 	assert.NilError(t, err)

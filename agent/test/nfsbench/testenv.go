@@ -11,17 +11,17 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/lab"
 )
 
-// world is the lab with this process as the storage host, and one worker node.
-type world struct {
+// testEnv is the lab with this process as the storage host, and one worker node.
+type testEnv struct {
 	lab    *lab.Lab
 	base   string // base path in the pool
 	folder string // for other files
 	node   *lab.Host
 }
 
-func newWorld() (w *world, err error) {
-	w = &world{}
-	w.lab, err = lab.Start(lab.Options{
+func newTestEnv() (env *testEnv, err error) {
+	env = &testEnv{}
+	env.lab, err = lab.Start(lab.Options{
 		Nodes: 1, StorageInTest: true, NFSStopped: true, PoolSize: 2 << 30,
 		// A periodic commit would look like a stall that publishing causes.
 		PoolMountOptions: "commit=300",
@@ -29,24 +29,24 @@ func newWorld() (w *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.base, w.node = w.lab.Pool, w.lab.Nodes[0]
-	w.folder, err = os.MkdirTemp("", "nfsbench-")
+	env.base, env.node = env.lab.Pool, env.lab.Nodes[0]
+	env.folder, err = os.MkdirTemp("", "nfsbench-")
 	if err == nil {
-		err = w.lab.Storage.StartDaemon("nfsdcld", "--foreground")
+		err = env.lab.Storage.StartDaemon("nfsdcld", "--foreground")
 	}
 	if err != nil {
-		return nil, errors.Join(err, w.close())
+		return nil, errors.Join(err, env.close())
 	}
-	return w, nil
+	return env, nil
 }
 
-func (w *world) close() error {
-	return errors.Join(w.forgetExports(), w.lab.Close(), os.RemoveAll(w.folder))
+func (env *testEnv) close() error {
+	return errors.Join(env.forgetExports(), env.lab.Close(), os.RemoveAll(env.folder))
 }
 
 // onNode returns a command that runs in the node's namespaces.
-func (w *world) onNode(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := w.node.Command(ctx, name, args...)
+func (env *testEnv) onNode(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := env.node.Command(ctx, name, args...)
 	cmd.Stderr = os.Stderr
 	return cmd
 }

@@ -1,13 +1,11 @@
-// Package harness runs the driver in a test, with the same server as the binary.
-package harness
+// Package testenv runs the driver in a test, with the same server as the binary.
+package testenv
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/controller/test/controllertest"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentclient"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/csiserver"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/test/logbuffer"
 )
 
 // DriverName is the name of drivers under test.
@@ -31,7 +30,7 @@ const DriverName = "btrfs-nfs-csi"
 type Driver struct {
 	*grpc.ClientConn
 	Endpoint string
-	Log      *Log // everything, at level debug
+	Log      *logbuffer.Buffer // everything, at level debug
 }
 
 // Timeouts of calls to an agent in tests. The first is longer than a call takes on a busy machine.
@@ -53,7 +52,7 @@ func Static(t *testing.T, classes []controllertest.Class) (*agents.Static, strin
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "classes.yaml")
 	WriteClasses(t, path, classes)
-	static, err := agents.NewStatic(path, Logger(t, &Log{}))
+	static, err := agents.NewStatic(path, Logger(t, &logbuffer.Buffer{}))
 	assert.NilError(t, err)
 	return static, path
 }
@@ -70,7 +69,7 @@ func WriteClasses(t *testing.T, path string, classes []controllertest.Class) {
 // Serve runs a driver until the test ends. register adds services and may be nil.
 func Serve(t *testing.T, registry *agents.Registry, register func(*grpc.Server)) *Driver {
 	t.Helper()
-	d := &Driver{Log: &Log{}, Endpoint: "unix://" + filepath.Join(t.TempDir(), "csi.sock")}
+	d := &Driver{Log: &logbuffer.Buffer{}, Endpoint: "unix://" + filepath.Join(t.TempDir(), "csi.sock")}
 	logger := Logger(t, d.Log)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, result := make(chan struct{}), make(chan error, 1)
@@ -105,22 +104,4 @@ func Serve(t *testing.T, registry *agents.Registry, register func(*grpc.Server))
 		assert.NilError(t, <-result)
 	})
 	return d
-}
-
-// Log is a log that a test can read.
-type Log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
