@@ -25,7 +25,8 @@ func yamlBlocks(t *testing.T, document, with string) []string {
 	return found
 }
 
-// TestInstallationDocument: what docs/quickstart.md says to type gives a class whose secret is there, and a controller that may read it.
+// The commands of docs/quickstart.md give a class whose secret exists, and a controller that may
+// read it.
 func TestInstallationDocument(t *testing.T) {
 	text, err := os.ReadFile("../../docs/quickstart.md")
 	assert.NilError(t, err)
