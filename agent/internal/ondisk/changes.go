@@ -45,23 +45,24 @@ func (s Settings) fields() []string {
 	return out
 }
 
+// without removes the settings that others has.
 func (s Settings) without(others Settings) Settings {
-	if others.QuotaBytes != nil {
-		s.QuotaBytes = nil
+	return Settings{
+		QuotaBytes:  when(others.QuotaBytes == nil, s.QuotaBytes),
+		NoCOW:       when(others.NoCOW == nil, s.NoCOW),
+		Compression: when(others.NoCOW == nil, s.Compression),
+		UID:         when(others.UID == nil, s.UID),
+		GID:         when(others.GID == nil, s.GID),
+		Mode:        when(others.Mode == nil, s.Mode),
 	}
-	if others.NoCOW != nil {
-		s.NoCOW, s.Compression = nil, nil
+}
+
+// when returns the value if the condition holds, and nil if not.
+func when[T any](condition bool, value *T) *T {
+	if condition {
+		return value
 	}
-	if others.UID != nil {
-		s.UID = nil
-	}
-	if others.GID != nil {
-		s.GID = nil
-	}
-	if others.Mode != nil {
-		s.Mode = nil
-	}
-	return s
+	return nil
 }
 
 // IsEmpty reports whether no setting is set.
@@ -79,23 +80,14 @@ type Changed struct {
 
 // Of returns these settings from the properties.
 func (c Changed) Of(p Properties) Settings {
-	var s Settings
-	if c.Limit {
-		s.QuotaBytes = &p.QuotaBytes
+	return Settings{
+		QuotaBytes:  when(c.Limit, &p.QuotaBytes),
+		NoCOW:       when(c.Storage, &p.NoCOW),
+		Compression: when(c.Storage, &p.Compression),
+		UID:         when(c.UID, &p.UID),
+		GID:         when(c.GID, &p.GID),
+		Mode:        when(c.Mode, &p.Mode),
 	}
-	if c.Storage {
-		s.NoCOW, s.Compression = &p.NoCOW, &p.Compression
-	}
-	if c.UID {
-		s.UID = &p.UID
-	}
-	if c.GID {
-		s.GID = &p.GID
-	}
-	if c.Mode {
-		s.Mode = &p.Mode
-	}
-	return s
 }
 
 // PendingChanges are the changes that the metadata of a volume notes, oldest first.
@@ -142,14 +134,8 @@ func (p PendingChanges) Without(s Settings) PendingChanges {
 // where omits owner, group and mode if they no longer have the values of the change. A client has
 // set them since.
 func (s Settings) where(now, to Settings) Settings {
-	if s.UID != nil && *now.UID != *to.UID {
-		s.UID = nil
-	}
-	if s.GID != nil && *now.GID != *to.GID {
-		s.GID = nil
-	}
-	if s.Mode != nil && *now.Mode != *to.Mode {
-		s.Mode = nil
-	}
+	s.UID = when(s.UID != nil && *now.UID == *to.UID, s.UID)
+	s.GID = when(s.GID != nil && *now.GID == *to.GID, s.GID)
+	s.Mode = when(s.Mode != nil && *now.Mode == *to.Mode, s.Mode)
 	return s
 }

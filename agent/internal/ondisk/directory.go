@@ -1,6 +1,8 @@
 package ondisk
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -108,10 +110,7 @@ func (d *Disk) openOrMake(parent *os.File, name string) (*os.File, error) {
 	if !os.IsNotExist(err) {
 		return dir, err
 	}
-	if err := d.mkdir(parent, name, d.DirMode); err != nil {
-		return nil, err
-	}
-	return openat2.OpenDir(parent, name)
+	return d.makeDir(parent, name, d.DirMode)
 }
 
 // Tenants returns the names of the directories that contain a volume or a snapshot of the agent,
@@ -204,4 +203,13 @@ func (d *Directory) RemoveLeftovers() {
 			d.removeTemporary(name)
 		}
 	}
+}
+
+// newTemporaryName returns a name that no volume can have. It is no leftover while it is active.
+func (d *Disk) newTemporaryName(prefix string) string {
+	var b [randomBytes]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	name := prefix + hex.EncodeToString(b[:])
+	d.active.Store(name, true)
+	return name
 }

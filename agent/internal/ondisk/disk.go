@@ -28,53 +28,56 @@ func (d *Disk) openSubvolume(dir *os.File) (*os.File, btrfs.SubvolumeInfo, error
 	return f, info, nil
 }
 
-// mkdir creates a directory with the mode, whatever the umask is.
-func (d *Disk) mkdir(dir *os.File, name string, mode uint32) error {
-	if err := d.Step("mkdir", name); err != nil {
+// step makes a system call after its fail point.
+func (d *Disk) step(name, what string, call func() error) error {
+	if err := d.Step(name, what); err != nil {
 		return err
 	}
-	if err := unix.Mkdirat(int(dir.Fd()), name, 0o700); err != nil {
-		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
-	}
-	if mode == 0o700 {
+	return call()
+}
+
+// makeDir creates and opens a directory.
+func (d *Disk) makeDir(parent *os.File, name string, mode uint32) (*os.File, error) {
+	err := d.step("mkdir", name, func() error {
+		if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
+			return &fs.PathError{Op: "mkdir", Path: name, Err: err}
+		}
 		return nil
+	})
+	if err == nil && mode != 0o700 {
+		// The mode must not depend on the umask of the process. No reasonable umask removes rights
+		// of the owner.
+		err = d.step("mode", name, func() error { return unix.Fchmodat(int(parent.Fd()), name, mode, 0) })
 	}
-	if err := d.Step("mode", name); err != nil {
-		return err
+	if err != nil {
+		return nil, err
 	}
-	// The mode must not depend on the umask of the process. No reasonable umask removes rights of
-	// the owner.
-	return unix.Fchmodat(int(dir.Fd()), name, mode, 0)
+	return openat2.OpenDir(parent, name)
 }
 
 func (d *Disk) rmdir(dir *os.File, name string) error {
-	if err := d.Step("rmdir", name); err != nil {
-		return err
-	}
-	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR), "rmdir", name)
+	return d.unlinkAt("rmdir", dir, name, unix.AT_REMOVEDIR)
 }
 
-// unlink removes a file. A missing file is no error.
-func (d *Disk) unlink(dir *os.File, name string) error {
-	if err := d.Step("unlink", name); err != nil {
-		return err
-	}
-	return ignoreMissing(unix.Unlinkat(int(dir.Fd()), name, 0), "unlink", name)
-}
+func (d *Disk) unlink(dir *os.File, name string) error { return d.unlinkAt("unlink", dir, name, 0) }
 
-func ignoreMissing(err error, op, name string) error {
-	if err == nil || isErrno(err, unix.ENOENT) {
+// unlinkAt removes a file or directory. A missing one is no error.
+func (d *Disk) unlinkAt(step string, dir *os.File, name string, flags int) error {
+	return d.step(step, name, func() error {
+		if err := unix.Unlinkat(int(dir.Fd()), name, flags); err != nil && err != unix.ENOENT {
+			return &fs.PathError{Op: step, Path: name, Err: err}
+		}
 		return nil
-	}
-	return &fs.PathError{Op: op, Path: name, Err: err}
+	})
 }
 
 // rename renames within one directory and never replaces: renameat2(2) RENAME_NOREPLACE.
 func (d *Disk) rename(dir *os.File, from, to string) error {
-	if err := d.Step("rename", to); err != nil {
-		return err
-	}
-	if err := unix.Renameat2(int(dir.Fd()), from, int(dir.Fd()), to, unix.RENAME_NOREPLACE); err != nil {
+	return d.step("rename", to, func() error { return renameIn(dir, from, to, unix.RENAME_NOREPLACE) })
+}
+
+func renameIn(dir *os.File, from, to string, flags uint) error {
+	if err := unix.Renameat2(int(dir.Fd()), from, int(dir.Fd()), to, flags); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
@@ -83,12 +86,7 @@ func (d *Disk) rename(dir *os.File, from, to string) error {
 // writeFile replaces the file name. After the next commit or snapshot, the old or the new file is
 // there, and never a partial one.
 func (d *Disk) writeFile(dir *os.File, name string, content []byte) error {
-	temporary := name + TemporarySuffix
-	err := d.replaceFile(dir, name, temporary, content)
-	if err != nil {
-		err = errors.Join(err, d.unlink(dir, temporary))
-	}
-	return err
+	return d.replace(dir, name, func(temporary string) error { return d.createFile(dir, temporary, content) })
 }
 
 // writeLink is writeFile for a pool without room for data. The content becomes the text of a
@@ -100,35 +98,27 @@ func (d *Disk) writeLink(dir *os.File, name string, content []byte) error {
 	if err := json.Compact(&text, content); err != nil {
 		return err
 	}
-	if err := d.Step("link", name); err != nil {
-		return err
-	}
+	return d.replace(dir, name, func(temporary string) error {
+		return d.step("link", name, func() error {
+			if err := unix.Symlinkat(text.String(), int(dir.Fd()), temporary); err != nil {
+				return &os.PathError{Op: "symlink", Path: temporary, Err: err}
+			}
+			return nil
+		})
+	})
+}
+
+// replace replaces the file name with the one that create makes under a temporary name.
+func (d *Disk) replace(dir *os.File, name string, create func(temporary string) error) error {
 	temporary := name + TemporarySuffix
-	if err := unix.Symlinkat(text.String(), int(dir.Fd()), temporary); err != nil {
-		return &os.PathError{Op: "symlink", Path: temporary, Err: err}
+	err := create(temporary)
+	if err == nil {
+		err = d.step("replace", name, func() error { return renameIn(dir, temporary, name, 0) })
 	}
-	err := d.replace(dir, temporary, name)
 	if err != nil {
 		err = errors.Join(err, d.unlink(dir, temporary))
 	}
 	return err
-}
-
-func (d *Disk) replaceFile(dir *os.File, name, temporary string, content []byte) error {
-	if err := d.createFile(dir, temporary, content); err != nil {
-		return err
-	}
-	return d.replace(dir, temporary, name)
-}
-
-func (d *Disk) replace(dir *os.File, temporary, name string) error {
-	if err := d.Step("replace", name); err != nil {
-		return err
-	}
-	if err := unix.Renameat(int(dir.Fd()), temporary, int(dir.Fd()), name); err != nil {
-		return &os.LinkError{Op: "rename", Old: temporary, New: name, Err: err}
-	}
-	return nil
 }
 
 // createFile writes a file under a temporary name, or in a directory under a temporary name. A
@@ -157,65 +147,42 @@ func (d *Disk) createFile(dir *os.File, name string, content []byte) error {
 
 // createSubvolume creates the data of a volume in its directory.
 func (d *Disk) createSubvolume(dir *os.File) error {
-	if err := d.Step("create subvolume", DataDir); err != nil {
-		return err
-	}
-	return btrfs.CreateSubvolume(dir, DataDir)
+	return d.step("create subvolume", DataDir, func() error { return btrfs.CreateSubvolume(dir, DataDir) })
 }
 
 // snapshot commits a transaction: see btrfs.Snapshot.
 func (d *Disk) snapshot(source, dir *os.File, readOnly bool) error {
-	if err := d.Step("snapshot", DataDir); err != nil {
-		return err
-	}
-	return btrfs.Snapshot(source, dir, DataDir, readOnly)
+	return d.step("snapshot", DataDir, func() error { return btrfs.Snapshot(source, dir, DataDir, readOnly) })
 }
 
 func (d *Disk) destroySubvolume(dir *os.File) error {
-	if err := d.Step("destroy subvolume", DataDir); err != nil {
-		return err
-	}
-	return openat2.IgnoreNotExist(btrfs.DestroyTree(dir, DataDir))
+	return d.step("destroy subvolume", DataDir, func() error {
+		return openat2.IgnoreNotExist(btrfs.DestroyTree(dir, DataDir))
+	})
 }
 
 // setStorage sets how new data is stored. btrfs refuses compression together with NoCOW, so
 // setStorage first removes the old setting and then adds the new one.
 func (d *Disk) setStorage(f *os.File, p Properties) error {
-	if err := d.Step("storage", f.Name()); err != nil {
-		return err
-	}
+	remove := func() error { return btrfs.SetNoCOW(f, false) }
+	add := func() error { return btrfs.SetCompression(f, p.Compression) }
 	if p.NoCOW {
-		if err := btrfs.SetCompression(f, ""); err != nil {
-			return err
-		}
-		if err := d.Step("storage, second part", f.Name()); err != nil {
-			return err
-		}
-		return btrfs.SetNoCOW(f, true)
+		remove = func() error { return btrfs.SetCompression(f, "") }
+		add = func() error { return btrfs.SetNoCOW(f, true) }
 	}
-	if err := btrfs.SetNoCOW(f, false); err != nil {
+	if err := d.step("storage", f.Name(), remove); err != nil {
 		return err
 	}
-	if err := d.Step("storage, second part", f.Name()); err != nil {
-		return err
-	}
-	return btrfs.SetCompression(f, p.Compression)
+	return d.step("storage, second part", f.Name(), add)
 }
 
 // chown does not change an ID that is -1.
 func (d *Disk) chown(f *os.File, uid, gid int64) error {
-	if err := d.Step("chown", f.Name()); err != nil {
-		return err
-	}
-	return f.Chown(int(uid), int(gid))
+	return d.step("chown", f.Name(), func() error { return f.Chown(int(uid), int(gid)) })
 }
 
-// chmod sets the permission bits.
 func (d *Disk) chmod(f *os.File, mode uint32) error {
-	if err := d.Step("chmod", f.Name()); err != nil {
-		return err
-	}
-	return unix.Fchmod(int(f.Fd()), mode)
+	return d.step("chmod", f.Name(), func() error { return unix.Fchmod(int(f.Fd()), mode) })
 }
 
 // readDir lists a directory and leaves it open.

@@ -1,6 +1,7 @@
 package ondisk
 
 import (
+	"cmp"
 	"os"
 	"slices"
 
@@ -75,35 +76,24 @@ func (o *Opened) Resolve(v *Volume) error {
 // Current reads the current values of the same settings from the subvolume. For a limit it returns
 // the one that v intends.
 func (o *Opened) Current(v Volume, others Settings) (Settings, error) {
-	var s Settings
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(o.data.Fd()), &stat); err != nil {
-		return s, &os.PathError{Op: "stat", Path: o.data.Name(), Err: err}
+		return Settings{}, &os.PathError{Op: "stat", Path: o.data.Name(), Err: err}
 	}
-	if others.QuotaBytes != nil {
-		s.QuotaBytes = &v.QuotaBytes
-	}
+	p := Properties{QuotaBytes: v.QuotaBytes, UID: int64(stat.Uid), GID: int64(stat.Gid), Mode: stat.Mode & 0o7777}
 	if others.NoCOW != nil {
-		nocow, err := btrfs.NoCOW(o.data)
-		if err != nil {
-			return s, err
+		var err error
+		if p.NoCOW, err = btrfs.NoCOW(o.data); err != nil {
+			return Settings{}, err
 		}
-		compression, err := btrfs.Compression(o.data)
-		if err != nil {
-			return s, err
+		if p.Compression, err = btrfs.Compression(o.data); err != nil {
+			return Settings{}, err
 		}
-		s.NoCOW, s.Compression = &nocow, &compression
 	}
-	if uid := int64(stat.Uid); others.UID != nil {
-		s.UID = &uid
-	}
-	if gid := int64(stat.Gid); others.GID != nil {
-		s.GID = &gid
-	}
-	if mode := stat.Mode & 0o7777; others.Mode != nil {
-		s.Mode = &mode
-	}
-	return s, nil
+	return Changed{
+		Limit: others.QuotaBytes != nil, Storage: others.NoCOW != nil,
+		UID: others.UID != nil, GID: others.GID != nil, Mode: others.Mode != nil,
+	}.Of(p), nil
 }
 
 // Apply applies the settings to the subvolume. It leaves other settings to the clients: a pod may
@@ -121,16 +111,9 @@ func (o *Opened) Apply(id uint64, s Settings) error {
 	}
 	if s.UID != nil || s.GID != nil {
 		keep := int64(-1) // chown(2)
-		uid, gid := keep, keep
-		if s.UID != nil {
-			uid = *s.UID
-		}
-		if s.GID != nil {
-			gid = *s.GID
-		}
 		// chown(2) clears setuid and setgid of files only, not of directories (chown_common in
 		// fs/open.c).
-		if err := o.disk.chown(o.data, uid, gid); err != nil {
+		if err := o.disk.chown(o.data, *cmp.Or(s.UID, &keep), *cmp.Or(s.GID, &keep)); err != nil {
 			return err
 		}
 	}

@@ -31,10 +31,7 @@ func (d *Directory) Create(v *Volume) error {
 // build creates the directory name with the contents of the volume, and adds the values from the
 // kernel to v.
 func (d *Directory) build(name string, v *Volume) error {
-	if err := d.disk.mkdir(d.dir, name, d.disk.DirMode); err != nil {
-		return err
-	}
-	dir, err := openat2.OpenDir(d.dir, name)
+	dir, err := d.disk.makeDir(d.dir, name, d.disk.DirMode)
 	if err != nil {
 		return err
 	}
@@ -180,10 +177,7 @@ func (d *Directory) publishSnapshot(source Source, m Metadata, readOnly bool) (b
 
 // stageSnapshot creates and opens a directory for a snapshot.
 func (d *Directory) stageSnapshot(stage string, m Metadata) (*os.File, error) {
-	if err := d.disk.mkdir(d.dir, stage, d.disk.DirMode); err != nil {
-		return nil, err
-	}
-	dir, err := openat2.OpenDir(d.dir, stage)
+	dir, err := d.disk.makeDir(d.dir, stage, d.disk.DirMode)
 	if err != nil {
 		return nil, err
 	}

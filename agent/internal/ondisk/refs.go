@@ -101,10 +101,7 @@ func (r Ref) HasLabels(labels map[string]string) bool {
 func (d *Disk) writeRef(dir *os.File, ref Ref) error {
 	clients, err := openat2.OpenDir(dir, ClientsDir)
 	if os.IsNotExist(err) {
-		if err := d.mkdir(dir, ClientsDir, 0o700); err != nil {
-			return err
-		}
-		clients, err = openat2.OpenDir(dir, ClientsDir)
+		clients, err = d.makeDir(dir, ClientsDir, 0o700)
 	}
 	if err != nil {
 		return err
@@ -152,7 +149,7 @@ func (d *Disk) unlinkRef(clients *os.File, ref Ref, kept string) error {
 // Encode returns the content of the file.
 func (r Ref) Encode() ([]byte, error) {
 	file := refFile{Ref: r}
-	if version := lowestVersion(protectingRefs, r); version > 1 {
+	if version := r.version(); version > 1 {
 		file.Version = version
 	}
 	return encodeFile(file)

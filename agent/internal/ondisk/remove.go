@@ -1,8 +1,6 @@
 package ondisk
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -216,15 +214,6 @@ func (d *Disk) removeClients(dir *os.File) error {
 		}
 	}
 	return d.rmdir(dir, ClientsDir)
-}
-
-// newTemporaryName returns a name that no volume can have. It is no leftover while it is active.
-func (d *Disk) newTemporaryName(prefix string) string {
-	var b [randomBytes]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand
-	name := prefix + hex.EncodeToString(b[:])
-	d.active.Store(name, true)
-	return name
 }
 
 // PendingDeletions returns how many deleted directories still take space, because their data is in

@@ -36,7 +36,7 @@ func (t *Tenant) delete(ctx context.Context, dir *ondisk.Directory, name string,
 	if err := t.store.creates.hold(func() error { return dir.Remove(name, data) }); err != nil {
 		return err
 	}
-	t.store.maintenance.deleted()
+	t.store.maintenance.reap.Store(true)
 	if err := t.store.pool.Commit(ctx); err != nil {
 		return err
 	}

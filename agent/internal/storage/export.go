@@ -248,8 +248,3 @@ func (s *Store) exportsOf(v Volume, clients ...netip.Addr) []nfs.Export {
 	}
 	return out
 }
-
-// ListExports lists references in the order of volume names.
-func (t *Tenant) ListExports(_ context.Context, q Query) (Page[ExportEntry], error) {
-	return listExports(t, q)
-}

@@ -42,10 +42,3 @@ func (c *cached[T]) last() (T, time.Time) {
 	defer c.mu.Unlock()
 	return c.value, c.at
 }
-
-// forget makes the next get read the value.
-func (c *cached[T]) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = time.Time{}
-}

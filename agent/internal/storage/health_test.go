@@ -26,10 +26,7 @@ import (
 func healthOf(t *testing.T, ten *Tenant, volume string) []string {
 	t.Helper()
 	_ = commitNow(ten.store) // updates the counts; fails on a read-only filesystem
-	ten.store.healthCache.health.forget()
-	ten.store.healthCache.exports.forget()
-	ten.store.healthCache.roots.forget()
-	ten.store.healthCache.subvolumes.forget()
+	ten.store.healthCache = healthCache{}
 	v, err := ten.GetVolume(t.Context(), volume)
 	assert.NilError(t, err)
 	report, err := ten.Report(t.Context(), volume)

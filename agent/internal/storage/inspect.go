@@ -84,7 +84,7 @@ func (s *Store) repair(f Finding, do func() error) error {
 		return nil
 	}
 	if f.Kind == ondisk.InterruptedCreation || f.Kind == ondisk.InterruptedDeletion {
-		s.maintenance.deleted()
+		s.maintenance.reap.Store(true)
 	}
 	f.Err = do()
 	f.Repaired = f.Err == nil

@@ -76,9 +76,9 @@ func (t *Tenant) snapshotPage(q Query, selector labels.Selector, after string) P
 	return t.snapshots.page(after, q.Limit, match)
 }
 
-// listExports walks the volumes from the one in the cursor on. A position is a volume and the key
-// of a reference, so it stays valid when both come and go.
-func listExports(t *Tenant, q Query) (Page[ExportEntry], error) {
+// ListExports lists references in the order of volume names. A position is a volume and the key of
+// a reference, so it stays valid when both come and go.
+func (t *Tenant) ListExports(_ context.Context, q Query) (Page[ExportEntry], error) {
 	selector, after, err := parseQuery(q)
 	if err != nil {
 		return Page[ExportEntry]{}, err

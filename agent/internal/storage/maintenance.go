@@ -96,6 +96,3 @@ func (m *maintenance) maintainPool(ctx context.Context, s *Store) {
 		}
 	}
 }
-
-// deleted remembers that there may be qgroups to remove.
-func (m *maintenance) deleted() { m.reap.Store(true) }
