@@ -92,7 +92,8 @@ func (p *Plan) lookAtTenant(root *os.File, tenant string) error {
 	return nil
 }
 
-// directories returns the names in the directory that can belong to an agent, without ondisk.SnapshotsDir.
+// directories returns the names in the directory that can belong to an agent, without
+// ondisk.SnapshotsDir.
 func directories(root *os.File, path string) ([]string, error) {
 	dir, err := openat2.OpenDir(root, path)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 // On a full pool, a pod that deletes files must still be able to start, so its node must attach.
 // Two mechanisms make room for the reference:
 //
-//   - If there is no room for data, package ondisk creates a symbolic link. btrfs stores its text in
-//     metadata.
+//   - If there is no room for data, package ondisk creates a symbolic link. btrfs stores its text
+//     in metadata.
 //   - If there is no room for metadata either, the agent gives up the reserve. The reserve consists
 //     of symbolic links that occupy metadata and that no process reads. Of the reserve, 2 MiB are
 //     enough for the reservation that btrfs makes for a new file, and 1 MiB are not (measured on

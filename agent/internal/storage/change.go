@@ -18,8 +18,8 @@ import (
 //
 // Invariant: until step 4 has ended, the old values are valid. If the change ends earlier, it is
 // undone by the operation itself, by a reload of the volume, or by the next start. All of them call
-// ondisk.Opened.Resolve. What cannot be undone yet stays noted in the metadata, even if the agent rewrites the
-// metadata meanwhile.
+// ondisk.Opened.Resolve. What cannot be undone yet stays noted in the metadata, even if the agent
+// rewrites the metadata meanwhile.
 
 // maxPending limits the notes of changes that could not be undone.
 const maxPending = 16

@@ -103,8 +103,8 @@ func (t *Tenant) DeleteSnapshot(ctx context.Context, name string) error {
 	}, t.snapshotLock(name))
 }
 
-// snapshotGroups returns the groups of the catalogue that contain the snapshot: one for the ID of its
-// volume, and one for the name.
+// snapshotGroups returns the groups of the catalogue that contain the snapshot: one for the ID of
+// its volume, and one for the name.
 func snapshotGroups(s *Snapshot) []string {
 	groups := []string{nameGroup(s.Volume)}
 	if s.VolumeID != uuid.Nil {
