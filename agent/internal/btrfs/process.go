@@ -55,18 +55,16 @@ func (p Process) End(ctx context.Context, signal syscall.Signal) error {
 	if err != nil || now != p {
 		return nil
 	}
-	since := time.Now()
-	for {
-		_ = unix.Kill(-p.PID, nextSignal(signal, since)) // the process group of Command, which may have ended
-		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(signalEvery/time.Millisecond))
+	signalGroup(p.PID, signal, nil, func(wait time.Duration) bool {
+		ended, pollErr := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait/time.Millisecond))
 		if ended > 0 {
-			return nil
+			return true
 		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
+		err = ctx.Err()
+		if pollErr != nil && !errors.Is(pollErr, unix.EINTR) {
+			err = pollErr
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
+		return err != nil
+	})
+	return err
 }

@@ -93,10 +93,17 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 		defer close(signalled)
 		select {
 		case <-ended:
+			return
 		case <-ctx.Done():
-			c.waitUntilBegun(ended)
-			signalUntil(ended, func(since time.Time) { _ = unix.Kill(-cmd.Process.Pid, nextSignal(c.Stop, since)) })
 		}
+		signalGroup(cmd.Process.Pid, c.Stop, c.Begun, func(wait time.Duration) bool {
+			select {
+			case <-ended:
+				return true
+			case <-time.After(wait):
+				return false
+			}
+		})
 	}()
 	err = cmd.Wait()
 	close(ended)
@@ -110,41 +117,19 @@ func (c Command) Run(ctx context.Context) (stdout, stderr string, err error) {
 	return out.String(), complaints.String(), err
 }
 
-func (c Command) waitUntilBegun(ended <-chan struct{}) {
-	if c.Begun == nil {
-		return
-	}
+// signalGroup signals the process group until ended returns true. ended waits for at most the given
+// time. If begun is not nil, the first signal waits for it, at most killAfter.
+func signalGroup(pid int, stop syscall.Signal, begun func() bool, ended func(wait time.Duration) bool) {
 	const lookEvery = 10 * time.Millisecond
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
-	last := time.After(killAfter)
-	for !c.Begun() {
-		select {
-		case <-ended:
+	for asked := time.Now(); begun != nil && !begun() && time.Since(asked) < killAfter; {
+		if ended(lookEvery) {
 			return
-		case <-last:
-			return
-		case <-look.C:
 		}
 	}
-}
-
-// signalUntil calls signal repeatedly until the process has ended, with the time of the first call.
-func signalUntil(ended <-chan struct{}, signal func(since time.Time)) {
-	since := time.Now()
-	again := time.NewTicker(signalEvery)
-	defer again.Stop()
-	for {
-		select {
-		case <-ended:
+	for since := time.Now(); ; {
+		_ = unix.Kill(-pid, nextSignal(stop, since)) // the group may have ended
+		if ended(signalEvery) {
 			return
-		default:
-		}
-		signal(since)
-		select {
-		case <-ended:
-			return
-		case <-again.C:
 		}
 	}
 }
