@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-find agent controller node shared test -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '
+find agent controller helm node shared test -name '*.go' ! -name '*.gen.go' ! -path '*/testdata/*' | sort | xargs awk '
 	function report(problem) {
 		printf "%s:%d: %s: %s\n", FILENAME, FNR, problem, $0
 		bad = 1

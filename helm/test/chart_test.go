@@ -38,7 +38,7 @@ func readYAML(t *testing.T, file string) map[string]any {
 }
 
 // TestRenders compares what the chart makes of each set of values with what is committed, so that
-// a change of the chart shows as a change of manifests. `go test -update` writes them anew.
+// a change of the chart shows as a change of manifests. `go test -update` writes them again.
 func TestRenders(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {

@@ -55,8 +55,9 @@ func TestVolumeAttributesClasses(t *testing.T) {
 	assert.DeepEqual(t, compressed["parameters"], map[string]any{"compression": "zstd:9"})
 }
 
-// TestVolumeAttributesClassesByVersion: before Kubernetes 1.34 the kind was v1beta1. From then on csi-provisioner 5, which reads
-// no other, cannot make volumes for claims that name a class, and the notes say so.
+// TestVolumeAttributesClassesByVersion: before Kubernetes 1.34 the kind was v1beta1. From then on
+// csi-provisioner 5, which reads no other, cannot make volumes for claims that name a class, and
+// the notes say so.
 func TestVolumeAttributesClassesByVersion(t *testing.T) {
 	values := valueSets(t)["classes"]
 	for version, old := range map[string]bool{"v1.33.9": true, "v1.34.0": false, testedKubernetes: false} {

@@ -108,7 +108,8 @@ func TestDriverObject(t *testing.T) {
 	})
 }
 
-// TestWorkloads: one controller at work at a time, nodes replaced one by one, and both before what can wait.
+// TestWorkloads: one controller at work at a time, nodes replaced one by one, and both before what
+// can wait.
 func TestWorkloads(t *testing.T) {
 	objects := render(t, "default")
 	controller, node := objects[controllerKey], objects[nodeKey]
@@ -238,7 +239,8 @@ func TestNodeMounts(t *testing.T) {
 	assert.Equal(t, node.get("spec", "template", "spec", "hostNetwork"), true)
 }
 
-// TestTheDrainEndsBeforeTheKubeletKills leaves time for what is cut off then: mount(8) and its children are killed and waited for.
+// TestTheDrainEndsBeforeTheKubeletKills leaves time for what is cut off then: mount(8) and its
+// children are killed and waited for.
 func TestTheDrainEndsBeforeTheKubeletKills(t *testing.T) {
 	for _, grace := range []int{3, 10, 30, 45, 600} {
 		values := map[string]any{"terminationGracePeriodSeconds": grace}
@@ -253,7 +255,8 @@ func TestTheDrainEndsBeforeTheKubeletKills(t *testing.T) {
 	}
 }
 
-// TestNodePortsAreLocal: health checks on the node's network are for the kubelet, which asks the pod's address if not told another.
+// TestNodePortsAreLocal: health checks on the node's network are for the kubelet, which asks the
+// pod's address if not told another.
 func TestNodePortsAreLocal(t *testing.T) {
 	for set := range valueSets(t) {
 		for key, o := range render(t, set) {
@@ -276,8 +279,9 @@ func TestNodePortsAreLocal(t *testing.T) {
 	}
 }
 
-// TestADriverIsNotKilledBeforeItIsReady: livenessprobe answers 500 for it, which must count for the patient startup probe only. It
-// must also give its own answer before the kubelet gives up on it: without --probe-timeout, that is after a second.
+// TestADriverIsNotKilledBeforeItIsReady: livenessprobe answers 500 for it, which must count for the
+// patient startup probe only. It must also give its own answer before the kubelet gives up on it:
+// without --probe-timeout, that is after a second.
 func TestADriverIsNotKilledBeforeItIsReady(t *testing.T) {
 	objects := render(t, "default")
 	for workload, driver := range map[string]string{controllerKey: "controller", nodeKey: "node"} {
@@ -304,7 +308,8 @@ func TestADriverIsNotKilledBeforeItIsReady(t *testing.T) {
 	}
 }
 
-// TestRegistrarIsProbed by what it serves: its mode kubelet-registration-probe does nothing since node-driver-registrar 2.9.
+// TestRegistrarIsProbed by what it serves: its mode kubelet-registration-probe does nothing since
+// node-driver-registrar 2.9.
 func TestRegistrarIsProbed(t *testing.T) {
 	registrar := render(t, "everything")["DaemonSet/storage/storage-driver-node"].containers()["node-driver-registrar"]
 	assert.Assert(t, is.Contains(registrar.strings("args"), "--http-endpoint=127.0.0.1:9909"))

@@ -9,8 +9,8 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// rules are all rules of roles and cluster roles of a set, as "namespace: verb group/resource name"; "*" is every
-// namespace.
+// rules are all rules of roles and cluster roles of a set, as "namespace: verb group/resource
+// name"; "*" is every namespace.
 func rules(t *testing.T, set string) []string {
 	t.Helper()
 	var out []string
@@ -58,7 +58,8 @@ func TestSecrets(t *testing.T) {
 	assert.DeepEqual(t, secretRules(t, "small"), []string{"*: get /secrets"})
 }
 
-// TestNoWideRights: no wildcard, nothing that hands out rights, nothing that deletes but what the provisioner made.
+// TestNoWideRights: no wildcard, nothing that hands out rights, nothing that deletes but what the
+// provisioner made.
 func TestNoWideRights(t *testing.T) {
 	for set := range valueSets(t) {
 		for _, rule := range rules(t, set) {
@@ -73,7 +74,8 @@ func TestNoWideRights(t *testing.T) {
 	}
 }
 
-// TestNodeHasNoRights: a worker node that is taken over must not give its taker anything in the cluster.
+// TestNodeHasNoRights: a worker node that is taken over must not give its taker anything in the
+// cluster.
 func TestNodeHasNoRights(t *testing.T) {
 	for set := range valueSets(t) {
 		for key, o := range render(t, set) {

@@ -10,7 +10,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// TestReadmeIsCurrent: `make helm-generate` writes it anew.
+// `make helm-generate` writes the README.
 func TestReadmeIsCurrent(t *testing.T) {
 	made, err := exec.CommandContext(t.Context(), "go", "run", "./cmd/readme").Output()
 	assert.NilError(t, err)
@@ -19,7 +19,7 @@ func TestReadmeIsCurrent(t *testing.T) {
 	assert.Assert(t, string(made) == string(committed), "README.md is stale: make helm-generate")
 }
 
-// TestEverythingIsDescribed: a table without a word about a key helps nobody. Images speak for themselves.
+// Every key of the tables has a description. Images need none.
 func TestEverythingIsDescribed(t *testing.T) {
 	readme, err := os.ReadFile(chartDir + "/README.md")
 	assert.NilError(t, err)

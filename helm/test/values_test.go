@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestEveryValueHasAnEffect: each value of the chart is set in one of the committed sets, and what is rendered there is something
-// else without it.
+// One of the committed sets has each value of the chart. Without the value, it renders
+// differently.
 func TestEveryValueHasAnEffect(t *testing.T) {
 	text, err := os.ReadFile(chartDir + "/values.yaml")
 	assert.NilError(t, err)

@@ -1,5 +1,6 @@
-// Command path-calls makes one CreateVolume and one NodeStageVolume in a lab, with daemons that were
-// built with -cover. test/path-figures.sh runs it and counts the files on the path of each call.
+// Command path-calls makes one CreateVolume and one NodeStageVolume in a lab, with daemons that
+// were built with -cover. test/path-figures.sh runs it and counts the files on the path of each
+// call.
 package main
 
 import (
@@ -13,7 +14,8 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/test/system"
 )
 
-// cover names the directory in which a daemon writes its coverage when it ends (go.dev/doc/build-cover).
+// cover names the directory in which a daemon writes its coverage when it ends
+// (go.dev/doc/build-cover).
 const cover = "GOCOVERDIR"
 
 func main() {

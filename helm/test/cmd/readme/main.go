@@ -1,4 +1,5 @@
-// Command readme prints the chart's README.md, made from its template and the comments in values.yaml.
+// Command readme prints the chart's README.md, made from its template and the comments in
+// values.yaml.
 package main
 
 import (
@@ -47,7 +48,8 @@ type value struct{ Name, Default, Description string }
 // mark begins a comment that is a description.
 const mark = "# -- "
 
-// values lists the leaves of a mapping. A key whose comment is a description is a leaf, whatever is below it.
+// values lists the leaves of a mapping. A key whose comment is a description is a leaf, whatever is
+// below it.
 func values(prefix string, mapping *yaml.Node) []value {
 	var out []value
 	for i := 0; i < len(mapping.Content); i += 2 {
