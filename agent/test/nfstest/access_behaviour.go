@@ -17,69 +17,69 @@ import (
 )
 
 func publishAndRevoke(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	_, err := r.w.Nodes[0].TryMount(t, volume.Path, false)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	_, err := r.env.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount", "before it is published")
 
 	r.export(t, volume)
 	r.export(t, volume, volume)
 	hasExactly(t, r.engine, volume)
-	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+	works(t, r.env.Nodes[0].Mount(t, volume), volume.Path)
 
 	r.unexport(t, volume)
 	r.unexport(t, volume, volume)
 	hasExactly(t, r.engine)
-	_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
+	_, err = r.env.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount", "after it is revoked")
 
 	again := renewed(volume)
 	r.export(t, again)
 	hasExactly(t, r.engine, again)
-	works(t, r.w.Nodes[0].Mount(t, again), volume.Path)
+	works(t, r.env.Nodes[0].Mount(t, again), volume.Path)
 }
 
 func versions(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
 	for _, version := range []string{"4.1", "4.2"} {
-		mounted := r.w.Nodes[0].Mount(t, volume, "vers="+version)
+		mounted := r.env.Nodes[0].Mount(t, volume, "vers="+version)
 		works(t, mounted, volume.Path)
-		table, err := r.w.Nodes[0].Run("cat", "/proc/mounts")
+		table, err := r.env.Nodes[0].Run("cat", "/proc/mounts")
 		assert.NilError(t, err)
 		assert.Assert(t, strings.Contains(table, "vers="+version+","), table)
 	}
-	_, err := r.w.Nodes[0].TryMount(t, volume.Path, false, "vers=4.0")
+	_, err := r.env.Nodes[0].TryMount(t, volume.Path, false, "vers=4.0")
 	assert.ErrorContains(t, err, "mount", "NFSv4.0 has no sessions")
 }
 
 func ipv6Client(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv6)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv6)
 	r.export(t, volume)
 	hasExactly(t, r.engine, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	works(t, mounted, volume.Path)
-	_, err := r.w.Nodes[0].TryMount(t, volume.Path, false)
+	_, err := r.env.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount", "the same node's IPv4 address is not exported to")
 	r.unexport(t, volume)
 	refused(t, "write", writeFile(t, filepath.Join(mounted, "late"), "late"))
 }
 
 func mappedClient(t *testing.T, r *run) {
-	plain := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	plain := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	mapped := plain
 	mapped.Client = netip.AddrFrom16(plain.Client.As16())
 	r.export(t, mapped)
 	hasExactly(t, r.engine, plain)
-	works(t, r.w.Nodes[0].Mount(t, plain), plain.Path)
+	works(t, r.env.Nodes[0].Mount(t, plain), plain.Path)
 	r.unexport(t, mapped)
 	hasExactly(t, r.engine)
 }
 
 func readOnly(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	volume.Options.ReadOnly = true
 	r.export(t, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	err := writeFile(t, filepath.Join(mounted, "file"), "text")
 	assert.ErrorIs(t, err, syscall.EROFS)
 
@@ -95,10 +95,10 @@ func readOnly(t *testing.T, r *run) {
 }
 
 func rootSquash(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	assert.NilError(t, os.Chmod(volume.Path, 0o777))
 	r.export(t, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	assert.NilError(t, writeFile(t, filepath.Join(mounted, "as-root"), "text"))
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-root")), uint32(0))
 
@@ -112,7 +112,7 @@ func rootSquash(t *testing.T, r *run) {
 // Only the agent can access the directories above a volume. A client with a squashed root still
 // passes them, and so does a user who is not root.
 func squashBelowClosed(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	assert.NilError(t, os.Chmod(volume.Path, 0o777))
 	for _, closed := range []string{filepath.Dir(volume.Path), filepath.Dir(filepath.Dir(volume.Path))} {
 		assert.NilError(t, os.Chmod(closed, 0o700))
@@ -120,12 +120,12 @@ func squashBelowClosed(t *testing.T, r *run) {
 	}
 	volume.Options.RootSquash = true
 	r.export(t, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	assert.NilError(t, writeFile(t, filepath.Join(mounted, "as-nobody"), "text"))
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-nobody")), uint32(65534))
 	// From inside the mount, because users cannot access the directories above it.
-	_, err := r.w.Nodes[0].Run("sh", "-c",
-		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.w.Nodes[0].inside(mounted))
+	_, err := r.env.Nodes[0].Run("sh", "-c",
+		`cd "$0" && exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "echo text > as-user"`, r.env.Nodes[0].inside(mounted))
 	assert.NilError(t, err)
 	assert.Equal(t, owner(t, filepath.Join(volume.Path, "as-user")), uint32(1000))
 }
@@ -133,25 +133,25 @@ func squashBelowClosed(t *testing.T, r *run) {
 // A client without TLS stays out if the export requires TLS. The tests have no daemon for the
 // handshake, so no client gets in with TLS.
 func transportSecurity(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	volume.Options.XprtSec = "tls"
 	err := r.engine.Export(t.Context(), []nfs.Export{volume})
 	if errors.Is(err, nfs.ErrUnsupported) {
 		t.Logf("refused, and nothing is exported: %v", err)
 		hasExactly(t, r.engine)
-		_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
+		_, err = r.env.Nodes[0].TryMount(t, volume.Path, false)
 		assert.ErrorContains(t, err, "mount")
 		return
 	}
 	assert.NilError(t, err)
 	hasExactly(t, r.engine, volume)
-	_, err = r.w.Nodes[0].TryMount(t, volume.Path, false)
+	_, err = r.env.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount", "without TLS")
 
 	volume.Options.XprtSec = "none:mtls"
 	r.export(t, volume)
 	hasExactly(t, r.engine, volume)
-	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+	works(t, r.env.Nodes[0].Mount(t, volume), volume.Path)
 }
 
 func owner(t *testing.T, path string) uint32 {
@@ -164,12 +164,12 @@ func owner(t *testing.T, path string) uint32 {
 }
 
 func twoClients(t *testing.T, r *run) {
-	one := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	two := r.w.Volume("v1", r.w.Nodes[1].IPv4)
+	one := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	two := r.env.Volume("v1", r.env.Nodes[1].IPv4)
 	two.Options.ReadOnly = true
 	r.export(t, one, two)
 	hasExactly(t, r.engine, one, two)
-	mountedOne, mountedTwo := r.w.Nodes[0].Mount(t, one), r.w.Nodes[1].Mount(t, two)
+	mountedOne, mountedTwo := r.env.Nodes[0].Mount(t, one), r.env.Nodes[1].Mount(t, two)
 	assert.NilError(t, writeFile(t, filepath.Join(mountedOne, "shared"), "hello"))
 	text, err := readFile(t, filepath.Join(mountedTwo, "shared"))
 	assert.NilError(t, err)
@@ -185,13 +185,13 @@ func twoClients(t *testing.T, r *run) {
 }
 
 func onlyTheirOwn(t *testing.T, r *run) {
-	one := r.w.Volume("mine", r.w.Nodes[0].IPv4)
-	two := r.w.Volume("theirs", r.w.Nodes[1].IPv4)
+	one := r.env.Volume("mine", r.env.Nodes[0].IPv4)
+	two := r.env.Volume("theirs", r.env.Nodes[1].IPv4)
 	r.export(t, one, two)
-	_, err := r.w.Nodes[1].TryMount(t, one.Path, false)
+	_, err := r.env.Nodes[1].TryMount(t, one.Path, false)
 	assert.ErrorContains(t, err, "mount", "another client's volume")
 
-	top, err := r.w.Nodes[1].TryMount(t, "/", false)
+	top, err := r.env.Nodes[1].TryMount(t, "/", false)
 	assert.NilError(t, err)
 	tenant := filepath.Join(top, filepath.Dir(filepath.Dir(one.Path)))
 	var names []os.DirEntry
@@ -209,9 +209,9 @@ func onlyTheirOwn(t *testing.T, r *run) {
 }
 
 func revocationReachesOpenFiles(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	assert.NilError(t, writeFile(t, filepath.Join(mounted, "unread"), "secret"))
 	assert.NilError(t, os.WriteFile(filepath.Join(volume.Path, "fresh"), []byte("secret"), 0o644))
 
@@ -247,35 +247,35 @@ func revocationReachesOpenFiles(t *testing.T, r *run) {
 	text, err := os.ReadFile(filepath.Join(volume.Path, "open"))
 	assert.NilError(t, err)
 	assert.Equal(t, string(text), "before")
-	r.w.DeleteVolume(volume)
+	r.env.DeleteVolume(volume)
 }
 
 func anotherVolumeAtTheSamePath(t *testing.T, r *run) {
-	old := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	old := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	r.export(t, old)
-	stale := r.w.Nodes[0].Mount(t, old)
+	stale := r.env.Nodes[0].Mount(t, old)
 	works(t, stale, old.Path)
 	r.unexport(t, old)
-	r.w.DeleteVolume(old)
+	r.env.DeleteVolume(old)
 
-	fresh := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	fresh := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	assert.NilError(t, os.WriteFile(filepath.Join(fresh.Path, "secret"), []byte("secret"), 0o644))
 	r.export(t, fresh)
 	_, err := readFile(t, filepath.Join(stale, "secret"))
 	refused(t, "the old mount", err)
-	works(t, r.w.Nodes[0].Mount(t, fresh), fresh.Path)
+	works(t, r.env.Nodes[0].Mount(t, fresh), fresh.Path)
 	hasExactly(t, r.engine, fresh)
 }
 
 // A handle identifies the attachment, not the path of the volume.
 func renamedVolume(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	works(t, mounted, volume.Path)
 
 	renamed := volume
-	renamed.Path = filepath.Join(r.w.Base, "tenant", "renamed", "data")
+	renamed.Path = filepath.Join(r.env.Base, "tenant", "renamed", "data")
 	assert.NilError(t, os.Rename(filepath.Dir(volume.Path), filepath.Dir(renamed.Path)))
 	r.export(t, renamed)
 	r.unexport(t, volume)
@@ -284,10 +284,10 @@ func renamedVolume(t *testing.T, r *run) {
 }
 
 func missingDirectory(t *testing.T, r *run) {
-	gone := r.w.Volume("gone", r.w.Nodes[0].IPv4)
-	fine := r.w.Volume("fine", r.w.Nodes[0].IPv4)
+	gone := r.env.Volume("gone", r.env.Nodes[0].IPv4)
+	fine := r.env.Volume("fine", r.env.Nodes[0].IPv4)
 	r.export(t, gone)
-	r.w.DeleteVolume(gone)
+	r.env.DeleteVolume(gone)
 	r.unexport(t, gone)
 	hasExactly(t, r.engine)
 	err := r.engine.Export(t.Context(), []nfs.Export{gone, fine})

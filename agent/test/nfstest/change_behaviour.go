@@ -25,11 +25,11 @@ import (
 )
 
 func othersUndisturbed(t *testing.T, r *run) {
-	busy := r.w.Volume("busy", r.w.Nodes[0].IPv4)
+	busy := r.env.Volume("busy", r.env.Nodes[0].IPv4)
 	r.export(t, busy)
-	writer := startWriter(t, r.w.Nodes[0].Mount(t, busy))
+	writer := startWriter(t, r.env.Nodes[0].Mount(t, busy))
 	writer.wroteMore(t, 20)
-	other := r.w.Directory("other", r.w.Nodes[1].IPv4)
+	other := r.env.Directory("other", r.env.Nodes[1].IPv4)
 	for range 20 {
 		other = renewed(other)
 		r.export(t, other)
@@ -41,10 +41,10 @@ func othersUndisturbed(t *testing.T, r *run) {
 }
 
 func engineRestart(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	stale := r.w.Volume("v2", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	stale := r.env.Volume("v2", r.env.Nodes[0].IPv4)
 	r.export(t, volume, stale)
-	mounted, lost := r.w.Nodes[0].Mount(t, volume), r.w.Nodes[0].Mount(t, stale)
+	mounted, lost := r.env.Nodes[0].Mount(t, volume), r.env.Nodes[0].Mount(t, stale)
 	writer := startWriter(t, mounted)
 	for range 3 {
 		writer.wroteMore(t, 20)
@@ -56,15 +56,15 @@ func engineRestart(t *testing.T, r *run) {
 	writer.wroteMore(t, 20)
 	writer.finish(t)
 	refused(t, "an export that is no longer wanted", writeFile(t, filepath.Join(lost, "late"), "late"))
-	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+	works(t, r.env.Nodes[0].Mount(t, volume), volume.Path)
 }
 
 // An idle mount also keeps working, and revoked access stays revoked.
 func engineAway(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	revoked := r.w.Volume("v2", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	revoked := r.env.Volume("v2", r.env.Nodes[0].IPv4)
 	r.export(t, volume, revoked)
-	mounted, lost := r.w.Nodes[0].Mount(t, volume), r.w.Nodes[0].Mount(t, revoked)
+	mounted, lost := r.env.Nodes[0].Mount(t, volume), r.env.Nodes[0].Mount(t, revoked)
 	works(t, lost, revoked.Path)
 	r.unexport(t, revoked)
 	assert.NilError(t, r.engine.Close())
@@ -73,18 +73,18 @@ func engineAway(t *testing.T, r *run) {
 }
 
 func serverRestart(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	shared := r.w.Volume("v1", r.w.Nodes[1].IPv6)
-	other := r.w.Volume("v2", r.w.Nodes[1].IPv6)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	shared := r.env.Volume("v1", r.env.Nodes[1].IPv6)
+	other := r.env.Volume("v2", r.env.Nodes[1].IPv6)
 	r.export(t, volume, shared, other)
-	mounted := r.w.Nodes[0].Mount(t, volume)
+	mounted := r.env.Nodes[0].Mount(t, volume)
 	writer := startWriter(t, mounted)
 	writer.wroteMore(t, 20)
 	held, err := os.Create(filepath.Join(mounted, "held"))
 	assert.NilError(t, err)
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	assert.NilError(t, unix.FcntlFlock(held.Fd(), unix.F_SETLK, &lock))
-	rival, err := os.OpenFile(filepath.Join(r.w.Nodes[1].Mount(t, shared), "held"), os.O_WRONLY, 0)
+	rival, err := os.OpenFile(filepath.Join(r.env.Nodes[1].Mount(t, shared), "held"), os.O_WRONLY, 0)
 	assert.NilError(t, err)
 	tryLock := func() error { // asks the server; the node that holds the lock need not ask
 		return bounded(t, "a lock from another node", func() error {
@@ -96,7 +96,7 @@ func serverRestart(t *testing.T, r *run) {
 	drained(r.engine)
 
 	started := time.Now()
-	r.Restart(t, r.w)
+	r.Restart(t, r.env)
 	signaled(t, r.engine)
 	writer.wroteMore(t, 20)
 	t.Logf("writing again %v after the restart began", time.Since(started).Round(time.Millisecond))
@@ -113,15 +113,15 @@ func serverRestart(t *testing.T, r *run) {
 	assert.NilError(t, tryLock())
 	assert.NilError(t, errors.Join(rival.Close(), held.Close()))
 	hasExactly(t, r.engine, volume, shared, other)
-	works(t, r.w.Nodes[1].Mount(t, other), other.Path)
+	works(t, r.env.Nodes[1].Mount(t, other), other.Path)
 }
 
 func flushedBySomebody(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	idle := r.w.Volume("v2", r.w.Nodes[1].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	idle := r.env.Volume("v2", r.env.Nodes[1].IPv4)
 	r.export(t, volume, idle)
-	writer := startWriter(t, r.w.Nodes[0].Mount(t, volume))
-	mounted := r.w.Nodes[1].Mount(t, idle)
+	writer := startWriter(t, r.env.Nodes[0].Mount(t, volume))
+	mounted := r.env.Nodes[1].Mount(t, idle)
 	for range 5 {
 		writer.wroteMore(t, 10)
 		FlushCaches(t)
@@ -134,28 +134,28 @@ func flushedBySomebody(t *testing.T, r *run) {
 }
 
 func unintendedExports(t *testing.T, r *run) {
-	ours := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	theirs := r.w.Volume("v2", r.w.Nodes[1].IPv4)
+	ours := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	theirs := r.env.Volume("v2", r.env.Nodes[1].IPv4)
 	r.export(t, ours)
 	drained(r.engine)
-	r.Smuggle(t, r.w, theirs)
+	r.Smuggle(t, r.env, theirs)
 	hasExactly(t, r.engine, ours, theirs)
 	r.unexport(t, theirs)
 	hasExactly(t, r.engine, ours)
-	_, err := r.w.Nodes[1].TryMount(t, theirs.Path, false)
+	_, err := r.env.Nodes[1].TryMount(t, theirs.Path, false)
 	assert.ErrorContains(t, err, "mount")
 }
 
 // A busy machine may be late, but not every time.
 func driftIsNoticed(t *testing.T, r *run) {
 	const tries = 3
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	best := time.Hour
 	for try := 0; try < tries && best >= time.Second; try++ {
 		r.export(t, volume)
 		r.settle(t)
 		began := time.Now()
-		r.Disturb(t, r.w, volume)
+		r.Disturb(t, r.env, volume)
 		signaled(t, r.engine)
 		took := time.Since(began)
 		t.Logf("noticed after %v", took.Round(time.Millisecond))
@@ -164,7 +164,7 @@ func driftIsNoticed(t *testing.T, r *run) {
 	assert.Assert(t, best < time.Second, "%v", best)
 	r.export(t, volume)
 	hasExactly(t, r.engine, volume)
-	works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+	works(t, r.env.Nodes[0].Mount(t, volume), volume.Path)
 }
 
 // settle waits until the engine has reported all earlier changes of the test.
@@ -180,31 +180,31 @@ func (r *run) settle(t *testing.T) {
 }
 
 func startReplaces(t *testing.T, r *run) {
-	kept := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	changed := r.w.Volume("v2", r.w.Nodes[0].IPv4)
-	stale := r.w.Volume("v3", r.w.Nodes[0].IPv4)
-	smuggled := r.w.Volume("v3", r.w.Nodes[1].IPv4)
+	kept := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	changed := r.env.Volume("v2", r.env.Nodes[0].IPv4)
+	stale := r.env.Volume("v3", r.env.Nodes[0].IPv4)
+	smuggled := r.env.Volume("v3", r.env.Nodes[1].IPv4)
 	r.export(t, kept, changed, stale)
 	assert.NilError(t, r.engine.Close())
-	r.Smuggle(t, r.w, smuggled)
+	r.Smuggle(t, r.env, smuggled)
 
 	changed.Options.ReadOnly = true
-	fresh := r.w.Volume("v4", r.w.Nodes[1].IPv6)
+	fresh := r.env.Volume("v4", r.env.Nodes[1].IPv6)
 	engine := r.start(t, kept, changed, fresh)
 	hasExactly(t, engine, kept, changed, fresh)
 	for _, revoked := range []struct {
 		node   *Node
 		export nfs.Export
-	}{{r.w.Nodes[0], stale}, {r.w.Nodes[1], smuggled}} {
+	}{{r.env.Nodes[0], stale}, {r.env.Nodes[1], smuggled}} {
 		_, err := revoked.node.TryMount(t, revoked.export.Path, false)
 		assert.ErrorContains(t, err, "mount")
 	}
-	works(t, r.w.Nodes[1].Mount(t, fresh), fresh.Path)
+	works(t, r.env.Nodes[1].Mount(t, fresh), fresh.Path)
 }
 
 func quotedNames(t *testing.T, r *run) {
 	for _, name := range []string{"with space", `back\slash`, `octal\040`, "hash#", `quo"te`, "ümläut 日本", "-dash", "co:lon", "par(en)", "st*r", `\x41`} {
-		volume := r.w.Volume(name, r.w.Nodes[0].IPv4)
+		volume := r.env.Volume(name, r.env.Nodes[0].IPv4)
 		err := r.engine.Export(t.Context(), []nfs.Export{volume})
 		if errors.Is(err, nfs.ErrUnsupported) {
 			t.Logf("%q is refused: %v", name, err)
@@ -213,7 +213,7 @@ func quotedNames(t *testing.T, r *run) {
 		}
 		assert.NilError(t, err)
 		hasExactly(t, r.engine, volume)
-		works(t, r.w.Nodes[0].Mount(t, volume), volume.Path)
+		works(t, r.env.Nodes[0].Mount(t, volume), volume.Path)
 		r.unexport(t, volume)
 		hasExactly(t, r.engine)
 	}
@@ -225,12 +225,12 @@ func manyQuestions(t *testing.T, r *run) {
 	const clients, each, rounds = 6, 40, 2 // rpc.mountd iterates over all exports for each upcall
 	var exports []nfs.Export
 	for i := range clients * each {
-		exports = append(exports, r.w.Directory(fmt.Sprint("asked", i), r.w.Nodes[0].IPv4))
+		exports = append(exports, r.env.Directory(fmt.Sprint("asked", i), r.env.Nodes[0].IPv4))
 	}
 	r.export(t, exports...)
 	raw := make([]*rawClient, clients)
 	for i := range raw {
-		raw[i] = r.w.Nodes[0].rawClient(t)
+		raw[i] = r.env.Nodes[0].rawClient(t)
 		eventuallyNFS(t, "a session", func() error { return raw[i].readDir(exports[i].Path) })
 	}
 	for range rounds {
@@ -263,17 +263,17 @@ func manyQuestions(t *testing.T, r *run) {
 }
 
 func thousandExports(t *testing.T, r *run) {
-	busy := r.w.Volume("busy", r.w.Nodes[0].IPv4)
+	busy := r.env.Volume("busy", r.env.Nodes[0].IPv4)
 	exports := []nfs.Export{busy}
 	for i := range 999 {
 		client := netip.AddrFrom4([4]byte{10, 99, byte(i / 100), byte(i%100 + 1)})
-		exports = append(exports, r.w.Directory(fmt.Sprint("many", i), client))
+		exports = append(exports, r.env.Directory(fmt.Sprint("many", i), client))
 	}
 	started := time.Now()
 	r.export(t, exports...)
 	t.Logf("1,000 exports in one call: %v", time.Since(started).Round(time.Millisecond))
 	hasExactly(t, r.engine, exports...)
-	writer := startWriter(t, r.w.Nodes[0].Mount(t, busy))
+	writer := startWriter(t, r.env.Nodes[0].Mount(t, busy))
 
 	assert.NilError(t, r.engine.Close())
 	started = time.Now()
@@ -297,7 +297,7 @@ func storm(t *testing.T, r *run) {
 	for v := range volumes {
 		for c := range clients {
 			client := netip.AddrFrom4([4]byte{10, 98, 0, byte(c + 1)})
-			all = append(all, r.w.Directory(fmt.Sprint("storm", v), client))
+			all = append(all, r.env.Directory(fmt.Sprint("storm", v), client))
 		}
 	}
 	errs := make([]error, len(all))
@@ -324,32 +324,32 @@ func storm(t *testing.T, r *run) {
 
 // A deleted subvolume uses no space once its client has unmounted it.
 func spaceIsFreed(t *testing.T, r *run) {
-	volume := r.w.Volume("large", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("large", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
 	t.Run("mounted", func(t *testing.T) {
-		mounted := r.w.Nodes[0].Mount(t, volume)
+		mounted := r.env.Nodes[0].Mount(t, volume)
 		assert.NilError(t, writeFile(t, filepath.Join(mounted, "file"), strings.Repeat("data", 1<<20)))
 	})
 	r.unexport(t, volume)
-	r.w.DeleteVolume(volume)
+	r.env.DeleteVolume(volume)
 	r.cleaned(t)
 }
 
 // The same if the client keeps files of it open forever.
 func spaceOfOpenFilesIsFreed(t *testing.T, r *run) {
-	if err := nfsd.NewServer("/proc").UnlockExport(r.w.Base); errors.Is(err, nfs.ErrUnsupported) && r.engine.Name() == "exportfs" {
+	if err := nfsd.NewServer("/proc").UnlockExport(r.env.Base); errors.Is(err, nfs.ErrUnsupported) && r.engine.Name() == "exportfs" {
 		t.Skip("this kernel cannot close the files of one export, and other exports may not suffer: ", err)
 	}
-	volume := r.w.Volume("large", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("large", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
-	held, err := os.Create(filepath.Join(r.w.Nodes[0].Mount(t, volume), "held"))
+	held, err := os.Create(filepath.Join(r.env.Nodes[0].Mount(t, volume), "held"))
 	assert.NilError(t, err)
 	defer func() { _ = held.Close() }() // the server no longer answers for it
 	_, err = held.WriteString(strings.Repeat("data", 1<<20))
 	assert.NilError(t, err)
 	assert.NilError(t, held.Sync())
 	r.unexport(t, volume)
-	r.w.DeleteVolume(volume)
+	r.env.DeleteVolume(volume)
 	r.cleaned(t)
 }
 
@@ -362,13 +362,13 @@ func (r *run) cleaned(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(r.w.Run("sh", "-c", "btrfs subvolume list -d '"+r.w.Base+"'; "+
+			t.Log(r.env.Run("sh", "-c", "btrfs subvolume list -d '"+r.env.Base+"'; "+
 				"grep -r . /proc/net/rpc/nfsd.*/content /proc/fs/nfsd/clients/*/states /proc/fs/nfsd/filecache || true"))
 		}
 	})
 	started := time.Now()
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if left := r.w.Run("btrfs", "subvolume", "list", "-d", r.w.Base); left != "" {
+		if left := r.env.Run("btrfs", "subvolume", "list", "-d", r.env.Base); left != "" {
 			return poll.Continue("%s", left)
 		}
 		return poll.Success()
@@ -410,7 +410,7 @@ func nothingAfterReadOnly(t *testing.T, r *run) {
 	}
 	assert.Assert(t, underWay > 0, "copies that have ended before show nothing")
 	assert.NilError(t, os.WriteFile(filepath.Join(volume.Path, "readable"), []byte("text"), 0o644))
-	text, err := readFile(t, filepath.Join(r.w.Nodes[0].Mount(t, volume), "readable"))
+	text, err := readFile(t, filepath.Join(r.env.Nodes[0].Mount(t, volume), "readable"))
 	assert.NilError(t, err)
 	assert.Equal(t, text, "text")
 }
@@ -420,9 +420,9 @@ func (r *run) nothingWrittenAfter(t *testing.T, stop func(volume nfs.Export)) {
 	t.Helper()
 	const writers, size = 4, 1 << 20
 	for round := range 3 {
-		volume := r.w.Volume(fmt.Sprint("v", round), r.w.Nodes[0].IPv4)
+		volume := r.env.Volume(fmt.Sprint("v", round), r.env.Nodes[0].IPv4)
 		r.export(t, volume)
-		mounted := r.w.Nodes[0].Mount(t, volume)
+		mounted := r.env.Nodes[0].Mount(t, volume)
 		var done sync.WaitGroup
 		var written atomic.Int64
 		for i := range writers {

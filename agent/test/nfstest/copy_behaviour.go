@@ -44,7 +44,7 @@ func nothingCopiedAfterRevocation(t *testing.T, r *run) {
 // largeFile creates a file that the server does not copy at once.
 func (r *run) largeFile(t *testing.T) (volume nfs.Export, source, target string) {
 	t.Helper()
-	volume = r.w.Volume("copied", r.w.Nodes[0].IPv4)
+	volume = r.env.Volume("copied", r.env.Nodes[0].IPv4)
 	source, target = filepath.Join(volume.Path, "source"), filepath.Join(volume.Path, "target")
 	assert.NilError(t, os.WriteFile(source, nil, 0o644))
 	assert.NilError(t, os.Truncate(source, 200<<20))
@@ -55,7 +55,7 @@ func (r *run) largeFile(t *testing.T) (volume nfs.Export, source, target string)
 func (r *run) startCopy(t *testing.T, source, target string) bool {
 	t.Helper()
 	assert.NilError(t, os.WriteFile(target, nil, 0o644))
-	client := r.w.Nodes[0].rawClient(t)
+	client := r.env.Nodes[0].rawClient(t)
 	var from, to []byte
 	eventuallyNFS(t, "the handles", func() (err error) {
 		if from, err = client.handle(source); err == nil {

@@ -45,7 +45,7 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 	} {
 		t.Run(round.name, func(t *testing.T) {
 			f := startFence(t, r, strings.ReplaceAll(round.name, " ", "-"))
-			node, second := r.w.Nodes[0], r.w.Nodes[1]
+			node, second := r.env.Nodes[0], r.env.Nodes[1]
 			cases := staleCases()
 			for _, c := range cases {
 				c.begin(t, f, node)
@@ -65,7 +65,7 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 			address := second.IPv4
 			if round.taken {
 				address = node.IPv4
-				r.w.take(t, second, address)
+				r.env.take(t, second, address)
 			}
 			for _, c := range cases {
 				f.attach(t, c.volume, address)
@@ -73,7 +73,7 @@ func nothingStaleAfterRepublish(t *testing.T, r *run) {
 			}
 			<-time.After(round.away) // the server reports a client that is silent for longer than its lease, but not when it expires
 			if round.taken {
-				r.w.giveUp(t, second, address)
+				r.env.giveUp(t, second, address)
 			}
 			for _, c := range cases {
 				if !round.taken { // otherwise the attachment of the first node's address continues
@@ -104,9 +104,9 @@ type fence struct {
 
 func startFence(t *testing.T, r *run, tenant string) *fence {
 	t.Helper()
-	engine := r.New(t, r.w)
+	engine := r.New(t, r.env)
 	// The test's context ends before its cleanup.
-	config := storage.Config{BasePath: r.w.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}
+	config := storage.Config{BasePath: r.env.Base, Tenants: []string{tenant}, Quota: storage.QuotaOff}
 	_, _, err := pool.Init(config.Pool())
 	assert.NilError(t, err)
 	store, err := storage.Open(context.Background(), config, engine)
@@ -335,20 +335,20 @@ func (p *process) answer(t *testing.T, command string) (answer string) {
 }
 
 // take gives the node an additional address, from which it then sends to the server.
-func (w *World) take(t *testing.T, n *Node, address netip.Addr) {
+func (env *TestEnv) take(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
-	w.readdress(t, n, "ip address add "+address.String()+"/32 dev eth0", "ip route add "+n.server.IP.String()+"/32 dev eth0 src "+address.String())
-	w.Run("ip", "neighbour", "flush", "to", address.String())
+	env.readdress(t, n, "ip address add "+address.String()+"/32 dev eth0", "ip route add "+n.server.IP.String()+"/32 dev eth0 src "+address.String())
+	env.Run("ip", "neighbour", "flush", "to", address.String())
 }
 
 // giveUp reverts take.
-func (w *World) giveUp(t *testing.T, n *Node, address netip.Addr) {
+func (env *TestEnv) giveUp(t *testing.T, n *Node, address netip.Addr) {
 	t.Helper()
-	w.readdress(t, n, "ip route delete "+n.server.IP.String()+"/32 dev eth0 src "+address.String(), "ip address delete "+address.String()+"/32 dev eth0")
-	w.Run("ip", "neighbour", "flush", "to", address.String())
+	env.readdress(t, n, "ip route delete "+n.server.IP.String()+"/32 dev eth0 src "+address.String(), "ip address delete "+address.String()+"/32 dev eth0")
+	env.Run("ip", "neighbour", "flush", "to", address.String())
 }
 
-func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
+func (env *TestEnv) readdress(t *testing.T, n *Node, commands ...string) {
 	t.Helper()
 	for _, command := range commands {
 		_, err := n.Run("sh", "-c", command)
@@ -360,7 +360,7 @@ func (w *World) readdress(t *testing.T, n *Node, commands ...string) {
 // file system ID. Fencing one does not affect the others.
 func manyClients(t *testing.T, r *run) {
 	const most = 4096
-	volume := r.w.Volume("shared", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("shared", r.env.Nodes[0].IPv4)
 	exports := []nfs.Export{volume}
 	for i := range most - 1 {
 		exports = append(exports, renewed(nfs.Export{Path: volume.Path, Client: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)})}))
@@ -369,7 +369,7 @@ func manyClients(t *testing.T, r *run) {
 	r.export(t, exports...)
 	t.Logf("%d clients of one volume: %v", most, time.Since(began).Round(time.Millisecond))
 	hasExactly(t, r.engine, exports...)
-	client := r.w.Nodes[0].rawClient(t)
+	client := r.env.Nodes[0].rawClient(t)
 	file := filepath.Join(volume.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("text"), 0o644))
 	handle := client.awaitHandle(t, file)

@@ -18,12 +18,12 @@ import (
 // directory. It keeps using them when it is fenced, and when it is let in again. Other nodes cannot
 // use the handles either.
 func replayedHandle(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
-	other := r.w.Volume("v2", r.w.Nodes[1].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
+	other := r.env.Volume("v2", r.env.Nodes[1].IPv4)
 	file := filepath.Join(volume.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
 	r.export(t, volume, other)
-	client, stranger := r.w.Nodes[0].rawClient(t), r.w.Nodes[1].rawClient(t)
+	client, stranger := r.env.Nodes[0].rawClient(t), r.env.Nodes[1].rawClient(t)
 	handle := client.awaitHandle(t, file)
 	assert.NilError(t, client.write(handle, "within"))
 	text, err := client.read(handle)
@@ -60,11 +60,11 @@ func replayedHandle(t *testing.T, r *run) {
 // unexport ends the handles of both directories. The former directory is not reachable by its new
 // name either.
 func replacedDirectory(t *testing.T, r *run) {
-	volume := r.w.Volume("v1", r.w.Nodes[0].IPv4)
+	volume := r.env.Volume("v1", r.env.Nodes[0].IPv4)
 	file := filepath.Join(volume.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
 	r.export(t, volume)
-	client := r.w.Nodes[0].rawClient(t)
+	client := r.env.Nodes[0].rawClient(t)
 	first := client.awaitHandle(t, file)
 	assert.NilError(t, client.write(first, "within"))
 
@@ -115,21 +115,21 @@ func isNFSError(err error) bool {
 // can forge the handle of a file in another volume of the same filesystem, if it knows or guesses
 // three numbers.
 func forgedHandle(t *testing.T, r *run) {
-	read, err := r.w.ReadForged(t, r.engine)
+	read, err := r.env.ReadForged(t, r.engine)
 	assert.NilError(t, err)
 	assert.Equal(t, read, "secret")
 }
 
 // ReadForged exports a volume to a node. The node then reads a file of another volume, which is
 // exported to no client.
-func (w *World) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err error) {
+func (env *TestEnv) ReadForged(t *testing.T, engine nfs.Exporter) (read string, err error) {
 	t.Helper()
-	ours, theirs := w.Volume("ours", w.Nodes[0].IPv4), w.Volume("theirs", w.Nodes[1].IPv4)
+	ours, theirs := env.Volume("ours", env.Nodes[0].IPv4), env.Volume("theirs", env.Nodes[1].IPv4)
 	own, secret := filepath.Join(ours.Path, "own"), filepath.Join(theirs.Path, "secret")
 	assert.NilError(t, os.WriteFile(own, []byte("own"), 0o600))
 	assert.NilError(t, os.WriteFile(secret, []byte("secret"), 0o600))
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{ours}))
-	client := w.Nodes[0].rawClient(t)
+	client := env.Nodes[0].rawClient(t)
 	handle := client.awaitHandle(t, own)
 	text, err := client.read(handle)
 	assert.NilError(t, err)

@@ -18,22 +18,22 @@ import (
 
 // StartOlderServer starts the NFS server with NFSv3 and NFSv4.0, as an administrator may configure
 // it.
-func (w *World) StartOlderServer() {
-	w.t.Helper()
-	w.StartRpcbind()
-	w.SetTimes()
+func (env *TestEnv) StartOlderServer() {
+	env.t.Helper()
+	env.StartRpcbind()
+	env.SetTimes()
 	for _, file := range []string{"nlm_timeout", "nlm_grace_period"} { // of lockd, which has a separate grace period
-		assert.NilError(w.t, os.WriteFile("/proc/sys/fs/nfs/"+file, []byte("3\n"), 0))
+		assert.NilError(env.t, os.WriteFile("/proc/sys/fs/nfs/"+file, []byte("3\n"), 0))
 	}
-	w.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	env.Run("rpc.nfsd", "-V", "3", "-V", "4.0", "-V", "4.1", "-V", "4.2", "8")
 }
 
 // StartRpcbind starts rpcbind, which a server with NFSv3 needs.
-func (w *World) StartRpcbind() {
-	w.t.Helper()
-	w.StartDaemon("rpcbind", "-f", "-w")
-	eventually(w.t, "rpcbind answers", func() bool {
-		_, err := w.Lab.Storage.Run("rpcinfo", "-p", "127.0.0.1")
+func (env *TestEnv) StartRpcbind() {
+	env.t.Helper()
+	env.StartDaemon("rpcbind", "-f", "-w")
+	eventually(env.t, "rpcbind answers", func() bool {
+		_, err := env.Lab.Storage.Run("rpcinfo", "-p", "127.0.0.1")
 		return err == nil
 	})
 }
@@ -41,15 +41,15 @@ func (w *World) StartRpcbind() {
 // OlderVersions tests an engine on a server that offers NFSv3 and NFSv4.0. The engine serves
 // volumes over NFSv4.2. It also fences a client of the older versions that has only the handle of a
 // file.
-func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
+func OlderVersions(t *testing.T, env *TestEnv, engine nfs.Exporter) {
 	t.Helper()
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	file := filepath.Join(volume.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o644))
-	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume, w.Volume("v2", w.Nodes[1].IPv4)}))
-	works(t, w.Nodes[0].Mount(t, volume), volume.Path)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume, env.Volume("v2", env.Nodes[1].IPv4)}))
+	works(t, env.Nodes[0].Mount(t, volume), volume.Path)
 
-	client, stranger := w.Nodes[0].rawClient(t), w.Nodes[1].rawClient(t)
+	client, stranger := env.Nodes[0].rawClient(t), env.Nodes[1].rawClient(t)
 	handle, err := client.handle(file)
 	assert.NilError(t, err)
 	for version, can := range map[string]struct {
@@ -75,32 +75,32 @@ func OlderVersions(t *testing.T, w *World, engine nfs.Exporter) {
 
 // NewestVersion41 tests an engine whose newest version is NFSv4.1: clients mount with 4.1, and not
 // with 4.2.
-func NewestVersion41(t *testing.T, w *World, engine nfs.Exporter) {
+func NewestVersion41(t *testing.T, env *TestEnv, engine nfs.Exporter) {
 	t.Helper()
-	volume := w.Volume("v41", w.Nodes[0].IPv4)
+	volume := env.Volume("v41", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.DeepEqual(t, nfsd.NewServer("/proc").Versions(), []string{"4.1"})
-	works(t, w.Nodes[0].Mount(t, volume, "vers=4.1"), volume.Path)
-	_, err := w.Nodes[0].TryMount(t, volume.Path, false, "vers=4.2")
+	works(t, env.Nodes[0].Mount(t, volume, "vers=4.1"), volume.Path)
+	_, err := env.Nodes[0].TryMount(t, volume.Path, false, "vers=4.2")
 	assert.ErrorContains(t, err, "Protocol not supported")
 }
 
 // LocksOfVersion3 checks what docs/security.md says about NFSv3 locks. They belong to another
 // protocol and are not NFSv4 state. The locks of a fenced client stay. While it has another volume,
 // it gets more locks on a file that already has locks. It cannot read or write.
-func LocksOfVersion3(t *testing.T, w *World, engine nfs.Exporter) {
+func LocksOfVersion3(t *testing.T, env *TestEnv, engine nfs.Exporter) {
 	t.Helper()
-	ours, theirs := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v1", w.Nodes[1].IPv4)
+	ours, theirs := env.Volume("v1", env.Nodes[0].IPv4), env.Volume("v1", env.Nodes[1].IPv4)
 	for _, name := range []string{"locked", "idle"} {
 		assert.NilError(t, os.WriteFile(filepath.Join(ours.Path, name), nil, 0o644))
 	}
-	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{ours, theirs, w.Volume("v2", w.Nodes[0].IPv4)}))
-	client := w.Nodes[0].rawClient(t)
+	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{ours, theirs, env.Volume("v2", env.Nodes[0].IPv4)}))
+	client := env.Nodes[0].rawClient(t)
 	locked, err := client.handle(filepath.Join(ours.Path, "locked"))
 	assert.NilError(t, err)
 	idle, err := client.handle(filepath.Join(ours.Path, "idle"))
 	assert.NilError(t, err)
-	first, second := w.lockClient(t, w.Nodes[0]), w.lockClient(t, w.Nodes[1])
+	first, second := env.lockClient(t, env.Nodes[0]), env.lockClient(t, env.Nodes[1])
 
 	eventuallyNFS(t, "a lock, after the grace period", func() error { return first.lock(locked, 0) })
 	assert.Equal(t, second.lock(locked, 0), lockDenied)
@@ -169,9 +169,9 @@ func (e lockError) Error() string { return fmt.Sprintf("NLM status %d", uint32(e
 const programNLM = 100021
 
 // lockClient connects a node to the server's lockd, at its registered port.
-func (w *World) lockClient(t *testing.T, n *Node) *rawClient {
+func (env *TestEnv) lockClient(t *testing.T, n *Node) *rawClient {
 	t.Helper()
-	for line := range strings.Lines(w.Run("rpcinfo", "-p", "127.0.0.1")) {
+	for line := range strings.Lines(env.Run("rpcinfo", "-p", "127.0.0.1")) {
 		if fields := strings.Fields(line); len(fields) > 3 && fields[0] == fmt.Sprint(programNLM) && fields[1] == "4" && fields[2] == "tcp" {
 			conn, err := n.dial(netip.MustParseAddrPort(n.server.IP.String() + ":" + fields[3]))
 			assert.NilError(t, err)

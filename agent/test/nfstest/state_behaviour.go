@@ -51,7 +51,7 @@ func fencedStateIsFreed(t *testing.T, r *run) {
 // once.
 func freedLocks(t *testing.T, r *run) {
 	one, two := r.shared(t, "shared")
-	mounted, other := r.w.Nodes[0].Mount(t, one), r.w.Nodes[1].Mount(t, two)
+	mounted, other := r.env.Nodes[0].Mount(t, one), r.env.Nodes[1].Mount(t, two)
 	lockFile(t, filepath.Join(mounted, "leader"))
 	rival := openFile(t, filepath.Join(other, "leader"))
 	assert.ErrorIs(t, tryLock(t, rival), unix.EAGAIN)
@@ -72,19 +72,19 @@ func freedLocks(t *testing.T, r *run) {
 // it was the only client. If it was not, the kernel has no means to free them.
 func keptLocks(t *testing.T, r *run) {
 	kept, keptTwo := r.shared(t, "kept")
-	lost := r.w.Volume("lost", r.w.Nodes[0].IPv4)
+	lost := r.env.Volume("lost", r.env.Nodes[0].IPv4)
 	r.export(t, lost)
-	lockFile(t, filepath.Join(r.w.Nodes[0].Mount(t, kept), "leader"))
-	lockFile(t, filepath.Join(r.w.Nodes[0].Mount(t, lost), "leader"))
-	rival := openFile(t, filepath.Join(r.w.Nodes[1].Mount(t, keptTwo), "leader"))
+	lockFile(t, filepath.Join(r.env.Nodes[0].Mount(t, kept), "leader"))
+	lockFile(t, filepath.Join(r.env.Nodes[0].Mount(t, lost), "leader"))
+	rival := openFile(t, filepath.Join(r.env.Nodes[1].Mount(t, keptTwo), "leader"))
 	assert.ErrorIs(t, tryLock(t, rival), unix.EAGAIN)
 
 	r.unexport(t, lost)
 	assert.ErrorIs(t, tryLock(t, rival), unix.EAGAIN, "the lock in the other volume is gone")
-	lostTwo := r.w.Volume("lost", r.w.Nodes[1].IPv4)
+	lostTwo := r.env.Volume("lost", r.env.Nodes[1].IPv4)
 	r.export(t, lostTwo)
-	err := tryLock(t, openFile(t, filepath.Join(r.w.Nodes[1].Mount(t, lostTwo), "leader")))
-	if unlocks := nfsd.NewServer("/proc").UnlockExport(r.w.Base) == nil; unlocks {
+	err := tryLock(t, openFile(t, filepath.Join(r.env.Nodes[1].Mount(t, lostTwo), "leader")))
+	if unlocks := nfsd.NewServer("/proc").UnlockExport(r.env.Base) == nil; unlocks {
 		assert.NilError(t, err)
 	} else {
 		t.Logf("this kernel cannot close the files of one export: %v", err)
@@ -95,9 +95,9 @@ func keptLocks(t *testing.T, r *run) {
 // while the node could still renew it. The node has lost the lock when it is back.
 func expiredLocks(t *testing.T, r *run) {
 	one, two := r.shared(t, "shared")
-	lost := openFile(t, filepath.Join(r.w.Nodes[0].Mount(t, one), "leader"))
+	lost := openFile(t, filepath.Join(r.env.Nodes[0].Mount(t, one), "leader"))
 	assert.NilError(t, tryLock(t, lost))
-	rival := openFile(t, filepath.Join(r.w.Nodes[1].Mount(t, two), "leader"))
+	rival := openFile(t, filepath.Join(r.env.Nodes[1].Mount(t, two), "leader"))
 	text, err := os.ReadFile("/proc/fs/nfsd/nfsv4leasetime")
 	assert.NilError(t, err)
 	seconds, err := strconv.Atoi(strings.TrimSpace(string(text)))
@@ -105,8 +105,8 @@ func expiredLocks(t *testing.T, r *run) {
 	lease := time.Duration(seconds) * time.Second
 
 	began := time.Now()
-	assert.NilError(t, r.w.Nodes[0].CutNetwork())
-	t.Cleanup(func() { assert.Check(t, r.w.Nodes[0].RestoreNetwork()) })
+	assert.NilError(t, r.env.Nodes[0].CutNetwork())
+	t.Cleanup(func() { assert.Check(t, r.env.Nodes[0].RestoreNetwork()) })
 	assert.ErrorIs(t, tryLock(t, rival), unix.EAGAIN)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
 		if err := tryLock(t, rival); err != nil {
@@ -116,34 +116,34 @@ func expiredLocks(t *testing.T, r *run) {
 	}, poll.WithTimeout(3*lease), poll.WithDelay(100*time.Millisecond))
 	t.Logf("the lock was free %v after the network was cut, with a lease of %v", time.Since(began).Round(time.Millisecond), lease)
 
-	assert.NilError(t, r.w.Nodes[0].RestoreNetwork())
+	assert.NilError(t, r.env.Nodes[0].RestoreNetwork())
 	err = tryLock(t, lost)
 	assert.Assert(t, errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EIO), "%v", err)
 }
 
 // The node mounts another directory of this server, which is not an export of the engine.
 func keptForAnotherProgram(t *testing.T, r *run) {
-	volume, theirs := r.w.Volume("v1", r.w.Nodes[0].IPv4), r.w.Volume("theirs", r.w.Nodes[0].IPv4)
+	volume, theirs := r.env.Volume("v1", r.env.Nodes[0].IPv4), r.env.Volume("theirs", r.env.Nodes[0].IPv4)
 	r.export(t, volume)
-	openFile(t, filepath.Join(r.w.Nodes[0].Mount(t, volume), "open"))
+	openFile(t, filepath.Join(r.env.Nodes[0].Mount(t, volume), "open"))
 	known := clientsAt(t, volume.Client)
 	assert.Assert(t, len(known) > 0)
-	r.Smuggle(t, r.w, theirs)
+	r.Smuggle(t, r.env, theirs)
 	r.unexport(t, volume)
 	assert.DeepEqual(t, clientsAt(t, volume.Client), known)
 }
 
 // A client uses two addresses in one session. The server reports only one.
 func keptForAnotherAddress(t *testing.T, r *run) {
-	four, six := r.w.Volume("four", r.w.Nodes[0].IPv4), r.w.Volume("six", r.w.Nodes[0].IPv6)
+	four, six := r.env.Volume("four", r.env.Nodes[0].IPv4), r.env.Volume("six", r.env.Nodes[0].IPv6)
 	file := filepath.Join(six.Path, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("text"), 0o644))
 	r.export(t, four, six)
-	client := r.w.Nodes[0].rawClient(t)
+	client := r.env.Nodes[0].rawClient(t)
 	eventuallyNFS(t, "a session", func() error { return client.readDir(four.Path) })
 	known := clientsAt(t, four.Client)
 	assert.Equal(t, len(known), 1)
-	conn, err := r.w.Nodes[0].dial(netip.AddrPortFrom(r.w.Nodes[0].server.IP6, 2049))
+	conn, err := r.env.Nodes[0].dial(netip.AddrPortFrom(r.env.Nodes[0].server.IP6, 2049))
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is buffered
 	trunk := *client
@@ -174,10 +174,10 @@ var connectedIPv6 = regexp.MustCompile(`:0801 [0-9A-F]+:[0-9A-F]{4} 01 `)
 // Fencing a client with many open files is fast and does not delay the fence of another client.
 func manyOpenFiles(t *testing.T, r *run) {
 	const files = 5000
-	volume, other := r.w.Volume("many", r.w.Nodes[0].IPv4), r.w.Directory("other", r.w.Nodes[1].IPv4)
+	volume, other := r.env.Volume("many", r.env.Nodes[0].IPv4), r.env.Directory("other", r.env.Nodes[1].IPv4)
 	r.export(t, volume, other)
-	at := r.w.Nodes[0].mountPlainly(t, volume.Path)
-	writer := r.w.Nodes[0].startWriter(t, "-files", fmt.Sprint(files), filepath.Join(r.w.Nodes[0].inside(at), "file"))
+	at := r.env.Nodes[0].mountPlainly(t, volume.Path)
+	writer := r.env.Nodes[0].startWriter(t, "-files", fmt.Sprint(files), filepath.Join(r.env.Nodes[0].inside(at), "file"))
 	writer.tell(t, "open")
 	assert.Equal(t, writer.answer(t, "open"), "<nil>")
 	known := clientsAt(t, volume.Client)
@@ -197,7 +197,7 @@ func manyOpenFiles(t *testing.T, r *run) {
 // shared exports one volume to both nodes.
 func (r *run) shared(t *testing.T, name string) (one, two nfs.Export) {
 	t.Helper()
-	one, two = r.w.Volume(name, r.w.Nodes[0].IPv4), r.w.Volume(name, r.w.Nodes[1].IPv4)
+	one, two = r.env.Volume(name, r.env.Nodes[0].IPv4), r.env.Volume(name, r.env.Nodes[1].IPv4)
 	r.export(t, one, two)
 	return one, two
 }

@@ -20,22 +20,22 @@ import (
 type Subject struct {
 	// New creates an engine for exports below w.Base. The NFS server has to run when the engine has
 	// started.
-	New func(t *testing.T, w *World) nfs.Exporter
+	New func(t *testing.T, env *TestEnv) nfs.Exporter
 
 	// Restart restarts the NFS server like an administrator, and returns when it runs again. An engine
 	// runs at the same time.
-	Restart func(t *testing.T, w *World)
+	Restart func(t *testing.T, env *TestEnv)
 
 	// Disturb removes an export without the engine, in a way that the engine can notice.
-	Disturb func(t *testing.T, w *World, export nfs.Export)
+	Disturb func(t *testing.T, env *TestEnv, export nfs.Export)
 
 	// Smuggle lets a client into a directory without the engine.
-	Smuggle func(t *testing.T, w *World, export nfs.Export)
+	Smuggle func(t *testing.T, env *TestEnv, export nfs.Export)
 }
 
 // Run tests the behaviour of the subject as an nfs.Exporter.
 func Run(t *testing.T, subject Subject) {
-	s := &suite{Subject: subject, w: NewWorld(t)}
+	s := &suite{Subject: subject, env: NewTestEnv(t)}
 	for _, behaviour := range []struct {
 		name string
 		run  func(*testing.T, *run)
@@ -92,7 +92,7 @@ func Run(t *testing.T, subject Subject) {
 
 type suite struct {
 	Subject
-	w *World
+	env *TestEnv
 }
 
 // run is one behaviour under test.
@@ -104,11 +104,11 @@ type run struct {
 // start returns an engine with the given exports.
 func (s *suite) start(t *testing.T, exports ...nfs.Export) nfs.Exporter {
 	t.Helper()
-	// The helpers of World report to the test that uses them.
-	outer := s.w.t
-	s.w.t = t
-	t.Cleanup(func() { s.w.t = outer })
-	engine := s.New(t, s.w)
+	// The helpers of TestEnv report to the test that uses them.
+	outer := s.env.t
+	s.env.t = t
+	t.Cleanup(func() { s.env.t = outer })
+	engine := s.New(t, s.env)
 	t.Cleanup(func() {
 		// If a test has several engines, the first is already closed.
 		if err := engine.Close(); err != nil {

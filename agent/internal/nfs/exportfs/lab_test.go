@@ -24,25 +24,25 @@ func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
 
 func subject() nfstest.Subject {
 	return nfstest.Subject{
-		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
+		New: func(t *testing.T, env *nfstest.TestEnv) nfs.Exporter {
 			t.Helper()
-			assert.NilError(t, w.Lab.StartNFSServer())
-			engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true})
+			assert.NilError(t, env.Lab.StartNFSServer())
+			engine, err := exportfs.New(exportfs.Config{BasePath: env.Base, Unpaced: true})
 			assert.NilError(t, err)
 			return engine
 		},
 		// This does what nfs-server.service and nfs-mountd.service do.
-		Restart: func(t *testing.T, w *nfstest.World) {
+		Restart: func(t *testing.T, env *nfstest.TestEnv) {
 			t.Helper()
-			assert.NilError(t, w.Lab.RestartNFSServer())
+			assert.NilError(t, env.Lab.RestartNFSServer())
 		},
-		Disturb: func(t *testing.T, w *nfstest.World, export nfs.Export) {
+		Disturb: func(t *testing.T, env *nfstest.TestEnv, export nfs.Export) {
 			t.Helper()
-			w.Run("exportfs", "-u", export.Client.String()+":"+export.Path)
+			env.Run("exportfs", "-u", export.Client.String()+":"+export.Path)
 		},
-		Smuggle: func(t *testing.T, w *nfstest.World, export nfs.Export) {
+		Smuggle: func(t *testing.T, env *nfstest.TestEnv, export nfs.Export) {
 			t.Helper()
-			w.Run("exportfs", "-i", "-o", "rw,no_subtree_check,no_root_squash,fsid="+export.FSID.String(),
+			env.Run("exportfs", "-i", "-o", "rw,no_subtree_check,no_root_squash,fsid="+export.FSID.String(),
 				netip.Addr.String(export.Client)+":"+export.Path)
 		},
 	}
@@ -51,20 +51,20 @@ func subject() nfstest.Subject {
 // After a crash of rpc.mountd existing clients keep working. A volume that is published in the
 // meantime can be mounted when rpc.mountd is back.
 func TestMountdCrash(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := subject().New(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := subject().New(t, env)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
-	there, fresh := w.Volume("v1", w.Nodes[0].IPv4), w.Volume("v2", w.Nodes[1].IPv4)
+	there, fresh := env.Volume("v1", env.Nodes[0].IPv4), env.Volume("v2", env.Nodes[1].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{there}))
-	mounted := w.Nodes[0].Mount(t, there)
+	mounted := env.Nodes[0].Mount(t, there)
 	file := filepath.Join(mounted, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
-	w.StopDaemon("rpc.mountd")
+	env.StopDaemon("rpc.mountd")
 	assert.NilError(t, os.WriteFile(file, []byte("without it"), 0o600))
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{fresh}))
-	w.StartMountd()
+	env.StartMountd()
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
-	fromFresh := w.Nodes[1].Mount(t, fresh)
+	fromFresh := env.Nodes[1].Mount(t, fresh)
 	assert.NilError(t, os.WriteFile(filepath.Join(fromFresh, "file"), []byte("text"), 0o600))
 	have, err := engine.List(t.Context())
 	assert.NilError(t, err)
@@ -77,24 +77,24 @@ func TestOlderVersions(t *testing.T) { withOlderServer(t, nfstest.OlderVersions)
 
 func TestLocksOfVersion3(t *testing.T) { withOlderServer(t, nfstest.LocksOfVersion3) }
 
-func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.World, nfs.Exporter)) {
+func withOlderServer(t *testing.T, behaviour func(*testing.T, *nfstest.TestEnv, nfs.Exporter)) {
 	t.Helper()
-	w := nfstest.NewWorld(t)
-	w.StartMountd()
-	w.StartOlderServer()
+	env := nfstest.NewTestEnv(t)
+	env.StartMountd()
+	env.StartOlderServer()
 	var log bytes.Buffer
-	engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	engine, err := exportfs.New(exportfs.Config{BasePath: env.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
-	behaviour(t, w, engine)
+	behaviour(t, env, engine)
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 }
 
 // Start fails if the server offers a newer version than MaxVersion, and names the settings that
 // install.sh writes.
 func TestMaxVersion(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	env := nfstest.NewTestEnv(t)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	const settings = "[mountd]\nmanage-gids=n\nno-netlink=y\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n"
 	for _, newest := range []string{"4.2", "4.1"} {
 		text := settings
@@ -102,10 +102,10 @@ func TestMaxVersion(t *testing.T) {
 			text += "[nfsd]\nvers4.2=n\n"
 		}
 		assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte(text), 0o644))
-		w.SetTimes()
-		w.StartMountd()
-		w.Run("rpc.nfsd", "8")
-		engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, MaxVersion: "4.1"})
+		env.SetTimes()
+		env.StartMountd()
+		env.Run("rpc.nfsd", "8")
+		engine, err := exportfs.New(exportfs.Config{BasePath: env.Base, Unpaced: true, MaxVersion: "4.1"})
 		assert.NilError(t, err)
 		if newest == "4.2" {
 			err := engine.Start(t.Context(), []nfs.Export{volume})
@@ -113,44 +113,44 @@ func TestMaxVersion(t *testing.T) {
 			assert.ErrorContains(t, err, "must be 4.1")
 			assert.ErrorContains(t, err, "vers4.2=n")
 		} else {
-			t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, w, engine) })
+			t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, env, engine) })
 		}
 		assert.NilError(t, engine.Close())
-		w.StopThreads()
-		w.StopDaemon("rpc.mountd")
+		env.StopThreads()
+		env.StopDaemon("rpc.mountd")
 	}
 }
 
 // With NFSv3, rpc.mountd shows every host all exports and their clients. The settings of install.sh
 // turn that off.
 func TestMountdWithoutOlderVersions(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	w.StartRpcbind()
-	theirs := w.Volume("theirs", w.Nodes[1].IPv4)
+	env := nfstest.NewTestEnv(t)
+	env.StartRpcbind()
+	theirs := env.Volume("theirs", env.Nodes[1].IPv4)
 	for _, off := range []bool{false, true} {
 		if off {
 			const settings = "[mountd]\nmanage-gids=n\n[nfsd]\nvers2=n\nvers3=n\nvers4.0=n\n"
 			assert.NilError(t, os.WriteFile("/etc/nfs.conf.d/btrfs-nfs-csi.conf", []byte(settings), 0o644))
 		}
-		w.SetTimes()
-		w.StartDaemon("rpc.mountd", "--foreground")
-		w.Run("rpc.nfsd", "8")
+		env.SetTimes()
+		env.StartDaemon("rpc.mountd", "--foreground")
+		env.Run("rpc.nfsd", "8")
 		var log bytes.Buffer
-		engine, err := exportfs.New(exportfs.Config{BasePath: w.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		engine, err := exportfs.New(exportfs.Config{BasePath: env.Base, Unpaced: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		assert.NilError(t, err)
 		assert.NilError(t, engine.Start(t.Context(), []nfs.Export{theirs}))
 		poll.WaitOn(t, func(poll.LogT) poll.Result {
-			if !w.Answered() {
+			if !env.Answered() {
 				return poll.Continue("rpc.mountd does not answer yet")
 			}
 			return poll.Success()
 		})
 		assert.Equal(t, len(nfsd.Older(nfsd.NewServer("/proc").Versions())) > 0, !off)
-		told, err := w.Nodes[0].Showmount()
+		told, err := env.Nodes[0].Showmount()
 		assert.Equal(t, strings.Contains(told, theirs.Path), !off, "%s %v", told, err)
 		assert.Equal(t, strings.Contains(log.String(), "older than 4.1"), !off, log.String())
 		assert.NilError(t, engine.Close())
-		w.StopThreads()
-		w.StopDaemon("rpc.mountd")
+		env.StopThreads()
+		env.StopDaemon("rpc.mountd")
 	}
 }

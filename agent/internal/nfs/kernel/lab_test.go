@@ -34,26 +34,26 @@ func TestBehaviour(t *testing.T) { nfstest.Run(t, subject()) }
 
 func subject() nfstest.Subject {
 	return nfstest.Subject{
-		New: func(t *testing.T, w *nfstest.World) nfs.Exporter {
+		New: func(t *testing.T, env *nfstest.TestEnv) nfs.Exporter {
 			t.Helper()
-			return newEngine(t, w)
+			return newEngine(t, env)
 		},
 		// The engine runs the server, so a restart is a stop of the server.
-		Restart: func(t *testing.T, w *nfstest.World) {
+		Restart: func(t *testing.T, env *nfstest.TestEnv) {
 			t.Helper()
-			w.StopThreads()
+			env.StopThreads()
 			poll.WaitOn(t, func(poll.LogT) poll.Result {
-				if w.Threads() == "0" {
+				if env.Threads() == "0" {
 					return poll.Continue("the engine has not started the server again")
 				}
 				return poll.Success()
 			}, poll.WithTimeout(patience))
 		},
-		Disturb: func(t *testing.T, _ *nfstest.World, _ nfs.Export) {
+		Disturb: func(t *testing.T, _ *nfstest.TestEnv, _ nfs.Export) {
 			t.Helper()
 			nfstest.FlushCaches(t)
 		},
-		Smuggle: func(t *testing.T, _ *nfstest.World, export nfs.Export) {
+		Smuggle: func(t *testing.T, _ *nfstest.TestEnv, export nfs.Export) {
 			t.Helper()
 			expiry := time.Now().Add(time.Hour).Unix()
 			push(t, "auth.unix.ip", fmt.Sprintf("nfsd %s %d %s\n", export.Client, expiry, export.Client))
@@ -63,26 +63,26 @@ func subject() nfstest.Subject {
 	}
 }
 
-func newEngine(t *testing.T, w *nfstest.World) *kernel.Engine {
+func newEngine(t *testing.T, env *nfstest.TestEnv) *kernel.Engine {
 	t.Helper()
-	return newEngineWithKey(t, w, "")
+	return newEngineWithKey(t, env, "")
 }
 
-func newEngineWithKey(t *testing.T, w *nfstest.World, keyFile string) *kernel.Engine {
+func newEngineWithKey(t *testing.T, env *nfstest.TestEnv, keyFile string) *kernel.Engine {
 	t.Helper()
-	config := serverConfig(w)
+	config := serverConfig(env)
 	config.HandleKeyFile = keyFile
 	engine, err := kernel.New(t.Context(), config)
 	assert.NilError(t, err)
 	return engine
 }
 
-func serverConfig(w *nfstest.World) kernel.Config {
+func serverConfig(env *nfstest.TestEnv) kernel.Config {
 	return kernel.Config{
-		BasePath: w.Base,
+		BasePath: env.Base,
 		Server: kernel.ServerConfig{
 			Threads: 8, LeaseTime: 10 * time.Second, GraceTime: 10 * time.Second, RequireNfsdcld: true,
-			StateFile: filepath.Join(w.Folder, "nfsd-started"),
+			StateFile: filepath.Join(env.Folder, "nfsd-started"),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stdout, nil)),
 	}
@@ -94,15 +94,15 @@ func push(t *testing.T, cache, message string) {
 }
 
 func TestAnotherProcessAnswers(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	w.StartMountd()
-	_, err := kernel.New(t.Context(), kernel.Config{BasePath: w.Base})
+	env := nfstest.NewTestEnv(t)
+	env.StartMountd()
+	_, err := kernel.New(t.Context(), kernel.Config{BasePath: env.Base})
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy), "%v", err)
 	assert.Equal(t, busy.Comm, "rpc.mountd")
-	w.StopDaemon("rpc.mountd")
+	env.StopDaemon("rpc.mountd")
 
-	engine := newEngine(t, w)
+	engine := newEngine(t, env)
 	assert.NilError(t, engine.Close())
 }
 
@@ -111,21 +111,21 @@ func TestAnotherProcessAnswers(t *testing.T) {
 // mounted as soon as it is published to this one. A deleted volume frees its space.
 func TestNegativeEntriesAreCached(t *testing.T) {
 	const volumes = 100
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
-	mine := w.Volume("mine", w.Nodes[0].IPv4)
-	foreign, deleted := w.Volume("foreign", w.Nodes[1].IPv4), w.Volume("deleted", w.Nodes[1].IPv4)
+	mine := env.Volume("mine", env.Nodes[0].IPv4)
+	foreign, deleted := env.Volume("foreign", env.Nodes[1].IPv4), env.Volume("deleted", env.Nodes[1].IPv4)
 	for i := range volumes {
-		w.Directory(fmt.Sprint("foreign", i), w.Nodes[1].IPv4)
+		env.Directory(fmt.Sprint("foreign", i), env.Nodes[1].IPv4)
 	}
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{mine, foreign, deleted}))
 	list := func() ([]os.DirEntry, error) {
-		top, err := w.Nodes[0].TryMount(t, "/", false, "nosharecache")
+		top, err := env.Nodes[0].TryMount(t, "/", false, "nosharecache")
 		if err != nil {
 			return nil, err
 		}
-		return os.ReadDir(filepath.Join(top, w.Base, "tenant"))
+		return os.ReadDir(filepath.Join(top, env.Base, "tenant"))
 	}
 	names, err := list()
 	assert.NilError(t, err)
@@ -134,14 +134,14 @@ func TestNegativeEntriesAreCached(t *testing.T) {
 	published := foreign
 	published.Client = mine.Client
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{published}))
-	mounted := w.Nodes[0].Mount(t, published)
+	mounted := env.Nodes[0].Mount(t, published)
 	assert.NilError(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("text"), 0o600))
 	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{published}))
 
 	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{deleted}))
-	w.DeleteVolume(deleted)
+	env.DeleteVolume(deleted)
 	poll.WaitOn(t, func(poll.LogT) poll.Result {
-		if left := w.Run("btrfs", "subvolume", "list", "-d", w.Base); left != "" {
+		if left := env.Run("btrfs", "subvolume", "list", "-d", env.Base); left != "" {
 			return poll.Continue("%s", left)
 		}
 		return poll.Success()
@@ -159,7 +159,7 @@ func TestNegativeEntriesAreCached(t *testing.T) {
 		assert.NilError(t, err)
 	case <-time.After(time.Minute):
 		t.Error("the kernel sent upcalls again")
-		again := newEngine(t, w) // ends the wait
+		again := newEngine(t, env) // ends the wait
 		t.Cleanup(func() { assert.Check(t, again.Close()) })
 		assert.NilError(t, again.Start(t.Context(), []nfs.Export{mine, foreign}))
 		assert.NilError(t, <-listed)
@@ -168,15 +168,15 @@ func TestNegativeEntriesAreCached(t *testing.T) {
 
 // StopServer stops only a server that an engine started.
 func TestServerLifecycle(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
-	stopped, err := kernel.StopServer(t.Context(), serverConfig(w))
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
+	stopped, err := kernel.StopServer(t.Context(), serverConfig(env))
 	assert.NilError(t, err)
 	assert.Assert(t, !stopped, "no engine has started it")
 
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
-	assert.Equal(t, w.Threads(), "8")
+	assert.Equal(t, env.Threads(), "8")
 	for file, want := range map[string]string{
 		"versions": "+4 -4.0 +4.1 +4.2", "nfsv4leasetime": "10", "nfsv4gracetime": "10",
 	} {
@@ -189,26 +189,26 @@ func TestServerLifecycle(t *testing.T) {
 	assert.Equal(t, strings.Count(string(ports), "tcp 2049"), 2, "%s", ports)
 	assert.Assert(t, !strings.Contains(string(ports), "udp"), "%s", ports)
 	assert.NilError(t, engine.Close())
-	assert.Equal(t, w.Threads(), "8", "closing the engine leaves the server alone")
+	assert.Equal(t, env.Threads(), "8", "closing the engine leaves the server alone")
 
-	engine = newEngine(t, w) // restart of the agent
+	engine = newEngine(t, env) // restart of the agent
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
-	w.StartMountd()
-	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	env.StartMountd()
+	_, err = kernel.StopServer(t.Context(), serverConfig(env))
 	var busy *kernel.ChannelsBusyError
 	assert.Assert(t, errors.As(err, &busy), "it is in use while rpc.mountd runs: %v", err)
-	assert.Equal(t, w.Threads(), "8")
-	w.StopDaemon("rpc.mountd")
+	assert.Equal(t, env.Threads(), "8")
+	env.StopDaemon("rpc.mountd")
 
-	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
+	stopped, err = kernel.StopServer(t.Context(), serverConfig(env))
 	assert.NilError(t, err)
 	assert.Assert(t, stopped)
-	assert.Equal(t, w.Threads(), "0")
+	assert.Equal(t, env.Threads(), "0")
 	content, err := os.ReadFile("/proc/net/rpc/nfsd.export/content")
 	assert.NilError(t, err)
 	assert.Assert(t, !strings.Contains(string(content), volume.Path), "%s", content)
-	stopped, err = kernel.StopServer(t.Context(), serverConfig(w))
+	stopped, err = kernel.StopServer(t.Context(), serverConfig(env))
 	assert.NilError(t, err)
 	assert.Assert(t, !stopped, "a second call has no effect")
 }
@@ -216,13 +216,13 @@ func TestServerLifecycle(t *testing.T) {
 // A server that starts before the agent refuses its clients. A server that runs on while the agent
 // restarts does not.
 func TestServerBeforeTheAgent(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	w.SetTimes()
-	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	env := nfstest.NewTestEnv(t)
+	env.SetTimes()
+	env.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	for _, warns := range []bool{true, false} {
 		var log bytes.Buffer
-		config := serverConfig(w)
+		config := serverConfig(env)
 		config.Server.Unmanaged, config.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
 		engine, err := kernel.New(t.Context(), config)
 		assert.NilError(t, err)
@@ -236,34 +236,34 @@ func TestServerBeforeTheAgent(t *testing.T) {
 // An interrupted start leaves a socket and no threads. rpc.nfsd leaves NFSv3 on by default. No
 // rpcbind runs.
 func TestInterruptedStart(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
 	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/versions", []byte("+3\n"), 0))
 	assert.NilError(t, os.WriteFile("/proc/fs/nfsd/portlist", []byte("tcp 2049\n"), 0))
-	assert.Equal(t, w.Threads(), "0")
+	assert.Equal(t, env.Threads(), "0")
 	assert.NilError(t, engine.Start(t.Context(), nil))
-	assert.Equal(t, w.Threads(), "8")
+	assert.Equal(t, env.Threads(), "8")
 	assert.NilError(t, engine.Close())
 }
 
 // The server refuses forged handles. Handles that it signed stay valid after a restart of agent and
 // server.
 func TestSignedHandles(t *testing.T) {
-	w := nfstest.NewWorld(t)
+	env := nfstest.NewTestEnv(t)
 	if !nfsd.NewServer("/proc").CanSignHandles() {
-		_, err := kernel.New(t.Context(), kernel.Config{BasePath: w.Base, HandleKeyFile: filepath.Join(w.Folder, "key")})
+		_, err := kernel.New(t.Context(), kernel.Config{BasePath: env.Base, HandleKeyFile: filepath.Join(env.Folder, "key")})
 		assert.ErrorIs(t, err, nfs.ErrUnsupported)
 		t.Skip("this kernel cannot sign file handles, and New returns an error")
 	}
-	key := filepath.Join(w.Folder, "key")
-	engine := newEngineWithKey(t, w, key)
+	key := filepath.Join(env.Folder, "key")
+	engine := newEngineWithKey(t, env, key)
 	assert.NilError(t, engine.Start(t.Context(), nil))
-	_, err := w.ReadForged(t, engine)
+	_, err := env.ReadForged(t, engine)
 	assert.ErrorContains(t, err, "NFSv4 status", "a forged handle is refused")
 
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{volume}))
-	mounted := w.Nodes[0].Mount(t, volume)
+	mounted := env.Nodes[0].Mount(t, volume)
 	file := filepath.Join(mounted, "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
 	content, err := os.ReadFile(key)
@@ -271,24 +271,24 @@ func TestSignedHandles(t *testing.T) {
 	assert.Equal(t, len(content), 16)
 
 	assert.NilError(t, engine.Close())
-	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	_, err = kernel.StopServer(t.Context(), serverConfig(env))
 	assert.NilError(t, err)
-	engine = newEngineWithKey(t, w, key)
+	engine = newEngineWithKey(t, env, key)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, os.WriteFile(file, []byte("after"), 0o600))
-	_, err = w.ReadForged(t, engine)
+	_, err = env.ReadForged(t, engine)
 	assert.ErrorContains(t, err, "NFSv4 status")
 	assert.NilError(t, engine.Close())
 
 	// Earlier agents wrote no digest of the key.
-	assert.NilError(t, os.WriteFile(filepath.Join(w.Folder, "nfsd-started"), []byte("started, signs file handles\n"), 0o600))
-	engine = newEngineWithKey(t, w, key)
+	assert.NilError(t, os.WriteFile(filepath.Join(env.Folder, "nfsd-started"), []byte("started, signs file handles\n"), 0o600))
+	engine = newEngineWithKey(t, env, key)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	assert.NilError(t, engine.Close())
 
 	// A server with another key, or without one, would return errors. Its clients keep working
 	// while New fails.
-	config := serverConfig(w)
+	config := serverConfig(env)
 	config.HandleKeyFile = key
 	for says, change := range map[string]func() error{
 		"is not the key": func() error { return os.WriteFile(key, []byte("0123456789abcdef"), 0o600) },
@@ -306,17 +306,17 @@ func TestSignedHandles(t *testing.T) {
 // New rejects a running server that does not sign. Mounts keep working, and New creates no key that
 // a forged handle could read.
 func TestSigningWithUnsignedServer(t *testing.T) {
-	w := nfstest.NewWorld(t)
+	env := nfstest.NewTestEnv(t)
 	requireSigning(t)
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
-	engine := newEngine(t, w)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
+	engine := newEngine(t, env)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
-	file := filepath.Join(w.Nodes[0].Mount(t, volume), "file")
+	file := filepath.Join(env.Nodes[0].Mount(t, volume), "file")
 	assert.NilError(t, os.WriteFile(file, []byte("before"), 0o600))
 	assert.NilError(t, engine.Close())
 
-	config := serverConfig(w)
-	config.HandleKeyFile = filepath.Join(w.Folder, "key")
+	config := serverConfig(env)
+	config.HandleKeyFile = filepath.Join(env.Folder, "key")
 	_, err := kernel.New(t.Context(), config)
 	assert.ErrorContains(t, err, "has no key")
 	_, err = os.Stat(config.HandleKeyFile)
@@ -327,13 +327,13 @@ func TestSigningWithUnsignedServer(t *testing.T) {
 // The server refuses handles that were signed with a replaced key. Clients look up files by name
 // again, and lose their open files.
 func TestKeyRotation(t *testing.T) {
-	w := nfstest.NewWorld(t)
+	env := nfstest.NewTestEnv(t)
 	requireSigning(t)
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
-	key := filepath.Join(w.Folder, "key")
-	engine := newEngineWithKey(t, w, key)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
+	key := filepath.Join(env.Folder, "key")
+	engine := newEngineWithKey(t, env, key)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
-	mounted := w.Nodes[0].Mount(t, volume, "ac", "lookupcache=all")
+	mounted := env.Nodes[0].Mount(t, volume, "ac", "lookupcache=all")
 	path := filepath.Join(mounted, "dir", "file")
 	assert.NilError(t, os.Mkdir(filepath.Dir(path), 0o755))
 	open, err := os.Create(path)
@@ -345,10 +345,10 @@ func TestKeyRotation(t *testing.T) {
 	assert.NilError(t, err)
 
 	assert.NilError(t, engine.Close())
-	_, err = kernel.StopServer(t.Context(), serverConfig(w))
+	_, err = kernel.StopServer(t.Context(), serverConfig(env))
 	assert.NilError(t, err)
 	assert.NilError(t, os.Remove(key))
-	engine = newEngineWithKey(t, w, key)
+	engine = newEngineWithKey(t, env, key)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	fresh, err := os.ReadFile(key)
@@ -374,21 +374,21 @@ func requireSigning(t *testing.T) {
 // A server that another program has started keeps its versions, because they cannot change while it
 // runs. The engine warns, and exports.
 func TestOlderVersions(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	w.StartOlderServer()
+	env := nfstest.NewTestEnv(t)
+	env.StartOlderServer()
 	assert.DeepEqual(t, nfsd.NewServer("/proc").Versions(), []string{"3", "4.0", "4.1", "4.2"})
 	var log bytes.Buffer
-	config := serverConfig(w)
+	config := serverConfig(env)
 	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	engine, err := kernel.New(t.Context(), config)
 	assert.NilError(t, err)
-	t.Run("fence", func(t *testing.T) { nfstest.OlderVersions(t, w, engine) })
+	t.Run("fence", func(t *testing.T) { nfstest.OlderVersions(t, env, engine) })
 	assert.Assert(t, strings.Contains(log.String(), "versions=3,4.0"), log.String())
 	assert.NilError(t, engine.Close())
 
 	// The engine starts the server with these versions off.
-	w.StopThreads()
-	w.StopDaemon("rpcbind")
+	env.StopThreads()
+	env.StopDaemon("rpcbind")
 	log.Reset()
 	engine, err = kernel.New(t.Context(), config)
 	assert.NilError(t, err)
@@ -401,10 +401,10 @@ func TestOlderVersions(t *testing.T) {
 // A server that the engine starts offers no version above MaxVersion. Start rejects a running
 // server with a newer one.
 func TestMaxVersion(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	config := serverConfig(w)
+	env := nfstest.NewTestEnv(t)
+	config := serverConfig(env)
 	config.Server.MaxVersion = "4.1"
-	w.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
+	env.Run("rpc.nfsd", "-N", "3", "-N", "4.0", "-V", "4.1", "-V", "4.2", "8")
 	engine, err := kernel.New(t.Context(), config)
 	assert.NilError(t, err)
 	err = engine.Start(t.Context(), nil)
@@ -412,20 +412,20 @@ func TestMaxVersion(t *testing.T) {
 	assert.ErrorContains(t, err, "must be 4.1")
 	assert.NilError(t, engine.Close())
 
-	w.StopThreads()
+	env.StopThreads()
 	engine, err = kernel.New(t.Context(), config)
 	assert.NilError(t, err)
-	t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, w, engine) })
+	t.Run("mounts", func(t *testing.T) { nfstest.NewestVersion41(t, env, engine) })
 	assert.NilError(t, engine.Close())
 }
 
 // The kernel ignores a reply with an expiry in the past, for example after the clock was set back.
 func TestExpiredAnswer(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
 	assert.NilError(t, engine.Start(t.Context(), nil))
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	past := time.Now().Add(-time.Hour).Unix()
 	for cache, message := range map[string]string{
 		"auth.unix.ip": fmt.Sprintf("nfsd %s %d %[1]s\n", volume.Client, past),
@@ -435,27 +435,27 @@ func TestExpiredAnswer(t *testing.T) {
 		// Some of these the kernel refuses, and some it ignores.
 		_ = os.WriteFile("/proc/net/rpc/"+cache+"/channel", []byte(message), 0)
 	}
-	_, err := w.Nodes[0].TryMount(t, volume.Path, false)
+	_, err := env.Nodes[0].TryMount(t, volume.Path, false)
 	assert.ErrorContains(t, err, "mount")
 	have, err := engine.List(t.Context())
 	assert.NilError(t, err)
 	assert.Equal(t, len(have), 0, "%v", have)
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{volume}))
-	w.Nodes[0].Mount(t, volume)
+	env.Nodes[0].Mount(t, volume)
 }
 
 func TestPathThatIsTooLong(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
 	assert.NilError(t, engine.Start(t.Context(), nil))
 	// Each blank takes four bytes in a message.
 	name := strings.Repeat(strings.Repeat(" ", 200)+"/", 6) + "data"
-	long := w.Directory(name, w.Nodes[0].IPv4)
+	long := env.Directory(name, env.Nodes[0].IPv4)
 	err := engine.Export(t.Context(), []nfs.Export{long})
 	assert.ErrorIs(t, err, nfs.ErrInvalid)
 	assert.ErrorContains(t, err, "must fit in a page")
-	fine := w.Volume("fine", w.Nodes[0].IPv4)
+	fine := env.Volume("fine", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Export(t.Context(), []nfs.Export{fine}))
 }
 
@@ -472,10 +472,10 @@ func eventually(t *testing.T, holds func() bool) {
 // A server with a dual-stack socket sees IPv4 clients by IPv4-mapped addresses. They are the same
 // clients.
 func TestMappedConnection(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
 	t.Cleanup(func() { assert.Check(t, engine.Close()) })
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	// Go creates a dual-stack socket.
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "[::]:2050")
@@ -486,43 +486,43 @@ func TestMappedConnection(t *testing.T) {
 	assert.NilError(t, errors.Join(file.Close(), listener.Close()))
 
 	// Linux 6.1 may take half a minute to serve a socket that is added while it runs.
-	mounted, err := w.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
+	mounted, err := env.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
 	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); {
-		mounted, err = w.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
+		mounted, err = env.Nodes[0].TryMount(t, volume.Path, false, "port=2050")
 	}
 	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("text"), 0o600))
 	assert.NilError(t, engine.Unexport(t.Context(), []nfs.Export{volume}))
 	assert.Assert(t, os.WriteFile(filepath.Join(mounted, "file"), []byte("late"), 0o600) != nil)
-	_, err = w.Nodes[1].TryMount(t, volume.Path, false, "port=2050")
+	_, err = env.Nodes[1].TryMount(t, volume.Path, false, "port=2050")
 	assert.ErrorContains(t, err, "mount")
 }
 
 // With RequireNfsdcld the engine does not start a server without nfsdcld.
 func TestWithoutNfsdcld(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	w.StopDaemon("nfsdcld")
-	engine := newEngine(t, w)
+	env := nfstest.NewTestEnv(t)
+	env.StopDaemon("nfsdcld")
+	engine := newEngine(t, env)
 	err := engine.Start(t.Context(), nil)
 	assert.ErrorIs(t, err, nfs.ErrUnavailable)
 	assert.ErrorContains(t, err, "nfsdcld does not run")
-	assert.Equal(t, w.Threads(), "0")
+	assert.Equal(t, env.Threads(), "0")
 	assert.NilError(t, engine.Close())
 }
 
 // The kernel waits a second for nfsdcld, which may take longer on a busy host. The engine restarts
 // a server without records of its clients.
 func TestNfsdcldIsLate(t *testing.T) {
-	w := nfstest.NewWorld(t)
+	env := nfstest.NewTestEnv(t)
 	signal := func(s unix.Signal) {
 		t.Helper()
-		pid := w.Lab.Storage.DaemonPID("nfsdcld")
+		pid := env.Lab.Storage.DaemonPID("nfsdcld")
 		assert.Assert(t, pid > 0) // 0 would be this test and all that it runs
 		assert.NilError(t, unix.Kill(pid, s))
 	}
 	start := func(ctx context.Context, log *logbuffer.Buffer, required bool) error {
 		t.Helper()
-		config := serverConfig(w)
+		config := serverConfig(env)
 		config.Server.RequireNfsdcld = required
 		config.Logger = slog.New(slog.NewTextHandler(log, nil))
 		engine, err := kernel.New(ctx, config)
@@ -546,7 +546,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 		err := start(ctx, &log, required)
 		cancel()
 		assert.ErrorIs(t, err, context.Canceled)
-		assert.Equal(t, w.Threads(), "0")
+		assert.Equal(t, env.Threads(), "0")
 	}
 
 	var later logbuffer.Buffer
@@ -554,7 +554,7 @@ func TestNfsdcldIsLate(t *testing.T) {
 		for !strings.Contains(later.String(), again) && t.Context().Err() == nil {
 			time.Sleep(10 * time.Millisecond)
 		}
-		_ = unix.Kill(w.Lab.Storage.DaemonPID("nfsdcld"), unix.SIGCONT)
+		_ = unix.Kill(env.Lab.Storage.DaemonPID("nfsdcld"), unix.SIGCONT)
 	}()
 	assert.NilError(t, start(t.Context(), &later, true))
 	records, known := nfsd.NewServer("/proc").RecordsClients()

@@ -18,12 +18,12 @@ import (
 // The server has counted a change, which it answers before it is durable, when the client gets its
 // reply.
 func TestChangesOfClientsAreCounted(t *testing.T) {
-	w := nfstest.NewWorld(t)
-	engine := newEngine(t, w)
-	volume := w.Volume("v1", w.Nodes[0].IPv4)
+	env := nfstest.NewTestEnv(t)
+	engine := newEngine(t, env)
+	volume := env.Volume("v1", env.Nodes[0].IPv4)
 	assert.NilError(t, engine.Start(t.Context(), []nfs.Export{volume}))
 	defer func() { assert.NilError(t, engine.Close()) }()
-	mounted := w.Nodes[0].Mount(t, volume)
+	mounted := env.Nodes[0].Mount(t, volume)
 	at := func(name string) string { return filepath.Join(mounted, name) }
 	count := func() uint64 {
 		n, err := nfsd.NewServer("/proc").ChangingOperations()
