@@ -111,7 +111,7 @@ func (env *testEnv) reboot(t *testing.T) {
 
 // volume is a volume with its paths and requests.
 type volume struct {
-	env       *testEnv
+	env     *testEnv
 	id      string
 	source  nfsmount.Source
 	mode    csi.VolumeCapability_AccessMode_Mode
