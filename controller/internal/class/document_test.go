@@ -19,7 +19,7 @@ func TestDocumentIsCurrent(t *testing.T) {
 
 	annotations := section(t, string(text), "Claim annotations")
 	var documented []string
-	for _, m := range regexp.MustCompile("`(?:"+strings.TrimSuffix(AnnotationPrefix, "/")+")?/([a-z]+)`").FindAllStringSubmatch(annotations, -1) {
+	for _, m := range regexp.MustCompile("`(?:"+strings.TrimSuffix(AnnotationPrefix, "/")+")?/([A-Za-z]+)`").FindAllStringSubmatch(annotations, -1) {
 		documented = append(documented, m[1])
 	}
 	assert.DeepEqual(t, sorted(documented), sorted(append(keysOf(ofClaim), keyLabels)))
