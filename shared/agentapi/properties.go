@@ -3,6 +3,7 @@ package agentapi
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Property is a property of volumes. The controller and the command line take all that they know of
@@ -110,6 +111,9 @@ func PropertiesOf(v *VolumeDetail) RequestedProperties {
 	}
 	return r
 }
+
+// Flag returns the name of the flag of the command line, as in --mount-options.
+func (p Property) Flag() string { return strings.ReplaceAll(p.Name, "_", "-") }
 
 // Set parses the text of a parameter, an annotation or a flag. The error continues a sentence that
 // begins with the name of the property.

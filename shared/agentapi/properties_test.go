@@ -71,6 +71,14 @@ func TestRowsOfProperties(t *testing.T) {
 	}
 }
 
+// Flags have dashes, as all others of the command line.
+func TestFlagsHaveDashes(t *testing.T) {
+	for _, p := range AllProperties() {
+		assert.Assert(t, !strings.Contains(p.Flag(), "_"), p.Name)
+	}
+	assert.Equal(t, Property{Name: "mount_options"}.Flag(), "mount-options")
+}
+
 // A volume has what it was asked for: the rows read the fields that they set.
 func TestPropertiesOfVolumes(t *testing.T) {
 	fields := map[string]string{}

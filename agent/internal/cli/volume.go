@@ -66,14 +66,14 @@ func addPropertyFlags(command *cobra.Command) {
 	for _, p := range agentapi.AllProperties() {
 		switch p.FlagType {
 		case "bool":
-			flags.Bool(p.Name, false, p.Usage)
+			flags.Bool(p.Flag(), false, p.Usage)
 		case "int64":
-			flags.Int64(p.Name, 0, p.Usage)
+			flags.Int64(p.Flag(), 0, p.Usage)
 		case "string":
-			flags.String(p.Name, "", p.Usage)
+			flags.String(p.Flag(), "", p.Usage)
 		}
 		if len(p.Suggestions) > 0 {
-			_ = command.RegisterFlagCompletionFunc(p.Name, cobra.FixedCompletions(p.Suggestions, cobra.ShellCompDirectiveNoFileComp))
+			_ = command.RegisterFlagCompletionFunc(p.Flag(), cobra.FixedCompletions(p.Suggestions, cobra.ShellCompDirectiveNoFileComp))
 		}
 	}
 }
@@ -82,16 +82,16 @@ func addPropertyFlags(command *cobra.Command) {
 func requestedProperties(flags *pflag.FlagSet) (agentapi.RequestedProperties, error) {
 	var r agentapi.RequestedProperties
 	for _, p := range agentapi.AllProperties() {
-		if p.FlagType == "" || !flags.Changed(p.Name) {
+		if p.FlagType == "" || !flags.Changed(p.Flag()) {
 			continue
 		}
-		text := flags.Lookup(p.Name).Value.String()
+		text := flags.Lookup(p.Flag()).Value.String()
 		if text == "" {
 			p.Reset(&r)
 			continue
 		}
 		if err := p.Set(&r, text); err != nil {
-			return r, usageErrorf("--%s %w", p.Name, err)
+			return r, usageErrorf("--%s %w", p.Flag(), err)
 		}
 	}
 	return r, nil
