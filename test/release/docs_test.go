@@ -57,7 +57,7 @@ func TestLinks(t *testing.T) {
 // foreign lists texts in the troubleshooting guide that come from other programs.
 var foreign = []string{
 	`secrets "…" is forbidden`, "updates to parameters are forbidden", "could not find the requested resource", `no matches for kind "VolumeSnapshotClass"`, "violates PodSecurity",
-	"Startup probe failed … 500", "request from insecure port", "access denied by server", "No such file or directory", "Operation not permitted",
+	"Startup probe failed … 500", "request from insecure port", "access denied by server", "Connection refused", "No route to host", "No such file or directory", "Operation not permitted",
 	"permission denied", "Stale file handle", "disk I/O error", "database is locked", "Disk quota exceeded", "Protocol not supported",
 }
 

@@ -58,7 +58,7 @@ func (e *MountError) Is(target error) bool {
 }
 
 // mountWords holds messages of mount.nfs(8) (nfs-utils, utils/mount/error.c). An NFSv4 server hides
-// from a client what is not exported to it, so "No such file" can also mean a refusal.
+// from a client what is not exported to it. A client with another export gets "No such file".
 var mountWords = map[error][]string{
 	ErrUnresponsive: {"timed out", "refused", "unreachable", "No route to host", "Host is down", "resolve"},
 	ErrDenied:       {"access denied", "Permission denied", "Operation not permitted", "No such file or directory", "Stale file handle"},
