@@ -4,10 +4,10 @@ TEST_TARGETS += helm-test
 
 # The tests read files outside of their module, whose changes Go's cache of results does not see: hence -count=1.
 .PHONY: helm-test
-helm-test: ## test the chart, with Helm 3 and Helm 4, and compare what it renders with what is committed
+helm-test: ## Test the chart, with Helm 3 and Helm 4, and compare what it renders with what is committed
 	cd helm/test && GOWORK=off go vet ./... && GOWORK=off go test -count=1 ./...
 
 .PHONY: helm-generate
-helm-generate: ## write the chart's README and the committed renders anew
+helm-generate: ## Write the chart's README and the committed renders
 	cd helm/test && GOWORK=off go run ./cmd/readme > ../btrfs-nfs-csi/README.md.new && mv ../btrfs-nfs-csi/README.md.new ../btrfs-nfs-csi/README.md
 	cd helm/test && GOWORK=off go test . -run TestRenders -update
