@@ -62,7 +62,7 @@ func waitForHolder(ctx context.Context, find func() (*ChannelsBusyError, error))
 // OtherHolder finds another process of this network namespace that has a channel of the export
 // caches open or gets upcalls by generic netlink. It returns nil if there is none. It needs to see
 // all processes of the host.
-func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
+func OtherHolder(procRoot string) (holder *ChannelsBusyError, err error) {
 	processes, err := nfsd.Processes(procRoot)
 	if err != nil {
 		return nil, err
@@ -90,9 +90,12 @@ func OtherHolder(procRoot string) (*ChannelsBusyError, error) {
 			continue // has ended
 		}
 		name := strings.TrimSpace(string(comm))
-		return &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm, Netlink: netlink}, nil
+		holder = &ChannelsBusyError{PID: pid, Comm: name, Engine: name == agentComm, Netlink: netlink}
+		if name != "exportfs" { // which ends soon
+			break
+		}
 	}
-	return nil, nil
+	return holder, nil
 }
 
 // answers reports whether a channel or one of the listening sockets is among the open files.
