@@ -36,3 +36,31 @@ func TestRequestID(t *testing.T) {
 		assert.Assert(t, !ValidRequestID(bad), bad)
 	}
 }
+
+func TestModes(t *testing.T) {
+	for text, want := range map[string]uint32{"0": 0, "755": 0o755, "0755": 0o755, "07777": 0o7777} {
+		mode, err := ParseMode(text)
+		assert.NilError(t, err)
+		assert.Equal(t, mode, want)
+	}
+	for _, text := range []string{"", "8", "0o755", "0x1ff", "-1", "+7", " 755", "755 ", "rwxr-xr-x", "10000", "77777", "000755", "7_7", "7.5", "٧", "\x00", strings.Repeat("7", 1000)} {
+		_, err := ParseMode(text)
+		assert.ErrorContains(t, err, "must be an octal number", "%q", text)
+	}
+}
+
+func FuzzMode(f *testing.F) {
+	for _, seed := range []string{"", "0", "755", "0755", "07777", "10000", "+7", "0o7", "7_7", "-1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		mode, err := ParseMode(text)
+		if err != nil {
+			return
+		}
+		again, err := ParseMode(FormatMode(mode))
+		if mode > 0o7777 || err != nil || again != mode {
+			t.Fatalf("%q is %o, which is written %q", text, mode, FormatMode(mode))
+		}
+	})
+}

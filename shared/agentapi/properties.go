@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -33,6 +34,7 @@ type Property struct {
 	reset func(r *RequestedProperties)
 	parse func(r *RequestedProperties, text string) error
 	text  func(r RequestedProperties) (text string, set bool)
+	equal func(a, b RequestedProperties) bool
 	copy  func(to *RequestedProperties, from RequestedProperties)
 	read  func(r *RequestedProperties, v *VolumeDetail)
 }
@@ -95,6 +97,7 @@ func property[T any](p Property, k kind[T], field func(*RequestedProperties) **T
 		}
 		return k.format(*value), true
 	}
+	p.equal = func(a, b RequestedProperties) bool { return reflect.DeepEqual(*field(&a), *field(&b)) }
 	p.copy = func(to *RequestedProperties, from RequestedProperties) { *field(to) = *field(&from) }
 	p.read = func(r *RequestedProperties, v *VolumeDetail) { *field(r) = new(of(v)) }
 	return p
@@ -128,7 +131,10 @@ func (p Property) In(r RequestedProperties) bool {
 	return set
 }
 
-// Text returns the value in its usual form. Equal values have equal texts.
+// Equal reports whether both have the same value.
+func (p Property) Equal(a, b RequestedProperties) bool { return p.equal(a, b) }
+
+// Text returns the value in its usual form. Values that mean the same have equal texts.
 func (p Property) Text(r RequestedProperties) string {
 	text, _ := p.text(r)
 	return text

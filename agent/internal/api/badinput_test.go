@@ -187,21 +187,6 @@ func TestNamesInPaths(t *testing.T) {
 	}
 }
 
-func TestModes(t *testing.T) {
-	h := start(t)
-	for _, mode := range []string{"8", "0o755", "0x1ff", "-1", "+7", " 755", "755 ", "rwxr-xr-x", "10000", "77777", "000755", "7_7", "7.5", "٧", "\\u0000", strings.Repeat("7", 1000)} {
-		for _, route := range []string{"POST /v1/volumes", "PATCH /v1/volumes/v"} {
-			method, path, _ := strings.Cut(route, " ")
-			got := h.do(method, path, `{"mode":"`+mode+`"}`)
-			assert.Equal(t, got.status, 400, "%q", mode)
-			assert.Equal(t, got.code(t), agentapi.Invalid)
-			assert.Check(t, strings.Contains(got.message(t), "mode"))
-		}
-	}
-	// A new volume without a mode gets the default. Changing the mode to an empty one is an error.
-	assert.Equal(t, h.do("PATCH", "/v1/volumes/v", `{"mode":""}`).status, 400)
-}
-
 func TestClients(t *testing.T) {
 	h := start(t)
 	clients := []string{

@@ -72,22 +72,6 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-func FuzzMode(f *testing.F) {
-	for _, seed := range []string{"", "0", "755", "0755", "07777", "10000", "+7", "0o7", "7_7", "-1"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		mode, err := agentapi.ParseMode(text)
-		if err != nil {
-			return
-		}
-		again, err := agentapi.ParseMode(agentapi.FormatMode(mode))
-		if mode > 0o7777 || err != nil || again != mode {
-			t.Fatalf("%q is %o, which is written %q", text, mode, agentapi.FormatMode(mode))
-		}
-	})
-}
-
 func FuzzAuthorization(f *testing.F) {
 	for _, seed := range []string{"", "Bearer x", "Basic eDp5", "Basic Og==", "bearer  x", "Basic !"} {
 		f.Add(seed)

@@ -99,7 +99,7 @@ func snapshotDetail(s storage.Snapshot, u storage.Usage) agentapi.SnapshotDetail
 	return agentapi.SnapshotDetail{
 		Name: s.Name, CreatedBy: createdBy(s.Labels), Volume: s.Volume, VolumeId: idText(s.VolumeID), Path: s.Path,
 		SizeBytes: s.SizeBytes, QuotaBytes: s.QuotaBytes, UsedBytes: u.UsedBytes, ExclusiveBytes: u.ExclusiveBytes,
-		Properties:       wireProperties(s.Properties),
+		Properties:       s.Properties.Wire(),
 		NestedSubvolumes: s.Nested,
 		Labels:           labelsOf(s.Labels.Map()), Health: &health, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}

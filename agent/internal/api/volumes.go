@@ -13,11 +13,12 @@ func (h *handlers) CreateVolume(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	spec, err := volumeSpec(body)
-	if err != nil {
-		return err
+	if valueOf(body.Mode) == "" {
+		body.Mode = nil
 	}
-	v, created, err := who.CreateVolume(c.UserContext(), spec)
+	v, created, err := who.CreateVolume(c.UserContext(), storage.VolumeSpec{
+		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, Labels: body.Labels, RequestedProperties: body.RequestedProperties,
+	})
 	if err != nil {
 		return err
 	}
@@ -33,12 +34,9 @@ func (h *handlers) CloneVolume(c *fiber.Ctx) error {
 	if err := checkSource("source", body.Source); err != nil {
 		return err
 	}
-	spec, err := cloneSpec(body.RequestedProperties)
-	if err != nil {
-		return err
-	}
-	spec.Name, spec.Volume, spec.SizeBytes, spec.Labels = body.Name, body.Source, body.SizeBytes, body.Labels
-	return h.clone(c, who, spec)
+	return h.clone(c, who, storage.CloneSpec{
+		Volume: body.Source, Name: body.Name, SizeBytes: body.SizeBytes, Labels: body.Labels, RequestedProperties: body.RequestedProperties,
+	})
 }
 
 func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
@@ -50,12 +48,9 @@ func (h *handlers) CloneSnapshot(c *fiber.Ctx) error {
 	if err := checkSource("snapshot", body.Snapshot); err != nil {
 		return err
 	}
-	spec, err := cloneSpec(body.RequestedProperties)
-	if err != nil {
-		return err
-	}
-	spec.Name, spec.Snapshot, spec.SizeBytes, spec.Labels = body.Name, body.Snapshot, body.SizeBytes, body.Labels
-	return h.clone(c, who, spec)
+	return h.clone(c, who, storage.CloneSpec{
+		Snapshot: body.Snapshot, Name: body.Name, SizeBytes: body.SizeBytes, Labels: body.Labels, RequestedProperties: body.RequestedProperties,
+	})
 }
 
 func (h *handlers) clone(c *fiber.Ctx, who tenant, spec storage.CloneSpec) error {
@@ -95,11 +90,9 @@ func (h *handlers) UpdateVolume(c *fiber.Ctx, name agentapi.Name) error {
 	if err := decodeBody(c.BodyRaw(), &body); err != nil {
 		return err
 	}
-	update, err := volumeUpdate(body)
-	if err != nil {
-		return err
-	}
-	v, err := who.UpdateVolume(c.UserContext(), name, update)
+	v, err := who.UpdateVolume(c.UserContext(), name, storage.VolumeUpdate{
+		SizeBytes: body.SizeBytes, Labels: valueOf(body.Labels), RequestedProperties: body.RequestedProperties,
+	})
 	if err != nil {
 		return err
 	}

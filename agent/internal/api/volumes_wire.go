@@ -10,62 +10,6 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
-func volumeSpec(body agentapi.VolumeCreate) (storage.VolumeSpec, error) {
-	spec := storage.VolumeSpec{
-		Name: body.Name, SizeBytes: body.SizeBytes, QuotaBytes: body.QuotaBytes, NoCOW: valueOf(body.Nocow),
-		Compression: valueOf(body.Compression), RootSquash: valueOf(body.RootSquash), UID: body.Uid, GID: body.Gid, Labels: body.Labels,
-		SizeLimit: body.SizeLimit, MountOptions: valueOf(body.MountOptions),
-	}
-	if valueOf(body.Mode) == "" {
-		return spec, nil
-	}
-	var err error
-	spec.Mode, err = optionalMode(body.Mode)
-	return spec, err
-}
-
-func cloneSpec(p agentapi.RequestedProperties) (storage.CloneSpec, error) {
-	mode, err := optionalMode(p.Mode)
-	return storage.CloneSpec{
-		NoCOW: p.Nocow, Compression: p.Compression, RootSquash: p.RootSquash, UID: p.Uid, GID: p.Gid, Mode: mode,
-		SizeLimit: p.SizeLimit, MountOptions: valueOf(p.MountOptions),
-	}, err
-}
-
-func volumeUpdate(body agentapi.VolumeUpdate) (storage.VolumeUpdate, error) {
-	update := storage.VolumeUpdate{
-		SizeBytes: body.SizeBytes, NoCOW: body.Nocow, Compression: body.Compression, RootSquash: body.RootSquash,
-		UID: body.Uid, GID: body.Gid,
-	}
-	update.SizeLimit = body.SizeLimit
-	if body.MountOptions != nil {
-		update.MountOptions = append([]string{}, *body.MountOptions...) // not nil, which would leave them unchanged
-	}
-	if body.Labels != nil {
-		update.Labels = *body.Labels
-	}
-	var err error
-	update.Mode, err = optionalMode(body.Mode)
-	return update, err
-}
-
-func optionalMode(text *string) (*uint32, error) {
-	if text == nil {
-		return nil, nil
-	}
-	mode, err := agentapi.ParseMode(*text)
-	if err != nil {
-		return nil, agentapi.Errorf(agentapi.Invalid, "mode %w", err)
-	}
-	return &mode, nil
-}
-
-func wireProperties(p storage.Properties) agentapi.Properties {
-	return agentapi.Properties{
-		Nocow: p.NoCOW, Compression: p.Compression, RootSquash: p.RootSquash, Uid: p.UID, Gid: p.GID, Mode: agentapi.FormatMode(p.Mode),
-	}
-}
-
 // checkSource refuses an empty source, which the domain would take for a clone of the other kind.
 func checkSource(field, name string) error {
 	if name == "" {
@@ -90,7 +34,7 @@ func volumeDetail(v storage.Volume, u storage.Usage, pool storage.Health) agenta
 	detail := agentapi.VolumeDetail{
 		Name: v.Name, Id: idText(v.VolumeID), CreatedBy: creator, Path: v.Path,
 		SizeBytes: v.SizeBytes, QuotaBytes: v.QuotaBytes, UsedBytes: u.UsedBytes,
-		Properties: wireProperties(v.Properties),
+		Properties: v.Properties.Wire(),
 		Labels:     labelsOf(v.Labels.Map()), MountOptions: v.MountOptions, SourceVolume: v.SourceVolume, SourceSnapshot: v.SourceSnapshot,
 		SourceVolumeId: idText(v.SourceVolumeID),
 		Clients:        mapped(v.Refs, client), Health: &health, CreatedAt: v.CreatedAt.UTC(), UpdatedAt: v.UpdatedAt.UTC(),

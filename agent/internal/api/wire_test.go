@@ -252,8 +252,10 @@ func TestRequestsOfOldClients(t *testing.T) {
 	for _, contentType := range []string{"", "application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded", "text/plain"} {
 		assert.Equal(t, h.do("POST", "/v1/volumes", body, "Content-Type", contentType).status, 201, contentType)
 		assert.DeepEqual(t, got, storage.VolumeSpec{
-			Name: "v1", SizeBytes: 1 << 20, NoCOW: true, Compression: "none", RootSquash: true, UID: new(int64(1000)), GID: new(int64(0)),
-			Mode: new(uint32(0o750)), Labels: map[string]string{"k": "v"},
+			Name: "v1", SizeBytes: 1 << 20, Labels: map[string]string{"k": "v"},
+			RequestedProperties: agentapi.RequestedProperties{
+				Nocow: new(true), Compression: new("none"), RootSquash: new(true), Uid: new(int64(1000)), Gid: new(int64(0)), Mode: new("0750"),
+			},
 		})
 	}
 }

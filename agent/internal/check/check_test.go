@@ -23,6 +23,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 const (
@@ -133,7 +134,7 @@ func TestWayBack(t *testing.T) {
 	store := open(t, config(pool))
 	ten, err := store.Tenant(tenant)
 	assert.NilError(t, err)
-	_, err = ten.UpdateVolume(t.Context(), "v", storage.VolumeUpdate{RootSquash: new(true)})
+	_, err = ten.UpdateVolume(t.Context(), "v", storage.VolumeUpdate{RequestedProperties: agentapi.RequestedProperties{RootSquash: new(true)}})
 	assert.NilError(t, err)
 	assert.NilError(t, ten.Unexport(t.Context(), "v", netip.MustParseAddr("10.0.0.1"), nil))
 	assert.NilError(t, store.Close(t.Context()))

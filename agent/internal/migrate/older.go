@@ -69,8 +69,10 @@ func (o older) validate(name string, snapshot bool) error {
 // disk".
 func (o older) adopted(data uuid.UUID) ondisk.Metadata {
 	return ondisk.Metadata{
-		Version: 1, Name: o.Name, UUID: data, SizeBytes: o.SizeBytes, QuotaBytes: cmp.Or(o.QuotaBytes, o.SizeBytes), NoCOW: o.NoCOW, Compression: o.Compression,
-		UID: o.UID, GID: o.GID, Mode: cmp.Or(o.Mode, defaultMode), Labels: labels.Of(o.Labels), Volume: o.Volume,
+		Version: 1, Name: o.Name, UUID: data, Mode: cmp.Or(o.Mode, defaultMode), Labels: labels.Of(o.Labels), Volume: o.Volume,
+		Properties: ondisk.Properties{
+			SizeBytes: o.SizeBytes, QuotaBytes: cmp.Or(o.QuotaBytes, o.SizeBytes), NoCOW: o.NoCOW, Compression: o.Compression, UID: o.UID, GID: o.GID,
+		},
 		CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt, LastAttachAt: o.LastAttachAt,
 	}
 }

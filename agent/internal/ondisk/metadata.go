@@ -31,17 +31,11 @@ const (
 // Metadata is the content of metadata.json of a volume or snapshot. It describes the intended
 // state. It contains neither the kernel's counts nor references (see refs.go).
 type Metadata struct {
-	Version        int        `json:"version"`
-	Name           string     `json:"name"`
-	VolumeID       uuid.UUID  `json:"volume_id,omitzero"` // of the volume, also in a snapshot
-	UUID           uuid.UUID  `json:"uuid,omitzero"`      // of data; absent if data is a snapshot created after this file
-	SizeBytes      int64      `json:"size_bytes"`
-	QuotaBytes     int64      `json:"quota_bytes"`
-	NoCOW          bool       `json:"nocow"`
-	Compression    string     `json:"compression"`
-	RootSquash     bool       `json:"root_squash,omitempty"`
-	UID            int64      `json:"uid"`
-	GID            int64      `json:"gid"`
+	Version  int       `json:"version"`
+	Name     string    `json:"name"`
+	VolumeID uuid.UUID `json:"volume_id,omitzero"` // of the volume, also in a snapshot
+	UUID     uuid.UUID `json:"uuid,omitzero"`      // of data; absent if data is a snapshot created after this file
+	Properties
 	Mode           string     `json:"mode"` // octal text
 	Labels         labels.Set `json:"labels,omitempty"`
 	Volume         string     `json:"volume,omitempty"` // in a snapshot: its volume
@@ -60,15 +54,13 @@ type Metadata struct {
 
 func (m Metadata) properties() Properties {
 	mode, _ := strconv.ParseUint(m.Mode, 8, 32) // see validate
-	return Properties{
-		SizeBytes: m.SizeBytes, QuotaBytes: m.QuotaBytes, NoCOW: m.NoCOW, Compression: m.Compression,
-		RootSquash: m.RootSquash, UID: m.UID, GID: m.GID, Mode: uint32(mode),
-	}
+	p := m.Properties
+	p.Mode = uint32(mode)
+	return p
 }
 
 func (m *Metadata) setProperties(p Properties) {
-	m.SizeBytes, m.QuotaBytes, m.NoCOW, m.Compression = p.SizeBytes, p.QuotaBytes, p.NoCOW, p.Compression
-	m.RootSquash, m.UID, m.GID, m.Mode = p.RootSquash, p.UID, p.GID, strconv.FormatUint(uint64(p.Mode), 8)
+	m.Properties, m.Mode = p, strconv.FormatUint(uint64(p.Mode), 8)
 }
 
 // Metadata returns the metadata of the volume.

@@ -14,19 +14,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// Properties are the properties that volumes and snapshots share. Owner and mode are those of the
-// root directory of the subvolume.
-type Properties struct {
-	SizeBytes   int64  `json:"size_bytes"`
-	QuotaBytes  int64  `json:"quota_bytes"` // 0: no limit
-	NoCOW       bool   `json:"nocow"`
-	Compression string `json:"compression"` // btrfs.compression; "" means the default of the filesystem
-	UID         int64  `json:"uid"`
-	GID         int64  `json:"gid"`
-	RootSquash  bool   `json:"root_squash,omitempty"` // maps root of a client to the anonymous user
-	Mode        uint32 `json:"mode"`                  // permission bits, setuid, setgid, sticky: 0 to 07777
-}
-
 // Volume is the intended state of one volume. Copies share lists and labels, which are replaced and
 // never changed.
 type Volume struct {
@@ -159,14 +146,6 @@ func (v Volume) Clients() []netip.Addr {
 
 // DataPath returns the exported path.
 func (v Volume) DataPath() string { return filepath.Join(v.Path, DataDir) }
-
-// ChangedTo returns the settings in which p differs, without the limit.
-func (p Properties) ChangedTo(other Properties) Settings {
-	return Changed{
-		Storage: p.NoCOW != other.NoCOW || p.Compression != other.Compression,
-		UID:     p.UID != other.UID, GID: p.GID != other.GID, Mode: p.Mode != other.Mode,
-	}.Of(other)
-}
 
 // IsOf reports whether the snapshot is one of this volume, and not of a deleted volume of the same
 // name.

@@ -27,8 +27,8 @@ const maxPending = 16
 // settings returns the settings of v that the update changes.
 func (u VolumeUpdate) settings(v Volume) ondisk.Settings {
 	return ondisk.Changed{
-		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.NoCOW != nil || u.Compression != nil,
-		UID: u.UID != nil, GID: u.GID != nil, Mode: u.Mode != nil,
+		Limit: u.SizeBytes != nil || u.SizeLimit != nil, Storage: u.Nocow != nil || u.Compression != nil,
+		UID: u.Uid != nil, GID: u.Gid != nil, Mode: u.Mode != nil,
 	}.Of(v.Properties)
 }
 

@@ -24,8 +24,8 @@ func TestChangeThatCannotBeUndone(t *testing.T) {
 		name, step string
 		update     VolumeUpdate
 	}{
-		{"storage", "storage, second part", VolumeUpdate{Compression: ptr("zstd")}},
-		{"owner", "chmod", VolumeUpdate{UID: ptr(int64(7)), Mode: ptr(uint32(0o700))}},
+		{"storage", "storage, second part", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}}},
+		{"owner", "chmod", VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(7)), Mode: ptr("0700")}}},
 		{"limit", "limit", VolumeUpdate{SizeBytes: ptr(128 * mib)}},
 	} {
 		for _, restart := range []bool{false, true} {
@@ -86,7 +86,7 @@ func TestGrowWhileAChangeIsPending(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
 	r.faults.fail(unix.EDQUOT, "storage")
-	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}})
 	assertCode(t, err, agentapi.NoSpace)
 	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(256 * mib)})
 	assert.NilError(t, err)
@@ -111,10 +111,10 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 				r.faults.fail(unix.EDQUOT, "chmod", "chown", "storage")
 			}
 		})
-		_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{UID: ptr(int64(7)), Mode: ptr(uint32(0o700))})
+		_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(7)), Mode: ptr("0700")}})
 		assertCode(t, err, agentapi.NoSpace)
 		for range 3 {
-			_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+			_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}})
 			assertCode(t, err, agentapi.NoSpace)
 		}
 		assert.Equal(t, len(mustGet(t, r.ten, "v").Pending), 2)
@@ -132,7 +132,7 @@ func TestChangeOfWhatIsPending(t *testing.T) {
 				r.faults.fail(nil)
 			}
 		})
-		v, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(256 * mib), Compression: ptr("lzo"), Mode: ptr(uint32(0o711))})
+		v, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(256 * mib), RequestedProperties: chosen{Compression: ptr("lzo"), Mode: ptr("0711")}})
 		assert.NilError(t, err)
 		r.faults.watch(nil)
 		assert.Equal(t, v.SizeBytes, 256*mib)
@@ -157,7 +157,7 @@ func TestCopyAfterAFailedChange(t *testing.T) {
 					r.faults.fail(unix.EDQUOT, "chmod", "chown")
 				}
 			})
-			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{UID: ptr(int64(7)), Mode: ptr(uint32(0o700))})
+			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(7)), Mode: ptr("0700")}})
 			assertCode(t, err, agentapi.NoSpace)
 			r.faults.watch(nil)
 			r.faults.fail(nil)
@@ -182,7 +182,7 @@ func TestMostPendingChanges(t *testing.T) {
 	withVolume(t, r.ten)
 	r.faults.fail(unix.EDQUOT, "storage")
 	set := func(compression string) error {
-		_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: &compression})
+		_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: &compression}})
 		return err
 	}
 	for i := range maxPending - 1 {
@@ -201,7 +201,7 @@ func TestMostPendingChanges(t *testing.T) {
 func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 	r := newTestEnv(t, testpool.Options{})
 	withVolume(t, r.ten)
-	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o711))})
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0711")}})
 	assert.NilError(t, err)
 	replaced := 0
 	r.faults.watch(func(step string) {
@@ -212,7 +212,7 @@ func TestUndoKeepsWhatClientsHaveSet(t *testing.T) {
 			r.faults.kill(1)
 		}
 	})
-	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700)), GID: ptr(int64(5))})
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700"), Gid: ptr(int64(5))}})
 	assert.ErrorIs(t, err, errKilled)
 	r.faults.watch(nil)
 	r.store.abandon()

@@ -65,22 +65,19 @@ func (t *Tenant) planClone(spec CloneSpec) (source nameLock, err error) {
 // sameClone compares the fields that the request names. The clone took the others from the source.
 func sameClone(have Volume, spec CloneSpec) error {
 	want := have
-	want.Properties = spec.override(have.Properties)
+	var err error
+	if want.Properties, err = have.Properties.With(spec.RequestedProperties); err != nil {
+		return err
+	}
 	want.SourceVolume, want.SourceSnapshot, want.Labels = spec.Volume, spec.Snapshot, labels.Of(spec.Labels)
 	if spec.SizeBytes != 0 {
 		want.SizeBytes = spec.SizeBytes
 	}
 	if spec.MountOptions != nil {
-		want.MountOptions = mountoptions.Split(spec.MountOptions...)
+		want.MountOptions = mountoptions.Split(*spec.MountOptions...)
 	}
 	limited := have.QuotaBytes > 0
 	return sameVolume(have, want, [3]any{"size_limit", limited, valueOr(spec.SizeLimit, limited)})
-}
-
-func (c CloneSpec) override(p Properties) Properties {
-	return VolumeUpdate{
-		NoCOW: c.NoCOW, Compression: c.Compression, RootSquash: c.RootSquash, UID: c.UID, GID: c.GID, Mode: c.Mode,
-	}.override(p)
 }
 
 // original is the source of a clone or snapshot.
@@ -155,20 +152,18 @@ func (t *Tenant) plannedVolume(source original, spec CloneSpec) (Volume, error) 
 			return Volume{}, err
 		}
 	}
-	p = spec.override(p)
-	if err := t.store.validateProperties(p); err != nil {
-		return Volume{}, err
-	}
 	v := Volume{
-		Name: spec.Name, VolumeID: uuid.New(), Path: t.volumeDir.Path(spec.Name), Properties: p, Labels: labels.Of(spec.Labels),
-		MountOptions: mountoptions.Split(spec.MountOptions...),
+		Name: spec.Name, VolumeID: uuid.New(), Path: t.volumeDir.Path(spec.Name), Labels: labels.Of(spec.Labels),
 		SourceVolume: spec.Volume, SourceSnapshot: spec.Snapshot, SourceVolumeID: source.volumeID, CreatedAt: now(),
 	}
 	v.UpdatedAt = v.CreatedAt
-	if to := source.ChangedTo(p); !to.IsEmpty() {
+	if err := t.store.choose(&v, p, spec.RequestedProperties); err != nil {
+		return Volume{}, err
+	}
+	if to := source.ChangedTo(v.Properties); !to.IsEmpty() {
 		v.Pending = ondisk.PendingChanges{{To: to}}
 	}
-	return v, validateMountOptions(spec.MountOptions)
+	return v, nil
 }
 
 // sized returns the properties of a clone of that size. 0 means the size of the source. The clone

@@ -42,14 +42,14 @@ func TestCloneWithProperties(t *testing.T) {
 			assert.Equal(t, v.VolumeID, made.VolumeID)
 		}
 		for field, change := range map[string]func(*CloneSpec){
-			"nocow":         func(s *CloneSpec) { s.NoCOW = ptr(true) },
+			"nocow":         func(s *CloneSpec) { s.Nocow = ptr(true) },
 			"compression":   func(s *CloneSpec) { s.Compression = ptr("lzo") },
 			"root_squash":   func(s *CloneSpec) { s.RootSquash = ptr(false) },
-			"uid":           func(s *CloneSpec) { s.UID = ptr(int64(1)) },
-			"gid":           func(s *CloneSpec) { s.GID = ptr(int64(1)) },
-			"mode":          func(s *CloneSpec) { s.Mode = ptr(uint32(0o700)) },
+			"uid":           func(s *CloneSpec) { s.Uid = ptr(int64(1)) },
+			"gid":           func(s *CloneSpec) { s.Gid = ptr(int64(1)) },
+			"mode":          func(s *CloneSpec) { s.Mode = ptr("0700") },
 			"size_limit":    func(s *CloneSpec) { s.SizeLimit = ptr(false) },
-			"mount options": func(s *CloneSpec) { s.MountOptions = []string{"soft"} },
+			"mount options": func(s *CloneSpec) { s.MountOptions = &[]string{"soft"} },
 			"labels":        func(s *CloneSpec) { s.Labels = nil },
 		} {
 			other := spec
@@ -66,18 +66,18 @@ func TestCloneWithRefusedProperties(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t, smallPool)
 	withSnapshot(t, r.ten)
-	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}})
 	assert.NilError(t, err)
 	before := r.view()
-	for field, spec := range map[string]CloneSpec{
-		"uid":           {UID: ptr(r.store.config.MaxID + 1)},
-		"gid":           {GID: ptr(int64(-1))},
-		"mode":          {Mode: ptr(uint32(0o10000))},
+	for field, properties := range map[string]chosen{
+		"uid":           {Uid: ptr(r.store.config.MaxID + 1)},
+		"gid":           {Gid: ptr(int64(-1))},
+		"mode":          {Mode: ptr("010000")},
 		"compression":   {Compression: ptr("gzip")},
-		"nocow":         {NoCOW: ptr(true)}, // together with the compression of the source
-		"mount_options": {MountOptions: []string{"hard,bg"}},
+		"nocow":         {Nocow: ptr(true)}, // together with the compression of the source
+		"mount_options": {MountOptions: &[]string{"hard,bg"}},
 	} {
-		spec.Name, spec.Volume = "c", "v"
+		spec := CloneSpec{Name: "c", Volume: "v", RequestedProperties: properties}
 		_, _, err := r.ten.Clone(t.Context(), spec)
 		assertCode(t, err, agentapi.Invalid)
 		assert.ErrorContains(t, err, field)
@@ -93,7 +93,7 @@ func TestCloneKeepsWhatUsersHaveSet(t *testing.T) {
 	ten, _ := openTenant(t)
 	v := mustCreate(t, ten, "v")
 	assert.NilError(t, os.Chmod(filepath.Join(v.Path, dataDir), 0o711))
-	c, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v", Mode: ptr(v.Mode), GID: ptr(int64(5))})
+	c, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v", RequestedProperties: chosen{Mode: ptr(agentapi.FormatMode(v.Mode)), Gid: ptr(int64(5))}})
 	assert.NilError(t, err)
 	var stat unix.Stat_t
 	assert.NilError(t, unix.Stat(filepath.Join(c.Path, dataDir), &stat))
@@ -108,7 +108,7 @@ func TestCloneOfAFullVolumeWithProperties(t *testing.T) {
 	v := mustCreate(t, ten, "v")
 	assert.ErrorIs(t, writeBytes(v.Path, "much", 80*mib), unix.EDQUOT)
 	writeToTheEnd(t, v.Path)
-	_, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v", SizeBytes: 128 * mib, Compression: ptr("zstd"), UID: ptr(int64(7))})
+	_, _, err := ten.Clone(t.Context(), CloneSpec{Name: "c", Volume: "v", SizeBytes: 128 * mib, RequestedProperties: chosen{Compression: ptr("zstd"), Uid: ptr(int64(7))}})
 	assert.NilError(t, err)
 	assertLimits(t, ten.store)
 }

@@ -73,7 +73,7 @@ func TestExportsDoNotWaitForCopies(t *testing.T) {
 			resume := r.held("snapshot", func() error { return copied(ctx, r.ten) })
 			patched := make(chan error, 1)
 			go func() {
-				_, err := r.ten.UpdateVolume(ctx, "v", VolumeUpdate{Mode: ptr(uint32(0o700)), Labels: map[string]string{"by": "patch"}})
+				_, err := r.ten.UpdateVolume(ctx, "v", VolumeUpdate{Labels: map[string]string{"by": "patch"}, RequestedProperties: chosen{Mode: ptr("0700")}})
 				patched <- err
 			}()
 			eventually(t, func() poll.Result { return when(r.users("v") == 2, "the patch does not wait yet") })

@@ -2,14 +2,12 @@ package storage
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/labels"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
-	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/mountoptions"
 )
 
 // CreateVolume creates a volume. If the same request created the volume earlier, it returns that
@@ -43,18 +41,9 @@ func (t *Tenant) planVolume(spec VolumeSpec) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	v := Volume{
-		Name: spec.Name,
-		Properties: Properties{
-			SizeBytes: spec.SizeBytes, QuotaBytes: quota, NoCOW: spec.NoCOW, Compression: spec.Compression, RootSquash: spec.RootSquash,
-			UID: valueOr(spec.UID, 0), GID: valueOr(spec.GID, 0), Mode: valueOr(spec.Mode, t.store.config.DataMode),
-		},
-		Labels: labels.Of(spec.Labels), MountOptions: mountoptions.Split(spec.MountOptions...),
-	}
-	if err := t.store.validateProperties(v.Properties); err != nil {
-		return Volume{}, err
-	}
-	if err := validateMountOptions(spec.MountOptions); err != nil {
+	v := Volume{Name: spec.Name, Labels: labels.Of(spec.Labels)}
+	base := Properties{SizeBytes: spec.SizeBytes, QuotaBytes: quota, Mode: t.store.config.DataMode}
+	if err := t.store.choose(&v, base, spec.RequestedProperties); err != nil {
 		return Volume{}, err
 	}
 	return v, labels.Check(spec.Labels)
@@ -86,20 +75,23 @@ func sameVolume(have, want Volume, limit [3]any) error {
 	if have.Quarantine != "" {
 		return quarantinedName(have.Name, have.Quarantine)
 	}
-	return conflict("volume", have.Name, differences(
-		[3]any{"size_bytes", have.SizeBytes, want.SizeBytes},
-		limit,
-		[3]any{"nocow", have.NoCOW, want.NoCOW},
-		[3]any{"compression", have.Compression, want.Compression},
-		[3]any{"root_squash", have.RootSquash, want.RootSquash},
-		[3]any{"uid", have.UID, want.UID},
-		[3]any{"gid", have.GID, want.GID},
-		[3]any{"mode", fmt.Sprintf("%o", have.Mode), fmt.Sprintf("%o", want.Mode)},
+	pairs := [][3]any{{"size_bytes", have.SizeBytes, want.SizeBytes}, limit}
+	has, asked := wireProperties(have), wireProperties(want)
+	for _, p := range agentapi.AllProperties() {
+		if !p.Equal(has, asked) {
+			pairs = append(pairs, [3]any{p.Name, p.Text(has), p.Text(asked)})
+		}
+	}
+	return conflict("volume", have.Name, differences(append(pairs,
 		[3]any{"source volume", have.SourceVolume, want.SourceVolume},
 		[3]any{"source snapshot", have.SourceSnapshot, want.SourceSnapshot},
 		[3]any{"mount options", formatOptions(have.MountOptions), formatOptions(want.MountOptions)},
 		[3]any{"labels", formatLabels(have.Labels), formatLabels(want.Labels)},
-	))
+	)...))
+}
+
+func wireProperties(v Volume) agentapi.RequestedProperties {
+	return agentapi.PropertiesOf(&agentapi.VolumeDetail{Properties: v.Properties.Wire()})
 }
 
 func conflict(kind, name, diff string) error {

@@ -73,7 +73,7 @@ func TestReadOnlySubvolume(t *testing.T) {
 		btrfsCommand(t, "property", "set", "-ts", filepath.Join(v.Path, dataDir), "ro", flag)
 		assert.DeepEqual(t, healthOf(t, ten, "v"), want)
 		assert.DeepEqual(t, healthOf(t, ten, "well"), []string{})
-		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700")}})
 		if flag == "true" {
 			assertCode(t, err, agentapi.Unavailable)
 			assert.ErrorContains(t, err, "or the subvolume was made so on the storage host")

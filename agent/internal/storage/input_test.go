@@ -127,7 +127,7 @@ func badNameRefusals() []refusal {
 			return err
 		}},
 		"update": {"name", func(ctx context.Context, ten *Tenant, name string) error {
-			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{Mode: ptr(uint32(0))})
+			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0")}})
 			return err
 		}},
 		"delete":          {"name", func(ctx context.Context, ten *Tenant, name string) error { return ten.DeleteVolume(ctx, name) }},
@@ -201,20 +201,20 @@ func badVolumeRefusals() []refusal {
 		"size small":            {func(s *VolumeSpec) { s.SizeBytes = mib - 1 }, []string{"size_bytes", "1048576"}},
 		"quota negative":        {func(s *VolumeSpec) { s.QuotaBytes = -1 }, []string{"quota_bytes"}},
 		"quota small":           {func(s *VolumeSpec) { s.QuotaBytes = 1 }, []string{"quota_bytes", "1048576"}},
-		"uid negative":          {func(s *VolumeSpec) { s.UID = ptr(int64(-1)) }, []string{"uid", "65534"}},
-		"uid large":             {func(s *VolumeSpec) { s.UID = ptr(int64(65535)) }, []string{"uid", "65534"}},
-		"uid wraps":             {func(s *VolumeSpec) { s.UID = ptr(int64(1) << 32) }, []string{"uid", "65534"}},
-		"gid negative":          {func(s *VolumeSpec) { s.GID = ptr(int64(-1)) }, []string{"gid", "65534"}},
-		"gid large":             {func(s *VolumeSpec) { s.GID = ptr(int64(math.MaxInt64)) }, []string{"gid", "65534"}},
-		"mode":                  {func(s *VolumeSpec) { s.Mode = ptr(uint32(0o10000)) }, []string{"mode", "7777"}},
-		"mode large":            {func(s *VolumeSpec) { s.Mode = ptr(uint32(math.MaxUint32)) }, []string{"mode", "7777"}},
-		"nocow and compression": {func(s *VolumeSpec) { s.NoCOW, s.Compression = true, "zstd" }, []string{"nocow", "compression"}},
+		"uid negative":          {func(s *VolumeSpec) { s.Uid = ptr(int64(-1)) }, []string{"uid", "65534"}},
+		"uid large":             {func(s *VolumeSpec) { s.Uid = ptr(int64(65535)) }, []string{"uid", "65534"}},
+		"uid wraps":             {func(s *VolumeSpec) { s.Uid = ptr(int64(1) << 32) }, []string{"uid", "65534"}},
+		"gid negative":          {func(s *VolumeSpec) { s.Gid = ptr(int64(-1)) }, []string{"gid", "65534"}},
+		"gid large":             {func(s *VolumeSpec) { s.Gid = ptr(int64(math.MaxInt64)) }, []string{"gid", "65534"}},
+		"mode":                  {func(s *VolumeSpec) { s.Mode = ptr("010000") }, []string{"mode", "7777"}},
+		"mode large":            {func(s *VolumeSpec) { s.Mode = ptr("37777777777") }, []string{"mode", "7777"}},
+		"nocow and compression": {func(s *VolumeSpec) { s.Nocow, s.Compression = ptr(true), ptr("zstd") }, []string{"nocow", "compression"}},
 	}
 	for _, value := range badCompressions {
 		invalid["compression "+value] = struct {
 			change func(*VolumeSpec)
 			words  []string
-		}{func(s *VolumeSpec) { s.Compression = value }, []string{"compression"}}
+		}{func(s *VolumeSpec) { s.Compression = &value }, []string{"compression"}}
 	}
 	var out []refusal
 	for name, bad := range invalid {
@@ -282,11 +282,11 @@ func badUpdateRefusals() []refusal {
 		"size 0":             {VolumeUpdate{SizeBytes: ptr(int64(0))}, agentapi.Invalid, []string{"size_bytes"}},
 		"size negative":      {VolumeUpdate{SizeBytes: ptr(int64(math.MinInt64))}, agentapi.Invalid, []string{"size_bytes"}},
 		"size of everything": {VolumeUpdate{SizeBytes: ptr(int64(math.MaxInt64))}, agentapi.NoSpace, []string{"size_bytes"}},
-		"uid":                {VolumeUpdate{UID: ptr(int64(-1))}, agentapi.Invalid, []string{"uid"}},
-		"gid":                {VolumeUpdate{GID: ptr(int64(65535))}, agentapi.Invalid, []string{"gid"}},
-		"mode":               {VolumeUpdate{Mode: ptr(uint32(0o10000))}, agentapi.Invalid, []string{"mode"}},
-		"compression":        {VolumeUpdate{Compression: ptr("brotli")}, agentapi.Invalid, []string{"compression"}},
-		"both":               {VolumeUpdate{NoCOW: ptr(true), Compression: ptr("lzo")}, agentapi.Invalid, []string{"nocow"}},
+		"uid":                {VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(-1))}}, agentapi.Invalid, []string{"uid"}},
+		"gid":                {VolumeUpdate{RequestedProperties: chosen{Gid: ptr(int64(65535))}}, agentapi.Invalid, []string{"gid"}},
+		"mode":               {VolumeUpdate{RequestedProperties: chosen{Mode: ptr("010000")}}, agentapi.Invalid, []string{"mode"}},
+		"compression":        {VolumeUpdate{RequestedProperties: chosen{Compression: ptr("brotli")}}, agentapi.Invalid, []string{"compression"}},
+		"both":               {VolumeUpdate{RequestedProperties: chosen{Nocow: ptr(true), Compression: ptr("lzo")}}, agentapi.Invalid, []string{"nocow"}},
 	}
 	var out []refusal
 	for name, u := range updates {
@@ -397,10 +397,7 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 	for i := range agentapi.MaxLabels - len(labels) {
 		labels[fmt.Sprint("k", i)] = "v"
 	}
-	v, _, err := ten.CreateVolume(ctx, VolumeSpec{
-		Name: strings.Repeat("n", 128), SizeBytes: mib, QuotaBytes: math.MaxInt64, UID: ptr(int64(65534)), GID: ptr(int64(65534)),
-		Mode: ptr(uint32(0o7777)), Labels: labels,
-	})
+	v, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: strings.Repeat("n", 128), SizeBytes: mib, QuotaBytes: math.MaxInt64, Labels: labels, RequestedProperties: chosen{Uid: ptr(int64(65534)), Gid: ptr(int64(65534)), Mode: ptr("07777")}})
 	assert.NilError(t, err)
 	report, err := ten.Report(ctx, v.Name)
 	assert.NilError(t, err)
@@ -411,10 +408,10 @@ func TestValuesAtTheLimitsAreTaken(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, len(report.Conditions), 0, "%v", report.Conditions)
 	for i, compression := range []string{"", "none", "lzo", "zstd", "zlib", "zstd:1", "zstd:15", "zlib:1", "zlib:9"} {
-		_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprint("0.", i, "-_"), SizeBytes: mib, Compression: compression})
+		_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprint("0.", i, "-_"), SizeBytes: mib, RequestedProperties: chosen{Compression: ptr(compression)}})
 		assert.NilError(t, err, compression)
 	}
-	_, _, err = ten.CreateVolume(ctx, VolumeSpec{Name: "0", SizeBytes: mib, NoCOW: true, Compression: "none", Mode: ptr(uint32(0))})
+	_, _, err = ten.CreateVolume(ctx, VolumeSpec{Name: "0", SizeBytes: mib, RequestedProperties: chosen{Nocow: ptr(true), Compression: ptr("none"), Mode: ptr("0")}})
 	assert.NilError(t, err)
 	for _, client := range []string{"fd00::1", "::ffff:10.0.0.1", "255.255.255.254"} {
 		_, err = ten.Export(ctx, "0", ExportSpec{Client: netip.MustParseAddr(client)})

@@ -70,7 +70,7 @@ func TestLimitOfSizes(t *testing.T) {
 	v, err := ten.GetVolume(ctx, "v")
 	assert.NilError(t, err)
 	assert.Equal(t, v.SizeBytes, 64*mib)
-	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(false)})
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{SizeLimit: ptr(false)}})
 	assertCode(t, err, agentapi.Invalid)
 	assert.ErrorContains(t, err, "AGENT_TENANT_LIMITS")
 

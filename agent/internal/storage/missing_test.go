@@ -28,7 +28,7 @@ func TestDataMovedAway(t *testing.T) {
 			return err
 		},
 		"patch": func(ctx context.Context, ten *Tenant, name string) error {
-			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{Mode: ptr(uint32(0o700))})
+			_, err := ten.UpdateVolume(ctx, name, VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700")}})
 			return err
 		},
 		"labels": func(ctx context.Context, ten *Tenant, name string) error {
@@ -127,9 +127,9 @@ func TestUnexportWithoutVolume(t *testing.T) {
 	before := len(r.exporter.list())
 	aside := filepath.Join(r.pool.Dir, "aside")
 	assert.NilError(t, os.Rename(r.ten.volumeDir.Path("v"), aside))
-	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700")}})
 	assert.Assert(t, err != nil, "which makes the agent look at the directory")
-	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700")}})
 	assertCode(t, err, agentapi.NotFound)
 
 	r.exporter.setFail(nfs.ErrUnavailable)

@@ -14,18 +14,14 @@ import (
 
 // VolumeSpec is a request for a new volume.
 type VolumeSpec struct {
-	Name        string
-	SizeBytes   int64
-	QuotaBytes  int64 // 0: SizeBytes
-	NoCOW       bool
-	Compression string
-	RootSquash  bool
-	UID, GID    *int64  // nil: 0
-	Mode        *uint32 // nil: AGENT_DEFAULT_DATA_MODE
-	Labels      map[string]string
+	Name       string
+	SizeBytes  int64
+	QuotaBytes int64 // 0: SizeBytes
+	Labels     map[string]string
 
-	SizeLimit    *bool // nil: true
-	MountOptions []string
+	// Without a mode the volume has AGENT_DEFAULT_DATA_MODE, without the others zero values, and
+	// without a SizeLimit a limit.
+	agentapi.RequestedProperties
 }
 
 // CloneSpec is a request for a new volume with the contents of a volume or of a snapshot. Exactly
@@ -37,17 +33,10 @@ type CloneSpec struct {
 	SizeBytes int64 // 0: the size of the source
 	Labels    map[string]string
 
-	// Nil means the value of the source. A value that equals the intended value of the source is
-	// not set on the data. Users of the source may have changed it there, and the clone keeps that.
-
-	NoCOW       *bool
-	Compression *string
-	RootSquash  *bool
-	UID, GID    *int64
-	Mode        *uint32
-
-	SizeLimit    *bool // nil: true
-	MountOptions []string
+	// Nil means the value of the source, except for SizeLimit and MountOptions. A value that equals
+	// the intended value of the source is not set on the data. Users of the source may have changed
+	// it there, and the clone keeps that.
+	agentapi.RequestedProperties
 }
 
 // SnapshotSpec is a request for a snapshot of a volume.
@@ -59,16 +48,11 @@ type SnapshotSpec struct {
 
 // VolumeUpdate changes the fields that are not nil.
 type VolumeUpdate struct {
-	SizeBytes   *int64
-	NoCOW       *bool
-	Compression *string
-	RootSquash  *bool // also for clients that have access already
-	UID, GID    *int64
-	Mode        *uint32
-	Labels      map[string]string // replaces all labels except created-by, if not nil
+	SizeBytes *int64
+	Labels    map[string]string // replaces all labels except created-by
 
-	SizeLimit    *bool    // false removes the limit, true sets it to the size
-	MountOptions []string // replaces all, if not nil
+	// RootSquash also applies to clients that have access already. MountOptions replace all.
+	agentapi.RequestedProperties
 }
 
 // ExportSpec is a request for access of a client.

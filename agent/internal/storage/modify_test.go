@@ -26,7 +26,7 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 			assert.NilError(t, err)
 
 			for range 2 {
-				v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(false)})
+				v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{SizeLimit: ptr(false)}})
 				assert.NilError(t, err)
 				assert.Equal(t, v.QuotaBytes, int64(0))
 			}
@@ -40,7 +40,7 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 				assert.NilError(t, os.Remove(filepath.Join(v.Path, dataDir, "beyond")))
 				assert.NilError(t, os.WriteFile(filepath.Join(v.Path, dataDir, "beyond"), make([]byte, 24*mib), 0o600))
 			}
-			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(true)})
+			_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{SizeLimit: ptr(true)}})
 			assertCode(t, err, agentapi.Invalid)
 			assert.ErrorContains(t, err, "size_limit")
 			v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(20 * mib)})
@@ -65,7 +65,7 @@ func TestLimitIsLiftedAndSetAnew(t *testing.T) {
 			s = open(t, config, newMemoryExporter())
 			ten = mustTenant(t, s)
 			assert.NilError(t, writeBytes(v.Path, "more", 4*mib))
-			v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeLimit: ptr(true), SizeBytes: ptr(64 * mib)})
+			v, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{SizeBytes: ptr(64 * mib), RequestedProperties: chosen{SizeLimit: ptr(true)}})
 			assert.NilError(t, err)
 			assert.Equal(t, v.QuotaBytes, 64*mib)
 			assertEnforced(t, v.Path, 4*mib, 64*mib)
@@ -82,11 +82,11 @@ func TestMountOptionsAreKept(t *testing.T) {
 	ten := mustTenant(t, s)
 	mustCreate(t, ten, "v")
 	options := []string{"nconnect=4", "noatime", "ro"}
-	v, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: []string{"nconnect=4,noatime", "ro"}})
+	v, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{MountOptions: &[]string{"nconnect=4,noatime", "ro"}}})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, v.MountOptions, options)
 	for _, bad := range [][]string{{"a b"}, {"hard,bg"}, {"vers=3"}, {""}, {"a,"}, {"ü"}} {
-		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: bad})
+		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{MountOptions: &bad}})
 		assertCode(t, err, agentapi.Invalid)
 		assert.ErrorContains(t, err, "mount_options")
 	}
@@ -98,7 +98,7 @@ func TestMountOptionsAreKept(t *testing.T) {
 	v, err = ten.GetVolume(t.Context(), "v")
 	assert.NilError(t, err)
 	assert.DeepEqual(t, v.MountOptions, options)
-	v, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{MountOptions: []string{}})
+	v, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{MountOptions: &[]string{}}})
 	assert.NilError(t, err)
 	assert.Equal(t, len(v.MountOptions), 0)
 }

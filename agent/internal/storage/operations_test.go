@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // operation is a change and the state from which it starts.
@@ -27,39 +29,39 @@ var (
 func operations() []operation {
 	return []operation{
 		creating("create", VolumeSpec{Name: "v", SizeBytes: 64 * mib}),
-		creating("create nocow", VolumeSpec{Name: "v", SizeBytes: 64 * mib, QuotaBytes: 32 * mib, NoCOW: true}),
+		creating("create nocow", VolumeSpec{Name: "v", SizeBytes: 64 * mib, QuotaBytes: 32 * mib, RequestedProperties: chosen{Nocow: ptr(true)}}),
 		creating("create compressed", VolumeSpec{
-			Name: "v", SizeBytes: 64 * mib, Compression: "zstd:3", UID: ptr(int64(1000)), GID: ptr(int64(2000)),
-			Mode: ptr(uint32(0o6751)), Labels: map[string]string{"a": "b", "created-by": "me"},
+			Name: "v", SizeBytes: 64 * mib, Labels: map[string]string{"a": "b", "created-by": "me"},
+			RequestedProperties: chosen{Compression: ptr("zstd:3"), Uid: ptr(int64(1000)), Gid: ptr(int64(2000)), Mode: ptr("06751")},
 		}),
-		creating("create without a limit", VolumeSpec{Name: "v", SizeBytes: 64 * mib, SizeLimit: ptr(false), MountOptions: []string{"hard"}}),
-		creating("create root-squashed", VolumeSpec{Name: "v", SizeBytes: 64 * mib, RootSquash: true, Labels: manyLabels()}),
+		creating("create without a limit", VolumeSpec{Name: "v", SizeBytes: 64 * mib, RequestedProperties: chosen{SizeLimit: ptr(false), MountOptions: &[]string{"hard"}}}),
+		creating("create root-squashed", VolumeSpec{Name: "v", SizeBytes: 64 * mib, Labels: manyLabels(), RequestedProperties: chosen{RootSquash: ptr(true)}}),
 		cloning("clone of a volume", CloneSpec{Name: "c", Volume: "v", Labels: map[string]string{"a": "c"}}),
 		cloning("larger clone of a snapshot", CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib}),
 		cloning("clone with properties", cloneWithProperties(CloneSpec{Name: "c", Volume: "v"})),
 		cloning("clone with properties of a snapshot", cloneWithProperties(CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib})),
-		cloning("clone without a limit", CloneSpec{Name: "c", Snapshot: "s", NoCOW: ptr(true), SizeLimit: ptr(false)}),
+		cloning("clone without a limit", CloneSpec{Name: "c", Snapshot: "s", RequestedProperties: chosen{Nocow: ptr(true), SizeLimit: ptr(false)}}),
 		{"snapshot", withVolume, func(ctx context.Context, ten *Tenant) error {
 			_, _, err := ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v", Labels: map[string]string{"a": "d"}})
 			return err
 		}},
 		updating("resize", VolumeUpdate{SizeBytes: ptr(128 * mib)}),
-		updating("patch nocow", VolumeUpdate{NoCOW: ptr(true)}),
-		updating("patch compression", VolumeUpdate{Compression: ptr("zlib:5")}),
-		updating("patch owner", VolumeUpdate{UID: ptr(int64(7)), GID: ptr(int64(8))}),
-		updating("patch mode", VolumeUpdate{Mode: ptr(uint32(0o1711))}),
+		updating("patch nocow", VolumeUpdate{RequestedProperties: chosen{Nocow: ptr(true)}}),
+		updating("patch compression", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zlib:5")}}),
+		updating("patch owner", VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(7)), Gid: ptr(int64(8))}}),
+		updating("patch mode", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("01711")}}),
 		updating("patch labels", VolumeUpdate{Labels: map[string]string{"new": "label"}}),
-		updating("patch labels, and the mode that is set", VolumeUpdate{Labels: map[string]string{"new": "label"}, Mode: ptr(uint32(0o2770))}),
+		updating("patch labels, and the mode that is set", VolumeUpdate{Labels: map[string]string{"new": "label"}, RequestedProperties: chosen{Mode: ptr("02770")}}),
 		updating("patch labels to more than a page", VolumeUpdate{Labels: manyLabels()}),
-		updating("patch size limit", VolumeUpdate{SizeLimit: ptr(false)}),
-		updating("patch mount options", VolumeUpdate{MountOptions: []string{"nconnect=4", "hard"}}),
+		updating("patch size limit", VolumeUpdate{RequestedProperties: chosen{SizeLimit: ptr(false)}}),
+		updating("patch mount options", VolumeUpdate{RequestedProperties: chosen{MountOptions: &[]string{"nconnect=4", "hard"}}}),
 		{"patch root squash of an exported volume", withExport, func(ctx context.Context, ten *Tenant) error {
-			_, err := ten.UpdateVolume(ctx, "v", VolumeUpdate{RootSquash: ptr(true)})
+			_, err := ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: ptr(true)}})
 			return err
 		}},
 		updating("patch everything", VolumeUpdate{
-			SizeBytes: ptr(256 * mib), NoCOW: ptr(false), Compression: ptr("lzo"), UID: ptr(int64(9)), GID: ptr(int64(10)),
-			Mode: ptr(uint32(0o4700)), Labels: map[string]string{"all": "new"},
+			SizeBytes: ptr(256 * mib), Labels: map[string]string{"all": "new"},
+			RequestedProperties: chosen{Nocow: ptr(false), Compression: ptr("lzo"), Uid: ptr(int64(9)), Gid: ptr(int64(10)), Mode: ptr("04700")},
 		}),
 		exporting("first export", withVolume, ExportSpec{Client: client1, Labels: map[string]string{"pod": "1"}}),
 		exporting("second reference", withExport, ExportSpec{Client: client1, ReadOnly: true, Labels: map[string]string{"pod": "2"}}),
@@ -100,8 +102,8 @@ func cloning(name string, spec CloneSpec) operation {
 }
 
 func cloneWithProperties(spec CloneSpec) CloneSpec {
-	spec.Compression, spec.RootSquash, spec.MountOptions = ptr("zstd:3"), ptr(true), []string{"hard"}
-	spec.UID, spec.GID, spec.Mode = ptr(int64(1000)), ptr(int64(2000)), ptr(uint32(0o2751))
+	spec.Compression, spec.RootSquash, spec.MountOptions = ptr("zstd:3"), ptr(true), &[]string{"hard"}
+	spec.Uid, spec.Gid, spec.Mode = ptr(int64(1000)), ptr(int64(2000)), ptr("02751")
 	spec.Labels = map[string]string{"a": "c"}
 	return spec
 }
@@ -186,3 +188,6 @@ func wipe(t testing.TB, ten *Tenant) {
 }
 
 func ptr[T any](value T) *T { return &value }
+
+// chosen are the properties that a request chooses.
+type chosen = agentapi.RequestedProperties

@@ -179,7 +179,7 @@ func TestInterruptedCloneDoesNotNest(t *testing.T) {
 	r := newTestEnv(t, smallPool)
 	ctx := t.Context()
 	withSnapshot(t, r.ten)
-	spec := CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib, UID: ptr(int64(7)), Compression: ptr("zstd")}
+	spec := CloneSpec{Name: "c", Snapshot: "s", SizeBytes: 128 * mib, RequestedProperties: chosen{Uid: ptr(int64(7)), Compression: ptr("zstd")}}
 	for _, last := range []string{"snapshot", "limit", "storage, second part", "chown", "replace"} {
 		r.killBefore(last, func() error { _, _, err := r.ten.Clone(ctx, spec); return err })
 		v, _, err := r.ten.Clone(ctx, spec)

@@ -73,7 +73,7 @@ func TestQuarantineNamesItsDirectory(t *testing.T) {
 		},
 		"unexport": func() error { return r.ten.Unexport(t.Context(), "v", client2, nil) },
 		"patch": func() error {
-			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{UID: ptr(int64(1))})
+			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Uid: ptr(int64(1))}})
 			return err
 		},
 		"clone": func() error {
@@ -103,7 +103,7 @@ func TestQuarantinedVolumeKeepsItsSquash(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s, squash %t", name, squash), func(t *testing.T) {
 				r := newTestEnv(t, smallPool)
-				v, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib, RootSquash: squash})
+				v, _, err := r.ten.CreateVolume(t.Context(), VolumeSpec{Name: "v", SizeBytes: 16 * mib, RequestedProperties: chosen{RootSquash: ptr(squash)}})
 				assert.NilError(t, err)
 				r.export(client1, "1")
 				before := r.exporter.list()

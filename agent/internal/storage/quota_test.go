@@ -387,14 +387,14 @@ func TestChangesOfAFullVolume(t *testing.T) {
 		fillWithFiles(t, filepath.Join(v.Path, dataDir), fmt.Sprint("empty", round, "-"))
 		assert.NilError(t, commitNow(ten.store))
 	}
-	_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}})
 	assertCode(t, err, agentapi.NoSpace)
 	assert.ErrorContains(t, err, "grow it")
 	assert.Assert(t, !strings.Contains(err.Error(), "the pool is full"), "%v", err)
 	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeBytes: ptr(128 * mib)})
 	assert.NilError(t, err)
 	ten.store.maintain(t.Context())
-	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Compression: ptr("zstd")})
+	_, err = ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Compression: ptr("zstd")}})
 	assert.NilError(t, err)
 }
 

@@ -25,14 +25,14 @@ func TestRootSquash(t *testing.T) {
 		return got
 	}
 	ctx, client := t.Context(), netip.MustParseAddr("10.0.0.1")
-	spec := VolumeSpec{Name: "v", SizeBytes: 1 << 20, RootSquash: true}
+	spec := VolumeSpec{Name: "v", SizeBytes: 1 << 20, RequestedProperties: chosen{RootSquash: ptr(true)}}
 	v, _, err := ten.CreateVolume(ctx, spec)
 	assert.NilError(t, err)
 	assert.Assert(t, v.RootSquash)
 	_, created, err := ten.CreateVolume(ctx, spec)
 	assert.NilError(t, err)
 	assert.Assert(t, !created)
-	spec.RootSquash = false
+	spec.RootSquash = ptr(false)
 	_, _, err = ten.CreateVolume(ctx, spec)
 	assert.ErrorContains(t, err, "root_squash")
 
@@ -40,7 +40,7 @@ func TestRootSquash(t *testing.T) {
 	assert.NilError(t, err)
 	assert.DeepEqual(t, squashed(), []bool{true})
 	off := false
-	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RootSquash: &off})
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: &off}})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, squashed(), []bool{false})
 
@@ -49,7 +49,7 @@ func TestRootSquash(t *testing.T) {
 	exporter.mu.Lock()
 	exporter.fail = nfs.ErrUnavailable
 	exporter.mu.Unlock()
-	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RootSquash: &on})
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: &on}})
 	assert.ErrorIs(t, err, nfs.ErrUnavailable)
 	exporter.mu.Lock()
 	exporter.fail = nil
@@ -57,7 +57,7 @@ func TestRootSquash(t *testing.T) {
 	v, err = ten.GetVolume(ctx, "v")
 	assert.NilError(t, err)
 	assert.Assert(t, !v.RootSquash)
-	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RootSquash: &on})
+	_, err = ten.UpdateVolume(ctx, "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: &on}})
 	assert.NilError(t, err)
 
 	_, _, err = ten.CreateSnapshot(ctx, SnapshotSpec{Name: "s", Volume: "v"})

@@ -67,31 +67,31 @@ func (t *Tenant) updated(v Volume, u VolumeUpdate) (Volume, error) {
 			return v, err
 		}
 	}
-	v.Properties = u.override(v.Properties)
 	if u.Labels != nil {
 		v.Labels = keepCreator(v.Labels, u.Labels)
-	}
-	if u.MountOptions != nil {
-		if err := validateMountOptions(u.MountOptions); err != nil {
-			return v, err
-		}
-		v.MountOptions = mountoptions.Split(u.MountOptions...)
 	}
 	v.UpdatedAt = now()
 	if err := labels.Check(v.Labels.Map()); err != nil { // the label of the creator may exceed the limit
 		return v, err
 	}
-	return v, t.store.validateProperties(v.Properties)
+	err := t.store.choose(&v, v.Properties, u.RequestedProperties)
+	return v, err
 }
 
-// override sets the fields of the update, except sizes.
-func (u VolumeUpdate) override(p Properties) Properties {
-	p.NoCOW = valueOr(u.NoCOW, p.NoCOW)
-	p.Compression = valueOr(u.Compression, p.Compression)
-	p.RootSquash = valueOr(u.RootSquash, p.RootSquash)
-	p.UID, p.GID = valueOr(u.UID, p.UID), valueOr(u.GID, p.GID)
-	p.Mode = valueOr(u.Mode, p.Mode)
-	return p
+// choose gives the volume the properties that a request chooses, and the others of base.
+func (s *Store) choose(v *Volume, base Properties, r agentapi.RequestedProperties) error {
+	p, err := base.With(r)
+	if err != nil {
+		return err
+	}
+	v.Properties = p
+	if r.MountOptions != nil {
+		if err := validateMountOptions(*r.MountOptions); err != nil {
+			return err
+		}
+		v.MountOptions = mountoptions.Split(*r.MountOptions...)
+	}
+	return s.validateProperties(p)
 }
 
 // switchLimit removes the limit or sets it again. A volume with more data than the limit would

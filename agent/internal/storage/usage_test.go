@@ -81,7 +81,7 @@ func TestCloneOfAVolumeWithoutALimit(t *testing.T) {
 	for _, from := range []CloneSpec{{Name: "c", Volume: "v"}, {Name: "c", Snapshot: "s"}} {
 		ten, _ := openTenant(t)
 		v := mustCreate(t, ten, "v") // 64 MiB
-		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{SizeLimit: ptr(false)})
+		_, err := ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{SizeLimit: ptr(false)}})
 		assert.NilError(t, err)
 		assert.NilError(t, writeBytes(v.Path, "file", 100*mib))
 		_, _, err = ten.CreateSnapshot(t.Context(), SnapshotSpec{Name: "s", Volume: "v"})

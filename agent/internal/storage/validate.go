@@ -36,13 +36,6 @@ func (s *Store) validateID(field string, value int64) error {
 	return nil
 }
 
-func validateMode(mode uint32) error {
-	if mode > 0o7777 {
-		return invalid("mode is %o, the limit is 7777", mode)
-	}
-	return nil
-}
-
 // ValidateCompression checks a compression setting: "" (the default of the filesystem), or one of
 // agentapi.CheckCompression.
 func ValidateCompression(value string) error {
@@ -93,15 +86,15 @@ func validateNewClient(v Volume, client netip.Addr) error {
 
 func (s *Store) validateProperties(p Properties) error {
 	checks := []error{
-		ValidateCompression(p.Compression), validateMode(p.Mode), s.validateID("uid", p.UID), s.validateID("gid", p.GID),
+		ValidateCompression(p.Compression), s.validateID("uid", p.UID), s.validateID("gid", p.GID),
 	}
 	for _, err := range checks {
 		if err != nil {
 			return err
 		}
 	}
-	if p.NoCOW && p.Compression != "" && p.Compression != "none" {
-		return invalid("nocow excludes compression, which is %q: btrfs does not compress data that it overwrites in place", p.Compression)
+	if err := agentapi.CheckStorage(p.NoCOW, p.Compression); err != nil {
+		return invalid("%w", err)
 	}
 	return nil
 }

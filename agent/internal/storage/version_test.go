@@ -37,10 +37,10 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 			assert.Check(t, fields["schedule"] == "hourly=24", what)
 		}
 	}
-	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700)), RootSquash: ptr(true)})
+	_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700"), RootSquash: ptr(true)}})
 	assert.NilError(t, err)
 	survive("patch", file)
-	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RootSquash: ptr(false)})
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: ptr(false)}})
 	assert.NilError(t, err)
 	assert.Assert(t, !metadataOf(t, v).RootSquash) // a known field that is omitted is gone
 	r.export(client2, "1")
@@ -85,7 +85,7 @@ func TestUnreadableFilesAreNotReplaced(t *testing.T) {
 			v := mustCreate(t, r.ten, "v")
 			file := filepath.Join(v.Path, metadataFile)
 			assert.NilError(t, os.WriteFile(file, []byte(content), 0o600))
-			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{Mode: ptr(uint32(0o700))})
+			_, err := r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{Mode: ptr("0700")}})
 			assert.ErrorContains(t, err, metadataFile)
 			_, err = r.ten.Export(t.Context(), "v", ExportSpec{Client: client1})
 			assert.ErrorContains(t, err, metadataFile)

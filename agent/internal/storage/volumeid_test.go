@@ -103,7 +103,7 @@ func TestRecreatedVolumeHasItsOwnSnapshots(t *testing.T) {
 	mustSnapshot(t, r.ten, "new", "v")
 	check()
 	r.export(client1, "1")
-	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RootSquash: ptr(true)})
+	_, err = r.ten.UpdateVolume(t.Context(), "v", VolumeUpdate{RequestedProperties: chosen{RootSquash: ptr(true)}})
 	assert.NilError(t, err)
 	check()
 	r.store.abandon()

@@ -26,6 +26,7 @@ import (
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/nfs/nfsd"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/pool"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/storage"
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/shared/agentapi"
 )
 
 // commitMode selects who commits while clients write.
@@ -286,12 +287,11 @@ func (r *run) withStore(ctx context.Context, config storage.Config, do func(*sto
 // prepareCommits creates a volume with some files, and snapshots that share most of them.
 func (r *run) prepareCommits(ctx context.Context, store *storage.Store, scene commitScene) error {
 	const files, changed = 2000, 20
-	mode := uint32(0o777)
 	team, err := store.Tenant(tenant)
 	if err != nil {
 		return err
 	}
-	volume, _, err := team.CreateVolume(ctx, storage.VolumeSpec{Name: "volume", SizeBytes: 1 << 30, Mode: &mode})
+	volume, _, err := team.CreateVolume(ctx, storage.VolumeSpec{Name: "volume", SizeBytes: 1 << 30, RequestedProperties: agentapi.RequestedProperties{Mode: new("0777")}})
 	if err != nil {
 		return err
 	}
