@@ -111,7 +111,7 @@ func (e TaskStatus) Valid() bool {
 
 // BtrfsStats defines model for BtrfsStats.
 type BtrfsStats struct {
-	// DataRatio Raw bytes a byte of data takes: 1 single, 2 RAID1.
+	// DataRatio Raw bytes that one byte of data takes: 1 single, 2 RAID1.
 	DataRatio float64       `json:"data_ratio"`
 	Devices   []DeviceStats `json:"devices"`
 
@@ -176,7 +176,7 @@ type DeviceStats struct {
 type ErrorBody struct {
 	Code Code `json:"code"`
 
-	// Error What is wrong, naming the field and the limit.
+	// Error The error, with the name of the field and the limit.
 	Error string `json:"error"`
 }
 
@@ -191,7 +191,7 @@ type Export struct {
 	// Path The volume's directory on the server.
 	Path string `json:"path"`
 
-	// UsageToken Reads this volume's usage, and nothing else, as header X-Usage-Token.
+	// UsageToken As header X-Usage-Token it grants access to the usage of this volume only.
 	UsageToken string `json:"usage_token"`
 }
 
@@ -224,7 +224,7 @@ type ExportRequest struct {
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
 	Labels Labels `json:"labels,omitempty"`
 
-	// ReadOnly The client may only read while every reference of its asks for that.
+	// ReadOnly The client can only read while all its references have this flag.
 	ReadOnly bool `json:"read_only,omitempty"`
 }
 
@@ -236,7 +236,7 @@ type Health struct {
 	// Date Of the commit, RFC 3339.
 	Date string `json:"date,omitempty"`
 
-	// Features What this agent has and older ones do not: see docs/api.md. Absent: nothing of it.
+	// Features What this agent can do and older ones cannot: see docs/api.md. Absent: none of it.
 	Features      []string `json:"features,omitempty"`
 	Status        Status   `json:"status"`
 	UptimeSeconds int64    `json:"uptime_seconds"`
@@ -301,14 +301,14 @@ type Snapshot struct {
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
 	UsedBytes int64 `json:"used_bytes"`
 
-	// Volume Name that the volume had.
+	// Volume Name of the volume at that time.
 	Volume string `json:"volume"`
 
-	// VolumeId ID of the volume; absent where it is unknown.
+	// VolumeId ID of the volume. Absent if unknown.
 	VolumeId string `json:"volume_id,omitempty"`
 }
 
-// SnapshotClone A property that is absent is that of the snapshot's volume, but for labels, size_limit and mount_options.
+// SnapshotClone An absent property is that of the snapshot, except labels, size_limit and mount_options.
 type SnapshotClone struct {
 	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
 	RequestedProperties `yaml:",inline"`
@@ -340,7 +340,7 @@ type SnapshotDetail struct {
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
 
-	// ExclusiveBytes What deleting the snapshot would free.
+	// ExclusiveBytes Space that its deletion frees.
 	ExclusiveBytes int64         `json:"exclusive_bytes"`
 	Health         *VolumeHealth `json:"health,omitempty"`
 
@@ -348,7 +348,7 @@ type SnapshotDetail struct {
 	Labels Labels `json:"labels"`
 	Name   string `json:"name"`
 
-	// NestedSubvolumes Paths of subvolumes within the volume, which the snapshot lacks; at most 100. Missing where there were none.
+	// NestedSubvolumes Paths of at most 100 subvolumes within the volume. The snapshot does not contain them. Absent if there were none.
 	NestedSubvolumes []string  `json:"nested_subvolumes,omitempty"`
 	Path             string    `json:"path"`
 	QuotaBytes       int64     `json:"quota_bytes"`
@@ -358,10 +358,10 @@ type SnapshotDetail struct {
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
 	UsedBytes int64 `json:"used_bytes"`
 
-	// Volume Name that the volume had.
+	// Volume Name of the volume at that time.
 	Volume string `json:"volume"`
 
-	// VolumeId ID of the volume; absent where it is unknown.
+	// VolumeId ID of the volume. Absent if unknown.
 	VolumeId string `json:"volume_id,omitempty"`
 }
 
@@ -391,7 +391,7 @@ type Stats struct {
 	Btrfs  BtrfsStats  `json:"btrfs"`
 	Statfs StatfsStats `json:"statfs"`
 
-	// TenantLimits What the tenant may have and has. Missing where it has no limits.
+	// TenantLimits Limits and usage of the tenant. Absent if it has no limits.
 	TenantLimits *TenantLimits `json:"tenant_limits,omitempty"`
 	TenantName   string        `json:"tenant_name"`
 }
@@ -406,7 +406,7 @@ type Task struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	CreatedBy   string     `json:"created_by"`
 
-	// Error Why it failed.
+	// Error Why the task failed.
 	Error string `json:"error,omitempty"`
 	Id    string `json:"id"`
 
@@ -414,10 +414,10 @@ type Task struct {
 	Labels Labels            `json:"labels"`
 	Opts   map[string]string `json:"opts"`
 
-	// Progress From 0 to 1, as far as the kernel tells.
+	// Progress From 0 to 1, as the kernel reports it.
 	Progress float64 `json:"progress"`
 
-	// Result What was counted; for a scrub as btrfs-scrub(8) has it: csum_errors, uncorrectable_errors and so on.
+	// Result Counts. Those of a scrub have the names of btrfs-scrub(8), such as csum_errors and uncorrectable_errors.
 	Result  map[string]int64 `json:"result,omitempty"`
 	Status  TaskStatus       `json:"status"`
 	Timeout string           `json:"timeout,omitempty"`
@@ -438,7 +438,7 @@ type TaskStart struct {
 	// Opts Options of the type.
 	Opts map[string]string `json:"opts,omitempty"`
 
-	// Timeout After which the task is cancelled and has failed, such as 90m or 6h; without it never.
+	// Timeout The task fails after this time, such as 90m or 6h. Default: no limit.
 	Timeout string `json:"timeout,omitempty"`
 }
 
@@ -451,15 +451,15 @@ type TaskStarted struct {
 // TaskStatus defines model for TaskStatus.
 type TaskStatus string
 
-// TenantLimits What the tenant may have and has. Missing where it has no limits.
+// TenantLimits Limits and usage of the tenant. Absent if it has no limits.
 type TenantLimits struct {
-	// MaxSizeBytes Of all its volumes together; 0 for no limit.
+	// MaxSizeBytes Limit of all its volumes together; 0 for none.
 	MaxSizeBytes int64 `json:"max_size_bytes"`
 
-	// MaxVolumes 0 for no limit.
+	// MaxVolumes 0 for none.
 	MaxVolumes int `json:"max_volumes"`
 
-	// SizeBytes Of all its volumes together: for each its size, or its quota where that is larger.
+	// SizeBytes Of all its volumes together. Each counts with its size or its quota, whichever is larger.
 	SizeBytes int64 `json:"size_bytes"`
 	Volumes   int   `json:"volumes"`
 }
@@ -477,7 +477,7 @@ type Usage struct {
 	Health VolumeHealth `json:"health"`
 	Inodes *int64       `json:"inodes,omitempty"`
 
-	// QuotaBytes 0 where quotas are off or the volume's limit is lifted.
+	// QuotaBytes 0 if quotas are off or the volume has no limit.
 	QuotaBytes int64 `json:"quota_bytes"`
 
 	// UsedBytes As of the filesystem's last commit, at most 30 seconds old by default.
@@ -491,7 +491,7 @@ type Volume struct {
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by"`
 
-	// Id UUID of the volume, which no other has or will have; absent where it is unknown.
+	// Id UUID of the volume. No other volume ever gets it. Absent if unknown.
 	Id        string `json:"id,omitempty"`
 	Name      string `json:"name"`
 	SizeBytes int64  `json:"size_bytes"`
@@ -500,7 +500,7 @@ type Volume struct {
 	UsedBytes int64 `json:"used_bytes"`
 }
 
-// VolumeClone A property that is absent is the source's, but for labels, size_limit and mount_options.
+// VolumeClone An absent property is that of the source, except labels, size_limit and mount_options.
 type VolumeClone struct {
 	// Embedded struct due to allOf(#/components/schemas/RequestedProperties)
 	RequestedProperties `yaml:",inline"`
@@ -540,7 +540,7 @@ type VolumeDetail struct {
 	CreatedBy string        `json:"created_by"`
 	Health    *VolumeHealth `json:"health,omitempty"`
 
-	// Id UUID of the volume, which no other has or will have; absent where it is unknown.
+	// Id UUID of the volume. No other volume ever gets it. Absent if unknown.
 	Id string `json:"id,omitempty"`
 
 	// Labels At most 32. Keys [a-z0-9][a-z0-9._-]{0,62}, values [A-Za-z0-9._-]{0,128}.
@@ -551,10 +551,10 @@ type VolumeDetail struct {
 	MountOptions []string `json:"mount_options,omitempty"`
 	Name         string   `json:"name"`
 
-	// Path The directory that holds data.
+	// Path The directory that contains data.
 	Path string `json:"path"`
 
-	// QuotaBytes The limit; 0 where it is lifted.
+	// QuotaBytes The limit; 0 for none.
 	QuotaBytes int64 `json:"quota_bytes"`
 	SizeBytes  int64 `json:"size_bytes"`
 
@@ -564,7 +564,7 @@ type VolumeDetail struct {
 	// SourceVolume The volume that this is a clone of.
 	SourceVolume string `json:"source_volume,omitempty"`
 
-	// SourceVolumeId ID of the volume that the contents come from, also by way of a snapshot.
+	// SourceVolumeId ID of the volume that the contents come from, also through a snapshot.
 	SourceVolumeId string    `json:"source_volume_id,omitempty"`
 	UpdatedAt      time.Time `json:"updated_at"`
 
@@ -589,7 +589,7 @@ type VolumeHealth struct {
 type VolumeList struct {
 	Next string `json:"next,omitempty"`
 
-	// Total How many match in all.
+	// Total Number of all matching items.
 	Total   int      `json:"total"`
 	Volumes []Volume `json:"volumes"`
 }
@@ -644,10 +644,10 @@ type VolumeMade = VolumeDetail
 
 // ListExportsParams defines parameters for ListExports.
 type ListExportsParams struct {
-	// Limit Items a page, 1 to 1000. Without it 1000.
+	// Limit Items of a page, 1 to 1000. Default: 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
+	// After next of the previous page. It is opaque: a place in the list of this tenant.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
@@ -656,13 +656,13 @@ type ListExportsParams struct {
 
 // ListSnapshotsParams defines parameters for ListSnapshots.
 type ListSnapshotsParams struct {
-	// Detail Whole items in place of short ones.
+	// Detail Complete items instead of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it 1000.
+	// Limit Items of a page, 1 to 1000. Default: 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
+	// After next of the previous page. It is opaque: a place in the list of this tenant.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
@@ -677,19 +677,19 @@ type ListTasksParams struct {
 
 // ListVolumesParams defines parameters for ListVolumes.
 type ListVolumesParams struct {
-	// Detail Whole items in place of short ones.
+	// Detail Complete items instead of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it 1000.
+	// Limit Items of a page, 1 to 1000. Default: 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
+	// After next of the previous page. It is opaque: a place in the list of this tenant.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.
 	Label *Label `form:"label,omitempty" json:"label,omitempty"`
 
-	// Degraded With true only volumes whose health is degraded, by themselves or by their pool.
+	// Degraded true selects volumes whose health is degraded, by themselves or by their pool.
 	Degraded *Degraded `form:"degraded,omitempty" json:"degraded,omitempty"`
 }
 
@@ -700,13 +700,13 @@ type ListVolumes200JSONResponseBody struct {
 
 // ListVolumeSnapshotsParams defines parameters for ListVolumeSnapshots.
 type ListVolumeSnapshotsParams struct {
-	// Detail Whole items in place of short ones.
+	// Detail Complete items instead of short ones.
 	Detail *Detail `form:"detail,omitempty" json:"detail,omitempty"`
 
-	// Limit Items a page, 1 to 1000. Without it 1000.
+	// Limit Items of a page, 1 to 1000. Default: 1000.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// After The next of the page before. Opaque: a place in the list of the tenant that asks.
+	// After next of the previous page. It is opaque: a place in the list of this tenant.
 	After *After `form:"after,omitempty" json:"after,omitempty"`
 
 	// Label key=value or key. Repeatable; all must match.

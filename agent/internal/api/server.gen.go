@@ -14,10 +14,10 @@ import (
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetHealth Whether the agent and its pool are well. Answers 200 also when degraded.
+	// GetHealth Health of the agent and its pool. The status is 200 even if they are degraded.
 	// (GET /healthz)
 	GetHealth(c *fiber.Ctx) error
-	// GetReady 200 when the agent takes changes, 503 with the reason when not (starting, draining, pool missing).
+	// GetReady 200 while the agent accepts changes, otherwise 503 with the reason (starting, draining, pool missing).
 	// (GET /readyz)
 	GetReady(c *fiber.Ctx) error
 	// CloneSnapshot A new volume with the contents of a snapshot.
@@ -35,7 +35,7 @@ type ServerInterface interface {
 
 	// (POST /v1/snapshots)
 	CreateSnapshot(c *fiber.Ctx) error
-	// DeleteSnapshot Deletes the snapshot. 204 also where there is none. Volumes cloned from it are not affected.
+	// DeleteSnapshot Deletes the snapshot. 204 even if it does not exist. Volumes cloned from it are not affected.
 	// (DELETE /v1/snapshots/{name})
 	DeleteSnapshot(c *fiber.Ctx, name Name) error
 
@@ -44,20 +44,20 @@ type ServerInterface interface {
 	// GetStats Space and devices of the pool.
 	// (GET /v1/stats)
 	GetStats(c *fiber.Ctx) error
-	// ListTasks The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+	// ListTasks The tasks of the tenant, newest first. The agent keeps the last hundred finished tasks until it ends.
 	// (GET /v1/tasks)
 	ListTasks(c *fiber.Ctx, params ListTasksParams) error
-	// DeleteTask Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+	// DeleteTask Cancels a running task, which stays in the list as cancelled. Removes a finished task from the list. 204 even if it does not exist.
 	// (DELETE /v1/tasks/{name})
 	DeleteTask(c *fiber.Ctx, name string) error
 
 	// (GET /v1/tasks/{name})
 	GetTask(c *fiber.Ctx, name string) error
-	// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-	// volume, force (true also where the volume shares data with others).
+	// StartTask Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+	// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+	// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+	// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+	// force (true also allows a volume that shares data with others).
 	// (POST /v1/tasks/{name})
 	StartTask(c *fiber.Ctx, name string) error
 	// ListVolumes The tenant's volumes by name. With detail=true the items are VolumeDetail.
@@ -69,27 +69,27 @@ type ServerInterface interface {
 	// CloneVolume A new volume with the contents of another at this moment.
 	// (POST /v1/volumes/clone)
 	CloneVolume(c *fiber.Ctx) error
-	// DeleteVolume Deletes the volume and its data. 204 also where there is none. 423 while it is exported.
+	// DeleteVolume Deletes the volume and its data. 204 even if it does not exist. 423 while it is exported.
 	// (DELETE /v1/volumes/{name})
 	DeleteVolume(c *fiber.Ctx, name Name) error
 
 	// (GET /v1/volumes/{name})
 	GetVolume(c *fiber.Ctx, name Name) error
-	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+	// UpdateVolume Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 	// (PATCH /v1/volumes/{name})
 	UpdateVolume(c *fiber.Ctx, name Name) error
-	// UnexportVolume Removes the references of the client that carry all the given labels; without labels every reference of the client.
-	// When the last is gone the client can no longer read or write. 204 also where there is none.
+	// UnexportVolume Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+	// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 	// (DELETE /v1/volumes/{name}/export)
 	UnexportVolume(c *fiber.Ctx, name Name) error
-	// ExportVolume Lets one client address mount the volume. References with different labels count apart.
+	// ExportVolume Lets one client address mount the volume. Different labels make different references.
 	// (POST /v1/volumes/{name}/export)
 	ExportVolume(c *fiber.Ctx, name Name) error
-	// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
-	// volume has the name now, those of the volumes that had it.
+	// ListVolumeSnapshots The snapshots of this volume by name. Only /v1/snapshots has those of deleted volumes of the same name. If no volume has the name
+	// now, the list has those of the volumes that had it.
 	// (GET /v1/volumes/{name}/snapshots)
 	ListVolumeSnapshots(c *fiber.Ctx, name Name, params ListVolumeSnapshotsParams) error
-	// GetVolumeUsage Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.
+	// GetVolumeUsage Quota and usage of one volume, for its tenant or for a client with the usage token of an export.
 	// (GET /v1/volumes/{name}/usage)
 	GetVolumeUsage(c *fiber.Ctx, name Name) error
 }

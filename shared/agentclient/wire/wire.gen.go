@@ -91,12 +91,12 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// GetHealth Whether the agent and its pool are well. Answers 200 also when degraded.
+	// GetHealth Health of the agent and its pool. The status is 200 even if they are degraded.
 	//
 	// Corresponds with GET /healthz (the `GetHealth` operationId).
 	GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetReady 200 when the agent takes changes, 503 with the reason when not (starting, draining, pool missing).
+	// GetReady 200 while the agent accepts changes, otherwise 503 with the reason (starting, draining, pool missing).
 	//
 	// Corresponds with GET /readyz (the `GetReady` operationId).
 	GetReady(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -138,7 +138,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	CreateSnapshot(ctx context.Context, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DeleteSnapshot Deletes the snapshot. 204 also where there is none. Volumes cloned from it are not affected.
+	// DeleteSnapshot Deletes the snapshot. 204 even if it does not exist. Volumes cloned from it are not affected.
 	//
 	// Corresponds with DELETE /v1/snapshots/{name} (the `DeleteSnapshot` operationId).
 	DeleteSnapshot(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -151,12 +151,12 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/stats (the `GetStats` operationId).
 	GetStats(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListTasks The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+	// ListTasks The tasks of the tenant, newest first. The agent keeps the last hundred finished tasks until it ends.
 	//
 	// Corresponds with GET /v1/tasks (the `ListTasks` operationId).
 	ListTasks(ctx context.Context, params *ListTasksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DeleteTask Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+	// DeleteTask Cancels a running task, which stays in the list as cancelled. Removes a finished task from the list. 204 even if it does not exist.
 	//
 	// Corresponds with DELETE /v1/tasks/{name} (the `DeleteTask` operationId).
 	DeleteTask(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -164,22 +164,22 @@ type ClientInterface interface {
 	// GetTask performs a GET /v1/tasks/{name} (the `GetTask` operationId) request.
 	GetTask(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartTaskWithBody Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-	// volume, force (true also where the volume shares data with others).
+	// StartTaskWithBody Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+	// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+	// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+	// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+	// force (true also allows a volume that shares data with others).
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/tasks/{name} (the `StartTask` operationId).
 	StartTaskWithBody(ctx context.Context, name string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-	// volume, force (true also where the volume shares data with others).
+	// StartTask Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+	// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+	// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+	// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+	// force (true also allows a volume that shares data with others).
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -213,7 +213,7 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/volumes/clone (the `CloneVolume` operationId).
 	CloneVolume(ctx context.Context, body CloneVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DeleteVolume Deletes the volume and its data. 204 also where there is none. 423 while it is exported.
+	// DeleteVolume Deletes the volume and its data. 204 even if it does not exist. 423 while it is exported.
 	//
 	// Corresponds with DELETE /v1/volumes/{name} (the `DeleteVolume` operationId).
 	DeleteVolume(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -221,63 +221,63 @@ type ClientInterface interface {
 	// GetVolume performs a GET /v1/volumes/{name} (the `GetVolume` operationId) request.
 	GetVolume(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+	// UpdateVolumeWithBody Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolumeWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+	// UpdateVolume Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolume(ctx context.Context, name Name, body UpdateVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UnexportVolumeWithBody Removes the references of the client that carry all the given labels; without labels every reference of the client.
-	// When the last is gone the client can no longer read or write. 204 also where there is none.
+	// UnexportVolumeWithBody Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+	// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with DELETE /v1/volumes/{name}/export (the `UnexportVolume` operationId).
 	UnexportVolumeWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UnexportVolume Removes the references of the client that carry all the given labels; without labels every reference of the client.
-	// When the last is gone the client can no longer read or write. 204 also where there is none.
+	// UnexportVolume Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+	// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with DELETE /v1/volumes/{name}/export (the `UnexportVolume` operationId).
 	UnexportVolume(ctx context.Context, name Name, body UnexportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ExportVolumeWithBody Lets one client address mount the volume. References with different labels count apart.
+	// ExportVolumeWithBody Lets one client address mount the volume. Different labels make different references.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolumeWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ExportVolume Lets one client address mount the volume. References with different labels count apart.
+	// ExportVolume Lets one client address mount the volume. Different labels make different references.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolume(ctx context.Context, name Name, body ExportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
-	// volume has the name now, those of the volumes that had it.
+	// ListVolumeSnapshots The snapshots of this volume by name. Only /v1/snapshots has those of deleted volumes of the same name. If no volume has the name
+	// now, the list has those of the volumes that had it.
 	//
 	// Corresponds with GET /v1/volumes/{name}/snapshots (the `ListVolumeSnapshots` operationId).
 	ListVolumeSnapshots(ctx context.Context, name Name, params *ListVolumeSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetVolumeUsage Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.
+	// GetVolumeUsage Quota and usage of one volume, for its tenant or for a client with the usage token of an export.
 	//
 	// Corresponds with GET /v1/volumes/{name}/usage (the `GetVolumeUsage` operationId).
 	GetVolumeUsage(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// GetHealth Whether the agent and its pool are well. Answers 200 also when degraded.
+// GetHealth Health of the agent and its pool. The status is 200 even if they are degraded.
 //
 // Corresponds with GET /healthz (the `GetHealth` operationId).
 func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -292,7 +292,7 @@ func (c *Client) GetHealth(ctx context.Context, reqEditors ...RequestEditorFn) (
 	return c.Client.Do(req)
 }
 
-// GetReady 200 when the agent takes changes, 503 with the reason when not (starting, draining, pool missing).
+// GetReady 200 while the agent accepts changes, otherwise 503 with the reason (starting, draining, pool missing).
 //
 // Corresponds with GET /readyz (the `GetReady` operationId).
 func (c *Client) GetReady(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -414,7 +414,7 @@ func (c *Client) CreateSnapshot(ctx context.Context, body CreateSnapshotJSONRequ
 	return c.Client.Do(req)
 }
 
-// DeleteSnapshot Deletes the snapshot. 204 also where there is none. Volumes cloned from it are not affected.
+// DeleteSnapshot Deletes the snapshot. 204 even if it does not exist. Volumes cloned from it are not affected.
 //
 // Corresponds with DELETE /v1/snapshots/{name} (the `DeleteSnapshot` operationId).
 func (c *Client) DeleteSnapshot(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -457,7 +457,7 @@ func (c *Client) GetStats(ctx context.Context, reqEditors ...RequestEditorFn) (*
 	return c.Client.Do(req)
 }
 
-// ListTasks The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+// ListTasks The tasks of the tenant, newest first. The agent keeps the last hundred finished tasks until it ends.
 //
 // Corresponds with GET /v1/tasks (the `ListTasks` operationId).
 func (c *Client) ListTasks(ctx context.Context, params *ListTasksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -472,7 +472,7 @@ func (c *Client) ListTasks(ctx context.Context, params *ListTasksParams, reqEdit
 	return c.Client.Do(req)
 }
 
-// DeleteTask Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+// DeleteTask Cancels a running task, which stays in the list as cancelled. Removes a finished task from the list. 204 even if it does not exist.
 //
 // Corresponds with DELETE /v1/tasks/{name} (the `DeleteTask` operationId).
 func (c *Client) DeleteTask(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -500,11 +500,11 @@ func (c *Client) GetTask(ctx context.Context, name string, reqEditors ...Request
 	return c.Client.Do(req)
 }
 
-// StartTaskWithBody Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-// volume, force (true also where the volume shares data with others).
+// StartTaskWithBody Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+// force (true also allows a volume that shares data with others).
 //
 // Takes any type of body and a specified content type.
 //
@@ -521,11 +521,11 @@ func (c *Client) StartTaskWithBody(ctx context.Context, name string, contentType
 	return c.Client.Do(req)
 }
 
-// StartTask Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-// volume, force (true also where the volume shares data with others).
+// StartTask Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+// force (true also allows a volume that shares data with others).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -619,7 +619,7 @@ func (c *Client) CloneVolume(ctx context.Context, body CloneVolumeJSONRequestBod
 	return c.Client.Do(req)
 }
 
-// DeleteVolume Deletes the volume and its data. 204 also where there is none. 423 while it is exported.
+// DeleteVolume Deletes the volume and its data. 204 even if it does not exist. 423 while it is exported.
 //
 // Corresponds with DELETE /v1/volumes/{name} (the `DeleteVolume` operationId).
 func (c *Client) DeleteVolume(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -647,7 +647,7 @@ func (c *Client) GetVolume(ctx context.Context, name Name, reqEditors ...Request
 	return c.Client.Do(req)
 }
 
-// UpdateVolumeWithBody Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+// UpdateVolumeWithBody Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 //
 // Takes any type of body and a specified content type.
 //
@@ -664,7 +664,7 @@ func (c *Client) UpdateVolumeWithBody(ctx context.Context, name Name, contentTyp
 	return c.Client.Do(req)
 }
 
-// UpdateVolume Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+// UpdateVolume Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -681,8 +681,8 @@ func (c *Client) UpdateVolume(ctx context.Context, name Name, body UpdateVolumeJ
 	return c.Client.Do(req)
 }
 
-// UnexportVolumeWithBody Removes the references of the client that carry all the given labels; without labels every reference of the client.
-// When the last is gone the client can no longer read or write. 204 also where there is none.
+// UnexportVolumeWithBody Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 //
 // Takes any type of body and a specified content type.
 //
@@ -699,8 +699,8 @@ func (c *Client) UnexportVolumeWithBody(ctx context.Context, name Name, contentT
 	return c.Client.Do(req)
 }
 
-// UnexportVolume Removes the references of the client that carry all the given labels; without labels every reference of the client.
-// When the last is gone the client can no longer read or write. 204 also where there is none.
+// UnexportVolume Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -717,7 +717,7 @@ func (c *Client) UnexportVolume(ctx context.Context, name Name, body UnexportVol
 	return c.Client.Do(req)
 }
 
-// ExportVolumeWithBody Lets one client address mount the volume. References with different labels count apart.
+// ExportVolumeWithBody Lets one client address mount the volume. Different labels make different references.
 //
 // Takes any type of body and a specified content type.
 //
@@ -734,7 +734,7 @@ func (c *Client) ExportVolumeWithBody(ctx context.Context, name Name, contentTyp
 	return c.Client.Do(req)
 }
 
-// ExportVolume Lets one client address mount the volume. References with different labels count apart.
+// ExportVolume Lets one client address mount the volume. Different labels make different references.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -751,8 +751,8 @@ func (c *Client) ExportVolume(ctx context.Context, name Name, body ExportVolumeJ
 	return c.Client.Do(req)
 }
 
-// ListVolumeSnapshots The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
-// volume has the name now, those of the volumes that had it.
+// ListVolumeSnapshots The snapshots of this volume by name. Only /v1/snapshots has those of deleted volumes of the same name. If no volume has the name
+// now, the list has those of the volumes that had it.
 //
 // Corresponds with GET /v1/volumes/{name}/snapshots (the `ListVolumeSnapshots` operationId).
 func (c *Client) ListVolumeSnapshots(ctx context.Context, name Name, params *ListVolumeSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -767,7 +767,7 @@ func (c *Client) ListVolumeSnapshots(ctx context.Context, name Name, params *Lis
 	return c.Client.Do(req)
 }
 
-// GetVolumeUsage Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.
+// GetVolumeUsage Quota and usage of one volume, for its tenant or for a client with the usage token of an export.
 //
 // Corresponds with GET /v1/volumes/{name}/usage (the `GetVolumeUsage` operationId).
 func (c *Client) GetVolumeUsage(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1941,14 +1941,14 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
-	// GetHealthWithResponse Whether the agent and its pool are well. Answers 200 also when degraded.
+	// GetHealthWithResponse Health of the agent and its pool. The status is 200 even if they are degraded.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /healthz (the `GetHealth` operationId).
 	GetHealthWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetHealthResponse, error)
 
-	// GetReadyWithResponse 200 when the agent takes changes, 503 with the reason when not (starting, draining, pool missing).
+	// GetReadyWithResponse 200 while the agent accepts changes, otherwise 503 with the reason (starting, draining, pool missing).
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2000,7 +2000,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	CreateSnapshotWithResponse(ctx context.Context, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error)
 
-	// DeleteSnapshotWithResponse Deletes the snapshot. 204 also where there is none. Volumes cloned from it are not affected.
+	// DeleteSnapshotWithResponse Deletes the snapshot. 204 even if it does not exist. Volumes cloned from it are not affected.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2019,14 +2019,14 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/stats (the `GetStats` operationId).
 	GetStatsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetStatsResponse, error)
 
-	// ListTasksWithResponse The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+	// ListTasksWithResponse The tasks of the tenant, newest first. The agent keeps the last hundred finished tasks until it ends.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/tasks (the `ListTasks` operationId).
 	ListTasksWithResponse(ctx context.Context, params *ListTasksParams, reqEditors ...RequestEditorFn) (*ListTasksResponse, error)
 
-	// DeleteTaskWithResponse Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+	// DeleteTaskWithResponse Cancels a running task, which stays in the list as cancelled. Removes a finished task from the list. 204 even if it does not exist.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2038,22 +2038,22 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	GetTaskWithResponse(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*GetTaskResponse, error)
 
-	// StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-	// volume, force (true also where the volume shares data with others).
+	// StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+	// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+	// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+	// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+	// force (true also allows a volume that shares data with others).
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/tasks/{name} (the `StartTask` operationId).
 	StartTaskWithBodyWithResponse(ctx context.Context, name string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartTaskResponse, error)
 
-	// StartTaskWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-	// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-	// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-	// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-	// volume, force (true also where the volume shares data with others).
+	// StartTaskWithResponse Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+	// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+	// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+	// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+	// force (true also allows a volume that shares data with others).
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2091,7 +2091,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/volumes/clone (the `CloneVolume` operationId).
 	CloneVolumeWithResponse(ctx context.Context, body CloneVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*CloneVolumeResponse, error)
 
-	// DeleteVolumeWithResponse Deletes the volume and its data. 204 also where there is none. 423 while it is exported.
+	// DeleteVolumeWithResponse Deletes the volume and its data. 204 even if it does not exist. 423 while it is exported.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2103,59 +2103,59 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	GetVolumeWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*GetVolumeResponse, error)
 
-	// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+	// UpdateVolumeWithBodyWithResponse Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolumeWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateVolumeResponse, error)
 
-	// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+	// UpdateVolumeWithResponse Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /v1/volumes/{name} (the `UpdateVolume` operationId).
 	UpdateVolumeWithResponse(ctx context.Context, name Name, body UpdateVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateVolumeResponse, error)
 
-	// UnexportVolumeWithBodyWithResponse Removes the references of the client that carry all the given labels; without labels every reference of the client.
-	// When the last is gone the client can no longer read or write. 204 also where there is none.
+	// UnexportVolumeWithBodyWithResponse Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+	// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/volumes/{name}/export (the `UnexportVolume` operationId).
 	UnexportVolumeWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UnexportVolumeResponse, error)
 
-	// UnexportVolumeWithResponse Removes the references of the client that carry all the given labels; without labels every reference of the client.
-	// When the last is gone the client can no longer read or write. 204 also where there is none.
+	// UnexportVolumeWithResponse Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+	// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/volumes/{name}/export (the `UnexportVolume` operationId).
 	UnexportVolumeWithResponse(ctx context.Context, name Name, body UnexportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*UnexportVolumeResponse, error)
 
-	// ExportVolumeWithBodyWithResponse Lets one client address mount the volume. References with different labels count apart.
+	// ExportVolumeWithBodyWithResponse Lets one client address mount the volume. Different labels make different references.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolumeWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ExportVolumeResponse, error)
 
-	// ExportVolumeWithResponse Lets one client address mount the volume. References with different labels count apart.
+	// ExportVolumeWithResponse Lets one client address mount the volume. Different labels make different references.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/volumes/{name}/export (the `ExportVolume` operationId).
 	ExportVolumeWithResponse(ctx context.Context, name Name, body ExportVolumeJSONRequestBody, reqEditors ...RequestEditorFn) (*ExportVolumeResponse, error)
 
-	// ListVolumeSnapshotsWithResponse The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
-	// volume has the name now, those of the volumes that had it.
+	// ListVolumeSnapshotsWithResponse The snapshots of this volume by name. Only /v1/snapshots has those of deleted volumes of the same name. If no volume has the name
+	// now, the list has those of the volumes that had it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/volumes/{name}/snapshots (the `ListVolumeSnapshots` operationId).
 	ListVolumeSnapshotsWithResponse(ctx context.Context, name Name, params *ListVolumeSnapshotsParams, reqEditors ...RequestEditorFn) (*ListVolumeSnapshotsResponse, error)
 
-	// GetVolumeUsageWithResponse Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.
+	// GetVolumeUsageWithResponse Quota and usage of one volume, for its tenant or for a client with the usage token of an export.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3315,7 +3315,7 @@ func (r GetVolumeUsageResponse) ContentType() string {
 	return ""
 }
 
-// GetHealthWithResponse Whether the agent and its pool are well. Answers 200 also when degraded.
+// GetHealthWithResponse Health of the agent and its pool. The status is 200 even if they are degraded.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3328,7 +3328,7 @@ func (c *ClientWithResponses) GetHealthWithResponse(ctx context.Context, reqEdit
 	return ParseGetHealthResponse(rsp)
 }
 
-// GetReadyWithResponse 200 when the agent takes changes, 503 with the reason when not (starting, draining, pool missing).
+// GetReadyWithResponse 200 while the agent accepts changes, otherwise 503 with the reason (starting, draining, pool missing).
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3428,7 +3428,7 @@ func (c *ClientWithResponses) CreateSnapshotWithResponse(ctx context.Context, bo
 	return ParseCreateSnapshotResponse(rsp)
 }
 
-// DeleteSnapshotWithResponse Deletes the snapshot. 204 also where there is none. Volumes cloned from it are not affected.
+// DeleteSnapshotWithResponse Deletes the snapshot. 204 even if it does not exist. Volumes cloned from it are not affected.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3465,7 +3465,7 @@ func (c *ClientWithResponses) GetStatsWithResponse(ctx context.Context, reqEdito
 	return ParseGetStatsResponse(rsp)
 }
 
-// ListTasksWithResponse The tasks that the tenant started, the newest first. The last hundred that have ended are remembered, until the agent ends.
+// ListTasksWithResponse The tasks of the tenant, newest first. The agent keeps the last hundred finished tasks until it ends.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3478,7 +3478,7 @@ func (c *ClientWithResponses) ListTasksWithResponse(ctx context.Context, params 
 	return ParseListTasksResponse(rsp)
 }
 
-// DeleteTaskWithResponse Cancels a running task, which stays in the list as cancelled; forgets one that has ended. 204 also where there is none.
+// DeleteTaskWithResponse Cancels a running task, which stays in the list as cancelled. Removes a finished task from the list. 204 even if it does not exist.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3502,11 +3502,11 @@ func (c *ClientWithResponses) GetTaskWithResponse(ctx context.Context, name stri
 	return ParseGetTaskResponse(rsp)
 }
 
-// StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-// volume, force (true also where the volume shares data with others).
+// StartTaskWithBodyWithResponse Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+// force (true also allows a volume that shares data with others).
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3519,11 +3519,11 @@ func (c *ClientWithResponses) StartTaskWithBodyWithResponse(ctx context.Context,
 	return ParseStartTaskResponse(rsp)
 }
 
-// StartTaskWithResponse Starts long work on the pool. 423 while a task of the type runs, whosever it is.
-// scrub reads everything, compares it with its checksums and repairs what has another copy; opts: readonly (true, false).
-// balance gives back the space of data block groups that are nearly empty; opts: usage (how full at most, per cent, 10).
-// defragment writes the files of one volume again, which gives back what overwritten parts still take of its limit; opts:
-// volume, force (true also where the volume shares data with others).
+// StartTaskWithResponse Starts long work on the pool. 423 while a task of the same type runs, also if another tenant started it.
+// scrub reads all data and metadata, verifies the checksums, and repairs what has another copy. opts: readonly (true, false).
+// balance frees data block groups that are nearly empty. opts: usage (maximum usage of such a block group, in percent; 10).
+// defragment rewrites the files of one volume, which frees overwritten parts that still count towards its limit. opts: volume,
+// force (true also allows a volume that shares data with others).
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3597,7 +3597,7 @@ func (c *ClientWithResponses) CloneVolumeWithResponse(ctx context.Context, body 
 	return ParseCloneVolumeResponse(rsp)
 }
 
-// DeleteVolumeWithResponse Deletes the volume and its data. 204 also where there is none. 423 while it is exported.
+// DeleteVolumeWithResponse Deletes the volume and its data. 204 even if it does not exist. 423 while it is exported.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3621,7 +3621,7 @@ func (c *ClientWithResponses) GetVolumeWithResponse(ctx context.Context, name Na
 	return ParseGetVolumeResponse(rsp)
 }
 
-// UpdateVolumeWithBodyWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+// UpdateVolumeWithBodyWithResponse Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3634,7 +3634,7 @@ func (c *ClientWithResponses) UpdateVolumeWithBodyWithResponse(ctx context.Conte
 	return ParseUpdateVolumeResponse(rsp)
 }
 
-// UpdateVolumeWithResponse Changes the fields that are given. size_bytes never shrinks; labels and mount_options are replaced as a whole.
+// UpdateVolumeWithResponse Changes the fields that are present. size_bytes never shrinks. labels and mount_options are replaced as a whole.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3647,8 +3647,8 @@ func (c *ClientWithResponses) UpdateVolumeWithResponse(ctx context.Context, name
 	return ParseUpdateVolumeResponse(rsp)
 }
 
-// UnexportVolumeWithBodyWithResponse Removes the references of the client that carry all the given labels; without labels every reference of the client.
-// When the last is gone the client can no longer read or write. 204 also where there is none.
+// UnexportVolumeWithBodyWithResponse Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3661,8 +3661,8 @@ func (c *ClientWithResponses) UnexportVolumeWithBodyWithResponse(ctx context.Con
 	return ParseUnexportVolumeResponse(rsp)
 }
 
-// UnexportVolumeWithResponse Removes the references of the client that carry all the given labels; without labels every reference of the client.
-// When the last is gone the client can no longer read or write. 204 also where there is none.
+// UnexportVolumeWithResponse Removes the references of the client that have all the labels. Without labels it removes every reference of the client.
+// After the last one is removed, the client can no longer read or write. 204 even if there is none.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3675,7 +3675,7 @@ func (c *ClientWithResponses) UnexportVolumeWithResponse(ctx context.Context, na
 	return ParseUnexportVolumeResponse(rsp)
 }
 
-// ExportVolumeWithBodyWithResponse Lets one client address mount the volume. References with different labels count apart.
+// ExportVolumeWithBodyWithResponse Lets one client address mount the volume. Different labels make different references.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3688,7 +3688,7 @@ func (c *ClientWithResponses) ExportVolumeWithBodyWithResponse(ctx context.Conte
 	return ParseExportVolumeResponse(rsp)
 }
 
-// ExportVolumeWithResponse Lets one client address mount the volume. References with different labels count apart.
+// ExportVolumeWithResponse Lets one client address mount the volume. Different labels make different references.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3701,8 +3701,8 @@ func (c *ClientWithResponses) ExportVolumeWithResponse(ctx context.Context, name
 	return ParseExportVolumeResponse(rsp)
 }
 
-// ListVolumeSnapshotsWithResponse The snapshots of this very volume by name. Those of a deleted volume that had its name are in /v1/snapshots alone. Where no
-// volume has the name now, those of the volumes that had it.
+// ListVolumeSnapshotsWithResponse The snapshots of this volume by name. Only /v1/snapshots has those of deleted volumes of the same name. If no volume has the name
+// now, the list has those of the volumes that had it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3715,7 +3715,7 @@ func (c *ClientWithResponses) ListVolumeSnapshotsWithResponse(ctx context.Contex
 	return ParseListVolumeSnapshotsResponse(rsp)
 }
 
-// GetVolumeUsageWithResponse Quota and usage of one volume, for its tenant or for the client that holds the usage token of an export.
+// GetVolumeUsageWithResponse Quota and usage of one volume, for its tenant or for a client with the usage token of an export.
 //
 // Returns a wrapper object for the known response body format(s).
 //
