@@ -8,8 +8,7 @@ import (
 )
 
 // Property is a property of volumes. The controller and the command line take all that they know of
-// a property from its row in properties. docs/architecture.md ("Add a property of volumes") shows
-// how to add one.
+// a property from its row in properties. CONTRIBUTING.md shows how to add one.
 type Property struct {
 	Name string // field of RequestedProperties in openapi.yaml
 	Key  string // of parameters and annotations in Kubernetes
