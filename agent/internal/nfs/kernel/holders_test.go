@@ -8,8 +8,8 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// A run of exportfs has a channel open for a moment. It does not hide a process that stays, whatever
-// their numbers are.
+// A run of exportfs has a channel open for a moment. It does not hide a process that stays,
+// whatever their numbers are.
 func TestOtherHolderBesideExportfs(t *testing.T) {
 	proc := t.TempDir()
 	link := func(target, path string) {
