@@ -126,7 +126,7 @@ func TestFSGroupWithRootSquash(t *testing.T) {
 		assert.Equal(t, onStorage(t, s, "v"+mode, `cat f`), "kept")
 	}
 	// Root cannot even read the volume, but no data is lost.
-	assert.Assert(t, !strings.Contains(s.Nodes[0].Driver.Log(), "did not take"), s.Nodes[0].Driver.Tail())
+	assert.Assert(t, !strings.Contains(s.Nodes[0].Driver.Log(), "failed to write all data back"), s.Nodes[0].Driver.Tail())
 
 	for name, properties := range map[string]map[string]string{
 		"another-group": {"uid": "1000", "gid": "1000", "mode": "2770"},
