@@ -29,7 +29,7 @@ func NewRegistry(component string) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	promauto.With(registry).NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "1, with what was built as labels.",
+		Namespace: namespace, Name: "build_info", Help: "Always 1. The labels describe the build.",
 	}, []string{"component", "version", "commit", "date"}).WithLabelValues(component, version.Version, version.Commit, version.Date).Set(1)
 	return registry
 }

@@ -95,7 +95,7 @@ func (fs *FS) rawDevices() ([]devInfoArgs, error) {
 	return devices, nil
 }
 
-// deviceMissing reads devinfo/<id>/missing, which exists since Linux 5.6. On an older kernel, a
+// deviceMissing reads devinfo/<id>/missing. The directory of a missing device may be absent: then a
 // device without a path is missing.
 func (fs *FS) deviceMissing(device Device) (bool, error) {
 	missing, err := fs.readSysfs("devinfo", strconv.FormatUint(device.ID, 10), "missing")

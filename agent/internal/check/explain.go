@@ -23,7 +23,7 @@ var explanations = map[ondisk.FindingKind]explanation{
 	},
 	ondisk.ReplacedData: {
 		"The data is another subvolume than the one that the agent knows: somebody has restored or replaced it.",
-		"The metadata is made to name the subvolume that is there. Clients that have it mounted have to mount it anew.",
+		"The metadata is made to name the subvolume that is there. Clients that have it mounted must mount it again.",
 	},
 	ondisk.WrongLimit: {
 		"The kernel limits the volume to another size than its metadata says: somebody has changed the limit by hand, or the power failed just after a clone.",

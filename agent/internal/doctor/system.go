@@ -39,9 +39,10 @@ func firstLine(text string) string {
 	return line
 }
 
-// Oldest kernels: openat2(2) with all its flags needs 5.6, simple quotas need 6.7.
+// Oldest kernels: removal of a subvolume by its ID (BTRFS_SUBVOL_SPEC_BY_ID) needs 5.7, simple
+// quotas need 6.7.
 const (
-	leastKernel  = "5.6"
+	leastKernel  = "5.7"
 	simpleKernel = "6.7"
 )
 

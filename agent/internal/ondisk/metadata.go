@@ -241,7 +241,7 @@ func (m Metadata) validate() error {
 	case m.Version < 1:
 		return fmt.Errorf("%s has no version of this agent's", MetadataFile)
 	case m.SizeBytes < 0 || m.QuotaBytes < 0:
-		return fmt.Errorf("%s has a negative size", MetadataFile)
+		return fmt.Errorf("sizes in %s must not be negative", MetadataFile)
 	}
 	if err := id.ValidateName(m.Name); err != nil {
 		return fmt.Errorf("name in %s %w", MetadataFile, err)
