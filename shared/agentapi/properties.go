@@ -13,6 +13,7 @@ type Property struct {
 	Name string // field of RequestedProperties in openapi.yaml
 	Key  string // of parameters and annotations in Kubernetes
 
+	// Who may choose it in Kubernetes. A request to the agent can choose and change each property.
 	Class   bool // a StorageClass can choose it,
 	Claim   bool // so can a claim, by an annotation,
 	Mutable bool // and a VolumeAttributesClass, also for an existing volume

@@ -66,7 +66,7 @@ func TestRowsOfProperties(t *testing.T) {
 		assert.Equal(t, p.Text(other.With(RequestedProperties{})), example.other)
 		assert.DeepEqual(t, asked.Only(func(Property) bool { return true }), asked)
 		assert.DeepEqual(t, asked.Only(func(Property) bool { return false }), RequestedProperties{})
-		assert.Assert(t, p.Set(&asked, "\x00") != nil, p.Name)
+		assert.Assert(t, p.Set(&asked, "\x00") != nil, "%s accepts NUL", p.Name)
 		assert.Equal(t, p.Text(asked), example.text)
 	}
 }
