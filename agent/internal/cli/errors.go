@@ -96,7 +96,7 @@ var adviceFor = map[agentapi.Code]string{
 	agentapi.Forbidden:    "The token is valid, but does not permit this.",
 	agentapi.Unavailable:  "Is the agent running (systemctl status btrfs-nfs-agent) and the URL right? On the storage host, btrfs-nfs-agent doctor looks for the cause.",
 	agentapi.RateLimited:  "Wait a moment and try again.",
-	agentapi.NoSpace:      "See btrfs-nfs-agent stats. Delete what is not needed, or add a device (docs/operations/full-pool.md).",
+	agentapi.NoSpace:      "See btrfs-nfs-agent stats. Delete what is not needed, add a device (docs/operations/full-pool.md), or raise the limit of the tenant (docs/operations/limit-tenants.md).",
 	agentapi.Unsupported:  "The agent is older than this command (docs/upgrade.md; btrfs-nfs-agent health shows its version), or its host lacks a program that the command needs.",
 	agentapi.NotFound:     "Look for the name with the list command; another tenant's token sees other names.",
 }
