@@ -79,7 +79,7 @@ func (c Config) withDefaults() Config {
 type Store struct {
 	config      Config
 	log         *slog.Logger
-	pool        *ondisk.Disk
+	pool        *ondisk.Disk // with the pool.Pool, which has space, quotas and commits
 	exporter    Exporter
 	key         []byte // signs usage tokens
 	inFlight    inFlight

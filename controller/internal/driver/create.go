@@ -51,7 +51,8 @@ func (c *controller) CreateVolume(ctx context.Context, r *csi.CreateVolumeReques
 	}}, nil
 }
 
-// createRequest is the volume that a request asks for.
+// createRequest is the volume that a request asks for. The Target in its Provision is the client of
+// the agent: CreateVolume of a createRequest asks the agent.
 type createRequest struct {
 	*agents.Provision
 	name    string // on the agent
