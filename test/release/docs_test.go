@@ -240,6 +240,21 @@ func TestDocumentsNamedInCode(t *testing.T) {
 	assert.Assert(t, seen > 50, "%d", seen)
 }
 
+// Every function, type or test that a document names with its file is in that file: `Name` in
+// `dir/file.go`.
+func TestNamesInDocuments(t *testing.T) {
+	named := regexp.MustCompile("`(\\w+)` (?:in|of) `([a-z0-9/_-]+/[a-z0-9_]+\\.go)`")
+	seen := 0
+	for _, name := range documents(t) {
+		for _, match := range named.FindAllStringSubmatch(text(t, name), -1) {
+			seen++
+			declared := regexp.MustCompile(`(?m)^(?:func (?:\([^)]*\) )?|type )` + match[1] + `\b`)
+			assert.Check(t, declared.MatchString(text(t, match[2])), "%s: %s", name, match[0])
+		}
+	}
+	assert.Assert(t, seen > 15, "%d", seen)
+}
+
 // The install commands and values of README.md are those of the quick start, which tests run.
 func TestInstallCommandsOfReadme(t *testing.T) {
 	_, part, _ := strings.Cut(text(t, "README.md"), "\n## Install\n")
