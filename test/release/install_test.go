@@ -91,7 +91,7 @@ func TestInstall(t *testing.T) {
 	assert.Assert(t, is.Contains(out, "the NFS server gets no scope"))
 	out, err = h.try("/media/install.sh")
 	assert.ErrorContains(t, err, "exit status 1", out)
-	assert.Assert(t, is.Contains(out, "/srv/btrfs is not on btrfs"))
+	assert.Assert(t, is.Contains(out, "--base-path must be on btrfs, got /srv/btrfs"))
 	h.run("mount /srv/btrfs")
 	// Pacemaker starts the agent before the NFS server.
 	assert.Equal(t, h.run("systemctl stop nfs-server && systemctl start btrfs-nfs-agent && systemctl show -P ActiveState btrfs-nfs-agent nfs-server"), "active\n\ninactive\n")
