@@ -48,7 +48,7 @@ type Metadata struct {
 	UpdatedAt      time.Time  `json:"updated_at"`
 	LastAttachAt   time.Time  `json:"last_attach_at,omitzero"`
 
-	Changes    PendingChanges `json:"changes,omitempty"`   // running, or not undone yet: see change.go
+	Changes    PendingChanges `json:"changes,omitempty"`   // running, or not undone yet: see storage/change.go
 	Unfinished Changed        `json:"unfinished,omitzero"` // the same, written by 57e475d
 }
 

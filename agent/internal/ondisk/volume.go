@@ -35,7 +35,7 @@ type Volume struct {
 	UpdatedAt      time.Time
 	LastAttachAt   time.Time // zero: never
 
-	Pending PendingChanges // see change.go
+	Pending PendingChanges // see storage/change.go
 }
 
 // Ref is a reference that gives a client access: the client and the labels of the caller. Several
