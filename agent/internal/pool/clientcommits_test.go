@@ -36,7 +36,9 @@ func (o *clientOperations) read() (uint64, error) {
 func (o *clientOperations) awaitLooks(t *testing.T, n int64) {
 	t.Helper()
 	until := o.looks.Load() + n
-	eventually(t, func() poll.Result { return when(o.looks.Load() >= until, "%d looks of %d", o.looks.Load(), until) })
+	testpool.Eventually(t, func() poll.Result {
+		return testpool.When(o.looks.Load() >= until, "%d looks of %d", o.looks.Load(), until)
+	})
 }
 
 const (
@@ -66,8 +68,8 @@ func TestChangesOfClientsBecomeDurable(t *testing.T) {
 		before := testpool.Commits(t, p.fs.FSID())
 		assert.NilError(t, change.make())
 		clients.count.Add(1)
-		eventually(t, func() poll.Result {
-			return when(testpool.Commits(t, p.fs.FSID()) > before, "no commit after %s", change.name)
+		testpool.Eventually(t, func() poll.Result {
+			return testpool.When(testpool.Commits(t, p.fs.FSID()) > before, "no commit after %s", change.name)
 		})
 	}
 	// On a busy machine, the wait for a commit requests another one: see startCommit in package
@@ -112,13 +114,13 @@ func TestFailingCommitsAreLoggedOnce(t *testing.T) {
 	for round := 1; round <= 2; round++ {
 		remount("ro")
 		clients.count.Add(1)
-		eventually(t, func() poll.Result { return when(log.Count(commitFailed) >= round, "nothing is in the log") })
+		testpool.Eventually(t, func() poll.Result { return testpool.When(log.Count(commitFailed) >= round, "nothing is in the log") })
 		clients.awaitLooks(t, 50)
 		assert.Equal(t, log.Count(commitFailed), round)
 		assert.Equal(t, log.Count(commitsAgain), round-1)
 
 		remount("rw")
-		eventually(t, func() poll.Result { return when(log.Count(commitsAgain) >= round, "nothing is in the log") })
+		testpool.Eventually(t, func() poll.Result { return testpool.When(log.Count(commitsAgain) >= round, "nothing is in the log") })
 		clients.awaitLooks(t, 50)
 		assert.Equal(t, log.Count(commitsAgain), round)
 	}
@@ -142,7 +144,7 @@ func TestHungCommit(t *testing.T) {
 	}
 	clients.count.Add(1)
 	c.start()
-	eventually(t, func() poll.Result { return when(calls.Load() > 20, "%d commits were tried", calls.Load()) })
+	testpool.Eventually(t, func() poll.Result { return testpool.When(calls.Load() > 20, "%d commits were tried", calls.Load()) })
 	c.stop()
 	assert.Equal(t, most.Load(), int32(1))
 	assert.Equal(t, log.Count(commitFailed), 1)
@@ -150,7 +152,7 @@ func TestHungCommit(t *testing.T) {
 	c.patience = time.Hour
 	before := calls.Load()
 	c.start()
-	eventually(t, func() poll.Result { return when(calls.Load() > before, "no commit has begun") })
+	testpool.Eventually(t, func() poll.Result { return testpool.When(calls.Load() > before, "no commit has begun") })
 	c.stop() // while the commit hangs
 }
 

@@ -6,11 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
-	"gotest.tools/v3/poll"
 
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/internal/btrfs"
 	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
@@ -100,26 +98,7 @@ func TestUnmountedPoint(t *testing.T) {
 		{"x " + root + " btrfs\nx " + mounted + " btrfs\n", mounted, ""}, // the inner mount hides the outer one
 		{"x " + mounted + "/gone btrfs\n", mounted + "/gone", ""},
 	} {
-		assert.Equal(t, unmountedPoint(writeFstab(t, test.fstab), test.path), test.want, "%+v", test)
+		assert.Equal(t, unmountedPoint(testpool.WriteFstab(t, test.fstab), test.path), test.want, "%+v", test)
 	}
 	assert.Equal(t, unmountedPoint(root+"/none", not), "")
-}
-
-func writeFstab(t *testing.T, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "fstab")
-	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
-	return path
-}
-
-func eventually(t *testing.T, check func() poll.Result) {
-	t.Helper()
-	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(50*time.Millisecond), poll.WithTimeout(5*time.Minute))
-}
-
-func when(ok bool, format string, args ...any) poll.Result {
-	if ok {
-		return poll.Success()
-	}
-	return poll.Continue(format, args...)
 }

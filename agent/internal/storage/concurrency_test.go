@@ -76,7 +76,7 @@ func TestExportsDoNotWaitForCopies(t *testing.T) {
 				_, err := r.ten.UpdateVolume(ctx, "v", VolumeUpdate{Labels: map[string]string{"by": "patch"}, RequestedProperties: chosen{Mode: ptr("0700")}})
 				patched <- err
 			}()
-			eventually(t, func() poll.Result { return when(r.users("v") == 2, "the patch does not wait yet") })
+			testpool.Eventually(t, func() poll.Result { return testpool.When(r.users("v") == 2, "the patch does not wait yet") })
 
 			_, err := r.ten.Export(ctx, "v", ExportSpec{Client: client2})
 			assert.NilError(t, err)
@@ -130,7 +130,7 @@ func TestExportsAndChangesExcludeEachOther(t *testing.T) {
 		})
 		ended := make(chan error, 1)
 		go func() { ended <- other() }()
-		eventually(t, func() poll.Result { return when(r.users("v") == 2, "%s does not wait yet", name) })
+		testpool.Eventually(t, func() poll.Result { return testpool.When(r.users("v") == 2, "%s does not wait yet", name) })
 		assert.NilError(t, resume())
 		assert.NilError(t, <-ended)
 		assertRules(t, r.store)
@@ -157,7 +157,7 @@ func TestExportSettlesDoubtsAlone(t *testing.T) {
 
 	exported := make(chan error, 1)
 	go func() { exported <- export() }()
-	eventually(t, func() poll.Result { return when(r.users("v") == 2, "the export does not wait yet") })
+	testpool.Eventually(t, func() poll.Result { return testpool.When(r.users("v") == 2, "the export does not wait yet") })
 	assert.Equal(t, len(r.store.reloads.all()), 1)
 	assert.NilError(t, resume())
 	assert.NilError(t, <-exported)

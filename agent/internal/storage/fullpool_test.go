@@ -133,7 +133,7 @@ func TestFirstStartOnAFullPool(t *testing.T) {
 	}
 
 	assert.NilError(t, os.RemoveAll(others))
-	eventually(t, func() poll.Result { // the kernel cleans up in the background
+	testpool.Eventually(t, func() poll.Result { // the kernel cleans up in the background
 		if s, err = initAndOpen(); ondisk.IsFull(err) {
 			return poll.Continue("%v", err)
 		}
@@ -268,7 +268,7 @@ func assertThingsGo(t *testing.T, ten *Tenant, exporter *memoryExporter) {
 // assertRoomAgain waits until the kernel has cleaned up, and then repeats the refused creations.
 func assertRoomAgain(t *testing.T, ten *Tenant) {
 	t.Helper()
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		_, _, err := ten.CreateVolume(t.Context(), VolumeSpec{Name: "new", SizeBytes: 16 * mib})
 		if agentapi.CodeOf(err) == agentapi.NoSpace {
 			return poll.Continue("%v", err)

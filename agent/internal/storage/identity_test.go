@@ -100,7 +100,7 @@ func TestPoolIsNotMounted(t *testing.T) {
 	assert.NilError(t, os.Remove(idFile(base)))
 	before = tree(t, below.Dir)
 	assert.ErrorContains(t, openAndClose(t, pinned), "has no pool ID: is the filesystem mounted?")
-	config.fstab = writeFstab(t, "/dev/sdb "+base+" btrfs noatime 0 0\n")
+	config.fstab = testpool.WriteFstab(t, "/dev/sdb "+base+" btrfs noatime 0 0\n")
 	assert.ErrorContains(t, openAndClose(t, config), "nothing is mounted at "+base+", which is in /etc/fstab: mount "+base+" first")
 	_, _, err = initPool(config)
 	assert.ErrorContains(t, err, "mount "+base+" first")
@@ -292,7 +292,7 @@ func TestFullPoolOfAnOlderAgent(t *testing.T) {
 	for _, entry := range entries(t, hog) {
 		assert.NilError(t, os.RemoveAll(filepath.Join(hog, entry)))
 	}
-	eventually(t, func() poll.Result { // the kernel cleans up in the background
+	testpool.Eventually(t, func() poll.Result { // the kernel cleans up in the background
 		assert.NilError(t, openAndClose(t, config))
 		if poolIDOf(t, pool.Dir) == uuid.Nil {
 			return poll.Continue("the pool has no ID yet")
@@ -371,11 +371,4 @@ func TestReadOnlyPool(t *testing.T) {
 		}
 		remountAll(t, pool.Dir, "rw")
 	}
-}
-
-func writeFstab(t *testing.T, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "fstab")
-	assert.NilError(t, os.WriteFile(path, []byte(content), 0o600))
-	return path
 }

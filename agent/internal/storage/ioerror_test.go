@@ -34,7 +34,7 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 
 	// The image grows until its filesystem is full. From then on the loop device returns EIO.
 	before := entries(t, filepath.Join(pool.Dir, tenant))
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		_ = os.WriteFile(filepath.Join(v.Path, dataDir, "ballast"), make([]byte, 60*mib), 0o600) // fails at some point
 		_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "new", SizeBytes: 16 * mib})
 		if err == nil {
@@ -45,15 +45,15 @@ func TestDeviceThatCannotBeWritten(t *testing.T) {
 		assert.Assert(t, code == agentapi.InternalError || code == agentapi.Unavailable, "%v", err)
 		return poll.Success()
 	})
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		found := reasons(s.Conditions())
-		return when(slices.Contains(found, agentapi.ReasonPoolReadOnly) || slices.Contains(found, agentapi.ReasonDeviceErrors), "conditions are %v", found)
+		return testpool.When(slices.Contains(found, agentapi.ReasonPoolReadOnly) || slices.Contains(found, agentapi.ReasonDeviceErrors), "conditions are %v", found)
 	})
 	t.Logf("conditions: %v", s.Conditions())
-	eventually(t, func() poll.Result { // the abort comes with the next commit at the latest
+	testpool.Eventually(t, func() poll.Result { // the abort comes with the next commit at the latest
 		_, _, err := ten.CreateVolume(ctx, VolumeSpec{Name: "other", SizeBytes: 16 * mib})
 		assert.Assert(t, err != nil)
-		return when(agentapi.CodeOf(err) == agentapi.Unavailable, "%v", err)
+		return testpool.When(agentapi.CodeOf(err) == agentapi.Unavailable, "%v", err)
 	})
 	assertCode(t, s.Ready(), agentapi.Unavailable)
 	assertCode(t, ten.DeleteVolume(ctx, "v"), agentapi.Unavailable)
@@ -118,9 +118,9 @@ func TestTruncatedDevice(t *testing.T) {
 	code := agentapi.CodeOf(err)
 	assert.Assert(t, code == agentapi.InternalError || code == agentapi.Unavailable, "%v", err)
 	assert.Assert(t, strings.Contains(err.Error(), "input/output error") || code == agentapi.Unavailable, "%v", err)
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		found := reasons(s.Conditions())
-		return when(slices.Contains(found, agentapi.ReasonDeviceErrors) && slices.Contains(found, agentapi.ReasonDeviceErrorsRising), "conditions are %v", found)
+		return testpool.When(slices.Contains(found, agentapi.ReasonDeviceErrors) && slices.Contains(found, agentapi.ReasonDeviceErrorsRising), "conditions are %v", found)
 	})
 	t.Logf("conditions: %v", s.Conditions())
 	_, err = ten.GetVolume(ctx, "v")

@@ -323,7 +323,7 @@ func TestExportsThatNobodyMeantAreRevoked(t *testing.T) {
 	// In the background, when the engine reports a change.
 	drifts["everybody"]()
 	m.changed <- struct{}{}
-	eventually(t, func() poll.Result { return when(len(m.list()) == 2, "exports are %v", m.list()) })
+	testpool.Eventually(t, func() poll.Result { return testpool.When(len(m.list()) == 2, "exports are %v", m.list()) })
 	assertRules(t, r.store)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/btrfs-nfs-csi/btrfs-nfs-csi/agent/test/testpool"
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/poll"
 )
@@ -24,14 +25,14 @@ func TestReapingKeepsQuotasConsistent(t *testing.T) {
 		together(volumes, func(i int) {
 			assert.Check(t, ten.DeleteVolume(t.Context(), fmt.Sprintf("v%d", i)))
 		})
-		eventually(t, func() poll.Result {
+		testpool.Eventually(t, func() poll.Result {
 			assert.NilError(t, ten.store.removeQgroups(t.Context()))
 			status, err := fsOf(t, ten.store).Quota()
 			assert.NilError(t, err)
 			assert.Assert(t, !status.Inconsistent, "round %d", round)
 			groups, err := fsOf(t, ten.store).Qgroups()
 			assert.NilError(t, err)
-			return when(len(groups) == 2, "%d qgroups are left", len(groups)) // of the pool and of the reserve
+			return testpool.When(len(groups) == 2, "%d qgroups are left", len(groups)) // of the pool and of the reserve
 		})
 	}
 	assertRules(t, ten.store)

@@ -157,7 +157,9 @@ func TestInconsistentQuotasAreReportedAndCured(t *testing.T) {
 	assert.Assert(t, cmp.Contains(reasons(report.Conditions), "QuotaInconsistent"))
 
 	s.maintain(t.Context())
-	eventually(t, func() poll.Result { return when(len(s.Conditions()) == 0, "conditions are %v", s.Conditions()) })
+	testpool.Eventually(t, func() poll.Result {
+		return testpool.When(len(s.Conditions()) == 0, "conditions are %v", s.Conditions())
+	})
 	assertEnforced(t, v.Path, mib, 32*mib)
 	btrfsCommand(t, "subvolume", "delete", filepath.Join(pool.Dir, "foreign"))
 	assertRules(t, s)
@@ -245,7 +247,7 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 	assert.NilError(t, ten.DeleteVolume(ctx, "v"))
 	s.maintain(ctx)
 	assert.NilError(t, ten.DeleteVolume(ctx, "c"))
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		s.maintain(ctx)
 		groups, err := fsOf(t, s).Qgroups()
 		if err != nil {
@@ -253,7 +255,7 @@ func TestSimpleQuotaGroupsAreReapedInTheEnd(t *testing.T) {
 		}
 		assert.NilError(t, commitNow(s))
 		delete(groups, 5)
-		return when(len(groups) == 1, "qgroups are left: %v", groups) // the qgroup of the reserve stays
+		return testpool.When(len(groups) == 1, "qgroups are left: %v", groups) // the qgroup of the reserve stays
 	})
 }
 
@@ -282,18 +284,18 @@ func TestQgroupsAreReapedAfterSlowDeletions(t *testing.T) {
 	t.Cleanup(func() { assert.NilError(t, s.Close(context.Background())) })
 	assert.NilError(t, source.Close())
 	awaitStale := func(want ...uint64) {
-		eventually(t, func() poll.Result {
+		testpool.Eventually(t, func() poll.Result {
 			stale, _, err := fsOf(t, s).StaleQgroups(ctx)
-			return when(err == nil && slices.Equal(stale, want), "stale are %v, not yet %v: %v", stale, want, err)
+			return testpool.When(err == nil && slices.Equal(stale, want), "stale are %v, not yet %v: %v", stale, want, err)
 		})
 	}
 	awaitStale(v.ID)
 	assert.NilError(t, clone.Close())
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		s.maintain(ctx)
 		stale, _, err := fsOf(t, s).StaleQgroups(ctx)
 		assert.NilError(t, err)
-		return when(len(stale) == 0, "stale are %v", stale)
+		return testpool.When(len(stale) == 0, "stale are %v", stale)
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
@@ -179,7 +178,7 @@ func assertLimits(t testing.TB, s *Store) {
 		return // qgroups stay while clones use the data
 	}
 	// The kernel drops a subvolume and then its qgroup. Between the two the qgroup looks stale.
-	eventually(t, func() poll.Result {
+	testpool.Eventually(t, func() poll.Result {
 		stale, _, err := fs.StaleQgroups(t.Context())
 		if err != nil || len(stale) > 0 {
 			return poll.Continue("stale qgroups: %v %v", stale, err)
@@ -205,11 +204,6 @@ func assertExports(t testing.TB, s *Store) {
 	}
 }
 
-func eventually(t testing.TB, check func() poll.Result) {
-	t.Helper()
-	poll.WaitOn(t, func(poll.LogT) poll.Result { return check() }, poll.WithDelay(50*time.Millisecond), poll.WithTimeout(5*time.Minute))
-}
-
 func entries(t testing.TB, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -231,12 +225,4 @@ func openPath(t testing.TB, path string) *os.File {
 	f, err := os.Open(path)
 	assert.NilError(t, err)
 	return f
-}
-
-// when returns success if ok is true, and otherwise the reason to wait.
-func when(ok bool, format string, args ...any) poll.Result {
-	if ok {
-		return poll.Success()
-	}
-	return poll.Continue(format, args...)
 }
